@@ -1,0 +1,3 @@
+//! placeholder
+mod types;
+pub use types::*;

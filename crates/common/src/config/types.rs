@@ -1,0 +1,319 @@
+//! The typed configuration: what the file means, defaults applied.
+//!
+//! Two views of a provider stand side by side: [`Provider`] with its [`Pool`]s is what the planner needs to know of
+//! any driver; [`Driver`] holds what only that driver reads.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use crate::model::{ImageName, LabelName, PoolName, ProviderName, Resources, TenantName};
+
+/// A place in a configuration file, for messages: `file:line:column`, both counted from 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file as it was named on the command line.
+    pub file: Arc<str>,
+    /// From 1; 0 where only the file is known.
+    pub line: usize,
+    /// From 1; 0 where only the file is known.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 { f.write_str(&self.file) } else { write!(f, "{}:{}:{}", self.file, self.line, self.column) }
+    }
+}
+
+/// The whole of `nodepool.yaml` and its secure file (config.md).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `webapp` (config.md 4).
+    pub webapp: WebApp,
+    /// `elements-dir`.
+    pub elements_dir: Option<PathBuf>,
+    /// `images-dir`.
+    pub images_dir: Option<PathBuf>,
+    /// `build-log-dir`; the builder's default applies where it is absent.
+    pub build_log_dir: Option<PathBuf>,
+    /// `build-log-retention`; negative: keep all.
+    pub build_log_retention: i64,
+    /// `zookeeper-servers`, `zookeeper-tls`, `zookeeper-timeout` (config.md 3).
+    pub zookeeper: ZooKeeper,
+    /// `labels` (config.md 5).
+    pub labels: IndexMap<LabelName, Label>,
+    /// `diskimages` with inheritance applied, abstract ones left out (config.md 6).
+    pub diskimages: IndexMap<ImageName, Arc<Diskimage>>,
+    /// `providers` (config.md 9).
+    pub providers: IndexMap<ProviderName, Arc<Provider>>,
+    /// `max-hold-age`; `None`: for ever.
+    pub max_hold_age: Option<Duration>,
+    /// `tenant-resource-limits`; a resource that is absent is unlimited (config.md 7).
+    pub tenant_limits: IndexMap<TenantName, Resources>,
+}
+
+/// `webapp` (config.md 4). Read once, at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebApp {
+    /// Default 8005.
+    pub port: u16,
+    /// Default `0.0.0.0`.
+    pub listen_address: String,
+}
+
+impl Default for WebApp {
+    fn default() -> Self {
+        Self { port: 8005, listen_address: "0.0.0.0".to_owned() }
+    }
+}
+
+/// How to reach ZooKeeper (config.md 3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ZooKeeper {
+    /// In the order of the file.
+    pub servers: Vec<ZooKeeperServer>,
+    /// Session timeout; default 10 s.
+    pub timeout: Duration,
+    /// `None`: plain TCP, for development (upstream refuses to start).
+    pub tls: Option<ZooKeeperTls>,
+}
+
+/// One of `zookeeper-servers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZooKeeperServer {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Default 2281.
+    pub port: u16,
+    /// A path under which everything lives; upstream appends it to each server's own address.
+    pub chroot: Option<String>,
+}
+
+/// `zookeeper-tls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZooKeeperTls {
+    /// The client's certificate, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM; a PKCS#8 key in a block labelled `RSA PRIVATE KEY` is accepted (traps.md 16).
+    pub key: PathBuf,
+    /// The authority that the server's certificate must chain to, PEM.
+    pub ca: PathBuf,
+    /// Ours, `verify-hostname`, default false: whether the server's certificate must carry its host name, which the
+    /// operator's does not (traps.md 17).
+    pub verify_hostname: bool,
+}
+
+/// One of `labels` (config.md 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Its name.
+    pub name: LabelName,
+    /// Nodes to keep ready; 0: none.
+    pub min_ready: usize,
+    /// Age at which an idle ready node is deleted.
+    pub max_ready_age: Option<Duration>,
+}
+
+/// One of `diskimages`, parents merged in (config.md 6).
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // each field is the key of its name in config.md 6
+pub struct Diskimage {
+    pub name: ImageName,
+    pub dib_cmd: String,
+    pub pause: bool,
+    pub elements: Vec<String>,
+    /// What the image is built in; the formats that providers want are added by the builder.
+    pub formats: Vec<String>,
+    pub keep_formats: Vec<String>,
+    pub delete_after_upload: bool,
+    pub release: String,
+    pub rebuild_age: Duration,
+    pub env_vars: IndexMap<String, String>,
+    pub username: String,
+    pub python_path: String,
+    pub shell_type: Option<String>,
+    pub build_timeout: Duration,
+    pub metadata: IndexMap<String, String>,
+}
+
+/// One of `providers`: what every driver has (config.md 9).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    /// Its name.
+    pub name: ProviderName,
+    /// Where it stands in the file.
+    pub place: Place,
+    /// `None`: unlimited. 0: the provider handles no request at all.
+    pub max_concurrency: Option<usize>,
+    /// `launch-retries`: attempts in total, at least 1. Default 3.
+    pub launch_retries: u32,
+    /// `launch-timeout`, per attempt. Default 3600 s.
+    pub launch_timeout: Duration,
+    /// `boot-timeout`: the budget of the host-key scan. Default 60 s.
+    pub boot_timeout: Duration,
+    /// In the order of the file.
+    pub pools: Vec<Pool>,
+    /// What only its driver reads.
+    pub driver: Driver,
+}
+
+impl Provider {
+    /// The pool of that name.
+    pub fn pool(&self, name: &PoolName) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == *name)
+    }
+}
+
+/// A pool: what the planner needs to know of it, whatever its driver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Its name, unique within the provider.
+    pub name: PoolName,
+    /// Lower is preferred: the pool's, else the provider's, else 100.
+    pub priority: i64,
+    /// `max-servers` ≤ 0: declines everything.
+    pub disabled: bool,
+    /// `max-servers` (as `instances`), `max-cores`, `max-ram`, `max-volumes`, `max-volume-gb` and further ones.
+    pub limits: Resources,
+    /// `ignore-provider-quota`.
+    pub ignore_provider_quota: bool,
+    /// `availability-zones`; empty: all of the cloud's.
+    pub availability_zones: Vec<String>,
+    /// Copied to each node's `attributes`.
+    pub node_attributes: Option<Map<String, Value>>,
+    /// In the order of the file.
+    pub labels: IndexMap<LabelName, PoolLabel>,
+}
+
+/// A label of a pool: what the planner needs to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolLabel {
+    /// Its name.
+    pub name: LabelName,
+    /// The diskimage it boots from, whose newest ready upload must exist in the provider.
+    pub diskimage: Option<ImageName>,
+}
+
+/// What only one driver reads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Driver {
+    /// `driver: openstack`, the default.
+    OpenStack(OpenStack),
+    /// `driver: fake`, or any provider whose name begins with `fake`: openstack's keys on a simulated cloud.
+    Fake(OpenStack),
+}
+
+impl Driver {
+    /// The driver's name in the file.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::OpenStack(_) => "openstack",
+            Self::Fake(_) => "fake",
+        }
+    }
+
+    /// Whether images are uploaded to it.
+    pub const fn manages_images(&self) -> bool {
+        match self {
+            Self::OpenStack(_) | Self::Fake(_) => true,
+        }
+    }
+}
+
+/// An `openstack` provider's own keys (config.md 10).
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // each field is the key of its name in config.md 10; comments only where that is not all
+pub struct OpenStack {
+    /// `None`: the only cloud of clouds.yaml, as the SDK decides.
+    pub cloud: Option<String>,
+    pub region_name: Option<String>,
+    pub image_upload_timeout: Duration,
+    /// The least time between two calls; zero: unlimited.
+    pub rate: Duration,
+    pub image_name_format: String,
+    pub clean_floating_ips: bool,
+    /// `None`: off.
+    pub port_cleanup_interval: Option<Duration>,
+    pub post_upload_hook: Option<PathBuf>,
+    pub diskimages: IndexMap<ImageName, OpenStackDiskimage>,
+    pub cloud_images: IndexMap<String, CloudImage>,
+    pub pools: IndexMap<PoolName, OpenStackPool>,
+}
+
+/// `diskimages[]` of a provider, with what comes from the top-level diskimage of that name.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct OpenStackDiskimage {
+    pub name: ImageName,
+    pub pause: bool,
+    pub meta: IndexMap<String, String>,
+    pub config_drive: Option<bool>,
+    pub connection_type: String,
+    pub connection_port: u16,
+    /// From the top-level diskimage, like the next two.
+    pub username: String,
+    pub python_path: String,
+    pub shell_type: Option<String>,
+}
+
+/// `cloud-images[]` of a provider.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct CloudImage {
+    pub name: String,
+    pub config_drive: Option<bool>,
+    /// Used without looking it up.
+    pub image_id: Option<String>,
+    /// Looked up as name or id; the default is `name`.
+    pub image_name: Option<String>,
+    pub username: Option<String>,
+    pub python_path: String,
+    pub shell_type: Option<String>,
+    pub connection_type: String,
+    pub connection_port: u16,
+}
+
+/// What only the openstack driver reads of a pool.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct OpenStackPool {
+    pub name: PoolName,
+    pub networks: Vec<String>,
+    pub security_groups: Vec<String>,
+    pub auto_floating_ip: bool,
+    pub labels: IndexMap<LabelName, OpenStackLabel>,
+}
+
+/// What only the openstack driver reads of a pool's label.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct OpenStackLabel {
+    pub name: LabelName,
+    pub image: LabelImage,
+    /// MiB; 0: not given.
+    pub min_ram: u64,
+    pub flavor_name: Option<String>,
+    pub key_name: Option<String>,
+    pub console_log: bool,
+    pub boot_from_volume: bool,
+    /// GB.
+    pub volume_size: u64,
+    pub instance_properties: IndexMap<String, String>,
+    pub dynamic_instance_properties: IndexMap<String, String>,
+    pub userdata: Option<String>,
+    /// The label's, else the pool's.
+    pub networks: Vec<String>,
+    /// The label's, else the pool's.
+    pub host_key_checking: bool,
+}
+
+/// What a label boots from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelImage {
+    /// A diskimage that the builder uploads.
+    Diskimage(ImageName),
+    /// An image that is in the cloud already: the name of one of `cloud-images`.
+    CloudImage(String),
+}

@@ -1,0 +1,13 @@
+//! What the launcher, the builder and the command line share. Knows no cloud.
+//!
+//! * [`config`]: `nodepool.yaml` into a typed, validated [`config::Config`]
+//! * [`model`]: ids, records and states, and their documents in ZooKeeper
+//! * [`zk`]: the connection, the tree cache, locks, fenced writes, components, elections
+//! * [`stats`]: every metric, declared once, to statsd and Prometheus
+//! * [`sys`]: logging, shutdown, the host's names
+
+pub mod config;
+pub mod model;
+pub mod stats;
+pub mod sys;
+pub mod zk;

@@ -1,0 +1,86 @@
+//! Components: who is alive. Zuul and Python launchers read the pools' (zookeeper.md 4.6).
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    LabelName, LauncherId, PoolName, ProviderName,
+    wire::{Reading, RecordError, to_python_json},
+};
+
+/// A pool launcher's component: `/nodepool/components/pool/<host><10 digits>`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolComponent {
+    /// `gethostname()`.
+    pub hostname: String,
+    /// `initializing`, `running`, `paused` or `stopped`. Nobody decides by it.
+    pub state: String,
+    /// The release; upstream's for compatibility's sake is not needed, ours is shown.
+    pub version: Option<String>,
+    /// The model version; 0.
+    pub model_api: i64,
+    /// What stands in `declined_by`. A component without one declines nothing.
+    pub id: Option<LauncherId>,
+    /// The pool.
+    pub name: Option<PoolName>,
+    /// Its provider.
+    pub provider_name: Option<ProviderName>,
+    /// What it can serve.
+    pub supported_labels: Vec<LabelName>,
+    /// Lower is preferred.
+    pub priority: i64,
+    /// Whether it waits for quota.
+    pub paused: bool,
+    /// Keys of others.
+    pub extra: Map<String, Value>,
+}
+
+impl PoolComponent {
+    /// Reads a record; the second value lists keys that had to be read as absent. `name` is the znode's.
+    pub fn read(name: &str, data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
+        let mut r = Reading::new(data)?;
+        let mut component = Self {
+            hostname: r.text("hostname").unwrap_or_else(|| name.to_owned()),
+            state: r.text("state").unwrap_or_else(|| "stopped".to_owned()),
+            version: r.text("version"),
+            model_api: r.integer("model_api").unwrap_or(0),
+            id: r.text("id").map(Into::into),
+            name: r.text("name").map(Into::into),
+            provider_name: r.text("provider_name").map(Into::into),
+            supported_labels: r.texts("supported_labels").unwrap_or_default().into_iter().map(Into::into).collect(),
+            priority: r.integer("priority").unwrap_or(100),
+            paused: r.boolean("paused").unwrap_or(false),
+            extra: Map::new(),
+        };
+        let _ = r.text("kind");
+        let (extra, oddities) = r.rest();
+        component.extra = extra;
+        Ok((component, oddities))
+    }
+
+    /// The record's bytes: keys sorted, as upstream writes components.
+    pub fn write(&self) -> Vec<u8> {
+        let Value::Object(mut map) = json!({
+            "hostname": self.hostname,
+            "id": self.id,
+            "kind": "pool",
+            "model_api": self.model_api,
+            "name": self.name,
+            "paused": self.paused,
+            "priority": self.priority,
+            "provider_name": self.provider_name,
+            "state": self.state,
+            "supported_labels": self.supported_labels,
+            "version": self.version,
+        }) else {
+            return Vec::new();
+        };
+        map.extend(self.extra.clone());
+        map.sort_keys();
+        to_python_json(&map)
+    }
+
+    /// Whether it carries all these labels.
+    pub fn supports(&self, labels: &[LabelName]) -> bool {
+        labels.iter().all(|label| self.supported_labels.contains(label))
+    }
+}

@@ -1,0 +1,64 @@
+//! Records and their states, as every Nodepool and Zuul process on the ZooKeeper sees them.
+//!
+//! A record is read with [`NodeRequest::read`], [`Node::read`], … from the bytes of its znode. Reading is total
+//! for everything that is a JSON object with a known state: a key of the wrong type is read as absent and
+//! reported in [`Reading::oddities`]; keys that we don't know are kept and written back. What cannot be used at
+//! all (no data, no JSON, an unknown state) is a [`RecordError`], which the caller logs once per version and
+//! steps over (nodepool 11.0.0 raises there and stops a whole pass: traps.md 1, 2).
+//!
+//! Writing produces exactly what nodepool 11.0.0 writes: the same keys in the same order, with Python's
+//! separators and ASCII escapes ([`wire`]).
+
+mod component;
+mod ids;
+mod image;
+mod node;
+mod records;
+mod request;
+mod resources;
+pub mod wire;
+
+pub use component::PoolComponent;
+pub use ids::{
+    BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,
+};
+pub use image::{BuildState, ImageBuild, ImageUpload, UploadState};
+pub use node::{Node, NodeState};
+pub use records::{Entry, Records, RequestLock, Stat, UploadKey};
+pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
+pub use resources::Resources;
+pub use wire::{Reading, RecordError};
+
+/// Seconds since the epoch, as records carry them (`state_time`, `created_time`).
+pub type Timestamp = f64;
+
+/// Declares a state enum with its spelling on the wire.
+macro_rules! states {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vmeta])* $variant),+ }
+
+        impl $name {
+            /// Every state, in upstream's order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The state's spelling in records, tables and metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The state of that spelling.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+pub(crate) use states;

@@ -1,0 +1,317 @@
+//! Nodes: what a request is given.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    LabelName, NodeId, PoolName, ProviderName, RequestId, Resources, TenantName, Timestamp, states,
+    wire::{Reading, RecordError, to_python_json},
+};
+
+states! {
+    /// The states of a node (zookeeper.md 4.3).
+    NodeState {
+        /// Being created or configured; unlocked in this state it is to be deleted.
+        Building = "building",
+        /// Unused by anybody since long; still valid in records.
+        Testing = "testing",
+        /// Ready for use.
+        Ready = "ready",
+        /// A job runs on it; unlocked in this state it is to be deleted.
+        InUse = "in-use",
+        /// The job is done; to be deleted.
+        Used = "used",
+        /// Kept for people.
+        Hold = "hold",
+        /// Being deleted.
+        Deleting = "deleting",
+        /// Could not be launched; to be deleted.
+        Failed = "failed",
+        /// Its record was just created.
+        Init = "init",
+        /// The cloud had no quota for it; to be deleted.
+        Aborted = "aborted",
+        /// Its record is about to vanish.
+        Deleted = "deleted",
+    }
+}
+
+impl NodeState {
+    /// Whether an unlocked node in this state is to be deleted (`nodepool 11.0.0: launcher.py _cleanupNodes`).
+    pub const fn is_doomed(self) -> bool {
+        matches!(
+            self,
+            Self::Used | Self::InUse | Self::Building | Self::Failed | Self::Deleting | Self::Deleted | Self::Aborted
+        )
+    }
+}
+
+/// A node (zookeeper.md 4.3).
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // each field is the key of its name in zookeeper.md 4.3; comments only where that is not all
+pub struct Node {
+    /// From the znode's name.
+    pub id: NodeId,
+    /// The state; set it with [`Self::set_state`].
+    pub state: NodeState,
+    /// When the state was last set; 0 where the record does not say.
+    pub state_time: Timestamp,
+    pub cloud: Option<String>,
+    /// `None` marks a half-deleted node.
+    pub provider: Option<ProviderName>,
+    pub pool: Option<PoolName>,
+    /// The labels it carries; the first one counts for quota.
+    pub labels: Vec<LabelName>,
+    /// The request that has it; may outlive the request.
+    pub allocated_to: Option<RequestId>,
+    pub az: Option<String>,
+    pub region: Option<String>,
+    pub public_ipv4: Option<String>,
+    pub private_ipv4: Option<String>,
+    pub public_ipv6: Option<String>,
+    pub host_id: Option<String>,
+    pub interface_ip: Option<String>,
+    /// A number for ssh and winrm, an object for Kubernetes; never a text (traps.md 8).
+    pub connection_port: Value,
+    pub image_id: Option<String>,
+    pub launcher: Option<String>,
+    pub created_time: Option<Timestamp>,
+    /// The cloud's id of the server: a text, or an object for some clouds.
+    pub external_id: Option<Value>,
+    pub hostname: Option<String>,
+    pub comment: Option<String>,
+    pub user_data: Option<Value>,
+    pub hold_job: Option<String>,
+    pub host_keys: Vec<String>,
+    pub username: Option<String>,
+    pub connection_type: Option<String>,
+    pub shell_type: Option<String>,
+    /// Seconds that a held node is kept; `None` and 0: for as long as `max-hold-age` allows.
+    pub hold_expiration: Option<i64>,
+    pub resources: Option<Resources>,
+    pub slot: Option<i64>,
+    pub attributes: Option<Map<String, Value>>,
+    pub python_path: Option<String>,
+    pub tenant_name: Option<TenantName>,
+    pub driver_data: Option<Value>,
+    pub requestor: Option<String>,
+    pub node_properties: Option<Map<String, Value>>,
+    /// Keys of others.
+    pub extra: Map<String, Value>,
+}
+
+impl Node {
+    /// A new node as upstream's constructor makes it: state `init`.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            id: NodeId::from(""),
+            state: NodeState::Init,
+            state_time: now,
+            cloud: None,
+            provider: None,
+            pool: None,
+            labels: Vec::new(),
+            allocated_to: None,
+            az: None,
+            region: None,
+            public_ipv4: None,
+            private_ipv4: None,
+            public_ipv6: None,
+            host_id: None,
+            interface_ip: None,
+            connection_port: json!(22),
+            image_id: None,
+            launcher: None,
+            created_time: Some(now),
+            external_id: None,
+            hostname: None,
+            comment: None,
+            user_data: None,
+            hold_job: None,
+            host_keys: Vec::new(),
+            username: None,
+            connection_type: None,
+            shell_type: None,
+            hold_expiration: None,
+            resources: None,
+            slot: None,
+            attributes: None,
+            python_path: None,
+            tenant_name: None,
+            driver_data: None,
+            requestor: None,
+            node_properties: Some(Map::new()),
+            extra: Map::new(),
+        }
+    }
+
+    /// Reads a record; the second value lists keys that had to be read as absent.
+    pub fn read(id: NodeId, data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
+        let mut r = Reading::new(data)?;
+        let state = r.state(NodeState::parse)?;
+        let port = |v: &Value| (v.is_i64() || v.is_object() || v.is_string()).then(|| v.clone());
+        // The older spelling is read as a fallback only, and written beside the newer one.
+        let ssh_port = r.take("ssh_port", port);
+        let mut node = Self {
+            id,
+            state,
+            state_time: r.number("state_time").unwrap_or(0.0),
+            cloud: r.text("cloud"),
+            provider: r.text("provider").map(Into::into),
+            pool: r.text("pool").map(Into::into),
+            labels: r.take("type", labels).unwrap_or_default(),
+            allocated_to: r.text("allocated_to").map(Into::into),
+            az: r.text("az"),
+            region: r.text("region"),
+            public_ipv4: r.text("public_ipv4"),
+            private_ipv4: r.text("private_ipv4"),
+            public_ipv6: r.text("public_ipv6"),
+            host_id: r.text("host_id"),
+            interface_ip: r.text("interface_ip"),
+            connection_port: r.take("connection_port", port).or(ssh_port).unwrap_or(json!(22)),
+            image_id: r.text("image_id"),
+            launcher: r.text("launcher"),
+            created_time: r.number("created_time"),
+            external_id: r.any("external_id"),
+            hostname: r.text("hostname"),
+            comment: r.text("comment"),
+            user_data: r.any("user_data"),
+            hold_job: r.text("hold_job"),
+            host_keys: r.texts("host_keys").unwrap_or_default(),
+            username: r.text("username"),
+            connection_type: r.text("connection_type"),
+            shell_type: r.text("shell_type"),
+            hold_expiration: r.take("hold_expiration", hold_expiration),
+            resources: r.object("resources").map(|m| Resources::from_json(&m)),
+            slot: r.integer("slot"),
+            attributes: r.object("attributes"),
+            python_path: r.text("python_path"),
+            tenant_name: r.text("tenant_name").map(Into::into),
+            driver_data: r.any("driver_data"),
+            requestor: r.text("requestor"),
+            node_properties: r.object("node_properties"),
+            extra: Map::new(),
+        };
+        let (extra, oddities) = r.rest();
+        node.extra = extra;
+        Ok((node, oddities))
+    }
+
+    /// The record's bytes: upstream's 37 keys in upstream's order, then those of others.
+    pub fn write(&self) -> Vec<u8> {
+        let Value::Object(mut map) = json!({
+            "state": self.state.as_str(),
+            "state_time": self.state_time,
+            "cloud": self.cloud,
+            "provider": self.provider,
+            "pool": self.pool,
+            "type": self.labels,
+            "allocated_to": self.allocated_to,
+            "az": self.az,
+            "region": self.region,
+            "public_ipv4": self.public_ipv4,
+            "private_ipv4": self.private_ipv4,
+            "public_ipv6": self.public_ipv6,
+            "host_id": self.host_id,
+            "interface_ip": self.interface_ip,
+            "connection_port": self.connection_port,
+            "ssh_port": self.connection_port,
+            "image_id": self.image_id,
+            "launcher": self.launcher,
+            "created_time": self.created_time,
+            "external_id": self.external_id,
+            "hostname": self.hostname,
+            "comment": self.comment,
+            "user_data": self.user_data,
+            "hold_job": self.hold_job,
+            "host_keys": self.host_keys,
+            "username": self.username,
+            "connection_type": self.connection_type,
+            "shell_type": self.shell_type,
+            "hold_expiration": self.hold_expiration,
+            "resources": self.resources.as_ref().map(Resources::to_json),
+            "slot": self.slot,
+            "attributes": self.attributes,
+            "python_path": self.python_path,
+            "tenant_name": self.tenant_name,
+            "driver_data": self.driver_data,
+            "requestor": self.requestor,
+            "node_properties": self.node_properties,
+        }) else {
+            return Vec::new();
+        };
+        map.extend(self.extra.clone());
+        to_python_json(&map)
+    }
+
+    /// Sets the state and its time, as upstream's setter does (also when the state stays the same).
+    pub fn set_state(&mut self, state: NodeState, now: Timestamp) {
+        self.state = state;
+        self.state_time = now;
+    }
+
+    /// The cloud's id of the server where that is a text.
+    pub fn external_id_text(&self) -> Option<&str> {
+        self.external_id.as_ref().and_then(Value::as_str)
+    }
+}
+
+/// `type` is a list; a bare text is accepted and wrapped (zookeeper.md 4.3).
+fn labels(value: &Value) -> Option<Vec<LabelName>> {
+    match value {
+        Value::String(label) => Some(vec![label.as_str().into()]),
+        Value::Array(list) => Some(list.iter().filter_map(|l| l.as_str().map(Into::into)).collect()),
+        _ => None,
+    }
+}
+
+/// Texts are coerced; one that is no number means "no expiry" (zookeeper.md 4.3).
+#[allow(clippy::cast_possible_truncation)] // a fraction of a second of a hold is nothing
+fn hold_expiration(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(n) => n.as_i64().or_else(|| n.as_f64().map(|f| f as i64)),
+        Value::String(text) => Some(text.trim().parse().unwrap_or(0)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_node_is_written_as_upstream_writes_it() {
+        let mut node = Node::new(1_760_000_000.25);
+        node.provider = Some("p".into());
+        node.pool = Some("main".into());
+        node.labels = vec!["ubuntu".into()];
+        node.allocated_to = Some("200-0000000007".into());
+        node.launcher = Some("host.example-PoolWorker.p-main-5f0c".into());
+        node.tenant_name = Some("t".into());
+        node.requestor = Some("zs".into());
+        assert_eq!(
+            String::from_utf8(node.write()).unwrap(),
+            r#"{"state": "init", "state_time": 1760000000.25, "cloud": null, "provider": "p", "pool": "main", "type": ["ubuntu"], "allocated_to": "200-0000000007", "az": null, "region": null, "public_ipv4": null, "private_ipv4": null, "public_ipv6": null, "host_id": null, "interface_ip": null, "connection_port": 22, "ssh_port": 22, "image_id": null, "launcher": "host.example-PoolWorker.p-main-5f0c", "created_time": 1760000000.25, "external_id": null, "hostname": null, "comment": null, "user_data": null, "hold_job": null, "host_keys": [], "username": null, "connection_type": null, "shell_type": null, "hold_expiration": null, "resources": null, "slot": null, "attributes": null, "python_path": null, "tenant_name": "t", "driver_data": null, "requestor": "zs", "node_properties": {}}"#
+        );
+    }
+
+    #[test]
+    fn old_and_odd_nodes_are_read() {
+        let data = br#"{"state": "ready", "type": "ubuntu", "ssh_port": 2222, "host_keys": null, "id": "0000000001"}"#;
+        let (node, oddities) = Node::read("0000000001".into(), data).unwrap();
+        assert!(oddities.is_empty(), "{oddities:?}");
+        assert_eq!(node.labels, ["ubuntu"]);
+        assert_eq!(node.connection_port, json!(2222));
+        assert!(node.host_keys.is_empty());
+        assert_eq!(node.extra.get("id"), Some(&json!("0000000001")), "what Zuul adds stays");
+    }
+
+    /// Upstream's `test_hold_expiration_bad_type_coercion`.
+    #[test]
+    fn a_hold_expiration_that_is_no_number_is_no_expiry() {
+        for (text, expected) in [("\"1\"", Some(1)), ("\"notanumber\"", Some(0)), ("3.7", Some(3)), ("[1]", None)] {
+            let data = format!(r#"{{"state": "hold", "hold_expiration": {text}}}"#);
+            let (node, _) = Node::read("1".into(), data.as_bytes()).unwrap();
+            assert_eq!(node.hold_expiration, expected, "{text}");
+        }
+    }
+}

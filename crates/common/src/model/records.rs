@@ -1,0 +1,111 @@
+//! [`Records`]: everything under `/nodepool`, as last seen. The tree cache fills it, the planners read it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    BuildId, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId, NodeRequest, PoolComponent, ProviderName,
+    RecordError, RequestId, Timestamp, UploadId, UploadState,
+};
+
+/// What of a znode's stat matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// Of the data.
+    pub version: i32,
+    /// The transaction that last changed the data; the greater one is the newer one.
+    pub mzxid: i64,
+    /// Creation, ms since the epoch by the server's clock.
+    pub ctime: i64,
+    /// Last change of the data, likewise.
+    pub mtime: i64,
+}
+
+/// A record with its lock.
+#[derive(Clone, Debug)]
+pub struct Entry<T> {
+    /// What its data says, or why it cannot be used.
+    pub record: Result<Arc<T>, RecordError>,
+    /// Of its znode.
+    pub stat: Stat,
+    /// The children of its lock directory; not empty: probably locked (zookeeper.md 5).
+    pub contenders: BTreeSet<String>,
+    /// Since when there are no contenders, as this process saw it; `None` while there are. Seconds since the epoch.
+    pub free_since: Option<Timestamp>,
+}
+
+impl<T> Entry<T> {
+    /// The record, where it can be used.
+    pub fn usable(&self) -> Option<&Arc<T>> {
+        self.record.as_ref().ok()
+    }
+
+    /// Whether somebody has, or waits for, its lock.
+    pub fn is_locked(&self) -> bool {
+        !self.contenders.is_empty()
+    }
+}
+
+/// An upload's place in the tree.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub struct UploadKey {
+    pub image: ImageName,
+    pub provider: ProviderName,
+    pub build: BuildId,
+    pub id: UploadId,
+}
+
+/// A directory `/nodepool/requests-lock/<request>`, which outlives its request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestLock {
+    /// Its children.
+    pub contenders: BTreeSet<String>,
+    /// Since when there are none, as this process saw it. Seconds since the epoch.
+    pub free_since: Option<Timestamp>,
+    /// Creation, ms since the epoch by the server's clock.
+    pub ctime: i64,
+}
+
+/// Everything under `/nodepool`, as last seen.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// `/nodepool/nodes`.
+    pub nodes: BTreeMap<NodeId, Entry<Node>>,
+    /// `/nodepool/requests`. An entry's contenders are those of its lock in `requests-lock`.
+    pub requests: BTreeMap<RequestId, Entry<NodeRequest>>,
+    /// `/nodepool/requests-lock`.
+    pub request_locks: BTreeMap<RequestId, RequestLock>,
+    /// `/nodepool/images/<image>`, whether or not it has builds.
+    pub images: BTreeSet<ImageName>,
+    /// `/nodepool/images/<image>/builds`.
+    pub builds: BTreeMap<(ImageName, BuildId), Entry<ImageBuild>>,
+    /// `/nodepool/images/<image>/builds/<build>/providers/<provider>/images`.
+    pub uploads: BTreeMap<UploadKey, Entry<ImageUpload>>,
+    /// Images with a `pause` child.
+    pub paused_images: BTreeSet<ImageName>,
+    /// Images with a `request-build` child, and its stat.
+    pub build_requests: BTreeMap<ImageName, Stat>,
+    /// `/nodepool/components/pool`, by the znode's name. Unusable ones are left out.
+    pub pools: BTreeMap<String, Arc<PoolComponent>>,
+}
+
+impl Records {
+    /// The newest ready upload of an image in a provider (`nodepool 11.0.0: zk/zookeeper.py
+    /// getMostRecentImageUpload`).
+    pub fn newest_upload(&self, image: &ImageName, provider: &ProviderName) -> Option<&Arc<ImageUpload>> {
+        self.uploads
+            .iter()
+            .filter(|(key, _)| key.image == *image && key.provider == *provider)
+            .filter_map(|(_, entry)| entry.usable())
+            .filter(|upload| upload.state == UploadState::Ready)
+            .max_by(|a, b| a.state_time.total_cmp(&b.state_time))
+    }
+
+    /// The ids of all registered pools: a request fails once each of them has declined it.
+    pub fn registered_pool_ids(&self) -> impl Iterator<Item = &LauncherId> {
+        self.pools.values().filter_map(|pool| pool.id.as_ref())
+    }
+}

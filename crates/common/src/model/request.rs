@@ -1,0 +1,187 @@
+//! Node requests: what Zuul writes and waits for.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    LabelName, LauncherId, NodeId, ProviderName, RequestId, TenantName, Timestamp, states,
+    wire::{Reading, RecordError, to_python_json},
+};
+
+/// The requestor of requests that keep `min-ready` nodes in stock.
+pub const MIN_READY_REQUESTOR: &str = "NodePool:min-ready";
+
+states! {
+    /// The states of a node request (zookeeper.md 4.2).
+    RequestState {
+        /// Nobody has accepted it yet.
+        Requested = "requested",
+        /// A launcher has accepted it and holds its lock.
+        Pending = "pending",
+        /// Its nodes are ready.
+        Fulfilled = "fulfilled",
+        /// Every registered pool has declined it.
+        Failed = "failed",
+    }
+}
+
+/// A node request (zookeeper.md 4.2).
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRequest {
+    /// From the znode's name.
+    pub id: RequestId,
+    /// The state; set it with [`Self::set_state`].
+    pub state: RequestState,
+    /// When the state was last set; 0 where the record does not say.
+    pub state_time: Timestamp,
+    /// Pool launchers that will not serve it, in the order of their decline.
+    pub declined_by: Vec<LauncherId>,
+    /// The labels wanted, one per node, in the order of the result.
+    pub node_types: Vec<LabelName>,
+    /// The nodes given, in the order of `node_types`; empty until fulfilled.
+    pub nodes: Vec<NodeId>,
+    /// Whether ready nodes in stock may be given.
+    pub reuse: bool,
+    /// Who asks: Zuul's system id, [`MIN_READY_REQUESTOR`], `NodePool:metastatic:<provider>`.
+    pub requestor: Option<String>,
+    /// Opaque; must survive unchanged.
+    pub requestor_data: Option<Value>,
+    /// The preferred provider.
+    pub provider: Option<ProviderName>,
+    /// Lower first, within a priority.
+    pub relative_priority: i64,
+    /// Ties the request to an event in Zuul's log and ours.
+    pub event_id: Option<String>,
+    /// Set by Zuul only.
+    pub created_time: Option<Timestamp>,
+    /// The tenant whose limits count.
+    pub tenant_name: Option<TenantName>,
+    /// Ours, beyond upstream: `"<provider>-<pool>: <why>"` for each decline and failure, for people. Zuul keeps
+    /// keys that it doesn't know; Python launchers drop them at their next write.
+    pub decline_reasons: Vec<String>,
+    /// Keys of others.
+    pub extra: Map<String, Value>,
+}
+
+impl NodeRequest {
+    /// A request of our own, for one node in stock (`nodepool 11.0.0: launcher.py createMinReady`). Its id is known
+    /// once it is written.
+    pub fn min_ready(label: &LabelName, event_id: String, now: Timestamp) -> Self {
+        Self {
+            id: RequestId::from(""),
+            state: RequestState::Requested,
+            state_time: now,
+            declined_by: Vec::new(),
+            node_types: vec![label.clone()],
+            nodes: Vec::new(),
+            reuse: false,
+            requestor: Some(MIN_READY_REQUESTOR.to_owned()),
+            requestor_data: None,
+            provider: None,
+            relative_priority: 0,
+            event_id: Some(event_id),
+            created_time: None,
+            tenant_name: None,
+            decline_reasons: Vec::new(),
+            extra: Map::new(),
+        }
+    }
+
+    /// Reads a record; the second value lists keys that had to be read as absent.
+    pub fn read(id: RequestId, data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
+        let mut r = Reading::new(data)?;
+        let state = r.state(RequestState::parse)?;
+        let mut request = Self {
+            id,
+            state,
+            state_time: r.number("state_time").unwrap_or(0.0),
+            declined_by: r.texts("declined_by").unwrap_or_default().into_iter().map(Into::into).collect(),
+            node_types: r.texts("node_types").unwrap_or_default().into_iter().map(Into::into).collect(),
+            nodes: r.texts("nodes").unwrap_or_default().into_iter().map(Into::into).collect(),
+            reuse: r.boolean("reuse").unwrap_or(true),
+            requestor: r.text("requestor"),
+            requestor_data: r.any("requestor_data"),
+            provider: r.text("provider").map(Into::into),
+            relative_priority: r.integer("relative_priority").unwrap_or(0),
+            event_id: r.text("event_id"),
+            created_time: r.number("created_time"),
+            tenant_name: r.text("tenant_name").map(Into::into),
+            decline_reasons: r.texts("decline_reasons").unwrap_or_default(),
+            extra: Map::new(),
+        };
+        let (extra, oddities) = r.rest();
+        request.extra = extra;
+        Ok((request, oddities))
+    }
+
+    /// The record's bytes: upstream's 13 keys in upstream's order, then ours, then those of others.
+    pub fn write(&self) -> Vec<u8> {
+        let Value::Object(mut map) = json!({
+            "state": self.state.as_str(),
+            "state_time": self.state_time,
+            "declined_by": self.declined_by,
+            "node_types": self.node_types,
+            "nodes": self.nodes,
+            "reuse": self.reuse,
+            "requestor": self.requestor,
+            "requestor_data": self.requestor_data,
+            "provider": self.provider,
+            "relative_priority": self.relative_priority,
+            "event_id": self.event_id,
+            "created_time": self.created_time,
+            "tenant_name": self.tenant_name,
+        }) else {
+            return Vec::new();
+        };
+        if !self.decline_reasons.is_empty() {
+            map.insert("decline_reasons".to_owned(), json!(self.decline_reasons));
+        }
+        map.extend(self.extra.clone());
+        to_python_json(&map)
+    }
+
+    /// Sets the state and its time, as upstream's setter does (also when the state stays the same).
+    pub fn set_state(&mut self, state: RequestState, now: Timestamp) {
+        self.state = state;
+        self.state_time = now;
+    }
+
+    /// Whether it keeps `min-ready` nodes in stock, ours or another launcher's.
+    pub fn is_min_ready(&self) -> bool {
+        self.requestor.as_deref() == Some(MIN_READY_REQUESTOR)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_min_ready_request_is_written_as_upstream_writes_it() {
+        let request =
+            NodeRequest::min_ready(&"ubuntu".into(), "5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c".into(), 1_760_000_000.25);
+        assert_eq!(
+            String::from_utf8(request.write()).unwrap(),
+            r#"{"state": "requested", "state_time": 1760000000.25, "declined_by": [], "node_types": ["ubuntu"], "nodes": [], "reuse": false, "requestor": "NodePool:min-ready", "requestor_data": null, "provider": null, "relative_priority": 0, "event_id": "5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c", "created_time": null, "tenant_name": null}"#
+        );
+    }
+
+    #[test]
+    fn zuuls_request_survives_reading_and_writing_with_its_unknown_keys() {
+        let data = br#"{"requestor_data": {"build_set_uuid": "b0a1", "span_info": null}, "node_types": ["ubuntu", "ubuntu"], "requestor": "0a1b", "created_time": 1760000000.25, "provider": null, "state": "requested", "state_time": 1760000000.2, "relative_priority": 3, "event_id": "5f0c", "tenant_name": "t", "from_the_future": [1]}"#;
+        let (request, oddities) = NodeRequest::read("200-0000000001".into(), data).unwrap();
+        assert!(oddities.is_empty());
+        assert!(request.reuse);
+        assert_eq!(request.relative_priority, 3);
+        let (again, _) = NodeRequest::read("200-0000000001".into(), &request.write()).unwrap();
+        assert_eq!(again, request);
+        assert!(again.extra.contains_key("from_the_future"));
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_type_is_noted_and_read_as_absent() {
+        let data = br#"{"state": "requested", "relative_priority": {}, "node_types": "ubuntu"}"#;
+        let (request, oddities) = NodeRequest::read("200-0000000001".into(), data).unwrap();
+        assert_eq!(request.relative_priority, 0);
+        assert_eq!(oddities.len(), 2, "{oddities:?}");
+    }
+}

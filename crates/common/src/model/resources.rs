@@ -1,0 +1,124 @@
+//! Amounts of what a node takes and a quota allows.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Number, Value};
+
+/// Amounts by resource name: `cores`, `instances`, `ram` (MiB), `volumes`, `volume-gb` and whatever else a driver
+/// counts. As a need or a usage, an absent name is 0; as a limit, an absent name is unlimited (`nodepool 11.0.0:
+/// driver/utils.py QuotaInformation`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources(BTreeMap<String, f64>);
+
+impl Resources {
+    /// No resource at all; as a limit: unlimited.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Sets one amount; `None` leaves it absent.
+    #[must_use]
+    pub fn with(mut self, name: &str, amount: impl Into<Option<f64>>) -> Self {
+        if let Some(amount) = amount.into() {
+            self.0.insert(name.to_owned(), amount);
+        }
+        self
+    }
+
+    /// The amount as a need or a usage.
+    pub fn amount(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or(0.0)
+    }
+
+    /// The amount as a limit.
+    pub fn limit(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or(f64::INFINITY)
+    }
+
+    /// Sets one amount.
+    pub fn set(&mut self, name: &str, amount: f64) {
+        self.0.insert(name.to_owned(), amount);
+    }
+
+    /// Name and amount, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, amount)| (name.as_str(), *amount))
+    }
+
+    /// Whether nothing is counted (as a limit: nothing is limited).
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds another usage to this one.
+    pub fn add(&mut self, other: &Self) {
+        for (name, amount) in other.iter() {
+            *self.0.entry(name.to_owned()).or_insert(0.0) += amount;
+        }
+    }
+
+    /// What remains of this limit after a usage. Unlimited stays unlimited.
+    #[must_use]
+    pub fn less(&self, usage: &Self) -> Self {
+        Self(self.0.iter().map(|(name, limit)| (name.clone(), limit - usage.amount(name))).collect())
+    }
+
+    /// The resources of which `need` wants more than this limit, with what is wanted and what there is.
+    pub fn shortages<'a>(&'a self, need: &'a Self) -> impl Iterator<Item = (&'a str, f64, f64)> {
+        self.iter().map(move |(name, limit)| (name, need.amount(name), limit)).filter(|(_, need, limit)| need > limit)
+    }
+
+    /// Whether `need` fits in this limit. A resource of which nothing is left and nothing is needed fits, one that
+    /// is overdrawn does not (upstream subtracts and looks for a negative remainder).
+    pub fn fits(&self, need: &Self) -> bool {
+        self.shortages(need).next().is_none()
+    }
+
+    /// From a record's `resources` or `quota`: numbers only, the rest is left out.
+    pub fn from_json(map: &Map<String, Value>) -> Self {
+        Self(map.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
+    }
+
+    /// As records hold them: whole numbers as integers, infinite amounts left out (they are not JSON).
+    pub fn to_json(&self) -> Map<String, Value> {
+        self.iter().filter_map(|(name, amount)| Some((name.to_owned(), json_number(amount)?))).collect()
+    }
+}
+
+/// A number as Python would have written it: integral amounts without a fraction.
+#[allow(clippy::cast_possible_truncation)] // guarded: integral and within i64's exact range
+fn json_number(amount: f64) -> Option<Value> {
+    if amount.fract() == 0.0 && amount.abs() < 9e15 {
+        Some(Value::from(amount as i64))
+    } else {
+        Number::from_f64(amount).map(Value::Number)
+    }
+}
+
+impl std::fmt::Display for Resources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, (name, amount)) in self.iter().enumerate() {
+            write!(f, "{}{name} {amount}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_limit_is_unlimited_and_an_absent_need_is_nothing() {
+        let limit = Resources::new().with("cores", 4.0);
+        assert!(limit.fits(&Resources::new().with("cores", 4.0).with("ram", 1e9)));
+        assert!(!limit.fits(&Resources::new().with("cores", 5.0)));
+        assert!(!limit.less(&Resources::new().with("cores", 5.0)).fits(&Resources::new()), "overdrawn");
+    }
+
+    #[test]
+    fn whole_amounts_are_written_as_integers() {
+        let json = Value::Object(Resources::new().with("cores", 4.0).with("gpu", 0.5).to_json());
+        assert_eq!(json.to_string(), r#"{"cores":4,"gpu":0.5}"#);
+    }
+}

@@ -1,0 +1,1 @@
+//! placeholder: see the contract in docs/zk-contract.md

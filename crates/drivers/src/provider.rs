@@ -1,0 +1,263 @@
+//! The [`Provider`] trait: what the launcher asks of a cloud.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use nodepool_common::model::{ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources};
+use serde_json::{Map, Value};
+
+/// A cloud with its part of the configuration. Made anew when that part changes.
+#[async_trait]
+pub trait Provider: Send + Sync + fmt::Debug {
+    /// Its name in the configuration.
+    fn name(&self) -> &ProviderName;
+
+    /// Reaches the cloud for the first time: credentials, endpoints. A provider that fails here is retried by the
+    /// caller; the others go on.
+    async fn start(&self) -> Result<(), ProviderError>;
+
+    /// How a node of this label will be reached and used; from the configuration alone.
+    fn profile(&self, pool: &PoolName, label: &LabelName) -> Result<NodeProfile, ProviderError>;
+
+    /// What one node of this label takes. [`ErrorClass::Config`] where the configuration names something that the
+    /// cloud does not have (a flavor): the label is then declined with that reason.
+    async fn label_resources(&self, pool: &PoolName, label: &LabelName) -> Result<Resources, ProviderError>;
+
+    /// Whether the cloud has what the label boots from. Only asked for labels without a diskimage.
+    async fn label_ready(&self, pool: &PoolName, label: &LabelName) -> Result<bool, ProviderError>;
+
+    /// The zones to choose from where the pool names none; empty: the cloud chooses.
+    async fn availability_zones(&self) -> Result<Vec<String>, ProviderError>;
+
+    /// What the cloud allows this project in all; absent names are unlimited.
+    async fn quota_limits(&self) -> Result<Resources, ProviderError>;
+
+    /// Every instance and other resource of the project that this provider would see in its quota or may have leaked.
+    /// Other owners' resources are included (they take quota) and told apart by [`CloudResource::metadata`].
+    async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError>;
+
+    /// Creates a server and returns when it can be connected to (not yet: has booted). Reports the cloud's id through
+    /// `progress` as soon as it is known, so that it can be deleted whatever happens next.
+    async fn launch(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance, ProviderError>;
+
+    /// Deletes a server and all that was made with it, and returns when it is gone. One that is gone already is no
+    /// error.
+    async fn delete(&self, external_id: &Value) -> Result<(), ProviderError>;
+
+    /// Deletes a leaked resource; returns when the cloud has accepted that.
+    async fn delete_resource(&self, resource: &CloudResource) -> Result<(), ProviderError>;
+
+    /// Periodic removal of what no record can point to (ports, floating IPs). Returns what was removed.
+    async fn clean_up(&self) -> Result<Vec<LeakedResource>, ProviderError>;
+
+    /// The server's console output, where label and cloud provide it.
+    async fn console_log(
+        &self,
+        pool: &PoolName,
+        label: &LabelName,
+        external_id: &Value,
+    ) -> Result<Option<String>, ProviderError>;
+
+    /// Host keys for an address that no network leads to: `Some` answers in place of a scan (the fake cloud's
+    /// addresses). The error class [`ErrorClass::Timeout`] stands for a scan that timed out.
+    async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>, ProviderError>> {
+        let _ = (node, address);
+        None
+    }
+}
+
+/// How a node of a label is reached and used (`nodepool 11.0.0: driver/statemachine.py startStateMachine`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeProfile {
+    /// The login name; `None`: Zuul's default.
+    pub username: Option<String>,
+    /// Ansible's interpreter; `auto` lets it look.
+    pub python_path: Option<String>,
+    /// Ansible's shell type.
+    pub shell_type: Option<String>,
+    /// ssh, winrm, `network_cli`, …
+    pub connection_type: String,
+    /// TCP port.
+    pub connection_port: u16,
+    /// Whether host keys are collected before the node is ready.
+    pub host_key_checking: bool,
+    /// What it boots from.
+    pub image: CloudImageSource,
+}
+
+/// What a node boots from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloudImageSource {
+    /// The newest ready upload of this diskimage; the launcher fills in [`Launch::upload`].
+    Diskimage(nodepool_common::model::ImageName),
+    /// An image that is in the cloud already; the text is what goes into the node's `image_id`.
+    Cloud(String),
+}
+
+/// One attempt to make a server.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The node's record.
+    pub node: NodeId,
+    /// The pool it is for.
+    pub pool: PoolName,
+    /// The label it is for.
+    pub label: LabelName,
+    /// The server's name: `np` and the node's id.
+    pub hostname: String,
+    /// The zone chosen for the request; `None`: the cloud chooses.
+    pub az: Option<String>,
+    /// The upload to boot from, for labels with a diskimage.
+    pub upload: Option<Arc<ImageUpload>>,
+    /// The request it is for, whose fields may be used in metadata.
+    pub request: Arc<NodeRequest>,
+}
+
+impl Launch {
+    /// The metadata by which the server is found again (`nodepool 11.0.0: driver/statemachine.py`).
+    pub fn metadata(&self, provider: &ProviderName) -> [(&'static str, String); 3] {
+        [
+            ("nodepool_node_id", self.node.to_string()),
+            ("nodepool_pool_name", self.pool.to_string()),
+            ("nodepool_provider_name", provider.to_string()),
+        ]
+    }
+}
+
+/// Where a launch reports what must not be lost.
+#[async_trait]
+pub trait LaunchProgress: Send + Sync {
+    /// The cloud's id of the server that is being made. Returns when that is on record.
+    async fn created(&self, external_id: Value);
+}
+
+/// A server that can be connected to.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // the node's fields of the same names: zookeeper.md 4.3
+pub struct Instance {
+    pub external_id: Value,
+    pub interface_ip: Option<String>,
+    pub public_ipv4: Option<String>,
+    pub private_ipv4: Option<String>,
+    pub public_ipv6: Option<String>,
+    pub host_id: Option<String>,
+    pub cloud: Option<String>,
+    pub region: Option<String>,
+    pub az: Option<String>,
+    pub driver_data: Option<Value>,
+    pub slot: Option<i64>,
+    pub node_properties: Map<String, Value>,
+    /// What it really takes.
+    pub resources: Resources,
+}
+
+/// What a resource of a cloud is; the plural is a component of a metric's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResourceKind {
+    /// A server.
+    Instance,
+    /// A network port.
+    Port,
+    /// A floating IP address.
+    FloatingIp,
+    /// A volume.
+    Volume,
+    /// An uploaded image.
+    Image,
+}
+
+impl ResourceKind {
+    /// As in `nodepool.provider.<p>.leaked.<plural>`.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Instance => "instances",
+            Self::Port => "ports",
+            Self::FloatingIp => "floatingips",
+            Self::Volume => "volumes",
+            Self::Image => "images",
+        }
+    }
+}
+
+/// A resource that a cloud listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CloudResource {
+    /// What it is.
+    pub kind: ResourceKind,
+    /// The cloud's id.
+    pub id: String,
+    /// `nodepool_provider_name`, `nodepool_node_id`, … and what others put there.
+    pub metadata: Map<String, Value>,
+    /// What it takes of the quota.
+    pub resources: Resources,
+}
+
+impl CloudResource {
+    /// A key of the metadata, where it is a text.
+    pub fn tag(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).and_then(Value::as_str)
+    }
+}
+
+/// Something [`Provider::clean_up`] removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeakedResource {
+    /// What it was.
+    pub kind: ResourceKind,
+    /// The cloud's id.
+    pub id: String,
+}
+
+/// What to do about an error of a cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// May work next time: 5xx, connection errors, an unexplained ERROR of a server.
+    Transient,
+    /// Did not finish within its deadline.
+    Timeout,
+    /// The project's quota is used up: wait, it is not the attempt's fault.
+    Quota,
+    /// The cloud has no room (NoValidHost).
+    Capacity,
+    /// The configuration or the credentials name something that the cloud does not have or allow.
+    Config,
+    /// It does not exist (any more).
+    Gone,
+    /// Ours.
+    Bug,
+}
+
+/// An error of a cloud: what was being done to which object, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {source}")]
+pub struct ProviderError {
+    /// What to do about it.
+    pub class: ErrorClass,
+    /// "creating server np0000000001 in provider rdo"
+    pub doing: String,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl ProviderError {
+    /// An error of a class.
+    pub fn new(
+        class: ErrorClass,
+        doing: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { class, doing: doing.into(), source: source.into() }
+    }
+
+    /// The error's name in `nodepool.launch.<result>` (`nodepool 11.0.0: exceptions.py`).
+    pub const fn launch_result(&self) -> &'static str {
+        match self.class {
+            ErrorClass::Quota => "error.quota",
+            ErrorClass::Capacity => "error.capacity",
+            ErrorClass::Timeout => "error.servercreatetimeout",
+            ErrorClass::Config => "error.nodepool",
+            ErrorClass::Transient | ErrorClass::Gone | ErrorClass::Bug => "error.unknown",
+        }
+    }
+}

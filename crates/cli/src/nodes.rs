@@ -56,7 +56,7 @@ pub async fn delete_now(session: &Session, id: &str) -> Result<(), Failure> {
         say(&format!("Provider {provider} for node {id} not defined on this launcher"))?;
         return Ok(held.unlock().await?);
     };
-    let provider = nodepool_drivers::make(config, &Context::of_this_process())?;
+    let provider = nodepool_drivers::make(config, &Context::from_env())?;
     provider.start().await?;
     held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
     if let Some(external_id) = &node.external_id {

@@ -137,10 +137,14 @@ fn draw(header: &[String], rows: &[Vec<String>]) -> String {
             column.flat_map(|cell| cell.split('\n')).map(width).max().unwrap_or(0)
         })
         .collect();
-    let rule = match widths.is_empty() {
-        true => "++".to_owned(),
-        false => format!("+{}", widths.iter().map(|w| format!("{}+", "-".repeat(w + 2))).collect::<String>()),
-    };
+    let mut rule = "+".to_owned();
+    for width in &widths {
+        rule.push_str(&"-".repeat(width + 2));
+        rule.push('+');
+    }
+    if widths.is_empty() {
+        rule.push('+');
+    }
     let mut lines = vec![rule.clone()];
     // Without columns PrettyTable has a header of two bars and rows of nothing.
     if widths.is_empty() {
@@ -186,10 +190,10 @@ fn width(line: &str) -> usize {
         }
         rest = &rest[c.len_utf8()..];
         columns += match c {
-            '\u{3099}' | '\u{309a}' => 0,
             '\u{3000}'..='\u{3029}'
             | '\u{3030}'..='\u{303e}'
-            | '\u{3040}'..='\u{30ff}'
+            | '\u{3040}'..='\u{3098}'
+            | '\u{309b}'..='\u{30ff}'
             | '\u{4e00}'..='\u{9fff}'
             | '\u{ac00}'..='\u{d7af}'
             | '\u{ff01}'..='\u{ff60}' => 2,
@@ -200,6 +204,8 @@ fn width(line: &str) -> usize {
             | '\u{1dc0}'..='\u{1dff}'
             | '\u{20d0}'..='\u{20dc}'
             | '\u{302a}'..='\u{302f}'
+            | '\u{3099}'
+            | '\u{309a}'
             | '\u{fe20}'..='\u{fe2f}'
             | '\0'
             | '\u{1f}' => 0,
@@ -251,7 +257,7 @@ fn quoted(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => out.extend(format!("\\x{:02x}", u32::from(c)).chars()),
             c => out.push(c),
         }
     }

@@ -17,7 +17,7 @@ use super::{
     memo::EXPIRY,
 };
 
-/// WebOb adds a charset to texts only.
+/// `WebOb` adds a charset to texts only.
 pub(super) const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=UTF-8";
 const HTML: &str = "text/html; charset=UTF-8";

@@ -66,7 +66,7 @@ impl Running {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
         for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            request.extend([name, ": ", value, "\r\n"]);
         }
         stream.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();

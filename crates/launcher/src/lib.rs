@@ -1,1 +1,3 @@
-//! placeholder
+//! `nodepool-launcher`: serves Zuul's node requests.
+
+pub mod nodescan;

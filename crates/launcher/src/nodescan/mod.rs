@@ -47,7 +47,8 @@ pub struct Target {
 }
 
 impl Target {
-    fn has_host_keys(&self) -> bool {
+    /// Whether it speaks SSH.
+    pub fn has_host_keys(&self) -> bool {
         matches!(self.connection_type.as_str(), "ssh" | "network_cli")
     }
 }

@@ -20,7 +20,7 @@ interop: ## Zuul's own classes, Python Nodepool and a real OpenStack against our
 	tests/run setup interop
 
 bench: ## latency and idle cost beside Python Nodepool's
-	tests/bench/run
+	tests/run setup bench
 
 openstack-up: ## installs and starts a real OpenStack on loopback
 	tests/setup openstack && tests/services/openstack/up

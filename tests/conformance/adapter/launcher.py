@@ -25,6 +25,8 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import openstack.config.loader
+
 import nodepool.launcher as upstream
 from nodepool import config as nodepool_config
 from nodepool.zk import ZooKeeperClient
@@ -176,7 +178,9 @@ class NodePool:
         ]
         if self.securefile:
             command += ['-s', self.securefile]
-        env = {**os.environ, 'NODEPOOL_FAKE_CLOUD': f'unix:{self.cloud.path}'}
+        env = {**os.environ, 'NODEPOOL_FAKE_CLOUD': f'unix:{self.cloud.path}',
+               # Where the tests point upstream's loader of clouds.yaml.
+               'OS_CLIENT_CONFIG_FILE': openstack.config.loader.CONFIG_FILES[0]}
         self._process = Process(command, f'{self._directory}/launcher.log', env=env, grace=30)
         self._process.start()
         log.info('started %s as process %s', ' '.join(map(str, command)), self._process.pid)

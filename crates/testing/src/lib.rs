@@ -25,7 +25,11 @@ use tempfile::TempDir;
 /// How long a ZooKeeper may take to come up on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
-/// A real ZooKeeper; gone when dropped.
+/// Runs the script for as long as our end of its standard input is open. A server in a `static` is never dropped, and a
+/// test process may be killed: the server ends with it in any case, and its directory is removed.
+const GUARD: &str = r#""$0" "$@" </dev/null & server=$!; cat >/dev/null; kill $server; wait $server; rm -rf "$1""#;
+
+/// A real ZooKeeper; gone when dropped, and with the test process.
 #[derive(Debug)]
 pub struct ZooKeeperServer {
     dir: TempDir,
@@ -114,19 +118,15 @@ impl ZooKeeperServer {
     pub fn restart(&mut self) {
         self.stop();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/services/zookeeper/run");
-        let mut command = Command::new(&script);
-        command.arg(self.dir.path()).arg(self.port.to_string());
+        let mut command = Command::new("bash");
+        command.args(["-c", GUARD]).arg(&script).arg(self.dir.path()).arg(self.port.to_string());
         if let Some(port) = self.tls_port {
             command.arg(port.to_string());
         }
-        // A group of its own: the script execs java today, and may have children tomorrow.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", script.display())));
         let deadline = Instant::now() + START;
         while !self.serves() {
-            if let Ok(Some(status)) = self.child.as_mut().unwrap().try_wait() {
-                panic!("ZooKeeper ended with {status}:\n{}", self.log());
-            }
             assert!(Instant::now() < deadline, "ZooKeeper does not serve after {START:?}:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }

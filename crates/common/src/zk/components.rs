@@ -41,7 +41,7 @@ impl ZooKeeper {
         let first = document.clone();
         let document = watch::Sender::new(Some(document));
         let done = watch::Sender::new(false);
-        let registration = Registration { document: document.clone(), done: done.subscribe(), _owner: Owner(document) };
+        let registration = Registration { document, done: done.subscribe() };
         let (shared, changes) = (self.shared.clone(), registration.document.subscribe());
         self.shared.spawn(async move {
             keep(&shared, first, changes).await;
@@ -56,16 +56,11 @@ impl ZooKeeper {
 pub struct Registration {
     document: watch::Sender<Option<Document>>,
     done: watch::Receiver<bool>,
-    _owner: Owner,
 }
 
-/// Withdraws when the registration goes.
-#[derive(Debug)]
-struct Owner(watch::Sender<Option<Document>>);
-
-impl Drop for Owner {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.0.send_replace(None);
+        self.document.send_replace(None);
     }
 }
 

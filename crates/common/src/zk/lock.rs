@@ -55,11 +55,6 @@ impl Contender {
         self.name = path.rsplit('/').next().map(str::to_owned);
     }
 
-    /// The session it lives and dies with.
-    pub fn session(&self) -> SessionId {
-        self.session
-    }
-
     /// Its shared connection.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared

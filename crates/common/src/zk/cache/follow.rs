@@ -1,0 +1,220 @@
+//! The task that feeds the cache: watch, walk, then follow the events, in each session anew.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use zookeeper_client::{AddWatchMode, Client, Error, EventType, PersistentWatcher, SessionState, WatchedEvent};
+
+use super::{
+    super::{
+        Shared,
+        nodes::now,
+        paths::{self, Spot},
+        raw,
+        record::stat,
+    },
+    Cache,
+    walk::walk,
+};
+
+const LOGGER: &str = "nodepool.zk.Cache";
+/// Reads in flight.
+const IN_FLIGHT: usize = 256;
+/// Between two attempts while the connection breaks again and again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) async fn follow(shared: Arc<Shared>, cache: Cache) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let next = async {
+            tokio::time::sleep(pause).await;
+            shared.next_session(None).await
+        };
+        let (session, client) = tokio::select! {
+            () = shared.stop.cancelled() => break,
+            next = next => next,
+        };
+        let result = tokio::select! {
+            () = shared.stop.cancelled() => break,
+            // Says so before the client's own watches do.
+            () = shared.ended(session) => Ok(()),
+            result = session_long(client, &cache) => result,
+        };
+        cache.set_ready(false);
+        cache.set_queues(0, 0);
+        pause = match result {
+            Ok(()) => Duration::ZERO,
+            Err(error) => {
+                tracing::info!(logger = LOGGER, "Reading /nodepool failed, starting again: {error}");
+                PAUSE
+            }
+        };
+    }
+    cache.set_ready(false);
+}
+
+/// Follows one session until it ends.
+async fn session_long(client: Client, cache: &Cache) -> Result<(), Error> {
+    ensure_parents(&client).await?;
+    let mut watcher = client.watch(paths::ROOT, AddWatchMode::PersistentRecursive).await?;
+    loop {
+        let started = std::time::Instant::now();
+        let tree = walk(&client).await?;
+        let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
+        cache.change(|old| {
+            old.replace(tree);
+            true
+        });
+        tracing::info!(
+            logger = LOGGER,
+            "Read /nodepool: {nodes} nodes, {requests} requests in {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
+        // One more answer from the server: each event of what happened during the walk has arrived before it.
+        client.check_stat(paths::ROOT).await?;
+        let follower = Follower::new(&client, cache);
+        match follower.run(&mut watcher).await? {
+            End::Session => return Ok(()),
+            End::Gap => {
+                cache.set_ready(false);
+                tracing::debug!(logger = LOGGER, "The connection was lost for a while, reading /nodepool again");
+            }
+        }
+    }
+}
+
+/// The directories that every process expects, as upstream's first writers leave them.
+async fn ensure_parents(client: &Client) -> Result<(), Error> {
+    for path in [paths::NODES, paths::REQUESTS, paths::REQUEST_LOCKS, paths::IMAGES, paths::POOLS, paths::ELECTIONS] {
+        client.mkdir(path, &raw::PERSISTENT).await?;
+    }
+    Ok(())
+}
+
+enum End {
+    /// There will be no more events.
+    Session,
+    /// Events were lost.
+    Gap,
+}
+
+/// A read's number, what it was of, what it gave.
+type Read = (u64, Spot, Result<(Vec<u8>, zookeeper_client::Stat), Error>);
+
+struct Follower<'a> {
+    client: &'a Client,
+    cache: &'a Cache,
+    /// Paths to be read, in the order of their events.
+    waiting: VecDeque<Spot>,
+    /// The latest read of a path; the answer of an earlier one, or of one before a deletion, counts for nothing.
+    latest: HashMap<Spot, u64>,
+    reads: FuturesUnordered<BoxFuture<'a, Read>>,
+    count: u64,
+}
+
+impl<'a> Follower<'a> {
+    fn new(client: &'a Client, cache: &'a Cache) -> Self {
+        Self {
+            client,
+            cache,
+            waiting: VecDeque::new(),
+            latest: HashMap::new(),
+            reads: FuturesUnordered::new(),
+            count: 0,
+        }
+    }
+
+    async fn run(mut self, watcher: &mut PersistentWatcher) -> Result<End, Error> {
+        loop {
+            // Whatever has arrived already, before anything is asked.
+            while let Some(event) = watcher.changed().now_or_never() {
+                if let Some(end) = self.event(&event) {
+                    return Ok(end);
+                }
+            }
+            self.ask();
+            self.cache.set_queues(self.waiting.len(), self.reads.len());
+            if self.waiting.is_empty() && self.reads.is_empty() {
+                self.cache.set_ready(true);
+            }
+            tokio::select! {
+                biased;
+                event = watcher.changed() => {
+                    if let Some(end) = self.event(&event) {
+                        return Ok(end);
+                    }
+                }
+                Some(read) = self.reads.next(), if !self.reads.is_empty() => self.answer(read)?,
+            }
+        }
+    }
+
+    fn event(&mut self, event: &WatchedEvent) -> Option<End> {
+        match event.event_type {
+            EventType::Session => match event.session_state {
+                SessionState::Disconnected => {
+                    self.cache.set_ready(false);
+                    None
+                }
+                state if state.is_terminated() => Some(End::Session),
+                _ => Some(End::Gap),
+            },
+            EventType::NodeCreated | EventType::NodeDataChanged => {
+                let spot = Spot::parse(&event.path)?;
+                if spot.has_data() {
+                    // A lock's directory has no data, but it is there now; its stat follows.
+                    self.latest.insert(spot.clone(), 0);
+                    self.waiting.push_back(spot);
+                } else {
+                    self.cache.change(|tree| tree.add(&spot, now()));
+                }
+                None
+            }
+            EventType::NodeDeleted => {
+                let spot = Spot::parse(&event.path)?;
+                self.latest.remove(&spot);
+                self.cache.change(|tree| tree.remove(&spot, now()));
+                None
+            }
+            EventType::NodeChildrenChanged => None,
+        }
+    }
+
+    /// Sends as many reads as may be in flight.
+    fn ask(&mut self) {
+        while self.reads.len() < IN_FLIGHT
+            && let Some(spot) = self.waiting.pop_front()
+        {
+            // Deleted since, or asked already for a later event.
+            let Some(latest) = self.latest.get_mut(&spot) else { continue };
+            if *latest != 0 {
+                continue;
+            }
+            self.count += 1;
+            *latest = self.count;
+            let number = self.count;
+            // Sent now, in this order; only the answer is waited for.
+            let reading = self.client.get_data(&spot.path());
+            self.reads.push(async move { (number, spot, reading.await) }.boxed());
+        }
+    }
+
+    fn answer(&mut self, (number, spot, result): Read) -> Result<(), Error> {
+        if self.latest.get(&spot) != Some(&number) {
+            return Ok(());
+        }
+        self.latest.remove(&spot);
+        match result {
+            Ok((data, new)) => self.cache.change(|tree| tree.put(&spot, &data, stat(&new), now())),
+            Err(Error::NoNode) => self.cache.change(|tree| tree.remove(&spot, now())),
+            // The connection broke: a gap follows. Anything else: begin again.
+            Err(error) if super::super::error::is_unknown(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

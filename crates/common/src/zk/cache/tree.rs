@@ -1,0 +1,302 @@
+//! The cache's state: [`Records`], and what of the tree they don't show.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::super::paths::{Lock, Spot};
+use crate::model::{
+    BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent, RecordError, Records,
+    RequestId, RequestLock, Stat, Timestamp,
+};
+
+const LOGGER: &str = "nodepool.zk.Cache";
+
+/// Everything that is known of `/nodepool`.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    /// What readers see.
+    pub records: Records,
+    /// Contenders, also of records that have not been read yet. Those of requests are in `records.request_locks`.
+    locks: HashMap<Lock, BTreeSet<String>>,
+    /// Nodes that we deleted and whose event has not arrived: an older read must not bring them back. Ids are not
+    /// used again.
+    gone: HashSet<NodeId>,
+    /// The pools' transactions, which `records.pools` does not carry.
+    pool_versions: HashMap<String, i64>,
+    /// What has been complained about, by path: the version that was broken.
+    complaints: HashMap<String, i64>,
+    /// Records with keys of a wrong type.
+    oddities: HashSet<String>,
+}
+
+/// Puts a record into its map if it is newer; its contenders come from `contenders`.
+fn put<K: Ord, T>(
+    map: &mut std::collections::BTreeMap<K, Entry<T>>,
+    key: K,
+    record: Result<Arc<T>, RecordError>,
+    stat: Stat,
+    contenders: impl FnOnce() -> BTreeSet<String>,
+    now: Timestamp,
+) -> bool {
+    match map.entry(key) {
+        std::collections::btree_map::Entry::Occupied(mut entry) => {
+            let entry = entry.get_mut();
+            if stat.mzxid <= entry.stat.mzxid {
+                return false;
+            }
+            entry.record = record;
+            entry.stat = stat;
+        }
+        std::collections::btree_map::Entry::Vacant(vacant) => {
+            let contenders = contenders();
+            let free_since = contenders.is_empty().then_some(now);
+            vacant.insert(Entry { record, stat, contenders, free_since });
+        }
+    }
+    true
+}
+
+fn set_contenders<T>(entry: Option<&mut Entry<T>>, contenders: &BTreeSet<String>, now: Timestamp) {
+    if let Some(entry) = entry {
+        entry.contenders.clone_from(contenders);
+        entry.free_since = free_since(contenders, entry.free_since, now);
+    }
+}
+
+fn free_since(contenders: &BTreeSet<String>, before: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    contenders.is_empty().then(|| before.unwrap_or(now))
+}
+
+impl Tree {
+    /// Applies what was read of a path. Whether something changed.
+    pub fn put(&mut self, spot: &Spot, data: &[u8], stat: Stat, now: Timestamp) -> bool {
+        match spot {
+            Spot::Node(id) => {
+                let record = self.judge(spot, stat, Node::read(id.clone(), data));
+                self.put_node(id.clone(), record, stat, now)
+            }
+            Spot::Request(id) => {
+                let record = self.judge(spot, stat, NodeRequest::read(id.clone(), data));
+                self.put_request(id.clone(), record, stat, now)
+            }
+            Spot::Build(image, build) => {
+                let record = self.judge(spot, stat, ImageBuild::read(image.clone(), build.clone(), data));
+                let locks = &self.locks;
+                let key = (image.clone(), build.clone());
+                let lock = Lock::Build(key.0.clone(), key.1.clone());
+                put(&mut self.records.builds, key, record, stat, || contenders(locks, &lock), now)
+            }
+            Spot::Upload(key) => {
+                let read =
+                    ImageUpload::read(key.image.clone(), key.build.clone(), key.provider.clone(), key.id.clone(), data);
+                let record = self.judge(spot, stat, read);
+                let locks = &self.locks;
+                let lock = Lock::Upload(key.clone());
+                put(&mut self.records.uploads, key.clone(), record, stat, || contenders(locks, &lock), now)
+            }
+            Spot::Pool(name) => {
+                if self.pool_versions.get(name).is_some_and(|known| stat.mzxid <= *known) {
+                    return false;
+                }
+                self.pool_versions.insert(name.clone(), stat.mzxid);
+                match self.judge(spot, stat, PoolComponent::read(name, data)) {
+                    Ok(pool) => self.records.pools.insert(name.clone(), pool).is_none_or(|_| true),
+                    Err(_) => self.records.pools.remove(name).is_some(),
+                }
+            }
+            Spot::BuildRequest(image) => self.records.build_requests.insert(image.clone(), stat) != Some(stat),
+            Spot::RequestLock(id) => {
+                let lock = self.records.request_locks.entry(id.clone()).or_default();
+                lock.free_since = free_since(&lock.contenders, lock.free_since, now);
+                std::mem::replace(&mut lock.ctime, stat.ctime) != stat.ctime
+            }
+            Spot::Image(_) | Spot::Pause(_) | Spot::Contender(..) => self.add(spot, now),
+        }
+    }
+
+    /// A node's record, unless we deleted it.
+    pub fn put_node(&mut self, id: NodeId, record: Result<Arc<Node>, RecordError>, stat: Stat, now: Timestamp) -> bool {
+        if self.gone.contains(&id) {
+            return false;
+        }
+        let locks = &self.locks;
+        let lock = Lock::Node(id.clone());
+        put(&mut self.records.nodes, id, record, stat, || contenders(locks, &lock), now)
+    }
+
+    /// A request's record.
+    pub fn put_request(
+        &mut self,
+        id: RequestId,
+        record: Result<Arc<NodeRequest>, RecordError>,
+        stat: Stat,
+        now: Timestamp,
+    ) -> bool {
+        let lock = self.records.request_locks.get(&id).map(|lock| lock.contenders.clone());
+        put(&mut self.records.requests, id, record, stat, || lock.unwrap_or_default(), now)
+    }
+
+    /// What has no data, or none that we keep, is there.
+    pub fn add(&mut self, spot: &Spot, now: Timestamp) -> bool {
+        match spot {
+            Spot::Image(image) => self.records.images.insert(image.clone()),
+            Spot::Pause(image) => self.records.paused_images.insert(image.clone()),
+            Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.insert(name.clone())),
+            _ => false,
+        }
+    }
+
+    /// A path is gone.
+    pub fn remove(&mut self, spot: &Spot, now: Timestamp) -> bool {
+        let path = spot.path();
+        self.complaints.remove(&path);
+        self.oddities.remove(&path);
+        match spot {
+            Spot::Node(id) => {
+                self.locks.remove(&Lock::Node(id.clone()));
+                let known = self.records.nodes.remove(id).is_some();
+                self.gone.remove(id) || known
+            }
+            Spot::Request(id) => self.records.requests.remove(id).is_some(),
+            Spot::RequestLock(id) => {
+                set_contenders(self.records.requests.get_mut(id), &BTreeSet::new(), now);
+                self.records.request_locks.remove(id).is_some()
+            }
+            Spot::Image(image) => self.records.images.remove(image),
+            Spot::Pause(image) => self.records.paused_images.remove(image),
+            Spot::BuildRequest(image) => self.records.build_requests.remove(image).is_some(),
+            Spot::Build(image, build) => {
+                self.locks.remove(&Lock::Build(image.clone(), build.clone()));
+                self.records.builds.remove(&(image.clone(), build.clone())).is_some()
+            }
+            Spot::Upload(key) => {
+                self.locks.remove(&Lock::Upload(key.clone()));
+                self.records.uploads.remove(key).is_some()
+            }
+            Spot::Pool(name) => {
+                self.pool_versions.remove(name);
+                self.records.pools.remove(name).is_some()
+            }
+            Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.remove(name)),
+        }
+    }
+
+    /// We deleted a node; its event follows.
+    pub fn node_is_gone(&mut self, id: &NodeId) -> bool {
+        let known = self.remove(&Spot::Node(id.clone()), 0.0);
+        if known {
+            self.gone.insert(id.clone());
+        }
+        known
+    }
+
+    /// A walk's result takes the place of what was known. What we wrote meanwhile is newer than what the walk read.
+    pub fn replace(&mut self, mut new: Self) {
+        new.complaints.extend(std::mem::take(&mut self.complaints));
+        new.oddities.extend(std::mem::take(&mut self.oddities));
+        for (id, entry) in std::mem::take(&mut self.records.nodes) {
+            keep_newer(new.records.nodes.get_mut(&id), entry);
+        }
+        for (id, entry) in std::mem::take(&mut self.records.requests) {
+            keep_newer(new.records.requests.get_mut(&id), entry);
+        }
+        *self = new;
+    }
+
+    /// Contenders come and go.
+    fn contend(&mut self, lock: &Lock, now: Timestamp, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> bool {
+        if let Lock::Request(id) = lock {
+            return self.contend_for_request(id, now, change);
+        }
+        let contenders = self.locks.entry(lock.clone()).or_default();
+        let changed = change(contenders);
+        match lock {
+            Lock::Node(id) => set_contenders(self.records.nodes.get_mut(id), contenders, now),
+            Lock::Build(image, build) => {
+                let key: (ImageName, BuildId) = (image.clone(), build.clone());
+                set_contenders(self.records.builds.get_mut(&key), contenders, now);
+            }
+            Lock::Upload(key) => set_contenders(self.records.uploads.get_mut(key), contenders, now),
+            Lock::Request(_) => {}
+        }
+        if contenders.is_empty() {
+            self.locks.remove(lock);
+        }
+        changed
+    }
+
+    fn contend_for_request(
+        &mut self,
+        id: &RequestId,
+        now: Timestamp,
+        change: impl FnOnce(&mut BTreeSet<String>) -> bool,
+    ) -> bool {
+        // A contender's deletion may be heard of after its directory's own.
+        let known = self.records.request_locks.contains_key(id);
+        let lock = self.records.request_locks.entry(id.clone()).or_insert_with(RequestLock::default);
+        let changed = change(&mut lock.contenders);
+        if !known && lock.contenders.is_empty() {
+            self.records.request_locks.remove(id);
+            return changed;
+        }
+        lock.free_since = free_since(&lock.contenders, lock.free_since, now);
+        set_contenders(self.records.requests.get_mut(id), &lock.contenders, now);
+        changed
+    }
+
+    /// Says what is wrong with a record: once for each version of a broken one, once for each path with odd keys.
+    fn judge<T>(
+        &mut self,
+        spot: &Spot,
+        stat: Stat,
+        read: Result<(T, Vec<String>), RecordError>,
+    ) -> Result<Arc<T>, RecordError> {
+        match read {
+            Ok((record, oddities)) => {
+                if !oddities.is_empty() {
+                    let path = spot.path();
+                    if self.oddities.insert(path.clone()) {
+                        tracing::warn!(
+                            logger = LOGGER,
+                            "{path}: {}; read as if absent. Whoever wrote the record has a bug",
+                            oddities.join(", ")
+                        );
+                    }
+                }
+                Ok(Arc::new(record))
+            }
+            Err(error) => {
+                let path = spot.path();
+                if self.complaints.insert(path.clone(), stat.mzxid) != Some(stat.mzxid) {
+                    tracing::warn!(logger = LOGGER, "{path}: {error}; {}", consequence(spot, &error));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn contenders(locks: &HashMap<Lock, BTreeSet<String>>, lock: &Lock) -> BTreeSet<String> {
+    locks.get(lock).cloned().unwrap_or_default()
+}
+
+fn keep_newer<T>(new: Option<&mut Entry<T>>, old: Entry<T>) {
+    if let Some(new) = new
+        && old.stat.mzxid > new.stat.mzxid
+    {
+        new.record = old.record;
+        new.stat = old.stat;
+    }
+}
+
+/// What becomes of a record that cannot be used.
+fn consequence(spot: &Spot, error: &RecordError) -> &'static str {
+    match (spot, error) {
+        (Spot::Node(_), RecordError::Empty) => "it is left of a deleted node and will be removed by the clean-up",
+        (Spot::Request(_), _) => "the request is ignored until somebody writes or deletes it",
+        (Spot::Pool(_), _) => "the component is ignored: nobody waits for it to decline a request",
+        _ => "the record is ignored; repair or delete it",
+    }
+}

@@ -1,0 +1,191 @@
+//! From the configuration to a connector: addresses, chroot, TLS.
+//!
+//! The server's certificate must chain to the configured authority, always. Whether it names the host is checked only
+//! when `verify-hostname` asks for it: the operator's does not name it, and upstream never looks (traps.md 17).
+
+use std::{fs, path::Path, sync::Arc};
+
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use zookeeper_client::{Connector, TlsCa, TlsIdentity, TlsOptions};
+
+use super::{error::ZkError, pem};
+use crate::config;
+
+/// Everything that a connection attempt needs, read once.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// `host:port,host:port/chroot`
+    pub connect_string: String,
+    /// The same without the chroot, for messages.
+    pub servers: Vec<config::ZooKeeperServer>,
+    pub connector: Connector,
+    pub tls: Option<Tls>,
+}
+
+/// The files of `zookeeper-tls`, read.
+#[derive(Clone)]
+pub(super) struct Tls {
+    pub ca: Arc<str>,
+    pub cert: Arc<str>,
+    pub key: Arc<str>,
+    pub verify_hostname: bool,
+}
+
+impl Target {
+    /// Reads and checks the files; names the one that cannot be used.
+    pub fn new(config: &config::ZooKeeper) -> Result<Self, ZkError> {
+        let mut connector = zookeeper_client::Client::connector()
+            .with_session_timeout(config.timeout)
+            // The supervisor tries again, and says why.
+            .with_fail_eagerly();
+        let mut tls = None;
+        if let Some(files) = &config.tls {
+            let (read, options) = load_tls(files)?;
+            connector = connector.with_tls(options);
+            tls = Some(read);
+        }
+        Ok(Self { connect_string: connect_string(config)?, servers: config.servers.clone(), connector, tls })
+    }
+
+    /// `host:port, host:port`, for messages.
+    pub fn addresses(&self) -> String {
+        self.servers.iter().map(address).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(super) fn address(server: &config::ZooKeeperServer) -> String {
+    let host = server.host.trim_matches(['[', ']']);
+    if host.contains(':') { format!("[{host}]:{}", server.port) } else { format!("{host}:{}", server.port) }
+}
+
+/// The addresses and the one chroot. kazoo takes everything behind the first slash of the joined list for the chroot
+/// and so would lose servers where more than the last one carries its own; here they have to agree.
+fn connect_string(config: &config::ZooKeeper) -> Result<String, ZkError> {
+    if config.servers.is_empty() {
+        return Err(ZkError::config("zookeeper-servers: name at least one server"));
+    }
+    let mut chroot: Option<String> = None;
+    for server in &config.servers {
+        if ServerName::try_from(server.host.trim_matches(['[', ']'])).is_err() {
+            return Err(ZkError::config(format!(
+                "zookeeper-servers: {:?} is neither a host name nor an address",
+                server.host
+            )));
+        }
+        let Some(text) = server.chroot.as_deref().map(|text| text.trim_matches('/')).filter(|text| !text.is_empty())
+        else {
+            continue;
+        };
+        let text = format!("/{text}");
+        if chroot.as_ref().is_some_and(|other| *other != text) {
+            return Err(ZkError::config(
+                "zookeeper-servers: the servers are one ensemble and must have the same chroot; write it once, at the last",
+            ));
+        }
+        chroot = Some(text);
+    }
+    let addresses: Vec<String> = config.servers.iter().map(address).collect();
+    Ok(format!("{}{}", addresses.join(","), chroot.unwrap_or_default()))
+}
+
+fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsOptions), ZkError> {
+    install_crypto_provider();
+    let ca = read("ca", &files.ca)?;
+    let cert = read("cert", &files.cert)?;
+    let key = read("key", &files.key)?;
+    let key = pem::relabelled_key(&key).map_err(|why| unusable("key", &files.key, &why))?;
+    check_certificates("ca", &files.ca, &ca)?;
+    check_certificates("cert", &files.cert, &cert)?;
+
+    let authority = TlsCa::from_pem(&ca).map_err(|error| unusable_because("ca", &files.ca, error))?;
+    let identity = TlsIdentity::from_pem(&cert, &key).map_err(|error| unusable_because("key", &files.key, error))?;
+    let certs = zookeeper_client::TlsCerts::builder()
+        .with_ca(authority)
+        .with_identity(identity)
+        .build()
+        .map_err(|error| unusable_because("ca", &files.ca, error))?;
+    let mut options = TlsOptions::new().with_certs(certs);
+    if !files.verify_hostname {
+        options = without_host_name(options);
+    }
+    let tls = Tls { ca: ca.into(), cert: cert.into(), key: key.into(), verify_hostname: files.verify_hostname };
+    // A key that does not belong to the certificate is found here rather than at each connection attempt.
+    super::diagnose::client_config(&tls).map_err(|error| unusable_because("key", &files.key, error))?;
+    Ok((tls, options))
+}
+
+/// Chain without host name. Safe as to memory: the library marks the choice `unsafe` because a holder of any
+/// certificate of the same authority could then pose as the server. The operator's authority signs for nobody else,
+/// and its server certificate does not carry the host name that clients are told to use (traps.md 17).
+#[allow(unsafe_code)]
+fn without_host_name(options: TlsOptions) -> TlsOptions {
+    unsafe { options.with_no_hostname_verification() }
+}
+
+/// rustls refuses to choose where more than one provider is compiled in. A binary may have chosen already.
+pub(super) fn install_crypto_provider() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // The only failure is that somebody else was faster.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+}
+
+fn read(key: &str, path: &Path) -> Result<String, ZkError> {
+    fs::read_to_string(path).map_err(|error| {
+        ZkError::config_because(format!("zookeeper-tls: {key}: cannot read {}", path.display()), error)
+    })
+}
+
+fn check_certificates(key: &str, path: &Path, pem: &str) -> Result<(), ZkError> {
+    let mut found = false;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        certificate.map_err(|error| unusable(key, path, &format!("not a PEM file: {error}")))?;
+        found = true;
+    }
+    if found { Ok(()) } else { Err(unusable(key, path, "there is no certificate in it")) }
+}
+
+fn unusable(key: &str, path: &Path, why: &str) -> ZkError {
+    ZkError::config(format!("zookeeper-tls: {key}: cannot use {}: {why}", path.display()))
+}
+
+fn unusable_because(key: &str, path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> ZkError {
+    ZkError::config_because(format!("zookeeper-tls: {key}: cannot use {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn config(servers: &[(&str, u16, Option<&str>)]) -> config::ZooKeeper {
+        let servers = servers
+            .iter()
+            .map(|(host, port, chroot)| config::ZooKeeperServer {
+                host: (*host).to_owned(),
+                port: *port,
+                chroot: chroot.map(str::to_owned),
+            })
+            .collect();
+        config::ZooKeeper { servers, timeout: Duration::from_secs(10), tls: None }
+    }
+
+    #[test]
+    fn servers_are_joined_and_the_chroot_comes_last() {
+        let text = |servers: &[_]| connect_string(&config(servers)).unwrap();
+        assert_eq!(text(&[("a", 2281, None), ("b.example", 2282, None)]), "a:2281,b.example:2282");
+        assert_eq!(text(&[("a", 1, None), ("b", 2, Some("/x/y/"))]), "a:1,b:2/x/y");
+        assert_eq!(text(&[("a", 1, Some("/x")), ("b", 2, Some("x"))]), "a:1,b:2/x");
+        assert_eq!(text(&[("fd00::1", 1, None), ("[fd00::2]", 2, Some("/"))]), "[fd00::1]:1,[fd00::2]:2");
+    }
+
+    #[test]
+    fn servers_that_disagree_on_the_chroot_or_have_no_name_are_refused() {
+        let error = |servers: &[_]| connect_string(&config(servers)).unwrap_err().to_string();
+        assert!(error(&[("a", 1, Some("/x")), ("b", 2, Some("/y"))]).contains("same chroot"));
+        assert!(error(&[("a b", 1, None)]).contains("\"a b\""));
+        assert!(error(&[]).contains("at least one"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Why nobody could be reached, in words.
+//!
+//! `zookeeper-client` tries each server and answers "no available hosts"; what happened stays inside it. So after a
+//! failed attempt we knock once ourselves, at each server, and say what we saw: no such name, refused, a certificate
+//! that does not chain or names another host, our own certificate refused, or a server that does not answer.
+
+use std::{
+    io::{self, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, Stream,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+
+use super::connect::{Target, Tls, address};
+use crate::config;
+
+/// How long one server may take to show that it is there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Knocks at each server; one sentence for each.
+pub(super) async fn diagnose(target: &Target) -> String {
+    let target = target.clone();
+    let knocking = tokio::task::spawn_blocking(move || {
+        let seen: Vec<String> = target
+            .servers
+            .iter()
+            .map(|server| format!("{}: {}", address(server), knock(server, target.tls.as_ref())))
+            .collect();
+        seen.join("; ")
+    });
+    knocking.await.unwrap_or_else(|error| format!("could not find out: {error}"))
+}
+
+fn knock(server: &config::ZooKeeperServer, tls: Option<&Tls>) -> String {
+    let host = server.host.trim_matches(['[', ']']);
+    let addresses = match (host, server.port).to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(error) => return format!("cannot resolve the name: {error}"),
+    };
+    let mut problem = "the name has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => {
+                return match talk(stream, host, tls) {
+                    Ok(()) => "accepts connections but gives no session; see the server's own log".to_owned(),
+                    Err(problem) => problem,
+                };
+            }
+            Err(error) => problem = format!("cannot connect: {error}"),
+        }
+    }
+    problem
+}
+
+/// Shakes hands where there is TLS, then asks whether somebody is there.
+fn talk(mut stream: TcpStream, host: &str, tls: Option<&Tls>) -> Result<(), String> {
+    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let _ = stream.set_write_timeout(Some(PATIENCE));
+    let Some(tls) = tls else {
+        return listen(&mut stream);
+    };
+    let config = client_config(tls).map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(host).map_err(|error| error.to_string())?.to_owned();
+    let mut connection = ClientConnection::new(config, name).map_err(|error| error.to_string())?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream).map_err(|error| tls_problem(&error))?;
+    }
+    // With TLS 1.3 a server refuses our certificate only after the handshake.
+    listen(&mut Stream::new(&mut connection, &mut stream))
+}
+
+fn listen(stream: &mut (impl Read + Write)) -> Result<(), String> {
+    let start = Instant::now();
+    let result = stream.write_all(b"srvr").and_then(|()| stream.flush()).and_then(|()| stream.read(&mut [0; 16]));
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(format!("accepts connections but does not answer within {:?}", start.elapsed()))
+        }
+        Err(error) => Err(tls_problem(&error)),
+    }
+}
+
+fn tls_problem(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(problem)) => match problem {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "the server's certificate is not signed by the authority in zookeeper-tls ca; configure the right one"
+                    .to_owned()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("{problem}; use that name, or turn verify-hostname off in zookeeper-tls")
+            }
+            _ => format!("the server's certificate is refused: {problem}"),
+        },
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("the server refused our certificate ({alert:?}); check zookeeper-tls cert and key")
+        }
+        Some(other) => format!("TLS failed: {other}; is this ZooKeeper's TLS port?"),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the server closed the connection during the TLS handshake; is this its TLS port?".to_owned()
+        }
+        None => format!("the connection broke: {error}"),
+    }
+}
+
+/// A client as `zookeeper-client` builds it: our certificate, the chain always, the name on demand.
+pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let general = |error: rustls::pki_types::pem::Error| rustls::Error::General(error.to_string());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(tls.ca.as_bytes()) {
+        // What is no authority cannot vouch for anybody.
+        let _ = roots.add(certificate.map_err(general)?);
+    }
+    let verifier = WebPkiServerVerifier::builder(Arc::new(roots))
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let certificates =
+        CertificateDer::pem_slice_iter(tls.cert.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(general)?;
+    let key = PrivateKeyDer::from_pem_slice(tls.key.as_bytes()).map_err(general)?;
+    let builder = ClientConfig::builder();
+    let builder = if tls.verify_hostname {
+        builder.with_webpki_verifier(verifier)
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly(verifier)))
+    };
+    builder.with_client_auth_cert(certificates, key).map(Arc::new)
+}
+
+/// Everything but the name.
+#[derive(Debug)]
+struct ChainOnly(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for ChainOnly {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,242 @@
+//! [`Held`]: a lock that we hold, with the record that it protects. The only thing that can write the record.
+//!
+//! Each write is one `multi`: check that our contender still exists, set the data. ZooKeeper does both or neither, so
+//! a process that lost its lock cannot write, not even for a moment, whatever it believes (promise S4). Where a
+//! connection breaks before the answer came, the outcome is found out: the record is read again and compared, and the
+//! write repeated while the session is the same.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use zookeeper_client::{Client, Error, MultiWriteError, MultiWriteResult};
+
+use super::{
+    error::{ZkError, is_unknown},
+    lock::{Contender, repeat},
+    raw,
+    record::{Record, stat},
+};
+use crate::model::{Node, NodeState, Stat, Timestamp};
+
+/// How often a deletion that others get in the way of starts again.
+const DELETE_ATTEMPTS: usize = 10;
+
+/// A lock we hold, with the record it protects. Dropped without [`Self::unlock`], the contender is deleted by a task.
+#[derive(Debug)]
+pub struct Held<T: Record> {
+    record: Arc<T>,
+    stat: Stat,
+    contender: Contender,
+}
+
+impl<T: Record> Held<T> {
+    pub(super) fn new(record: T, stat: Stat, contender: Contender) -> Self {
+        let held = Self { record: Arc::new(record), stat, contender };
+        let cache = held.contender.shared().cache();
+        T::cache_lock(cache, held.record.id(), held.contender.name());
+        held.remember();
+        held
+    }
+
+    /// The record, as last read or written under this lock.
+    pub fn record(&self) -> &Arc<T> {
+        &self.record
+    }
+
+    /// Of the record.
+    pub fn stat(&self) -> Stat {
+        self.stat
+    }
+
+    /// Whether the session that the lock lives with is still the current one (suspended counts: it may be resumed).
+    /// The last word has each write.
+    pub fn is_valid(&self) -> bool {
+        self.contender.client().is_some()
+    }
+
+    /// Changes the record: one `multi` that also checks our contender. On success [`Self::record`] is the new one, and
+    /// the cache has it.
+    pub async fn update(&mut self, change: impl FnOnce(&mut T) + Send) -> Result<(), ZkError> {
+        let mut next = T::clone(&self.record);
+        change(&mut next);
+        self.stat = self.write(&next.document(), false).await?;
+        self.record = Arc::new(next);
+        self.remember();
+        Ok(())
+    }
+
+    /// Deletes our contender; one that is gone is fine.
+    pub async fn unlock(self) -> Result<(), ZkError> {
+        let dir = T::lock_dir(self.record.id());
+        // With the session gone, so is the lock.
+        let Some(client) = self.contender.client() else {
+            self.contender.disarm();
+            return Ok(());
+        };
+        match self.contender.release(&client).await {
+            Ok(()) | Err(Error::SessionExpired | Error::ClientClosed) => Ok(()),
+            Err(error) => Err(ZkError::of("unlocking", &dir, error)),
+        }
+    }
+
+    /// Changes the record and unlocks it, in one `multi`: who watches the record sees the new data no later than the
+    /// lock's end. On failure the lock comes back with the error, where we may still hold it.
+    pub async fn update_and_unlock(
+        mut self,
+        change: impl FnOnce(&mut T) + Send,
+    ) -> Result<(), (Option<Self>, ZkError)> {
+        let mut next = T::clone(&self.record);
+        change(&mut next);
+        match self.write(&next.document(), true).await {
+            Ok(stat) => {
+                self.stat = stat;
+                self.record = Arc::new(next);
+                self.remember();
+                self.contender.disarm();
+                Ok(())
+            }
+            Err(error) if error.is_lock_lost() => {
+                self.contender.disarm();
+                Err((None, error))
+            }
+            Err(error) => Err((Some(self), error)),
+        }
+    }
+
+    fn remember(&self) {
+        T::cache(self.contender.shared().cache(), &self.record, self.stat);
+    }
+
+    fn path(&self) -> String {
+        T::path(self.record.id())
+    }
+
+    fn client(&self, verb: &str) -> Result<Client, ZkError> {
+        self.contender.client().ok_or_else(|| ZkError::SessionLost { doing: format!("{verb} {}", self.path()) })
+    }
+
+    fn lost(&self, verb: &str) -> ZkError {
+        ZkError::LockLost { doing: format!("{verb} {}", self.path()), lock: self.contender.path() }
+    }
+
+    /// The fenced write.
+    async fn write(&self, data: &[u8], unlock: bool) -> Result<Stat, ZkError> {
+        let verb = if unlock { "writing and unlocking" } else { "writing" };
+        let (path, contender) = (self.path(), self.contender.path());
+        let fail = |error: Error| ZkError::of(verb, &path, error);
+        let deadline = self.contender.shared().deadline();
+        let mut doubtful = false;
+        loop {
+            let client = self.client(verb)?;
+            let mut multi = client.new_multi_writer();
+            multi.add_check_version(&contender, -1).map_err(fail)?;
+            multi.add_set_data(&path, data, None).map_err(fail)?;
+            if unlock {
+                multi.add_delete(&contender, None).map_err(fail)?;
+            }
+            let error = match multi.commit().await {
+                Ok(results) => {
+                    return match results.into_iter().nth(1) {
+                        Some(MultiWriteResult::SetData { stat: new }) => Ok(stat(&new)),
+                        other => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
+                    };
+                }
+                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+                    // An earlier try may have done it all, our contender's deletion included; somebody may even have
+                    // written since. Nobody else deletes our contender while our session lives.
+                    if doubtful && unlock {
+                        match repeat(deadline, || client.get_data(&path)).await {
+                            Ok((_, now)) if now.version > self.stat.version => return Ok(stat(&now)),
+                            Ok(_) => {}
+                            Err(Error::NoNode) => return Ok(self.stat),
+                            Err(error) => return Err(fail(error)),
+                        }
+                    }
+                    return Err(self.lost(verb));
+                }
+                Err(error) => Error::from(error),
+            };
+            if !is_unknown(&error) || Instant::now() >= deadline {
+                return Err(fail(error));
+            }
+            doubtful = true;
+            match repeat(deadline, || client.get_data(&path)).await {
+                Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
+                Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => return Err(fail(error)),
+            }
+        }
+    }
+}
+
+impl Held<Node> {
+    /// Deletes the node with its lock: one `multi` that writes state `deleted`, as peers expect to have seen it before
+    /// (zookeeper.md 6), and removes our contender, the lock's directory and the node. Where others stand in line for
+    /// the lock, `deleted` is written first and everything below the node is removed with it, as upstream does.
+    pub async fn delete(mut self, now: Timestamp) -> Result<(), ZkError> {
+        const VERB: &str = "deleting";
+        let (id, path, contender) = (self.record.id.clone(), self.path(), self.contender.path());
+        let dir = Node::lock_dir(&id);
+        let deadline = self.contender.shared().deadline();
+        let mut last = Node::clone(&self.record);
+        last.set_state(NodeState::Deleted, now);
+        let document = last.document();
+        // What is known to be below the node; an empty list is the common case.
+        let mut others: Vec<String> = Vec::new();
+        let mut doubtful = false;
+        for _ in 0..DELETE_ATTEMPTS {
+            let client = self.client(VERB)?;
+            let fail = |error: Error| ZkError::of(VERB, &path, error);
+            let mut multi = client.new_multi_writer();
+            multi.add_check_version(&contender, -1).map_err(fail)?;
+            multi.add_set_data(&path, &document, None).map_err(fail)?;
+            for other in &others {
+                multi.add_delete(other, None).map_err(fail)?;
+            }
+            multi.add_delete(&contender, None).map_err(fail)?;
+            multi.add_delete(&dir, None).map_err(fail)?;
+            multi.add_delete(&path, None).map_err(fail)?;
+            match multi.commit().await {
+                Ok(_) => return Ok(self.gone()),
+                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+                    return match repeat(deadline, || client.check_stat(&path)).await {
+                        // Our own earlier try, or a peer who went further: what we wanted is done.
+                        Ok(None) => Ok(self.gone()),
+                        Ok(Some(_)) if doubtful => Ok(self.gone()),
+                        Ok(Some(_)) => Err(self.lost(VERB)),
+                        Err(error) => Err(fail(error)),
+                    };
+                }
+                Err(MultiWriteError::OperationFailed { index: 1, source: Error::NoNode }) => return Ok(self.gone()),
+                Err(MultiWriteError::OperationFailed { source: Error::NotEmpty | Error::NoNode, .. }) => {
+                    if self.record.state != NodeState::Deleted {
+                        self.update(|node| node.set_state(NodeState::Deleted, now)).await?;
+                    }
+                    let subtree = raw::subtree(&client, &path, deadline).await.map_err(fail)?;
+                    others = subtree
+                        .into_iter()
+                        .filter(|below| *below != path && *below != dir && *below != contender)
+                        .collect();
+                }
+                Err(error) => {
+                    let error = Error::from(error);
+                    if !is_unknown(&error) || Instant::now() >= deadline {
+                        return Err(fail(error));
+                    }
+                    doubtful = true;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        // Contenders come faster than we delete them.
+        let client = self.client(VERB)?;
+        raw::delete_recursive(&client, &path, deadline).await.map_err(|error| ZkError::of(VERB, &path, error))?;
+        self.gone();
+        Ok(())
+    }
+
+    fn gone(self) {
+        self.contender.shared().cache().deleted_node(&self.record.id);
+        self.contender.disarm();
+    }
+}

@@ -1,0 +1,181 @@
+//! Where things are under `/nodepool` (zookeeper.md 2): the paths, and what a path of an event means.
+
+use crate::model::{BuildId, ImageName, NodeId, RequestId, UploadId, UploadKey};
+
+/// The root of everything that Nodepool keeps.
+pub const ROOT: &str = "/nodepool";
+/// `/nodepool/nodes`.
+pub const NODES: &str = "/nodepool/nodes";
+/// `/nodepool/requests`.
+pub const REQUESTS: &str = "/nodepool/requests";
+/// `/nodepool/requests-lock`.
+pub const REQUEST_LOCKS: &str = "/nodepool/requests-lock";
+/// `/nodepool/images`.
+pub const IMAGES: &str = "/nodepool/images";
+/// `/nodepool/components/pool`.
+pub const POOLS: &str = "/nodepool/components/pool";
+/// `/nodepool/components`.
+pub const COMPONENTS: &str = "/nodepool/components";
+/// `/nodepool/elections`.
+pub const ELECTIONS: &str = "/nodepool/elections";
+
+/// A node's record.
+pub fn node(id: &NodeId) -> String {
+    format!("{NODES}/{id}")
+}
+
+/// A node's lock directory.
+pub fn node_lock(id: &NodeId) -> String {
+    format!("{NODES}/{id}/lock")
+}
+
+/// A request's record.
+pub fn request(id: &RequestId) -> String {
+    format!("{REQUESTS}/{id}")
+}
+
+/// A request's lock directory.
+pub fn request_lock(id: &RequestId) -> String {
+    format!("{REQUEST_LOCKS}/{id}")
+}
+
+/// What a path under `/nodepool` is; what nobody reads from the cache has none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Spot {
+    Node(NodeId),
+    Request(RequestId),
+    RequestLock(RequestId),
+    Image(ImageName),
+    Pause(ImageName),
+    BuildRequest(ImageName),
+    Build(ImageName, BuildId),
+    Upload(UploadKey),
+    Pool(String),
+    Contender(Lock, String),
+}
+
+/// A lock directory whose contenders the cache knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Lock {
+    Node(NodeId),
+    Request(RequestId),
+    Build(ImageName, BuildId),
+    Upload(UploadKey),
+}
+
+impl Spot {
+    /// Takes a path apart. A build or an upload is never called `lock` (zookeeper.md 2).
+    pub fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.strip_prefix(ROOT)?.strip_prefix('/')?.split('/').collect();
+        let upload = |image: &str, build: &str, provider: &str, id: &str| UploadKey {
+            image: image.into(),
+            provider: provider.into(),
+            build: build.into(),
+            id: UploadId::from(id),
+        };
+        Some(match parts[..] {
+            ["nodes", id] => Self::Node(id.into()),
+            ["nodes", id, "lock", contender] => Self::Contender(Lock::Node(id.into()), contender.to_owned()),
+            ["requests", id] => Self::Request(id.into()),
+            ["requests-lock", id] => Self::RequestLock(id.into()),
+            ["requests-lock", id, contender] => Self::Contender(Lock::Request(id.into()), contender.to_owned()),
+            ["images", image] => Self::Image(image.into()),
+            ["images", image, "pause"] => Self::Pause(image.into()),
+            ["images", image, "request-build"] => Self::BuildRequest(image.into()),
+            ["images", _, "builds", "lock", ..] => return None,
+            ["images", image, "builds", build] => Self::Build(image.into(), build.into()),
+            ["images", image, "builds", build, "lock", contender] => {
+                Self::Contender(Lock::Build(image.into(), build.into()), contender.to_owned())
+            }
+            ["images", _, "builds", _, "providers", _, "images", "lock", ..] => return None,
+            ["images", image, "builds", build, "providers", provider, "images", id] => {
+                Self::Upload(upload(image, build, provider, id))
+            }
+            ["images", image, "builds", build, "providers", provider, "images", id, "lock", contender] => {
+                Self::Contender(Lock::Upload(upload(image, build, provider, id)), contender.to_owned())
+            }
+            ["components", "pool", name] => Self::Pool(name.to_owned()),
+            _ => return None,
+        })
+    }
+
+    /// The path of it.
+    pub fn path(&self) -> String {
+        let upload = |key: &UploadKey| {
+            format!("{IMAGES}/{}/builds/{}/providers/{}/images/{}", key.image, key.build, key.provider, key.id)
+        };
+        match self {
+            Self::Node(id) => node(id),
+            Self::Request(id) => request(id),
+            Self::RequestLock(id) => request_lock(id),
+            Self::Image(image) => format!("{IMAGES}/{image}"),
+            Self::Pause(image) => format!("{IMAGES}/{image}/pause"),
+            Self::BuildRequest(image) => format!("{IMAGES}/{image}/request-build"),
+            Self::Build(image, build) => format!("{IMAGES}/{image}/builds/{build}"),
+            Self::Upload(key) => upload(key),
+            Self::Pool(name) => format!("{POOLS}/{name}"),
+            Self::Contender(lock, contender) => match lock {
+                Lock::Node(id) => format!("{}/{contender}", node_lock(id)),
+                Lock::Request(id) => format!("{}/{contender}", request_lock(id)),
+                Lock::Build(image, build) => format!("{IMAGES}/{image}/builds/{build}/lock/{contender}"),
+                Lock::Upload(key) => format!("{}/lock/{contender}", upload(key)),
+            },
+        }
+    }
+
+    /// Whether its data, or its stat, is what we keep of it.
+    pub fn has_data(&self) -> bool {
+        matches!(
+            self,
+            Self::Node(_)
+                | Self::Request(_)
+                | Self::BuildRequest(_)
+                | Self::Build(..)
+                | Self::Upload(_)
+                | Self::Pool(_)
+                | Self::RequestLock(_)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_and_what_it_is_are_one_and_the_same() {
+        for path in [
+            "/nodepool/nodes/0000000001",
+            "/nodepool/nodes/0000000001/lock/abc__lock__0000000000",
+            "/nodepool/requests/200-0000000001",
+            "/nodepool/requests-lock/200-0000000001",
+            "/nodepool/requests-lock/200-0000000001/abc__lock__0000000000",
+            "/nodepool/images/i",
+            "/nodepool/images/i/pause",
+            "/nodepool/images/i/request-build",
+            "/nodepool/images/i/builds/b",
+            "/nodepool/images/i/builds/b/lock/c",
+            "/nodepool/images/i/builds/b/providers/p/images/0000000001",
+            "/nodepool/images/i/builds/b/providers/p/images/0000000001/lock/c",
+            "/nodepool/components/pool/host0000000000",
+        ] {
+            assert_eq!(Spot::parse(path).unwrap().path(), path);
+        }
+    }
+
+    #[test]
+    fn lock_directories_are_neither_builds_nor_uploads() {
+        for path in [
+            "/nodepool",
+            "/nodepool/nodes/1/lock",
+            "/nodepool/images/i/builds/lock",
+            "/nodepool/images/i/builds/lock/c",
+            "/nodepool/images/i/builds/b/providers/p/images/lock",
+            "/nodepool/images/i/builds/b/providers/p/images/lock/c",
+            "/nodepoolx/nodes/1",
+            "/zuul/nodepool",
+        ] {
+            assert_eq!(Spot::parse(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a lock can protect: the records that we write.
+
+use std::{fmt, sync::Arc};
+
+use super::{cache::Cache, paths};
+use crate::model::{Node, NodeId, NodeRequest, RecordError, RequestId, Stat};
+
+/// A record that is written under a lock: [`Node`] and [`NodeRequest`].
+pub trait Record: Clone + fmt::Debug + Send + Sync + Sized + sealed::Sealed + 'static {
+    /// What names it.
+    type Id: Clone + fmt::Display + Send + Sync;
+    /// The logger's word for it.
+    const KIND: &'static str;
+
+    /// Its name.
+    fn id(&self) -> &Self::Id;
+    /// Where the record of that name is.
+    fn path(id: &Self::Id) -> String;
+    /// Where its lock's contenders are.
+    fn lock_dir(id: &Self::Id) -> String;
+    /// Its document.
+    fn document(&self) -> Vec<u8>;
+    /// Reads a document.
+    fn parse(id: Self::Id, data: &[u8]) -> Result<Self, RecordError>;
+    /// Puts what we wrote, or read under the lock, into the cache.
+    #[doc(hidden)]
+    fn cache(cache: &Cache, record: &Arc<Self>, stat: Stat);
+    /// Tells the cache of our contender before its event arrives.
+    #[doc(hidden)]
+    fn cache_lock(cache: &Cache, id: &Self::Id, contender: &str);
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for crate::model::Node {}
+    impl Sealed for crate::model::NodeRequest {}
+}
+
+impl Record for Node {
+    type Id = NodeId;
+    const KIND: &'static str = "node";
+
+    fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    fn path(id: &NodeId) -> String {
+        paths::node(id)
+    }
+
+    fn lock_dir(id: &NodeId) -> String {
+        paths::node_lock(id)
+    }
+
+    fn document(&self) -> Vec<u8> {
+        self.write()
+    }
+
+    fn parse(id: NodeId, data: &[u8]) -> Result<Self, RecordError> {
+        Self::read(id, data).map(|(node, _)| node)
+    }
+
+    fn cache(cache: &Cache, record: &Arc<Self>, stat: Stat) {
+        cache.wrote_node(record, stat);
+    }
+
+    fn cache_lock(cache: &Cache, id: &NodeId, contender: &str) {
+        cache.locked(paths::Lock::Node(id.clone()), contender);
+    }
+}
+
+impl Record for NodeRequest {
+    type Id = RequestId;
+    const KIND: &'static str = "node_request";
+
+    fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    fn path(id: &RequestId) -> String {
+        paths::request(id)
+    }
+
+    fn lock_dir(id: &RequestId) -> String {
+        paths::request_lock(id)
+    }
+
+    fn document(&self) -> Vec<u8> {
+        self.write()
+    }
+
+    fn parse(id: RequestId, data: &[u8]) -> Result<Self, RecordError> {
+        Self::read(id, data).map(|(request, _)| request)
+    }
+
+    fn cache(cache: &Cache, record: &Arc<Self>, stat: Stat) {
+        cache.wrote_request(record, stat);
+    }
+
+    fn cache_lock(cache: &Cache, id: &RequestId, contender: &str) {
+        cache.locked(paths::Lock::Request(id.clone()), contender);
+    }
+}
+
+/// What of the client library's stat matters.
+pub(super) fn stat(stat: &zookeeper_client::Stat) -> Stat {
+    Stat { version: stat.version, mzxid: stat.mzxid, ctime: stat.ctime, mtime: stat.mtime }
+}

@@ -1,0 +1,128 @@
+//! Node requests: ours are created here, everybody's are locked here.
+
+use zookeeper_client::{Acls, Client, CreateMode, Error};
+
+use super::{
+    Held, ZkError, ZooKeeper,
+    error::is_unknown,
+    lock::{Attempt, repeat, try_acquire},
+    paths, raw,
+    record::{Record, stat},
+};
+use crate::model::{NodeRequest, RecordError, RequestId};
+
+impl ZooKeeper {
+    /// Creates a request of our own: `<priority>-<10 digits>`; ephemeral for min-ready, so that it does not outlive
+    /// us. The result has its id.
+    pub async fn create_request(
+        &self,
+        priority: &str,
+        ephemeral: bool,
+        mut request: NodeRequest,
+    ) -> Result<NodeRequest, ZkError> {
+        const VERB: &str = "creating a node request in";
+        let (session, client) = self.shared.client(VERB, paths::REQUESTS).await?;
+        let mode = if ephemeral { CreateMode::EphemeralSequential } else { CreateMode::PersistentSequential };
+        let prefix = format!("{}/{priority}-", paths::REQUESTS);
+        let document = request.document();
+        let deadline = self.shared.deadline();
+        let fail = |error| ZkError::of(VERB, paths::REQUESTS, error);
+        loop {
+            match client.create(&prefix, &document, &mode.with_acls(Acls::anyone_all())).await {
+                Ok((now, sequence)) => {
+                    request.id = RequestId::from(format!("{priority}-{sequence}"));
+                    self.shared.cache().wrote_request(&request.clone().into(), stat(&now));
+                    return Ok(request);
+                }
+                Err(Error::NoNode) => {
+                    repeat(deadline, || client.mkdir(paths::REQUESTS, &raw::PERSISTENT)).await.map_err(fail)?;
+                }
+                Err(error) if is_unknown(&error) && tokio::time::Instant::now() < deadline => {
+                    // The answer is lost, not necessarily the request: its event id is its own.
+                    let owner = if ephemeral { session.0 } else { 0 };
+                    if let Some(id) = find_own(&client, priority, &document, owner, deadline).await.map_err(fail)? {
+                        request.id = id;
+                        return Ok(request);
+                    }
+                }
+                Err(error) => return Err(fail(error)),
+            }
+        }
+    }
+
+    /// Deletes a request; one that is gone is fine.
+    pub async fn delete_request(&self, id: &RequestId) -> Result<(), ZkError> {
+        let path = paths::request(id);
+        let (_, client) = self.shared.client("deleting", &path).await?;
+        match repeat(self.shared.deadline(), || client.delete(&path, None)).await {
+            Ok(()) | Err(Error::NoNode) => Ok(()),
+            Err(error) => Err(ZkError::of("deleting", &path, error)),
+        }
+    }
+
+    /// Deletes a request's lock directory and what is in it.
+    pub async fn delete_request_lock(&self, id: &RequestId) -> Result<(), ZkError> {
+        self.delete_recursive(&paths::request_lock(id)).await
+    }
+
+    /// Locks a request without waiting. `None`: somebody else holds it, or it is gone. The record was read under the
+    /// lock. For a request that does not exist no lock directory is left behind.
+    pub async fn try_lock_request(&self, id: &RequestId) -> Result<Option<Held<NodeRequest>>, ZkError> {
+        const VERB: &str = "locking";
+        let (path, dir) = (paths::request(id), paths::request_lock(id));
+        let (session, client) = self.shared.client(VERB, &path).await?;
+        let fail = |error| ZkError::of(VERB, &path, error);
+        let deadline = self.shared.deadline();
+        let mut made = false;
+        loop {
+            match try_acquire(&self.shared, session, &client, &dir, &path).await.map_err(fail)? {
+                Attempt::Busy => return Ok(None),
+                Attempt::NoDirectory => {
+                    if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
+                        return Ok(None);
+                    }
+                    raw::create(&client, &dir, b"", deadline).await.map_err(fail)?;
+                    made = true;
+                }
+                Attempt::Acquired(contender, record) => {
+                    let problem = match record {
+                        None => None,
+                        Some((data, now)) => match NodeRequest::parse(id.clone(), &data) {
+                            Ok(request) => return Ok(Some(Held::new(request, stat(&now), contender))),
+                            Err(RecordError::Empty) => None,
+                            Err(source) => Some(ZkError::Record { path: path.clone(), source }),
+                        },
+                    };
+                    let _ = contender.release(&client).await;
+                    if made {
+                        // Ours, and of no use any more; whoever stands in it keeps it.
+                        let _ = client.delete(&dir, None).await;
+                    }
+                    return problem.map_or(Ok(None), Err);
+                }
+            }
+        }
+    }
+}
+
+/// Looks for a request with exactly this document among the newest of its priority.
+async fn find_own(
+    client: &Client,
+    priority: &str,
+    document: &[u8],
+    owner: i64,
+    deadline: tokio::time::Instant,
+) -> Result<Option<RequestId>, Error> {
+    let mut children = repeat(deadline, || client.list_children(paths::REQUESTS)).await?;
+    children.retain(|child| child.split_once('-').is_some_and(|(own, _)| own == priority));
+    children.sort_unstable();
+    for child in children.into_iter().rev().take(super::nodes::LOOK_BACK) {
+        let id = RequestId::from(child);
+        match repeat(deadline, || client.get_data(&paths::request(&id))).await {
+            Ok((data, now)) if data == document && now.ephemeral_owner == owner => return Ok(Some(id)),
+            Ok(_) | Err(Error::NoNode) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,100 @@
+//! What the ZooKeeper tests share: a configuration for a test server, and connections that are closed.
+#![allow(dead_code)] // each test binary uses some of it
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use nodepool_common::{
+    config,
+    model::{Node, NodeRequest},
+    zk::ZooKeeper,
+};
+use nodepool_testing::ZooKeeperServer;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zookeeper_client::{Acls, Client, CreateMode};
+
+/// Long enough for a machine with much else to do; a test that reaches it has failed.
+pub const SOON: Duration = Duration::from_secs(30);
+
+pub fn config(server: &ZooKeeperServer, chroot: &str) -> config::ZooKeeper {
+    config::ZooKeeper {
+        servers: vec![config::ZooKeeperServer {
+            host: "127.0.0.1".to_owned(),
+            port: server.port(),
+            chroot: Some(chroot.to_owned()),
+        }],
+        timeout: Duration::from_secs(10),
+        tls: None,
+    }
+}
+
+pub fn connect(config: &config::ZooKeeper) -> ZooKeeper {
+    ZooKeeper::start(config, &TaskTracker::new(), CancellationToken::new()).unwrap()
+}
+
+/// Somebody else's connection, without any of our code, in the same chroot.
+pub async fn stranger(server: &ZooKeeperServer, chroot: &str) -> Client {
+    let client = Client::connector()
+        .with_session_timeout(Duration::from_secs(10))
+        .connect(&format!("{}{chroot}", server.address()))
+        .await
+        .unwrap();
+    if chroot != "" {
+        let root = client.clone().chroot("/").unwrap();
+        root.mkdir(chroot, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.unwrap();
+    }
+    client
+}
+
+pub fn node(now: f64) -> Node {
+    let mut node = Node::new(now);
+    node.provider = Some("p".into());
+    node.pool = Some("main".into());
+    node.labels = vec!["ubuntu".into()];
+    node
+}
+
+pub fn request(event: &str) -> NodeRequest {
+    NodeRequest::min_ready(&"ubuntu".into(), event.to_owned(), 1_760_000_000.25)
+}
+
+pub const PERSISTENT: zookeeper_client::CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+
+/// What was logged, message by message; also what other tests of the binary logged.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<String>>);
+
+impl Log {
+    /// Installs it for the whole test binary, once.
+    pub fn install() -> Self {
+        static LOG: std::sync::OnceLock<Log> = std::sync::OnceLock::new();
+        LOG.get_or_init(|| {
+            let log = Log::default();
+            let writer = log.clone();
+            tracing_subscriber::fmt()
+                .with_env_filter("info,zookeeper_client=off")
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .init();
+            log
+        })
+        .clone()
+    }
+
+    pub fn lines(&self, pattern: &str) -> Vec<String> {
+        self.0.lock().unwrap().lines().filter(|line| line.contains(pattern)).map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().push_str(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -23,6 +23,8 @@ pub struct Diskimages {
     pub buildable: IndexMap<ImageName, Diskimage>,
     /// Only good as parents.
     pub abstracts: IndexSet<String>,
+    /// Defined, but with parents that were reported as wrong: no reason to report those who refer to them, too.
+    pub unusable: IndexSet<String>,
 }
 
 /// One entry as it stands in the file.
@@ -71,6 +73,8 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
                 entry.lay_over(&mut image);
             }
             images.buildable.insert(name, image);
+        } else {
+            images.unusable.insert(name.clone());
         }
     }
     images
@@ -177,7 +181,6 @@ fn lineage<'e>(
     while let Some((parent, at)) = &current.parent {
         let child = seen.last().copied().unwrap_or(name);
         if seen.contains(&parent.as_str()) {
-            // Told once for each cycle, at the image that the file names first among those that it concerns.
             let message =
                 format!("diskimage `{name}`: its parents go round in a circle: {} -> {parent}", seen.join(" -> "));
             if entry.is_abstract {

@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
     /// Starts on a mapping with a `name`, which then stands in the messages, behind those of what it belongs to.
     pub fn named(report: &'a Report, node: &'a Node, within: Option<&str>, kind: &str) -> Option<(Self, String)> {
         let within = within.map(|within| format!("{within}, ")).unwrap_or_default();
-        let fields = Self::of(report, node, format!("{within}each {kind}"))?;
+        let fields = Self::of(report, node, format!("{within}a {kind}"))?;
         let name = fields.required_text("name")?;
         Some((fields.called(format!("{within}{kind} `{name}`")), name))
     }
@@ -288,23 +288,28 @@ impl<'a> Fields<'a> {
 
     /// A mapping of texts to texts, strictly (`env-vars`).
     pub fn text_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
-        self.free_map(key, |node| self.text_of(key, node))
+        self.free_map(key, |name| self.text_of(key, name), |node| self.text_of(key, node))
     }
 
     /// A mapping of texts to anything, each value as Python's `str()` would write it (`meta`, `instance-properties`).
     pub fn str_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
-        self.free_map(key, |node| {
-            let text = python_str(node);
-            if text.is_none() {
-                self.wrong(node.at, key, format!("must hold plain values, not {}", node.describe()));
-            }
-            text
-        })
+        self.free_map(
+            key,
+            |name| python_str(name),
+            |node| {
+                let text = python_str(node);
+                if text.is_none() {
+                    self.wrong(node.at, key, format!("must hold plain values, not {}", node.describe()));
+                }
+                text
+            },
+        )
     }
 
     fn free_map(
         &self,
         key: &'static str,
+        name: impl Fn(&'a Node) -> Option<String>,
         value: impl Fn(&'a Rc<Node>) -> Option<String>,
     ) -> Option<IndexMap<String, String>> {
         let node = self.get(key)?;
@@ -312,7 +317,7 @@ impl<'a> Fields<'a> {
             self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
             return None;
         };
-        let pairs = entries.iter().filter_map(|(name, node)| Some((self.text_of(key, name)?, value(node)?)));
+        let pairs = entries.iter().filter_map(|(key, node)| Some((name(key)?, value(node)?)));
         Some(pairs.collect())
     }
 

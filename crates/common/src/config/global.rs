@@ -51,7 +51,7 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
     ];
     let mut tenants = IndexMap::new();
     for node in top.list("tenant-resource-limits") {
-        let Some(fields) = Fields::of(report, node, "each of `tenant-resource-limits`") else { continue };
+        let Some(fields) = Fields::of(report, node, "one of `tenant-resource-limits`") else { continue };
         let Some(tenant) = fields.required_text("tenant-name") else { continue };
         let (what, at) = (format!("resource limits of tenant `{tenant}`"), fields.at());
         let mut limits = Resources::new();
@@ -112,7 +112,7 @@ pub fn zookeeper(report: &Report, top: &Fields<'_>, secure: Option<(&Report, &Fi
 fn zookeeper_servers(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> {
     let mut servers = Vec::new();
     for node in top.list("zookeeper-servers") {
-        let Some(fields) = Fields::of(report, node, "each of `zookeeper-servers`") else { continue };
+        let Some(fields) = Fields::of(report, node, "one of `zookeeper-servers`") else { continue };
         let host = fields.required_text("host");
         let port = fields.port("port");
         if port == Some(0) {

@@ -14,11 +14,8 @@ use crate::model::{ImageName, LabelName, PoolName};
 
 /// Reads what the driver needs, and the pools as the planner sees them.
 pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope<'_>) -> (OpenStack, Vec<Pool>) {
-    let cloud = fields.filled("cloud");
-    if cloud.is_none() && report.strict() {
-        let help = Some("name one of the clouds in clouds.yaml".to_owned());
-        report.error(fields.at(), format!("{}: `cloud` is missing", fields.what), help);
-    }
+    // Upstream's schema demands it; at run time the SDK finds one by itself.
+    let cloud = if report.strict() { fields.required_text("cloud") } else { fields.filled("cloud") };
     fields.text("nodepool-id"); // upstream's schema knows it, nothing reads it
     let cloud_images = cloud_images(report, fields);
     let mut openstack = OpenStack {

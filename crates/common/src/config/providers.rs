@@ -182,7 +182,7 @@ pub fn check_label(report: &Report, at: Mark, what: &str, name: &LabelName, scop
 
 /// Checks that a diskimage that a provider wants is one that is built.
 pub fn check_diskimage(report: &Report, at: Mark, what: &str, name: &str, scope: &Scope<'_>) {
-    if scope.diskimages.buildable.contains_key(name) {
+    if scope.diskimages.buildable.contains_key(name) || scope.diskimages.unusable.contains(name) {
         return;
     }
     let (message, help) = if scope.diskimages.abstracts.contains(name) {

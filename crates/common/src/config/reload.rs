@@ -77,7 +77,7 @@ impl Watcher {
         self.poll_at(SystemTime::now())
     }
 
-    fn poll_at(&mut self, now: SystemTime) -> Poll {
+    pub(super) fn poll_at(&mut self, now: SystemTime) -> Poll {
         let stamps = self.stamps();
         if stamps == self.settled {
             self.pending = None;

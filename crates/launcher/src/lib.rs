@@ -1,3 +1,4 @@
-//! placeholder
+//! `nodepool-launcher`: serves Zuul's node requests.
 
+pub mod nodescan;
 pub mod web;

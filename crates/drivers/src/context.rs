@@ -1,11 +1,47 @@
 //! [`Context`]: what of the outside drivers use besides their clouds.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-/// The process's environment, given once, so that a test can give another one.
+/// The process's environment, given once, so that a test can give another one; and where calls of clouds are counted.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     variables: HashMap<String, String>,
+    /// Calls of all providers that were made with this context.
+    pub calls: ApiCalls,
+}
+
+/// Counts the calls of clouds' APIs.
+#[derive(Clone, Debug, Default)]
+pub struct ApiCalls(Arc<Mutex<BTreeMap<(String, &'static str), ApiCall>>>);
+
+/// The calls of one kind of one provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ApiCall {
+    /// How many, retries included.
+    pub count: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// How long they took in all.
+    pub time: Duration,
+}
+
+impl ApiCalls {
+    pub(crate) fn record(&self, provider: &str, call: &'static str, time: Duration, failed: bool) {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = calls.entry((provider.to_owned(), call)).or_default();
+        entry.count += 1;
+        entry.failed += u64::from(failed);
+        entry.time += time;
+    }
+
+    /// All so far, by provider and kind (upstream's words for them: `create_server`, `detailed server list`, …).
+    pub fn snapshot(&self) -> BTreeMap<(String, &'static str), ApiCall> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Context {
@@ -15,7 +51,7 @@ impl Context {
             // A name or value that is no text is none of ours.
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        Self { variables: variables.collect() }
+        Self { variables: variables.collect(), calls: ApiCalls::default() }
     }
 
     /// The same with one more variable.

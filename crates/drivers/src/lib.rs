@@ -14,7 +14,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use nodepool_common::config::{self, Driver};
 
-pub use context::Context;
+pub use context::{ApiCall, ApiCalls, Context};
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
     Provider, ProviderError, ResourceKind,
@@ -25,9 +25,7 @@ pub use provider::{
 pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Provider>, ProviderError> {
     let name = &provider.name;
     let (config, cloud): (_, Arc<dyn openstack::cloud::Cloud>) = match &provider.driver {
-        Driver::OpenStack(_) => {
-            return Err(ProviderError::new(ErrorClass::Config, format!("making provider {name}"), "not built yet"));
-        }
+        Driver::OpenStack(config) => (config, Arc::new(openstack::nova::Nova::new(name.clone(), config, context))),
         Driver::Fake(config) => match context.variable("NODEPOOL_FAKE_CLOUD") {
             Some(address) => (config, Arc::new(fake::remote::RemoteCloud::new(name.clone(), address))),
             None => {

@@ -9,6 +9,9 @@
 
 pub(crate) mod addresses;
 pub(crate) mod cloud;
+pub(crate) mod clouds_yaml;
 pub(crate) mod format;
+pub(crate) mod identity;
+pub(crate) mod nova;
 pub(crate) mod provider;
 pub(crate) mod servers;

@@ -42,6 +42,8 @@ const IMAGE_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 const FLAVOR_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// A server that listings do not have for so long, one after the other, is asked for by its id.
 const MISSING_LISTINGS: u32 = 3;
+/// … and for so long: a list may lag behind the server's creation.
+const MISSING_FOR: Duration = Duration::from_secs(10);
 /// A deletion that leaves its server in ERROR is asked for so many times in all.
 const DELETE_ATTEMPTS: u32 = 3;
 /// A server is in ERROR for so many listings before its deletion is asked for again.
@@ -355,6 +357,7 @@ impl OpenStackProvider {
         let doing = || format!("waiting for server {name} ({id})");
         let mut since = Instant::now();
         let mut missing = 0;
+        let mut missing_since = None;
         self.servers.hurry_for_news();
         loop {
             let listing = self.servers.after(since).await;
@@ -369,7 +372,8 @@ impl OpenStackProvider {
             };
             let Some(server) = servers.get(id) else {
                 missing += 1;
-                if missing >= MISSING_LISTINGS {
+                let absent = missing_since.get_or_insert_with(Instant::now).elapsed();
+                if missing >= MISSING_LISTINGS && absent >= MISSING_FOR {
                     if self.cloud.get_server(id).await.map_err(self.error(doing()))?.is_none() {
                         return Err(self.error(doing())(CloudError::new(
                             ErrorClass::Gone,
@@ -381,6 +385,7 @@ impl OpenStackProvider {
                 continue;
             };
             missing = 0;
+            missing_since = None;
             match server.status.as_str() {
                 "ACTIVE" => return Ok(Arc::clone(server)),
                 "ERROR" => return Err(self.server_failed(doing(), server).await),

@@ -16,7 +16,7 @@ mod keyscan;
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -138,21 +138,26 @@ struct Progress(Mutex<Attempts>);
 #[derive(Debug, Default)]
 struct Attempts {
     number: u32,
+    /// Why the attempts so far failed, or what the present one waits for.
     last: String,
 }
 
 impl Progress {
-    fn begin(&self, doing: &str) {
-        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn begin(&self) {
+        let mut attempts = self.lock();
         attempts.number += 1;
-        // Overwritten by a failure; stays if the budget ends first. Then the reason before it is the better one.
+        // An earlier attempt's failure says more than that this one is still connecting.
         if attempts.last.is_empty() {
-            doing.clone_into(&mut attempts.last);
+            "no answer to the connection".clone_into(&mut attempts.last);
         }
     }
 
-    fn failed(&self, why: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).last = why;
+    fn is(&self, why: impl Into<String>) {
+        self.lock().last = why.into();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Attempts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(self) -> Attempts {
@@ -169,7 +174,7 @@ async fn scan(target: &Target, progress: &Progress) -> Vec<String> {
             Ok(keys) => return keys,
             Err(why) => {
                 tracing::trace!(logger = "nodepool.Nodescan", "{target}: {why}");
-                progress.failed(why);
+                progress.is(why);
             }
         }
         sleep(pause).await;
@@ -183,7 +188,7 @@ async fn attempt(
     address: &mut Option<SocketAddr>,
     progress: &Progress,
 ) -> Result<Vec<String>, String> {
-    progress.begin("no answer to the connection yet");
+    progress.begin();
     let address = match *address {
         Some(address) => address,
         None => *address.insert(resolve(target).await?),
@@ -192,7 +197,7 @@ async fn attempt(
         connect(address).await?;
         return Ok(Vec::new());
     }
-    keyscan::scan(address).await
+    keyscan::scan(address, progress).await
 }
 
 async fn resolve(target: &Target) -> Result<SocketAddr, String> {
@@ -214,3 +219,6 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
         Err(_) => Err(format!("no answer to the connection within {}s", ATTEMPT.as_secs())),
     }
 }
+
+#[cfg(test)]
+mod tests;

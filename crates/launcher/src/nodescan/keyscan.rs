@@ -26,7 +26,7 @@ use russh::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::oneshot,
+    sync::{Semaphore, oneshot},
     time::{sleep, timeout},
 };
 
@@ -56,7 +56,11 @@ const KEY_TYPES: [KeyType; 5] = [
 ];
 
 /// Collects the keys. The error says why the server is not up; a key type that cannot be had is none.
-pub(super) async fn scan(address: SocketAddr, progress: &Progress) -> Result<Vec<String>, String> {
+pub(super) async fn scan(
+    address: SocketAddr,
+    exchanges: &Semaphore,
+    progress: &Progress,
+) -> Result<Vec<String>, String> {
     let stream = connect(address).await?;
     progress.is("connected, but no SSH banner");
     let Some(first) = exchange(stream, &KEY_TYPES).await.map_err(|refusal| refusal.why)? else {
@@ -65,7 +69,7 @@ pub(super) async fn scan(address: SocketAddr, progress: &Progress) -> Result<Vec
     progress.is("SSH answers, but not for each type of host key");
     let have = KEY_TYPES.iter().position(|KeyType(algorithms)| algorithms.iter().any(|a| same_type(a, &first)));
     let mut found = stream::iter(KEY_TYPES.into_iter().enumerate().filter(|(index, _)| Some(*index) != have))
-        .map(|(index, key_type)| async move { (index, key_of_type(address, key_type).await) })
+        .map(|(index, key_type)| async move { (index, key_of_type(address, key_type, exchanges).await) })
         .buffer_unordered(PARALLEL)
         .filter_map(|(index, key)| async move { key.map(|key| (index, key)) })
         .collect::<Vec<_>>()
@@ -82,12 +86,15 @@ pub(super) async fn scan(address: SocketAddr, progress: &Progress) -> Result<Vec
 }
 
 /// The server's key of one type. `None`: it has none, or did not show it in several attempts.
-async fn key_of_type(address: SocketAddr, key_type: KeyType) -> Option<PublicKey> {
+async fn key_of_type(address: SocketAddr, key_type: KeyType, exchanges: &Semaphore) -> Option<PublicKey> {
     for attempt in 1..=ATTEMPTS {
+        // Never closed.
+        let permit = exchanges.acquire().await.ok();
         let answer = match connect(address).await {
             Ok(stream) => exchange(stream, &[key_type]).await,
             Err(why) => Err(Refusal::passing(why)),
         };
+        drop(permit);
         match answer {
             Ok(key) => return key,
             Err(refusal) => {

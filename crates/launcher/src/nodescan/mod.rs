@@ -28,6 +28,9 @@ use tokio::{
 
 /// Scans at the same time in one provider; others wait (`nodepool 11.0.0: NodescanWorker.MAX_REQUESTS`).
 pub const MAX_REQUESTS: usize = 100;
+/// Connections for further key types at the same time in one provider: a key exchange costs processor time, and one
+/// that comes too slowly would cost a node one of its keys.
+const MAX_EXCHANGES: usize = 32;
 /// One attempt to connect, and the wait for a server's first word.
 const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
@@ -83,6 +86,7 @@ pub enum ScanError {
 #[derive(Clone, Debug)]
 pub struct Nodescan {
     permits: Arc<Semaphore>,
+    exchanges: Arc<Semaphore>,
 }
 
 impl Default for Nodescan {
@@ -99,7 +103,7 @@ impl Nodescan {
 
     /// One with another limit; at least one.
     pub fn with_limit(limit: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(limit.max(1))) }
+        Self { permits: Arc::new(Semaphore::new(limit.max(1))), exchanges: Arc::new(Semaphore::new(MAX_EXCHANGES)) }
     }
 
     /// Waits until the node can be reached and returns its host keys, each `"<type> <base64>"`, in the order in which
@@ -113,7 +117,7 @@ impl Nodescan {
         let _permit = self.permits.acquire().await.ok();
         let progress = Progress::default();
         let started = Instant::now();
-        let result = timeout(boot_timeout, scan(target, &progress)).await;
+        let result = timeout(boot_timeout, scan(target, &self.exchanges, &progress)).await;
         let Attempts { number, last } = progress.take();
         match result {
             Ok(keys) => {
@@ -166,11 +170,11 @@ impl Progress {
 }
 
 /// The story without its deadline.
-async fn scan(target: &Target, progress: &Progress) -> Vec<String> {
+async fn scan(target: &Target, exchanges: &Semaphore, progress: &Progress) -> Vec<String> {
     let mut pause = FIRST_PAUSE;
     let mut address = None;
     loop {
-        match attempt(target, &mut address, progress).await {
+        match attempt(target, &mut address, exchanges, progress).await {
             Ok(keys) => return keys,
             Err(why) => {
                 tracing::trace!(logger = "nodepool.Nodescan", "{target}: {why}");
@@ -186,6 +190,7 @@ async fn scan(target: &Target, progress: &Progress) -> Vec<String> {
 async fn attempt(
     target: &Target,
     address: &mut Option<SocketAddr>,
+    exchanges: &Semaphore,
     progress: &Progress,
 ) -> Result<Vec<String>, String> {
     progress.begin();
@@ -197,7 +202,7 @@ async fn attempt(
         connect(address).await?;
         return Ok(Vec::new());
     }
-    keyscan::scan(address, progress).await
+    keyscan::scan(address, exchanges, progress).await
 }
 
 async fn resolve(target: &Target) -> Result<SocketAddr, String> {

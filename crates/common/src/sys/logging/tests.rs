@@ -129,7 +129,7 @@ fn the_operators_configuration_is_accepted_and_forwards_to_fluentd() {
     let path = dir.path().join("console");
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let yaml = format!(
-        r#"
+        r"
 version: 1
 formatters:
   console:
@@ -167,7 +167,7 @@ loggers:
 root:
   handlers: [console, fluent]
   level: INFO
-"#,
+",
         path.display(),
         server.local_addr().unwrap().port()
     );

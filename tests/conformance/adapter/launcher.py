@@ -172,7 +172,8 @@ class NodePool:
             self._placeholder.stop()
         command = [
             binary('nodepool-launcher'), '-f', '-d', '-c', self.configfile,
-            '--cleanup-interval', self.cleanup_interval, '--delete-interval', self.delete_interval,
+            # Deleted nodes are followed by events: delete_interval has no counterpart.
+            '--cleanup-interval', self.cleanup_interval,
             '--request-lock-age', upstream.LOCK_CLEANUP,
             '--web-address', '127.0.0.1', '--web-port', self.port,
         ]

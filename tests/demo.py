@@ -5,6 +5,7 @@ Ends everything that it started. Runs on Debian's own Python and kazoo.
 import contextlib
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,8 @@ def get(url):
 
 
 def main():
+    # An end from outside still ends what this script started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='np-demo-')))
         title('ZooKeeper, with TLS')

@@ -52,15 +52,17 @@ class Zuul:
         if self.zk.getNodeRequest(request.id).relative_priority != relative_priority:
             raise AssertionError(f'the priority of request {request.id} was not revised')
 
+    def provisioned(self):
+        """The ids of the requests of whose end Zuul's scheduler would have heard."""
+        queue = self.nodepool.pipeline_result_events[TENANT][PIPELINE]
+        for event in queue:
+            self._provisioned.add(event.request_id)
+            queue.ack(event)
+        return self._provisioned
+
     def wait(self, request, timeout=60):
-        """Until Zuul's scheduler would hear of the request's end; returns the request as it is then."""
-        def provisioned():
-            queue = self.nodepool.pipeline_result_events[TENANT][PIPELINE]
-            for event in queue:
-                self._provisioned.add(event.request_id)
-                queue.ack(event)
-            return request.id in self._provisioned
-        wait_for(f'completed: request {request.id}', provisioned, timeout)
+        """Until the request has ended; returns it as it is then."""
+        wait_for(f'completed: request {request.id}', lambda: request.id in self.provisioned(), timeout)
         return self.zk.getNodeRequest(request.id, cached=True)
 
     def accept(self, request, nodeset):

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import shutil
-import socket
+import signal
 import tempfile
 import threading
 import time
@@ -172,7 +172,8 @@ class NodePool:
             self._placeholder.stop()
         command = [
             binary('nodepool-launcher'), '-f', '-d', '-c', self.configfile,
-            '--cleanup-interval', self.cleanup_interval, '--delete-interval', self.delete_interval,
+            # Deleted nodes are followed by events: delete_interval has no counterpart.
+            '--cleanup-interval', self.cleanup_interval,
             '--request-lock-age', upstream.LOCK_CLEANUP,
             '--web-address', '127.0.0.1', '--web-port', self.port,
         ]
@@ -181,7 +182,7 @@ class NodePool:
         env = {**os.environ, 'NODEPOOL_FAKE_CLOUD': f'unix:{self.cloud.path}',
                # Where the tests point upstream's loader of clouds.yaml.
                'OS_CLIENT_CONFIG_FILE': openstack.config.loader.CONFIG_FILES[0]}
-        self._process = Process(command, f'{self._directory}/launcher.log', env=env, grace=30)
+        self._process = Process(command, f'{self._directory}/launcher.log', env=env, stop_signal=signal.SIGINT, grace=30)
         self._process.start()
         log.info('started %s as process %s', ' '.join(map(str, command)), self._process.pid)
         self._thread(self._follow_config)
@@ -209,11 +210,12 @@ class NodePool:
 
     def _follow_log(self):
         """Until the process has ended and its log is read to the end."""
+        process = self._process
         logger = logging.getLogger('nodepool')
-        with open(self._process.log, errors='replace') as lines:
+        with open(process.log, errors='replace') as lines:
             rest = ''
             while True:
-                ended = not self._process.running()
+                ended = not process.running()
                 chunk = rest + lines.read()
                 *whole, rest = chunk.split('\n')
                 for line in whole:
@@ -234,19 +236,11 @@ class NodePool:
         if not self._process:
             return
         process, self._process = self._process, None
-        import signal
-        process.stop_signal = signal.SIGINT
         status = process.stop()
-        self._process_ended = process
         self._stopping.set()
-        # _follow_log looks at self._process: let it see the ended one.
-        self._process = process
         for thread in self._threads:
             thread.join(10)
-        self._process = None
         self.cloud.stop()
-        if status != 0:
-            log.error('nodepool-launcher ended with status %s', status)
         self.zk.disconnect()
         shutil.rmtree(self._directory, ignore_errors=True)
         if status != 0:

@@ -65,7 +65,7 @@ pub enum Command {
         id: String,
     },
     /// delete an image
-    ImageDelete(Upload),
+    ImageDelete(WhichUpload),
     /// Delete a dib built image from disk along with all cloud uploads of this image
     DibImageDelete {
         /// dib image id
@@ -114,7 +114,7 @@ pub enum Command {
 
 /// Which upload `image-delete` means.
 #[derive(Debug, Args)]
-pub struct Upload {
+pub struct WhichUpload {
     /// provider name
     #[arg(long)]
     pub provider: String,

@@ -11,7 +11,7 @@ use nodepool_common::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    args::Upload,
+    args::WhichUpload,
     failure::{Failure, say},
     session::Session,
     walk::{self, IMAGES},
@@ -96,7 +96,7 @@ pub async fn delete_build(zk: &ZooKeeper, id: &str) -> Result<(), Failure> {
 }
 
 /// `image-delete`.
-pub async fn delete_upload(zk: &ZooKeeper, upload: &Upload) -> Result<(), Failure> {
+pub async fn delete_upload(zk: &ZooKeeper, upload: &WhichUpload) -> Result<(), Failure> {
     let path = walk::upload_path(&UploadKey {
         image: upload.image.as_str().into(),
         provider: upload.provider.as_str().into(),

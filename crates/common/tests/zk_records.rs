@@ -1,5 +1,7 @@
 //! Locks, fenced writes and the cache, on one real ZooKeeper; each test has a chroot of its own.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
 mod zk_common;
 
 use std::{collections::BTreeSet, sync::LazyLock, time::Duration};

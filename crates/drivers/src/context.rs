@@ -6,12 +6,18 @@ use std::{
     time::Duration,
 };
 
+use nodepool_common::model::ProviderName;
+
+use crate::fake::cloud::FakeCloud;
+
 /// The process's environment, given once, so that a test can give another one; and where calls of clouds are counted.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     variables: HashMap<String, String>,
     /// Calls of all providers that were made with this context.
     pub calls: ApiCalls,
+    /// The fake clouds of this process, which outlive a reload of the configuration.
+    fakes: Arc<Mutex<HashMap<ProviderName, Arc<FakeCloud>>>>,
 }
 
 /// Counts the calls of clouds' APIs.
@@ -51,7 +57,7 @@ impl Context {
             // A name or value that is no text is none of ours.
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        Self { variables: variables.collect(), calls: ApiCalls::default() }
+        Self { variables: variables.collect(), ..Self::default() }
     }
 
     /// The same with one more variable.
@@ -64,5 +70,15 @@ impl Context {
     /// A variable that is set and not empty.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The provider's simulated cloud in this process.
+    pub(crate) fn fake_cloud(&self, provider: &ProviderName) -> Arc<FakeCloud> {
+        let mut fakes = self.fakes.lock().unwrap_or_else(PoisonError::into_inner);
+        let fake = fakes.entry(provider.clone()).or_insert_with(|| {
+            let script = self.variable("NODEPOOL_FAKE_CLOUD_SCRIPT").map(Into::into);
+            Arc::new(FakeCloud::new(provider.clone(), script))
+        });
+        Arc::clone(fake)
     }
 }

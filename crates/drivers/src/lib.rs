@@ -10,7 +10,7 @@ mod fake;
 mod openstack;
 mod provider;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use nodepool_common::config::{self, Driver};
 
@@ -28,10 +28,7 @@ pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Pr
         Driver::OpenStack(config) => (config, Arc::new(openstack::nova::Nova::new(name.clone(), config, context))),
         Driver::Fake(config) => match context.variable("NODEPOOL_FAKE_CLOUD") {
             Some(address) => (config, Arc::new(fake::remote::RemoteCloud::new(name.clone(), address))),
-            None => {
-                let script = context.variable("NODEPOOL_FAKE_CLOUD_SCRIPT").map(PathBuf::from);
-                (config, Arc::new(fake::cloud::FakeCloud::new(name.clone(), script)))
-            }
+            None => (config, context.fake_cloud(name)),
         },
     };
     Ok(Arc::new(openstack::provider::OpenStackProvider::new(name.clone(), config.clone(), cloud)))

@@ -217,7 +217,7 @@ pub enum ErrorClass {
     Timeout,
     /// The project's quota is used up: wait, it is not the attempt's fault.
     Quota,
-    /// The cloud has no room (NoValidHost).
+    /// The cloud has no room (`NoValidHost`).
     Capacity,
     /// The configuration or the credentials name something that the cloud does not have or allow.
     Config,

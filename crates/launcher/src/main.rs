@@ -55,6 +55,9 @@ struct Arguments {
     /// Seconds between two searches for leaked resources
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     cleanup_interval: f64,
+    /// Seconds before a deletion that failed is tried again; doubles up to twelve times that
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    delete_interval: f64,
     /// Seconds after which the lock directory of a request that is gone is removed
     #[arg(long, value_name = "SECONDS", default_value_t = 28800.0)]
     request_lock_age: f64,
@@ -140,6 +143,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         config: arguments.config,
         secure: arguments.secure,
         cleanup_interval: seconds(arguments.cleanup_interval),
+        delete_interval: seconds(arguments.delete_interval),
         request_lock_age: seconds(arguments.request_lock_age),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };

@@ -6,6 +6,10 @@
 // A test's helper may stop the test: that is its way to fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod proxy;
+
+pub use proxy::LossyProxy;
+
 use std::{
     future::Future,
     io::{Read, Write},

@@ -183,11 +183,7 @@ fn lineage<'e>(
         if seen.contains(&parent.as_str()) {
             let message =
                 format!("diskimage `{name}`: its parents go round in a circle: {} -> {parent}", seen.join(" -> "));
-            if entry.is_abstract {
-                report.warning(*at, message, None)
-            } else {
-                report.error(*at, message, None)
-            }
+            report.note(!entry.is_abstract, *at, message, None);
             return None;
         }
         let Some((parent, next)) = entries.get_key_value(parent) else {
@@ -195,7 +191,7 @@ fn lineage<'e>(
                 let known = entries.keys().map(String::as_str).filter(|known| *known != child);
                 let help = suggest(parent, known).map(|meant| format!("did you mean `{meant}`?"));
                 let message = format!("diskimage `{child}`: there is no diskimage `{parent}`, its `parent`");
-                if entry.is_abstract { report.lapse(*at, message, help) } else { report.error(*at, message, help) }
+                report.note(report.strict() || !entry.is_abstract, *at, message, help);
             }
             return None;
         };

@@ -117,7 +117,7 @@ impl<'a> Fields<'a> {
 
     /// A text. An empty one is a text; see [`Self::filled`].
     pub fn text(&self, key: &'static str) -> Option<String> {
-        self.get(key).and_then(|node| self.text_of(key, node))
+        self.get(key).and_then(|node| self.text_of(&format!("`{key}`"), node))
     }
 
     /// A text, with an empty one as absent, for keys that upstream tests for truth.
@@ -135,19 +135,21 @@ impl<'a> Fields<'a> {
         Some(text)
     }
 
-    fn text_of(&self, key: &str, node: &Node) -> Option<String> {
+    /// `subject`: what the node is, for messages.
+    fn text_of(&self, subject: &str, node: &Node) -> Option<String> {
         match &node.value {
             Value::Scalar(Meaning::Text, text) => Some(text.clone()),
             Value::Scalar(_, text) => {
                 self.report.lapse(
                     node.at,
-                    format!("{}: `{key}` must be a text, not {}", self.what, node.describe()),
+                    format!("{}: {subject} must be a text, not {}", self.what, node.describe()),
                     Some(format!("write it in quotes: '{text}'")),
                 );
                 (!self.report.strict()).then(|| text.clone())
             }
             _ => {
-                self.wrong(node.at, key, format!("must be a text, not {}", node.describe()));
+                let message = format!("{}: {subject} must be a text, not {}", self.what, node.describe());
+                self.report.error(node.at, message, None);
                 None
             }
         }
@@ -273,44 +275,41 @@ impl<'a> Fields<'a> {
     /// A list of texts.
     pub fn texts(&self, key: &'static str) -> Option<Vec<String>> {
         let node = self.get(key)?;
-        match &node.value {
-            Value::List(items) => Some(items.iter().filter_map(|item| self.text_of(key, item)).collect()),
-            _ => {
-                self.report.error(
-                    node.at,
-                    format!("{}: `{key}` must be a list of texts, not {}", self.what, node.describe()),
-                    matches!(node.value, Value::Scalar(..)).then(|| "put it in brackets: [ ]".to_owned()),
-                );
-                None
-            }
+        if let Value::List(items) = &node.value {
+            let subject = format!("an item of `{key}`");
+            return Some(items.iter().filter_map(|item| self.text_of(&subject, item)).collect());
         }
+        self.report.error(
+            node.at,
+            format!("{}: `{key}` must be a list of texts, not {}", self.what, node.describe()),
+            matches!(node.value, Value::Scalar(..)).then(|| "put it in brackets: [ ]".to_owned()),
+        );
+        None
     }
 
     /// A mapping of texts to texts, strictly (`env-vars`).
     pub fn text_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
-        self.free_map(key, |name| self.text_of(key, name), |node| self.text_of(key, node))
+        let (name, value) = (format!("a key of `{key}`"), format!("a value of `{key}`"));
+        self.free_map(key, |node| self.text_of(&name, node), |node| self.text_of(&value, node))
     }
 
-    /// A mapping of texts to anything, each value as Python's `str()` would write it (`meta`, `instance-properties`).
+    /// A mapping of anything to anything, as Python's `str()` would write it (`meta`, `instance-properties`). What is
+    /// no plain value is written as JSON, for want of a meaning.
     pub fn str_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
-        self.free_map(
-            key,
-            |name| python_str(name),
-            |node| {
-                let text = python_str(node);
-                if text.is_none() {
-                    self.wrong(node.at, key, format!("must hold plain values, not {}", node.describe()));
-                }
-                text
-            },
-        )
+        self.free_map(key, python_str, |node| {
+            Some(python_str(node).unwrap_or_else(|| {
+                let message = format!("{}: a value of `{key}` should be plain, not {}", self.what, node.describe());
+                self.report.warning(node.at, message, None);
+                json(node).to_string()
+            }))
+        })
     }
 
     fn free_map(
         &self,
         key: &'static str,
         name: impl Fn(&'a Node) -> Option<String>,
-        value: impl Fn(&'a Rc<Node>) -> Option<String>,
+        value: impl Fn(&'a Node) -> Option<String>,
     ) -> Option<IndexMap<String, String>> {
         let node = self.get(key)?;
         let Some(entries) = node.entries() else {
@@ -324,13 +323,11 @@ impl<'a> Fields<'a> {
     /// A mapping of anything, as JSON (`node-attributes`).
     pub fn json_map(&self, key: &'static str) -> Option<serde_json::Map<String, Json>> {
         let node = self.get(key)?;
-        match json(node) {
-            Json::Object(map) => Some(map),
-            _ => {
-                self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
-                None
-            }
+        if let Json::Object(map) = json(node) {
+            return Some(map);
         }
+        self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
+        None
     }
 
     /// A value that means what we read, but that upstream's schema would reject; or one that means nothing.

@@ -177,11 +177,7 @@ impl TlsPaths {
         }
         let message = format!("`zookeeper-tls`: {} missing", missing.join(" and "));
         let help = Some("ZooKeeper over TLS needs all of `cert`, `key` and `ca`".to_owned());
-        if report.strict() {
-            report.warning(at, message, help)
-        } else {
-            report.error(at, message, help)
-        }
+        report.note(!report.strict(), at, message, help);
         None
     }
 }

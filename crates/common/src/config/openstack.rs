@@ -85,7 +85,7 @@ fn cloud_images(report: &Report, provider: &Fields<'_>) -> IndexMap<String, Clou
             config_drive: fields.bool("config-drive"),
             image_id: fields.filled("image-id"),
             image_name: fields.filled("image-name"),
-            username: fields.filled("username"),
+            username: fields.text("username"),
             python_path: fields.filled("python-path").unwrap_or_else(|| "auto".to_owned()),
             shell_type: fields.filled("shell-type"),
             connection_type,

@@ -87,9 +87,11 @@ pub fn providers(report: &Report, top: &Fields<'_>, scope: &Scope<'_>) -> Provid
 fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>) -> Option<Provider> {
     let fields = Fields::of(report, node, format!("provider `{name}`"))?;
     fields.required_text("name")?;
-    let driver = match (fields.filled("driver"), name.as_str().starts_with("fake")) {
-        (_, true) => "fake".to_owned(),
-        (driver, false) => driver.unwrap_or_else(|| "openstack".to_owned()),
+    let driver = if name.as_str().starts_with("fake") {
+        fields.know("driver"); // whatever it says
+        "fake".to_owned()
+    } else {
+        fields.filled("driver").unwrap_or_else(|| "openstack".to_owned())
     };
     match driver.as_str() {
         "openstack" | "fake" => {}

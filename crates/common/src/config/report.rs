@@ -138,7 +138,16 @@ impl Report {
 
     /// Notes what upstream's schema rejects and its daemons ignore: an error when validating, else a warning.
     pub fn lapse(&self, at: Mark, message: impl Into<String>, help: Option<String>) {
-        if self.strict() { self.error(at, message, help) } else { self.warning(at, message, help) }
+        self.note(self.strict(), at, message, help);
+    }
+
+    /// Notes what is an error for one reader and a warning for the other.
+    pub fn note(&self, is_error: bool, at: Mark, message: impl Into<String>, help: Option<String>) {
+        if is_error {
+            self.error(at, message, help);
+        } else {
+            self.warning(at, message, help);
+        }
     }
 
     /// The errors so far, taken out.

@@ -168,7 +168,11 @@ impl Metrics {
         let mut text = Vec::new();
         // Writing to memory fails only for a metric without samples, which gather() leaves out.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        String::from_utf8_lossy(&text).into_owned()
+        let text = String::from_utf8_lossy(&text);
+        // The crate writes infinity as Rust does; the format's spelling is `+Inf`.
+        text.lines()
+            .map(|line| line.strip_suffix(" inf").map_or(format!("{line}\n"), |name| format!("{name} +Inf\n")))
+            .collect()
     }
 }
 

@@ -121,7 +121,7 @@ async fn keep(shared: &Arc<Shared>, first: Document, mut changes: watch::Receive
         let (session, client) = tokio::select! {
             () = shared.stop.cancelled() => return,
             _ = changes.wait_for(Option::is_none) => return,
-            next = shared.next_session(None) => next,
+            next = shared.next_session() => next,
         };
         let Some(now) = first.take().or_else(|| changes.borrow().clone()) else { return };
         let result = tokio::select! {

@@ -6,7 +6,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use zookeeper_client::{Connector, TlsCa, TlsIdentity, TlsOptions};
+use zookeeper_client::{Connector, TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 
 use super::{error::ZkError, pem};
 use crate::config;
@@ -20,10 +20,12 @@ pub(super) struct Target {
     pub servers: Vec<config::ZooKeeperServer>,
     pub connector: Connector,
     pub tls: Option<Tls>,
+    /// Where the connector looks for certificates at each handshake, and the files that they come from.
+    renewable: Option<(TlsDynamicCerts, config::ZooKeeperTls)>,
 }
 
 /// The files of `zookeeper-tls`, read.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Tls {
     pub ca: Arc<str>,
     pub cert: Arc<str>,
@@ -38,13 +40,28 @@ impl Target {
             .with_session_timeout(config.timeout)
             // The supervisor tries again, and says why.
             .with_fail_eagerly();
-        let mut tls = None;
+        let (mut tls, mut renewable) = (None, None);
         if let Some(files) = &config.tls {
-            let (read, options) = load_tls(files)?;
+            let (read, certs) = load_tls(files)?;
+            let certs = TlsDynamicCerts::new(certs);
+            let options = TlsOptions::new().with_certs(certs.clone());
+            let options = if files.verify_hostname { options } else { without_host_name(options) };
             connector = connector.with_tls(options);
             tls = Some(read);
+            renewable = Some((certs, files.clone()));
         }
-        Ok(Self { connect_string: connect_string(config)?, servers: config.servers.clone(), connector, tls })
+        Ok(Self { connect_string: connect_string(config)?, servers: config.servers.clone(), connector, tls, renewable })
+    }
+
+    /// Reads the files again: certificates are renewed while we run. The connector's next handshake uses them; the
+    /// result is for messages.
+    pub fn renew(&self) -> Result<Self, ZkError> {
+        let Some((certs, files)) = &self.renewable else { return Ok(self.clone()) };
+        let (read, new) = load_tls(files)?;
+        if self.tls.as_ref() != Some(&read) {
+            certs.update(new);
+        }
+        Ok(Self { tls: Some(read), ..self.clone() })
     }
 
     /// `host:port, host:port`, for messages.
@@ -89,7 +106,7 @@ fn connect_string(config: &config::ZooKeeper) -> Result<String, ZkError> {
     Ok(format!("{}{}", addresses.join(","), chroot.unwrap_or_default()))
 }
 
-fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsOptions), ZkError> {
+fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
     install_crypto_provider();
     let ca = read("ca", &files.ca)?;
     let cert = read("cert", &files.cert)?;
@@ -100,19 +117,15 @@ fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsOptions), ZkError> 
 
     let authority = TlsCa::from_pem(&ca).map_err(|error| unusable_because("ca", &files.ca, error))?;
     let identity = TlsIdentity::from_pem(&cert, &key).map_err(|error| unusable_because("key", &files.key, error))?;
-    let certs = zookeeper_client::TlsCerts::builder()
+    let certs = TlsCerts::builder()
         .with_ca(authority)
         .with_identity(identity)
         .build()
         .map_err(|error| unusable_because("ca", &files.ca, error))?;
-    let mut options = TlsOptions::new().with_certs(certs);
-    if !files.verify_hostname {
-        options = without_host_name(options);
-    }
     let tls = Tls { ca: ca.into(), cert: cert.into(), key: key.into(), verify_hostname: files.verify_hostname };
     // A key that does not belong to the certificate is found here rather than at each connection attempt.
     super::diagnose::client_config(&tls).map_err(|error| unusable_because("key", &files.key, error))?;
-    Ok((tls, options))
+    Ok((tls, certs))
 }
 
 /// Chain without host name. Safe as to memory: the library marks the choice `unsafe` because a holder of any

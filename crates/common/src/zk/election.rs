@@ -39,7 +39,7 @@ impl ZooKeeper {
 /// From standing in line to the end of leading.
 async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch::Sender<bool>) {
     let pause = tokio::time::sleep(std::time::Duration::from_millis(500));
-    let (session, client) = shared.next_session(None).await;
+    let (session, client) = shared.next_session().await;
     let contender = match acquire(shared, session, &client, dir, identifier.as_bytes(), None).await {
         Ok(Waited::Acquired(contender)) => contender,
         Ok(Waited::NoDirectory) => {

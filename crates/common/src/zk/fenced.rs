@@ -183,7 +183,6 @@ impl Held<Node> {
         let document = last.document();
         // What is known to be below the node; an empty list is the common case.
         let mut others: Vec<String> = Vec::new();
-        let mut doubtful = false;
         for _ in 0..DELETE_ATTEMPTS {
             let client = self.client(VERB)?;
             let fail = |error: Error| ZkError::of(VERB, &path, error);
@@ -197,17 +196,21 @@ impl Held<Node> {
             multi.add_delete(&dir, None).map_err(fail)?;
             multi.add_delete(&path, None).map_err(fail)?;
             match multi.commit().await {
-                Ok(_) => return Ok(self.gone()),
+                Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::NoNode }) => {
+                    self.gone();
+                    return Ok(());
+                }
                 Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
                     return match repeat(deadline, || client.check_stat(&path)).await {
                         // Our own earlier try, or a peer who went further: what we wanted is done.
-                        Ok(None) => Ok(self.gone()),
-                        Ok(Some(_)) if doubtful => Ok(self.gone()),
+                        Ok(None) => {
+                            self.gone();
+                            Ok(())
+                        }
                         Ok(Some(_)) => Err(self.lost(VERB)),
                         Err(error) => Err(fail(error)),
                     };
                 }
-                Err(MultiWriteError::OperationFailed { index: 1, source: Error::NoNode }) => return Ok(self.gone()),
                 Err(MultiWriteError::OperationFailed { source: Error::NotEmpty | Error::NoNode, .. }) => {
                     if self.record.state != NodeState::Deleted {
                         self.update(|node| node.set_state(NodeState::Deleted, now)).await?;
@@ -223,7 +226,6 @@ impl Held<Node> {
                     if !is_unknown(&error) || Instant::now() >= deadline {
                         return Err(fail(error));
                     }
-                    doubtful = true;
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }

@@ -72,6 +72,7 @@ impl ZooKeeper {
     ///
     /// `shutdown` ends the connection: give it a token that fires after everything that still wants to unlock its
     /// records is done, or call [`Self::close`] then.
+    #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
     pub fn start(
         config: &config::ZooKeeper,
         tracker: &TaskTracker,
@@ -135,7 +136,7 @@ impl ZooKeeper {
         let _ = closed.wait_for(|closed| *closed).await;
     }
 
-    /// The file formats' version-independent facts of the connection, for the log and the web: configured servers.
+    /// The configured servers, for messages.
     pub fn servers(&self) -> String {
         self.shared.target.borrow().addresses()
     }
@@ -193,7 +194,7 @@ impl Shared {
         if let Some(current) = self.current() {
             return Ok(current);
         }
-        let waiting = tokio::time::timeout(self.timeout, self.next_session(None));
+        let waiting = tokio::time::timeout(self.timeout, self.next_session());
         let stopped = self.stop.cancelled();
         tokio::select! {
             biased;
@@ -203,14 +204,12 @@ impl Shared {
         Err(ZkError::ConnectionLost { doing: format!("{verb} {path}") })
     }
 
-    /// Waits for a session that is not `old`.
-    async fn next_session(&self, old: Option<SessionId>) -> (SessionId, Client) {
+    /// The current session, or the next one.
+    async fn next_session(&self) -> (SessionId, Client) {
         let mut generation = self.generation.subscribe();
         loop {
             if let Some((session, client)) = self.current() {
-                if Some(session) != old {
-                    return (session, client);
-                }
+                return (session, client);
             }
             if generation.changed().await.is_err() {
                 std::future::pending::<()>().await;

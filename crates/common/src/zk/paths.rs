@@ -82,12 +82,13 @@ impl Spot {
             ["images", image] => Self::Image(image.into()),
             ["images", image, "pause"] => Self::Pause(image.into()),
             ["images", image, "request-build"] => Self::BuildRequest(image.into()),
-            ["images", _, "builds", "lock", ..] => return None,
+            ["images", _, "builds", "lock", ..] | ["images", _, "builds", _, "providers", _, "images", "lock", ..] => {
+                return None;
+            }
             ["images", image, "builds", build] => Self::Build(image.into(), build.into()),
             ["images", image, "builds", build, "lock", contender] => {
                 Self::Contender(Lock::Build(image.into(), build.into()), contender.to_owned())
             }
-            ["images", _, "builds", _, "providers", _, "images", "lock", ..] => return None,
             ["images", image, "builds", build, "providers", provider, "images", id] => {
                 Self::Upload(upload(image, build, provider, id))
             }

@@ -34,7 +34,7 @@ pub(super) fn relabelled_key(pem: &str) -> Result<String, String> {
 }
 
 /// What a DER-encoded private key is. All three begin with a SEQUENCE of an INTEGER (the version); next comes the
-/// AlgorithmIdentifier, a SEQUENCE, in PKCS#8; the modulus, an INTEGER, in PKCS#1; an OCTET STRING in SEC1.
+/// algorithm's identifier, a SEQUENCE, in PKCS#8; the modulus, an INTEGER, in PKCS#1; an OCTET STRING in SEC1.
 fn label_of(der: &[u8]) -> Option<&'static str> {
     let (0x30, body, _) = element(der)? else { return None };
     let (0x02, _, rest) = element(body)? else { return None };

@@ -38,7 +38,7 @@ async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<Target>>) -> 
     let mut pause = FIRST_PAUSE;
     let mut told = String::new();
     loop {
-        let now = target.borrow_and_update().clone();
+        let now = renewed(&target.borrow_and_update().clone());
         let attempt = async {
             let connecting = match &now.tls {
                 Some(_) => now.connector.clone().secure_connect(&now.connect_string).await,
@@ -79,6 +79,14 @@ async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<Target>>) -> 
     }
 }
 
+/// The target with its files read again; as it was where they cannot be used, which a renewal in progress explains.
+fn renewed(target: &Arc<Target>) -> Target {
+    target.renew().unwrap_or_else(|error| {
+        tracing::warn!(logger = LOGGER, "Using the certificates that were read before: {error}");
+        Target::clone(target)
+    })
+}
+
 /// Upstream expects the chroot to be there; a fresh ZooKeeper has none, and nobody gains from failing.
 async fn ensure_chroot(client: &Client) -> Result<(), zookeeper_client::Error> {
     let path = client.path().to_owned();
@@ -103,6 +111,8 @@ async fn serve(shared: &Shared, client: Client, target: &mut watch::Receiver<Arc
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => shared.connected(Some(session)),
             SessionState::Disconnected => {
                 shared.connected(None);
+                // The client's own reconnection is to find the newest certificates.
+                renewed(&target.borrow().clone());
                 tracing::warn!(logger = LOGGER, "Connection to ZooKeeper suspended, session {session}");
             }
             SessionState::Expired | SessionState::AuthFailed | SessionState::Closed => {

@@ -41,7 +41,7 @@ pub async fn stranger(server: &ZooKeeperServer, chroot: &str) -> Client {
         .connect(&format!("{}{chroot}", server.address()))
         .await
         .unwrap();
-    if chroot != "" {
+    if !chroot.is_empty() {
         let root = client.clone().chroot("/").unwrap();
         root.mkdir(chroot, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.unwrap();
     }

@@ -183,15 +183,9 @@ impl Director {
     /// How many seconds to hang now; infinite: for ever.
     pub fn hang(&mut self, name: &'static str, of: impl Fn(&Script) -> Option<Hang>) -> f64 {
         match of(&self.script) {
-            None => 0.0,
             Some(Hang::Seconds(seconds)) => seconds,
-            Some(Hang::Some { times, seconds }) => {
-                if self.once_more(name, times) {
-                    seconds.unwrap_or(f64::INFINITY)
-                } else {
-                    0.0
-                }
-            }
+            Some(Hang::Some { times, seconds }) if self.once_more(name, times) => seconds.unwrap_or(f64::INFINITY),
+            None | Some(Hang::Some { .. }) => 0.0,
         }
     }
 

@@ -121,19 +121,15 @@ mod tests {
         choose(&Server::read(json).unwrap(), &external, addressing)
     }
 
-    fn some(text: &str) -> Option<String> {
-        Some(text.to_owned())
-    }
-
     #[test]
     fn a_server_on_an_external_network_is_reached_there() {
         let server = json!({"id": "s", "addresses": {
             "internal": [{"version": 4, "addr": "10.0.0.7", "OS-EXT-IPS:type": "fixed"}],
             "ext": [{"version": 4, "addr": "192.0.2.7", "OS-EXT-IPS:type": "fixed"}]}});
         let addresses = chosen(&server, &["ext"], &Addressing::default());
-        assert_eq!(addresses.interface_ip, some("192.0.2.7"));
-        assert_eq!(addresses.public_v4, some("192.0.2.7"));
-        assert_eq!(addresses.private_v4, some("10.0.0.7"));
+        assert_eq!(addresses.interface_ip.as_deref(), Some("192.0.2.7"));
+        assert_eq!(addresses.public_v4.as_deref(), Some("192.0.2.7"));
+        assert_eq!(addresses.private_v4.as_deref(), Some("10.0.0.7"));
     }
 
     #[test]
@@ -143,10 +139,10 @@ mod tests {
             {"version": 4, "addr": "10.0.0.8", "OS-EXT-IPS:type": "fixed", "OS-EXT-IPS-MAC:mac_addr": "m2"},
             {"version": 4, "addr": "10.9.0.1", "OS-EXT-IPS:type": "floating", "OS-EXT-IPS-MAC:mac_addr": "m2"}]}});
         let addresses = chosen(&server, &[], &Addressing::default());
-        assert_eq!(addresses.interface_ip, some("10.9.0.1"));
-        assert_eq!(addresses.private_v4, some("10.0.0.8"), "the one behind the floating address");
+        assert_eq!(addresses.interface_ip.as_deref(), Some("10.9.0.1"));
+        assert_eq!(addresses.private_v4.as_deref(), Some("10.0.0.8"), "the one behind the floating address");
         let inside = Addressing { private: true, ..Addressing::default() };
-        assert_eq!(chosen(&server, &[], &inside).interface_ip, some("10.0.0.8"));
+        assert_eq!(chosen(&server, &[], &inside).interface_ip.as_deref(), Some("10.0.0.8"));
     }
 
     #[test]
@@ -154,29 +150,29 @@ mod tests {
         let server = json!({"id": "s", "accessIPv4": "192.0.2.1", "addresses": {
             "net": [{"version": 6, "addr": "2001:db8::7"}, {"version": 4, "addr": "10.0.0.7"}]}});
         let v6 = Addressing { local_ipv6: true, ..Addressing::default() };
-        assert_eq!(chosen(&server, &[], &v6).interface_ip, some("2001:db8::7"));
+        assert_eq!(chosen(&server, &[], &v6).interface_ip.as_deref(), Some("2001:db8::7"));
         let forced = Addressing { force_ipv4: true, ..v6 };
-        assert_eq!(chosen(&server, &[], &forced).interface_ip, some("192.0.2.1"));
+        assert_eq!(chosen(&server, &[], &forced).interface_ip.as_deref(), Some("192.0.2.1"));
     }
 
     #[test]
     fn a_server_with_a_private_address_only_is_reached_there() {
         let server = json!({"id": "s", "addresses": {"net": [{"version": 4, "addr": "10.0.0.7"}]}});
         let addresses = chosen(&server, &[], &Addressing::default());
-        assert_eq!((addresses.interface_ip, addresses.public_v4), (some("10.0.0.7"), None));
+        assert_eq!((addresses.interface_ip.as_deref(), addresses.public_v4), (Some("10.0.0.7"), None));
     }
 
     #[test]
     fn a_global_address_on_any_network_is_public() {
         let server = json!({"id": "s", "addresses": {"net": [{"version": 4, "addr": "8.8.4.4"}]}});
-        assert_eq!(chosen(&server, &[], &Addressing::default()).public_v4, some("8.8.4.4"));
+        assert_eq!(chosen(&server, &[], &Addressing::default()).public_v4.as_deref(), Some("8.8.4.4"));
     }
 
     #[test]
     fn a_simulated_cloud_has_the_last_word() {
         let server = json!({"id": "s", "interface_ip": "fake", "public_v4": "", "public_v6": "", "private_v4": "fake"});
         let addresses = chosen(&server, &[], &Addressing::default());
-        assert_eq!(addresses.interface_ip, some("fake"));
-        assert_eq!(addresses.public_v4, some(""));
+        assert_eq!(addresses.interface_ip.as_deref(), Some("fake"));
+        assert_eq!(addresses.public_v4.as_deref(), Some(""));
     }
 }

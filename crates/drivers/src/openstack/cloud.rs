@@ -23,7 +23,7 @@ pub(crate) trait Cloud: Send + Sync + fmt::Debug {
     fn pace(&self) -> Pace;
     /// Returns when the list of servers has changed since the last listing, where the cloud can tell.
     async fn changed(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
     async fn create_server(&self, create: &CreateServer) -> Result<Server, CloudError>;
     async fn list_servers(&self) -> Result<Vec<Arc<Server>>, CloudError>;

@@ -52,7 +52,10 @@ fn search(stem: &str, variable: &str, context: &Context) -> Vec<PathBuf> {
     named.into_iter().chain(in_directories).collect()
 }
 
-fn read(paths: &[PathBuf]) -> Result<Option<(PathBuf, Map<String, Value>)>, CloudError> {
+/// A file and what is in it.
+type Read = (PathBuf, Map<String, Value>);
+
+fn read(paths: &[PathBuf]) -> Result<Option<Read>, CloudError> {
     for path in paths {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -246,7 +249,7 @@ mod tests {
         std::fs::write(&secure, "clouds: {a: {auth: {password: hidden}}}").unwrap();
         let clouds = "clouds:\n  a:\n    auth: {auth_url: 'http://k', username: u, project_id: 7}\n    verify: no\n    \
                       private: yes\n    regions: [one, {name: two, values: {interface: internalURL}}]\n    \
-                      networks: [{name: n, default_interface: true}]\n";
+                      networks: [{name: net, default_interface: true}]\n";
         let context = context(&dir, clouds).with_variable("OS_CLIENT_SECURE_FILE", secure.to_str().unwrap());
         let cloud = CloudSettings::find(None, Some("two"), &context).unwrap();
         assert_eq!(cloud.name, "a", "the only one");
@@ -256,7 +259,7 @@ mod tests {
         assert!(!cloud.verify());
         let addressing = cloud.addressing(true);
         assert!(addressing.private && !addressing.force_ipv4);
-        assert_eq!(addressing.default_network.as_deref(), Some("n"));
+        assert_eq!(addressing.default_network.as_deref(), Some("net"));
         assert!(!format!("{cloud:?}").contains("hidden"));
         let error = CloudSettings::find(Some("a"), Some("three"), &context).unwrap_err();
         assert!(error.message.contains("it has: one, two"), "{error}");

@@ -185,7 +185,7 @@ fn repr(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
             // Rust's shortest form is Python's, except for the exponent's.
-            Some(float) => format!("{float:?}").replace("e", "e+").replace("e+-", "e-"),
+            Some(float) => format!("{float:?}").replace('e', "e+").replace("e+-", "e-"),
             None => number.to_string(),
         },
         Value::String(text) => {

@@ -231,6 +231,19 @@ impl Keystone {
         }
     }
 
+    /// Puts a token that no cloud knows in the place of the good one.
+    #[cfg(test)]
+    pub async fn spoil_token(&self) {
+        let mut current = self.token.write().await;
+        let token = current.take().unwrap();
+        *current = Some(Arc::new(Token {
+            value: "spoilt".to_owned(),
+            project: token.project.clone(),
+            expires: token.expires,
+            catalog: token.catalog.clone(),
+        }));
+    }
+
     async fn log_in(&self, client: &Client) -> Result<Token, CloudError> {
         let unreachable = |error: &reqwest::Error| {
             CloudError::new(
@@ -332,7 +345,10 @@ pub(crate) fn from_osauth(error: &Error) -> CloudError {
         ErrorKind::AuthenticationFailed | ErrorKind::EndpointNotFound => ErrorClass::Config,
         _ => ErrorClass::Transient,
     };
-    CloudError::new(class, error.to_string())
+    // The kind's own words would only repeat the message.
+    let text = error.to_string();
+    let message = text.strip_prefix(&format!("{}: ", error.kind())).unwrap_or(&text);
+    CloudError::new(class, message)
 }
 
 #[async_trait]
@@ -344,9 +360,13 @@ impl AuthType for Login {
 
     async fn get_endpoint(&self, client: &Client, service: &str, _: &EndpointFilters) -> Result<Url, Error> {
         let token = self.0.token(client).await.map_err(|error| to_osauth(&error))?;
-        let service = Service::ALL.into_iter().find(|known| known.types().contains(&service));
-        service.and_then(|service| self.0.endpoint(&token, service)).ok_or_else(|| {
-            Error::new(ErrorKind::EndpointNotFound, format!("not in {}", self.0.where_endpoints_are_looked_for()))
+        let known = Service::ALL.into_iter().find(|known| known.types().contains(&service));
+        known.and_then(|service| self.0.endpoint(&token, service)).ok_or_else(|| {
+            let place = self.0.where_endpoints_are_looked_for();
+            Error::new(
+                ErrorKind::EndpointNotFound,
+                format!("there is no {service} service in {place}; check region-name and interface"),
+            )
         })
     }
 

@@ -139,17 +139,11 @@ impl Nova {
         let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
         let client = client(&settings, &self.context)?;
         let keystone = Arc::new(Keystone::new(&settings)?);
-        let token = keystone.token(&client).await?;
-        if keystone.endpoint(&token, Service::Compute).is_none() {
-            return Err(CloudError::new(
-                ErrorClass::Config,
-                format!(
-                    "there is no compute service in {}; check region-name and interface",
-                    keystone.where_endpoints_are_looked_for()
-                ),
-            ));
-        }
+        // This logs in.
         let http = AuthenticatedClient::new(client, Login(Arc::clone(&keystone)))
+            .await
+            .map_err(|error| from_osauth(&error))?;
+        http.get_endpoint(Service::Compute.name(), &EndpointFilters::default())
             .await
             .map_err(|error| from_osauth(&error))?;
         Ok((Session { http, keystone }, settings.addressing(has_ipv6()), settings.name.clone()))
@@ -540,8 +534,12 @@ impl Cloud for Nova {
         if self.has_no_volumes().await? {
             return Ok(None);
         }
-        let answer = self.call(Call::get("get_volume_limits", Service::Volume, "/limits")).await?;
-        Ok(answer.pointer("/limits/absolute").map(VolumeLimits::read))
+        match self.call(Call::get("get_volume_limits", Service::Volume, "/limits")).await {
+            Ok(answer) => Ok(answer.pointer("/limits/absolute").map(VolumeLimits::read)),
+            // A service that is in the catalogue only, or not for this project.
+            Err(error) if matches!(error.status, Some(403 | 404)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn list_volumes(&self) -> Result<Vec<Volume>, CloudError> {
@@ -679,5 +677,47 @@ mod tests {
             {"rel": "next", "href": "http://internal:8774/v2.1/servers/detail?marker=abc&limit=2"}]});
         assert_eq!(next_marker(&page, "servers").as_deref(), Some("abc"));
         assert_eq!(next_marker(&json!({"servers": []}), "servers"), None);
+    }
+
+    /// On a real cloud, like `tests/openstack_real.rs`.
+    async fn real() -> Option<Nova> {
+        let Ok(path) = std::env::var("NODEPOOL_TEST_CLOUDS_YAML") else {
+            eprintln!("skipped: NODEPOOL_TEST_CLOUDS_YAML does not name the clouds.yaml of a test cloud");
+            return None;
+        };
+        let nova = Nova {
+            provider: "test".into(),
+            cloud: Some("npcloud".to_owned()),
+            region: None,
+            rate: Duration::ZERO,
+            context: Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path),
+            calls: ApiCalls::default(),
+            session: RwLock::default(),
+            known: std::sync::OnceLock::new(),
+        };
+        nova.start().await.unwrap();
+        Some(nova)
+    }
+
+    #[tokio::test]
+    async fn a_token_that_the_cloud_does_not_know_is_renewed() {
+        let Some(nova) = real().await else { return };
+        let session = nova.session().await.unwrap();
+        session.keystone.spoil_token().await;
+        nova.compute_limits().await.unwrap();
+        let calls = nova.calls.snapshot();
+        let call = calls[&("test".to_owned(), "get_compute_limits")];
+        assert_eq!((call.count, call.failed), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn all_pages_of_a_listing_are_read() {
+        let Some(nova) = real().await else { return };
+        let all = nova.list_flavors().await.unwrap();
+        let query = [("limit", "2")];
+        let paged = nova.list("paged", Service::Compute, "/flavors/detail", "flavors", &query).await.unwrap();
+        assert_eq!(paged.iter().filter_map(Flavor::read).collect::<Vec<_>>(), all);
+        let calls = nova.calls.snapshot();
+        assert!(calls[&("test".to_owned(), "paged")].count >= 3);
     }
 }

@@ -42,6 +42,8 @@ const IMAGE_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 const FLAVOR_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// A server that listings do not have for so long, one after the other, is asked for by its id.
 const MISSING_LISTINGS: u32 = 3;
+/// … and for so long: a list may lag behind the server's creation.
+const MISSING_FOR: Duration = Duration::from_secs(10);
 /// A deletion that leaves its server in ERROR is asked for so many times in all.
 const DELETE_ATTEMPTS: u32 = 3;
 /// A server is in ERROR for so many listings before its deletion is asked for again.
@@ -277,7 +279,6 @@ impl OpenStackProvider {
     /// Creates the server and returns its id, after that was reported.
     async fn create(&self, create: &CreateServer, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Server> {
         let doing = format!("creating server {}", create.name);
-        let began = Instant::now();
         let mut error = match self.cloud.create_server(create).await {
             Ok(server) => {
                 progress.created(json!(server.id)).await;
@@ -295,7 +296,7 @@ impl OpenStackProvider {
                 error.message = format!("{} ({})", error.message, fault.message);
             }
         } else if error.is_ambiguous() {
-            self.report_lost(launch, began, progress).await;
+            self.report_lost(launch, progress).await;
         }
         match error.status {
             // Something that was kept does not exist any more.
@@ -318,9 +319,9 @@ impl OpenStackProvider {
     }
 
     /// A creation whose answer was lost may have happened: the server's metadata tells.
-    async fn report_lost(&self, launch: &Launch, began: Instant, progress: &dyn LaunchProgress) {
+    async fn report_lost(&self, launch: &Launch, progress: &dyn LaunchProgress) {
         self.servers.hurry_for_news();
-        let mut since = Instant::now().max(began);
+        let mut since = Instant::now();
         for _ in 0..2 {
             let listing = self.servers.after(since).await;
             since = listing.started;
@@ -355,6 +356,7 @@ impl OpenStackProvider {
         let doing = || format!("waiting for server {name} ({id})");
         let mut since = Instant::now();
         let mut missing = 0;
+        let mut missing_since = None;
         self.servers.hurry_for_news();
         loop {
             let listing = self.servers.after(since).await;
@@ -369,7 +371,8 @@ impl OpenStackProvider {
             };
             let Some(server) = servers.get(id) else {
                 missing += 1;
-                if missing >= MISSING_LISTINGS {
+                let absent = missing_since.get_or_insert_with(Instant::now).elapsed();
+                if missing >= MISSING_LISTINGS && absent >= MISSING_FOR {
                     if self.cloud.get_server(id).await.map_err(self.error(doing()))?.is_none() {
                         return Err(self.error(doing())(CloudError::new(
                             ErrorClass::Gone,
@@ -381,6 +384,7 @@ impl OpenStackProvider {
                 continue;
             };
             missing = 0;
+            missing_since = None;
             match server.status.as_str() {
                 "ACTIVE" => return Ok(Arc::clone(server)),
                 "ERROR" => return Err(self.server_failed(doing(), server).await),
@@ -805,5 +809,71 @@ impl Provider for OpenStackProvider {
     async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>>> {
         let keys = self.cloud.host_keys(node, address).await?;
         Some(keys.map_err(self.error(format_args!("scanning the host keys of {address} for node {node}"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use indexmap::IndexMap;
+
+    use super::*;
+
+    fn flavor(name: &str, ram: f64) -> Flavor {
+        Flavor { id: format!("id-{name}"), name: name.to_owned(), ram, vcpus: 1.0 }
+    }
+
+    fn label(min_ram: u64, flavor_name: Option<&str>) -> config::OpenStackLabel {
+        config::OpenStackLabel {
+            name: "l".into(),
+            image: LabelImage::CloudImage("i".to_owned()),
+            min_ram,
+            flavor_name: flavor_name.map(ToOwned::to_owned),
+            key_name: None,
+            console_log: false,
+            boot_from_volume: false,
+            volume_size: 50,
+            instance_properties: IndexMap::new(),
+            dynamic_instance_properties: IndexMap::new(),
+            userdata: None,
+            networks: Vec::new(),
+            host_key_checking: true,
+        }
+    }
+
+    #[test]
+    fn flavors_are_chosen_as_upstream_chooses_them() {
+        let flavors = [flavor("a.small", 2048.0), flavor("b.small", 2048.0), flavor("a.large", 8192.0)];
+        for (min_ram, name, expected) in [
+            (0, Some("b.small"), Some("b.small")),
+            (0, Some("id-a.large"), Some("a.large")),
+            (0, Some("small"), None),
+            (2000, None, Some("a.small")),
+            (2048, Some("b"), Some("b.small")),
+            (2049, None, Some("a.large")),
+            (2049, Some("b"), None),
+            (8193, None, None),
+        ] {
+            let chosen = choose_flavor(&flavors, &label(min_ram, name)).map(|flavor| flavor.name.as_str());
+            assert_eq!(chosen, expected, "{min_ram} {name:?}");
+        }
+    }
+
+    /// traps.md 30: upstream's whole listing fails on such a server.
+    #[test]
+    fn a_server_whose_flavor_is_gone_counts_as_one_instance() {
+        let flavors = [flavor("small", 2048.0)];
+        let usage = |flavor: Value| {
+            let server = Server::read(&json!({"id": "s", "flavor": flavor,
+                "os-extended-volumes:volumes_attached": [{"id": "v1"}, {"id": "unknown"}]}));
+            OpenStackProvider::usage(&server.unwrap(), &flavors, &HashMap::from([("v1".to_owned(), 10.0)]))
+        };
+        let with_volume = |resources: Resources| resources.with("volumes", 1.0).with("volume-gb", 10.0);
+        let one = Resources::new().with("instances", 1.0);
+        assert_eq!(usage(json!({"id": "gone"})), with_volume(one.clone()));
+        let small = one.clone().with("cores", 1.0).with("ram", 2048.0);
+        assert_eq!(usage(json!({"id": "id-small"})), with_volume(small.clone()));
+        assert_eq!(usage(json!({"original_name": "small"})), with_volume(small));
+        let embedded = usage(json!({"original_name": "gone", "vcpus": 3, "ram": 512, "disk": 1}));
+        assert_eq!(embedded, with_volume(one.with("cores", 3.0).with("ram", 512.0)));
     }
 }

@@ -46,9 +46,20 @@ pub(crate) struct ServerList {
 
 #[derive(Debug)]
 struct Schedule {
-    due: Instant,
+    /// By the interval.
+    regular: Instant,
+    /// By somebody who cannot wait so long. Stands until a call begins, so that who asks while one is on its way gets
+    /// another.
+    requested: Option<Instant>,
     interval: Duration,
     finished: Option<Instant>,
+}
+
+impl Schedule {
+    fn due(&self, least: Duration) -> Instant {
+        let due = self.requested.map_or(self.regular, |requested| requested.min(self.regular));
+        self.finished.map_or(due, |finished| due.max(finished + least))
+    }
 }
 
 impl ServerList {
@@ -59,7 +70,12 @@ impl ServerList {
             pace,
             reader: tokio::sync::Mutex::new(()),
             latest: watch::Sender::new(None),
-            schedule: Mutex::new(Schedule { due: Instant::now(), interval: pace.busy, finished: None }),
+            schedule: Mutex::new(Schedule {
+                regular: Instant::now(),
+                requested: None,
+                interval: pace.busy,
+                finished: None,
+            }),
             sooner: Notify::new(),
         }
     }
@@ -70,12 +86,11 @@ impl ServerList {
 
     /// Asks for a listing within `delay`, however quiet things are.
     pub fn hurry(&self, delay: Duration) {
-        let mut schedule = self.schedule();
         let wanted = Instant::now() + delay;
-        let earliest = schedule.finished.map_or(wanted, |finished| wanted.max(finished + self.pace.least));
+        let mut schedule = self.schedule();
         schedule.interval = self.pace.busy;
-        if earliest < schedule.due {
-            schedule.due = earliest;
+        if schedule.requested.is_none_or(|requested| wanted < requested) {
+            schedule.requested = Some(wanted);
             self.sooner.notify_one();
         }
     }
@@ -109,20 +124,15 @@ impl ServerList {
     /// Waits until a call is due, and makes it.
     async fn read(&self) {
         loop {
-            let (due, earliest) = {
-                let schedule = self.schedule();
-                (schedule.due, schedule.finished.map_or(schedule.due, |finished| finished + self.pace.least))
-            };
+            let due = self.schedule().due(self.pace.least);
             tokio::select! {
                 biased;
                 () = sleep_until(due) => break,
                 () = self.sooner.notified() => {}
-                () = self.cloud.changed() => {
-                    sleep_until(earliest.min(due)).await;
-                    break;
-                }
+                () = self.cloud.changed() => self.hurry(Duration::ZERO),
             }
         }
+        self.schedule().requested = None;
         let started = Instant::now();
         let servers = self.cloud.list_servers().await.map(|servers| {
             Arc::new(servers.into_iter().map(|server| (server.id.clone(), server)).collect::<Servers>())
@@ -135,7 +145,7 @@ impl ServerList {
         {
             let mut schedule = self.schedule();
             schedule.interval = if news { self.pace.busy } else { schedule.interval.mul_f64(1.5).min(self.pace.quiet) };
-            schedule.due = finished + schedule.interval.max(self.pace.least);
+            schedule.regular = finished + schedule.interval;
             schedule.finished = Some(finished);
         }
         self.latest.send_replace(Some(Listing { started, servers }));

@@ -26,11 +26,11 @@ use russh::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::oneshot,
+    sync::{Semaphore, oneshot},
     time::{sleep, timeout},
 };
 
-use super::{ATTEMPT, connect};
+use super::{ATTEMPT, Progress, connect};
 
 /// Connections to one server at once: sshd's `MaxStartups` begins to drop at ten.
 const PARALLEL: usize = 4;
@@ -56,13 +56,20 @@ const KEY_TYPES: [KeyType; 5] = [
 ];
 
 /// Collects the keys. The error says why the server is not up; a key type that cannot be had is none.
-pub async fn scan(address: SocketAddr) -> Result<Vec<String>, String> {
-    let Some(first) = exchange(address, &KEY_TYPES).await.map_err(|refusal| refusal.why)? else {
+pub(super) async fn scan(
+    address: SocketAddr,
+    exchanges: &Semaphore,
+    progress: &Progress,
+) -> Result<Vec<String>, String> {
+    let stream = connect(address).await?;
+    progress.is("connected, but no SSH banner");
+    let Some(first) = exchange(stream, &KEY_TYPES).await.map_err(|refusal| refusal.why)? else {
         return Ok(Vec::new());
     };
+    progress.is("SSH answers, but not for each type of host key");
     let have = KEY_TYPES.iter().position(|KeyType(algorithms)| algorithms.iter().any(|a| same_type(a, &first)));
     let mut found = stream::iter(KEY_TYPES.into_iter().enumerate().filter(|(index, _)| Some(*index) != have))
-        .map(|(index, key_type)| async move { (index, key_of_type(address, key_type).await) })
+        .map(|(index, key_type)| async move { (index, key_of_type(address, key_type, exchanges).await) })
         .buffer_unordered(PARALLEL)
         .filter_map(|(index, key)| async move { key.map(|key| (index, key)) })
         .collect::<Vec<_>>()
@@ -79,9 +86,16 @@ pub async fn scan(address: SocketAddr) -> Result<Vec<String>, String> {
 }
 
 /// The server's key of one type. `None`: it has none, or did not show it in several attempts.
-async fn key_of_type(address: SocketAddr, key_type: KeyType) -> Option<PublicKey> {
+async fn key_of_type(address: SocketAddr, key_type: KeyType, exchanges: &Semaphore) -> Option<PublicKey> {
     for attempt in 1..=ATTEMPTS {
-        match exchange(address, &[key_type]).await {
+        // Never closed.
+        let permit = exchanges.acquire().await.ok();
+        let answer = match connect(address).await {
+            Ok(stream) => exchange(stream, &[key_type]).await,
+            Err(why) => Err(Refusal::passing(why)),
+        };
+        drop(permit);
+        match answer {
             Ok(key) => return key,
             Err(refusal) => {
                 tracing::debug!(
@@ -91,7 +105,7 @@ async fn key_of_type(address: SocketAddr, key_type: KeyType) -> Option<PublicKey
                     key_type.0[0],
                     refusal.why
                 );
-                if refusal.is_final {
+                if refusal.is_final || attempt == ATTEMPTS {
                     return None;
                 }
                 sleep(PAUSE * attempt).await;
@@ -114,9 +128,8 @@ impl Refusal {
     }
 }
 
-/// One connection. `None`: the server has no key of these types.
-async fn exchange(address: SocketAddr, key_types: &[KeyType]) -> Result<Option<PublicKey>, Refusal> {
-    let stream = connect(address).await.map_err(Refusal::passing)?;
+/// One connection's key exchange. `None`: the server has no key of these types.
+async fn exchange(stream: TcpStream, key_types: &[KeyType]) -> Result<Option<PublicKey>, Refusal> {
     let heard = Arc::new(AtomicBool::new(false));
     let stream = Listening { stream, heard: heard.clone() };
     let (send, receive) = oneshot::channel();

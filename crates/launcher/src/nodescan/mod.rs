@@ -16,7 +16,7 @@ mod keyscan;
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +28,9 @@ use tokio::{
 
 /// Scans at the same time in one provider; others wait (`nodepool 11.0.0: NodescanWorker.MAX_REQUESTS`).
 pub const MAX_REQUESTS: usize = 100;
+/// Connections for further key types at the same time in one provider: a key exchange costs processor time, and one
+/// that comes too slowly would cost a node one of its keys.
+const MAX_EXCHANGES: usize = 32;
 /// One attempt to connect, and the wait for a server's first word.
 const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
@@ -84,6 +87,7 @@ pub enum ScanError {
 #[derive(Clone, Debug)]
 pub struct Nodescan {
     permits: Arc<Semaphore>,
+    exchanges: Arc<Semaphore>,
 }
 
 impl Default for Nodescan {
@@ -100,7 +104,7 @@ impl Nodescan {
 
     /// One with another limit; at least one.
     pub fn with_limit(limit: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(limit.max(1))) }
+        Self { permits: Arc::new(Semaphore::new(limit.max(1))), exchanges: Arc::new(Semaphore::new(MAX_EXCHANGES)) }
     }
 
     /// Waits until the node can be reached and returns its host keys, each `"<type> <base64>"`, in the order in which
@@ -114,7 +118,7 @@ impl Nodescan {
         let _permit = self.permits.acquire().await.ok();
         let progress = Progress::default();
         let started = Instant::now();
-        let result = timeout(boot_timeout, scan(target, &progress)).await;
+        let result = timeout(boot_timeout, scan(target, &self.exchanges, &progress)).await;
         let Attempts { number, last } = progress.take();
         match result {
             Ok(keys) => {
@@ -139,21 +143,26 @@ struct Progress(Mutex<Attempts>);
 #[derive(Debug, Default)]
 struct Attempts {
     number: u32,
+    /// Why the attempts so far failed, or what the present one waits for.
     last: String,
 }
 
 impl Progress {
-    fn begin(&self, doing: &str) {
-        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn begin(&self) {
+        let mut attempts = self.lock();
         attempts.number += 1;
-        // Overwritten by a failure; stays if the budget ends first. Then the reason before it is the better one.
+        // An earlier attempt's failure says more than that this one is still connecting.
         if attempts.last.is_empty() {
-            doing.clone_into(&mut attempts.last);
+            "no answer to the connection".clone_into(&mut attempts.last);
         }
     }
 
-    fn failed(&self, why: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).last = why;
+    fn is(&self, why: impl Into<String>) {
+        self.lock().last = why.into();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Attempts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(self) -> Attempts {
@@ -162,15 +171,15 @@ impl Progress {
 }
 
 /// The story without its deadline.
-async fn scan(target: &Target, progress: &Progress) -> Vec<String> {
+async fn scan(target: &Target, exchanges: &Semaphore, progress: &Progress) -> Vec<String> {
     let mut pause = FIRST_PAUSE;
     let mut address = None;
     loop {
-        match attempt(target, &mut address, progress).await {
+        match attempt(target, &mut address, exchanges, progress).await {
             Ok(keys) => return keys,
             Err(why) => {
                 tracing::trace!(logger = "nodepool.Nodescan", "{target}: {why}");
-                progress.failed(why);
+                progress.is(why);
             }
         }
         sleep(pause).await;
@@ -182,9 +191,10 @@ async fn scan(target: &Target, progress: &Progress) -> Vec<String> {
 async fn attempt(
     target: &Target,
     address: &mut Option<SocketAddr>,
+    exchanges: &Semaphore,
     progress: &Progress,
 ) -> Result<Vec<String>, String> {
-    progress.begin("no answer to the connection yet");
+    progress.begin();
     let address = match *address {
         Some(address) => address,
         None => *address.insert(resolve(target).await?),
@@ -193,7 +203,7 @@ async fn attempt(
         connect(address).await?;
         return Ok(Vec::new());
     }
-    keyscan::scan(address).await
+    keyscan::scan(address, exchanges, progress).await
 }
 
 async fn resolve(target: &Target) -> Result<SocketAddr, String> {
@@ -215,3 +225,6 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
         Err(_) => Err(format!("no answer to the connection within {}s", ATTEMPT.as_secs())),
     }
 }
+
+#[cfg(test)]
+mod tests;

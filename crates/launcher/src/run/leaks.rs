@@ -3,7 +3,10 @@
 //! Two, because a search and the records are not of the same moment (`nodepool 11.0.0: driver/statemachine.py
 //! cleanupLeakedResources`). Each provider searches by itself: a hung cloud delays nobody else's.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use nodepool_common::model::{BuildId, ProviderName, Records, UploadId};
 use nodepool_drivers::{CloudResource, ProviderError};
@@ -41,6 +44,7 @@ impl Launcher {
             .cache()
             .read(|records| resources.into_iter().filter(|resource| is_leaked(records, name, resource)).collect());
         let mut seen = BTreeSet::new();
+        let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
         for resource in leaked {
             if suspects.contains(&resource.id) {
                 let kind = resource.kind.plural();
@@ -51,7 +55,7 @@ impl Launcher {
                     resource.tag("nodepool_node_id").unwrap_or("?")
                 );
                 match cloud.provider.delete_resource(&resource).await {
-                    Ok(()) => self.stats.leaked(name, kind, 1),
+                    Ok(()) => *counts.entry(kind).or_default() += 1,
                     Err(error) => {
                         warn!(logger = LOGGER, "Leaked resource {} stays for now: {error}", resource.id);
                         seen.insert(resource.id);
@@ -64,7 +68,10 @@ impl Launcher {
         *suspects = seen;
         for removed in cloud.provider.clean_up().await? {
             info!(logger = LOGGER, "Removed leaked {} {} of provider {name}", removed.kind.plural(), removed.id);
-            self.stats.leaked(name, removed.kind.plural(), 1);
+            *counts.entry(removed.kind.plural()).or_default() += 1;
+        }
+        for (kind, count) in counts {
+            self.stats.leaked(name, kind, count);
         }
         Ok(())
     }

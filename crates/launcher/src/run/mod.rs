@@ -57,6 +57,8 @@ pub struct Options {
     pub secure: Option<PathBuf>,
     /// How often each cloud is searched for leaked resources. Upstream: 60 s.
     pub cleanup_interval: Duration,
+    /// How long to wait before a deletion that failed is tried again. Upstream: 5 s.
+    pub delete_interval: Duration,
     /// Age at which the lock directory of a request that is gone is removed. Upstream: 8 h.
     pub request_lock_age: Duration,
     /// The version that components carry.

@@ -99,8 +99,9 @@ impl Launcher {
     async fn deletion_failed(&self, held: Held<Node>, trouble: &str) -> Result<(), ZkError> {
         let id = held.record().id.clone();
         let pause = {
+            let first = self.options.delete_interval.as_secs_f64();
             let mut book = self.book.open();
-            let pause = book.back_off(&format!("delete {id}"), 5.0, 60.0);
+            let pause = book.back_off(&format!("delete {id}"), first, first * 12.0);
             book.view.nodes_after.insert(id.clone(), clock::now() + pause);
             pause
         };

@@ -26,10 +26,11 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
-use chrono::Utc;
 use nodepool_common::{
     model::{Records, Timestamp, wire::to_python_json},
     status::{self, Table},
+    sys::clock,
+    zk::ZooKeeper,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -46,6 +47,11 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Makes a table from the records as they are now, under the cache's read lock.
 pub type ReadRecords = Arc<dyn Fn(&dyn Fn(&Records) -> Table) -> Table + Send + Sync>;
+
+/// Reads from the tree cache.
+pub fn read_cache(zk: ZooKeeper) -> ReadRecords {
+    Arc::new(move |make| zk.cache().read(|records| make(records)))
+}
 
 /// What `/ready` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,7 +131,7 @@ fn document(server: &Server, uri: &Uri, format: Format) -> Result<Document, Refu
     // All values of a key matter for the memory, the last one for the answer, as in upstream.
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).unwrap_or_default();
     let parameter: BTreeMap<&str, &str> = parameters.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let now = now();
+    let now = clock::now();
     let make = table_maker(uri.path(), parameter.get("node_id").copied(), now)
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "The resource could not be found."))?;
     let key = (uri.path().to_owned(), parameters.clone(), format);
@@ -176,14 +182,7 @@ fn ready(readiness: &Readiness) -> Result<Document, Refusal> {
         body.push('\n');
         body.push_str(remark);
     }
-    Ok(Document { made: now(), body: body.into() })
-}
-
-fn now() -> Timestamp {
-    let since = Utc::now();
-    #[allow(clippy::cast_precision_loss)] // microseconds since the epoch fit for centuries
-    let seconds = since.timestamp_micros() as Timestamp / 1e6;
-    seconds
+    Ok(Document { made: clock::now(), body: body.into() })
 }
 
 /// A header value made of a constant or a date: visible ASCII, always.

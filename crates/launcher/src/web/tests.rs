@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use chrono::Utc;
 use nodepool_common::model::{Entry, Node, NodeRequest, PoolComponent, Stat};
 use serde_json::json;
 use tokio::{

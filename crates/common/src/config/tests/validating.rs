@@ -51,7 +51,7 @@ fn what_upstreams_schema_rejects_fails() {
             "diskimages: [{name: a, elements: vm}]\n",
             "must be a list of texts, not the text `vm` (put it in brackets: [ ])",
         ),
-        ("diskimages: [{name: a, env-vars: {A: 1}}]\n", "`env-vars` must be a text"),
+        ("diskimages: [{name: a, env-vars: {A: 1}}]\n", "a value of `env-vars` must be a text"),
         ("diskimages: [{name: a, pause: 'no'}]\n", "`pause` must be true or false"),
         (
             "diskimages: [{name: a}, {name: a}]\n",

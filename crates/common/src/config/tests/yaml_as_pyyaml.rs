@@ -236,12 +236,12 @@ fn a_few_lines_cannot_expand_without_bounds() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let alias = format!("*a{}", level - 1);
-        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![alias; 10].join(", ")));
+        bomb.extend([format!("a{level}: &a{level} [{}]\n", vec![alias; 10].join(", "))]);
     }
     assert!(problem(&bomb).contains("with its aliases expanded"));
     let mut merges = String::from("a0: &a0 {k: v}\n");
     for level in 1..40 {
-        merges.push_str(&format!("a{level}: &a{level}\n  <<: [*a{0}, *a{0}]\n  k{level}: *a{0}\n", level - 1));
+        merges.extend([format!("a{level}: &a{level}\n  <<: [*a{0}, *a{0}]\n  k{level}: *a{0}\n", level - 1)]);
     }
     assert!(problem(&merges).contains("with its aliases expanded"));
     let deep = format!("a: {}{}", "[".repeat(200), "]".repeat(200));

@@ -46,7 +46,7 @@ pub enum Value {
     /// A sequence.
     List(Vec<Rc<Node>>),
     /// A mapping, merged, each key once.
-    Map(Vec<(Rc<Node>, Rc<Node>)>),
+    Map(Vec<Entry>),
 }
 
 impl Node {
@@ -109,6 +109,9 @@ impl Node {
         }
     }
 }
+
+/// A key and its value.
+pub type Entry = (Rc<Node>, Rc<Node>);
 
 /// Why a text is not one YAML document.
 #[derive(Debug)]
@@ -182,6 +185,8 @@ struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, Rc<Node>>,
     duplicates: Vec<Duplicate>,
+    /// How many entries all merges have brought in so far.
+    merged: usize,
     root: Option<Rc<Node>>,
 }
 
@@ -244,9 +249,9 @@ impl Builder {
 
     /// Keys and values in turn -> entries, each key once, merges merged.
     fn mapping(&mut self, children: Vec<Rc<Node>>) -> Result<Value, Problem> {
-        let mut own: Vec<(Rc<Node>, Rc<Node>)> = Vec::with_capacity(children.len() / 2);
+        let mut own: Vec<Entry> = Vec::with_capacity(children.len() / 2);
         let mut index = KeyIndex::default();
-        let mut merged: Vec<(Rc<Node>, Rc<Node>)> = Vec::new();
+        let mut merged: Vec<Entry> = Vec::new();
         let mut children = children.into_iter();
         while let (Some(key), Some(value)) = (children.next(), children.next()) {
             let Value::Scalar(meaning, text) = &key.value else {
@@ -254,6 +259,10 @@ impl Builder {
             };
             if *meaning == Meaning::Merge {
                 merged.extend(merge_sources(&value)?);
+                self.merged = self.merged.saturating_add(merged.len());
+                if self.merged > MOST_NODES {
+                    return Err(Problem { at: key.at, message: format!("more than {MOST_NODES} keys are merged") });
+                }
                 continue;
             }
             match index.find(&own, &key) {
@@ -287,14 +296,14 @@ struct KeyIndex {
 }
 
 impl KeyIndex {
-    fn find(&self, entries: &[(Rc<Node>, Rc<Node>)], key: &Node) -> Option<usize> {
+    fn find(&self, entries: &[Entry], key: &Node) -> Option<usize> {
         match key.as_text() {
             Some(text) => self.texts.get(text).copied(),
             None => self.others.iter().copied().find(|i| entries[*i].0.same_key(key)),
         }
     }
 
-    fn push(&mut self, entries: &mut Vec<(Rc<Node>, Rc<Node>)>, entry: (Rc<Node>, Rc<Node>)) {
+    fn push(&mut self, entries: &mut Vec<Entry>, entry: Entry) {
         match entry.0.as_text() {
             Some(text) => {
                 self.texts.insert(text.to_owned(), entries.len());
@@ -306,7 +315,7 @@ impl KeyIndex {
 }
 
 /// What `<<: VALUE` brings in, in the order in which later entries win.
-fn merge_sources(value: &Node) -> Result<Vec<(Rc<Node>, Rc<Node>)>, Problem> {
+fn merge_sources(value: &Node) -> Result<Vec<Entry>, Problem> {
     let wrong = |node: &Node| Problem {
         at: node.at,
         message: format!("`<<` merges a mapping or a list of mappings, not {}", node.describe()),

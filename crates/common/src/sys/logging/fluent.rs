@@ -233,7 +233,9 @@ fn value(out: &mut Vec<u8>, item: &Value) {
         Value::String(string) => text(out, string),
         Value::Array(items) => {
             length(out, items.len(), 0x90, 16, [0xdc, 0xdd]);
-            items.iter().for_each(|item| value(out, item));
+            for item in items {
+                value(out, item);
+            }
         }
         Value::Object(object) => map(out, object),
     }

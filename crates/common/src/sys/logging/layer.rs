@@ -40,7 +40,8 @@ impl PythonLayer {
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for PythonLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         let logger = logger_of(metadata.target());
-        if is_ours(&logger) {
+        // Whoever names its logger is ours, in whatever crate: a binary, a test.
+        if is_ours(&logger) || metadata.fields().field("logger").is_some() {
             // Spans carry the ids of warnings inside them, whatever their own level. And an event's logger may be one
             // of its fields: its exact level is asked for in on_event.
             metadata.is_span() || Level::from(metadata.level()) >= self.lowest

@@ -177,7 +177,11 @@ fn command_default(debug: bool) -> Map<String, Value> {
     let quiet = if debug {
         json!({})
     } else {
-        json!({"kazoo": {"level": "WARNING"}, "nodepool.ComponentRegistry": {"level": "WARNING"}})
+        // The last one says what kazoo's says upstream: that there is a connection.
+        json!({
+            "kazoo": {"level": "WARNING"}, "nodepool.ComponentRegistry": {"level": "WARNING"},
+            "nodepool.zk.ZooKeeper": {"level": "WARNING"},
+        })
     };
     object(json!({
         "version": 1,

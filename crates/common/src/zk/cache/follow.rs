@@ -12,6 +12,7 @@ use zookeeper_client::{AddWatchMode, Client, Error, EventType, PersistentWatcher
 use super::{
     super::{
         Shared,
+        error::is_unknown,
         nodes::now,
         paths::{self, Spot},
         raw,
@@ -32,7 +33,7 @@ pub(super) async fn follow(shared: Arc<Shared>, cache: Cache) {
     loop {
         let next = async {
             tokio::time::sleep(pause).await;
-            shared.next_session(None).await
+            shared.next_session().await
         };
         let (session, client) = tokio::select! {
             () = shared.stop.cancelled() => break,
@@ -63,7 +64,7 @@ async fn session_long(client: Client, cache: &Cache) -> Result<(), Error> {
     let mut watcher = client.watch(paths::ROOT, AddWatchMode::PersistentRecursive).await?;
     loop {
         let started = std::time::Instant::now();
-        let tree = walk(&client).await?;
+        let tree = walk(&client, cache.heir()).await?;
         let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
         cache.change(|old| {
             old.replace(tree);
@@ -82,6 +83,10 @@ async fn session_long(client: Client, cache: &Cache) -> Result<(), Error> {
             End::Gap => {
                 cache.set_ready(false);
                 tracing::debug!(logger = LOGGER, "The connection was lost for a while, reading /nodepool again");
+                // zookeeper-client 0.11.2 re-adds one-shot watches on reconnection but forgets persistent ones
+                // (session/watch.rs: `index.max(index)`). The new one first: dropping the last one of a path would
+                // remove the server's.
+                watcher = client.watch(paths::ROOT, AddWatchMode::PersistentRecursive).await?;
             }
         }
     }
@@ -114,6 +119,7 @@ struct Follower<'a> {
     latest: HashMap<Spot, u64>,
     reads: FuturesUnordered<BoxFuture<'a, Read>>,
     count: u64,
+    suspended: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -125,6 +131,7 @@ impl<'a> Follower<'a> {
             latest: HashMap::new(),
             reads: FuturesUnordered::new(),
             count: 0,
+            suspended: false,
         }
     }
 
@@ -138,7 +145,7 @@ impl<'a> Follower<'a> {
             }
             self.ask();
             self.cache.set_queues(self.waiting.len(), self.reads.len());
-            if self.waiting.is_empty() && self.reads.is_empty() {
+            if self.waiting.is_empty() && self.reads.is_empty() && !self.suspended {
                 self.cache.set_ready(true);
             }
             tokio::select! {
@@ -157,6 +164,7 @@ impl<'a> Follower<'a> {
         match event.event_type {
             EventType::Session => match event.session_state {
                 SessionState::Disconnected => {
+                    self.suspended = true;
                     self.cache.set_ready(false);
                     None
                 }
@@ -211,8 +219,11 @@ impl<'a> Follower<'a> {
         match result {
             Ok((data, new)) => self.cache.change(|tree| tree.put(&spot, &data, stat(&new), now())),
             Err(Error::NoNode) => self.cache.change(|tree| tree.remove(&spot, now())),
-            // The connection broke: a gap follows. Anything else: begin again.
-            Err(error) if super::super::error::is_unknown(&error) => {}
+            // The connection broke, and a gap follows; or only this answer did.
+            Err(error) if is_unknown(&error) => {
+                self.latest.insert(spot.clone(), 0);
+                self.waiting.push_back(spot);
+            }
             Err(error) => return Err(error),
         }
         Ok(())

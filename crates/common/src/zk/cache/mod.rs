@@ -106,6 +106,10 @@ impl Cache {
         }
     }
 
+    fn heir(&self) -> Tree {
+        self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).heir()
+    }
+
     fn is_started(&self) -> bool {
         self.inner.started.load(Ordering::Relaxed)
     }

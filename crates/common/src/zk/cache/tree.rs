@@ -108,7 +108,7 @@ impl Tree {
             }
             Spot::BuildRequest(image) => self.records.build_requests.insert(image.clone(), stat) != Some(stat),
             Spot::RequestLock(id) => {
-                let lock = self.records.request_locks.entry(id.clone()).or_default();
+                let lock = self.records.request_locks.entry(id.clone()).or_insert_with(|| new_request_lock(now));
                 lock.free_since = free_since(&lock.contenders, lock.free_since, now);
                 std::mem::replace(&mut lock.ctime, stat.ctime) != stat.ctime
             }
@@ -192,6 +192,11 @@ impl Tree {
         known
     }
 
+    /// An empty one that remembers what has been complained about.
+    pub fn heir(&self) -> Self {
+        Self { complaints: self.complaints.clone(), oddities: self.oddities.clone(), ..Self::default() }
+    }
+
     /// A walk's result takes the place of what was known. What we wrote meanwhile is newer than what the walk read.
     pub fn replace(&mut self, mut new: Self) {
         new.complaints.extend(std::mem::take(&mut self.complaints));
@@ -235,7 +240,7 @@ impl Tree {
     ) -> bool {
         // A contender's deletion may be heard of after its directory's own.
         let known = self.records.request_locks.contains_key(id);
-        let lock = self.records.request_locks.entry(id.clone()).or_insert_with(RequestLock::default);
+        let lock = self.records.request_locks.entry(id.clone()).or_insert_with(|| new_request_lock(now));
         let changed = change(&mut lock.contenders);
         if !known && lock.contenders.is_empty() {
             self.records.request_locks.remove(id);
@@ -276,6 +281,12 @@ impl Tree {
             }
         }
     }
+}
+
+/// A directory whose stat has not been read yet: by our own clock, so that nobody takes it for an old one.
+#[allow(clippy::cast_possible_truncation)] // ms since the epoch fit
+fn new_request_lock(now: Timestamp) -> RequestLock {
+    RequestLock { ctime: (now * 1000.0) as i64, ..RequestLock::default() }
 }
 
 fn contenders(locks: &HashMap<Lock, BTreeSet<String>>, lock: &Lock) -> BTreeSet<String> {

@@ -43,9 +43,8 @@ struct Seen {
     next: Vec<Visit>,
 }
 
-/// The whole tree as it is, more or less, now. What changes meanwhile the watch tells.
-pub(super) async fn walk(client: &Client) -> Result<Tree, Error> {
-    let mut tree = Tree::default();
+/// Fills an empty tree with what there is now, more or less: what changes meanwhile the watch tells.
+pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error> {
     let mut todo = vec![Visit::Pools, Visit::Images, Visit::RequestLocks, Visit::Requests, Visit::Nodes];
     let mut visits = FuturesUnordered::new();
     loop {

@@ -1,0 +1,149 @@
+//! Connections that break after the server has done its part: whatever was asked is done once, and reported as done.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
+mod zk_common;
+
+use nodepool_common::{
+    model::NodeState,
+    zk::{Held, ZooKeeper},
+};
+use nodepool_testing::{LossyProxy, ZooKeeperServer};
+use zk_common::*;
+
+/// More requests than any of the operations sends.
+const REQUESTS: usize = 5;
+
+struct Stage {
+    _server: ZooKeeperServer,
+    proxy: LossyProxy,
+    zk: ZooKeeper,
+    /// Sees the truth, by a connection of its own.
+    other: zookeeper_client::Client,
+    lost: usize,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let server = ZooKeeperServer::start();
+        let proxy = LossyProxy::start(server.port()).await;
+        let mut config = config(&server, "");
+        config.servers[0].port = proxy.port();
+        let zk = connect(&config);
+        zk.connected().await;
+        zk.create("/nodepool/nodes", b"").await.unwrap();
+        zk.create("/nodepool/requests", b"").await.unwrap();
+        let other = stranger(&server, "").await;
+        Self { _server: server, proxy, zk, other, lost: 0 }
+    }
+
+    fn lose(&self, nth: usize) {
+        self.proxy.lose_answer(nth);
+    }
+
+    fn done(&mut self) {
+        self.lost += usize::from(self.proxy.has_lost());
+        self.proxy.lose_answer(0);
+    }
+
+    async fn children(&self, path: &str) -> usize {
+        self.other.list_children(path).await.unwrap().len()
+    }
+
+    async fn held(&self) -> Held<nodepool_common::model::Node> {
+        self.zk.create_node(node(1.0)).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn records_are_created_once() {
+    let mut stage = Stage::new().await;
+    for nth in 1..=REQUESTS {
+        stage.lose(nth);
+        let event = format!("event-{nth}");
+        let created = stage.zk.create_request("900", nth % 2 == 0, request(&event)).await.unwrap();
+        stage.done();
+        assert_eq!(stage.children("/nodepool/requests").await, nth);
+        assert!(stage.other.check_stat(&format!("/nodepool/requests/{}", created.id)).await.unwrap().is_some());
+    }
+    for nth in 1..=REQUESTS {
+        stage.lose(nth);
+        let held = stage.held().await;
+        stage.done();
+        assert_eq!(stage.children("/nodepool/nodes").await, nth);
+        let path = format!("/nodepool/nodes/{}", held.record().id);
+        assert_eq!(stage.other.get_data(&path).await.unwrap().0, held.record().write());
+        assert_eq!(held.record().state, NodeState::Building);
+        assert_eq!(stage.children(&format!("{path}/lock")).await, 1);
+        held.unlock().await.unwrap();
+        assert_eq!(stage.children(&format!("{path}/lock")).await, 0);
+    }
+    // One request creates a request, two a node.
+    assert!(stage.lost >= 3, "only {} answers were lost", stage.lost);
+    stage.zk.close().await;
+}
+
+#[tokio::test]
+async fn writes_under_a_lock_happen_once_and_the_lock_is_left() {
+    let mut stage = Stage::new().await;
+    for nth in 1..=REQUESTS {
+        let mut held = stage.held().await;
+        let path = format!("/nodepool/nodes/{}", held.record().id);
+        stage.lose(nth);
+        held.update(|node| node.comment = Some("one".to_owned())).await.unwrap();
+        stage.done();
+        let (data, stat) = stage.other.get_data(&path).await.unwrap();
+        assert_eq!(data, held.record().write());
+        assert_eq!(stat.version, held.stat().version, "the lost answer's stat was found");
+        stage.lose(nth);
+        held.update_and_unlock(|node| node.set_state(NodeState::Ready, 2.0)).await.map_err(|(_, e)| e).unwrap();
+        stage.done();
+        assert_eq!(stage.children(&format!("{path}/lock")).await, 0);
+
+        stage.lose(nth);
+        let held = stage.zk.try_lock_node(&path[path.len() - 10..].into()).await.unwrap().expect("it is free");
+        stage.done();
+        assert_eq!(held.record().state, NodeState::Ready);
+        assert_eq!(stage.children(&format!("{path}/lock")).await, 1);
+        stage.lose(nth);
+        held.unlock().await.unwrap();
+        stage.done();
+        assert_eq!(stage.children(&format!("{path}/lock")).await, 0);
+
+        stage.lose(nth);
+        let held = stage.zk.lock_node(&path[path.len() - 10..].into(), SOON).await.unwrap().expect("it is free");
+        stage.done();
+        assert_eq!(stage.children(&format!("{path}/lock")).await, 1);
+        stage.lose(nth);
+        held.delete(3.0).await.unwrap();
+        stage.done();
+        assert!(stage.other.check_stat(&path).await.unwrap().is_none());
+    }
+    assert!(stage.lost >= 6, "only {} answers were lost", stage.lost);
+    stage.zk.close().await;
+}
+
+#[tokio::test]
+async fn requests_are_locked_and_rows_deleted_all_the_same() {
+    let mut stage = Stage::new().await;
+    for nth in 1..=REQUESTS {
+        let created = stage.zk.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
+        let dir = format!("/nodepool/requests-lock/{}", created.id);
+        stage.lose(nth);
+        let held = stage.zk.try_lock_request(&created.id).await.unwrap().expect("it is free");
+        stage.done();
+        assert_eq!(stage.children(&dir).await, 1);
+        held.unlock().await.unwrap();
+        assert_eq!(stage.children(&dir).await, 0);
+        stage.lose(nth);
+        stage.zk.delete_request(&created.id).await.unwrap();
+        stage.done();
+        stage.lose(nth);
+        stage.zk.delete_request_lock(&created.id).await.unwrap();
+        stage.done();
+        assert_eq!(stage.children("/nodepool/requests").await, 0);
+        assert_eq!(stage.children("/nodepool/requests-lock").await, 0);
+    }
+    assert!(stage.lost >= 3, "only {} answers were lost", stage.lost);
+    stage.zk.close().await;
+}

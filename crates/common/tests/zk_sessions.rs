@@ -1,0 +1,358 @@
+//! Sessions: TLS, expiry, restarts, dead servers; components and elections across them. Each test has its own server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
+mod zk_common;
+
+use std::{path::PathBuf, time::Duration};
+
+use nodepool_common::{
+    config,
+    model::{NodeId, PoolComponent},
+    zk::{ZkError, ZooKeeper},
+};
+use nodepool_testing::{ZooKeeperServer, free_port, wait_for};
+use serde_json::Value;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zk_common::*;
+
+/// As short as the server allows: two of its ticks.
+const SHORT: Duration = Duration::from_secs(1);
+
+fn short(server: &ZooKeeperServer) -> config::ZooKeeper {
+    config::ZooKeeper { timeout: SHORT, ..config(server, "") }
+}
+
+fn tls(server: &ZooKeeperServer, host: &str) -> config::ZooKeeper {
+    config::ZooKeeper {
+        servers: vec![config::ZooKeeperServer { host: host.to_owned(), port: server.tls_port(), chroot: None }],
+        // Also how long an operation waits for a connection that never comes.
+        timeout: Duration::from_secs(4),
+        tls: Some(config::ZooKeeperTls {
+            cert: server.tls_file("client.pem"),
+            key: server.tls_file("client-operator.key"),
+            ca: server.tls_file("ca.pem"),
+            verify_hostname: false,
+        }),
+    }
+}
+
+fn pool(id: &str) -> PoolComponent {
+    let (pool, _) = PoolComponent::read("host1", br#"{"state": "running"}"#).unwrap();
+    PoolComponent { id: Some(id.into()), name: Some("main".into()), provider_name: Some("p".into()), ..pool }
+}
+
+#[tokio::test]
+async fn the_operators_key_and_a_foreign_host_name_connect_and_a_strict_client_says_why_it_does_not() {
+    let log = Log::install();
+    let server = ZooKeeperServer::start_tls();
+    let config = tls(&server, "127.0.0.1");
+    let zk = connect(&config);
+    tokio::time::timeout(SOON, zk.connected()).await.unwrap();
+    zk.create("/a/b", b"x").await.unwrap();
+    assert_eq!(zk.get("/a/b").await.unwrap().unwrap().0, b"x");
+    tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
+    zk.close().await;
+
+    // Other tests log too: the server's address tells ours.
+    let said = |port: u16, pattern: &str| {
+        let (log, address, pattern) = (log.clone(), format!("127.0.0.1:{port}: "), pattern.to_owned());
+        move || {
+            let line = log.lines(&address).into_iter().find(|line| line.contains(&pattern));
+            async move { line }
+        }
+    };
+
+    let mut strict = config.clone();
+    strict.tls.as_mut().unwrap().verify_hostname = true;
+    let zk = connect(&strict);
+    let line = wait_for(SOON, "the foreign name is named", said(server.tls_port(), "server.zookeeper.invalid")).await;
+    assert!(line.contains("verify-hostname") && line.contains("WARN"), "{line}");
+    let error = tokio::time::timeout(SOON, zk.get("/a")).await.unwrap().unwrap_err();
+    assert!(matches!(error, ZkError::ConnectionLost { .. }), "{error}");
+    zk.close().await;
+
+    // Another authority: made by another server.
+    let other = ZooKeeperServer::start_tls();
+    let mut foreign = config.clone();
+    foreign.tls.as_mut().unwrap().ca = other.tls_file("ca.pem");
+    let zk = connect(&foreign);
+    wait_for(SOON, "the wrong authority is named", said(server.tls_port(), "not signed by the authority")).await;
+    zk.close().await;
+
+    // Our own certificate is one that the server does not know.
+    let mut unknown = config.clone();
+    let files = unknown.tls.as_mut().unwrap();
+    (files.cert, files.key) = (other.tls_file("client.pem"), other.tls_file("client.key"));
+    let zk = connect(&unknown);
+    wait_for(SOON, "the refusal is told", said(server.tls_port(), "refused our certificate")).await;
+    zk.close().await;
+
+    // A TLS client at the plain port.
+    let mut wrong_port = config.clone();
+    wrong_port.servers[0].port = server.port();
+    let zk = connect(&wrong_port);
+    wait_for(SOON, "the port is doubted", said(server.port(), "is this its TLS port")).await;
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_used_without_a_restart() {
+    let log = Log::install();
+    let (server, other) = (ZooKeeperServer::start_tls(), ZooKeeperServer::start_tls());
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = tls(&server, "localhost");
+    let files = config.tls.as_mut().unwrap();
+    (files.cert, files.key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let copy = |from: &ZooKeeperServer| {
+        std::fs::copy(from.tls_file("client.key"), dir.path().join("key.pem")).unwrap();
+        std::fs::copy(from.tls_file("client.pem"), dir.path().join("cert.pem")).unwrap();
+    };
+    copy(&other);
+    let zk = connect(&config);
+    let pattern = format!("localhost:{}: the server refused our certificate", server.tls_port());
+    wait_for(SOON, "the old one is refused", || async { log.lines(&pattern).into_iter().next() }).await;
+    copy(&server);
+    tokio::time::timeout(SOON, zk.connected()).await.unwrap();
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn unusable_files_are_named() {
+    let server = ZooKeeperServer::start_tls();
+    let error = |change: &dyn Fn(&mut config::ZooKeeperTls)| {
+        let mut config = tls(&server, "127.0.0.1");
+        change(config.tls.as_mut().unwrap());
+        ZooKeeper::start(&config, &TaskTracker::new(), CancellationToken::new()).unwrap_err().to_string()
+    };
+    let missing = error(&|tls| tls.ca = PathBuf::from("/nowhere/ca.pem"));
+    assert!(missing.contains("/nowhere/ca.pem") && missing.contains("ca:"), "{missing}");
+    let swapped = error(&|tls| std::mem::swap(&mut tls.key, &mut tls.cert));
+    assert!(swapped.contains("client.pem") && swapped.contains("no private key"), "{swapped}");
+    let foreign = error(&|tls| tls.cert = tls.ca.clone());
+    assert!(foreign.contains("client-operator.key"), "{foreign}");
+    let empty = error(&|tls| tls.ca = PathBuf::from("/dev/null"));
+    assert!(empty.contains("/dev/null") && empty.contains("no certificate"), "{empty}");
+}
+
+#[tokio::test]
+async fn a_session_that_expires_takes_its_locks_and_everything_else_comes_back() {
+    let server = ZooKeeperServer::start();
+    let zk = connect(&short(&server));
+    let first = zk.connected().await;
+    zk.cache().until_ready().await;
+    let registration = zk.register_pool(pool("l1"));
+    let launcher = zk.register_launcher("host1", "11.0.0");
+    let mut leading = zk.stand_for_election("stats", "host1-1");
+    tokio::time::timeout(SOON, leading.wait_for(|leading| *leading)).await.unwrap().unwrap();
+    let mut held = zk.create_node(node(1.0)).await.unwrap();
+    let id = held.record().id.clone();
+    assert!(held.is_valid());
+    let registered = || async { zk.cache().read(|records| records.pools.keys().next().cloned()) };
+    let component = wait_for(SOON, "the pool is registered", registered).await;
+    assert_eq!(component, "host10000000000");
+
+    server.pause();
+    wait_for(SOON, "the session is given up", || async { (!held.is_valid()).then_some(()) }).await;
+    wait_for(SOON, "the cache knows", || async { (!zk.cache().ready()).then_some(()) }).await;
+    assert!(zk.cache().read(|records| records.nodes.contains_key(&id)), "stale, but there");
+    let error = held.update(|node| node.comment = Some("late".to_owned())).await.unwrap_err();
+    assert!(matches!(error, ZkError::SessionLost { .. }), "{error}");
+    assert!(!*leading.borrow());
+    let resumed = std::time::Instant::now();
+    server.resume();
+
+    let second = tokio::time::timeout(SOON, zk.connected()).await.unwrap();
+    assert_ne!(first, second);
+    zk.cache().until_ready().await;
+    let again = || async { zk.cache().read(|records| records.pools.keys().find(|name| **name != component).cloned()) };
+    let name = wait_for(SOON, "the pool is registered again", again).await;
+    assert_eq!(name, "host10000000001");
+    println!("registered again {:?} after the server was back", resumed.elapsed());
+    assert!(!held.is_valid(), "an old lock never becomes valid again");
+    held.unlock().await.unwrap();
+    tokio::time::timeout(SOON, leading.wait_for(|leading| *leading)).await.unwrap().unwrap();
+
+    let locked = || async { zk.try_lock_node(&id).await.unwrap() };
+    let held = wait_for(SOON, "the old contender is gone with its session", locked).await;
+    assert_eq!(held.record().comment, None);
+    let alone = || async { (zk.children("/nodepool/components/pool").await.unwrap().len() == 1).then_some(()) };
+    wait_for(SOON, "the old component is gone with its session", alone).await;
+
+    registration.update(|pool| pool.paused = true);
+    let paused = || async { zk.cache().read(|records| records.pools.get(&name)?.paused.then_some(())) };
+    wait_for(SOON, "a change after that is written", paused).await;
+    registration.withdraw().await;
+    assert!(zk.children("/nodepool/components/pool").await.unwrap().is_empty());
+    drop(launcher);
+    let none = || async { zk.children("/nodepool/components/launcher").await.unwrap().is_empty().then_some(()) };
+    wait_for(SOON, "a dropped registration is withdrawn", none).await;
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn a_restarted_server_resumes_the_session_and_the_cache_misses_nothing() {
+    let mut server = ZooKeeperServer::start();
+    let mut config = config(&server, "");
+    config.timeout = Duration::from_secs(30);
+    let zk = connect(&config);
+    let first = zk.connected().await;
+    zk.cache().until_ready().await;
+    let mut held = zk.create_node(node(1.0)).await.unwrap();
+
+    server.stop();
+    let mut session = zk.session();
+    tokio::time::timeout(SOON, session.wait_for(Option::is_none)).await.unwrap().unwrap();
+    assert!(held.is_valid(), "suspended is not lost");
+    // Asked for while nobody is there: it waits for the same session.
+    let write =
+        tokio::spawn(async move { held.update(|node| node.comment = Some("patient".to_owned())).await.map(|()| held) });
+    server.restart();
+    // While we may still be away.
+    let other = stranger(&server, "").await;
+    other.create("/nodepool/nodes/other", br#"{"state": "ready"}"#, &PERSISTENT).await.unwrap();
+
+    assert_eq!(tokio::time::timeout(SOON, zk.connected()).await.unwrap(), first);
+    let held = tokio::time::timeout(SOON, write).await.unwrap().unwrap().unwrap();
+    assert_eq!(held.record().comment.as_deref(), Some("patient"));
+    let id = NodeId::from("other");
+    let seen = || async { (zk.cache().ready() && zk.cache().read(|r| r.nodes.contains_key(&id))).then_some(()) };
+    wait_for(SOON, "what happened meanwhile", seen).await;
+    other.create("/nodepool/nodes/later", br#"{"state": "ready"}"#, &PERSISTENT).await.unwrap();
+    let id = NodeId::from("later");
+    let seen = || async { zk.cache().read(|r| r.nodes.contains_key(&id)).then_some(()) };
+    wait_for(SOON, "the watch is back too", seen).await;
+    held.delete(2.0).await.unwrap();
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn an_idle_cache_reads_nothing() {
+    let server = ZooKeeperServer::start();
+    let zk = connect(&config(&server, ""));
+    zk.cache().until_ready().await;
+    zk.create("/nodepool/nodes/x", br#"{"state": "ready"}"#).await.unwrap();
+    let known = || async { (zk.cache().read(|r| r.nodes.len()) == 1 && zk.cache().ready()).then_some(()) };
+    wait_for(SOON, "the cache is up to date", known).await;
+    let received = || {
+        let text = server.command("srvr").unwrap();
+        let line = text.lines().find(|line| line.starts_with("Received:")).unwrap();
+        line.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let before = received();
+    // A pause to see nothing happen in, not to wait for something.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let packets = received() - before;
+    // Our own two questions, and pings.
+    assert!(packets <= 8, "{packets} packets in 3 s");
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn a_dead_server_does_not_matter_while_another_lives_and_a_chroot_is_made() {
+    let log = Log::install();
+    let server = ZooKeeperServer::start();
+    let mut config = config(&server, "/zuul/deep");
+    let dead = config::ZooKeeperServer { host: "127.0.0.1".to_owned(), port: free_port(), chroot: None };
+    config.servers.insert(0, dead.clone());
+    let zk = connect(&config);
+    tokio::time::timeout(SOON, zk.connected()).await.unwrap();
+    zk.cache().until_ready().await;
+    zk.create_request("900", true, request("e")).await.unwrap();
+    let root = stranger(&server, "").await;
+    assert_eq!(root.list_children("/").await.unwrap().len(), 2, "zookeeper and zuul");
+    let mut below = root.list_children("/zuul/deep/nodepool").await.unwrap();
+    below.sort();
+    assert_eq!(below, ["components", "elections", "images", "nodes", "requests", "requests-lock"]);
+    let first = zk.connected().await;
+
+    // The list changes but keeps a server: the session stays. None of it is left: another session, elsewhere.
+    let second = ZooKeeperServer::start();
+    let mut both = config.clone();
+    both.servers = vec![config.servers[1].clone(), dead.clone()];
+    zk.set_servers(&both).unwrap();
+    zk.get("/nodepool").await.unwrap();
+    assert_eq!(zk.connected().await, first);
+    zk.set_servers(&zk_common::config(&second, "/elsewhere")).unwrap();
+    let moved = || async { zk.get("/nodepool/requests/900-0000000000").await.unwrap().is_none().then_some(()) };
+    wait_for(SOON, "the new server is used", moved).await;
+    assert!(root.list_children("/zuul/deep/nodepool/requests").await.unwrap().is_empty(), "the old session was closed");
+    zk.close().await;
+
+    let mut none = config.clone();
+    none.servers.truncate(1);
+    let zk = connect(&none);
+    let pattern = format!("127.0.0.1:{}: cannot connect", none.servers[0].port);
+    wait_for(SOON, "the refusal is told", || async { log.lines(&pattern).into_iter().next() }).await;
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn components_look_like_upstreams_and_survive_foreign_writes() {
+    let server = ZooKeeperServer::start();
+    let zk = connect(&config(&server, ""));
+    let registration = zk.register_pool(pool("l1"));
+    let _launcher = zk.register_launcher("host1", "11.0.0");
+    let running = || async {
+        let (data, _) = zk.get("/nodepool/components/launcher/host10000000000").await.unwrap()?;
+        let text = String::from_utf8(data).unwrap();
+        text.contains("running").then_some(text)
+    };
+    let text = wait_for(SOON, "the launcher runs", running).await;
+    assert_eq!(
+        text,
+        r#"{"hostname": "host1", "kind": "launcher", "model_api": 0, "state": "running", "version": "11.0.0"}"#
+    );
+    assert_eq!(zk.children("/nodepool/components").await.unwrap(), ["builder", "launcher", "pool"]);
+    let path = "/nodepool/components/pool/host10000000000";
+    let there = || async { zk.get(path).await.unwrap().map(|_| ()) };
+    wait_for(SOON, "the pool is registered", there).await;
+
+    zk.set(path, b"{}", None).await.unwrap();
+    registration.update(|pool| pool.priority = 7);
+    let read = || async {
+        let (data, _) = zk.get(path).await.unwrap()?;
+        let value: Value = serde_json::from_slice(&data).unwrap();
+        (value["priority"] == 7 && value["id"] == "l1").then_some(())
+    };
+    wait_for(SOON, "a foreign write is overwritten by the next change", read).await;
+
+    zk.delete_recursive(path).await.unwrap();
+    registration.update(|pool| pool.paused = true);
+    let again = || async { zk.get("/nodepool/components/pool/host10000000001").await.unwrap().map(|_| ()) };
+    wait_for(SOON, "a deleted component is registered again", again).await;
+    zk.close().await;
+    let other = stranger(&server, "").await;
+    assert!(other.list_children("/nodepool/components/pool").await.unwrap().is_empty(), "gone with the session");
+}
+
+#[tokio::test]
+async fn one_candidate_leads_and_the_next_follows() {
+    let server = ZooKeeperServer::start();
+    let (one, two) = (connect(&config(&server, "")), connect(&config(&server, "")));
+    let mut first = one.stand_for_election("stats", "host-1");
+    tokio::time::timeout(SOON, first.wait_for(|leading| *leading)).await.unwrap().unwrap();
+    let mut second = two.stand_for_election("stats", "host-2");
+    let queued = || async { (one.children("/nodepool/elections/stats").await.unwrap().len() == 2).then_some(()) };
+    wait_for(SOON, "both stand", queued).await;
+    assert!(*first.borrow() && !*second.borrow());
+    let leader = one.children("/nodepool/elections/stats").await.unwrap();
+    let mut identifiers = Vec::new();
+    for contender in leader {
+        identifiers.push(one.get(&format!("/nodepool/elections/stats/{contender}")).await.unwrap().unwrap().0);
+    }
+    identifiers.sort();
+    assert_eq!(identifiers, [b"host-1", b"host-2"]);
+    drop(first);
+    tokio::time::timeout(SOON, second.wait_for(|leading| *leading)).await.unwrap().unwrap();
+    // Somebody takes it away: the leader steps down and stands again.
+    let contender = two.children("/nodepool/elections/stats").await.unwrap().remove(0);
+    two.delete_recursive(&format!("/nodepool/elections/stats/{contender}")).await.unwrap();
+    let replaced = || async {
+        let now = two.children("/nodepool/elections/stats").await.unwrap();
+        (now.len() == 1 && now[0] != contender && *second.borrow()).then_some(())
+    };
+    wait_for(SOON, "it stands and leads again", replaced).await;
+    one.close().await;
+    two.close().await;
+}

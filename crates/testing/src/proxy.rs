@@ -1,0 +1,90 @@
+//! A connection that breaks at the worst moment: after the server has done what was asked, before it could say so.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// ZooKeeper's heartbeats carry this transaction id; they are not counted.
+const PING: [u8; 4] = (-2_i32).to_be_bytes();
+
+/// Stands before a ZooKeeper on loopback and loses answers on demand. Lives as long as the runtime it was started in.
+#[derive(Debug)]
+pub struct LossyProxy {
+    port: u16,
+    countdown: Arc<AtomicUsize>,
+}
+
+impl LossyProxy {
+    /// Starts one before the server at that port of loopback.
+    pub async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let countdown = Arc::new(AtomicUsize::new(0));
+        let shared = countdown.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await {
+                        // A broken connection is what we are here for.
+                        let _ = pass(client, server, &shared).await;
+                    }
+                });
+            }
+        });
+        Self { port, countdown }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The `nth` next request (from 1) is passed on and carried out; its answer is swallowed and the connection cut.
+    /// 0: none.
+    pub fn lose_answer(&self, nth: usize) {
+        self.countdown.store(nth, Ordering::SeqCst);
+    }
+
+    /// Whether the answer that was to be lost has been lost.
+    pub fn has_lost(&self) -> bool {
+        self.countdown.load(Ordering::SeqCst) == 0
+    }
+}
+
+async fn pass(mut client: TcpStream, mut server: TcpStream, countdown: &AtomicUsize) -> std::io::Result<()> {
+    let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let read = read?;
+                if read == 0 {
+                    return Ok(());
+                }
+                server.write_all(&asked[..read]).await?;
+                let ping = asked.get(4..8) == Some(PING.as_slice());
+                let counted = |now: usize| now.checked_sub(1);
+                if !ping && countdown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counted) == Ok(1) {
+                    server.read(&mut answered).await?;
+                    return Ok(());
+                }
+            }
+            read = server.read(&mut answered) => {
+                let read = read?;
+                if read == 0 {
+                    return Ok(());
+                }
+                client.write_all(&answered[..read]).await?;
+            }
+        }
+    }
+}

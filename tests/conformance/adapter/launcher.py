@@ -251,14 +251,14 @@ class WebApp:
     """The HTTP port of the launcher that belongs to this NodePool."""
 
     def __init__(self, nodepool, port=8005, listen_address='', cache_expiry=1):
-        self._nodepool = nodepool
+        self.nodepool = nodepool
         port = nodepool.port
         self.server = SimpleNamespace(socket=SimpleNamespace(getsockname=lambda: ('127.0.0.1', port)))
 
     def start(self):
         # Upstream's webapp may run before its pool is started, and is not ready then.
-        if self._nodepool._process is None:
-            self._nodepool._placeholder = NotReady(self._nodepool.port)
+        if self.nodepool._process is None:
+            self.nodepool._placeholder = NotReady(self.nodepool.port)
 
     def stop(self):
         pass

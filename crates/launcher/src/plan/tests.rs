@@ -259,8 +259,7 @@ fn requests_are_taken_by_priority_and_those_that_can_be_served_first() {
         .plan();
     let order: Vec<_> = accepts(&plan).into_iter().map(|(id, _)| id).collect();
     assert_eq!(order, ["100-0000000003", "200-0000000002", "200-0000000001"]);
-    assert!(declines(&plan).is_empty(), "what cannot be served waits a moment");
-    assert_eq!(plan.wake_at, Some(NOW + 2.0));
+    assert!(matches!(plan.decisions.last(), Some(Decision::Decline { .. })), "declines come last");
 }
 
 #[test]
@@ -298,6 +297,15 @@ fn a_pool_of_lower_priority_waits_until_the_better_one_is_paused() {
     setting.records.pools.insert("high".to_owned(), Arc::new(high));
     setting.pools.retain(|pool| pool.key.provider == *"low");
     assert_eq!(accepts(&setting.plan())[0].1, "low");
+}
+
+#[test]
+fn a_request_whose_labels_nobody_has_is_given_a_moment() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});
+    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 0.5);
+    let plan = setting.plan();
+    assert!(plan.decisions.is_empty());
+    assert_eq!(plan.wake_at, Some(NOW + 1.5));
 }
 
 #[test]
@@ -470,6 +478,18 @@ fn nodes_are_handed_over_in_the_order_of_the_labels() {
     let Some(Decision::Fulfil { nodes, .. }) = plan.decisions.first() else { panic!("{plan:?}") };
     assert_eq!(nodes[1], *"0000000001");
     assert_eq!(nodes.len(), 3);
+}
+
+#[test]
+fn a_node_that_is_ready_on_record_counts_once_its_launch_has_given_the_lock_back() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["small"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", true, None);
+    assert!(setting.plan().decisions.is_empty());
+    setting.holdings.nodes.values_mut().next().unwrap().launching = false;
+    assert!(matches!(&setting.plan().decisions[..], [Decision::Fulfil { .. }]));
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl Setting {
         })
     }
 
-    fn quota(mut self, quota: Resources) -> Self {
+    fn quota(mut self, quota: &Resources) -> Self {
         for state in self.providers.values_mut() {
             state.quota = Some(quota.clone());
         }
@@ -338,7 +338,7 @@ fn a_request_larger_than_the_limits_is_declined_and_one_that_only_has_to_wait_is
 
 #[test]
 fn a_pool_accepts_up_to_the_first_request_that_has_to_wait_and_leaves_the_rest_to_others() {
-    let mut setting = Setting::new().provider("p", |_| {}).quota(cores(5.0));
+    let mut setting = Setting::new().provider("p", |_| {}).quota(&cores(5.0));
     for n in 1..=5 {
         setting = setting.request(&format!("200-000000000{n}"), &["big"], |_| {});
     }
@@ -713,7 +713,7 @@ proptest! {
     ) {
         let mut setting = Setting::new()
             .provider("p", |pool| pool.limits = cores(f64::from(limit)))
-            .quota(cores(f64::from(quota)));
+            .quota(&cores(f64::from(quota)));
         for n in 0..used {
             setting = setting.node(&format!("u{n}"), "small", NodeState::InUse, |_| {});
         }

@@ -196,6 +196,12 @@ async fn more_than_the_quota_is_classed_as_such() {
             eprintln!("{error}");
             assert_eq!(error.class, ErrorClass::Quota, "{error}");
         }
+        // With these in place, Nova refuses at once.
+        let (refused, ids) = launched(&provider, "small", "0000000006").await;
+        let refused = refused.unwrap_err();
+        eprintln!("{refused}");
+        assert_eq!(refused.class, ErrorClass::Quota);
+        assert!(refused.to_string().contains("HTTP 403: Quota exceeded") && ids.is_empty(), "{refused}");
         for (_, ids) in &results {
             for id in ids {
                 provider.delete(id).await.unwrap();

@@ -58,7 +58,35 @@ impl Budget {
                 budget.take(key, resources);
             }
         }
+        budget.count_promises(world);
         budget
+    }
+
+    /// Counts what tenants were promised and have no node for yet; and for requests that are just being accepted,
+    /// what their pools will need.
+    fn count_promises(&mut self, world: &World<'_>) {
+        let held = world.holdings.requests.iter().map(|(id, held)| (id, &held.pool));
+        for (id, key) in held.chain(&world.holdings.accepting) {
+            let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) else { continue };
+            let mut labels = request.node_types.clone();
+            for node in world.records.nodes.values().filter_map(|entry| entry.usable()) {
+                if node.allocated_to.as_ref() == Some(id)
+                    && let Some(at) = labels.iter().position(|label| node.labels.contains(label))
+                {
+                    labels.swap_remove(at);
+                }
+            }
+            if let Some(tenant) = &request.tenant_name {
+                self.take_for_tenant(world, key, tenant, &labels);
+            }
+            if world.holdings.accepting.contains_key(id) {
+                for label in &labels {
+                    if let Ok(Ok(resources)) = label_resources(world, key, label) {
+                        self.take(key, resources);
+                    }
+                }
+            }
+        }
     }
 
     /// Counts a launch that was just decided.

@@ -85,13 +85,16 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
             due(plan, world.now, free_for, world.timing.orphan_node, Decision::Retire { node: id.clone(), reason });
         }
         NodeState::Testing => {}
+        // Somebody is between writing that and removing the record; if he died there, it is left to us.
+        NodeState::Deleted => {
+            due(plan, world.now, age, world.timing.empty_node, Decision::Delete { node: id.clone() });
+        }
         NodeState::Building
         | NodeState::InUse
         | NodeState::Used
         | NodeState::Deleting
         | NodeState::Failed
-        | NodeState::Aborted
-        | NodeState::Deleted => {
+        | NodeState::Aborted => {
             // A cloud that has not started yet cannot delete; its start wakes us.
             if world.providers.contains_key(provider) {
                 plan.decisions.push(Decision::Delete { node: id.clone() });

@@ -101,6 +101,8 @@ pub struct Holdings {
     pub busy_labels: BTreeSet<LabelName>,
     /// Launches that were decided and have no record yet.
     pub starting: Vec<(RequestId, PoolKey, LabelName)>,
+    /// Requests that are being accepted, by the pool that will serve them.
+    pub accepting: BTreeMap<RequestId, PoolKey>,
     /// `min-ready` requests that this process made.
     pub min_ready: BTreeMap<RequestId, LabelName>,
     /// Labels whose last `min-ready` request failed: not to be asked again before this time.
@@ -137,16 +139,18 @@ pub struct Timing {
     /// How long a pending request must be seen without a lock before it counts as lost. Long enough that no peer is
     /// between two steps, short enough that a take-over is quick.
     pub lost_request: f64,
-    /// How long an empty node record is left alone.
+    /// How long an empty node record, or one in state `deleted`, is left to whoever is deleting it.
     pub empty_node: f64,
     /// How long a node may stand in `init` without a lock.
     pub orphan_node: f64,
+    /// How long a decline may be put off while requests that can be served are being served.
+    pub decline: f64,
     /// Age of a request's lock directory at which it goes once the request is gone.
     pub request_lock: f64,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { lost_request: 1.0, empty_node: 1.0, orphan_node: 30.0, request_lock: 8.0 * 3600.0 }
+        Self { lost_request: 1.0, empty_node: 1.0, orphan_node: 30.0, decline: 2.0, request_lock: 8.0 * 3600.0 }
     }
 }

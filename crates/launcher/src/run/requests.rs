@@ -503,6 +503,9 @@ impl Launcher {
                     book.view.starting.push((request.clone(), pool.clone(), new.label.clone()));
                 }
             }
+            Decision::Accept { pool, request } => {
+                book.view.accepting.insert(request.clone(), pool.clone());
+            }
             Decision::CreateMinReady { label: of, .. } => {
                 book.view.busy_labels.insert(of.clone());
                 label = Some(of.clone());
@@ -530,6 +533,7 @@ impl Drop for Busy {
         }
         if let Some(request) = &self.request {
             book.view.busy_requests.remove(request);
+            book.view.accepting.remove(request);
             if self.starting {
                 book.view.starting.retain(|(of, _, _)| of != request);
             }

@@ -1,8 +1,10 @@
 //! The providers: their start, their replacement, and what is known of them.
 //!
 //! A provider starts in a task of its own and is retried with back-off, so that a cloud that is away stops nobody else
-//! and heals by itself. Its pools take part once it has started, and stay while it is replaced after a change of the
-//! configuration. What the planner wants to know is asked once at a time and kept:
+//! and heals by itself. Its pools take part once it has started or is known to be away: then their requests wait for it,
+//! rather than fail because nobody else has their labels. One that is configured wrongly takes no part, as upstream's;
+//! requests that fail for it are told why. Pools stay while a provider is replaced after a change of the configuration.
+//! What the planner wants to know is asked once at a time and kept:
 //!
 //! | answer | kept |
 //! |---|---|
@@ -62,8 +64,8 @@ pub struct Clouds {
 struct Entry {
     cloud: Arc<Cloud>,
     started: bool,
-    /// It, or one of the same name before it.
-    ever_started: bool,
+    /// It, or one of the same name before it, has started, or would if its cloud answered.
+    takes_part: bool,
     state: ProviderState,
     quota_at: Timestamp,
     asked: BTreeSet<Want>,
@@ -103,9 +105,14 @@ impl Clouds {
         self.open().get(name).filter(|entry| entry.started).map(|entry| Arc::clone(&entry.cloud))
     }
 
-    /// Whether a provider of that name has started since we run.
-    pub fn has_started(&self, name: &ProviderName) -> bool {
-        self.open().get(name).is_some_and(|entry| entry.ever_started)
+    /// Whether the pools of a provider are to be registered.
+    pub fn takes_part(&self, name: &ProviderName) -> bool {
+        self.open().get(name).is_some_and(|entry| entry.takes_part)
+    }
+
+    /// Why a provider could not start so far.
+    pub fn cannot_start(&self, name: &ProviderName) -> Option<String> {
+        self.open().get(name).filter(|entry| !entry.started)?.state.trouble.clone()
     }
 
     /// Providers that do not answer, with why.
@@ -324,7 +331,7 @@ impl Launcher {
             let entry = Entry {
                 cloud: Arc::clone(&cloud),
                 started: false,
-                ever_started: old.is_some_and(|old| old.ever_started),
+                takes_part: old.is_some_and(|old| old.takes_part),
                 state: ProviderState::default(),
                 quota_at: 0.0,
                 asked: BTreeSet::new(),
@@ -349,10 +356,10 @@ impl Launcher {
         let mut pause = Duration::from_secs(1);
         let mut said = String::new();
         loop {
-            let trouble = match tokio::time::timeout(ANSWER_TIMEOUT, cloud.provider.start()).await {
+            let (trouble, is_away) = match tokio::time::timeout(ANSWER_TIMEOUT, cloud.provider.start()).await {
                 Ok(Ok(())) => break,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("it did not start within {} s", ANSWER_TIMEOUT.as_secs()),
+                Ok(Err(error)) => (error.to_string(), error.class != ErrorClass::Config),
+                Err(_) => (format!("it did not start within {} s", ANSWER_TIMEOUT.as_secs()), true),
             };
             if said != trouble {
                 error!(
@@ -363,13 +370,16 @@ impl Launcher {
             }
             if let Some(entry) = self.clouds.open().get_mut(name) {
                 entry.state.trouble = Some(trouble);
+                entry.takes_part |= is_away;
             }
+            self.match_pools();
+            self.wake.notify_one();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(60));
         }
         if let Some(entry) = self.clouds.open().get_mut(name) {
             entry.started = true;
-            entry.ever_started = true;
+            entry.takes_part = true;
             entry.state.trouble = None;
         }
         info!(logger = LOGGER, "Provider {name} started");

@@ -305,8 +305,7 @@ impl Launcher {
         }
     }
 
-    /// Brings the registered pools in line with the configuration: a pool takes part once its provider has started,
-    /// and stays while that is being replaced.
+    /// Brings the registered pools in line with the configuration; see [`clouds`] for when a pool takes part.
     fn match_pools(self: &Arc<Self>) {
         let config = self.config();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -323,7 +322,7 @@ impl Launcher {
                         running.said.priority = pool.priority;
                         running.publish();
                     }
-                } else if self.clouds.has_started(&provider.name) && !self.ending.is_cancelled() {
+                } else if self.clouds.takes_part(&provider.name) && !self.ending.is_cancelled() {
                     let launcher_id = LauncherId::from(format!(
                         "{}-PoolWorker.{key}-{}",
                         host::fqdn(),
@@ -355,10 +354,10 @@ impl Launcher {
         }
     }
 
-    /// Tells others which pools wait for quota.
+    /// Tells others which pools wait for quota, or for their cloud: others need not leave requests to those.
     fn publish_pauses(&self, plan: &Plan) {
         for (key, pool) in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            let paused = plan.paused.contains(key);
+            let paused = plan.paused.contains(key) || self.clouds.cannot_start(&key.provider).is_some();
             if pool.said.paused != paused {
                 debug!(logger = LOGGER, "Pool {key} is {}", if paused { "paused" } else { "no longer paused" });
                 pool.said.paused = paused;

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
+    config::Provider,
     model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
     stats::RequestDecision,
     sys::clock,
@@ -161,6 +162,9 @@ impl Launcher {
             self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Declined);
             reasons.push(format!("{pool}: {reason}"));
         }
+        if all {
+            reasons.extend(self.absentees(&request));
+        }
         held.update_and_unlock(|request| {
             request.declined_by = declined;
             request.decline_reasons = reasons;
@@ -177,6 +181,21 @@ impl Launcher {
             }
         }
         Ok(())
+    }
+
+    /// Providers that have labels of a request and take no part, with why: nobody else could tell.
+    fn absentees(&self, request: &NodeRequest) -> Vec<String> {
+        let config = self.config();
+        let has = |provider: &Provider, label: &LabelName| provider.pools.iter().any(|pool| pool.labels.contains_key(label));
+        let mut absentees = Vec::new();
+        for provider in config.providers.values() {
+            if let Some(label) = request.node_types.iter().find(|label| has(provider, label))
+                && let Some(why) = self.clouds.cannot_start(&provider.name)
+            {
+                absentees.push(format!("provider {}, which has {label}, takes no part: {why}", provider.name));
+            }
+        }
+        absentees
     }
 
     /// Gives an accepted request nodes. What cannot be had any more is left to the next pass.

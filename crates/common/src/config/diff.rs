@@ -45,8 +45,8 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
     }
 }
 
-/// Equal but for where it stands: a line inserted above must not restart a provider.
-fn same(before: &Provider, after: &Provider) -> bool {
+/// Whether two providers are equal but for where they stand: a line inserted above must not restart a provider.
+pub fn same(before: &Provider, after: &Provider) -> bool {
     let placeless = |provider: &Provider| Provider { place: Place::default(), ..provider.clone() };
     before == after || placeless(before) == placeless(after)
 }

@@ -31,7 +31,7 @@ mod tests;
 
 use std::{path::Path, sync::Arc};
 
-pub use diff::{Diff, diff};
+pub use diff::{Diff, diff, same as same_provider};
 use diskimages::Diskimages;
 use fields::Fields;
 use providers::Scope;

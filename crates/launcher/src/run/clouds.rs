@@ -307,7 +307,7 @@ impl Launcher {
         });
         for (name, provider) in &config.providers {
             let old = entries.get(name);
-            if old.is_some_and(|entry| *entry.cloud.config == **provider) {
+            if old.is_some_and(|entry| config::same_provider(&entry.cloud.config, provider)) {
                 continue;
             }
             let made = match nodepool_drivers::make(provider, &self.context) {

@@ -88,7 +88,8 @@ fn serve_one(
         }
         let node = world.records.nodes.get(*node_id).and_then(|entry| entry.usable());
         match node.map(|node| node.state) {
-            Some(NodeState::Ready) => has.push((*node_id, *held, node)),
+            // READY on record, but not before its launch has given the lock back.
+            Some(NodeState::Ready) if !held.launching => has.push((*node_id, *held, node)),
             _ if held.launching => {
                 all_ready = false;
                 has.push((*node_id, *held, node));

@@ -13,6 +13,7 @@ use support::*;
 const INVALID: &str = "labels:\n  - name: a\n\nproviders:\n  - name: p\n    driver: fake\n    pools:\n      - name: [main\n";
 
 async fn served(stage: &Stage, label: &str) {
+    stage.offered(label).await;
     let request = stage.request(&[label]).await;
     stage.fulfilled(&request).await;
     stage.release(&request).await;
@@ -83,6 +84,7 @@ async fn a_file_that_is_rewritten_in_place_piece_by_piece_disturbs_nothing() {
     served(&stage, "c").await;
     served(&stage, "b").await;
     assert!(!launcher.logged(&["removed from the configuration"]), "{}", launcher.log());
+    assert!(!launcher.logged(&["Provider q changed"]), "only its place in the file did:\n{}", launcher.log());
     assert!(!launcher.logged(&["invalid"]), "{}", launcher.log());
 }
 

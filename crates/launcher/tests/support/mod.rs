@@ -274,6 +274,12 @@ impl Stage {
         self.records("components/pool").await.into_values().collect()
     }
 
+    /// Waits until some pool says that it has a label.
+    pub async fn offered(&self, label: &str) {
+        let has = |pool: &Value| pool["supported_labels"].as_array().is_some_and(|list| list.contains(&json!(label)));
+        self.wait(&format!("label {label} is offered"), async || self.pools().await.iter().any(has)).await;
+    }
+
     pub fn state_file(&self) -> PathBuf {
         self.path("cloud.json")
     }

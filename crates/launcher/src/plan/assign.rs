@@ -14,8 +14,8 @@ use nodepool_common::{
 
 use super::{
     Decision, Plan, PoolKey, PoolState, Waiting, World,
-    budget::{Budget, Fit, label_resources},
-    serve::{Declining, Pressure, Supply, Taken, decline_reason, order_of, supply, unknown},
+    budget::{Budget, Fit},
+    serve::{Declining, Taken, decline_reason, give_back, order_of, supply, touches, unknown},
 };
 
 /// What a pool makes of a request.
@@ -25,12 +25,15 @@ enum Verdict {
     Wait(String),
 }
 
+/// Declines by request.
+type Declines = BTreeMap<RequestId, Vec<(PoolKey, String)>>;
+
 /// The second part of planning: requests that nobody has accepted.
-pub fn assign(world: &World<'_>, budget: &mut Budget, plan: &mut Plan, taken: &mut Taken) {
+pub fn assign<'a>(world: &World<'a>, budget: &mut Budget, plan: &mut Plan, taken: &mut Taken<'a>) {
     if world.stopping {
         return;
     }
-    let mut declines: BTreeMap<RequestId, Vec<(PoolKey, String)>> = BTreeMap::new();
+    let mut declines = Declines::new();
     let mut accepted: BTreeMap<RequestId, PoolKey> = BTreeMap::new();
     let mut pools: Vec<_> = world
         .pools
@@ -44,14 +47,13 @@ pub fn assign(world: &World<'_>, budget: &mut Budget, plan: &mut Plan, taken: &m
         .collect();
     pools.sort_by_key(|(_, _, pool)| pool.priority);
     for (state, provider, pool) in pools {
-        let mut running = launches_of(world, &state.key);
         for request in in_order(world, pool) {
             if accepted.contains_key(&request.id) || !is_open(world, plan, request, state) {
                 continue;
             }
-            match judge(world, budget, plan, taken, state, pool, request, provider.max_concurrency, running) {
+            match judge(world, budget, plan, taken, state, pool, request, provider.max_concurrency) {
                 Verdict::Accept => {
-                    running += request.node_types.len();
+                    *taken.running.entry(provider.name.clone()).or_default() += request.node_types.len();
                     declines.remove(&request.id);
                     accepted.insert(request.id.clone(), state.key.clone());
                 }
@@ -62,11 +64,38 @@ pub fn assign(world: &World<'_>, budget: &mut Budget, plan: &mut Plan, taken: &m
             }
         }
     }
+    give_up_on_the_orphaned(world, plan, &mut declines);
     // In the order of the requests.
     let mut order: Vec<_> = accepted.into_iter().collect();
     order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
     plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
     plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
+}
+
+/// Requests that every pool which is left has declined already: a pool that had not is gone, and nobody else would fail
+/// them. Not at once: it may be coming back.
+fn give_up_on_the_orphaned(world: &World<'_>, plan: &mut Plan, declines: &mut Declines) {
+    if world.pools.is_empty() {
+        return;
+    }
+    for (id, entry) in &world.records.requests {
+        let Some(request) = entry.usable().filter(|request| request.state == RequestState::Requested) else { continue };
+        let mut registered = world.records.registered_pool_ids().peekable();
+        if request.declined_by.is_empty()
+            || entry.is_locked()
+            || world.holdings.busy_requests.contains(id)
+            || registered.peek().is_none()
+            || !registered.all(|pool| request.declined_by.contains(pool))
+        {
+            continue;
+        }
+        let until = entry.free_since.unwrap_or(world.now) + world.timing.orphaned_request;
+        if until > world.now {
+            plan.wake(until);
+        } else {
+            declines.entry(id.clone()).or_default();
+        }
+    }
 }
 
 /// The requests in the order in which this pool looks at them: those it can serve first.
@@ -106,12 +135,11 @@ fn judge(
     world: &World<'_>,
     budget: &mut Budget,
     plan: &mut Plan,
-    taken: &mut Taken,
+    taken: &mut Taken<'_>,
     state: &PoolState,
     pool: &Pool,
     request: &NodeRequest,
     max_concurrency: Option<usize>,
-    running: usize,
 ) -> Verdict {
     let key = &state.key;
     // Other pools that could serve it, by what they say of themselves.
@@ -136,6 +164,12 @@ fn judge(
     if lacks_labels {
         if candidates().next().is_some() {
             return Verdict::Wait("left to pools that have its labels".to_owned());
+        }
+        if let Some(provider) = world.undecided.iter().find(|name| {
+            let pools = world.config.providers.get(*name).map_or(&[][..], |provider| &provider.pools);
+            pools.iter().any(|pool| request.node_types.iter().all(|label| pool.labels.contains_key(label)))
+        }) {
+            return Verdict::Wait(format!("provider {provider} has its labels and is starting"));
         }
         // Nobody has its labels. The one who does may be starting again at this moment, so it is not failed at once.
         let seen = world.records.requests.get(&request.id).and_then(|entry| entry.free_since).unwrap_or(world.now);
@@ -168,6 +202,7 @@ fn judge(
         }
         Declining::No => {}
     }
+    let running = taken.running.get(&key.provider).copied().unwrap_or(0);
     if let Some(most) = max_concurrency
         && running >= most
     {
@@ -180,10 +215,10 @@ fn judge(
         give_back(world, budget, taken, key, &outcome);
         return Verdict::Wait(waiting.reason);
     }
-    if let Some(pressure) = taken.pressure.get(key) {
+    if taken.pressure_on(key).next().is_some() {
         // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait
         // for, does not make them wait longer.
-        if outcome.shortage.is_some() || touches(world, key, &outcome, pressure) {
+        if outcome.shortage.is_some() || taken.pressure_on(key).any(|p| touches(world, key, &outcome, p)) {
             give_back(world, budget, taken, key, &outcome);
             return Verdict::Wait("the pool is paused: requests before it wait for quota".to_owned());
         }
@@ -193,41 +228,16 @@ fn judge(
             give_back(world, budget, taken, key, &outcome);
             return Verdict::Decline(reason);
         }
+        // One request may wait in the pool; the others stay free for other launchers. Whether there is one is not
+        // clear while actions are at it.
+        if taken.in_motion.contains(key) {
+            give_back(world, budget, taken, key, &outcome);
+            return Verdict::Wait("requests before it are being served".to_owned());
+        }
         taken.press(key, shortage, &request.node_types);
     }
     if let Some(tenant) = &request.tenant_name {
         budget.take_for_tenant(world, key, tenant, &request.node_types);
     }
     Verdict::Accept
-}
-
-/// Whether a supply takes something that is short, or a node of a label that is needed.
-fn touches(world: &World<'_>, key: &PoolKey, supply: &Supply, pressure: &Pressure) -> bool {
-    supply.reuse.iter().any(|(_, label)| pressure.labels.contains(label))
-        || supply.launch.iter().any(|node| match label_resources(world, key, &node.label) {
-            Ok(Ok(resources)) => pressure.short.iter().any(|name| resources.amount(name) > 0.0),
-            _ => true,
-        })
-}
-
-/// Undoes the reckoning of a supply that is not used after all.
-fn give_back(world: &World<'_>, budget: &mut Budget, taken: &mut Taken, key: &PoolKey, supply: &Supply) {
-    for (node, _) in &supply.reuse {
-        taken.give_back(node);
-    }
-    for node in &supply.launch {
-        if let Ok(Ok(resources)) = label_resources(world, key, &node.label) {
-            budget.give_back(key, resources);
-        }
-    }
-}
-
-/// Launches of a provider that run or were decided.
-fn launches_of(world: &World<'_>, key: &PoolKey) -> usize {
-    let provider = &key.provider;
-    let running = world.holdings.nodes.iter().filter(|(id, held)| {
-        held.launching
-            && world.records.nodes.get(*id).and_then(|e| e.usable()).and_then(|n| n.provider.as_ref()) == Some(provider)
-    });
-    running.count() + world.holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *provider).count()
 }

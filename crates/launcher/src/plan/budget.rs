@@ -30,6 +30,8 @@ pub enum Fit {
         reason: String,
         /// The names of the resources that are short.
         short: Vec<String>,
+        /// Whether it is the provider that is short of them.
+        of_provider: bool,
     },
     /// Something has to be found out first.
     Unknown(Want),
@@ -66,17 +68,26 @@ impl Budget {
     /// what their pools will need.
     fn count_promises(&mut self, world: &World<'_>) {
         let held = world.holdings.requests.iter().map(|(id, held)| (id, &held.pool));
+        let mut promised = BTreeMap::new();
         for (id, key) in held.chain(&world.holdings.accepting) {
             let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) else { continue };
-            let mut labels = request.node_types.clone();
-            for node in world.records.nodes.values().filter_map(|entry| entry.usable()) {
-                if node.allocated_to.as_ref() == Some(id)
-                    && let Some(at) = labels.iter().position(|label| node.labels.contains(label))
-                {
-                    labels.swap_remove(at);
-                }
+            let limited = request.tenant_name.as_ref().filter(|name| world.config.tenant_limits.contains_key(*name));
+            if limited.is_some() || world.holdings.accepting.contains_key(id) {
+                promised.insert(id, (key, limited, request.node_types.clone()));
             }
-            if let Some(tenant) = &request.tenant_name {
+        }
+        if promised.is_empty() {
+            return;
+        }
+        for node in world.records.nodes.values().filter_map(|entry| entry.usable()) {
+            if let Some((_, _, labels)) = node.allocated_to.as_ref().and_then(|id| promised.get_mut(id))
+                && let Some(at) = labels.iter().position(|label| node.labels.contains(label))
+            {
+                labels.swap_remove(at);
+            }
+        }
+        for (id, (key, tenant, labels)) in promised {
+            if let Some(tenant) = tenant {
                 self.take_for_tenant(world, key, tenant, &labels);
             }
             if world.holdings.accepting.contains_key(id) {
@@ -120,10 +131,10 @@ impl Budget {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             };
             if !quota.fits(&need) {
-                return no("the provider's quota", quota, &need);
+                return no("the provider's quota", quota, &need, true);
             }
         }
-        if pool.limits.fits(&need) { Fit::Yes } else { no("the pool's limits", &pool.limits, &need) }
+        if pool.limits.fits(&need) { Fit::Yes } else { no("the pool's limits", &pool.limits, &need, false) }
     }
 
     /// Whether one more node of a label fits now.
@@ -140,11 +151,11 @@ impl Budget {
             };
             let remaining = quota.less(self.providers.get(&key.provider).unwrap_or(&nothing));
             if !remaining.fits(need) {
-                return no("what remains of the provider's quota", &remaining, need);
+                return no("what remains of the provider's quota", &remaining, need, true);
             }
         }
         let remaining = pool.limits.less(self.pools.get(key).unwrap_or(&nothing));
-        if remaining.fits(need) { Fit::Yes } else { no("what remains of the pool's limits", &remaining, need) }
+        if remaining.fits(need) { Fit::Yes } else { no("what remains of the pool's limits", &remaining, need, false) }
     }
 
     /// Whether a tenant may have these nodes too; counts them if so. A tenant without limits may have anything.
@@ -160,7 +171,11 @@ impl Budget {
             }
         }
         let remaining = limits.less(self.tenants.entry(tenant.clone()).or_default());
-        if remaining.fits(&need) { Fit::Yes } else { no("what remains of the tenant's limits", &remaining, &need) }
+        if remaining.fits(&need) {
+            Fit::Yes
+        } else {
+            no("what remains of the tenant's limits", &remaining, &need, false)
+        }
     }
 
     /// Counts what a tenant was just promised.
@@ -188,26 +203,25 @@ pub fn label_resources<'a>(
         .ok_or_else(|| Want::LabelResources(key.provider.clone(), key.pool.clone(), label.clone()))
 }
 
-/// A node's share of its pool's usage. Nodes whose pool or first label is not in the configuration do not count
-/// (`nodepool 11.0.0: driver/utils.py estimatedNodepoolQuotaUsed`).
+/// A node's share of its provider's usage, and of its pool's where that is in the configuration. What a node takes is
+/// on its record, or follows from its first label; where neither helps it does not count (`nodepool 11.0.0:
+/// driver/utils.py estimatedNodepoolQuotaUsed`, which leaves out every node of a removed pool).
 fn node_usage(world: &World<'_>, node: &Node) -> Option<(PoolKey, Resources)> {
     let key = PoolKey { provider: node.provider.clone()?, pool: node.pool.clone()? };
-    let (_, pool) = world.pool_config(&key)?;
-    let label = node.labels.first()?;
+    world.config.providers.get(&key.provider)?;
     if let Some(resources) = &node.resources {
         return Some((key, resources.clone()));
     }
-    if !pool.labels.contains_key(label) {
-        return None;
-    }
+    let (_, pool) = world.pool_config(&key)?;
+    let label = node.labels.first().filter(|label| pool.labels.contains_key(*label))?;
     let resources = label_resources(world, &key, label).ok()?.clone().ok()?;
     Some((key, resources))
 }
 
-fn no(what: &str, remaining: &Resources, need: &Resources) -> Fit {
+fn no(what: &str, remaining: &Resources, need: &Resources, of_provider: bool) -> Fit {
     let (short, amounts): (Vec<_>, Vec<_>) = remaining
         .shortages(need)
         .map(|(name, wanted, there)| (name.to_owned(), format!("{wanted} {name} needed, {there} there")))
         .unzip();
-    Fit::No { reason: format!("exceeds {what}: {}", amounts.join(", ")), short }
+    Fit::No { reason: format!("exceeds {what}: {}", amounts.join(", ")), short, of_provider }
 }

@@ -43,7 +43,7 @@ use budget::Budget;
 pub fn plan(world: &World<'_>) -> Plan {
     let mut plan = Plan::default();
     let mut budget = Budget::new(world);
-    let mut taken = serve::Taken::default();
+    let mut taken = serve::Taken::new(world);
     serve::serve(world, &mut budget, &mut plan, &mut taken);
     assign::assign(world, &mut budget, &mut plan, &mut taken);
     upkeep::upkeep(world, &mut plan);

@@ -11,7 +11,7 @@ use std::{
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
+    model::{LabelName, Node, NodeId, NodeRequest, NodeState, ProviderName, RequestId, RequestState},
 };
 
 use super::{
@@ -26,19 +26,27 @@ pub struct Pressure {
     pub short: BTreeSet<String>,
     /// Labels that are needed.
     pub labels: BTreeSet<LabelName>,
+    /// Whether it is the provider that is short, and so its other pools too.
+    of_provider: bool,
 }
 
-/// What is set aside in this pass.
-#[derive(Debug, Default)]
-pub struct Taken {
-    /// Ready nodes that some request gets.
+/// What is there and what is set aside in this pass.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    /// Ready nodes that nobody has, by pool, oldest first.
+    idle: BTreeMap<PoolKey, Vec<&'a Arc<Node>>>,
+    /// Those of them that some request gets.
     nodes: BTreeSet<NodeId>,
     /// What paused requests wait for, by pool. A pool that is in here is paused.
     pub pressure: BTreeMap<PoolKey, Pressure>,
+    /// Nodes that are being launched or will have to be for what was accepted, by provider.
+    pub running: BTreeMap<ProviderName, usize>,
+    /// Pools with an accepted request that an action is working on: what it still needs is not known in this pass.
+    pub in_motion: BTreeSet<PoolKey>,
 }
 
 /// The first part of planning: our accepted requests, by priority.
-pub fn serve(world: &World<'_>, budget: &mut Budget, plan: &mut Plan, taken: &mut Taken) {
+pub fn serve<'a>(world: &World<'a>, budget: &mut Budget, plan: &mut Plan, taken: &mut Taken<'a>) {
     let mut nodes: HashMap<&RequestId, Vec<(&NodeId, &HeldNode)>> = HashMap::new();
     for (id, held) in &world.holdings.nodes {
         nodes.entry(&held.request).or_default().push((id, held));
@@ -62,7 +70,7 @@ fn serve_one(
     world: &World<'_>,
     budget: &mut Budget,
     plan: &mut Plan,
-    taken: &mut Taken,
+    taken: &mut Taken<'_>,
     emptied: &mut BTreeSet<PoolKey>,
     id: &RequestId,
     key: &PoolKey,
@@ -132,8 +140,26 @@ fn serve_one(
         }
         Declining::No => {}
     }
+    if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
+        plan.wake(*at);
+        return;
+    }
     let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
     let supply = supply(world, budget, taken, key, pool, request, &missing, zone);
+    // Several requests that each have a part of what they need could wait for each other for ever. So behind one that
+    // waits, a later one gets everything, without taking from it, or nothing; and it lets go of what it has.
+    let behind = taken.pressure_on(key).next().is_some();
+    if behind && (supply.shortage.is_some() || taken.pressure_on(key).any(|p| touches(world, key, &supply, p))) {
+        give_back(world, budget, taken, key, &supply);
+        for (node, held, _) in has.iter().filter(|(_, held, _)| !held.launching) {
+            let reason = format!("request {} waits for quota behind another one", held.request);
+            plan.decisions.push(Decision::LetGo { node: (*node).clone(), reason });
+        }
+        let reason = "requests before it wait for quota".to_owned();
+        plan.wait(id, key, Waiting { reason, paused: true });
+        taken.pressure.entry(key.clone()).or_default();
+        return;
+    }
     if let Some(want) = &supply.unknown {
         plan.wait(id, key, unknown(world, key, want));
         plan.wants.insert(want.clone());
@@ -181,6 +207,8 @@ pub struct Shortage {
     pub reason: String,
     /// The resources that are short.
     pub short: Vec<String>,
+    /// Whether it is the provider that is short of them, not the pool.
+    pub of_provider: bool,
     /// Until when to wait in any case.
     pub until: Option<f64>,
 }
@@ -192,7 +220,65 @@ impl Supply {
     }
 }
 
-impl Taken {
+impl<'a> Taken<'a> {
+    /// What there is at the beginning of a pass.
+    pub fn new(world: &World<'a>) -> Self {
+        let mut taken = Self {
+            idle: BTreeMap::new(),
+            nodes: BTreeSet::new(),
+            pressure: BTreeMap::new(),
+            running: BTreeMap::new(),
+            in_motion: world.holdings.accepting.values().cloned().collect(),
+        };
+        let holdings = world.holdings;
+        for (id, entry) in &world.records.nodes {
+            let Some(node) = entry.usable().filter(|node| node.state == NodeState::Ready) else { continue };
+            let free = node.allocated_to.is_none()
+                && !entry.is_locked()
+                && !holdings.busy_nodes.contains(id)
+                && !holdings.nodes.contains_key(id)
+                && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
+            if let (true, Some(provider), Some(pool)) = (free, &node.provider, &node.pool) {
+                let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
+                taken.idle.entry(key).or_default().push(node);
+            }
+        }
+        for nodes in taken.idle.values_mut() {
+            nodes.sort_by(|a, b| a.state_time.total_cmp(&b.state_time));
+        }
+        let accepted = holdings.requests.iter().map(|(id, held)| (id, &held.pool)).chain(&holdings.accepting);
+        for (id, key) in accepted {
+            if let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) {
+                *taken.running.entry(key.provider.clone()).or_default() += request.node_types.len();
+            }
+            if holdings.busy_requests.contains(id) {
+                taken.in_motion.insert(key.clone());
+            }
+        }
+        for (id, held) in &holdings.nodes {
+            let Some(node) = world.records.nodes.get(id).and_then(|entry| entry.usable()) else { continue };
+            let Some(running) = node.provider.as_ref().map(|name| taken.running.entry(name.clone()).or_default())
+            else {
+                continue;
+            };
+            match (holdings.requests.contains_key(&held.request), held.launching) {
+                (true, false) => *running = running.saturating_sub(1),
+                (false, true) => *running += 1,
+                _ => {}
+            }
+        }
+        taken
+    }
+
+    /// Whether requests before this one wait for something in a pool, and for what.
+    pub fn pressure_on(&self, key: &PoolKey) -> impl Iterator<Item = &Pressure> {
+        let key = key.clone();
+        self.pressure
+            .iter()
+            .filter(move |(pool, pressure)| **pool == key || (pressure.of_provider && pool.provider == key.provider))
+            .map(|(_, pressure)| pressure)
+    }
+
     /// Puts a node back.
     pub fn give_back(&mut self, node: &NodeId) {
         self.nodes.remove(node);
@@ -202,6 +288,7 @@ impl Taken {
     pub fn press(&mut self, key: &PoolKey, shortage: &Shortage, missing: &[LabelName]) {
         let pressure = self.pressure.entry(key.clone()).or_default();
         pressure.short.extend(shortage.short.iter().cloned());
+        pressure.of_provider |= shortage.of_provider;
         pressure.labels.extend(missing.iter().cloned());
     }
 }
@@ -211,7 +298,7 @@ impl Taken {
 pub fn supply(
     world: &World<'_>,
     budget: &mut Budget,
-    taken: &mut Taken,
+    taken: &mut Taken<'_>,
     key: &PoolKey,
     pool: &Pool,
     request: &NodeRequest,
@@ -221,9 +308,8 @@ pub fn supply(
     let mut supply = Supply::default();
     for label in missing {
         if request.reuse
-            && let Some(node) = idle_nodes(world, taken, key)
-                .filter(|node| node.labels.contains(label) && (zone.is_none() || node.az == zone))
-                .min_by(|a, b| a.state_time.total_cmp(&b.state_time))
+            && let Some(node) =
+                oldest_idle(taken, key, |node| node.labels.contains(label) && (zone.is_none() || node.az == zone))
         {
             zone = zone.or_else(|| node.az.clone());
             taken.nodes.insert(node.id.clone());
@@ -235,14 +321,16 @@ pub fn supply(
             supply.shortage = Some(Shortage {
                 reason: "the cloud refused the last launch for lack of quota".to_owned(),
                 short: vec!["instances".to_owned()],
+                of_provider: true,
                 until: Some(at),
             });
             break;
         }
         match budget.fits(world, key, pool, label) {
             Fit::Yes => {}
-            Fit::No { reason, short } => {
-                supply.shortage = Some(Shortage { reason: format!("{label} {reason}"), short, until: None });
+            Fit::No { reason, short, of_provider } => {
+                let reason = format!("{label} {reason}");
+                supply.shortage = Some(Shortage { reason, short, of_provider, until: None });
                 break;
             }
             Fit::Unknown(want) => {
@@ -269,31 +357,36 @@ pub fn supply(
     supply
 }
 
-/// Ready nodes of a pool that nobody has and nobody is about to get.
-fn idle_nodes<'a>(world: &World<'a>, taken: &Taken, key: &PoolKey) -> impl Iterator<Item = &'a Arc<Node>> {
-    let busy = world.holdings;
-    world
-        .records
-        .nodes
-        .iter()
-        .filter(move |(id, entry)| {
-            !entry.is_locked()
-                && !busy.busy_nodes.contains(*id)
-                && !busy.nodes.contains_key(*id)
-                && !taken.nodes.contains(*id)
+/// Whether a supply takes something that is short, or a node of a label that is needed.
+pub fn touches(world: &World<'_>, key: &PoolKey, supply: &Supply, pressure: &Pressure) -> bool {
+    supply.reuse.iter().any(|(_, label)| pressure.labels.contains(label))
+        || supply.launch.iter().any(|node| match label_resources(world, key, &node.label) {
+            Ok(Ok(resources)) => pressure.short.iter().any(|name| resources.amount(name) > 0.0),
+            _ => true,
         })
-        .filter_map(|(_, entry)| entry.usable())
-        .filter(move |node| {
-            node.state == NodeState::Ready
-                && node.allocated_to.is_none()
-                && node.provider.as_ref() == Some(&key.provider)
-                && node.pool.as_ref() == Some(&key.pool)
-        })
+}
+
+/// Undoes the reckoning of a supply that is not used after all.
+pub fn give_back(world: &World<'_>, budget: &mut Budget, taken: &mut Taken<'_>, key: &PoolKey, supply: &Supply) {
+    for (node, _) in &supply.reuse {
+        taken.give_back(node);
+    }
+    for node in &supply.launch {
+        if let Ok(Ok(resources)) = label_resources(world, key, &node.label) {
+            budget.give_back(key, resources);
+        }
+    }
+}
+
+/// The oldest suitable node of a pool that nobody has and nobody is about to get.
+fn oldest_idle<'a>(taken: &Taken<'a>, key: &PoolKey, suits: impl Fn(&Node) -> bool) -> Option<&'a Arc<Node>> {
+    let idle = taken.idle.get(key)?;
+    idle.iter().copied().find(|node| !taken.nodes.contains(&node.id) && suits(node))
 }
 
 /// Retires the pool's oldest idle node, unless a node of the pool is on its way out already (`nodepool 11.0.0:
 /// zk/zookeeper.py deleteOldestUnusedNode`; its guard never triggers, traps.md 12).
-fn make_room(world: &World<'_>, plan: &mut Plan, taken: &mut Taken, key: &PoolKey) {
+fn make_room(world: &World<'_>, plan: &mut Plan, taken: &mut Taken<'_>, key: &PoolKey) {
     const GIVE_UP_ON_A_DELETION: f64 = 300.0;
     let leaving = world.records.nodes.values().filter_map(|entry| entry.usable().map(|node| (entry, node))).find(
         |(entry, node)| {
@@ -305,7 +398,7 @@ fn make_room(world: &World<'_>, plan: &mut Plan, taken: &mut Taken, key: &PoolKe
     if leaving.is_some() {
         return;
     }
-    if let Some(node) = idle_nodes(world, taken, key).min_by(|a, b| a.state_time.total_cmp(&b.state_time)) {
+    if let Some(node) = oldest_idle(taken, key, |_| true) {
         let id = node.id.clone();
         taken.nodes.insert(id.clone());
         plan.decisions.push(Decision::Retire { node: id, reason: "idle, and its room is needed".to_owned() });

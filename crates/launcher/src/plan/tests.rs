@@ -21,6 +21,7 @@ struct Setting {
     records: Records,
     pools: Vec<PoolState>,
     providers: BTreeMap<nodepool_common::model::ProviderName, ProviderState>,
+    undecided: std::collections::BTreeSet<nodepool_common::model::ProviderName>,
     holdings: Holdings,
     stopping: bool,
 }
@@ -46,6 +47,7 @@ impl Setting {
             records: Records::default(),
             pools: Vec::new(),
             providers: BTreeMap::new(),
+            undecided: std::collections::BTreeSet::new(),
             holdings: Holdings::default(),
             stopping: false,
         }
@@ -169,6 +171,7 @@ impl Setting {
             records: &self.records,
             pools: &self.pools,
             providers: &self.providers,
+            undecided: &self.undecided,
             holdings: &self.holdings,
             timing: Timing::default(),
             stopping: self.stopping,
@@ -372,6 +375,66 @@ fn a_paused_pool_takes_what_ready_nodes_can_serve_but_nothing_that_its_paused_re
     assert_eq!(accepts(&plan), [("200-0000000002".into(), "p".into())], "one ready node, one request: {plan:?}");
 }
 
+#[test]
+fn of_two_requests_that_each_have_a_part_the_later_one_lets_go_so_that_the_first_can_finish() {
+    let setting = Setting::new()
+        .provider("p", |pool| pool.limits = cores(4.0))
+        .accepted("200-0000000001", &["small", "small", "small"])
+        .accepted("200-0000000002", &["small", "small", "small"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", false, None)
+        .node("0000000002", "small", NodeState::Ready, |_| {})
+        .held("0000000002", "200-0000000001", false, None)
+        .node("0000000003", "small", NodeState::Ready, |_| {})
+        .held("0000000003", "200-0000000002", false, None)
+        .node("0000000004", "small", NodeState::Ready, |_| {})
+        .held("0000000004", "200-0000000002", false, None);
+    let plan = setting.plan();
+    let let_go: Vec<_> = plan.decisions.iter().filter(|d| matches!(d, Decision::LetGo { .. })).collect();
+    assert_eq!(let_go.len(), 2, "{plan:?}");
+    assert_eq!(launches(&plan), 0);
+}
+
+#[test]
+fn one_request_waits_in_a_pool_and_the_next_one_stays_free_while_an_action_is_under_way() {
+    let mut setting = Setting::new()
+        .provider("p", |pool| pool.limits = cores(4.0))
+        .node("0000000001", "big", NodeState::InUse, |_| {})
+        .accepted("200-0000000001", &["big"])
+        .request("200-0000000002", &["big"], |_| {});
+    assert!(accepts(&setting.plan()).is_empty(), "one waits already");
+    setting.holdings.busy_requests.insert("200-0000000001".into());
+    assert!(accepts(&setting.plan()).is_empty(), "whether it still waits is not clear at the moment");
+}
+
+#[test]
+fn what_every_pool_that_is_left_has_declined_is_failed_after_a_while() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .request("200-0000000001", &["small"], |r| r.declined_by = vec!["id-p".into(), "id-gone".into()]);
+    let plan = setting.plan();
+    assert_eq!(plan.decisions, [Decision::Decline { request: "200-0000000001".into(), pools: vec![] }]);
+    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 1.0);
+    let plan = setting.plan();
+    assert!(plan.decisions.is_empty());
+    assert_eq!(plan.wake_at, Some(NOW + 14.0));
+}
+
+#[test]
+fn a_request_is_not_declined_while_a_provider_that_has_its_labels_is_starting() {
+    let mut setting = Setting::new()
+        .provider("p", |pool| {
+            pool.labels.shift_remove("big");
+        })
+        .provider("q", |_| {})
+        .request("200-0000000001", &["big"], |_| {});
+    setting.pools.retain(|pool| pool.key.provider == *"p");
+    setting.records.pools.remove("q");
+    assert_eq!(declines(&setting.plan()).len(), 1);
+    setting.undecided.insert("q".into());
+    assert!(setting.plan().decisions.is_empty());
+}
+
 /// Upstream's `test_node_assignment_at_tenant_quota_*`.
 #[test]
 fn a_tenant_at_its_limit_waits_and_others_do_not() {
@@ -421,6 +484,10 @@ fn max_concurrency_of_zero_takes_and_declines_nothing() {
     provider.max_concurrency = Some(1);
     setting.config.providers.insert("p".into(), Arc::new(provider));
     assert_eq!(accepts(&setting.plan()).len(), 1);
+    let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+    setting.holdings.busy_requests.insert("200-0000000001".into());
+    setting.holdings.accepting.insert("200-0000000001".into(), pool);
+    assert!(accepts(&setting.plan()).is_empty(), "one is being accepted");
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn lost_requests(world: &World<'_>, plan: &mut Plan) {
 fn request_locks(world: &World<'_>, plan: &mut Plan) {
     for (id, lock) in &world.records.request_locks {
         if lock.contenders.is_empty()
+            && !world.holdings.requests_after.contains_key(id)
             && !world.records.requests.contains_key(id)
             && !world.holdings.busy_requests.contains(id)
         {
@@ -162,6 +163,10 @@ fn request_locks(world: &World<'_>, plan: &mut Plan) {
 fn finish_min_ready(world: &World<'_>, plan: &mut Plan) {
     for id in world.holdings.min_ready.keys() {
         let Some(request) = world.records.requests.get(id).and_then(|e| e.usable()) else { continue };
+        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
+            plan.wake(*at);
+            continue;
+        }
         if matches!(request.state, RequestState::Fulfilled | RequestState::Failed)
             && !world.holdings.busy_requests.contains(id)
             && !world.holdings.requests.contains_key(id)

@@ -38,6 +38,8 @@ pub struct World<'a> {
     pub pools: &'a [PoolState],
     /// What is known of each cloud.
     pub providers: &'a BTreeMap<ProviderName, ProviderState>,
+    /// Providers that are starting for the first time, so that their pools do not take part yet.
+    pub undecided: &'a BTreeSet<ProviderName>,
     /// What this launcher holds and does.
     pub holdings: &'a Holdings,
     /// Ages and graces.
@@ -145,12 +147,21 @@ pub struct Timing {
     pub orphan_node: f64,
     /// How long a request whose labels no pool has is left alone before it is declined: a launcher may be starting.
     pub decline: f64,
+    /// How long a request that every registered pool has declined is left alone before it is failed.
+    pub orphaned_request: f64,
     /// Age of a request's lock directory at which it goes once the request is gone.
     pub request_lock: f64,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { lost_request: 1.0, empty_node: 1.0, orphan_node: 30.0, decline: 2.0, request_lock: 8.0 * 3600.0 }
+        Self {
+            lost_request: 1.0,
+            empty_node: 1.0,
+            orphan_node: 30.0,
+            decline: 2.0,
+            orphaned_request: 15.0,
+            request_lock: 8.0 * 3600.0,
+        }
     }
 }

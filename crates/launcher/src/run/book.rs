@@ -45,8 +45,10 @@ impl Book {
 
     /// Forgets everything: the session is lost.
     pub fn start_over(&self) {
-        let old = std::mem::take(&mut *self.open());
-        old.session.cancel();
+        // Cancelled while the book is open: no action can enter anything of the old session into the new book.
+        let mut inner = self.open();
+        inner.session.cancel();
+        *inner = Inner::default();
     }
 }
 
@@ -102,6 +104,13 @@ impl Inner {
             view.launching = false;
             view.failure = failure;
             self.nodes.insert(held.record().id.clone(), held);
+        }
+    }
+
+    /// A launch ended without giving its lock back: the lock is lost, the records decide.
+    pub fn launch_vanished(&mut self, id: &NodeId) {
+        if self.view.nodes.get(id).is_some_and(|node| node.launching) {
+            self.view.nodes.remove(id);
         }
     }
 

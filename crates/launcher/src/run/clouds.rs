@@ -75,7 +75,7 @@ struct Entry {
     quota_errors: u32,
 }
 
-/// Something to ask a cloud.
+/// Something to ask a cloud. Whoever takes one up brings it to an end with [`Launcher::answer`].
 #[derive(Debug)]
 pub struct Question {
     cloud: Arc<Cloud>,
@@ -113,6 +113,13 @@ impl Clouds {
     /// Why a provider could not start so far.
     pub fn cannot_start(&self, name: &ProviderName) -> Option<String> {
         self.open().get(name).filter(|entry| !entry.started)?.state.trouble.clone()
+    }
+
+    /// Providers whose first start has not ended either way: their pools do not take part yet.
+    pub fn undecided(&self) -> BTreeSet<ProviderName> {
+        let entries = self.open();
+        let undecided = entries.iter().filter(|(_, e)| !e.takes_part && e.state.trouble.is_none());
+        undecided.map(|(name, _)| name.clone()).collect()
     }
 
     /// Providers that do not answer, with why.

@@ -12,7 +12,9 @@ use nodepool_common::{
     sys::clock,
     zk::{Held, ZkError},
 };
-use nodepool_drivers::{CloudImageSource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, ProviderError};
+use nodepool_drivers::{
+    CloudImageSource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, ProviderError, ResourceKind,
+};
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,8 @@ pub struct NodeLaunch {
     request: Arc<NodeRequest>,
     session: CancellationToken,
     logger: String,
+    /// The server of the current attempt as the cloud told it, whether or not that is on record yet.
+    made: std::sync::Mutex<Option<Value>>,
 }
 
 /// Why an attempt failed.
@@ -109,6 +113,7 @@ impl NodeLaunch {
             request,
             session,
             logger,
+            made: std::sync::Mutex::default(),
         }
     }
 
@@ -210,7 +215,7 @@ impl NodeLaunch {
             upload,
             request: Arc::clone(&self.request),
         };
-        let progress = OnRecord { held, logger: &self.logger };
+        let progress = OnRecord { held, launch: self };
         let instance = provider.launch(&launch, &progress).await?;
         if !profile.host_key_checking {
             let mut held = held.lock().await;
@@ -268,15 +273,41 @@ impl NodeLaunch {
         self.cloud.nodescan.scan(&target, boot_timeout).await.map_err(Failure::Keyscan)
     }
 
+    fn made(&self) -> std::sync::MutexGuard<'_, Option<Value>> {
+        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The servers that carry this node's id: what an attempt left whose answer we never saw.
+    async fn unanswered(&self, node: &str) -> Result<Vec<Value>, ProviderError> {
+        let resources = self.cloud.provider.list_resources().await?;
+        let ours = resources.into_iter().filter(|resource| {
+            resource.kind == ResourceKind::Instance
+                && resource.tag("nodepool_provider_name") == Some(self.pool.provider.as_str())
+                && resource.tag("nodepool_node_id") == Some(node)
+        });
+        Ok(ours.map(|resource| json!(resource.id)).collect())
+    }
+
     /// Deletes what an attempt made. Tries for as long as an attempt may take, because the next attempt must not leave
     /// the node with two servers. False where that failed.
     async fn undo(&self, held: &Mutex<Held<Node>>) -> bool {
-        let external_id = held.lock().await.record().external_id.clone();
-        let Some(external_id) = external_id else { return true };
+        let node = held.lock().await.record().id.clone();
+        let on_record = held.lock().await.record().external_id.clone();
+        let known = self.made().take().or(on_record);
         let give_up = Instant::now() + self.cloud.config.launch_timeout.max(Duration::from_secs(60));
         let mut pause = Duration::from_millis(500);
         loop {
-            match tokio::time::timeout_at(give_up, self.cloud.provider.delete(&external_id)).await {
+            let deleting = async {
+                let servers = match &known {
+                    Some(id) => vec![id.clone()],
+                    None => self.unanswered(node.as_str()).await?,
+                };
+                for server in servers {
+                    self.cloud.provider.delete(&server).await?;
+                }
+                Ok::<_, ProviderError>(())
+            };
+            match tokio::time::timeout_at(give_up, deleting).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) if Instant::now() + pause < give_up => {
                     warn!(logger = %self.logger, "Deleting the server of a failed attempt, to be repeated: {error}");
@@ -285,9 +316,13 @@ impl NodeLaunch {
                 }
                 Ok(Err(error)) => {
                     error!(logger = %self.logger, "The server of a failed attempt cannot be deleted: {error}");
+                    *self.made() = known;
                     return false;
                 }
-                Err(_) => return false,
+                Err(_) => {
+                    *self.made() = known;
+                    return false;
+                }
             }
         }
         held.lock().await.update(|node| node.external_id = None).await.is_ok()
@@ -313,8 +348,10 @@ impl NodeLaunch {
             }
             _ => NodeState::Failed,
         };
+        let made = self.made().take();
         let written = held
             .update(|node| {
+                node.external_id = made.or(node.external_id.take());
                 node.comment = Some(reason.clone());
                 node.set_state(state, clock::now());
             })
@@ -353,20 +390,23 @@ impl NodeLaunch {
 /// Puts the server's id on record as soon as the cloud has told it.
 struct OnRecord<'a> {
     held: &'a Mutex<Held<Node>>,
-    logger: &'a str,
+    launch: &'a NodeLaunch,
 }
 
 #[async_trait]
 impl LaunchProgress for OnRecord<'_> {
     async fn created(&self, external_id: Value) {
+        // First of all: the attempt may be dropped at any await, the next one below included.
+        *self.launch.made() = Some(external_id.clone());
+        let logger = &self.launch.logger;
         let mut held = self.held.lock().await;
         if held.record().external_id.as_ref() == Some(&external_id) {
             return;
         }
         let text = plain(&external_id);
         match held.update(|node| node.external_id = Some(external_id)).await {
-            Ok(()) => info!(logger = %self.logger, "Server {text} is being created"),
-            Err(error) => warn!(logger = %self.logger, "Server {text} is not on record: {error}"),
+            Ok(()) => info!(logger = %logger, "Server {text} is being created"),
+            Err(error) => warn!(logger = %logger, "Server {text} is not on record: {error}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use nodepool_common::model::{BuildId, ProviderName, Records, UploadId};
+use nodepool_common::model::{BuildId, NodeId, NodeState, ProviderName, Records, UploadId};
 use nodepool_drivers::{CloudResource, ProviderError};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
@@ -82,8 +82,16 @@ fn is_leaked(records: &Records, provider: &ProviderName, resource: &CloudResourc
     if resource.tag("nodepool_provider_name") != Some(provider.as_str()) {
         return false;
     }
-    if resource.tag("nodepool_node_id").is_some() {
-        return !is_node_of(records, provider, resource);
+    if let Some(node) = resource.tag("nodepool_node_id") {
+        if !is_node_of(records, provider, resource) {
+            return true;
+        }
+        // A second server of a node: an attempt whose answer was lost. While the node is being built the one on record
+        // may not be the last word.
+        let node = records.nodes.get(&NodeId::from(node)).and_then(|entry| entry.usable());
+        return node.is_some_and(|node| {
+            node.state != NodeState::Building && node.external_id_text().is_some_and(|id| id != resource.id)
+        });
     }
     match (resource.tag("nodepool_build_id"), resource.tag("nodepool_upload_id")) {
         (Some(build), Some(upload)) => {

@@ -190,6 +190,7 @@ impl Launcher {
         let plan = {
             let mut book = self.book.open();
             let providers = self.clouds.known();
+            let undecided = self.clouds.undecided();
             self.zk.cache().read(|records| {
                 book.tidy(now, |id| !records.requests.contains_key(id));
                 plan(&World {
@@ -198,6 +199,7 @@ impl Launcher {
                     records,
                     pools: &pools,
                     providers: &providers,
+                    undecided: &undecided,
                     holdings: &book.view,
                     timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
                     stopping,
@@ -307,8 +309,9 @@ impl Launcher {
 
     /// Brings the registered pools in line with the configuration; see [`clouds`] for when a pool takes part.
     fn match_pools(self: &Arc<Self>) {
-        let config = self.config();
+        // Locked first: a concurrent call with an older configuration must not bring a removed pool back.
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = self.config();
         let is_gone = |key: &PoolKey| config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none());
         let gone: Vec<_> = pools.keys().filter(|key| is_gone(key)).cloned().collect();
         let gone: Vec<_> = gone.iter().filter_map(|key| pools.remove_entry(key)).collect();

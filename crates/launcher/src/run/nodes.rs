@@ -63,15 +63,16 @@ impl Launcher {
         if !node.state.is_doomed() {
             return held.unlock().await;
         }
-        let Some(cloud) = node.provider.as_ref().and_then(|provider| self.clouds.get(provider)) else {
-            return held.unlock().await;
-        };
         if node.state != NodeState::Deleting && node.state != NodeState::Deleted {
             info!(logger = LOGGER, node = %id, "Deleting {} node", node.state);
         }
+        // A node that is `deleted` has no server any more; its record was all that was left.
         if node.state != NodeState::Deleted
             && let Some(external_id) = &node.external_id
         {
+            let Some(cloud) = node.provider.as_ref().and_then(|provider| self.clouds.get(provider)) else {
+                return held.unlock().await;
+            };
             if node.state != NodeState::Deleting {
                 held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
             }
@@ -85,12 +86,15 @@ impl Launcher {
                 return self.deletion_failed(held, &trouble).await;
             }
         }
-        let provider = cloud.config.name.clone();
         held.delete(clock::now()).await?;
-        let mut book = self.book.open();
-        book.worked(&format!("delete {id}"));
-        drop(book);
-        self.clouds.room_was_made(&provider);
+        self.book.open().worked(&format!("delete {id}"));
+        // The end of one that the cloud refused makes no room: the pause after the refusal stands.
+        if let Some(provider) = &node.provider
+            && node.external_id.is_some()
+            && node.state != NodeState::Aborted
+        {
+            self.clouds.room_was_made(provider);
+        }
         info!(logger = LOGGER, node = %id, "Deleted node");
         Ok(())
     }

@@ -36,6 +36,7 @@ pub struct Readiness {
 impl Launcher {
     /// `/ready` (traps.md 21).
     pub fn readiness(&self) -> web::Readiness {
+        let troubles = self.clouds.troubles();
         let readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
         let mut remarks = Vec::new();
         if let Some(invalid) = &readiness.invalid {
@@ -46,7 +47,7 @@ impl Launcher {
         for (provider, why) in &readiness.broken {
             remarks.push(format!("Provider {provider} is left out: {why}"));
         }
-        for (provider, why) in self.clouds.troubles() {
+        for (provider, why) in troubles {
             remarks.push(format!("Provider {provider} has trouble: {why}"));
         }
         if !self.zk.cache().ready() {

@@ -9,6 +9,7 @@ use nodepool_common::{
     sys::clock,
     zk::{Held, ZkError},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{Launcher, launch::NodeLaunch};
@@ -150,7 +151,11 @@ impl Launcher {
                 declined.push(launcher_id);
             }
         }
-        let all = self.zk.cache().read(|records| records.registered_pool_ids().all(|id| declined.contains(id)));
+        // Where nobody is registered, as while the last launcher stops, nobody has declined either.
+        let all = self.zk.cache().read(|records| {
+            let mut registered = records.registered_pool_ids().peekable();
+            registered.peek().is_some() && registered.all(|id| declined.contains(id))
+        });
         let state = if all { RequestState::Failed } else { RequestState::Requested };
         let request = Arc::clone(held.record());
         let mut reasons = request.decline_reasons.clone();
@@ -186,7 +191,8 @@ impl Launcher {
     /// Providers that have labels of a request and take no part, with why: nobody else could tell.
     fn absentees(&self, request: &NodeRequest) -> Vec<String> {
         let config = self.config();
-        let has = |provider: &Provider, label: &LabelName| provider.pools.iter().any(|pool| pool.labels.contains_key(label));
+        let has =
+            |provider: &Provider, label: &LabelName| provider.pools.iter().any(|pool| pool.labels.contains_key(label));
         let mut absentees = Vec::new();
         for provider in config.providers.values() {
             if let Some(label) = request.node_types.iter().find(|label| has(provider, label))
@@ -218,7 +224,10 @@ impl Launcher {
     /// Takes a ready node for a request.
     async fn reuse(&self, request: &NodeRequest, id: &NodeId, label: &LabelName) -> Result<(), ZkError> {
         let session = self.book.open().session();
-        let Some(mut held) = self.zk.try_lock_node(id).await? else { return Ok(()) };
+        let Some(mut held) = self.zk.try_lock_node(id).await? else {
+            self.book.open().view.nodes_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
+            return Ok(());
+        };
         let node = held.record();
         if node.state != NodeState::Ready || node.allocated_to.is_some() || !node.labels.contains(label) {
             return held.unlock().await;
@@ -277,17 +286,17 @@ impl Launcher {
             if session.is_cancelled() {
                 return Ok(());
             }
-            book.hold_launching(id, request.id.clone(), new.label.clone());
+            book.hold_launching(id.clone(), request.id.clone(), new.label.clone());
         }
+        let over = LaunchOver { launcher: Arc::clone(self), node: id, session: session.clone() };
         let launch = NodeLaunch::new(self, cloud, pool.clone(), new, Arc::clone(request), session);
-        let this = Arc::clone(self);
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
+            let _over = over;
             tokio::select! {
                 () = launch.run(held) => {}
                 () = ending.cancelled() => {}
             }
-            this.wake.notify_one();
         });
         Ok(())
     }
@@ -531,13 +540,33 @@ impl Launcher {
             }
             _ => {}
         }
-        Busy { launcher: Arc::clone(self), request: request.cloned(), nodes, label, starting }
+        Busy { launcher: Arc::clone(self), session: book.session(), request: request.cloned(), nodes, label, starting }
     }
 }
 
-/// What an action works on; released when it ends, also by a panic.
+/// Sees to it that no launch stays in the book when it ends without a word: a lost lock, a panic.
+struct LaunchOver {
+    launcher: Arc<Launcher>,
+    node: NodeId,
+    session: CancellationToken,
+}
+
+impl Drop for LaunchOver {
+    fn drop(&mut self) {
+        let mut book = self.launcher.book.open();
+        if !self.session.is_cancelled() {
+            book.launch_vanished(&self.node);
+        }
+        drop(book);
+        self.launcher.wake.notify_one();
+    }
+}
+
+/// What an action works on; released when it ends, also by a panic. An action of an older session has nothing in the
+/// book any more.
 struct Busy {
     launcher: Arc<Launcher>,
+    session: CancellationToken,
     request: Option<RequestId>,
     nodes: Vec<NodeId>,
     label: Option<LabelName>,
@@ -547,6 +576,9 @@ struct Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         let mut book = self.launcher.book.open();
+        if self.session.is_cancelled() {
+            return;
+        }
         for node in &self.nodes {
             book.view.busy_nodes.remove(node);
         }

@@ -294,10 +294,8 @@ impl Stage {
 
 /// A provider of the fake driver with one pool, `main`.
 pub fn fake(name: &str, labels: &[&str], max_servers: u32) -> Value {
-    let labels: Vec<_> = labels
-        .iter()
-        .map(|label| json!({"name": label, "cloud-image": "image", "min-ram": 8192}))
-        .collect();
+    let labels: Vec<_> =
+        labels.iter().map(|label| json!({"name": label, "cloud-image": "image", "min-ram": 8192})).collect();
     json!({
         "name": name, "driver": "fake", "cloud": "fake", "launch-retries": 3,
         "cloud-images": [{"name": "image", "image-id": "fake-image-id", "username": "zuul"}],

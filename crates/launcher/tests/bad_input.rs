@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use support::*;
 
 /// A file whose eighth line is not YAML.
-const INVALID: &str = "labels:\n  - name: a\n\nproviders:\n  - name: p\n    driver: fake\n    pools:\n      - name: [main\n";
+const INVALID: &str =
+    "labels:\n  - name: a\n\nproviders:\n  - name: p\n    driver: fake\n    pools:\n      - name: [main\n";
 
 async fn served(stage: &Stage, label: &str) {
     stage.offered(label).await;
@@ -159,7 +160,8 @@ async fn beside_a_broken_cloud(cloud: &str, words: &[&str]) {
         })
         .await;
     let log = launcher.log();
-    let line = log.lines().find(|line| line.contains("Provider broken") && words.iter().all(|word| line.contains(word)));
+    let line =
+        log.lines().find(|line| line.contains("Provider broken") && words.iter().all(|word| line.contains(word)));
     assert!(line.is_some(), "{log}");
     assert!(!log.contains("secret-password"), "{log}");
 

@@ -74,7 +74,7 @@ async fn an_idle_launcher_with_a_thousand_ready_nodes_only_pings() {
 async fn load(requests: usize, limit: usize, script: Value, provider: Value) {
     let stage = Stage::new(zookeeper()).await;
     let mut script = script;
-    script["p"]["state_file"] = json!(stage.state_file());
+    script["p"]["state_dir"] = json!(stage.state_dir());
     stage.script(&script);
     stage.cleanup_interval.set(1.0);
     stage.configure(&[provider]);
@@ -109,7 +109,12 @@ async fn load(requests: usize, limit: usize, script: Value, provider: Value) {
             }
         }
         waiting = still;
-        assert!(start.elapsed() < Duration::from_secs(90), "{} still wait\n{}", waiting.len(), stage.everything().await);
+        assert!(
+            start.elapsed() < Duration::from_secs(90),
+            "{} still wait\n{}",
+            waiting.len(),
+            stage.everything().await
+        );
         tokio::time::sleep(Duration::from_millis(5)).await; // the sampling
     }
     println!("{fulfilled} fulfilled, {failed} failed, at most {most} servers, {:?}", start.elapsed());
@@ -119,7 +124,9 @@ async fn load(requests: usize, limit: usize, script: Value, provider: Value) {
     assert!(most > limit / 2, "the quota was used: {most}");
     stage.no_node_is_left().await;
     assert!(!launcher.logged(&["Quota exceeded"]), "what the cloud told was not heeded:\n{}", launcher.log());
-    stage.wait("the pool goes on", async || stage.pools().await.iter().all(|pool| pool["paused"] == json!(false))).await;
+    stage
+        .wait("the pool goes on", async || stage.pools().await.iter().all(|pool| pool["paused"] == json!(false)))
+        .await;
 }
 
 #[tokio::test]

@@ -186,7 +186,8 @@ impl Launcher {
     /// Providers that have labels of a request and take no part, with why: nobody else could tell.
     fn absentees(&self, request: &NodeRequest) -> Vec<String> {
         let config = self.config();
-        let has = |provider: &Provider, label: &LabelName| provider.pools.iter().any(|pool| pool.labels.contains_key(label));
+        let has =
+            |provider: &Provider, label: &LabelName| provider.pools.iter().any(|pool| pool.labels.contains_key(label));
         let mut absentees = Vec::new();
         for provider in config.providers.values() {
             if let Some(label) = request.node_types.iter().find(|label| has(provider, label))

@@ -280,24 +280,32 @@ impl Stage {
         self.wait(&format!("label {label} is offered"), async || self.pools().await.iter().any(has)).await;
     }
 
-    pub fn state_file(&self) -> PathBuf {
-        self.path("cloud.json")
+    /// Where the fake clouds keep their servers, for the script's `state_dir`: a file for each provider, so that they
+    /// outlive the launcher.
+    pub fn state_dir(&self) -> PathBuf {
+        let path = self.path("clouds");
+        fs::create_dir_all(&path).unwrap();
+        path
     }
 
-    /// The servers in the state file.
+    /// The servers in the state files.
     pub fn servers(&self) -> BTreeMap<String, Value> {
-        let Ok(data) = fs::read(self.state_file()) else { return BTreeMap::new() };
-        let servers: BTreeMap<String, Value> = serde_json::from_slice(&data).unwrap();
-        servers.into_iter().filter(|(_, server)| server["gone_at"].as_f64().is_none_or(|at| at > now())).collect()
+        let mut servers = BTreeMap::new();
+        for file in fs::read_dir(self.state_dir()).unwrap().map(|file| file.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "json") {
+                let provider: BTreeMap<String, Value> = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+                servers.extend(provider);
+            }
+        }
+        servers.retain(|_, server| server["gone_at"].as_f64().is_none_or(|at| at > now()));
+        servers
     }
 }
 
 /// A provider of the fake driver with one pool, `main`.
 pub fn fake(name: &str, labels: &[&str], max_servers: u32) -> Value {
-    let labels: Vec<_> = labels
-        .iter()
-        .map(|label| json!({"name": label, "cloud-image": "image", "min-ram": 8192}))
-        .collect();
+    let labels: Vec<_> =
+        labels.iter().map(|label| json!({"name": label, "cloud-image": "image", "min-ram": 8192})).collect();
     json!({
         "name": name, "driver": "fake", "cloud": "fake", "launch-retries": 3,
         "cloud-images": [{"name": "image", "image-id": "fake-image-id", "username": "zuul"}],

@@ -473,6 +473,17 @@ fn nodes_are_handed_over_in_the_order_of_the_labels() {
 }
 
 #[test]
+fn a_node_that_is_ready_on_record_before_its_launch_has_ended_is_not_handed_over_yet() {
+    let plan = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["small"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", true, None)
+        .plan();
+    assert!(plan.decisions.is_empty(), "{plan:?}");
+}
+
+#[test]
 fn a_request_with_a_failed_node_is_given_up_with_the_reason() {
     let plan = Setting::new()
         .provider("p", |_| {})

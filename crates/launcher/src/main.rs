@@ -24,6 +24,7 @@ use tracing::{error, info};
 /// Serves the node requests of Zuul.
 #[derive(Debug, Parser)]
 #[command(name = "nodepool-launcher", disable_version_flag = true, infer_long_args = true)]
+#[allow(clippy::struct_excessive_bools)] // they are the command line's switches
 struct Arguments {
     /// Path to the configuration file
     #[arg(short = 'c', value_name = "FILE", default_value = "/etc/nodepool/nodepool.yaml")]
@@ -151,13 +152,13 @@ async fn run(arguments: Arguments) -> ExitCode {
     launcher.note_loaded(&loaded);
     if let Some(listener) = listener {
         let (cache, ready, pools) = (zk.clone(), Arc::clone(&launcher), Arc::clone(&launcher));
-        let state = web::WebState {
+        let sources = web::WebState {
             records: Arc::new(move |make| cache.cache().read(|records| make(records))),
             readiness: Arc::new(move || ready.readiness()),
             metrics: Arc::new(move || stats.render()),
             pools: Arc::new(move || pools.pool_list()),
         };
-        shutdown.spawn(web::serve(listener, state, end.clone()));
+        shutdown.spawn(web::serve(listener, sources, end.clone()));
     }
     dump_on_signal(&launcher, &shutdown);
     launcher.run(shutdown.reason()).await;

@@ -253,6 +253,8 @@ class WebApp:
     def __init__(self, nodepool, port=8005, listen_address='', cache_expiry=1):
         self.nodepool = nodepool
         port = nodepool.port
+        # Ours keeps an answer that long, and cannot be told to forget it.
+        self.cache = SimpleNamespace(cache=SimpleNamespace(clear=lambda: time.sleep(cache_expiry + 0.1)))
         self.server = SimpleNamespace(socket=SimpleNamespace(getsockname=lambda: ('127.0.0.1', port)))
 
     def start(self):

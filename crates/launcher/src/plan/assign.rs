@@ -5,7 +5,7 @@
 //! burst of requests is accepted until the first one that has to wait for quota: that one pauses the pool, and later
 //! ones stay free for other launchers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use nodepool_common::{
     config::Pool,
@@ -23,8 +23,6 @@ enum Verdict {
     Accept,
     Decline(String),
     Wait(String),
-    /// It can be served, once something is found out.
-    WaitToKnow(String),
 }
 
 /// The second part of planning: requests that nobody has accepted.
@@ -33,7 +31,6 @@ pub fn assign(world: &World<'_>, budget: &mut Budget, plan: &mut Plan, taken: &m
         return;
     }
     let mut declines: BTreeMap<RequestId, Vec<(PoolKey, String)>> = BTreeMap::new();
-    let mut serving = pools_that_serve(world, plan);
     let mut accepted: BTreeMap<RequestId, PoolKey> = BTreeMap::new();
     let mut pools: Vec<_> = world
         .pools
@@ -62,38 +59,14 @@ pub fn assign(world: &World<'_>, budget: &mut Budget, plan: &mut Plan, taken: &m
                     declines.entry(request.id.clone()).or_default().push((state.key.clone(), reason));
                 }
                 Verdict::Wait(reason) => plan.wait(&request.id, &state.key, Waiting { reason, paused: false }),
-                Verdict::WaitToKnow(reason) => {
-                    plan.wait(&request.id, &state.key, Waiting { reason, paused: false });
-                    serving.insert(state.key.clone());
-                }
             }
         }
     }
-    serving.extend(accepted.values().cloned());
-    declines.retain(|id, pools| {
-        let since = world.records.requests.get(id).and_then(|e| e.usable()).map_or(0.0, |r| r.state_time);
-        let may_wait_until = since + world.timing.decline;
-        let put_off = may_wait_until > world.now && pools.iter().any(|(pool, _)| serving.contains(pool));
-        if put_off {
-            plan.wake(may_wait_until);
-        }
-        !put_off
-    });
     // In the order of the requests.
     let mut order: Vec<_> = accepted.into_iter().collect();
     order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
     plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
     plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
-}
-
-/// Pools that are about to launch something. What can be served comes before what cannot: they decline a little later.
-fn pools_that_serve(world: &World<'_>, plan: &Plan) -> BTreeSet<PoolKey> {
-    let supplied = plan.decisions.iter().filter_map(|decision| match decision {
-        Decision::Supply { pool, .. } => Some(pool),
-        _ => None,
-    });
-    let starting = world.holdings.starting.iter().map(|(_, pool, _)| pool);
-    supplied.chain(starting).chain(world.holdings.accepting.values()).cloned().collect()
 }
 
 /// The requests in the order in which this pool looks at them: those it can serve first.
@@ -160,8 +133,17 @@ fn judge(
         ));
     }
     let lacks_labels = request.node_types.iter().any(|label| !pool.labels.contains_key(label));
-    if lacks_labels && candidates().next().is_some() {
-        return Verdict::Wait("left to pools that have its labels".to_owned());
+    if lacks_labels {
+        if candidates().next().is_some() {
+            return Verdict::Wait("left to pools that have its labels".to_owned());
+        }
+        // Nobody has its labels. The one who does may be starting again at this moment, so it is not failed at once.
+        let seen = world.records.requests.get(&request.id).and_then(|entry| entry.free_since).unwrap_or(world.now);
+        let until = seen + world.timing.decline;
+        if until > world.now {
+            plan.wake(until);
+            return Verdict::Wait("no pool has its labels; declined unless one comes".to_owned());
+        }
     }
     if let Some(tenant) = &request.tenant_name {
         let known: Vec<LabelName> =
@@ -172,7 +154,7 @@ fn judge(
             Fit::Unknown(want) => {
                 let waiting = unknown(world, key, &want);
                 plan.wants.insert(want);
-                return Verdict::WaitToKnow(waiting.reason);
+                return Verdict::Wait(waiting.reason);
             }
             Fit::Broken(error) => return Verdict::Wait(error),
         }
@@ -182,7 +164,7 @@ fn judge(
         Declining::Unknown(want) => {
             let waiting = unknown(world, key, &want);
             plan.wants.insert(want);
-            return Verdict::WaitToKnow(waiting.reason);
+            return Verdict::Wait(waiting.reason);
         }
         Declining::No => {}
     }
@@ -196,7 +178,7 @@ fn judge(
         let waiting = unknown(world, key, want);
         plan.wants.insert(want.clone());
         give_back(world, budget, taken, key, &outcome);
-        return Verdict::WaitToKnow(waiting.reason);
+        return Verdict::Wait(waiting.reason);
     }
     if let Some(pressure) = taken.pressure.get(key) {
         // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait

@@ -205,14 +205,9 @@ fn node_usage(world: &World<'_>, node: &Node) -> Option<(PoolKey, Resources)> {
 }
 
 fn no(what: &str, remaining: &Resources, need: &Resources) -> Fit {
-    let mut short = Vec::new();
-    let mut reason = String::new();
-    for (name, wanted, there) in remaining.shortages(need) {
-        if !reason.is_empty() {
-            reason.push_str(", ");
-        }
-        reason.push_str(&format!("{wanted} {name} needed, {there} there"));
-        short.push(name.to_owned());
-    }
-    Fit::No { reason: format!("exceeds {what}: {reason}"), short }
+    let (short, amounts): (Vec<_>, Vec<_>) = remaining
+        .shortages(need)
+        .map(|(name, wanted, there)| (name.to_owned(), format!("{wanted} {name} needed, {there} there")))
+        .unzip();
+    Fit::No { reason: format!("exceeds {what}: {}", amounts.join(", ")), short }
 }

@@ -15,6 +15,8 @@
 //!   allocated until the request goes away.
 //! * Room at a quota is made by one deletion at a time ([`serve`]); upstream's guard never triggers (traps.md 12).
 //! * The zone of a request is drawn from its id, so that it is the same after a restart ([`serve`]).
+//! * A request whose labels no registered pool has is declined after two seconds, not at once: the launcher that has
+//!   them may be starting again ([`assign`]).
 //! * `min-ready` counts the requests of other launchers too, and backs off when it fails ([`upkeep`]).
 //! * `max-concurrency` counts launches that are running ([`assign`]); upstream counts those that are complete.
 //!

@@ -88,12 +88,12 @@ fn serve_one(
         }
         let node = world.records.nodes.get(*node_id).and_then(|entry| entry.usable());
         match node.map(|node| node.state) {
-            // READY on record, but not before its launch has given the lock back.
-            Some(NodeState::Ready) if !held.launching => has.push((*node_id, *held, node)),
+            // Its launch has the lock until it ends, which is a moment after READY is on record.
             _ if held.launching => {
                 all_ready = false;
                 has.push((*node_id, *held, node));
             }
+            Some(NodeState::Ready) => has.push((*node_id, *held, node)),
             state => plan.decisions.push(Decision::LetGo {
                 node: (*node_id).clone(),
                 reason: format!("it is {} and of no use to its request", state.map_or("gone", NodeState::as_str)),

@@ -175,7 +175,7 @@ impl Setting {
         })
     }
 
-    fn quota(mut self, quota: Resources) -> Self {
+    fn quota(mut self, quota: &Resources) -> Self {
         for state in self.providers.values_mut() {
             state.quota = Some(quota.clone());
         }
@@ -259,8 +259,7 @@ fn requests_are_taken_by_priority_and_those_that_can_be_served_first() {
         .plan();
     let order: Vec<_> = accepts(&plan).into_iter().map(|(id, _)| id).collect();
     assert_eq!(order, ["100-0000000003", "200-0000000002", "200-0000000001"]);
-    assert!(declines(&plan).is_empty(), "what cannot be served waits a moment");
-    assert_eq!(plan.wake_at, Some(NOW + 2.0));
+    assert!(matches!(plan.decisions.last(), Some(Decision::Decline { .. })), "declines come last");
 }
 
 #[test]
@@ -301,6 +300,15 @@ fn a_pool_of_lower_priority_waits_until_the_better_one_is_paused() {
 }
 
 #[test]
+fn a_request_whose_labels_nobody_has_is_given_a_moment() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});
+    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 0.5);
+    let plan = setting.plan();
+    assert!(plan.decisions.is_empty());
+    assert_eq!(plan.wake_at, Some(NOW + 1.5));
+}
+
+#[test]
 fn a_pool_without_the_labels_leaves_the_request_to_one_that_has_them() {
     let plan = Setting::new()
         .provider("p", |pool| {
@@ -330,7 +338,7 @@ fn a_request_larger_than_the_limits_is_declined_and_one_that_only_has_to_wait_is
 
 #[test]
 fn a_pool_accepts_up_to_the_first_request_that_has_to_wait_and_leaves_the_rest_to_others() {
-    let mut setting = Setting::new().provider("p", |_| {}).quota(cores(5.0));
+    let mut setting = Setting::new().provider("p", |_| {}).quota(&cores(5.0));
     for n in 1..=5 {
         setting = setting.request(&format!("200-000000000{n}"), &["big"], |_| {});
     }
@@ -473,14 +481,15 @@ fn nodes_are_handed_over_in_the_order_of_the_labels() {
 }
 
 #[test]
-fn a_node_that_is_ready_on_record_before_its_launch_has_ended_is_not_handed_over_yet() {
-    let plan = Setting::new()
+fn a_node_that_is_ready_on_record_counts_once_its_launch_has_given_the_lock_back() {
+    let mut setting = Setting::new()
         .provider("p", |_| {})
         .accepted("200-0000000001", &["small"])
         .node("0000000001", "small", NodeState::Ready, |_| {})
-        .held("0000000001", "200-0000000001", true, None)
-        .plan();
-    assert!(plan.decisions.is_empty(), "{plan:?}");
+        .held("0000000001", "200-0000000001", true, None);
+    assert!(setting.plan().decisions.is_empty());
+    setting.holdings.nodes.values_mut().next().unwrap().launching = false;
+    assert!(matches!(&setting.plan().decisions[..], [Decision::Fulfil { .. }]));
 }
 
 #[test]
@@ -704,7 +713,7 @@ proptest! {
     ) {
         let mut setting = Setting::new()
             .provider("p", |pool| pool.limits = cores(f64::from(limit)))
-            .quota(cores(f64::from(quota)));
+            .quota(&cores(f64::from(quota)));
         for n in 0..used {
             setting = setting.node(&format!("u{n}"), "small", NodeState::InUse, |_| {});
         }

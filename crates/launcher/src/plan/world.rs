@@ -143,7 +143,7 @@ pub struct Timing {
     pub empty_node: f64,
     /// How long a node may stand in `init` without a lock.
     pub orphan_node: f64,
-    /// How long a decline may be put off while requests that can be served are being served.
+    /// How long a request whose labels no pool has is left alone before it is declined: a launcher may be starting.
     pub decline: f64,
     /// Age of a request's lock directory at which it goes once the request is gone.
     pub request_lock: f64,

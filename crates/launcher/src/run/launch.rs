@@ -363,7 +363,7 @@ impl LaunchProgress for OnRecord<'_> {
         if held.record().external_id.as_ref() == Some(&external_id) {
             return;
         }
-        let text = plain(&external_id).to_owned();
+        let text = plain(&external_id);
         match held.update(|node| node.external_id = Some(external_id)).await {
             Ok(()) => info!(logger = %self.logger, "Server {text} is being created"),
             Err(error) => warn!(logger = %self.logger, "Server {text} is not on record: {error}"),

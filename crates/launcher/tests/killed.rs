@@ -76,14 +76,14 @@ async fn killed_at(moment: Moment) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_launcher_killed_at_any_time_of_a_launch_is_replaced_without_loss() {
     let moments = [0, 10, 20, 35, 50, 75, 100, 150, 200, 250, 300, 330, 360, 400, 450, 500, 600];
-    side_by_side(4, moments.map(|after| killed_at(Moment::After(after)))).await;
+    side_by_side(4, moments.map(|after| Box::pin(killed_at(Moment::After(after))))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_launcher_killed_at_any_step_of_a_launch_is_replaced_without_loss() {
     let steps = ["Accepted", "Launching", "being created", "is ready", "Fulfilled"].map(Moment::Logged);
     let moments = steps.into_iter().chain([Moment::NodeExists, Moment::ServerExists]);
-    side_by_side(4, moments.map(killed_at)).await;
+    side_by_side(4, moments.map(|moment| Box::pin(killed_at(moment)))).await;
 }
 
 #[tokio::test]

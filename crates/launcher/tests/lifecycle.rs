@@ -164,6 +164,23 @@ async fn a_launcher_starts_before_its_zookeeper() {
     assert_eq!(launcher.count(&["Cannot connect to ZooKeeper"]), 1, "said once");
 }
 
+/// The probe is liveness too: a restart of the launcher would not mend ZooKeeper.
+#[tokio::test]
+async fn a_launcher_without_zookeeper_stays_alive_and_says_so() {
+    let mut server = ZooKeeperServer::start();
+    let stage = with_servers_that_last(&server, 0.1).await;
+    stage.session_timeout.set(1.0);
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let mut launcher = stage.launcher().await;
+    stage.offered("a").await;
+    server.stop();
+    stage.wait("/ready says so", async || launcher.ready().contains("no connection to ZooKeeper")).await;
+    stage.wait("the metrics, too", async || launcher.metric("nodepool_zk_connected") == Some(0.0)).await;
+    launcher.signal(Signal::SIGTERM);
+    assert_eq!(launcher.ended(Duration::from_secs(8)).await.code(), Some(0), "it ends without ZooKeeper");
+    server.restart();
+}
+
 #[tokio::test]
 async fn a_provider_that_is_removed_and_added_again_serves_again() {
     let stage = with_servers_that_last(zookeeper(), 0.1).await;

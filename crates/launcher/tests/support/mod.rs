@@ -9,6 +9,7 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
+    fmt::Write as _,
     fs::{self, File},
     future::Future,
     io::{Read, Write},
@@ -168,9 +169,8 @@ impl Stage {
     pub async fn wait_within(&self, deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let start = Instant::now();
         while !condition().await {
-            if start.elapsed() > deadline {
-                panic!("after {deadline:?} still not: {what}\n{}", self.everything().await);
-            }
+            let late = start.elapsed() > deadline;
+            assert!(!late, "after {deadline:?} still not: {what}\n{}", self.everything().await);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -181,13 +181,14 @@ impl Stage {
         for number in 1..=self.started.get() {
             let log = fs::read_to_string(self.path(&format!("launcher-{number}.log"))).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
-            text += &format!("--- launcher {number}\n{}\n", lines[lines.len().saturating_sub(150)..].join("\n"));
+            let last = lines[lines.len().saturating_sub(150)..].join("\n");
+            writeln!(text, "--- launcher {number}\n{last}").unwrap();
         }
         let records = tokio::time::timeout(Duration::from_secs(5), async {
             let mut text = String::new();
             for what in ["requests", "nodes"] {
                 for (id, record) in self.records(what).await.into_iter().take(20) {
-                    text += &format!("{what}/{id}: {record}\n");
+                    writeln!(text, "{what}/{id}: {record}").unwrap();
                 }
             }
             text
@@ -413,10 +414,10 @@ pub async fn side_by_side<F: Future<Output = ()>>(at_once: usize, futures: impl 
     let permits = Arc::new(tokio::sync::Semaphore::new(at_once));
     let limited = futures.into_iter().map(|future| {
         let permits = Arc::clone(&permits);
-        async move {
+        Box::pin(async move {
             let _permit = permits.acquire().await.unwrap();
             future.await;
-        }
+        })
     });
     futures::future::join_all(limited).await;
 }

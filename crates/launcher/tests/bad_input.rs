@@ -4,7 +4,10 @@
 
 mod support;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use support::*;
@@ -186,6 +189,54 @@ async fn an_unreachable_cloud_stops_nobody_else() {
 #[tokio::test]
 async fn a_cloud_that_is_missing_in_clouds_yaml_stops_nobody_else() {
     beside_a_broken_cloud("missing-cloud", &["missing-cloud"]).await;
+}
+
+#[tokio::test]
+async fn a_cloud_that_goes_away_for_a_while_delays_its_launches_and_loses_nothing() {
+    let stage = Stage::new(zookeeper()).await;
+    let script = |trouble: Value| {
+        let mut script = json!({"*": {"state_dir": stage.state_dir()}, "p": {"boot_delay": 0.5}});
+        script["p"].as_object_mut().unwrap().extend(trouble.as_object().unwrap().clone());
+        stage.script(&script);
+    };
+    script(json!({}));
+    stage.configure(&[fake("p", &["a"], 5), fake("q", &["b"], 5)]);
+    let launcher = stage.launcher().await;
+    served(&stage, "a").await;
+    let request = stage.request(&["a"]).await;
+    stage.wait("a server boots", async || launcher.logged(&[&request, "is being created"])).await;
+    script(json!({"fail_list": {"message": "the API is down for maintenance"}, "fail_delete": true}));
+    served(&stage, "b").await;
+    tokio::time::sleep(Duration::from_secs(2)).await; // the server has long booted, and nobody can see it
+    assert_eq!(stage.state(&request).await, "pending", "it waits:\n{}", launcher.log());
+    script(json!({}));
+    stage.fulfilled(&request).await;
+    assert_eq!(launcher.count(&[&request, "Launching"]), 1, "with its first server:\n{}", launcher.log());
+
+    script(json!({"fail_delete": {"message": "the API is down for maintenance"}}));
+    stage.release(&request).await;
+    stage.wait("the deletion fails", async || launcher.logged(&["Could not delete", "down for maintenance"])).await;
+    served(&stage, "b").await;
+    stage.wait("p's server is still there, and only that", async || stage.servers().len() == 1).await;
+    script(json!({}));
+    stage.no_node_is_left().await;
+}
+
+#[tokio::test]
+async fn a_slow_cloud_slows_nobody_else() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.script(&json!({"p": {"api_delay": 1.5}}));
+    stage.configure(&[fake("p", &["a"], 5), fake("q", &["b"], 5)]);
+    let launcher = stage.launcher().await;
+    let slow = stage.request(&["a"]).await;
+    for _ in 0..5 {
+        let start = Instant::now();
+        served(&stage, "b").await;
+        assert!(start.elapsed() < Duration::from_millis(1500), "{:?}\n{}", start.elapsed(), launcher.log());
+    }
+    assert_ne!(stage.state(&slow).await, "fulfilled");
+    assert_ne!(stage.state(&slow).await, "failed");
+    stage.fulfilled(&slow).await;
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ enum Moment {
 /// One life: a launch, a kill at that moment, a second launcher that has to bring it to its end.
 async fn killed_at(moment: Moment) {
     let stage = Stage::new(zookeeper()).await;
-    stage.script(&json!({"p": {"boot_delay": 0.3, "state_file": stage.state_file()}}));
+    stage.script(&json!({"p": {"boot_delay": 0.3, "state_dir": stage.state_dir()}}));
     stage.session_timeout.set(1.0);
     stage.cleanup_interval.set(0.5);
     stage.configure(&[fake("p", &["a"], 10)]);
@@ -36,7 +36,7 @@ async fn killed_at(moment: Moment) {
     let come = async || match moment {
         Moment::After(_) => true,
         Moment::Logged(words) => first.logged(&[words]),
-        Moment::ServerExists => stage.state_file().exists(),
+        Moment::ServerExists => !stage.servers().is_empty(),
         Moment::NodeExists => !stage.zk.list_children("/nodepool/nodes").await.unwrap().is_empty(),
     };
     if let Moment::After(milliseconds) = moment {
@@ -76,20 +76,20 @@ async fn killed_at(moment: Moment) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_launcher_killed_at_any_time_of_a_launch_is_replaced_without_loss() {
     let moments = [0, 10, 20, 35, 50, 75, 100, 150, 200, 250, 300, 330, 360, 400, 450, 500, 600];
-    side_by_side(4, moments.map(|after| killed_at(Moment::After(after)))).await;
+    side_by_side(4, moments.map(|after| Box::pin(killed_at(Moment::After(after))))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_launcher_killed_at_any_step_of_a_launch_is_replaced_without_loss() {
     let steps = ["Accepted", "Launching", "being created", "is ready", "Fulfilled"].map(Moment::Logged);
     let moments = steps.into_iter().chain([Moment::NodeExists, Moment::ServerExists]);
-    side_by_side(4, moments.map(killed_at)).await;
+    side_by_side(4, moments.map(|moment| Box::pin(killed_at(moment)))).await;
 }
 
 #[tokio::test]
 async fn a_server_whose_record_never_came_to_be_is_removed_and_a_strangers_is_not() {
     let stage = Stage::new(zookeeper()).await;
-    stage.script(&json!({"p": {"state_file": stage.state_file()}}));
+    stage.script(&json!({"p": {"state_dir": stage.state_dir()}}));
     stage.session_timeout.set(1.0);
     stage.cleanup_interval.set(0.3);
     stage.configure(&[fake("p", &["a"], 10)]);
@@ -119,7 +119,7 @@ async fn a_server_whose_record_never_came_to_be_is_removed_and_a_strangers_is_no
             }
         }
     }
-    std::fs::write(stage.state_file(), serde_json::to_vec(&servers).unwrap()).unwrap();
+    std::fs::write(stage.state_dir().join("p.json"), serde_json::to_vec(&servers).unwrap()).unwrap();
     let second = stage.launcher().await;
     stage.wait("ours is gone", async || stage.servers().len() == 2).await;
     assert_eq!(second.count(&["Deleting leaked resource"]), 1, "{}", second.log());

@@ -74,7 +74,7 @@ async fn an_idle_launcher_with_a_thousand_ready_nodes_only_pings() {
 async fn load(requests: usize, limit: usize, script: Value, provider: Value) {
     let stage = Stage::new(zookeeper()).await;
     let mut script = script;
-    script["p"]["state_file"] = json!(stage.state_file());
+    script["p"]["state_dir"] = json!(stage.state_dir());
     stage.script(&script);
     stage.cleanup_interval.set(1.0);
     stage.configure(&[provider]);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, Node, ProviderName, Resources, TenantName},
+    model::{LabelName, Node, NodeState, ProviderName, Resources, TenantName},
 };
 
 use super::{PoolKey, Want, World};
@@ -209,6 +209,9 @@ pub fn label_resources<'a>(
 fn node_usage(world: &World<'_>, node: &Node) -> Option<(PoolKey, Resources)> {
     let key = PoolKey { provider: node.provider.clone()?, pool: node.pool.clone()? };
     world.config.providers.get(&key.provider)?;
+    if node.state == NodeState::Aborted && node.external_id.is_none() {
+        return None;
+    }
     if let Some(resources) = &node.resources {
         return Some((key, resources.clone()));
     }

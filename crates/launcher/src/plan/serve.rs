@@ -118,16 +118,16 @@ fn serve_one(
     }
 
     let put_back = |reason: &str| Decision::PutBack { request: id.clone(), reason: reason.to_owned() };
-    let Some((_, pool)) = world.pool_config(key).filter(|_| world.pools.iter().any(|p| p.key == *key)) else {
-        plan.decisions.push(put_back("its pool was removed from the configuration"));
-        return;
-    };
     if world.stopping {
         if all_ready {
             plan.decisions.push(put_back("the launcher is stopping"));
         }
         return;
     }
+    let Some((_, pool)) = world.pool_config(key).filter(|_| world.pools.iter().any(|p| p.key == *key)) else {
+        plan.decisions.push(put_back("its pool was removed from the configuration"));
+        return;
+    };
     match decline_reason(world, key, pool, &request.node_types) {
         Declining::Yes(reason) => {
             plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });

@@ -643,7 +643,7 @@ fn a_withdrawn_request_is_forgotten_and_its_nodes_become_free() {
 
 #[test]
 fn unlocked_nodes_that_nobody_needs_are_deleted_and_locked_ones_are_left_alone() {
-    for state in [NodeState::Used, NodeState::InUse, NodeState::Building, NodeState::Failed, NodeState::Aborted] {
+    for state in [NodeState::Used, NodeState::InUse, NodeState::Building, NodeState::Failed, NodeState::Deleting] {
         let mut setting = Setting::new().provider("p", |_| {}).node("0000000001", "small", state, |_| {});
         assert_eq!(setting.plan().decisions, [Decision::Delete { node: "0000000001".into() }], "{state}");
         let node = setting.records.nodes.get_mut(&NodeId::from("0000000001")).unwrap();

@@ -89,6 +89,10 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
         NodeState::Deleted => {
             due(plan, world.now, age, world.timing.empty_node, Decision::Delete { node: id.clone() });
         }
+        // The cloud refused it, so nothing has to be deleted. Its record stays for a moment, for whoever looks why.
+        NodeState::Aborted if node.external_id.is_none() => {
+            due(plan, world.now, age, world.timing.aborted_node, Decision::Delete { node: id.clone() });
+        }
         NodeState::Building
         | NodeState::InUse
         | NodeState::Used

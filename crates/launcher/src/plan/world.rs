@@ -145,6 +145,8 @@ pub struct Timing {
     pub empty_node: f64,
     /// How long a node may stand in `init` without a lock.
     pub orphan_node: f64,
+    /// How long the record of a node that the cloud refused is kept for people to see. It takes no quota.
+    pub aborted_node: f64,
     /// How long a request whose labels no pool has is left alone before it is declined: a launcher may be starting.
     pub decline: f64,
     /// How long a request that every registered pool has declined is left alone before it is failed.
@@ -159,6 +161,7 @@ impl Default for Timing {
             lost_request: 1.0,
             empty_node: 1.0,
             orphan_node: 30.0,
+            aborted_node: 1.5,
             decline: 2.0,
             orphaned_request: 15.0,
             request_lock: 8.0 * 3600.0,

@@ -1,9 +1,10 @@
 //! The providers: their start, their replacement, and what is known of them.
 //!
 //! A provider starts in a task of its own and is retried with back-off, so that a cloud that is away stops nobody else
-//! and heals by itself. Its pools take part once it has started or is known to be away: then their requests wait for it,
-//! rather than fail because nobody else has their labels. One that is configured wrongly takes no part, as upstream's;
-//! requests that fail for it are told why. Pools stay while a provider is replaced after a change of the configuration.
+//! and heals by itself. Its pools take part from the beginning, so that the requests for their labels wait until the
+//! cloud has answered, rather than fail because nobody else has them. Only a provider that turns out to be configured
+//! wrongly takes no part, as upstream's; requests that fail for it are told why. Pools stay while a provider is replaced
+//! after a change of the configuration.
 //! What the planner wants to know is asked once at a time and kept:
 //!
 //! | answer | kept |
@@ -64,7 +65,9 @@ pub struct Clouds {
 struct Entry {
     cloud: Arc<Cloud>,
     started: bool,
-    /// It, or one of the same name before it, has started, or would if its cloud answered.
+    /// It, or one of the same name before it.
+    ever_started: bool,
+    /// Whether its pools are registered: unless its configuration cannot be used.
     takes_part: bool,
     state: ProviderState,
     quota_at: Timestamp,
@@ -108,6 +111,12 @@ impl Clouds {
     /// Whether the pools of a provider are to be registered.
     pub fn takes_part(&self, name: &ProviderName) -> bool {
         self.open().get(name).is_some_and(|entry| entry.takes_part)
+    }
+
+    /// Whether a provider cannot serve yet: it is starting for the first time, or does not come to start.
+    pub fn is_absent(&self, name: &ProviderName) -> bool {
+        let is_absent = |entry: &Entry| !entry.started && (!entry.ever_started || entry.state.trouble.is_some());
+        self.open().get(name).is_none_or(is_absent)
     }
 
     /// Why a provider could not start so far.
@@ -338,7 +347,8 @@ impl Launcher {
             let entry = Entry {
                 cloud: Arc::clone(&cloud),
                 started: false,
-                takes_part: old.is_some_and(|old| old.takes_part),
+                ever_started: old.is_some_and(|old| old.ever_started),
+                takes_part: true,
                 state: ProviderState::default(),
                 quota_at: 0.0,
                 asked: BTreeSet::new(),
@@ -377,7 +387,7 @@ impl Launcher {
             }
             if let Some(entry) = self.clouds.open().get_mut(name) {
                 entry.state.trouble = Some(trouble);
-                entry.takes_part |= is_away;
+                entry.takes_part = is_away || entry.ever_started;
             }
             self.match_pools();
             self.wake.notify_one();
@@ -386,6 +396,7 @@ impl Launcher {
         }
         if let Some(entry) = self.clouds.open().get_mut(name) {
             entry.started = true;
+            entry.ever_started = true;
             entry.takes_part = true;
             entry.state.trouble = None;
         }

@@ -311,8 +311,15 @@ impl Launcher {
     fn match_pools(self: &Arc<Self>) {
         // Locked first: a concurrent call with an older configuration must not bring a removed pool back.
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+<<<<<<< HEAD
         let config = self.config();
         let is_gone = |key: &PoolKey| config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none());
+=======
+        let is_gone = |key: &PoolKey| {
+            config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none())
+                || !self.clouds.takes_part(&key.provider)
+        };
+>>>>>>> w-bad
         let gone: Vec<_> = pools.keys().filter(|key| is_gone(key)).cloned().collect();
         let gone: Vec<_> = gone.iter().filter_map(|key| pools.remove_entry(key)).collect();
         for provider in config.providers.values() {
@@ -341,7 +348,7 @@ impl Launcher {
                         provider_name: Some(provider.name.clone()),
                         supported_labels: labels,
                         priority: pool.priority,
-                        paused: false,
+                        paused: self.clouds.is_absent(&provider.name),
                         extra: serde_json::Map::new(),
                     };
                     let registration = self.zk.register_pool(said.clone());
@@ -352,7 +359,7 @@ impl Launcher {
         }
         drop(pools);
         for (key, pool) in gone {
-            info!(logger = LOGGER, "Pool {key} was removed from the configuration");
+            info!(logger = LOGGER, "Pool {key} takes part no longer: it was removed, or its provider cannot be used");
             self.tasks.spawn(pool.registration.withdraw());
         }
     }
@@ -360,7 +367,7 @@ impl Launcher {
     /// Tells others which pools wait for quota, or for their cloud: others need not leave requests to those.
     fn publish_pauses(&self, plan: &Plan) {
         for (key, pool) in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            let paused = plan.paused.contains(key) || self.clouds.cannot_start(&key.provider).is_some();
+            let paused = plan.paused.contains(key) || self.clouds.is_absent(&key.provider);
             if pool.said.paused != paused {
                 debug!(logger = LOGGER, "Pool {key} is {}", if paused { "paused" } else { "no longer paused" });
                 pool.said.paused = paused;

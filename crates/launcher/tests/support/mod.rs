@@ -9,6 +9,7 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
+    fmt::Write as _,
     fs::{self, File},
     future::Future,
     io::{Read, Write},
@@ -168,9 +169,8 @@ impl Stage {
     pub async fn wait_within(&self, deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let start = Instant::now();
         while !condition().await {
-            if start.elapsed() > deadline {
-                panic!("after {deadline:?} still not: {what}\n{}", self.everything().await);
-            }
+            let late = start.elapsed() > deadline;
+            assert!(!late, "after {deadline:?} still not: {what}\n{}", self.everything().await);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -181,13 +181,14 @@ impl Stage {
         for number in 1..=self.started.get() {
             let log = fs::read_to_string(self.path(&format!("launcher-{number}.log"))).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
-            text += &format!("--- launcher {number}\n{}\n", lines[lines.len().saturating_sub(150)..].join("\n"));
+            let last = lines[lines.len().saturating_sub(150)..].join("\n");
+            writeln!(text, "--- launcher {number}\n{last}").unwrap();
         }
         let records = tokio::time::timeout(Duration::from_secs(5), async {
             let mut text = String::new();
             for what in ["requests", "nodes"] {
                 for (id, record) in self.records(what).await.into_iter().take(20) {
-                    text += &format!("{what}/{id}: {record}\n");
+                    writeln!(text, "{what}/{id}: {record}").unwrap();
                 }
             }
             text
@@ -280,15 +281,25 @@ impl Stage {
         self.wait(&format!("label {label} is offered"), async || self.pools().await.iter().any(has)).await;
     }
 
-    pub fn state_file(&self) -> PathBuf {
-        self.path("cloud.json")
+    /// Where the fake clouds keep their servers, for the script's `state_dir`: a file for each provider, so that they
+    /// outlive the launcher.
+    pub fn state_dir(&self) -> PathBuf {
+        let path = self.path("clouds");
+        fs::create_dir_all(&path).unwrap();
+        path
     }
 
-    /// The servers in the state file.
+    /// The servers in the state files.
     pub fn servers(&self) -> BTreeMap<String, Value> {
-        let Ok(data) = fs::read(self.state_file()) else { return BTreeMap::new() };
-        let servers: BTreeMap<String, Value> = serde_json::from_slice(&data).unwrap();
-        servers.into_iter().filter(|(_, server)| server["gone_at"].as_f64().is_none_or(|at| at > now())).collect()
+        let mut servers = BTreeMap::new();
+        for file in fs::read_dir(self.state_dir()).unwrap().map(|file| file.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "json") {
+                let provider: BTreeMap<String, Value> = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+                servers.extend(provider);
+            }
+        }
+        servers.retain(|_, server| server["gone_at"].as_f64().is_none_or(|at| at > now()));
+        servers
     }
 }
 
@@ -403,10 +414,10 @@ pub async fn side_by_side<F: Future<Output = ()>>(at_once: usize, futures: impl 
     let permits = Arc::new(tokio::sync::Semaphore::new(at_once));
     let limited = futures.into_iter().map(|future| {
         let permits = Arc::clone(&permits);
-        async move {
+        Box::pin(async move {
             let _permit = permits.acquire().await.unwrap();
             future.await;
-        }
+        })
     });
     futures::future::join_all(limited).await;
 }

@@ -261,13 +261,9 @@ async fn lowered_max_servers_holds_for_what_comes_and_leaves_what_is() {
     }
     stage.configure(&[fake("p", &["a"], 1)]);
     stage
-<<<<<<< HEAD
-        .wait("the new limit is in force", async || launcher.pool_list()[0]["limits"]["instances"] == json!(1.0))
-=======
         .wait("the new limit is in force", async || {
             launcher.pool_list()[0]["limits"]["instances"].as_f64() == Some(1.0)
         })
->>>>>>> w-bad
         .await;
     let waiting = stage.request(&["a"]).await;
     stage.wait_for_state(&waiting, "pending").await;

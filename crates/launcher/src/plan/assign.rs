@@ -69,6 +69,12 @@ pub fn assign<'a>(world: &World<'a>, budget: &mut Budget, plan: &mut Plan, taken
     let mut order: Vec<_> = accepted.into_iter().collect();
     order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
     plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
+    // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
+    let all_are_seen =
+        world.pools.iter().all(|state| world.records.registered_pool_ids().any(|id| *id == state.launcher_id));
+    if !all_are_seen {
+        return;
+    }
     plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
 }
 

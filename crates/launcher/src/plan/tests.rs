@@ -273,6 +273,18 @@ fn a_pool_whose_component_is_not_seen_yet_decides_nothing() {
 }
 
 #[test]
+fn nothing_is_declined_before_all_our_pools_are_seen() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .provider("q", |_| {})
+        .request("200-0000000001", &["huge"], |_| {})
+        .request("200-0000000002", &["small"], |_| {});
+    setting.records.pools.retain(|_, pool| pool.provider_name.as_ref().is_some_and(|name| *name == *"p"));
+    let plan = setting.plan();
+    assert_eq!((declines(&plan).len(), accepts(&plan).len()), (0, 1), "{plan:?}");
+}
+
+#[test]
 fn a_request_is_left_to_the_provider_it_prefers_while_that_one_can_serve_it() {
     let setting =
         Setting::new()

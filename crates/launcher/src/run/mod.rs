@@ -311,15 +311,11 @@ impl Launcher {
     fn match_pools(self: &Arc<Self>) {
         // Locked first: a concurrent call with an older configuration must not bring a removed pool back.
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-<<<<<<< HEAD
         let config = self.config();
-        let is_gone = |key: &PoolKey| config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none());
-=======
         let is_gone = |key: &PoolKey| {
             config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none())
                 || !self.clouds.takes_part(&key.provider)
         };
->>>>>>> w-bad
         let gone: Vec<_> = pools.keys().filter(|key| is_gone(key)).cloned().collect();
         let gone: Vec<_> = gone.iter().filter_map(|key| pools.remove_entry(key)).collect();
         for provider in config.providers.values() {

@@ -1,2 +1,100 @@
-//! placeholder
-fn main() {}
+//! `nodepool`: the command line. Wiring only: arguments, log, one command, exit status.
+//!
+//! Output goes to stdout and is upstream's to the character; logs and errors go to stderr. The exit status is 0, 1
+//! for an error, 2 for a wrong command line (interfaces.md 2).
+
+mod args;
+mod failure;
+mod images;
+mod nodes;
+mod providers;
+mod session;
+mod transfer;
+mod validate;
+mod walk;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use nodepool_common::sys::logging;
+
+use crate::{
+    args::{Arguments, Command},
+    failure::Failure,
+    session::Session,
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.version {
+        println!("Nodepool version: {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = arguments.command else {
+        // A failure to write it could only be reported to the same place.
+        let _ = Arguments::command().print_help();
+        return ExitCode::FAILURE;
+    };
+    match start(
+        &arguments.config,
+        arguments.secure.as_deref(),
+        arguments.log_config.as_deref(),
+        arguments.debug,
+        command,
+    ) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads us has read enough (`| head`).
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("nodepool: error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(
+    config: &std::path::Path,
+    secure: Option<&std::path::Path>,
+    log_config: Option<&std::path::Path>,
+    debug: bool,
+    command: Command,
+) -> Result<(), Failure> {
+    let _log = logging::init_command_line(log_config, debug)?;
+    if let Command::ConfigValidate = command {
+        return validate::run(config);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    runtime.block_on(async {
+        let session = Session::open(config, secure).await?;
+        let result = run(&session, command).await;
+        // Also after an error: our locks go with the session.
+        session.close().await;
+        result
+    })
+}
+
+async fn run(session: &Session, command: Command) -> Result<(), Failure> {
+    let zk = &session.zk;
+    match command {
+        // Handled before, without ZooKeeper.
+        Command::ConfigValidate => Ok(()),
+        Command::List { detail } => nodes::list(zk, detail).await,
+        Command::RequestList => nodes::request_list(zk).await,
+        Command::Delete { id, now: false } => nodes::delete(zk, &id).await,
+        Command::Delete { id, now: true } => nodes::delete_now(session, &id).await,
+        Command::Hold { id } => nodes::hold(zk, &id).await,
+        Command::Info { provider } => providers::info(zk, &provider).await,
+        Command::Erase { provider, force } => providers::erase(zk, &provider, force).await,
+        Command::ImageList => images::image_list(zk).await,
+        Command::DibImageList => images::dib_image_list(zk).await,
+        Command::ImageStatus => images::image_status(zk).await,
+        Command::ImageBuild { image } => images::build(session, &image).await,
+        Command::ImagePause { image } => images::pause(zk, &image).await,
+        Command::ImageUnpause { image } => images::unpause(zk, &image).await,
+        Command::ImageDelete(upload) => images::delete_upload(zk, &upload).await,
+        Command::DibImageDelete { id } => images::delete_build(zk, &id).await,
+        Command::ExportImageData { path } => transfer::export(zk, &path).await,
+        Command::ImportImageData { path } => transfer::import(zk, &path).await,
+    }
+}

@@ -3,11 +3,13 @@
 //! * [`config`]: `nodepool.yaml` into a typed, validated [`config::Config`]
 //! * [`model`]: ids, records and states, and their documents in ZooKeeper
 //! * [`zk`]: the connection, the tree cache, locks, fenced writes, components, elections
+//! * [`status`]: the tables of the command line and the HTTP API
 //! * [`stats`]: every metric, declared once, to statsd and Prometheus
 //! * [`sys`]: logging, shutdown, the host's names
 
 pub mod config;
 pub mod model;
 pub mod stats;
+pub mod status;
 pub mod sys;
 pub mod zk;

@@ -5,9 +5,31 @@
 //! Every call of a cloud has a deadline inside the driver; the callers add their own (`launch-timeout`) on top and may
 //! drop a future at any await, after which [`Provider::delete`] must still be able to remove what was made.
 
+mod context;
+mod fake;
+mod openstack;
 mod provider;
 
+use std::sync::Arc;
+
+use nodepool_common::config::{self, Driver};
+
+pub use context::{ApiCall, ApiCalls, Context};
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
     Provider, ProviderError, ResourceKind,
 };
+
+/// Makes the provider that a part of the configuration describes. It does not reach its cloud yet:
+/// [`Provider::start`] does.
+pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Provider>, ProviderError> {
+    let name = &provider.name;
+    let (config, cloud): (_, Arc<dyn openstack::cloud::Cloud>) = match &provider.driver {
+        Driver::OpenStack(config) => (config, Arc::new(openstack::nova::Nova::new(name.clone(), config, context))),
+        Driver::Fake(config) => match context.variable("NODEPOOL_FAKE_CLOUD") {
+            Some(address) => (config, Arc::new(fake::remote::RemoteCloud::new(name.clone(), address))),
+            None => (config, context.fake_cloud(name)),
+        },
+    };
+    Ok(Arc::new(openstack::provider::OpenStackProvider::new(name.clone(), config.clone(), cloud)))
+}

@@ -217,7 +217,7 @@ pub enum ErrorClass {
     Timeout,
     /// The project's quota is used up: wait, it is not the attempt's fault.
     Quota,
-    /// The cloud has no room (NoValidHost).
+    /// The cloud has no room (`NoValidHost`).
     Capacity,
     /// The configuration or the credentials name something that the cloud does not have or allow.
     Config,
@@ -238,6 +238,8 @@ pub struct ProviderError {
     /// Why.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+    /// Where the class alone does not give upstream's name in the metrics.
+    pub result: Option<&'static str>,
 }
 
 impl ProviderError {
@@ -247,11 +249,21 @@ impl ProviderError {
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, doing: doing.into(), source: source.into() }
+        Self { class, doing: doing.into(), source: source.into(), result: None }
+    }
+
+    /// The same with another name in `nodepool.launch.<result>`.
+    #[must_use]
+    pub const fn with_launch_result(mut self, result: &'static str) -> Self {
+        self.result = Some(result);
+        self
     }
 
     /// The error's name in `nodepool.launch.<result>` (`nodepool 11.0.0: exceptions.py`).
     pub const fn launch_result(&self) -> &'static str {
+        if let Some(result) = self.result {
+            return result;
+        }
         match self.class {
             ErrorClass::Quota => "error.quota",
             ErrorClass::Capacity => "error.capacity",

@@ -1,3 +1,157 @@
-//! placeholder
+//! `nodepool.yaml` -> [`Config`].
+//!
+//! ```text
+//!   bytes --source--> text --yaml--> tree with places --fields--> Config
+//!          UTF-8,           PyYAML's          global, diskimages, providers, openstack:
+//!          %(NODEPOOL_X)    YAML 1.1          defaults, inheritance, cross references
+//! ```
+//!
+//! Two readings of the same walkers, told apart by the report's mode: [`load`] is the daemons' (what upstream's would
+//! ignore or take as it comes is a warning, and an error within a provider breaks that provider only), [`validate`]
+//! that of `nodepool config-validate` (strict as upstream's schema). Both find all errors, not only the first, and
+//! say where each stands. Where upstream's schema rejects what its daemons use without harm, we accept it
+//! (config.md 17, traps.md 20).
+//!
+//! [`Watcher`] tells when the file has changed and is whole again; [`diff`] what that means for the providers.
+
+mod diff;
+mod diskimages;
+mod fields;
+mod global;
+mod openstack;
+mod providers;
+mod reload;
+mod report;
+mod source;
 mod types;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::{path::Path, sync::Arc};
+
+pub use diff::{Diff, diff, same as same_provider};
+use diskimages::Diskimages;
+use fields::Fields;
+use providers::Scope;
+pub use reload::{Poll, Watcher};
+pub use report::{ConfigError, ConfigErrors, Warning};
+use report::{Mode, Report};
+use source::Environment;
 pub use types::*;
+use yaml::{Document, Mark, Node};
+
+/// A configuration that can run.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it says, without the broken providers.
+    pub config: Arc<Config>,
+    /// What was read but is hardly what was meant.
+    pub warnings: Vec<Warning>,
+    /// Providers that cannot run as they are configured.
+    pub broken_providers: Vec<BrokenProvider>,
+}
+
+/// A provider that was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenProvider {
+    /// Its name; `number N, without a name` where it has none.
+    pub name: ProviderName,
+    /// Where the first error stands.
+    pub place: Place,
+    /// All that is wrong with it, each with its place.
+    pub reason: String,
+}
+
+use crate::model::ProviderName;
+
+/// Loads the configuration as the daemons do: `path`, and what a secure file overrides in it (config.md 8).
+///
+/// Errors outside of providers are returned, all of them; those within one only leave it out
+/// ([`Loaded::broken_providers`]).
+pub fn load(path: &Path, secure: Option<&Path>) -> Result<Loaded, ConfigErrors> {
+    let env = Environment::of_this_process();
+    let (report, secure_report) = (report(path, Mode::Runtime), secure.map(|path| self::report(path, Mode::Runtime)));
+    let main = source::read(path, &env, &report);
+    let secure = secure.zip(secure_report).map(|(path, report)| (source::read(path, &env, &report), report));
+    assemble(report, main, secure)
+}
+
+/// Checks a configuration as `nodepool config-validate` does: that file alone, without its secure file, without any
+/// cloud, with whatever environment there is (traps.md 19).
+pub fn validate(path: &Path) -> Result<Vec<Warning>, ConfigErrors> {
+    let report = report(path, Mode::Strict);
+    let main = source::read(path, &Environment::of_this_process(), &report);
+    assemble(report, main, None).map(|loaded| loaded.warnings)
+}
+
+fn report(path: &Path, mode: Mode) -> Report {
+    Report::new(mode, path.to_string_lossy().into())
+}
+
+/// From documents to a configuration. `None` for a document: it could not be read, as its report says.
+fn assemble(
+    report: Report,
+    main: Option<Document>,
+    secure: Option<(Option<Document>, Report)>,
+) -> Result<Loaded, ConfigErrors> {
+    let (secure_document, secure_report) = secure.map_or((None, None), |(document, report)| (document, Some(report)));
+    let mut loaded = None;
+    if let Some(root) = main.and_then(|document| root(&report, document)) {
+        let secure_root = secure_document.and_then(|document| document.root).filter(|root| !root.is_null());
+        let secure = secure_root.as_deref().zip(secure_report.as_ref());
+        let secure = secure.and_then(|(root, report)| Some((report, Fields::of(report, root, "the secure file")?)));
+        loaded = build(&report, &root, secure);
+    }
+    if let Some(secure_report) = secure_report {
+        report.absorb(secure_report);
+    }
+    let place = report.place(Mark::default());
+    let warnings = report.finish()?;
+    let (config, broken_providers) = loaded.ok_or_else(|| {
+        ConfigErrors::from(ConfigError { place, message: "the configuration cannot be used".to_owned(), help: None })
+    })?;
+    Ok(Loaded { config: Arc::new(config), warnings, broken_providers })
+}
+
+/// The document's root. An empty file is an error, as for upstream: more likely lost than meant.
+fn root(report: &Report, document: Document) -> Option<std::rc::Rc<Node>> {
+    let root = document.root.filter(|root| !root.is_null());
+    if root.is_none() {
+        let help = Some("an empty configuration is written `{}`".to_owned());
+        report.error(Mark { line: 1, column: 1 }, "the configuration is empty", help);
+    }
+    root
+}
+
+fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) -> Option<(Config, Vec<BrokenProvider>)> {
+    let top = Fields::of(report, root, "the configuration")?;
+    let mut diskimages = diskimages::diskimages(report, &top);
+    if let Some((secure_report, secure)) = &secure {
+        global::secure_env_vars(secure_report, secure, &mut diskimages);
+    }
+    let labels = global::labels(report, &top);
+    let providers = providers::providers(report, &top, &Scope { labels: &labels, diskimages: &diskimages });
+    let config = Config {
+        webapp: global::webapp(report, &top),
+        elements_dir: top.filled("elements-dir").map(Into::into),
+        images_dir: top.filled("images-dir").map(Into::into),
+        build_log_dir: top.filled("build-log-dir").map(Into::into),
+        build_log_retention: top.int("build-log-retention").unwrap_or(7),
+        zookeeper: global::zookeeper(report, &top, secure.as_ref().map(|(report, fields)| (*report, fields))),
+        max_hold_age: top
+            .number("max-hold-age", true)
+            .filter(|age| *age > 0.0 && age.is_finite())
+            .and_then(|age| top.duration("max-hold-age", age)),
+        tenant_limits: global::tenant_limits(report, &top),
+        labels,
+        diskimages: diskimages.buildable.into_iter().map(|(name, image)| (name, Arc::new(image))).collect(),
+        providers: providers.good,
+    };
+    top.finish();
+    if let Some((_, secure)) = secure {
+        secure.finish();
+    }
+    Some((config, providers.broken))
+}

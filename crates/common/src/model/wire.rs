@@ -108,13 +108,13 @@ impl Reading {
 
 /// Serializes as Python's `json.dumps` does by default: `", "` and `": "`, non-ASCII as `\uXXXX`.
 ///
-/// Never fails: a `Map` of JSON values has nothing that cannot be written.
-pub fn to_python_json(map: &Map<String, Value>) -> Vec<u8> {
+/// Never fails for JSON values and their maps and lists: they have nothing that cannot be written.
+pub fn to_python_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, PythonFormatter);
     // Writing JSON values into memory has no failure; an impossible one would leave a truncated document, which
     // every reader treats as unusable rather than as wrong data.
-    let _ = map.serialize(&mut serializer);
+    let _ = value.serialize(&mut serializer);
     out
 }
 

@@ -1,1 +1,342 @@
-//! placeholder
+//! Every metric, declared once, to statsd and Prometheus.
+//!
+//! One method of [`Stats`] is one fact that somebody may want on a dashboard. Where upstream has a metric for it
+//! (interfaces.md 6), the same names go to statsd, byte for byte, if `STATSD_HOST` or `STATSD_PORT` is set; Prometheus
+//! has it always, with labels. What upstream does not measure goes to Prometheus only. The names of providers, labels
+//! and hosts are put into statsd names as they are, dots and all, like upstream's, which some exporters' rules do not
+//! match (traps.md 24); only requestors, tenants and limits are normalized.
+
+mod count;
+mod prometheus;
+mod statsd;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+pub use self::count::{NodeCounts, StateCounts, count_addressable_requests, count_nodes};
+use self::{prometheus::Metrics, statsd::Statsd};
+use crate::model::{PoolName, ProviderName};
+
+/// What became of a request in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestDecision {
+    /// Locked, to be served here.
+    Accepted,
+    /// Left to other pools.
+    Declined,
+    /// Its nodes are ready.
+    Fulfilled,
+    /// No pool can serve it, or serving it failed.
+    Failed,
+    /// It waits for quota, and the pool with it.
+    Paused,
+}
+
+impl RequestDecision {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Declined => "declined",
+            Self::Fulfilled => "fulfilled",
+            Self::Failed => "failed",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// The launcher's queues between ZooKeeper and itself. Upstream's names; ours may be 0 for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ZkQueues {
+    pub connection_queue: usize,
+    pub node_event: usize,
+    pub node_playback: usize,
+    pub request_event: usize,
+    pub request_playback: usize,
+    pub image_event: usize,
+    pub image_playback: usize,
+}
+
+/// Where to report to. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Stats(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    metrics: Metrics,
+    statsd: Option<Statsd>,
+    /// The names of the last [`Stats::nodes`] and [`Stats::addressable_requests`] reports: what has vanished since is
+    /// set to 0 once, lest a server shows it for ever.
+    reported: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
+}
+
+impl Stats {
+    /// From `STATSD_HOST` and `STATSD_PORT`. Resolves the host's name: call it once, at start. A name that cannot be
+    /// resolved, or a port that is none, costs a warning and statsd.
+    pub fn from_env() -> Self {
+        let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        let (host, port) = (variable("STATSD_HOST"), variable("STATSD_PORT"));
+        if host.is_none() && port.is_none() {
+            return Self::new(None);
+        }
+        let host = host.unwrap_or_else(|| "localhost".to_owned());
+        let port = port.unwrap_or_else(|| "8125".to_owned());
+        let Ok(number) = port.trim().parse() else {
+            tracing::warn!(
+                logger = "nodepool.stats",
+                "Not sending metrics to statsd: STATSD_PORT is {port:?}, which is no port number; set it and restart"
+            );
+            return Self::new(None);
+        };
+        Self::new(Some((&host, number)))
+    }
+
+    /// With a statsd server, or without. One that cannot be resolved costs a warning.
+    pub fn new(statsd: Option<(&str, u16)>) -> Self {
+        let statsd = statsd.and_then(|(host, port)| {
+            Statsd::connect(host, port)
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        logger = "nodepool.stats",
+                        "Not sending metrics to statsd at {host}:{port}: {error}; correct STATSD_HOST and restart"
+                    );
+                })
+                .ok()
+        });
+        Self(Arc::new(Inner { metrics: Metrics::new(), statsd, reported: Mutex::new(BTreeMap::new()) }))
+    }
+
+    /// Whether metrics go to statsd.
+    pub fn has_statsd(&self) -> bool {
+        self.0.statsd.is_some()
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.0.metrics.render()
+    }
+
+    /// One attempt to launch a node has ended. `result` is `ready` or `error.…`.
+    pub fn launch_result(
+        &self,
+        provider: &ProviderName,
+        az: Option<&str>,
+        requestor: Option<&str>,
+        result: &str,
+        duration: Duration,
+    ) {
+        let az = az.filter(|az| !az.is_empty());
+        let requestor = requestor.filter(|requestor| !requestor.is_empty());
+        let metrics = &self.0.metrics;
+        metrics.launches.with_label_values(&[provider.as_str(), az.unwrap_or_default(), result]).inc();
+        metrics.launch_seconds.with_label_values(&[provider.as_str(), result]).observe(duration.as_secs_f64());
+        if let Some(requestor) = requestor {
+            metrics.requestor_launches.with_label_values(&[requestor, result]).inc();
+        }
+        let Some(statsd) = &self.0.statsd else { return };
+        let pipeline = statsd.pipeline(false);
+        let names = [
+            Some(format!("nodepool.launch.provider.{provider}.{result}")),
+            Some(format!("nodepool.launch.{result}")),
+            az.map(|az| format!("nodepool.launch.provider.{provider}.{az}.{result}")),
+            requestor.map(|requestor| format!("nodepool.launch.requestor.{}.{result}", normalized(requestor))),
+        ];
+        for name in names.iter().flatten() {
+            pipeline.timing(name, duration);
+            pipeline.count(name, 1);
+        }
+    }
+
+    /// The nodes of the whole system; only the elected leader calls it, at most once a second. `force` sends what has
+    /// not changed too.
+    pub fn nodes(&self, counts: &NodeCounts, force: bool) {
+        let metrics = &self.0.metrics;
+        let mut gauges = BTreeMap::new();
+        for (state, n) in counts.all.iter() {
+            metrics.nodes.with_label_values(&[state.as_str()]).set(number(n));
+            gauges.insert(format!("nodepool.nodes.{state}"), number(n));
+        }
+        // Reset first: a provider or label that has gone must not stay on display.
+        metrics.provider_nodes.reset();
+        for (provider, states) in &counts.providers {
+            for (state, n) in states.iter() {
+                metrics.provider_nodes.with_label_values(&[provider.as_str(), state.as_str()]).set(number(n));
+                gauges.insert(format!("nodepool.provider.{provider}.nodes.{state}"), number(n));
+            }
+        }
+        metrics.label_nodes.reset();
+        for (label, states) in &counts.labels {
+            for (state, n) in states.iter() {
+                metrics.label_nodes.with_label_values(&[label.as_str(), state.as_str()]).set(number(n));
+                gauges.insert(format!("nodepool.label.{label}.nodes.{state}"), number(n));
+            }
+        }
+        self.report("nodes", gauges, force);
+    }
+
+    /// The requests that each pool could serve; reported together with [`Self::nodes`].
+    pub fn addressable_requests(&self, counts: &BTreeMap<(ProviderName, PoolName), usize>, force: bool) {
+        self.0.metrics.addressable_requests.reset();
+        let mut gauges = BTreeMap::new();
+        for ((provider, pool), n) in counts {
+            let gauge = self.0.metrics.addressable_requests.with_label_values(&[provider.as_str(), pool.as_str()]);
+            gauge.set(number(*n));
+            gauges.insert(format!("nodepool.provider.{provider}.pool.{pool}.addressable_requests"), number(*n));
+        }
+        self.report("addressable_requests", gauges, force);
+    }
+
+    /// This launcher is no longer the elected leader: another one reports the nodes and requests now.
+    pub fn stop_leading(&self) {
+        let metrics = &self.0.metrics;
+        metrics.nodes.reset();
+        metrics.provider_nodes.reset();
+        metrics.label_nodes.reset();
+        metrics.addressable_requests.reset();
+        self.0.reported.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The sum of a provider's `max-servers`; infinite where a pool has none.
+    pub fn max_servers(&self, provider: &ProviderName, servers: f64) {
+        self.0.metrics.max_servers.with_label_values(&[provider.as_str()]).set(servers);
+        self.gauge(&format!("nodepool.provider.{provider}.max_servers"), servers);
+    }
+
+    /// One of a tenant's limits; infinite where it has none.
+    pub fn tenant_limit(&self, tenant: &str, resource: &str, limit: f64) {
+        self.0.metrics.tenant_limit.with_label_values(&[tenant, resource]).set(limit);
+        self.gauge(&format!("nodepool.tenant_limits.{}.{}", normalized(tenant), normalized(resource)), limit);
+    }
+
+    /// Leaked resources were deleted; `plural` is the kind's, such as `instances`.
+    pub fn leaked(&self, provider: &ProviderName, plural: &str, n: usize) {
+        if n == 0 {
+            return;
+        }
+        self.0.metrics.leaked.with_label_values(&[provider.as_str(), plural]).inc_by(n as u64);
+        if let Some(statsd) = &self.0.statsd {
+            let n = i64::try_from(n).unwrap_or(i64::MAX);
+            statsd.pipeline(false).count(&format!("nodepool.provider.{provider}.leaked.{plural}"), n);
+        }
+    }
+
+    /// The launcher's queues, each 10 s; `host` is the plain host name.
+    pub fn zk_queues(&self, host: &str, queues: &ZkQueues) {
+        let values = [
+            ("client.connection_queue", queues.connection_queue),
+            ("node_cache.event_queue", queues.node_event),
+            ("node_cache.playback_queue", queues.node_playback),
+            ("request_cache.event_queue", queues.request_event),
+            ("request_cache.playback_queue", queues.request_playback),
+            ("image_cache.event_queue", queues.image_event),
+            ("image_cache.playback_queue", queues.image_playback),
+        ];
+        for (name, n) in values {
+            self.0.metrics.zk_queue.with_label_values(&[name]).set(number(n));
+        }
+        if let Some(statsd) = &self.0.statsd {
+            let pipeline = statsd.pipeline(false);
+            for (name, n) in values {
+                pipeline.gauge(&format!("nodepool.launcher.{host}.zk.{name}"), number(n));
+            }
+        }
+    }
+
+    /// Whether there is a ZooKeeper session.
+    pub fn zk_connected(&self, connected: bool) {
+        self.0.metrics.zk_connected.set(flag(connected));
+    }
+
+    /// A new ZooKeeper session was established.
+    pub fn zk_session(&self) {
+        self.0.metrics.zk_sessions.inc();
+    }
+
+    /// Whether the configuration file as it is now is the one in use.
+    pub fn config_valid(&self, valid: bool) {
+        self.0.metrics.config_valid.set(flag(valid));
+    }
+
+    /// A changed configuration could not be used.
+    pub fn config_reload_failed(&self) {
+        self.0.metrics.config_reload_failures.inc();
+        self.config_valid(false);
+    }
+
+    /// A pool has decided about a request.
+    pub fn request_decision(&self, provider: &ProviderName, pool: &PoolName, decision: RequestDecision) {
+        self.0.metrics.requests.with_label_values(&[provider.as_str(), pool.as_str(), decision.as_str()]).inc();
+    }
+
+    /// The time from a request's creation to its fulfilment.
+    pub fn request_fulfilled_after(&self, provider: &ProviderName, pool: &PoolName, duration: Duration) {
+        let histogram = self.0.metrics.request_seconds.with_label_values(&[provider.as_str(), pool.as_str()]);
+        histogram.observe(duration.as_secs_f64());
+    }
+
+    /// A call of a cloud's API has returned. `operation` is a short constant such as `create_server`; `error` the
+    /// error's class.
+    pub fn cloud_call(&self, provider: &ProviderName, operation: &str, error: Option<&str>, duration: Duration) {
+        let metrics = &self.0.metrics;
+        metrics.cloud_calls.with_label_values(&[provider.as_str(), operation]).inc();
+        metrics.cloud_seconds.with_label_values(&[provider.as_str(), operation]).observe(duration.as_secs_f64());
+        if let Some(class) = error {
+            metrics.cloud_errors.with_label_values(&[provider.as_str(), operation, class]).inc();
+        }
+    }
+
+    /// A host key scan has ended.
+    pub fn host_key_scan(&self, provider: &ProviderName, ok: bool, duration: Duration) {
+        let result = if ok { "ok" } else { "timeout" };
+        let histogram = self.0.metrics.host_key_scans.with_label_values(&[provider.as_str(), result]);
+        histogram.observe(duration.as_secs_f64());
+    }
+
+    /// One pass of planning has ended.
+    pub fn plan(&self, duration: Duration) {
+        self.0.metrics.plan_seconds.observe(duration.as_secs_f64());
+    }
+
+    fn gauge(&self, name: &str, value: f64) {
+        if let Some(statsd) = &self.0.statsd {
+            statsd.pipeline(false).gauge(name, value);
+        }
+    }
+
+    /// Sends a report's gauges, and zeros for those that it no longer has.
+    fn report(&self, what: &'static str, gauges: BTreeMap<String, f64>, force: bool) {
+        let Some(statsd) = &self.0.statsd else { return };
+        let pipeline = statsd.pipeline(force);
+        for (name, value) in &gauges {
+            pipeline.gauge(name, *value);
+        }
+        let names = gauges.into_keys().collect::<BTreeSet<_>>();
+        let mut reported = self.0.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = reported.insert(what, names).unwrap_or_default();
+        for gone in reported.get(what).into_iter().flat_map(|names| before.difference(names)) {
+            pipeline.gauge(gone, 0.0);
+        }
+    }
+}
+
+/// A part of a statsd name that comes from people: `.` separates parts, `:` ends the name (`nodepool 11.0.0:
+/// stats.py normalize_statsd_name`).
+fn normalized(part: &str) -> String {
+    part.replace(['.', ':'], "_")
+}
+
+#[allow(clippy::cast_precision_loss)] // nobody has 2^52 nodes
+fn number(n: usize) -> f64 {
+    n as f64
+}
+
+fn flag(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
+}
+
+#[cfg(test)]
+mod tests;

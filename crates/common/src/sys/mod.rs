@@ -1,1 +1,13 @@
-//! placeholder
+//! What touches the operating system: the clock, the host's names, signals, the log.
+//!
+//! * [`clock`]: seconds since the epoch, as records carry them
+//! * [`daemon`]: going to the background
+//! * [`host`]: the names under which this process appears in ZooKeeper, metrics and logs
+//! * [`logging`]: Python Nodepool's log lines and its Python logging configuration
+//! * [`shutdown`]: signals into one orderly stop
+
+pub mod clock;
+pub mod daemon;
+pub mod host;
+pub mod logging;
+pub mod shutdown;

@@ -242,3 +242,10 @@ impl Held<Node> {
         self.contender.disarm();
     }
 }
+
+/// For callers that do not want the lock back: it is dropped, and with it the contender.
+impl<T: Record> From<(Option<Held<T>>, ZkError)> for ZkError {
+    fn from((_, error): (Option<Held<T>>, ZkError)) -> Self {
+        error
+    }
+}

@@ -1,0 +1,29 @@
+# The front door. Each target is one script; what they need is installed by tests/setup.
+.PHONY: help demo test lint bench conformance interop openstack-up openstack-down
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
+
+demo: ## a launcher on the fake cloud serves one request, from nothing to the node's deletion
+	tests/demo
+
+test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and OpenStack; ends with N passed, N failed, N skipped
+	tests/run
+
+lint: ## cargo fmt, clippy and deny
+	tests/run lint
+
+conformance: ## upstream's unmodified test suite against our launcher
+	tests/run setup conformance
+
+interop: ## Zuul's own classes, Python Nodepool and a real OpenStack against our launcher
+	tests/run setup interop
+
+bench: ## latency and idle cost beside Python Nodepool's
+	tests/run setup bench
+
+openstack-up: ## installs and starts a real OpenStack on loopback
+	tests/setup openstack && tests/services/openstack/up
+
+openstack-down: ## stops it; its state stays
+	tests/services/openstack/down

@@ -1,0 +1,171 @@
+//! The command line: upstream's sub-commands, options and words (interfaces.md 2).
+//!
+//! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
+//! sub-command, a usage error is status 2. `alien-image-list` is not built; it is not in the help either.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Node pool.
+#[derive(Debug, Parser)]
+#[command(name = "nodepool", infer_long_args = true, disable_help_subcommand = true, subcommand_value_name = "COMMAND")]
+pub struct Arguments {
+    /// path to log config file
+    #[arg(short = 'l', value_name = "LOGCONFIG")]
+    pub log_config: Option<PathBuf>,
+    /// show nodepool version
+    #[arg(long)]
+    pub version: bool,
+    /// path to config file
+    #[arg(short = 'c', value_name = "CONFIG", default_value = "/etc/nodepool/nodepool.yaml")]
+    pub config: PathBuf,
+    /// path to secure file
+    #[arg(short = 's', value_name = "SECURE")]
+    pub secure: Option<PathBuf>,
+    /// show DEBUG level logging
+    #[arg(long)]
+    pub debug: bool,
+    /// What to do; without one the help is shown.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// list nodes
+    List {
+        /// Output detailed node info
+        #[arg(long)]
+        detail: bool,
+    },
+    /// list images from providers
+    ImageList,
+    /// list images built with diskimage-builder
+    DibImageList,
+    /// list image status
+    ImageStatus,
+    /// build image using diskimage-builder
+    ImageBuild {
+        /// image name
+        image: String,
+    },
+    /// place a node in the DELETE state
+    Delete {
+        /// node id
+        id: String,
+        /// delete the node in the foreground
+        #[arg(long)]
+        now: bool,
+    },
+    /// place a node in the HOLD state e.g. for running maintenance tasks
+    Hold {
+        /// node id
+        id: String,
+    },
+    /// delete an image
+    ImageDelete(WhichUpload),
+    /// Delete a dib built image from disk along with all cloud uploads of this image
+    DibImageDelete {
+        /// dib image id
+        id: String,
+    },
+    /// Validate configuration file
+    ConfigValidate,
+    /// list the current node requests
+    RequestList,
+    /// Show provider data from zookeeper
+    Info {
+        /// Provider name
+        #[arg(value_name = "PROVIDER")]
+        provider: String,
+    },
+    /// Erase provider data from zookeeper
+    Erase {
+        /// Provider name
+        #[arg(value_name = "PROVIDER")]
+        provider: String,
+        /// Bypass the warning prompt
+        #[arg(long)]
+        force: bool,
+    },
+    /// pause an image
+    ImagePause {
+        /// image name
+        image: String,
+    },
+    /// unpause an image
+    ImageUnpause {
+        /// image name
+        image: String,
+    },
+    /// Export image data from ZooKeeper
+    ExportImageData {
+        /// Export file path
+        path: PathBuf,
+    },
+    /// Import image data to ZooKeeper
+    ImportImageData {
+        /// Import file path
+        path: PathBuf,
+    },
+}
+
+/// Which upload `image-delete` means.
+#[derive(Debug, Args)]
+pub struct WhichUpload {
+    /// provider name
+    #[arg(long)]
+    pub provider: String,
+    /// image name
+    #[arg(long)]
+    pub image: String,
+    /// image upload id
+    #[arg(long)]
+    pub upload_id: String,
+    /// image build id
+    #[arg(long)]
+    pub build_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn long_options_may_be_abbreviated_and_commands_may_not() {
+        assert!(parse("nodepool --deb list --det").unwrap().debug);
+        assert!(matches!(
+            parse("nodepool delete 0000000001 --n").unwrap().command,
+            Some(Command::Delete { now: true, .. })
+        ));
+        assert!(parse("nodepool --vers").unwrap().version);
+        assert_eq!(parse("nodepool lis").unwrap_err().kind(), ErrorKind::InvalidSubcommand);
+    }
+
+    #[test]
+    fn global_options_stand_before_the_command() {
+        assert_eq!(parse("nodepool -c/a/b -s c list").unwrap().config, PathBuf::from("/a/b"));
+        assert_eq!(parse("nodepool list").unwrap().config, PathBuf::from("/etc/nodepool/nodepool.yaml"));
+        assert_eq!(parse("nodepool list -c x").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_command_is_not_needed_but_its_arguments_are() {
+        assert!(parse("nodepool").unwrap().command.is_none());
+        assert_eq!(parse("nodepool hold").unwrap_err().exit_code(), 2);
+        assert_eq!(parse("nodepool image-delete --provider p --image i").unwrap_err().exit_code(), 2);
+    }
+}

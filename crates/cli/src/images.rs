@@ -1,0 +1,133 @@
+//! The commands on images, builds and uploads. They leave marks in ZooKeeper; the builders act on them.
+
+use std::collections::BTreeSet;
+
+use nodepool_common::{
+    model::{BuildId, ImageName, UploadKey, wire::to_python_json},
+    status,
+    sys::clock,
+    zk::ZooKeeper,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    args::WhichUpload,
+    failure::{Failure, say},
+    session::Session,
+    walk::{self, IMAGES},
+};
+
+/// `image-list`.
+pub async fn image_list(zk: &ZooKeeper) -> Result<(), Failure> {
+    say(&status::image_list(&walk::uploads(zk).await?, clock::now()).render_text(None))
+}
+
+/// `dib-image-list`.
+pub async fn dib_image_list(zk: &ZooKeeper) -> Result<(), Failure> {
+    say(&status::dib_image_list(&walk::builds(zk).await?, clock::now()).render_text(None))
+}
+
+/// `image-status`.
+pub async fn image_status(zk: &ZooKeeper) -> Result<(), Failure> {
+    let records = walk::builds(zk).await?;
+    let mut building = BTreeSet::new();
+    for image in records.build_requests.keys() {
+        if is_building(zk, image, &records).await? {
+            building.insert(image.clone());
+        }
+    }
+    say(&status::image_status(&records, |image| building.contains(image), clock::now()).render_text(None))
+}
+
+/// A builder works on an image where it holds the lock for building, and has begun: its build is no older than the
+/// lock's directory (`nodepool 11.0.0: zk/zookeeper.py getBuildRequest`).
+async fn is_building(
+    zk: &ZooKeeper,
+    image: &ImageName,
+    records: &nodepool_common::model::Records,
+) -> Result<bool, Failure> {
+    let lock = format!("{IMAGES}/{image}/builds/lock");
+    let Some((_, lock_stat)) = zk.get(&lock).await? else { return Ok(false) };
+    let newest = records.builds.iter().filter(|((of, _), _)| of == image).map(|(_, entry)| entry.stat.ctime).max();
+    Ok(newest.is_some_and(|newest| newest >= lock_stat.ctime) && !zk.children(&lock).await?.is_empty())
+}
+
+/// `image-build IMAGE`.
+pub async fn build(session: &Session, image: &str) -> Result<(), Failure> {
+    let Some(diskimage) = session.config.diskimages.get(image) else {
+        return Err(Failure::Refused(format!(
+            "Trying to build a non disk-image-builder image: {image}. The diskimages of the configuration are: {}",
+            session.config.diskimages.keys().map(ImageName::as_str).collect::<Vec<_>>().join(", ")
+        )));
+    };
+    if diskimage.pause {
+        return Err(Failure::Refused(format!(
+            "Skipping build request for image {image}; paused. Take `pause: true` from the diskimage in the configuration"
+        )));
+    }
+    Ok(session.zk.create(&format!("{IMAGES}/{image}/request-build"), b"").await?)
+}
+
+/// `image-pause IMAGE`.
+pub async fn pause(zk: &ZooKeeper, image: &str) -> Result<(), Failure> {
+    let path = format!("{IMAGES}/{image}");
+    if image.is_empty() || zk.get(&path).await?.is_none() {
+        return Err(Failure::Refused(format!("There is no image {image} in ZooKeeper; `image-status` lists them")));
+    }
+    Ok(zk.create(&format!("{path}/pause"), b"").await?)
+}
+
+/// `image-unpause IMAGE`.
+pub async fn unpause(zk: &ZooKeeper, image: &str) -> Result<(), Failure> {
+    Ok(zk.delete_recursive(&format!("{IMAGES}/{image}/pause")).await?)
+}
+
+/// `dib-image-delete IMAGE-BUILDID`.
+pub async fn delete_build(zk: &ZooKeeper, id: &str) -> Result<(), Failure> {
+    let Some((image, build)) = id.rsplit_once('-') else {
+        return Err(Failure::Refused(format!("{id} is no id of `dib-image-list`, which are IMAGE-BUILDID")));
+    };
+    let path = walk::build_path(&ImageName::from(image), &BuildId::from(build));
+    match mark_for_deletion(zk, &path, "building").await? {
+        Marked::Yes => Ok(()),
+        Marked::Missing => say(&format!("Build {id} not found")),
+        Marked::Busy => say("Cannot delete a build in progress"),
+    }
+}
+
+/// `image-delete`.
+pub async fn delete_upload(zk: &ZooKeeper, upload: &WhichUpload) -> Result<(), Failure> {
+    let path = walk::upload_path(&UploadKey {
+        image: upload.image.as_str().into(),
+        provider: upload.provider.as_str().into(),
+        build: upload.build_id.as_str().into(),
+        id: upload.upload_id.as_str().into(),
+    });
+    match mark_for_deletion(zk, &path, "uploading").await? {
+        Marked::Yes => Ok(()),
+        Marked::Missing => say("Image upload not found"),
+        Marked::Busy => say("Cannot delete because image upload in progress"),
+    }
+}
+
+enum Marked {
+    Yes,
+    Missing,
+    Busy,
+}
+
+/// Sets a record's state to `deleting` and leaves all else in it as it is. Without a lock, as upstream does it: a
+/// builder that writes at the same moment makes this fail rather than lose its change.
+async fn mark_for_deletion(zk: &ZooKeeper, path: &str, busy: &str) -> Result<Marked, Failure> {
+    let Some((data, stat)) = zk.get(path).await? else { return Ok(Marked::Missing) };
+    let mut record: Map<String, Value> = serde_json::from_slice(&data).map_err(|error| {
+        Failure::Refused(format!("{path} cannot be used: {error}. `erase` removes a provider's unusable uploads"))
+    })?;
+    if record.get("state").and_then(Value::as_str) == Some(busy) {
+        return Ok(Marked::Busy);
+    }
+    record.insert("state".to_owned(), json!("deleting"));
+    record.insert("state_time".to_owned(), json!(clock::now()));
+    zk.set(path, &to_python_json(&record), Some(stat.version)).await?;
+    Ok(Marked::Yes)
+}

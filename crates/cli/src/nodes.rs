@@ -1,0 +1,84 @@
+//! `list`, `request-list`, `delete`, `hold`.
+
+use std::time::Duration;
+
+use nodepool_common::{
+    model::{Node, NodeId, NodeState},
+    status,
+    sys::clock,
+    zk::{Held, ZooKeeper},
+};
+use nodepool_drivers::Context;
+
+use crate::{
+    failure::{Failure, say},
+    session::Session,
+    walk,
+};
+
+/// How long to wait for a node's lock (`nodepool 11.0.0: cmd/nodepoolcmd.py`).
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `list [--detail]`.
+pub async fn list(zk: &ZooKeeper, detail: bool) -> Result<(), Failure> {
+    let table = status::node_list(&walk::nodes(zk).await?, None, clock::now());
+    say(&table.render_text((!detail).then_some(status::NODE_FIELDS)))
+}
+
+/// `request-list`.
+pub async fn request_list(zk: &ZooKeeper) -> Result<(), Failure> {
+    say(&status::request_list(&walk::requests(zk).await?, clock::now()).render_text(None))
+}
+
+/// `delete ID`: a launcher does the rest.
+pub async fn delete(zk: &ZooKeeper, id: &str) -> Result<(), Failure> {
+    set_state(zk, id, NodeState::Deleting).await
+}
+
+/// `hold ID`.
+pub async fn hold(zk: &ZooKeeper, id: &str) -> Result<(), Failure> {
+    set_state(zk, id, NodeState::Hold).await
+}
+
+async fn set_state(zk: &ZooKeeper, id: &str, state: NodeState) -> Result<(), Failure> {
+    let Some((id, held)) = lock(zk, id).await? else { return Ok(()) };
+    held.update_and_unlock(|node| node.set_state(state, clock::now())).await.map_err(|(_, error)| error)?;
+    show(zk, &id).await
+}
+
+/// `delete --now ID`: we do it ourselves, through the node's provider.
+pub async fn delete_now(session: &Session, id: &str) -> Result<(), Failure> {
+    let zk = &session.zk;
+    let Some((id, mut held)) = lock(zk, id).await? else { return Ok(()) };
+    let node = held.record().clone();
+    let Some(config) = node.provider.as_ref().and_then(|name| session.config.providers.get(name)) else {
+        let provider = node.provider.as_ref().map_or("None", |name| name.as_str());
+        say(&format!("Provider {provider} for node {id} not defined on this launcher"))?;
+        return Ok(held.unlock().await?);
+    };
+    let provider = nodepool_drivers::make(config, &Context::from_env())?;
+    provider.start().await?;
+    held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
+    if let Some(external_id) = &node.external_id {
+        provider.delete(external_id).await?;
+    }
+    held.delete(clock::now()).await?;
+    show(zk, &id).await
+}
+
+/// Locks a node, or says that there is none.
+async fn lock(zk: &ZooKeeper, id: &str) -> Result<Option<(NodeId, Held<Node>)>, Failure> {
+    // What is no name of a znode cannot be there.
+    let is_name = !id.is_empty() && !id.contains('/') && id != "." && id != "..";
+    let held = if is_name { zk.lock_node(&NodeId::from(id), LOCK_TIMEOUT).await? } else { None };
+    match held {
+        Some(held) => Ok(Some((NodeId::from(id), held))),
+        None => say(&format!("Node id {id} not found")).map(|()| None),
+    }
+}
+
+/// The node as it is now, as `list` shows it; without a row once it is gone.
+async fn show(zk: &ZooKeeper, id: &NodeId) -> Result<(), Failure> {
+    let records = walk::node(zk, id).await?;
+    say(&status::node_list(&records, Some(id.as_str()), clock::now()).render_text(Some(status::NODE_FIELDS)))
+}

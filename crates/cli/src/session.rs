@@ -1,0 +1,57 @@
+//! What every command but `config-validate` begins with: the configuration, and a connection to ZooKeeper.
+//!
+//! As upstream's, it waits for ZooKeeper for as long as it takes; the log says which servers do not answer and why.
+
+use std::{path::Path, sync::Arc};
+
+use nodepool_common::{
+    config::{self, Config},
+    zk::ZooKeeper,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::failure::Failure;
+
+/// A command's surroundings.
+pub struct Session {
+    /// `nodepool.yaml`, with its secure file.
+    pub config: Arc<Config>,
+    /// Connected.
+    pub zk: ZooKeeper,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Session {
+    /// Loads the configuration and connects.
+    pub async fn open(path: &Path, secure: Option<&Path>) -> Result<Self, Failure> {
+        let loaded = config::load(path, secure)?;
+        for broken in &loaded.broken_providers {
+            tracing::warn!(
+                logger = "nodepool.config",
+                "Provider {} cannot be used as it is configured: {}",
+                broken.name,
+                broken.reason
+            );
+        }
+        let config = loaded.config;
+        if config.zookeeper.servers.is_empty() {
+            return Err(Failure::Refused(format!(
+                "{} names no ZooKeeper: add zookeeper-servers, or pass the secure file that has them with -s",
+                path.display()
+            )));
+        }
+        let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let zk = ZooKeeper::start(&config.zookeeper, &tracker, shutdown.clone())?;
+        zk.connected().await;
+        Ok(Self { config, zk, tracker, shutdown })
+    }
+
+    /// Ends the ZooKeeper session, so that what it locked is free at once.
+    pub async fn close(self) {
+        self.zk.close().await;
+        self.shutdown.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}

@@ -1,0 +1,339 @@
+//! The `nodepool` binary against a real ZooKeeper with TLS, the client's key in the operator's shape.
+//!
+//! Tables are checked here by their cells; that they equal upstream's to the character is for the unit tests of
+//! `nodepool_common::status` and for `tests/upstream/compare`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use nodepool_common::{config, zk::ZooKeeper};
+use nodepool_testing::{ZooKeeperServer, free_port};
+use serde_json::{Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+const NODEPOOL: &str = env!("CARGO_BIN_EXE_nodepool");
+
+/// A ZooKeeper, a configuration that leads to it, and a second connection for a look behind the command line.
+struct World {
+    server: ZooKeeperServer,
+    zk: ZooKeeper,
+}
+
+impl World {
+    async fn start() -> Self {
+        let server = ZooKeeperServer::start_tls();
+        let tls = config::ZooKeeperTls {
+            cert: server.tls_file("client.pem"),
+            key: server.tls_file("client-operator.key"),
+            ca: server.tls_file("ca.pem"),
+            verify_hostname: false,
+        };
+        let zookeeper = config::ZooKeeper {
+            servers: vec![config::ZooKeeperServer {
+                host: "127.0.0.1".to_owned(),
+                port: server.tls_port(),
+                chroot: None,
+            }],
+            timeout: Duration::from_secs(10),
+            tls: Some(tls.clone()),
+        };
+        let configuration = json!({
+            "zookeeper-servers": [{"host": "127.0.0.1", "port": server.tls_port()}],
+            "zookeeper-tls": {"cert": tls.cert, "key": tls.key, "ca": tls.ca},
+            "labels": [{"name": "ubuntu"}],
+            "diskimages": [{"name": "jammy", "formats": ["qcow2"]}, {"name": "noble", "pause": true}],
+            "providers": [{"name": "fake-cloud", "cloud": "fake"}],
+        });
+        fs::write(server.directory().join("nodepool.yaml"), configuration.to_string()).unwrap();
+        let zk = ZooKeeper::start(&zookeeper, &TaskTracker::new(), CancellationToken::new()).unwrap();
+        zk.connected().await;
+        Self { server, zk }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.server.directory().join("nodepool.yaml")
+    }
+
+    async fn add_node(&self, id: &str, record: &Value) {
+        self.zk.create(&format!("/nodepool/nodes/{id}"), record.to_string().as_bytes()).await.unwrap();
+    }
+
+    async fn record(&self, path: &str) -> Option<Value> {
+        let (data, _) = self.zk.get(path).await.unwrap()?;
+        Some(serde_json::from_slice(&data).unwrap_or(Value::Null))
+    }
+
+    async fn nodepool(&self, arguments: &[&str]) -> Output {
+        self.nodepool_answered(arguments, "").await
+    }
+
+    async fn nodepool_answered(&self, arguments: &[&str], answer: &str) -> Output {
+        let mut command = Command::new(NODEPOOL);
+        command.arg("-c").arg(self.config()).args(arguments);
+        let answer = answer.to_owned();
+        tokio::task::spawn_blocking(move || run(command, &answer)).await.unwrap()
+    }
+}
+
+fn run(mut command: Command, answer: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Without ZooKeeper.
+fn nodepool(arguments: &[&str]) -> Output {
+    let mut command = Command::new(NODEPOOL);
+    command.args(arguments).env_clear();
+    run(command, "")
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// The cells of a table's rows, without the header.
+fn rows(output: &Output) -> Vec<Vec<&str>> {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    let lines = stdout(output).lines().filter(|line| line.starts_with('|')).skip(1);
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_listed_held_and_deleted() {
+    let world = World::start().await;
+    let empty = world.nodepool(&["list"]).await;
+    assert_eq!(rows(&empty).len(), 0);
+    assert_eq!(stdout(&empty).lines().count(), 4, "header and rules");
+    assert_eq!(stderr(&empty), "", "a cron job's mail");
+
+    world.add_node("0000000001", &json!({"state": "ready", "type": ["a", "b"], "provider": "p", "later": 1})).await;
+    world.add_node("0000000002", &json!({"state": "in-use"})).await;
+    world.add_node("0000000003", &json!({"state": "flying"})).await;
+    world.zk.create("/nodepool/nodes/0000000002/lock/x__lock__0000000000", b"").await.unwrap();
+    let list = world.nodepool(&["list"]).await;
+    let nodes = rows(&list);
+    assert_eq!(nodes.len(), 2, "the node in an unknown state is left out");
+    assert!(stderr(&list).contains("/nodepool/nodes/0000000003") && stderr(&list).contains("flying"));
+    assert_eq!(nodes[0][..7], ["0000000001", "p", "a,b", "", "", "", "ready"]);
+    assert_eq!([nodes[0][8], nodes[1][8]], ["unlocked", "locked"]);
+    assert_eq!(rows(&world.nodepool(&["list", "--detail"]).await)[0].len(), 21);
+    assert!(world.record("/nodepool/nodes/0000000001/lock").await.is_none(), "looking leaves nothing behind");
+
+    let held = world.nodepool(&["hold", "0000000001"]).await;
+    assert_eq!(rows(&held)[0][6..], ["hold", rows(&held)[0][7], "unlocked"]);
+    let deleted = world.nodepool(&["delete", "0000000001"]).await;
+    assert_eq!(rows(&deleted).len(), 1);
+    assert_eq!(rows(&deleted)[0][6], "deleting");
+    let record = world.record("/nodepool/nodes/0000000001").await.unwrap();
+    assert_eq!((&record["state"], &record["later"]), (&json!("deleting"), &json!(1)), "unknown keys stay");
+
+    let locked = world.nodepool(&["delete", "0000000002"]).await;
+    assert_eq!((locked.status.code(), stdout(&locked)), (Some(1), ""));
+    assert!(stderr(&locked).contains("/nodepool/nodes/0000000002"), "{}", stderr(&locked));
+    for command in [&["delete", "0000000009"][..], &["hold", "0000000009"], &["delete", "--now", "0000000009"]] {
+        let missing = world.nodepool(command).await;
+        assert_eq!((missing.status.code(), stdout(&missing)), (Some(0), "Node id 0000000009 not found\n"));
+    }
+    assert!(world.record("/nodepool/nodes/0000000009").await.is_none(), "a missing node is not created");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_deleted_now_through_its_provider() {
+    let world = World::start().await;
+    world.add_node("0000000001", &json!({"state": "ready", "provider": "fake-cloud", "external_id": "s1"})).await;
+    world.add_node("0000000002", &json!({"state": "ready", "provider": "elsewhere", "external_id": "s2"})).await;
+    let deleted = world.nodepool(&["delete", "--now", "0000000001"]).await;
+    assert_eq!(rows(&deleted).len(), 0);
+    assert!(world.record("/nodepool/nodes/0000000001").await.is_none());
+    let foreign = world.nodepool(&["delete", "--now", "0000000002"]).await;
+    assert_eq!(
+        (foreign.status.code(), stdout(&foreign)),
+        (Some(0), "Provider elsewhere for node 0000000002 not defined on this launcher\n")
+    );
+    assert_eq!(world.record("/nodepool/nodes/0000000002").await.unwrap()["state"], "ready");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_providers_records_are_shown_and_erased_after_a_yes() {
+    let world = World::start().await;
+    world.add_node("0000000001", &json!({"state": "ready", "provider": "p", "external_id": "s1"})).await;
+    world.add_node("0000000002", &json!({"state": "building", "provider": "p"})).await;
+    world.add_node("0000000003", &json!({"state": "ready", "provider": "q"})).await;
+    let build = "/nodepool/images/jammy/builds/c0ffee";
+    world.zk.create(build, br#"{"state": "ready"}"#).await.unwrap();
+    for upload in ["p/images/0000000002", "p/images/0000000001", "q/images/0000000001"] {
+        world.zk.create(&format!("{build}/providers/{upload}"), br#"{"state": "ready"}"#).await.unwrap();
+    }
+    let info = world.nodepool(&["info", "p"]).await;
+    assert_eq!(
+        stdout(&info),
+        "\
+ZooKeeper data for provider p
+
+Image data:
++------------+----------+-----------------------+
+| Image Name | Build ID | Upload IDs            |
++------------+----------+-----------------------+
+| jammy      | c0ffee   | 0000000001,0000000002 |
++------------+----------+-----------------------+
+
+Nodes:
++------------+-----------+
+| ID         | Server ID |
++------------+-----------+
+| 0000000001 | s1        |
+| 0000000002 | None      |
++------------+-----------+
+"
+    );
+    let prompt = "\nWARNING! This action is not reversible!\nErase ZooKeeper data for provider p? [N/y] ";
+    for answer in ["", "\n", "n\n", "yes\n"] {
+        let refused = world.nodepool_answered(&["erase", "p"], answer).await;
+        assert_eq!(stdout(&refused), format!("{prompt}Aborting. No data erased.\n"), "{answer:?}");
+    }
+    assert!(world.record("/nodepool/nodes/0000000001").await.is_some());
+    let erased = world.nodepool_answered(&["erase", "p"], "Y\n").await;
+    assert_eq!(stdout(&erased), format!("{prompt}Erasing build data for p...\nErasing node data for p...\n"));
+    assert_eq!(world.zk.children("/nodepool/nodes").await.unwrap(), ["0000000003"]);
+    assert_eq!(world.zk.children(&format!("{build}/providers")).await.unwrap(), ["q"]);
+    assert_eq!(world.nodepool(&["erase", "--force", "q"]).await.status.code(), Some(0));
+    assert_eq!(world.zk.children("/nodepool/nodes").await.unwrap(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_are_requested_paused_deleted_and_carried_over() {
+    let world = World::start().await;
+    assert_eq!(world.nodepool(&["image-build", "jammy"]).await.status.code(), Some(0));
+    for (image, reason) in [("noble", "paused"), ("plan9", "non disk-image-builder")] {
+        let refused = world.nodepool(&["image-build", image]).await;
+        assert_eq!((refused.status.code(), stdout(&refused)), (Some(1), ""));
+        assert!(stderr(&refused).contains(reason), "{}", stderr(&refused));
+    }
+    assert_eq!(world.nodepool(&["image-pause", "jammy"]).await.status.code(), Some(0));
+    assert_eq!(world.nodepool(&["image-pause", "plan9"]).await.status.code(), Some(1));
+    assert_eq!(rows(&world.nodepool(&["image-status"]).await)[0][..3], ["jammy", "True", "pending"]);
+
+    let build = "/nodepool/images/jammy/builds/c0ffee";
+    world.zk.create(build, br#"{"state": "ready", "formats": "qcow2,raw", "later": 1}"#).await.unwrap();
+    for (id, state) in [("0000000001", "ready"), ("0000000002", "uploading")] {
+        let data = json!({"state": state, "external_id": "e"}).to_string();
+        world.zk.create(&format!("{build}/providers/p/images/{id}"), data.as_bytes()).await.unwrap();
+    }
+    assert_eq!(
+        rows(&world.nodepool(&["dib-image-list"]).await)[0][..5],
+        ["jammy-c0ffee", "jammy", "", "qcow2,raw", "paused"]
+    );
+    let file = world.server.directory().join("export");
+    fs::write(&file, "x".repeat(10_000)).unwrap();
+    let path = file.to_str().unwrap();
+    assert_eq!(world.nodepool(&["export-image-data", path]).await.status.code(), Some(0));
+
+    let upload = ["image-delete", "--provider", "p", "--image", "jammy", "--build-id", "c0ffee", "--upload-id"];
+    for (id, expected) in [
+        ("0000000001", ""),
+        ("0000000002", "Cannot delete because image upload in progress\n"),
+        ("0000000003", "Image upload not found\n"),
+    ] {
+        let output = world.nodepool(&[&upload[..], &[id]].concat()).await;
+        assert_eq!((output.status.code(), stdout(&output)), (Some(0), expected));
+    }
+    let uploads = world.nodepool(&["image-list"]).await;
+    assert_eq!([rows(&uploads)[0][6], rows(&uploads)[1][6]], ["deleting", "uploading"]);
+    assert_eq!(stdout(&world.nodepool(&["dib-image-delete", "jammy-c0ffee"]).await), "");
+    let record = world.record(build).await.unwrap();
+    assert_eq!((&record["state"], &record["later"]), (&json!("deleting"), &json!(1)));
+    assert_eq!(stdout(&world.nodepool(&["dib-image-delete", "jammy-0"]).await), "Build jammy-0 not found\n");
+
+    world.zk.delete_recursive("/nodepool/images").await.unwrap();
+    assert_eq!(world.nodepool(&["import-image-data", path]).await.status.code(), Some(0));
+    assert_eq!(world.record(build).await.unwrap()["state"], "ready");
+    let uploads = world.nodepool(&["image-list"]).await;
+    assert_eq!(rows(&uploads).iter().map(|row| row[1]).collect::<Vec<_>>(), ["0000000001", "0000000002"]);
+    assert!(world.record("/nodepool/images/jammy/pause").await.is_some());
+    assert_eq!(world.nodepool(&["image-unpause", "jammy"]).await.status.code(), Some(0));
+    assert!(world.record("/nodepool/images/jammy/pause").await.is_none());
+}
+
+#[test]
+fn without_a_command_the_help_is_on_stdout_and_the_status_is_1() {
+    let help = nodepool(&[]);
+    assert_eq!(help.status.code(), Some(1));
+    for command in ["list", "request-list", "delete", "hold", "info", "erase", "config-validate", "image-list"] {
+        assert!(stdout(&help).lines().any(|line| line.trim_start().starts_with(command)), "{command}");
+    }
+    assert!(!stdout(&help).contains("alien"), "what is not built is not offered");
+    assert_eq!(nodepool(&["nonsense"]).status.code(), Some(2));
+    let version = nodepool(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert!(stdout(&version).starts_with("Nodepool version: "));
+}
+
+#[test]
+fn config_validate_works_in_an_empty_environment_and_names_the_place_of_each_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("nodepool.yaml");
+    let validate = |text: &str| {
+        fs::write(&file, text).unwrap();
+        nodepool(&["-c", file.to_str().unwrap(), "config-validate"])
+    };
+    let valid = validate("{}\n");
+    assert_eq!((valid.status.code(), stdout(&valid)), (Some(0), ""));
+    let said = format!(" INFO nodepool.cmd.config_validator: validating {}\n", file.display());
+    assert_eq!(stderr(&valid).split_at("2026-01-01 00:00:00,000".len()).1, said);
+
+    let invalid = validate("labels:\n  - name: a\nlabelz: []\nmax-hold-age: soon\n");
+    assert_eq!((invalid.status.code(), stdout(&invalid)), (Some(1), ""));
+    let errors: Vec<_> = stderr(&invalid).lines().filter(|line| line.contains(" ERROR ")).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains(&format!("nodepool.cmd.config_validator: {}:3:1: ", file.display())), "{errors:?}");
+    assert!(errors[1].contains(&format!("{}:4:", file.display())), "{errors:?}");
+
+    let missing = nodepool(&["-c", "/nonexistent/nodepool.yaml", "config-validate"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("/nonexistent/nodepool.yaml"), "{}", stderr(&missing));
+}
+
+#[test]
+fn a_configuration_without_zookeeper_is_refused_with_a_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("nodepool.yaml");
+    fs::write(&file, "{}\n").unwrap();
+    let refused = nodepool(&["-c", file.to_str().unwrap(), "list"]);
+    assert_eq!((refused.status.code(), stdout(&refused)), (Some(1), ""));
+    assert!(stderr(&refused).contains("zookeeper-servers"), "{}", stderr(&refused));
+}
+
+#[test]
+fn an_unreachable_zookeeper_is_waited_for_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("nodepool.yaml");
+    let port = free_port();
+    fs::write(&file, json!({"zookeeper-servers": [{"host": "127.0.0.1", "port": port}]}).to_string()).unwrap();
+    let mut command = Command::new(NODEPOOL);
+    command.arg("-c").arg(&file).arg("list").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (sender, received) = mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let named = received.recv_timeout(Duration::from_secs(20));
+    let waits = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let line = named.expect("a warning within 20 s");
+    assert!(line.contains("WARNING") && line.contains(&format!("127.0.0.1:{port}")), "{line}");
+    assert!(waits, "it gave up");
+}

@@ -1,0 +1,208 @@
+//! `diskimages` with inheritance (config.md 6).
+//!
+//! Each entry is read once, with every key optional; then each image that is not abstract is made by laying the chain
+//! of its parents over the defaults, root first, and itself last. The rules of which value overrides are upstream's,
+//! key by key (`nodepool 11.0.0: config.py DiskImage.setFromConfig`).
+
+use std::time::Duration;
+
+use indexmap::{IndexMap, IndexSet};
+
+use super::{
+    Diskimage,
+    fields::{Fields, python_str, suggest},
+    report::Report,
+    yaml::{Mark, Meaning, Node, Value},
+};
+use crate::model::ImageName;
+
+/// What providers may refer to.
+#[derive(Debug, Default)]
+pub struct Diskimages {
+    /// With inheritance applied.
+    pub buildable: IndexMap<ImageName, Diskimage>,
+    /// Only good as parents.
+    pub abstracts: IndexSet<String>,
+    /// Defined, but with parents that were reported as wrong: no reason to report those who refer to them, too.
+    pub unusable: IndexSet<String>,
+}
+
+/// One entry as it stands in the file.
+struct Entry {
+    at: Mark,
+    parent: Option<(String, Mark)>,
+    is_abstract: bool,
+    dib_cmd: Option<String>,
+    pause: Option<bool>,
+    elements: Vec<String>,
+    formats: Vec<String>,
+    keep_formats: Vec<String>,
+    delete_after_upload: Option<bool>,
+    release: Option<String>,
+    rebuild_age: Option<Duration>,
+    env_vars: IndexMap<String, String>,
+    username: Option<String>,
+    python_path: Option<String>,
+    shell_type: Option<String>,
+    build_timeout: Option<Duration>,
+    metadata: IndexMap<String, String>,
+}
+
+/// Reads `diskimages`.
+pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
+    let mut entries: IndexMap<String, Entry> = IndexMap::new();
+    for node in top.list("diskimages") {
+        let Some((fields, name)) = Fields::named(report, node, None, "diskimage") else { continue };
+        let entry = Entry::read(report, &fields);
+        if let Some(first) = entries.get(&name) {
+            let help = Some(format!("the first is at {}; the last counts", report.place(first.at)));
+            report.lapse(entry.at, format!("{} is defined twice", fields.what), help);
+        }
+        entries.insert(name, entry);
+        fields.finish();
+    }
+    let mut images = Diskimages::default();
+    for (name, entry) in &entries {
+        let lineage = lineage(name, entry, &entries, report);
+        if entry.is_abstract {
+            images.abstracts.insert(name.clone());
+        } else if let Some(lineage) = lineage {
+            let name = ImageName::from(name.as_str());
+            let mut image = defaults(name.clone());
+            for entry in lineage.into_iter().rev() {
+                entry.lay_over(&mut image);
+            }
+            images.buildable.insert(name, image);
+        } else {
+            images.unusable.insert(name.clone());
+        }
+    }
+    images
+}
+
+impl Entry {
+    fn read(report: &Report, fields: &Fields<'_>) -> Self {
+        Self {
+            at: fields.at(),
+            parent: fields.filled("parent").map(|parent| (parent, fields.at_key("parent"))),
+            is_abstract: fields.bool("abstract").unwrap_or(false),
+            dib_cmd: fields.filled("dib-cmd"),
+            pause: fields.bool("pause"),
+            elements: fields.texts("elements").unwrap_or_default(),
+            formats: distinct(fields.texts("formats")),
+            keep_formats: distinct(fields.texts("keep-formats")),
+            delete_after_upload: fields.bool("delete-after-upload"),
+            release: fields.get("release").and_then(|node| release(report, fields, node)),
+            rebuild_age: fields.seconds("rebuild-age").filter(|age| !age.is_zero()),
+            env_vars: fields.text_map("env-vars").unwrap_or_default(),
+            username: fields.filled("username"),
+            python_path: fields.filled("python-path"),
+            shell_type: fields.filled("shell-type"),
+            build_timeout: fields.seconds("build-timeout").filter(|timeout| !timeout.is_zero()),
+            metadata: fields.str_map("metadata").unwrap_or_default(),
+        }
+    }
+
+    /// Lays what this entry says over what its parents said.
+    fn lay_over(&self, image: &mut Diskimage) {
+        fn set<T: Clone>(to: &mut T, from: Option<&T>) {
+            if let Some(value) = from {
+                to.clone_from(value);
+            }
+        }
+        set(&mut image.dib_cmd, self.dib_cmd.as_ref());
+        image.pause |= self.pause == Some(true); // a child cannot undo it
+        image.elements.extend_from_slice(&self.elements);
+        set(&mut image.formats, Some(&self.formats).filter(|formats| !formats.is_empty()));
+        set(&mut image.keep_formats, Some(&self.keep_formats).filter(|formats| !formats.is_empty()));
+        set(&mut image.delete_after_upload, self.delete_after_upload.as_ref());
+        set(&mut image.release, self.release.as_ref());
+        set(&mut image.rebuild_age, self.rebuild_age.as_ref());
+        image.env_vars.extend(self.env_vars.clone());
+        set(&mut image.username, self.username.as_ref());
+        set(&mut image.python_path, self.python_path.as_ref());
+        if self.shell_type.is_some() {
+            image.shell_type.clone_from(&self.shell_type);
+        }
+        set(&mut image.build_timeout, self.build_timeout.as_ref());
+        image.metadata.clone_from(&self.metadata); // not inherited
+    }
+}
+
+fn defaults(name: ImageName) -> Diskimage {
+    Diskimage {
+        name,
+        dib_cmd: "disk-image-create".to_owned(),
+        pause: false,
+        elements: Vec::new(),
+        formats: Vec::new(),
+        keep_formats: Vec::new(),
+        delete_after_upload: false,
+        release: String::new(),
+        rebuild_age: Duration::from_secs(24 * 60 * 60),
+        env_vars: IndexMap::new(),
+        username: "zuul".to_owned(),
+        python_path: "auto".to_owned(),
+        shell_type: None,
+        build_timeout: Duration::from_secs(8 * 60 * 60),
+        metadata: IndexMap::new(),
+    }
+}
+
+/// A release is handed to the build as text. Upstream's schema rejects `21.04` without quotes and its daemons would
+/// make `21.1` of `21.10`: we keep what is written.
+fn release(report: &Report, fields: &Fields<'_>, node: &Node) -> Option<String> {
+    match &node.value {
+        Value::Scalar(Meaning::Bool(false) | Meaning::Int(0), _) => None, // false to Python: does not override
+        Value::Scalar(Meaning::Float(_) | Meaning::Date, text) => {
+            let help = Some(format!("write it in quotes: '{text}'"));
+            report.warning(node.at, format!("{}: `release` should be a text", fields.what), help);
+            Some(text.clone())
+        }
+        Value::Scalar(..) => python_str(node).filter(|text| !text.is_empty()),
+        _ => {
+            fields.wrong(node.at, "release", format!("must be a text, not {}", node.describe()));
+            None
+        }
+    }
+}
+
+/// The image and its parents, root last. What is wrong in a chain that ends in an image to be built is an error; in
+/// one that nobody builds a missing parent is what upstream's schema rejects, and a cycle what neither notices.
+fn lineage<'e>(
+    name: &'e str,
+    entry: &'e Entry,
+    entries: &'e IndexMap<String, Entry>,
+    report: &Report,
+) -> Option<Vec<&'e Entry>> {
+    let mut seen = vec![name];
+    let mut lineage = vec![entry];
+    let mut current = entry;
+    while let Some((parent, at)) = &current.parent {
+        let child = seen.last().copied().unwrap_or(name);
+        if seen.contains(&parent.as_str()) {
+            let message =
+                format!("diskimage `{name}`: its parents go round in a circle: {} -> {parent}", seen.join(" -> "));
+            report.note(!entry.is_abstract, *at, message, None);
+            return None;
+        }
+        let Some((parent, next)) = entries.get_key_value(parent) else {
+            if child == name || !entry.is_abstract && !report.strict() {
+                let known = entries.keys().map(String::as_str).filter(|known| *known != child);
+                let help = suggest(parent, known).map(|meant| format!("did you mean `{meant}`?"));
+                let message = format!("diskimage `{child}`: there is no diskimage `{parent}`, its `parent`");
+                report.note(report.strict() || !entry.is_abstract, *at, message, help);
+            }
+            return None;
+        };
+        seen.push(parent);
+        lineage.push(next);
+        current = next;
+    }
+    Some(lineage)
+}
+
+/// Formats are a set.
+fn distinct(texts: Option<Vec<String>>) -> Vec<String> {
+    texts.unwrap_or_default().into_iter().collect::<IndexSet<_>>().into_iter().collect()
+}

@@ -1,0 +1,400 @@
+//! Taking a mapping apart, key by key.
+//!
+//! [`Fields`] hands out the values of the keys that a section has, converts them, and at [`Fields::finish`] reports the
+//! keys that it was never asked for. A value that cannot be used is reported where it stands and counts as absent, so
+//! that one load finds every error. A key without a value (`labels:`) is absent too; upstream's schema rejects it
+//! (config.md 2).
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use indexmap::IndexMap;
+use serde_json::Value as Json;
+
+use super::{
+    report::Report,
+    yaml::{Mark, Meaning, Node, Value, whole},
+};
+
+/// A mapping that is being taken apart.
+pub struct Fields<'a> {
+    report: &'a Report,
+    node: &'a Node,
+    /// What this mapping is, for messages: ``provider `x`, pool `main` ``.
+    pub what: String,
+    /// The keys that were asked for.
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Fields<'a> {
+    /// Starts on a node that must be a mapping.
+    pub fn of(report: &'a Report, node: &'a Node, what: impl Into<String>) -> Option<Self> {
+        let what = what.into();
+        if node.entries().is_none() {
+            report.error(node.at, format!("{what} must be a mapping, not {}", node.describe()), None);
+            return None;
+        }
+        Some(Self { report, node, what, known: RefCell::default() })
+    }
+
+    /// Starts on a mapping with a `name`, which then stands in the messages, behind those of what it belongs to.
+    pub fn named(report: &'a Report, node: &'a Node, within: Option<&str>, kind: &str) -> Option<(Self, String)> {
+        let within = within.map(|within| format!("{within}, ")).unwrap_or_default();
+        let fields = Self::of(report, node, format!("{within}a {kind}"))?;
+        let name = fields.required_text("name")?;
+        Some((fields.called(format!("{within}{kind} `{name}`")), name))
+    }
+
+    /// The same under another name in messages.
+    pub fn called(self, what: impl Into<String>) -> Self {
+        Self { what: what.into(), ..self }
+    }
+
+    /// Where the mapping begins.
+    pub const fn at(&self) -> Mark {
+        self.node.at
+    }
+
+    /// Where the value of a key stands; the mapping itself where there is none.
+    pub fn at_key(&self, key: &str) -> Mark {
+        self.node.get(key).map_or(self.node.at, |value| value.at)
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub fn finish(self) {
+        let known = self.known.into_inner();
+        for (key, _) in self.node.entries().unwrap_or_default() {
+            match key.as_text() {
+                Some(name) if known.contains(&name) => {}
+                _ => unknown_key(self.report, &self.what, key, &known),
+            }
+        }
+    }
+
+    /// Reads one key of a free-form mapping with another reader; see [`Self::rest`].
+    pub fn know(&self, key: &'static str) {
+        self.known.borrow_mut().push(key);
+    }
+
+    /// The entries that nobody has asked for so far, for mappings with free keys; nothing is left unknown.
+    pub fn rest(self) -> impl Iterator<Item = (&'a Rc<Node>, &'a Rc<Node>)> {
+        let known = self.known.into_inner();
+        let entries = self.node.entries().unwrap_or_default().iter();
+        entries
+            .map(|(key, value)| (key, value))
+            .filter(move |(key, _)| !key.as_text().is_some_and(|k| known.contains(&k)))
+    }
+
+    /// The value, if the key is there and has one.
+    pub fn get(&self, key: &'static str) -> Option<&'a Rc<Node>> {
+        self.know(key);
+        let (name, value) = self.node.entries()?.iter().find(|(name, _)| name.as_text() == Some(key))?;
+        if value.is_null() {
+            if self.report.strict() {
+                self.report.error(
+                    name.at,
+                    format!("{}: `{key}` has no value", self.what),
+                    Some("leave the key out to get its default".to_owned()),
+                );
+            }
+            return None;
+        }
+        Some(value)
+    }
+
+    /// Reports the value of a key as unusable.
+    pub fn wrong(&self, at: Mark, key: &str, message: impl AsRef<str>) {
+        self.report.error(at, format!("{}: `{key}` {}", self.what, message.as_ref()), None);
+    }
+
+    /// A key that must be there.
+    fn required<T>(&self, key: &'static str, value: Option<T>) -> Option<T> {
+        let missing = self.node.get(key).is_none_or(|node| node.is_null() && !self.report.strict());
+        if value.is_none() && missing {
+            self.report.error(self.node.at, format!("{}: `{key}` is missing", self.what), None);
+        }
+        value
+    }
+
+    /// A text. An empty one is a text; see [`Self::filled`].
+    pub fn text(&self, key: &'static str) -> Option<String> {
+        self.get(key).and_then(|node| self.text_of(&format!("`{key}`"), node))
+    }
+
+    /// A text, with an empty one as absent, for keys that upstream tests for truth.
+    pub fn filled(&self, key: &'static str) -> Option<String> {
+        self.text(key).filter(|text| !text.is_empty())
+    }
+
+    /// A text that must be there.
+    pub fn required_text(&self, key: &'static str) -> Option<String> {
+        let text = self.required(key, self.text(key))?;
+        if text.is_empty() {
+            self.wrong(self.at_key(key), key, "must not be empty");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// `subject`: what the node is, for messages.
+    fn text_of(&self, subject: &str, node: &Node) -> Option<String> {
+        match &node.value {
+            Value::Scalar(Meaning::Text, text) => Some(text.clone()),
+            Value::Scalar(_, text) => {
+                self.report.lapse(
+                    node.at,
+                    format!("{}: {subject} must be a text, not {}", self.what, node.describe()),
+                    Some(format!("write it in quotes: '{text}'")),
+                );
+                (!self.report.strict()).then(|| text.clone())
+            }
+            _ => {
+                let message = format!("{}: {subject} must be a text, not {}", self.what, node.describe());
+                self.report.error(node.at, message, None);
+                None
+            }
+        }
+    }
+
+    /// A boolean.
+    pub fn bool(&self, key: &'static str) -> Option<bool> {
+        let node = self.get(key)?;
+        let meant = match &node.value {
+            Value::Scalar(Meaning::Bool(value), _) => return Some(*value),
+            Value::Scalar(Meaning::Int(value @ (0 | 1)), _) => Some(*value == 1),
+            Value::Scalar(Meaning::Text, text) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" => Some(true),
+                "false" | "no" | "off" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        };
+        let message = format!("{}: `{key}` must be true or false, not {}", self.what, node.describe());
+        self.coerced(node.at, message, meant, "write `true` or `false`, without quotes")
+    }
+
+    /// A whole number.
+    pub fn int(&self, key: &'static str) -> Option<i64> {
+        self.get(key).and_then(|node| self.int_of(key, node))
+    }
+
+    fn int_of(&self, key: &str, node: &Node) -> Option<i64> {
+        let meant = match &node.value {
+            Value::Scalar(Meaning::Int(value), _) => return Some(*value),
+            // A boolean is an int in Python; upstream's schema lets it pass.
+            Value::Scalar(Meaning::Bool(value), _) => {
+                self.report.warning(node.at, format!("{}: `{key}` should be a whole number", self.what), None);
+                return Some(i64::from(*value));
+            }
+            Value::Scalar(Meaning::Float(value), _) => match whole(*value) {
+                Meaning::Int(value) => Some(value),
+                _ => None,
+            },
+            Value::Scalar(Meaning::Text, text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let message = format!("{}: `{key}` must be a whole number, not {}", self.what, node.describe());
+        self.coerced(node.at, message, meant, "write the number without quotes or fraction")
+    }
+
+    /// A number that may have a fraction. `strict_int`: upstream's schema wants it whole.
+    pub fn number(&self, key: &'static str, strict_int: bool) -> Option<f64> {
+        self.get(key).and_then(|node| self.number_of(key, node, strict_int))
+    }
+
+    /// The number that a node is.
+    #[allow(clippy::cast_precision_loss)] // limits and seconds are far below 2^53
+    pub fn number_of(&self, key: &str, node: &Node, strict_int: bool) -> Option<f64> {
+        if strict_int && (self.report.strict() || !matches!(&node.value, Value::Scalar(Meaning::Float(_), _))) {
+            return self.int_of(key, node).map(|value| value as f64);
+        }
+        let meant = match &node.value {
+            Value::Scalar(Meaning::Int(value), _) => Some(*value as f64),
+            Value::Scalar(Meaning::Float(value), _) => Some(*value),
+            Value::Scalar(Meaning::Bool(value), _) => Some(f64::from(u8::from(*value))),
+            Value::Scalar(Meaning::Text, text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        if meant.is_none_or(f64::is_nan) {
+            self.wrong(node.at, key, format!("must be a number, not {}", node.describe()));
+            return None;
+        }
+        meant
+    }
+
+    /// Seconds. Negative ones count as none, with a warning.
+    pub fn seconds(&self, key: &'static str) -> Option<Duration> {
+        let seconds = self.number(key, true)?;
+        self.duration(key, seconds)
+    }
+
+    /// A number of seconds as a duration.
+    pub fn duration(&self, key: &str, seconds: f64) -> Option<Duration> {
+        if seconds < 0.0 {
+            self.report.warning(self.at_key(key), format!("{}: `{key}` is negative and counts as 0", self.what), None);
+            return Some(Duration::ZERO);
+        }
+        // A hundred years: more would only overflow when it is added to a clock.
+        if seconds > 3_155_760_000.0 {
+            self.wrong(self.at_key(key), key, "is more than a hundred years");
+            return None;
+        }
+        Some(Duration::from_secs_f64(seconds))
+    }
+
+    /// An amount: a whole number; a negative one counts as 0, with a warning.
+    pub fn amount(&self, key: &'static str) -> Option<u64> {
+        let value = self.int(key)?;
+        if value < 0 {
+            self.report.warning(self.at_key(key), format!("{}: `{key}` is negative and counts as 0", self.what), None);
+        }
+        Some(u64::try_from(value).unwrap_or(0))
+    }
+
+    /// A TCP port.
+    pub fn port(&self, key: &'static str) -> Option<u16> {
+        let value = self.int(key)?;
+        let port = u16::try_from(value).ok();
+        if port.is_none() {
+            self.wrong(self.at_key(key), key, format!("must be a port between 0 and 65535, not {value}"));
+        }
+        port
+    }
+
+    /// A list's items; none where the key is absent.
+    pub fn list(&self, key: &'static str) -> &'a [Rc<Node>] {
+        match self.get(key).map(|node| (&node.value, node)) {
+            Some((Value::List(items), _)) => items,
+            Some((_, node)) => {
+                self.wrong(node.at, key, format!("must be a list, not {}", node.describe()));
+                &[]
+            }
+            None => &[],
+        }
+    }
+
+    /// A list of texts.
+    pub fn texts(&self, key: &'static str) -> Option<Vec<String>> {
+        let node = self.get(key)?;
+        if let Value::List(items) = &node.value {
+            let subject = format!("an item of `{key}`");
+            return Some(items.iter().filter_map(|item| self.text_of(&subject, item)).collect());
+        }
+        self.report.error(
+            node.at,
+            format!("{}: `{key}` must be a list of texts, not {}", self.what, node.describe()),
+            matches!(node.value, Value::Scalar(..)).then(|| "put it in brackets: [ ]".to_owned()),
+        );
+        None
+    }
+
+    /// A mapping of texts to texts, strictly (`env-vars`).
+    pub fn text_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
+        let (name, value) = (format!("a key of `{key}`"), format!("a value of `{key}`"));
+        self.free_map(key, |node| self.text_of(&name, node), |node| self.text_of(&value, node))
+    }
+
+    /// A mapping of anything to anything, as Python's `str()` would write it (`meta`, `instance-properties`). What is
+    /// no plain value is written as JSON, for want of a meaning.
+    pub fn str_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
+        self.free_map(key, python_str, |node| {
+            Some(python_str(node).unwrap_or_else(|| {
+                let message = format!("{}: a value of `{key}` should be plain, not {}", self.what, node.describe());
+                self.report.warning(node.at, message, None);
+                json(node).to_string()
+            }))
+        })
+    }
+
+    fn free_map(
+        &self,
+        key: &'static str,
+        name: impl Fn(&'a Node) -> Option<String>,
+        value: impl Fn(&'a Node) -> Option<String>,
+    ) -> Option<IndexMap<String, String>> {
+        let node = self.get(key)?;
+        let Some(entries) = node.entries() else {
+            self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
+            return None;
+        };
+        let pairs = entries.iter().filter_map(|(key, node)| Some((name(key)?, value(node)?)));
+        Some(pairs.collect())
+    }
+
+    /// A mapping of anything, as JSON (`node-attributes`).
+    pub fn json_map(&self, key: &'static str) -> Option<serde_json::Map<String, Json>> {
+        let node = self.get(key)?;
+        if let Json::Object(map) = json(node) {
+            return Some(map);
+        }
+        self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
+        None
+    }
+
+    /// A value that means what we read, but that upstream's schema would reject; or one that means nothing.
+    fn coerced<T>(&self, at: Mark, message: String, meant: Option<T>, help: &str) -> Option<T> {
+        let help = meant.as_ref().map(|_| help.to_owned());
+        if meant.is_some() {
+            self.report.lapse(at, message, help);
+            meant.filter(|_| !self.report.strict())
+        } else {
+            self.report.error(at, message, help);
+            None
+        }
+    }
+}
+
+/// A scalar as Python's `str()` writes what PyYAML makes of it; `None`: no scalar.
+pub fn python_str(node: &Node) -> Option<String> {
+    let Value::Scalar(meaning, text) = &node.value else { return None };
+    Some(match meaning {
+        Meaning::Null => "None".to_owned(),
+        Meaning::Bool(value) => if *value { "True" } else { "False" }.to_owned(),
+        Meaning::Int(value) => value.to_string(),
+        Meaning::Float(value) => format!("{value:?}"),
+        Meaning::Date | Meaning::Merge | Meaning::Text => text.clone(),
+    })
+}
+
+/// A node as Python's `json.dumps` writes it. What JSON cannot hold becomes text.
+fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::List(items) => Json::Array(items.iter().map(|item| json(item)).collect()),
+        Value::Map(entries) => Json::Object(entries.iter().map(|(key, value)| (json_key(key), json(value))).collect()),
+        Value::Scalar(meaning, text) => match meaning {
+            Meaning::Null => Json::Null,
+            Meaning::Bool(value) => Json::Bool(*value),
+            Meaning::Int(value) => Json::from(*value),
+            Meaning::Float(value) => {
+                serde_json::Number::from_f64(*value).map_or(Json::from(text.as_str()), Json::Number)
+            }
+            Meaning::Date | Meaning::Merge | Meaning::Text => Json::from(text.as_str()),
+        },
+    }
+}
+
+fn json_key(key: &Node) -> String {
+    match json(key) {
+        Json::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+fn unknown_key(report: &Report, what: &str, key: &Node, known: &[&str]) {
+    let name = python_str(key).unwrap_or_default();
+    let help = match suggest(&name, known.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("its keys are: {}", known.join(", ")),
+    };
+    report.lapse(key.at, format!("{what} has no key `{name}`"), Some(help));
+}
+
+/// The known name that was probably meant.
+pub fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let plain = |text: &str| text.to_lowercase().replace('_', "-");
+    let name = plain(name);
+    known
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(&name, &plain(candidate)), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}

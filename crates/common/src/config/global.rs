@@ -1,0 +1,204 @@
+//! The top level but for diskimages and providers (config.md 2-5, 7) and the secure file (config.md 8).
+
+use std::{path::PathBuf, time::Duration};
+
+use indexmap::IndexMap;
+
+use super::{
+    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperServer, ZooKeeperTls, fields::Fields, report::Report, yaml::Mark,
+};
+use crate::model::{LabelName, Resources, TenantName};
+
+/// `webapp`.
+pub fn webapp(report: &Report, top: &Fields<'_>) -> WebApp {
+    let defaults = WebApp::default();
+    let Some(fields) = top.get("webapp").and_then(|node| Fields::of(report, node, "`webapp`")) else { return defaults };
+    let webapp = WebApp {
+        port: fields.port("port").unwrap_or(defaults.port),
+        listen_address: fields.filled("listen_address").unwrap_or(defaults.listen_address),
+    };
+    fields.finish();
+    webapp
+}
+
+/// `labels`; of equal names the last counts.
+pub fn labels(report: &Report, top: &Fields<'_>) -> IndexMap<LabelName, Label> {
+    let mut labels = IndexMap::new();
+    for node in top.list("labels") {
+        let Some((fields, name)) = Fields::named(report, node, None, "label") else { continue };
+        let name = LabelName::from(name);
+        let label = Label {
+            name: name.clone(),
+            min_ready: fields.amount("min-ready").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            max_ready_age: fields.seconds("max-ready-age").filter(|age| !age.is_zero()),
+        };
+        if labels.insert(name, label).is_some() {
+            report.warning(fields.at(), format!("{} is defined twice; this one counts", fields.what), None);
+        }
+        fields.finish();
+    }
+    labels
+}
+
+/// `tenant-resource-limits`: upstream's names of the limits become those of the resources; free keys keep theirs.
+pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, Resources> {
+    const RENAMED: [(&str, &str); 5] = [
+        ("max-cores", "cores"),
+        ("max-servers", "instances"),
+        ("max-ram", "ram"),
+        ("max-volumes", "volumes"),
+        ("max-volume-gb", "volume-gb"),
+    ];
+    let mut tenants = IndexMap::new();
+    for node in top.list("tenant-resource-limits") {
+        let Some(fields) = Fields::of(report, node, "one of `tenant-resource-limits`") else { continue };
+        let Some(tenant) = fields.required_text("tenant-name") else { continue };
+        let (what, at) = (format!("resource limits of tenant `{tenant}`"), fields.at());
+        let mut limits = Resources::new();
+        let fields = fields.called(what.as_str());
+        for (key, resource) in RENAMED {
+            if let Some(limit) = fields.number(key, true) {
+                limits.set(resource, limit);
+            }
+        }
+        for (key, value) in fields.rest() {
+            let Some(resource) = key.as_text() else {
+                report.lapse(key.at, format!("{what}: a limit's name must be a text, not {}", key.describe()), None);
+                continue;
+            };
+            let reader = Fields::of(report, node, what.as_str());
+            if let Some(limit) = reader.and_then(|fields| fields.number_of(resource, value, true)) {
+                limits.set(resource, limit);
+            }
+        }
+        if tenants.insert(TenantName::from(tenant), limits).is_some() {
+            report.warning(at, format!("{what} are given twice; these count"), None);
+        }
+    }
+    tenants
+}
+
+/// `zookeeper-servers`, `zookeeper-tls` and `zookeeper-timeout`, each of the first two from the secure file if it has
+/// it.
+pub fn zookeeper(report: &Report, top: &Fields<'_>, secure: Option<(&Report, &Fields<'_>)>) -> ZooKeeper {
+    let mut servers = zookeeper_servers(report, top);
+    let mut tls = TlsPaths::read(report, top);
+    let timeout = match top.number("zookeeper-timeout", false) {
+        Some(seconds) if seconds <= 0.0 => {
+            top.wrong(top.at_key("zookeeper-timeout"), "zookeeper-timeout", "must be more than 0 seconds");
+            None
+        }
+        seconds => seconds.and_then(|seconds| top.duration("zookeeper-timeout", seconds)),
+    };
+    let mut tls_report = report;
+    if let Some((secure_report, secure)) = secure {
+        let override_ = zookeeper_servers(secure_report, secure);
+        if !override_.is_empty() {
+            servers = override_;
+        }
+        if let Some(override_) = TlsPaths::read(secure_report, secure) {
+            let ours = tls.and_then(|main| main.verify_hostname);
+            tls = Some(TlsPaths { verify_hostname: override_.verify_hostname.or(ours), ..override_ });
+            tls_report = secure_report;
+        }
+    }
+    ZooKeeper {
+        servers,
+        timeout: timeout.unwrap_or(Duration::from_secs(10)),
+        tls: tls.and_then(|tls| tls.complete(tls_report)),
+    }
+}
+
+fn zookeeper_servers(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> {
+    let mut servers = Vec::new();
+    for node in top.list("zookeeper-servers") {
+        let Some(fields) = Fields::of(report, node, "one of `zookeeper-servers`") else { continue };
+        let host = fields.required_text("host");
+        let port = fields.port("port");
+        if port == Some(0) {
+            fields.wrong(fields.at_key("port"), "port", "must not be 0");
+        }
+        let chroot = fields.filled("chroot");
+        if let Some(chroot) = chroot.as_deref().filter(|chroot| !chroot.starts_with('/')) {
+            // Upstream glues it to the port, where it can only fail; kazoo reads `host:2281` + `test` as a bad port.
+            report.warning(
+                fields.at_key("chroot"),
+                format!("ZooKeeper's `chroot` `{chroot}` does not begin with a slash"),
+                Some(format!("write `/{chroot}`")),
+            );
+        }
+        if let Some(host) = host {
+            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
+            servers.push(ZooKeeperServer { host, port: port.unwrap_or(2281), chroot });
+        }
+        fields.finish();
+    }
+    servers
+}
+
+/// `zookeeper-tls` as it stands in one file.
+struct TlsPaths {
+    at: Mark,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    verify_hostname: Option<bool>,
+}
+
+impl TlsPaths {
+    /// `None`: absent or empty, which upstream treats alike.
+    fn read(report: &Report, top: &Fields<'_>) -> Option<Self> {
+        let node = top.get("zookeeper-tls")?;
+        let fields = Fields::of(report, node, "`zookeeper-tls`")?;
+        if node.entries().is_some_and(<[_]>::is_empty) {
+            return None;
+        }
+        let path = |key| fields.filled(key).map(PathBuf::from);
+        let tls = Self {
+            at: node.at,
+            cert: path("cert"),
+            key: path("key"),
+            ca: path("ca"),
+            verify_hostname: fields.bool("verify-hostname"),
+        };
+        fields.finish();
+        Some(tls)
+    }
+
+    /// All three paths, or none. When validating, the rest may come from the secure file, which is not looked at.
+    fn complete(self, report: &Report) -> Option<ZooKeeperTls> {
+        let Self { at, cert, key, ca, verify_hostname } = self;
+        let missing: Vec<_> = [("cert", &cert), ("key", &key), ("ca", &ca)]
+            .into_iter()
+            .filter_map(|(name, path)| path.is_none().then_some(format!("`{name}`")))
+            .collect();
+        if let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) {
+            return Some(ZooKeeperTls { cert, key, ca, verify_hostname: verify_hostname.unwrap_or(false) });
+        }
+        let message = format!("`zookeeper-tls`: {} missing", missing.join(" and "));
+        let help = Some("ZooKeeper over TLS needs all of `cert`, `key` and `ca`".to_owned());
+        report.note(!report.strict(), at, message, help);
+        None
+    }
+}
+
+/// The secure file's `diskimages`: more `env-vars` for images that the main file defines.
+pub fn secure_env_vars(report: &Report, secure: &Fields<'_>, images: &mut Diskimages) {
+    for node in secure.list("diskimages") {
+        let Some((fields, name)) = Fields::named(report, node, None, "diskimage") else { continue };
+        let env_vars = fields.text_map("env-vars");
+        if env_vars.is_none() {
+            fields.wrong(fields.at(), "env-vars", "is missing: it is all that the secure file may give");
+        }
+        match images.buildable.get_mut(name.as_str()) {
+            Some(image) => image.env_vars.extend(env_vars.unwrap_or_default()),
+            None => report.error(
+                fields.at(),
+                format!("the main configuration has no {} that is built", fields.what),
+                super::fields::suggest(&name, images.buildable.keys().map(AsRef::as_ref))
+                    .map(|meant| format!("did you mean `{meant}`?")),
+            ),
+        }
+        fields.finish();
+    }
+}

@@ -1,0 +1,232 @@
+//! The keys of an `openstack` or `fake` provider (config.md 10).
+
+use std::{path::PathBuf, time::Duration};
+
+use indexmap::IndexMap;
+
+use super::{
+    CloudImage, LabelImage, OpenStack, OpenStackDiskimage, OpenStackLabel, OpenStackPool, Pool, PoolLabel,
+    fields::Fields,
+    providers::{self, Common, Scope, check_diskimage, check_label},
+    report::Report,
+};
+use crate::model::{ImageName, LabelName, PoolName};
+
+/// Reads what the driver needs, and the pools as the planner sees them.
+pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope<'_>) -> (OpenStack, Vec<Pool>) {
+    // Upstream's schema demands it; at run time the SDK finds one by itself.
+    let cloud = if report.strict() { fields.required_text("cloud") } else { fields.filled("cloud") };
+    fields.text("nodepool-id"); // upstream's schema knows it, nothing reads it
+    let cloud_images = cloud_images(report, fields);
+    let mut openstack = OpenStack {
+        cloud,
+        region_name: fields.filled("region-name"),
+        image_upload_timeout: fields.seconds("image-upload-timeout").unwrap_or(Duration::from_secs(3600)),
+        rate: fields
+            .number("rate", false)
+            .and_then(|rate| fields.duration("rate", rate))
+            .unwrap_or(Duration::from_secs(1)),
+        image_name_format: fields.filled("image-name-format").unwrap_or_else(|| "{image_name}-{timestamp}".to_owned()),
+        clean_floating_ips: fields.bool("clean-floating-ips").unwrap_or(false),
+        port_cleanup_interval: Some(fields.seconds("port-cleanup-interval").unwrap_or(Duration::from_secs(600)))
+            .filter(|interval| !interval.is_zero()),
+        post_upload_hook: fields.filled("post-upload-hook").map(PathBuf::from),
+        diskimages: diskimages(report, fields, scope),
+        cloud_images,
+        pools: IndexMap::new(),
+    };
+    let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
+    for node in fields.list("pools") {
+        let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
+        let (pool, own) = pool(report, &pool_fields, &name, common, &openstack.cloud_images, scope);
+        if openstack.pools.insert(own.name.clone(), own).is_some() {
+            report.warning(node.at, format!("{} is defined twice; this one counts", pool_fields.what), None);
+        }
+        pools.insert(pool.name.clone(), pool);
+        pool_fields.finish();
+    }
+    (openstack, pools.into_values().collect())
+}
+
+fn diskimages(report: &Report, provider: &Fields<'_>, scope: &Scope<'_>) -> IndexMap<ImageName, OpenStackDiskimage> {
+    let mut images = IndexMap::new();
+    for node in provider.list("diskimages") {
+        let Some((fields, name)) = Fields::named(report, node, Some(&provider.what), "diskimage") else { continue };
+        check_diskimage(report, fields.at(), &provider.what, &name, scope);
+        let top = scope.diskimages.buildable.get(name.as_str());
+        let (connection_type, connection_port) = connection(&fields);
+        let name = ImageName::from(name);
+        let image = OpenStackDiskimage {
+            name: name.clone(),
+            pause: fields.bool("pause").unwrap_or(false),
+            meta: fields.str_map("meta").unwrap_or_default(),
+            config_drive: fields.bool("config-drive"),
+            connection_type,
+            connection_port,
+            username: top.map(|image| image.username.clone()).unwrap_or_default(),
+            python_path: top.map(|image| image.python_path.clone()).unwrap_or_default(),
+            shell_type: top.and_then(|image| image.shell_type.clone()),
+        };
+        if images.insert(name, image).is_some() {
+            report.warning(node.at, format!("{} is listed twice; this one counts", fields.what), None);
+        }
+        fields.finish();
+    }
+    images
+}
+
+fn cloud_images(report: &Report, provider: &Fields<'_>) -> IndexMap<String, CloudImage> {
+    let mut images = IndexMap::new();
+    for node in provider.list("cloud-images") {
+        let Some((fields, name)) = Fields::named(report, node, Some(&provider.what), "cloud-image") else { continue };
+        let (connection_type, connection_port) = connection(&fields);
+        let image = CloudImage {
+            name: name.clone(),
+            config_drive: fields.bool("config-drive"),
+            image_id: fields.filled("image-id"),
+            image_name: fields.filled("image-name"),
+            username: fields.text("username"),
+            python_path: fields.filled("python-path").unwrap_or_else(|| "auto".to_owned()),
+            shell_type: fields.filled("shell-type"),
+            connection_type,
+            connection_port,
+        };
+        if image.image_id.is_some() && image.image_name.is_some() {
+            let message = format!("{} has both `image-id` and `image-name`", fields.what);
+            report.lapse(fields.at_key("image-name"), message, Some("`image-id` counts; drop the other".to_owned()));
+        }
+        if images.insert(name, image).is_some() {
+            report.warning(node.at, format!("{} is listed twice; this one counts", fields.what), None);
+        }
+        fields.finish();
+    }
+    images
+}
+
+/// `connection-type` and its port: 22, but 5986 for winrm.
+fn connection(fields: &Fields<'_>) -> (String, u16) {
+    let kind = fields.filled("connection-type").unwrap_or_else(|| "ssh".to_owned());
+    let default = if kind == "winrm" { 5986 } else { 22 };
+    let port = fields.port("connection-port");
+    (kind, port.unwrap_or(default))
+}
+
+fn pool(
+    report: &Report,
+    fields: &Fields<'_>,
+    name: &str,
+    common: &Common,
+    cloud_images: &IndexMap<String, CloudImage>,
+    scope: &Scope<'_>,
+) -> (Pool, OpenStackPool) {
+    let mut pool = providers::pool(fields, name, common);
+    for (key, resource) in [("max-cores", "cores"), ("max-ram", "ram")] {
+        if let Some(limit) = fields.number(key, true) {
+            pool.limits.set(resource, limit);
+        }
+    }
+    for (key, resource) in [("max-volumes", "volumes"), ("max-volume-gb", "volume-gb")] {
+        // 0 is false to Python: upstream treats it as not given.
+        if let Some(limit) = fields.number(key, true).filter(|limit| *limit != 0.0) {
+            pool.limits.set(resource, limit);
+        }
+    }
+    pool.ignore_provider_quota = fields.bool("ignore-provider-quota").unwrap_or(false);
+    pool.availability_zones = fields.texts("availability-zones").unwrap_or_default();
+    let mut own = OpenStackPool {
+        name: PoolName::from(name),
+        networks: fields.texts("networks").unwrap_or_default(),
+        security_groups: fields.texts("security-groups").unwrap_or_default(),
+        auto_floating_ip: fields.bool("auto-floating-ip").unwrap_or(true),
+        labels: IndexMap::new(),
+    };
+    let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
+    for node in fields.list("labels") {
+        let Some((label_fields, name)) = Fields::named(report, node, Some(&fields.what), "label") else { continue };
+        let name = LabelName::from(name);
+        check_label(report, label_fields.at(), &label_fields.what, &name, scope);
+        let label = label(report, &label_fields, name, &own.networks, host_key_checking, cloud_images, scope);
+        if let Some(label) = label {
+            let diskimage = match &label.image {
+                LabelImage::Diskimage(image) => Some(image.clone()),
+                LabelImage::CloudImage(_) => None,
+            };
+            pool.labels.insert(label.name.clone(), PoolLabel { name: label.name.clone(), diskimage });
+            if own.labels.insert(label.name.clone(), label).is_some() {
+                report.warning(node.at, format!("{} is listed twice; this one counts", label_fields.what), None);
+            }
+        }
+        label_fields.finish();
+    }
+    (pool, own)
+}
+
+fn label(
+    report: &Report,
+    fields: &Fields<'_>,
+    name: LabelName,
+    pool_networks: &[String],
+    pool_host_key_checking: bool,
+    cloud_images: &IndexMap<String, CloudImage>,
+    scope: &Scope<'_>,
+) -> Option<OpenStackLabel> {
+    let image = image(report, fields, cloud_images, scope);
+    let (min_ram, flavor_name) = (fields.amount("min-ram"), fields.filled("flavor-name"));
+    if min_ram.is_none() && flavor_name.is_none() && fields.get("flavor-name").is_none() {
+        let help = Some("without them, the smallest flavor of the cloud is taken".to_owned());
+        report.lapse(fields.at(), format!("{} has neither `min-ram` nor `flavor-name`", fields.what), help);
+    }
+    let label = |image| OpenStackLabel {
+        name,
+        image,
+        min_ram: min_ram.unwrap_or(0),
+        flavor_name,
+        key_name: fields.filled("key-name"),
+        console_log: fields.bool("console-log").unwrap_or(false),
+        boot_from_volume: fields.bool("boot-from-volume").unwrap_or(false),
+        volume_size: fields.amount("volume-size").unwrap_or(50),
+        instance_properties: fields.str_map("instance-properties").unwrap_or_default(),
+        dynamic_instance_properties: fields.str_map("dynamic-instance-properties").unwrap_or_default(),
+        userdata: fields.text("userdata"),
+        networks: fields.texts("networks").unwrap_or_else(|| pool_networks.to_vec()),
+        host_key_checking: fields.bool("host-key-checking").unwrap_or(pool_host_key_checking),
+    };
+    // The keys are read whether there is an image or not, so that none of them is reported as unknown.
+    let broken = image.is_none();
+    let label = label(image.unwrap_or_else(|| LabelImage::CloudImage(String::new())));
+    (!broken).then_some(label)
+}
+
+/// What the label boots from: exactly one of `diskimage` and `cloud-image`. Where both stand, upstream's launcher
+/// takes the diskimage.
+fn image(
+    report: &Report,
+    fields: &Fields<'_>,
+    cloud_images: &IndexMap<String, CloudImage>,
+    scope: &Scope<'_>,
+) -> Option<LabelImage> {
+    let (diskimage, cloud_image) = (fields.filled("diskimage"), fields.filled("cloud-image"));
+    if diskimage.is_some() && cloud_image.is_some() {
+        let message = format!("{} has both `diskimage` and `cloud-image`", fields.what);
+        report.lapse(fields.at_key("cloud-image"), message, Some("`diskimage` counts; drop one of them".to_owned()));
+    }
+    if let Some(name) = &cloud_image
+        && !cloud_images.contains_key(name)
+    {
+        let help = super::fields::suggest(name, cloud_images.keys().map(String::as_str)).map_or_else(
+            || "add it to the `cloud-images` of the provider".to_owned(),
+            |meant| format!("did you mean `{meant}`?"),
+        );
+        let message = format!("{}: there is no cloud-image `{name}` in the provider", fields.what);
+        report.error(fields.at_key("cloud-image"), message, Some(help));
+    }
+    if let Some(name) = &diskimage {
+        check_diskimage(report, fields.at_key("diskimage"), &fields.what, name, scope);
+    }
+    let image = diskimage.map(|name| LabelImage::Diskimage(name.into())).or(cloud_image.map(LabelImage::CloudImage));
+    if image.is_none() {
+        let help = Some("say what it boots from".to_owned());
+        report.error(fields.at(), format!("{} has neither `diskimage` nor `cloud-image`", fields.what), help);
+    }
+    image
+}

@@ -1,0 +1,139 @@
+//! Noticing that the configuration has changed, and that whoever writes it has finished.
+//!
+//! The operator rewrites the file in place (traps.md 18), so at any moment it may be half there: gone, empty, cut off
+//! in the middle of a line, or cut off where the rest happens to be a valid configuration with fewer providers. A
+//! change is therefore taken when the files have stood still: at once if they are older than a second, else when the
+//! next poll finds them unchanged; an invalid file is reported when two polls have found the same one; and one that
+//! has lost all its providers is believed only when it is two seconds old. Each is reported once. Polled once a second,
+//! an ordinary change is taken within two.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use super::{ConfigErrors, Loaded, load};
+
+/// What a poll found.
+#[derive(Debug)]
+pub enum Poll {
+    /// Nothing new.
+    Unchanged,
+    /// The files have changed, and are perhaps still being written; the next poll will tell.
+    Settling,
+    /// A new configuration.
+    Changed(Loaded),
+    /// The files have changed and cannot be used; the configuration in force stays. Said once for each change.
+    Invalid(ConfigErrors),
+}
+
+/// Watches the configuration file and the secure file.
+#[derive(Debug)]
+pub struct Watcher {
+    path: PathBuf,
+    secure: Option<PathBuf>,
+    /// What was last reported as loaded or as invalid.
+    settled: Stamps,
+    /// What has been seen since, and in how many polls.
+    pending: Option<(Stamps, u32)>,
+    /// Whether the last configuration had providers to lose.
+    had_providers: bool,
+}
+
+/// Both files' stamps.
+type Stamps = [Option<Stamp>; 2];
+
+/// What identifies one version of a file. (Upstream looks at the time alone.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: SystemTime,
+    size: u64,
+    device: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// `None`: there is no such file, or it cannot be looked at.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Some(Self { modified: metadata.modified().ok()?, size: metadata.len(), device, inode })
+    }
+}
+
+impl Watcher {
+    /// Takes the files as they are now for known. Make the watcher first and [`load`] then: what changes in between
+    /// is seen by the first poll.
+    pub fn new(path: impl Into<PathBuf>, secure: Option<PathBuf>) -> Self {
+        let mut watcher = Self { path: path.into(), secure, settled: [None; 2], pending: None, had_providers: true };
+        watcher.settled = watcher.stamps();
+        watcher
+    }
+
+    /// Looks at the files. To be called once a second.
+    pub fn poll(&mut self) -> Poll {
+        self.poll_at(SystemTime::now())
+    }
+
+    pub(super) fn poll_at(&mut self, now: SystemTime) -> Poll {
+        let stamps = self.stamps();
+        if stamps == self.settled {
+            self.pending = None;
+            return Poll::Unchanged;
+        }
+        let polls = match self.pending {
+            Some((pending, polls)) if pending == stamps => polls.saturating_add(1),
+            _ => 1,
+        };
+        self.pending = Some((stamps, polls));
+        let age = self.age(&stamps, now);
+        if polls < 2 && age < Duration::from_secs(1) {
+            return Poll::Settling;
+        }
+        let result = load(&self.path, self.secure.as_deref());
+        let after = self.stamps();
+        if after != stamps {
+            self.pending = Some((after, 1)); // it was written while we read it
+            return Poll::Settling;
+        }
+        match result {
+            // With a clock that went back the file may seem young for long: three polls do as well.
+            Ok(loaded) if self.had_providers && is_bare(&loaded) && age < Duration::from_secs(2) && polls < 3 => {
+                Poll::Settling
+            }
+            Ok(loaded) => {
+                self.settle(stamps);
+                self.had_providers = !is_bare(&loaded);
+                Poll::Changed(loaded)
+            }
+            Err(_) if polls < 2 => Poll::Settling,
+            Err(errors) => {
+                self.settle(stamps);
+                Poll::Invalid(errors)
+            }
+        }
+    }
+
+    fn settle(&mut self, stamps: Stamps) {
+        self.settled = stamps;
+        self.pending = None;
+    }
+
+    fn stamps(&self) -> Stamps {
+        [Stamp::of(&self.path), self.secure.as_deref().and_then(Stamp::of)]
+    }
+
+    /// The time since the last change of a file that has changed; zero for one from the future or one that is gone.
+    fn age(&self, stamps: &Stamps, now: SystemTime) -> Duration {
+        let changed = stamps.iter().zip(&self.settled).filter(|(new, old)| new != old);
+        let age = |stamp: &Option<Stamp>| stamp.and_then(|stamp| now.duration_since(stamp.modified).ok());
+        changed.map(|(new, _)| age(new).unwrap_or_default()).min().unwrap_or_default()
+    }
+}
+
+/// No providers at all, not even broken ones: what a file looks like whose end has not been written yet.
+fn is_bare(loaded: &Loaded) -> bool {
+    loaded.config.providers.is_empty() && loaded.broken_providers.is_empty()
+}

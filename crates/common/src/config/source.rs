@@ -1,0 +1,130 @@
+//! The text of a configuration file: read, decoded, and with `%(NODEPOOL_X)` substituted (config.md 1).
+
+use std::{ffi::OsString, path::Path};
+
+use super::{
+    report::Report,
+    yaml::{self, Document, Mark, Problem},
+};
+
+/// The environment as far as the configuration may see it: variables named `NODEPOOL_…`, in the environment's order.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    /// This process's.
+    pub fn of_this_process() -> Self {
+        Self::new(std::env::vars_os())
+    }
+
+    /// Of these variables.
+    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let text = |value: OsString| value.to_string_lossy().into_owned();
+        let ours = variables.into_iter().map(|(name, value)| (text(name), text(value)));
+        Self(ours.filter(|(name, _)| name.starts_with("NODEPOOL_")).collect())
+    }
+
+    /// Replaces each `%(NAME)`, one variable after the other, as upstream: textually, without quoting. (An `s` behind
+    /// the bracket is no part of it and stays.)
+    fn substitute(&self, mut text: String) -> String {
+        for (name, value) in &self.0 {
+            let mark = format!("%({name})");
+            if text.contains(&mark) {
+                text = text.replace(&mark, value);
+            }
+        }
+        text
+    }
+}
+
+/// Reads and parses one file; what is odd about it goes to the report. `None`: an error was reported.
+pub fn read(path: &Path, env: &Environment, report: &Report) -> Option<Document> {
+    match std::fs::read(path) {
+        Ok(bytes) => parse(&bytes, env, report),
+        Err(error) => {
+            let help =
+                (error.kind() == std::io::ErrorKind::NotFound).then(|| "it is gone, or was never there".to_owned());
+            report.error(Mark::default(), format!("cannot read the configuration: {error}"), help);
+            None
+        }
+    }
+}
+
+/// Parses the bytes of one file.
+pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Document> {
+    let unset = RefUnset::default();
+    let document = decode(bytes).map(|text| env.substitute(text)).and_then(|text| {
+        unset.look_for(&text, report);
+        printable(&text)?;
+        yaml::parse(&text)
+    });
+    match document {
+        Ok(document) => {
+            for duplicate in &document.duplicates {
+                report.warning(
+                    duplicate.last,
+                    format!("the key `{}` stands twice in one mapping; this one counts", duplicate.key),
+                    Some(format!("the first is at {}", report.place(duplicate.first))),
+                );
+            }
+            Some(document)
+        }
+        Err(problem) => {
+            report.error(problem.at, problem.message, unset.help());
+            None
+        }
+    }
+}
+
+/// Python's text mode: UTF-8, and each of `\r\n`, `\r`, `\n` is a line's end.
+fn decode(bytes: &[u8]) -> Result<String, Problem> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.replace("\r\n", "\n").replace('\r', "\n")),
+        Err(error) => {
+            let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            Err(Problem { at: after(&good), message: "this is not UTF-8 text".to_owned() })
+        }
+    }
+}
+
+/// PyYAML refuses control characters, and rightly: zeros are what a crash leaves in a half-written file.
+fn printable(text: &str) -> Result<(), Problem> {
+    let allowed = |c: char| match c {
+        '\t' | '\n' | '\r' | '\u{85}' => true,
+        c => !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}'),
+    };
+    match text.char_indices().find(|(_, c)| !allowed(*c)) {
+        Some((offset, c)) => Err(Problem {
+            at: after(&text[..offset]),
+            message: format!("the control character U+{:04X} cannot stand in YAML", u32::from(c)),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The place behind a text.
+fn after(text: &str) -> Mark {
+    let last_line = text.rsplit('\n').next().unwrap_or_default();
+    Mark { line: text.matches('\n').count() + 1, column: last_line.chars().count() + 1 }
+}
+
+/// The first reference to a variable that is not set: it stays in the text, and often is what breaks the YAML.
+#[derive(Default)]
+struct RefUnset(std::cell::OnceCell<String>);
+
+impl RefUnset {
+    fn look_for(&self, text: &str, report: &Report) {
+        let Some(start) = text.find("%(NODEPOOL_") else { return };
+        let name: String =
+            text[start + 2..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').take(80).collect();
+        let message = format!("the environment variable {name} is not set: `%({name})` stays as it is");
+        report.warning(after(&text[..start]), message, None);
+        let _ = self.0.set(name);
+    }
+
+    fn help(&self) -> Option<String> {
+        self.0
+            .get()
+            .map(|name| format!("is the environment variable {name}, which the file refers to, meant to be set?"))
+    }
+}

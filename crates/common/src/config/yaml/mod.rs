@@ -1,0 +1,371 @@
+//! A YAML document as a tree that still knows where each value stands.
+//!
+//! serde-saphyr's own deserialisation loses the places of nested values and the text of scalars, so the tree is built
+//! from its parser's events. Aliases share their node; `<<` is merged as PyYAML does (the mapping's own keys win,
+//! wherever they stand; of several merged mappings in a list the first wins). Of equal keys the last wins, with a
+//! note that gives both places. What an alias would expand to is counted and bounded, so that a few lines of YAML
+//! cannot make the walkers run for ever.
+
+mod scalar;
+
+use std::{collections::HashMap, rc::Rc};
+
+pub use scalar::{Meaning, whole};
+use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag, options};
+
+/// Nodes that a file may have once its aliases are expanded: a large installation has some ten thousand.
+const MOST_NODES: usize = 1_000_000;
+/// How deep a file may nest once its aliases are expanded. A Nodepool configuration is some ten levels deep.
+const DEEPEST: usize = 128;
+
+/// Line and column, both from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it is.
+    pub value: Value,
+    /// Where it begins.
+    pub at: Mark,
+    size: usize,
+    depth: usize,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A scalar: its meaning, and its text as written (quotes and escapes undone).
+    Scalar(Meaning, String),
+    /// A sequence.
+    List(Vec<Rc<Node>>),
+    /// A mapping, merged, each key once.
+    Map(Vec<Entry>),
+}
+
+impl Node {
+    /// Whether it is `~`, `null` or nothing.
+    pub const fn is_null(&self) -> bool {
+        matches!(self.value, Value::Scalar(Meaning::Null, _))
+    }
+
+    /// The text of a scalar that is a text.
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar(Meaning::Text, text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The entries of a mapping.
+    pub fn entries(&self) -> Option<&[(Rc<Self>, Rc<Self>)]> {
+        match &self.value {
+            Value::Map(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// The value of a mapping's key.
+    pub fn get(&self, key: &str) -> Option<&Rc<Self>> {
+        self.entries()?.iter().find(|(name, _)| name.as_text() == Some(key)).map(|(_, value)| value)
+    }
+
+    /// What it is, for messages: ``the text `ten` ``.
+    pub fn describe(&self) -> String {
+        match &self.value {
+            Value::List(_) => "a list".to_owned(),
+            Value::Map(_) => "a mapping".to_owned(),
+            Value::Scalar(meaning, text) => {
+                let kind = match meaning {
+                    Meaning::Null => return "nothing".to_owned(),
+                    Meaning::Bool(_) => "the boolean",
+                    Meaning::Int(_) => "the whole number",
+                    Meaning::Float(_) => "the number",
+                    Meaning::Date => "the date",
+                    Meaning::Text | Meaning::Merge => "the text",
+                };
+                let mut shown: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
+                if shown.len() < text.len() {
+                    shown.push('…');
+                }
+                format!("{kind} `{shown}`")
+            }
+        }
+    }
+
+    /// Whether Python would hold them for the same key of a dict.
+    fn same_key(&self, other: &Self) -> bool {
+        let (Value::Scalar(a, left), Value::Scalar(b, right)) = (&self.value, &other.value) else { return false };
+        match (a, b) {
+            (Meaning::Text, Meaning::Text) | (Meaning::Date, Meaning::Date) => left == right,
+            (Meaning::Text | Meaning::Date, _) | (_, Meaning::Text | Meaning::Date) => false,
+            _ => a == b,
+        }
+    }
+}
+
+/// A key and its value.
+pub type Entry = (Rc<Node>, Rc<Node>);
+
+/// Why a text is not one YAML document.
+#[derive(Debug)]
+pub struct Problem {
+    /// Where.
+    pub at: Mark,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// A key that stands twice in one mapping.
+#[derive(Debug)]
+pub struct Duplicate {
+    /// The key.
+    pub key: String,
+    /// Where it stood first.
+    pub first: Mark,
+    /// Where the one stands that wins.
+    pub last: Mark,
+}
+
+/// A document and what was odd about it.
+#[derive(Debug)]
+pub struct Document {
+    /// `None`: no document at all, only comments and blanks.
+    pub root: Option<Rc<Node>>,
+    /// Keys that stand twice.
+    pub duplicates: Vec<Duplicate>,
+}
+
+/// Reads exactly one document.
+pub fn parse(text: &str) -> Result<Document, Problem> {
+    // As PyYAML and libyaml: no line feed is invented after a block scalar that ends the file.
+    let mut options = options! { block_scalar_eof_without_line_feed: true };
+    options.set_emit_comments(false);
+    let mut builder = Builder::default();
+    let mut documents = 0;
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = event.map_err(|error| Problem {
+            at: Mark { line: error.marker().line(), column: error.marker().col() + 1 },
+            message: format!("this is not YAML: {}", error.info()),
+        })?;
+        if matches!(event, Event::DocumentStart(..)) {
+            documents += 1;
+            if documents > 1 {
+                return Err(Problem {
+                    at: mark(&span),
+                    message: "a second YAML document begins here; the file must be a single one".to_owned(),
+                });
+            }
+        }
+        builder.event(event, &span)?;
+    }
+    Ok(Document { root: builder.root, duplicates: builder.duplicates })
+}
+
+fn mark(span: &Span) -> Mark {
+    Mark { line: span.start.line(), column: span.start.col() + 1 }
+}
+
+/// A collection whose end has not come yet.
+struct Open {
+    map: bool,
+    at: Mark,
+    anchor: usize,
+    children: Vec<Rc<Node>>,
+}
+
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Rc<Node>>,
+    duplicates: Vec<Duplicate>,
+    /// How many entries all merges have brought in so far.
+    merged: usize,
+    root: Option<Rc<Node>>,
+}
+
+impl Builder {
+    fn event(&mut self, event: Event<'_>, span: &Span) -> Result<(), Problem> {
+        let at = mark(span);
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let meaning = meaning(&text, style, tag.as_deref(), at)?;
+                let value = Value::Scalar(meaning, text.into_owned());
+                self.close(Node { value, at, size: 1, depth: 1 }, anchor)
+            }
+            Event::Alias(anchor) => match self.anchors.get(&anchor) {
+                Some(node) => self.place(Rc::clone(node), at),
+                None => Err(Problem { at, message: "this alias stands within what it stands for".to_owned() }),
+            },
+            Event::SequenceStart(_, anchor, tag) => {
+                known_tag(tag.as_deref(), &["seq"], at)?;
+                self.open.push(Open { map: false, at, anchor, children: Vec::new() });
+                Ok(())
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                known_tag(tag.as_deref(), &["map"], at)?;
+                self.open.push(Open { map: true, at, anchor, children: Vec::new() });
+                Ok(())
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(open) = self.open.pop() else { return Ok(()) };
+                let (at, anchor) = (open.at, open.anchor);
+                let size = open.children.iter().fold(1_usize, |sum, child| sum.saturating_add(child.size));
+                let depth = 1 + open.children.iter().map(|child| child.depth).max().unwrap_or(0);
+                let value = if open.map { self.mapping(open.children)? } else { Value::List(open.children) };
+                self.close(Node { value, at, size, depth }, anchor)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A node is complete: remembers its anchor and hands it to its parent.
+    fn close(&mut self, node: Node, anchor: usize) -> Result<(), Problem> {
+        let (at, node) = (node.at, Rc::new(node));
+        if anchor != 0 {
+            self.anchors.insert(anchor, Rc::clone(&node));
+        }
+        self.place(node, at)
+    }
+
+    fn place(&mut self, node: Rc<Node>, at: Mark) -> Result<(), Problem> {
+        if node.size > MOST_NODES || node.depth > DEEPEST {
+            let message =
+                format!("with its aliases expanded this is more than {MOST_NODES} values or {DEEPEST} levels");
+            return Err(Problem { at, message });
+        }
+        match self.open.last_mut() {
+            Some(open) => open.children.push(node),
+            None => self.root = Some(node),
+        }
+        Ok(())
+    }
+
+    /// Keys and values in turn -> entries, each key once, merges merged.
+    fn mapping(&mut self, children: Vec<Rc<Node>>) -> Result<Value, Problem> {
+        let mut own: Vec<Entry> = Vec::with_capacity(children.len() / 2);
+        let mut index = KeyIndex::default();
+        let mut merged: Vec<Entry> = Vec::new();
+        let mut children = children.into_iter();
+        while let (Some(key), Some(value)) = (children.next(), children.next()) {
+            let Value::Scalar(meaning, text) = &key.value else {
+                return Err(Problem { at: key.at, message: format!("{} cannot be a key", key.describe()) });
+            };
+            if *meaning == Meaning::Merge {
+                merged.extend(merge_sources(&value)?);
+                self.merged = self.merged.saturating_add(merged.len());
+                if self.merged > MOST_NODES {
+                    return Err(Problem { at: key.at, message: format!("more than {MOST_NODES} keys are merged") });
+                }
+                continue;
+            }
+            match index.find(&own, &key) {
+                Some(i) => {
+                    self.duplicates.push(Duplicate { key: text.clone(), first: own[i].0.at, last: key.at });
+                    own[i] = (key, value);
+                }
+                None => index.push(&mut own, (key, value)),
+            }
+        }
+        if merged.is_empty() {
+            return Ok(Value::Map(own));
+        }
+        let mut entries = Vec::with_capacity(merged.len() + own.len());
+        let mut index = KeyIndex::default();
+        for entry in merged.into_iter().chain(own) {
+            match index.find(&entries, &entry.0) {
+                Some(i) => entries[i] = entry,
+                None => index.push(&mut entries, entry),
+            }
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+/// Finds text keys by hash: a mapping of many keys must not take quadratic time.
+#[derive(Default)]
+struct KeyIndex {
+    texts: HashMap<String, usize>,
+    others: Vec<usize>,
+}
+
+impl KeyIndex {
+    fn find(&self, entries: &[Entry], key: &Node) -> Option<usize> {
+        match key.as_text() {
+            Some(text) => self.texts.get(text).copied(),
+            None => self.others.iter().copied().find(|i| entries[*i].0.same_key(key)),
+        }
+    }
+
+    fn push(&mut self, entries: &mut Vec<Entry>, entry: Entry) {
+        match entry.0.as_text() {
+            Some(text) => {
+                self.texts.insert(text.to_owned(), entries.len());
+            }
+            None => self.others.push(entries.len()),
+        }
+        entries.push(entry);
+    }
+}
+
+/// What `<<: VALUE` brings in, in the order in which later entries win.
+fn merge_sources(value: &Node) -> Result<Vec<Entry>, Problem> {
+    let wrong = |node: &Node| Problem {
+        at: node.at,
+        message: format!("`<<` merges a mapping or a list of mappings, not {}", node.describe()),
+    };
+    match &value.value {
+        Value::Map(entries) => Ok(entries.clone()),
+        Value::List(items) => {
+            let mut all = Vec::new();
+            for item in items.iter().rev() {
+                all.extend_from_slice(item.entries().ok_or_else(|| wrong(item))?);
+            }
+            Ok(all)
+        }
+        Value::Scalar(..) => Err(wrong(value)),
+    }
+}
+
+/// The meaning of a scalar: its tag's, else by style and form.
+fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Mark) -> Result<Meaning, Problem> {
+    let plain = style == ScalarStyle::Plain;
+    let Some(suffix) = known_tag(tag, &["str", "int", "float", "bool", "null", "timestamp"], at)? else {
+        return Ok(match (plain && tag.is_none(), text) {
+            (false, _) => Meaning::Text,
+            (true, "<<") => Meaning::Merge,
+            (true, _) => scalar::resolve(text),
+        });
+    };
+    let resolved = scalar::resolve(text);
+    let found = match (suffix, resolved) {
+        ("str", _) => Some(Meaning::Text),
+        ("null", _) => Some(Meaning::Null),
+        ("int", meaning @ Meaning::Int(_))
+        | ("bool", meaning @ Meaning::Bool(_))
+        | ("float", meaning @ Meaning::Float(_)) => Some(meaning),
+        #[allow(clippy::cast_precision_loss)] // as Python's float() of an int
+        ("float", Meaning::Int(value)) => Some(Meaning::Float(value as f64)),
+        ("timestamp", Meaning::Date) => Some(Meaning::Date),
+        _ => None,
+    };
+    found.ok_or_else(|| Problem { at, message: format!("`{text}` is no value of the tag `!!{suffix}`") })
+}
+
+/// The suffix of a tag that the configuration can use; `None` without a tag or with the bare `!`.
+fn known_tag<'t>(tag: Option<&'t Tag>, known: &[&str], at: Mark) -> Result<Option<&'t str>, Problem> {
+    let Some(tag) = tag else { return Ok(None) };
+    if tag.original() == "!" {
+        return Ok(None);
+    }
+    match tag.core_suffix().or_else(|| (tag.handle() == "tag:yaml.org,2002:").then(|| tag.suffix())) {
+        Some(suffix) if known.contains(&suffix) => Ok(Some(suffix)),
+        _ => Err(Problem { at, message: format!("the tag `{}` cannot stand here", tag.original()) }),
+    }
+}

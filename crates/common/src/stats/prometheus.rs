@@ -1,0 +1,205 @@
+//! The Prometheus side: labels where statsd has parts of names.
+
+use prometheus::{
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder, core::Collector,
+};
+
+/// Seconds: from a cached lookup to a slow cloud call.
+const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Seconds: launches and requests take from a second to an hour.
+const LAUNCHES: &[f64] =
+    &[1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1800.0, 3600.0];
+/// Seconds: planning is a matter of microseconds to, at a million requests, seconds.
+const PLANS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
+/// Every metric. The help texts are the documentation.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Metrics {
+    registry: Registry,
+    pub launches: IntCounterVec,
+    pub launch_seconds: HistogramVec,
+    pub requestor_launches: IntCounterVec,
+    pub nodes: GaugeVec,
+    pub provider_nodes: GaugeVec,
+    pub label_nodes: GaugeVec,
+    pub addressable_requests: GaugeVec,
+    pub max_servers: GaugeVec,
+    pub tenant_limit: GaugeVec,
+    pub leaked: IntCounterVec,
+    pub zk_queue: GaugeVec,
+    pub zk_connected: Gauge,
+    pub zk_sessions: IntCounter,
+    pub config_valid: Gauge,
+    pub config_reload_failures: IntCounter,
+    pub requests: IntCounterVec,
+    pub request_seconds: HistogramVec,
+    pub cloud_calls: IntCounterVec,
+    pub cloud_errors: IntCounterVec,
+    pub cloud_seconds: HistogramVec,
+    pub host_key_scans: HistogramVec,
+    pub plan_seconds: Histogram,
+}
+
+impl Metrics {
+    /// All metrics in a registry of their own, at zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        Self {
+            launches: counters(
+                r,
+                "nodepool_launches_total",
+                "Launch attempts by result",
+                &["provider", "az", "result"],
+            ),
+            launch_seconds: histograms(
+                r,
+                "nodepool_launch_seconds",
+                "Duration of launch attempts",
+                &["provider", "result"],
+                LAUNCHES,
+            ),
+            requestor_launches: counters(
+                r,
+                "nodepool_requestor_launches_total",
+                "Launch attempts by who requested the node",
+                &["requestor", "result"],
+            ),
+            nodes: gauges(r, "nodepool_nodes", "Nodes by state; only the elected leader reports", &["state"]),
+            provider_nodes: gauges(
+                r,
+                "nodepool_provider_nodes",
+                "Nodes of a provider by state; only the elected leader reports",
+                &["provider", "state"],
+            ),
+            label_nodes: gauges(
+                r,
+                "nodepool_label_nodes",
+                "Nodes with a label by state; only the elected leader reports",
+                &["label", "state"],
+            ),
+            addressable_requests: gauges(
+                r,
+                "nodepool_pool_addressable_requests",
+                "Requests all of whose labels the pool supports; only the elected leader reports",
+                &["provider", "pool"],
+            ),
+            max_servers: gauges(
+                r,
+                "nodepool_provider_max_servers",
+                "Sum of max-servers of the provider's pools; +Inf: unlimited",
+                &["provider"],
+            ),
+            tenant_limit: gauges(
+                r,
+                "nodepool_tenant_limit",
+                "tenant-resource-limits; +Inf: unlimited",
+                &["tenant", "resource"],
+            ),
+            leaked: counters(
+                r,
+                "nodepool_leaked_resources_total",
+                "Cloud resources without a record that were deleted",
+                &["provider", "resource"],
+            ),
+            zk_queue: gauges(r, "nodepool_zk_queue", "Work that waits in the ZooKeeper client", &["queue"]),
+            zk_connected: gauge(r, "nodepool_zk_connected", "Whether there is a ZooKeeper session"),
+            zk_sessions: counter(r, "nodepool_zk_sessions_total", "ZooKeeper sessions established"),
+            config_valid: gauge(r, "nodepool_config_valid", "Whether the configuration file as it is now is in use"),
+            config_reload_failures: counter(
+                r,
+                "nodepool_config_reload_failures_total",
+                "Changed configurations that could not be used",
+            ),
+            requests: counters(
+                r,
+                "nodepool_requests_total",
+                "Decisions about requests: accepted, declined, fulfilled, failed, paused",
+                &["provider", "pool", "decision"],
+            ),
+            request_seconds: histograms(
+                r,
+                "nodepool_request_seconds",
+                "From a request's creation to its fulfilment",
+                &["provider", "pool"],
+                LAUNCHES,
+            ),
+            cloud_calls: counters(
+                r,
+                "nodepool_cloud_calls_total",
+                "Calls of a cloud's API, failed ones included",
+                &["provider", "operation"],
+            ),
+            cloud_errors: counters(
+                r,
+                "nodepool_cloud_errors_total",
+                "Calls of a cloud's API that failed",
+                &["provider", "operation", "class"],
+            ),
+            cloud_seconds: histograms(
+                r,
+                "nodepool_cloud_call_seconds",
+                "Duration of calls of a cloud's API",
+                &["provider", "operation"],
+                CALLS,
+            ),
+            host_key_scans: histograms(
+                r,
+                "nodepool_host_key_scan_seconds",
+                "Duration of host key scans",
+                &["provider", "result"],
+                LAUNCHES,
+            ),
+            plan_seconds: register(
+                r,
+                Histogram::with_opts(
+                    HistogramOpts::new("nodepool_plan_seconds", "Duration of one pass of planning")
+                        .buckets(PLANS.to_vec()),
+                ),
+            ),
+            registry,
+        }
+    }
+
+    /// All metrics in the text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory fails only for a metric without samples, which gather() leaves out.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        let text = String::from_utf8_lossy(&text);
+        // The crate writes infinity as Rust does; the format's spelling is `+Inf`.
+        text.lines()
+            .map(|line| line.strip_suffix(" inf").map_or(format!("{line}\n"), |name| format!("{name} +Inf\n")))
+            .collect()
+    }
+}
+
+/// Names, labels and help texts are constants of this file: if one is wrong, every test of this module fails.
+#[allow(clippy::expect_used)]
+fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("a metric's name or labels are invalid");
+    registry.register(Box::new(metric.clone())).expect("a metric is declared twice");
+    metric
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Gauge {
+    register(registry, Gauge::new(name, help))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    register(registry, GaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+}

@@ -1,0 +1,190 @@
+//! What arrives at a statsd server, and what Prometheus would read.
+
+use std::{collections::BTreeMap, net::UdpSocket, time::Duration};
+
+use super::*;
+use crate::model::{LabelName, Node, NodeState, Records};
+
+struct Server(UdpSocket);
+
+impl Server {
+    fn start() -> (Self, Stats) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let stats = Stats::new(Some(("localhost", socket.local_addr().unwrap().port())));
+        assert!(stats.has_statsd());
+        (Self(socket), stats)
+    }
+
+    fn packet(&self) -> String {
+        let mut buffer = [0; 2048];
+        let read = self.0.recv(&mut buffer).expect("a packet");
+        String::from_utf8(buffer[..read].to_vec()).unwrap()
+    }
+
+    /// The next `n` lines, taken apart as upstream's tests do it.
+    fn lines(&self, n: usize) -> BTreeMap<String, Vec<String>> {
+        let mut lines = BTreeMap::<String, Vec<String>>::new();
+        let mut got = 0;
+        while got < n {
+            let packet = self.packet();
+            assert!(packet.len() <= 512, "{}", packet.len());
+            for line in packet.split('\n') {
+                let (name, value) = line.split_once(':').expect("a line without a name");
+                lines.entry(name.to_owned()).or_default().push(value.to_owned());
+                got += 1;
+            }
+        }
+        assert_eq!(got, n, "{lines:?}");
+        lines
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        let quiet = self.0.recv(&mut [0; 16]).is_err();
+        self.0.set_nonblocking(false).unwrap();
+        quiet
+    }
+}
+
+#[test]
+fn a_launch_is_reported_under_upstreams_four_names() {
+    let (server, stats) = Server::start();
+    stats.launch_result(&"rdo".into(), Some("nova"), Some("zuul.a:b"), "error.quota", Duration::from_millis(12_345));
+    let lines = server.lines(8);
+    for name in [
+        "nodepool.launch.error.quota",
+        "nodepool.launch.provider.rdo.error.quota",
+        "nodepool.launch.provider.rdo.nova.error.quota",
+        "nodepool.launch.requestor.zuul_a_b.error.quota",
+    ] {
+        assert_eq!(lines[name], ["12345|ms", "1|c"], "{name}");
+    }
+    stats.launch_result(&"rdo".into(), None, None, "ready", Duration::from_secs(1));
+    let lines = server.lines(4);
+    assert_eq!(lines.keys().collect::<Vec<_>>(), ["nodepool.launch.provider.rdo.ready", "nodepool.launch.ready"]);
+}
+
+#[test]
+fn whole_gauges_have_no_fraction_and_infinity_is_inf() {
+    let (server, stats) = Server::start();
+    stats.max_servers(&"rdo".into(), 96.0);
+    assert_eq!(server.packet(), "nodepool.provider.rdo.max_servers:96|g");
+    stats.max_servers(&"rdo".into(), f64::INFINITY);
+    assert_eq!(server.packet(), "nodepool.provider.rdo.max_servers:inf|g");
+    stats.tenant_limit("tenant.one", "volume:gb", 1.5);
+    assert_eq!(server.packet(), "nodepool.tenant_limits.tenant_one.volume_gb:1.5|g");
+    stats.leaked(&"rdo".into(), "floatingips", 2);
+    assert_eq!(server.packet(), "nodepool.provider.rdo.leaked.floatingips:2|c");
+    stats.leaked(&"rdo".into(), "instances", 0);
+    assert!(server.is_quiet());
+}
+
+#[test]
+fn the_seven_queues_are_reported_under_the_hosts_name() {
+    let (server, stats) = Server::start();
+    stats.zk_queues("launcher0", &ZkQueues { connection_queue: 3, ..ZkQueues::default() });
+    let lines = server.lines(7);
+    assert_eq!(lines["nodepool.launcher.launcher0.zk.client.connection_queue"], ["3|g"]);
+    for cache in ["node", "request", "image"] {
+        for queue in ["event", "playback"] {
+            assert_eq!(lines[&format!("nodepool.launcher.launcher0.zk.{cache}_cache.{queue}_queue")], ["0|g"]);
+        }
+    }
+}
+
+fn counts(labels: &[&str], ready: usize) -> NodeCounts {
+    let mut records = Records::default();
+    for id in 0..ready {
+        let mut node = Node::new(0.0);
+        node.state = NodeState::Ready;
+        node.provider = Some("rdo".into());
+        node.labels = vec!["a".into()];
+        let entry = crate::model::Entry {
+            record: Ok(Arc::new(node)),
+            stat: crate::model::Stat::default(),
+            contenders: BTreeSet::new(),
+            free_since: None,
+        };
+        records.nodes.insert(format!("{id:010}").into(), entry);
+    }
+    let labels = labels.iter().map(|label| LabelName::from(*label)).collect::<Vec<_>>();
+    count_nodes(&records, [&"rdo".into()], &labels)
+}
+
+#[test]
+fn only_what_has_changed_is_sent_again() {
+    let (server, stats) = Server::start();
+    stats.nodes(&counts(&["a"], 1), false);
+    let lines = server.lines(33);
+    assert_eq!(lines["nodepool.nodes.ready"], ["1|g"]);
+    assert_eq!(lines["nodepool.provider.rdo.nodes.in-use"], ["0|g"]);
+    assert_eq!(lines["nodepool.label.a.nodes.ready"], ["1|g"]);
+
+    stats.nodes(&counts(&["a"], 1), false);
+    assert!(server.is_quiet());
+    stats.nodes(&counts(&["a"], 2), false);
+    assert_eq!(server.lines(3)["nodepool.nodes.ready"], ["2|g"]);
+    stats.nodes(&counts(&["a"], 2), true);
+    server.lines(33);
+}
+
+#[test]
+fn what_has_vanished_is_set_to_zero_once() {
+    let (server, stats) = Server::start();
+    stats.nodes(&counts(&["a", "b"], 0), false);
+    server.lines(44);
+    assert!(stats.render().contains(r#"nodepool_label_nodes{label="b",state="ready"} 0"#));
+    stats.addressable_requests(&BTreeMap::from([(("rdo".into(), "main".into()), 4)]), false);
+    assert_eq!(server.packet(), "nodepool.provider.rdo.pool.main.addressable_requests:4|g");
+    stats.addressable_requests(&BTreeMap::new(), false);
+    assert_eq!(server.packet(), "nodepool.provider.rdo.pool.main.addressable_requests:0|g");
+    stats.nodes(&counts(&["a"], 0), false);
+    assert!(server.is_quiet(), "label b was at zero already");
+    assert!(!stats.render().contains(r#"label="b""#));
+    stats.stop_leading();
+    assert!(!stats.render().contains("nodepool_nodes{"));
+}
+
+#[test]
+fn prometheus_has_labels_and_what_statsd_has_not() {
+    let stats = Stats::new(None);
+    let (provider, pool) = ("rdo".into(), "main".into());
+    stats.launch_result(&provider, None, Some("zs"), "ready", Duration::from_secs(20));
+    stats.max_servers(&provider, f64::INFINITY);
+    stats.request_decision(&provider, &pool, RequestDecision::Accepted);
+    stats.request_fulfilled_after(&provider, &pool, Duration::from_secs(21));
+    stats.cloud_call(&provider, "create_server", Some("quota"), Duration::from_millis(300));
+    stats.host_key_scan(&provider, true, Duration::from_secs(1));
+    stats.config_reload_failed();
+    stats.zk_connected(true);
+    stats.zk_session();
+    stats.plan(Duration::from_micros(50));
+    let text = stats.render();
+    for line in [
+        r#"nodepool_launches_total{az="",provider="rdo",result="ready"} 1"#,
+        r#"nodepool_launch_seconds_bucket{provider="rdo",result="ready",le="20"} 1"#,
+        r#"nodepool_requestor_launches_total{requestor="zs",result="ready"} 1"#,
+        r#"nodepool_provider_max_servers{provider="rdo"} +Inf"#,
+        r#"nodepool_requests_total{decision="accepted",pool="main",provider="rdo"} 1"#,
+        r#"nodepool_request_seconds_count{pool="main",provider="rdo"} 1"#,
+        r#"nodepool_cloud_calls_total{operation="create_server",provider="rdo"} 1"#,
+        r#"nodepool_cloud_errors_total{class="quota",operation="create_server",provider="rdo"} 1"#,
+        r#"nodepool_host_key_scan_seconds_count{provider="rdo",result="ok"} 1"#,
+        "nodepool_config_valid 0",
+        "nodepool_config_reload_failures_total 1",
+        "nodepool_zk_connected 1",
+        "nodepool_zk_sessions_total 1",
+        r#"nodepool_plan_seconds_bucket{le="0.0001"} 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn a_statsd_host_that_cannot_be_resolved_costs_statsd_only() {
+    let stats = Stats::new(Some(("no.such.host.invalid", 8125)));
+    assert!(!stats.has_statsd());
+    stats.max_servers(&"rdo".into(), 1.0);
+    assert!(stats.render().contains("nodepool_provider_max_servers"));
+}

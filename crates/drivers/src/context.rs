@@ -1,0 +1,84 @@
+//! [`Context`]: what of the outside drivers use besides their clouds.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use nodepool_common::model::ProviderName;
+
+use crate::fake::cloud::FakeCloud;
+
+/// The process's environment, given once, so that a test can give another one; and where calls of clouds are counted.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    variables: HashMap<String, String>,
+    /// Calls of all providers that were made with this context.
+    pub calls: ApiCalls,
+    /// The fake clouds of this process, which outlive a reload of the configuration.
+    fakes: Arc<Mutex<HashMap<ProviderName, Arc<FakeCloud>>>>,
+}
+
+/// Counts the calls of clouds' APIs.
+#[derive(Clone, Debug, Default)]
+pub struct ApiCalls(Arc<Mutex<BTreeMap<(String, &'static str), ApiCall>>>);
+
+/// The calls of one kind of one provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ApiCall {
+    /// How many, retries included.
+    pub count: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// How long they took in all.
+    pub time: Duration,
+}
+
+impl ApiCalls {
+    pub(crate) fn record(&self, provider: &str, call: &'static str, time: Duration, failed: bool) {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = calls.entry((provider.to_owned(), call)).or_default();
+        entry.count += 1;
+        entry.failed += u64::from(failed);
+        entry.time += time;
+    }
+
+    /// All so far, by provider and kind (upstream's words for them: `create_server`, `detailed server list`, …).
+    pub fn snapshot(&self) -> BTreeMap<(String, &'static str), ApiCall> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Context {
+    /// The process's own environment.
+    pub fn from_env() -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            // A name or value that is no text is none of ours.
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Self { variables: variables.collect(), ..Self::default() }
+    }
+
+    /// The same with one more variable.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// A variable that is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The provider's simulated cloud in this process.
+    pub(crate) fn fake_cloud(&self, provider: &ProviderName) -> Arc<FakeCloud> {
+        let mut fakes = self.fakes.lock().unwrap_or_else(PoisonError::into_inner);
+        let fake = fakes.entry(provider.clone()).or_insert_with(|| {
+            let script = self.variable("NODEPOOL_FAKE_CLOUD_SCRIPT").map(Into::into);
+            Arc::new(FakeCloud::new(provider.clone(), script))
+        });
+        Arc::clone(fake)
+    }
+}

@@ -1,0 +1,158 @@
+//! [`ServerList`]: one listing of the project's servers serves everybody who waits for a server to change.
+//!
+//! Whoever waits calls [`ServerList::after`] with the moment before which a listing is of no use to him (his server
+//! may be missing from an older one). One of those who wait reads the list, the others get what he read; if he gives
+//! up (a launch may be dropped at any await) the next one takes over. So there is no task to stop, and no call at
+//! all while nobody waits. The interval follows [`Pace`]: short after somebody begins to wait and while servers
+//! change, growing while nothing does or while the cloud fails. Failures are shared like lists: a cloud that is down
+//! is asked once per interval, not once per server.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::cloud::{Cloud, CloudError, Pace, Server};
+
+/// The servers by id.
+pub(crate) type Servers = HashMap<String, Arc<Server>>;
+
+/// What one call of the cloud brought.
+#[derive(Clone, Debug)]
+pub(crate) struct Listing {
+    /// When the call began.
+    pub started: Instant,
+    pub servers: Result<Arc<Servers>, CloudError>,
+}
+
+/// See the module's comment.
+#[derive(Debug)]
+pub(crate) struct ServerList {
+    cloud: Arc<dyn Cloud>,
+    pace: Pace,
+    /// Held by whoever reads the list.
+    reader: tokio::sync::Mutex<()>,
+    latest: watch::Sender<Option<Listing>>,
+    schedule: Mutex<Schedule>,
+    /// The schedule has been brought forward.
+    sooner: Notify,
+}
+
+#[derive(Debug)]
+struct Schedule {
+    /// By the interval.
+    regular: Instant,
+    /// By somebody who cannot wait so long. Stands until a call begins, so that who asks while one is on its way gets
+    /// another.
+    requested: Option<Instant>,
+    interval: Duration,
+    finished: Option<Instant>,
+}
+
+impl Schedule {
+    fn due(&self, least: Duration) -> Instant {
+        let due = self.requested.map_or(self.regular, |requested| requested.min(self.regular));
+        self.finished.map_or(due, |finished| due.max(finished + least))
+    }
+}
+
+impl ServerList {
+    pub fn new(cloud: Arc<dyn Cloud>) -> Self {
+        let pace = cloud.pace();
+        Self {
+            cloud,
+            pace,
+            reader: tokio::sync::Mutex::new(()),
+            latest: watch::Sender::new(None),
+            schedule: Mutex::new(Schedule {
+                regular: Instant::now(),
+                requested: None,
+                interval: pace.busy,
+                finished: None,
+            }),
+            sooner: Notify::new(),
+        }
+    }
+
+    fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a listing within `delay`, however quiet things are.
+    pub fn hurry(&self, delay: Duration) {
+        let wanted = Instant::now() + delay;
+        let mut schedule = self.schedule();
+        schedule.interval = self.pace.busy;
+        if schedule.requested.is_none_or(|requested| wanted < requested) {
+            schedule.requested = Some(wanted);
+            self.sooner.notify_one();
+        }
+    }
+
+    /// The same, after the usual delay for something that has just begun.
+    pub fn hurry_for_news(&self) {
+        self.hurry(self.pace.first);
+    }
+
+    /// A listing that began after `moment`, maybe one that somebody else is waiting for.
+    pub async fn after(&self, moment: Instant) -> Listing {
+        let mut latest = self.latest.subscribe();
+        loop {
+            if let Some(listing) = latest.borrow_and_update().as_ref().filter(|listing| listing.started > moment) {
+                return listing.clone();
+            }
+            tokio::select! {
+                biased;
+                // Cannot fail: `self` has the sender.
+                _ = latest.changed() => {}
+                _reading = self.reader.lock() => {
+                    // Somebody may have read it while this one queued.
+                    if !latest.has_changed().unwrap_or(false) {
+                        self.read().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until a call is due, and makes it.
+    async fn read(&self) {
+        loop {
+            let due = self.schedule().due(self.pace.least);
+            tokio::select! {
+                biased;
+                () = sleep_until(due) => break,
+                () = self.sooner.notified() => {}
+                () = self.cloud.changed() => self.hurry(Duration::ZERO),
+            }
+        }
+        self.schedule().requested = None;
+        let started = Instant::now();
+        let servers = self.cloud.list_servers().await.map(|servers| {
+            Arc::new(servers.into_iter().map(|server| (server.id.clone(), server)).collect::<Servers>())
+        });
+        let news = match (&servers, self.latest.borrow().as_ref().map(|listing| &listing.servers)) {
+            (Ok(now), Some(Ok(before))) => differ(now, before),
+            (now, before) => now.is_ok() && before.is_none_or(Result::is_err),
+        };
+        let finished = Instant::now();
+        {
+            let mut schedule = self.schedule();
+            schedule.interval = if news { self.pace.busy } else { schedule.interval.mul_f64(1.5).min(self.pace.quiet) };
+            schedule.regular = finished + schedule.interval;
+            schedule.finished = Some(finished);
+        }
+        self.latest.send_replace(Some(Listing { started, servers }));
+    }
+}
+
+fn differ(now: &Servers, before: &Servers) -> bool {
+    now.len() != before.len()
+        || now.iter().any(|(id, server)| before.get(id).is_none_or(|before| before.status != server.status))
+}

@@ -1,0 +1,233 @@
+//! Waiting requests: accept, decline, leave to others (`nodepool 11.0.0: launcher.py _assignHandlers`).
+//!
+//! Each of our pools looks at every request in its own order. One request is accepted by at most one of them, and its
+//! declines by several of them are one write. What a pool accepts is reckoned at once against the budget, so that a
+//! burst of requests is accepted until the first one that has to wait for quota: that one pauses the pool, and later
+//! ones stay free for other launchers.
+
+use std::collections::BTreeMap;
+
+use nodepool_common::{
+    config::Pool,
+    model::{LabelName, NodeRequest, RequestId, RequestState},
+};
+
+use super::{
+    Decision, Plan, PoolKey, PoolState, Waiting, World,
+    budget::{Budget, Fit, label_resources},
+    serve::{Declining, Pressure, Supply, Taken, decline_reason, order_of, supply, unknown},
+};
+
+/// What a pool makes of a request.
+enum Verdict {
+    Accept,
+    Decline(String),
+    Wait(String),
+}
+
+/// The second part of planning: requests that nobody has accepted.
+pub fn assign(world: &World<'_>, budget: &mut Budget, plan: &mut Plan, taken: &mut Taken) {
+    if world.stopping {
+        return;
+    }
+    let mut declines: BTreeMap<RequestId, Vec<(PoolKey, String)>> = BTreeMap::new();
+    let mut accepted: BTreeMap<RequestId, PoolKey> = BTreeMap::new();
+    let mut pools: Vec<_> = world
+        .pools
+        .iter()
+        .filter_map(|state| world.pool_config(&state.key).map(|(provider, pool)| (state, provider, pool)))
+        .filter(|(state, provider, _)| {
+            // A pool whose component others do not see yet must not decide: its declines would not count.
+            provider.max_concurrency != Some(0)
+                && world.records.registered_pool_ids().any(|id| *id == state.launcher_id)
+        })
+        .collect();
+    pools.sort_by_key(|(_, _, pool)| pool.priority);
+    for (state, provider, pool) in pools {
+        let mut running = launches_of(world, &state.key);
+        for request in in_order(world, pool) {
+            if accepted.contains_key(&request.id) || !is_open(world, plan, request, state) {
+                continue;
+            }
+            match judge(world, budget, plan, taken, state, pool, request, provider.max_concurrency, running) {
+                Verdict::Accept => {
+                    running += request.node_types.len();
+                    declines.remove(&request.id);
+                    accepted.insert(request.id.clone(), state.key.clone());
+                }
+                Verdict::Decline(reason) => {
+                    declines.entry(request.id.clone()).or_default().push((state.key.clone(), reason));
+                }
+                Verdict::Wait(reason) => plan.wait(&request.id, &state.key, Waiting { reason, paused: false }),
+            }
+        }
+    }
+    // In the order of the requests.
+    let mut order: Vec<_> = accepted.into_iter().collect();
+    order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
+    plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
+    plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
+}
+
+/// The requests in the order in which this pool looks at them: those it can serve first.
+fn in_order<'a>(world: &World<'a>, pool: &Pool) -> Vec<&'a NodeRequest> {
+    let mut requests: Vec<_> = world
+        .records
+        .requests
+        .values()
+        .filter_map(|entry| entry.usable())
+        .map(AsRef::as_ref)
+        .filter(|request: &&NodeRequest| request.state == RequestState::Requested)
+        .collect();
+    requests.sort_by_cached_key(|request| {
+        let mut missing: Vec<_> = request.node_types.iter().filter(|l| !pool.labels.contains_key(*l)).collect();
+        missing.sort();
+        missing.dedup();
+        (missing.len(), request.id.priority(), request.relative_priority, request.id.sequence())
+    });
+    requests
+}
+
+/// Whether a pool may look at a request at all.
+fn is_open(world: &World<'_>, plan: &mut Plan, request: &NodeRequest, state: &PoolState) -> bool {
+    let holdings = world.holdings;
+    if let Some(at) = holdings.requests_after.get(&request.id).filter(|at| **at > world.now) {
+        plan.wake(*at);
+        return false;
+    }
+    !request.declined_by.contains(&state.launcher_id)
+        && !holdings.busy_requests.contains(&request.id)
+        && !holdings.requests.contains_key(&request.id)
+        && world.records.requests.get(&request.id).is_none_or(|entry| !entry.is_locked())
+}
+
+#[allow(clippy::too_many_arguments)] // the pass's state, threaded through one story
+fn judge(
+    world: &World<'_>,
+    budget: &mut Budget,
+    plan: &mut Plan,
+    taken: &mut Taken,
+    state: &PoolState,
+    pool: &Pool,
+    request: &NodeRequest,
+    max_concurrency: Option<usize>,
+    running: usize,
+) -> Verdict {
+    let key = &state.key;
+    // Other pools that could serve it, by what they say of themselves.
+    let candidates = || {
+        world.records.pools.values().filter(|other| {
+            other.id.as_ref().is_some_and(|id| !request.declined_by.contains(id)) && other.supports(&request.node_types)
+        })
+    };
+    if let Some(wanted) = &request.provider
+        && *wanted != key.provider
+        && candidates().any(|other| other.provider_name.as_ref() == Some(wanted))
+    {
+        return Verdict::Wait(format!("left to provider {wanted}, which the request prefers"));
+    }
+    if let Some(better) = candidates().find(|other| other.priority < pool.priority && !other.paused) {
+        return Verdict::Wait(format!(
+            "left to a pool of higher priority: {}",
+            better.id.as_ref().map_or("?", |id| id.as_str())
+        ));
+    }
+    let lacks_labels = request.node_types.iter().any(|label| !pool.labels.contains_key(label));
+    if lacks_labels {
+        if candidates().next().is_some() {
+            return Verdict::Wait("left to pools that have its labels".to_owned());
+        }
+        // Nobody has its labels. The one who does may be starting again at this moment, so it is not failed at once.
+        let seen = world.records.requests.get(&request.id).and_then(|entry| entry.free_since).unwrap_or(world.now);
+        let until = seen + world.timing.decline;
+        if until > world.now {
+            plan.wake(until);
+            return Verdict::Wait("no pool has its labels; declined unless one comes".to_owned());
+        }
+    }
+    if let Some(tenant) = &request.tenant_name {
+        let known: Vec<LabelName> =
+            request.node_types.iter().filter(|l| pool.labels.contains_key(*l)).cloned().collect();
+        match budget.tenant_fits(world, key, tenant, &known) {
+            Fit::Yes => {}
+            Fit::No { reason, .. } => return Verdict::Wait(format!("tenant {tenant}: it {reason}")),
+            Fit::Unknown(want) => {
+                let waiting = unknown(world, key, &want);
+                plan.wants.insert(want);
+                return Verdict::Wait(waiting.reason);
+            }
+            Fit::Broken(error) => return Verdict::Wait(error),
+        }
+    }
+    match decline_reason(world, key, pool, &request.node_types) {
+        Declining::Yes(reason) => return Verdict::Decline(reason),
+        Declining::Unknown(want) => {
+            let waiting = unknown(world, key, &want);
+            plan.wants.insert(want);
+            return Verdict::Wait(waiting.reason);
+        }
+        Declining::No => {}
+    }
+    if let Some(most) = max_concurrency
+        && running >= most
+    {
+        return Verdict::Wait(format!("{running} launches are running, of max-concurrency {most}"));
+    }
+    let outcome = supply(world, budget, taken, key, pool, request, &request.node_types, None);
+    if let Some(want) = &outcome.unknown {
+        let waiting = unknown(world, key, want);
+        plan.wants.insert(want.clone());
+        give_back(world, budget, taken, key, &outcome);
+        return Verdict::Wait(waiting.reason);
+    }
+    if let Some(pressure) = taken.pressure.get(key) {
+        // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait
+        // for, does not make them wait longer.
+        if outcome.shortage.is_some() || touches(world, key, &outcome, pressure) {
+            give_back(world, budget, taken, key, &outcome);
+            return Verdict::Wait("the pool is paused: requests before it wait for quota".to_owned());
+        }
+    } else if let Some(shortage) = &outcome.shortage {
+        if request.is_min_ready() {
+            let reason = format!("at capacity: {}", shortage.reason);
+            give_back(world, budget, taken, key, &outcome);
+            return Verdict::Decline(reason);
+        }
+        taken.press(key, shortage, &request.node_types);
+    }
+    if let Some(tenant) = &request.tenant_name {
+        budget.take_for_tenant(world, key, tenant, &request.node_types);
+    }
+    Verdict::Accept
+}
+
+/// Whether a supply takes something that is short, or a node of a label that is needed.
+fn touches(world: &World<'_>, key: &PoolKey, supply: &Supply, pressure: &Pressure) -> bool {
+    supply.reuse.iter().any(|(_, label)| pressure.labels.contains(label))
+        || supply.launch.iter().any(|node| match label_resources(world, key, &node.label) {
+            Ok(Ok(resources)) => pressure.short.iter().any(|name| resources.amount(name) > 0.0),
+            _ => true,
+        })
+}
+
+/// Undoes the reckoning of a supply that is not used after all.
+fn give_back(world: &World<'_>, budget: &mut Budget, taken: &mut Taken, key: &PoolKey, supply: &Supply) {
+    for (node, _) in &supply.reuse {
+        taken.give_back(node);
+    }
+    for node in &supply.launch {
+        if let Ok(Ok(resources)) = label_resources(world, key, &node.label) {
+            budget.give_back(key, resources);
+        }
+    }
+}
+
+/// Launches of a provider that run or were decided.
+fn launches_of(world: &World<'_>, key: &PoolKey) -> usize {
+    let provider = &key.provider;
+    let running = world.holdings.nodes.iter().filter(|(id, held)| {
+        held.launching
+            && world.records.nodes.get(*id).and_then(|e| e.usable()).and_then(|n| n.provider.as_ref()) == Some(provider)
+    });
+    running.count() + world.holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *provider).count()
+}

@@ -1,0 +1,174 @@
+//! [`Plan`]: the outcome of planning.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nodepool_common::model::{LabelName, NodeId, PoolName, ProviderName, RequestId, Timestamp};
+
+use super::PoolKey;
+
+/// The outcome of planning.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// What to do now, most important first. No two touch the same request or node.
+    pub decisions: Vec<Decision>,
+    /// What the planner needs to know to decide more.
+    pub wants: BTreeSet<Want>,
+    /// Why each request that waits does so, per pool of ours.
+    pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
+    /// Pools with a request that waits for quota.
+    pub paused: BTreeSet<PoolKey>,
+    /// When time alone will change the plan.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl Plan {
+    /// Asks to be called again at a time.
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Notes why a request waits.
+    pub(super) fn wait(&mut self, request: &RequestId, pool: &PoolKey, waiting: Waiting) {
+        self.waiting.insert((request.clone(), pool.clone()), waiting);
+    }
+}
+
+/// Something to do, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Lock a waiting request and set it `pending`.
+    Accept {
+        /// The pool that will serve it.
+        pool: PoolKey,
+        /// Which.
+        request: RequestId,
+    },
+    /// Lock a waiting request and add pools to `declined_by`.
+    Decline {
+        /// Which.
+        request: RequestId,
+        /// The pools of ours that will not serve it, each with its reason.
+        pools: Vec<(PoolKey, String)>,
+    },
+    /// Give an accepted request nodes: ready ones, new ones.
+    Supply {
+        /// The pool that serves it.
+        pool: PoolKey,
+        /// Which.
+        request: RequestId,
+        /// Ready nodes to take, with the label each satisfies.
+        reuse: Vec<(NodeId, LabelName)>,
+        /// Nodes to launch.
+        launch: Vec<NewNode>,
+    },
+    /// All nodes of an accepted request are ready: hand them over.
+    Fulfil {
+        /// Which.
+        request: RequestId,
+        /// In the order of its labels.
+        nodes: Vec<NodeId>,
+    },
+    /// Decline an accepted request.
+    GiveUp {
+        /// Which.
+        request: RequestId,
+        /// Why.
+        reasons: Vec<String>,
+    },
+    /// Put an accepted request back, without a decline: its pool goes away.
+    PutBack {
+        /// Which.
+        request: RequestId,
+        /// Why.
+        reason: String,
+    },
+    /// An accepted request was withdrawn: let go of it.
+    Forget {
+        /// Which.
+        request: RequestId,
+    },
+    /// Unlock a node we hold. A ready one becomes free for others.
+    LetGo {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// Mark an idle ready or a held node for deletion.
+    Retire {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// Delete a node from its cloud and its record.
+    Delete {
+        /// Which.
+        node: NodeId,
+    },
+    /// Free a ready node whose request is gone.
+    Deallocate {
+        /// Which.
+        node: NodeId,
+        /// The request that it was allocated to.
+        request: RequestId,
+    },
+    /// Put a request back that its launcher left pending.
+    ResetLost {
+        /// Which.
+        request: RequestId,
+    },
+    /// Remove a node's record that holds nothing.
+    RemoveRecord {
+        /// Which.
+        node: NodeId,
+    },
+    /// Remove the lock directory of a request that is gone.
+    RemoveRequestLock {
+        /// Which.
+        request: RequestId,
+    },
+    /// Ask for nodes to keep in stock, one request each.
+    CreateMinReady {
+        /// Of which label.
+        label: LabelName,
+        /// How many.
+        count: usize,
+    },
+    /// A `min-ready` request of ours is fulfilled or failed: free its nodes, remove it.
+    FinishMinReady {
+        /// Which.
+        request: RequestId,
+    },
+}
+
+/// A node to launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewNode {
+    /// Its label.
+    pub label: LabelName,
+    /// Its zone; `None`: the cloud chooses.
+    pub az: Option<String>,
+}
+
+/// Something the planner needs to know of a cloud.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// Limits less what others use.
+    Quota(ProviderName),
+    /// What a node of a label takes.
+    LabelResources(ProviderName, PoolName, LabelName),
+    /// Whether the image of a label is there.
+    LabelReady(ProviderName, PoolName, LabelName),
+    /// The zones.
+    Zones(ProviderName),
+}
+
+/// Why a request waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    /// For people.
+    pub reason: String,
+    /// Whether we have accepted it and it waits for quota, which pauses the pool.
+    pub paused: bool,
+}

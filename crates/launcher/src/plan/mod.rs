@@ -1,0 +1,54 @@
+//! Deciding: what should happen next, and why.
+//!
+//! [`plan`] looks at the [`World`] (configuration, records, what we hold, what we know of the clouds, the time) and
+//! returns a [`Plan`]: the decisions to carry out now, what the planner would like to know, why each request that
+//! waits does so, and when to look again if nothing else happens. It is pure and total: no clock, no I/O, no error;
+//! the same world gives the same plan. `run/` carries the decisions out, and forgets them: each action reads again
+//! under its lock, does its step, and the next pass decides what follows.
+//!
+//! The rules are upstream's (`nodepool 11.0.0: launcher.py, driver/__init__.py, driver/statemachine.py`), with these
+//! deliberate differences that no peer can notice:
+//!
+//! * A paused pool still takes a request that it can serve at once without touching what its paused requests wait
+//!   for ([`assign`]); upstream blocks everything behind the first one.
+//! * The ready siblings of a node that failed are freed when the request is given up ([`serve`]); upstream leaves them
+//!   allocated until the request goes away.
+//! * Room at a quota is made by one deletion at a time ([`serve`]); upstream's guard never triggers (traps.md 12).
+//! * The zone of a request is drawn from its id, so that it is the same after a restart ([`serve`]).
+//! * A request whose labels no registered pool has is declined after two seconds, not at once: the launcher that has
+//!   them may be starting again ([`assign`]).
+//! * `min-ready` counts the requests of other launchers too, and backs off when it fails ([`upkeep`]).
+//! * `max-concurrency` counts launches that are running ([`assign`]); upstream counts those that are complete.
+//!
+//! | module | decides about |
+//! |---|---|
+//! | [`serve`] | accepted requests: reuse, launch, wait for quota, fulfil, give up |
+//! | [`assign`] | waiting requests: accept, decline, leave to others |
+//! | [`upkeep`] | nodes to delete or free, lost requests, ages, `min-ready`, litter |
+//! | [`budget`] | what is used and what remains of each quota and limit |
+
+mod assign;
+mod budget;
+mod decision;
+mod serve;
+mod upkeep;
+mod world;
+
+pub use decision::{Decision, NewNode, Plan, Waiting, Want};
+pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProviderState, Timing, World};
+
+use budget::Budget;
+
+/// Decides what to do now.
+pub fn plan(world: &World<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let mut budget = Budget::new(world);
+    let mut taken = serve::Taken::default();
+    serve::serve(world, &mut budget, &mut plan, &mut taken);
+    assign::assign(world, &mut budget, &mut plan, &mut taken);
+    upkeep::upkeep(world, &mut plan);
+    plan
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Upkeep: nodes to delete or free, lost requests, ages, `min-ready`, litter.
+//!
+//! Upstream's workers look every 5 or 60 seconds; here each change of the records leads here, and what time alone
+//! changes sets [`Plan::wake_at`].
+
+use nodepool_common::{
+    config::Label,
+    model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState},
+};
+
+use super::{Decision, Plan, PoolKey, World, serve::image_available};
+
+/// The third part of planning.
+pub fn upkeep(world: &World<'_>, plan: &mut Plan) {
+    finish_min_ready(world, plan);
+    if world.stopping {
+        return;
+    }
+    for (id, entry) in &world.records.nodes {
+        if !world.holdings.busy_nodes.contains(id) && !world.holdings.nodes.contains_key(id) && !entry.is_locked() {
+            free_node(world, plan, id, entry);
+        }
+    }
+    lost_requests(world, plan);
+    request_locks(world, plan);
+    create_min_ready(world, plan);
+}
+
+/// A node that nobody has locked.
+fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node>) {
+    if let Some(at) = world.holdings.nodes_after.get(id).filter(|at| **at > world.now) {
+        plan.wake(*at);
+        return;
+    }
+    let free_for = world.now - entry.free_since.unwrap_or(world.now);
+    let node = match &entry.record {
+        Ok(node) => node,
+        Err(RecordError::Empty) => {
+            due(plan, world.now, free_for, world.timing.empty_node, Decision::RemoveRecord { node: id.clone() });
+            return;
+        }
+        // Not ours to judge: a later version may know it.
+        Err(_) => return,
+    };
+    let Some(provider) = &node.provider else {
+        // Half deleted: locking a node that was just deleted leaves this.
+        if node.state.is_doomed() {
+            due(plan, world.now, free_for, world.timing.empty_node, Decision::RemoveRecord { node: id.clone() });
+        }
+        return;
+    };
+    if !world.config.providers.contains_key(provider) {
+        return;
+    }
+    let age = world.now - node.state_time;
+    match node.state {
+        NodeState::Ready => match &node.allocated_to {
+            Some(request) => {
+                if !world.records.requests.contains_key(request) {
+                    let request = request.clone();
+                    plan.decisions.push(Decision::Deallocate { node: id.clone(), request });
+                }
+            }
+            None => {
+                for label in node.labels.iter().filter_map(|l| world.config.labels.get(l)) {
+                    if let Some(max) = label.max_ready_age {
+                        let reason = format!("ready for longer than max-ready-age of label {}", label.name);
+                        let retire = Decision::Retire { node: id.clone(), reason };
+                        if due(plan, world.now, age, max.as_secs_f64(), retire) {
+                            return;
+                        }
+                    }
+                }
+            }
+        },
+        NodeState::Hold => {
+            if let Some(max) = hold_limit(world, node) {
+                let reason = format!("held for longer than {max} s");
+                due(plan, world.now, age, max, Decision::Retire { node: id.clone(), reason });
+            }
+        }
+        // Its maker died between two steps. A live one locks it within milliseconds.
+        NodeState::Init => {
+            let reason = "its launcher left it in state init".to_owned();
+            due(plan, world.now, free_for, world.timing.orphan_node, Decision::Retire { node: id.clone(), reason });
+        }
+        NodeState::Testing => {}
+        // Somebody is between writing that and removing the record; if he died there, it is left to us.
+        NodeState::Deleted => {
+            due(plan, world.now, age, world.timing.empty_node, Decision::Delete { node: id.clone() });
+        }
+        NodeState::Building
+        | NodeState::InUse
+        | NodeState::Used
+        | NodeState::Deleting
+        | NodeState::Failed
+        | NodeState::Aborted => {
+            // A cloud that has not started yet cannot delete; its start wakes us.
+            if world.providers.contains_key(provider) {
+                plan.decisions.push(Decision::Delete { node: id.clone() });
+            }
+        }
+    }
+}
+
+/// Decides something once an age reaches its limit; asks to be woken then otherwise.
+fn due(plan: &mut Plan, now: f64, age: f64, limit: f64, decision: Decision) -> bool {
+    let is_due = age >= limit;
+    if is_due {
+        plan.decisions.push(decision);
+    } else {
+        plan.wake(now + limit - age);
+    }
+    is_due
+}
+
+/// How long a held node is kept: the smaller of its own expiration and `max-hold-age`; `None`: for ever
+/// (`nodepool 11.0.0: launcher.py _cleanupMaxHoldAge`).
+fn hold_limit(world: &World<'_>, node: &Node) -> Option<f64> {
+    #[allow(clippy::cast_precision_loss)] // seconds
+    let own = node.hold_expiration.filter(|seconds| *seconds > 0).map(|seconds| seconds as f64);
+    let general = world.config.max_hold_age.map(|age| age.as_secs_f64());
+    match (own, general) {
+        (Some(own), Some(general)) => Some(own.min(general)),
+        (own, general) => own.or(general),
+    }
+}
+
+/// Requests left pending by a launcher that is gone. Any launcher may put them back.
+fn lost_requests(world: &World<'_>, plan: &mut Plan) {
+    for (id, entry) in &world.records.requests {
+        let pending = entry.usable().is_some_and(|request| request.state == RequestState::Pending);
+        let holdings = world.holdings;
+        if !pending || entry.is_locked() || holdings.busy_requests.contains(id) || holdings.requests.contains_key(id) {
+            continue;
+        }
+        if let Some(at) = holdings.requests_after.get(id).filter(|at| **at > world.now) {
+            plan.wake(*at);
+            continue;
+        }
+        let free_for = world.now - entry.free_since.unwrap_or(world.now);
+        due(plan, world.now, free_for, world.timing.lost_request, Decision::ResetLost { request: id.clone() });
+    }
+}
+
+/// Lock directories outlive their requests, so that nobody removes one that is being used (zookeeper.md 6).
+fn request_locks(world: &World<'_>, plan: &mut Plan) {
+    for (id, lock) in &world.records.request_locks {
+        if lock.contenders.is_empty()
+            && !world.records.requests.contains_key(id)
+            && !world.holdings.busy_requests.contains(id)
+        {
+            #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch
+            let age = world.now - lock.ctime as f64 / 1000.0;
+            let remove = Decision::RemoveRequestLock { request: id.clone() };
+            due(plan, world.now, age, world.timing.request_lock, remove);
+        }
+    }
+}
+
+/// Requests of ours for nodes in stock that are done.
+fn finish_min_ready(world: &World<'_>, plan: &mut Plan) {
+    for id in world.holdings.min_ready.keys() {
+        let Some(request) = world.records.requests.get(id).and_then(|e| e.usable()) else { continue };
+        if matches!(request.state, RequestState::Fulfilled | RequestState::Failed)
+            && !world.holdings.busy_requests.contains(id)
+            && !world.holdings.requests.contains_key(id)
+        {
+            plan.decisions.push(Decision::FinishMinReady { request: id.clone() });
+        }
+    }
+}
+
+/// Keeps `min-ready` nodes of each label in stock, one request for each missing one, so that several providers share
+/// them (`nodepool 11.0.0: launcher.py createMinReady`).
+fn create_min_ready(world: &World<'_>, plan: &mut Plan) {
+    for label in world.config.labels.values().filter(|label| label.min_ready > 0) {
+        if world.holdings.busy_labels.contains(&label.name) {
+            continue;
+        }
+        if let Some(at) = world.holdings.min_ready_after.get(&label.name).filter(|at| **at > world.now) {
+            plan.wake(*at);
+            continue;
+        }
+        let count = label.min_ready.saturating_sub(stock(world, label) + ordered(world, &label.name));
+        if count > 0 && some_pool_can_serve(world, plan, &label.name) {
+            plan.decisions.push(Decision::CreateMinReady { label: label.name.clone(), count });
+        }
+    }
+}
+
+/// Nodes of a label in stock, whatever their provider.
+fn stock(world: &World<'_>, label: &Label) -> usize {
+    let ready = world.records.nodes.values().filter_map(|entry| entry.usable()).filter(|node| {
+        node.state == NodeState::Ready && node.allocated_to.is_none() && node.labels.contains(&label.name)
+    });
+    ready.count()
+}
+
+/// Nodes of a label that somebody asked for to keep in stock.
+fn ordered(world: &World<'_>, label: &LabelName) -> usize {
+    let is_one = |request: &NodeRequest| {
+        request.is_min_ready() && request.state != RequestState::Failed && request.node_types.contains(label)
+    };
+    world.records.requests.values().filter_map(|entry| entry.usable()).filter(|request| is_one(request)).count()
+}
+
+fn some_pool_can_serve(world: &World<'_>, plan: &mut Plan, label: &LabelName) -> bool {
+    for state in world.pools {
+        let key: &PoolKey = &state.key;
+        let Some((_, pool)) = world.pool_config(key).filter(|(_, pool)| pool.labels.contains_key(label)) else {
+            continue;
+        };
+        match image_available(world, key, pool, label) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(want) => {
+                plan.wants.insert(want);
+            }
+        }
+    }
+    false
+}

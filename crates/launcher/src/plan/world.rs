@@ -1,0 +1,156 @@
+//! [`World`]: all that a plan is made from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use nodepool_common::{
+    config::{Config, Pool, Provider},
+    model::{LabelName, LauncherId, NodeId, PoolName, ProviderName, Records, RequestId, Resources, Timestamp},
+};
+
+/// A pool of a provider.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolKey {
+    /// The provider.
+    pub provider: ProviderName,
+    /// Its pool.
+    pub pool: PoolName,
+}
+
+impl fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.provider, self.pool)
+    }
+}
+
+/// All that a plan is made from.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// Seconds since the epoch.
+    pub now: Timestamp,
+    /// The running configuration.
+    pub config: &'a Config,
+    /// Everything in ZooKeeper, as last seen.
+    pub records: &'a Records,
+    /// The pools that this launcher runs, in the configuration's order.
+    pub pools: &'a [PoolState],
+    /// What is known of each cloud.
+    pub providers: &'a BTreeMap<ProviderName, ProviderState>,
+    /// What this launcher holds and does.
+    pub holdings: &'a Holdings,
+    /// Ages and graces.
+    pub timing: Timing,
+    /// Stop taking on work, finish what runs.
+    pub stopping: bool,
+}
+
+impl<'a> World<'a> {
+    /// A pool's configuration; `None` once it was removed from the file.
+    pub fn pool_config(&self, key: &PoolKey) -> Option<(&'a Provider, &'a Pool)> {
+        let provider = self.config.providers.get(&key.provider)?;
+        Some((provider.as_ref(), provider.pool(&key.pool)?))
+    }
+
+    /// What is known of a cloud.
+    pub fn provider(&self, name: &ProviderName) -> Option<&'a ProviderState> {
+        self.providers.get(name)
+    }
+}
+
+/// A pool that this launcher runs.
+#[derive(Clone, Debug)]
+pub struct PoolState {
+    /// Which.
+    pub key: PoolKey,
+    /// Its component's `id`. A pool decides nothing about requests before it sees that component in ZooKeeper:
+    /// otherwise a decline might not count (`nodepool 11.0.0: launcher.py waitForComponentRegistration`).
+    pub launcher_id: LauncherId,
+}
+
+/// What is known of a cloud. Everything is a cached answer; what is missing is asked for through [`super::Want`].
+#[derive(Clone, Debug, Default)]
+pub struct ProviderState {
+    /// What the cloud allows us: its limits less what others use. `None`: not known yet.
+    pub quota: Option<Resources>,
+    /// What a node of a label takes, or the error of the configuration that forbids to know.
+    pub label_resources: BTreeMap<(PoolName, LabelName), Result<Resources, String>>,
+    /// Whether the image of a label without a diskimage is there.
+    pub label_ready: BTreeMap<(PoolName, LabelName), bool>,
+    /// The cloud's zones; `None`: not known yet.
+    pub zones: Option<Vec<String>>,
+    /// After a quota error: not to launch before this time.
+    pub launch_after: Option<Timestamp>,
+    /// Why the cloud does not answer, while it does not.
+    pub trouble: Option<String>,
+}
+
+/// What this launcher holds and does.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings {
+    /// Requests whose lock we have.
+    pub requests: BTreeMap<RequestId, HeldRequest>,
+    /// Nodes whose lock we have.
+    pub nodes: BTreeMap<NodeId, HeldNode>,
+    /// Requests that an action is working on: hands off.
+    pub busy_requests: BTreeSet<RequestId>,
+    /// Nodes that an action is working on: hands off.
+    pub busy_nodes: BTreeSet<NodeId>,
+    /// Labels for which `min-ready` requests are being written.
+    pub busy_labels: BTreeSet<LabelName>,
+    /// Launches that were decided and have no record yet.
+    pub starting: Vec<(RequestId, PoolKey, LabelName)>,
+    /// Requests that are being accepted, by the pool that will serve them.
+    pub accepting: BTreeMap<RequestId, PoolKey>,
+    /// `min-ready` requests that this process made.
+    pub min_ready: BTreeMap<RequestId, LabelName>,
+    /// Labels whose last `min-ready` request failed: not to be asked again before this time.
+    pub min_ready_after: BTreeMap<LabelName, Timestamp>,
+    /// Things whose last handling failed: not to be tried again before this time.
+    pub nodes_after: BTreeMap<NodeId, Timestamp>,
+    /// Likewise.
+    pub requests_after: BTreeMap<RequestId, Timestamp>,
+}
+
+/// A request whose lock we have.
+#[derive(Clone, Debug)]
+pub struct HeldRequest {
+    /// The pool that accepted it.
+    pub pool: PoolKey,
+}
+
+/// A node whose lock we have.
+#[derive(Clone, Debug)]
+pub struct HeldNode {
+    /// The request it was made or taken for.
+    pub request: RequestId,
+    /// The label of the request that it satisfies.
+    pub label: LabelName,
+    /// Whether its launch is running.
+    pub launching: bool,
+    /// Why its launch failed.
+    pub failure: Option<String>,
+}
+
+/// Ages and graces, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long a pending request must be seen without a lock before it counts as lost. Long enough that no peer is
+    /// between two steps, short enough that a take-over is quick.
+    pub lost_request: f64,
+    /// How long an empty node record, or one in state `deleted`, is left to whoever is deleting it.
+    pub empty_node: f64,
+    /// How long a node may stand in `init` without a lock.
+    pub orphan_node: f64,
+    /// How long a request whose labels no pool has is left alone before it is declined: a launcher may be starting.
+    pub decline: f64,
+    /// Age of a request's lock directory at which it goes once the request is gone.
+    pub request_lock: f64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { lost_request: 1.0, empty_node: 1.0, orphan_node: 30.0, decline: 2.0, request_lock: 8.0 * 3600.0 }
+    }
+}

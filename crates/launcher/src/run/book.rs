@@ -1,0 +1,134 @@
+//! [`Book`]: what this launcher holds and does at the moment.
+//!
+//! It pairs the planner's view ([`Holdings`]) with the locks themselves. An action takes a lock out of the book while
+//! it works with it and puts it back; the view keeps saying that we hold it and that it is busy. Nothing here
+//! survives the session: when that is lost, the book is emptied and everything is planned anew from the records.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use nodepool_common::{
+    model::{LabelName, Node, NodeId, NodeRequest, RequestId, Timestamp},
+    zk::Held,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::plan::{HeldNode, HeldRequest, Holdings, PoolKey};
+
+/// What this launcher holds and does.
+#[derive(Debug, Default)]
+pub struct Book {
+    inner: Mutex<Inner>,
+}
+
+/// The book, opened.
+#[derive(Debug, Default)]
+pub struct Inner {
+    /// What the planner sees.
+    pub view: Holdings,
+    requests: HashMap<RequestId, Held<NodeRequest>>,
+    nodes: HashMap<NodeId, Held<Node>>,
+    /// Failures in a row, for back-off.
+    failures: HashMap<String, u32>,
+    /// Cancelled when the session is lost: launches stop, their locks are void.
+    session: CancellationToken,
+}
+
+impl Book {
+    /// Opens the book. Never held across an await.
+    pub fn open(&self) -> MutexGuard<'_, Inner> {
+        // A panic in an action leaves the book usable: every entry is checked against the records again.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets everything: the session is lost.
+    pub fn start_over(&self) {
+        let old = std::mem::take(&mut *self.open());
+        old.session.cancel();
+    }
+}
+
+impl Inner {
+    /// Ends with the session.
+    pub fn session(&self) -> CancellationToken {
+        self.session.clone()
+    }
+
+    /// Whether nothing runs: no lock held, no action under way.
+    pub fn is_idle(&self) -> bool {
+        let view = &self.view;
+        view.requests.is_empty()
+            && view.nodes.is_empty()
+            && view.busy_nodes.is_empty()
+            && view.busy_requests.is_empty()
+            && view.starting.is_empty()
+    }
+
+    /// Enters an accepted request.
+    pub fn hold_request(&mut self, held: Held<NodeRequest>, pool: PoolKey) {
+        let id = held.record().id.clone();
+        self.view.requests.insert(id.clone(), HeldRequest { pool });
+        self.requests.insert(id, held);
+    }
+
+    /// Takes a request's lock out to work with it.
+    pub fn take_request(&mut self, id: &RequestId) -> Option<Held<NodeRequest>> {
+        self.requests.remove(id)
+    }
+
+    /// Strikes a request.
+    pub fn drop_request(&mut self, id: &RequestId) {
+        self.view.requests.remove(id);
+        self.requests.remove(id);
+    }
+
+    /// Enters a node whose lock is in the hands of its launch.
+    pub fn hold_launching(&mut self, node: NodeId, request: RequestId, label: LabelName) {
+        self.view.nodes.insert(node, HeldNode { request, label, launching: true, failure: None });
+    }
+
+    /// Enters a ready node.
+    pub fn hold_node(&mut self, held: Held<Node>, request: RequestId, label: LabelName) {
+        let id = held.record().id.clone();
+        self.view.nodes.insert(id.clone(), HeldNode { request, label, launching: false, failure: None });
+        self.nodes.insert(id, held);
+    }
+
+    /// A launch is over; its lock comes back. Where the session changed meanwhile the lock is void and dropped.
+    pub fn launched(&mut self, held: Held<Node>, failure: Option<String>) {
+        if let Some(view) = self.view.nodes.get_mut(&held.record().id) {
+            view.launching = false;
+            view.failure = failure;
+            self.nodes.insert(held.record().id.clone(), held);
+        }
+    }
+
+    /// Takes a node's lock out to work with it, and strikes the node.
+    pub fn take_node(&mut self, id: &NodeId) -> Option<Held<Node>> {
+        self.view.nodes.remove(id);
+        self.nodes.remove(id)
+    }
+
+    /// The next back-off for something that failed again: doubling from `first` to `most` seconds.
+    pub fn back_off(&mut self, what: &str, first: f64, most: f64) -> f64 {
+        let failures = self.failures.entry(what.to_owned()).or_default();
+        *failures = failures.saturating_add(1);
+        (first * 2f64.powi(i32::try_from(*failures - 1).unwrap_or(i32::MAX))).min(most)
+    }
+
+    /// Something worked: its back-off starts over.
+    pub fn worked(&mut self, what: &str) {
+        self.failures.remove(what);
+    }
+
+    /// Drops notes about things that are gone.
+    pub fn tidy(&mut self, now: Timestamp, gone: impl Fn(&RequestId) -> bool) {
+        self.view.nodes_after.retain(|_, at| *at > now);
+        self.view.requests_after.retain(|_, at| *at > now);
+        self.view.min_ready_after.retain(|_, at| *at > now);
+        let busy = &self.view.busy_requests;
+        self.view.min_ready.retain(|id, _| busy.contains(id) || !gone(id));
+    }
+}

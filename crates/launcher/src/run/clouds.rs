@@ -1,0 +1,436 @@
+//! The providers: their start, their replacement, and what is known of them.
+//!
+//! A provider starts in a task of its own and is retried with back-off, so that a cloud that is away stops nobody else
+//! and heals by itself. Its pools take part once it has started or is known to be away: then their requests wait for it,
+//! rather than fail because nobody else has their labels. One that is configured wrongly takes no part, as upstream's;
+//! requests that fail for it are told why. Pools stay while a provider is replaced after a change of the configuration.
+//! What the planner wants to know is asked once at a time and kept:
+//!
+//! | answer | kept |
+//! |---|---|
+//! | quota | 300 s as upstream; 15 s while a pool waits for it; asked anew after a quota error |
+//! | what a label takes, zones, an image that is there | until the provider changes or refuses a launch as misconfigured |
+//! | an image that is missing | 5 s, doubling to 60 s |
+//! | a label that the cloud refutes | 60 s |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use nodepool_common::{
+    config::{self, Config},
+    model::{LabelName, NodeId, ProviderName, Records, Resources, Timestamp},
+    sys::clock,
+};
+use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, ResourceKind};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::Launcher;
+use crate::{
+    nodescan::Nodescan,
+    plan::{Plan, PoolKey, ProviderState, Want},
+};
+
+/// Seconds that a quota is believed (`nodepool 11.0.0: driver/utils.py MAX_QUOTA_AGE`).
+const QUOTA_AGE: f64 = 300.0;
+/// The same, while a pool waits for quota: others may have freed some.
+const QUOTA_AGE_PAUSED: f64 = 15.0;
+/// Longest time for one question to a cloud.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A provider at work.
+#[derive(Debug)]
+pub struct Cloud {
+    /// Its configuration.
+    pub config: Arc<config::Provider>,
+    /// Its driver.
+    pub provider: Arc<dyn Provider>,
+    /// Host-key scans, limited per provider.
+    pub nodescan: Nodescan,
+    /// Ends its tasks when it is replaced.
+    stop: CancellationToken,
+}
+
+/// All providers.
+#[derive(Debug, Default)]
+pub struct Clouds {
+    entries: Mutex<BTreeMap<ProviderName, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    cloud: Arc<Cloud>,
+    started: bool,
+    /// It, or one of the same name before it, has started, or would if its cloud answered.
+    takes_part: bool,
+    state: ProviderState,
+    quota_at: Timestamp,
+    asked: BTreeSet<Want>,
+    /// When an answer is to be forgotten, or a question that failed may be asked again.
+    until: BTreeMap<Want, Timestamp>,
+    failures: BTreeMap<Want, u32>,
+    quota_errors: u32,
+}
+
+/// Something to ask a cloud.
+#[derive(Debug)]
+pub struct Question {
+    cloud: Arc<Cloud>,
+    want: Want,
+}
+
+enum Answer {
+    Quota(Resources),
+    Takes(Result<Resources, String>),
+    Ready(bool),
+    Zones(Vec<String>),
+}
+
+impl Clouds {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<ProviderName, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the planner may know: providers that have started.
+    pub fn known(&self) -> BTreeMap<ProviderName, ProviderState> {
+        let entries = self.open();
+        entries.iter().filter(|(_, e)| e.started).map(|(name, e)| (name.clone(), e.state.clone())).collect()
+    }
+
+    /// A provider that has started.
+    pub fn get(&self, name: &ProviderName) -> Option<Arc<Cloud>> {
+        self.open().get(name).filter(|entry| entry.started).map(|entry| Arc::clone(&entry.cloud))
+    }
+
+    /// Whether the pools of a provider are to be registered.
+    pub fn takes_part(&self, name: &ProviderName) -> bool {
+        self.open().get(name).is_some_and(|entry| entry.takes_part)
+    }
+
+    /// Why a provider could not start so far.
+    pub fn cannot_start(&self, name: &ProviderName) -> Option<String> {
+        self.open().get(name).filter(|entry| !entry.started)?.state.trouble.clone()
+    }
+
+    /// Providers that do not answer, with why.
+    pub fn troubles(&self) -> Vec<(ProviderName, String)> {
+        let entries = self.open();
+        entries.iter().filter_map(|(name, e)| Some((name.clone(), e.state.trouble.clone()?))).collect()
+    }
+
+    /// What a node of a label takes, where that is known.
+    pub fn label_resources(&self, pool: &PoolKey, label: &LabelName) -> Option<Resources> {
+        let entries = self.open();
+        let known = &entries.get(&pool.provider)?.state.label_resources;
+        known.get(&(pool.pool.clone(), label.clone()))?.as_ref().ok().cloned()
+    }
+
+    /// Takes up a question, unless it is being asked or has to wait.
+    pub fn ask(&self, want: Want) -> Option<Question> {
+        let mut entries = self.open();
+        let entry = entries.get_mut(provider_of(&want)).filter(|entry| entry.started)?;
+        if entry.until.contains_key(&want) || !entry.asked.insert(want.clone()) {
+            return None;
+        }
+        Some(Question { cloud: Arc::clone(&entry.cloud), want })
+    }
+
+    /// Forgets what is too old. Returns when the next answer becomes so.
+    pub fn forget_stale(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut next: Option<Timestamp> = None;
+        for entry in self.open().values_mut() {
+            let old: Vec<Want> = entry.until.iter().filter(|(_, at)| **at <= now).map(|(w, _)| w.clone()).collect();
+            for want in old {
+                entry.until.remove(&want);
+                match want {
+                    Want::LabelResources(_, pool, label) => {
+                        entry.state.label_resources.remove(&(pool, label));
+                    }
+                    Want::LabelReady(_, pool, label) => {
+                        entry.state.label_ready.remove(&(pool, label));
+                    }
+                    Want::Quota(_) | Want::Zones(_) => {}
+                }
+            }
+            let times = entry.until.values().copied();
+            next = times.chain(next).reduce(f64::min);
+        }
+        next
+    }
+
+    /// Quotas that a plan relies on and that are too old; and when the next one becomes so.
+    pub fn quotas_to_refresh(&self, plan: &Plan, now: Timestamp) -> (Vec<Want>, Option<Timestamp>) {
+        let mut wants = Vec::new();
+        let mut next = None;
+        for (name, entry) in self.open().iter() {
+            let paused = plan.paused.iter().any(|pool| pool.provider == *name);
+            let relied_on = paused || plan.waiting.keys().any(|(_, pool)| pool.provider == *name);
+            let due = entry.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
+            if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.quota_at == 0.0) {
+                continue;
+            }
+            if due <= now {
+                wants.push(Want::Quota(name.clone()));
+            } else {
+                next = Some(next.map_or(due, |earlier: f64| earlier.min(due)));
+            }
+        }
+        (wants, next)
+    }
+
+    /// The cloud refused a launch for lack of quota: launch nothing for a moment, and ask for the quota anew.
+    pub fn quota_refused(&self, name: &ProviderName) {
+        if let Some(entry) = self.open().get_mut(name) {
+            let pause = f64::from(1_u32 << entry.quota_errors.min(4));
+            entry.quota_errors += 1;
+            entry.state.launch_after = Some(clock::now() + pause);
+            entry.quota_at = 0.0;
+            entry.until.remove(&Want::Quota(name.clone()));
+        }
+    }
+
+    /// A launch worked.
+    pub fn launch_worked(&self, name: &ProviderName) {
+        if let Some(entry) = self.open().get_mut(name) {
+            entry.quota_errors = 0;
+            entry.state.launch_after = None;
+        }
+    }
+
+    /// A server of ours is gone: the next launch need not wait.
+    pub fn room_was_made(&self, name: &ProviderName) {
+        if let Some(entry) = self.open().get_mut(name) {
+            entry.state.launch_after = None;
+        }
+    }
+
+    /// The cloud says that something in the configuration is not there (any more): ask for everything anew.
+    pub fn doubt(&self, name: &ProviderName) {
+        if let Some(entry) = self.open().get_mut(name) {
+            entry.state.zones = None;
+            entry.state.label_ready.clear();
+            entry.state.label_resources.clear();
+            entry.until.clear();
+        }
+    }
+
+    /// Keeps an answer.
+    fn keep(&self, question: &Question, answer: Result<Answer, ProviderError>) {
+        let mut entries = self.open();
+        let Some(entry) = entries.get_mut(&question.cloud.config.name) else { return };
+        // The answer of a provider that was replaced meanwhile is nobody's.
+        if !Arc::ptr_eq(&entry.cloud, &question.cloud) {
+            return;
+        }
+        let want = &question.want;
+        let now = clock::now();
+        entry.asked.remove(want);
+        let answer = match answer {
+            Ok(answer) => {
+                if entry.state.trouble.take().is_some() {
+                    info!(logger = LOGGER, "Provider {} answers again", entry.cloud.config.name);
+                }
+                answer
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if entry.state.trouble.as_ref() != Some(&text) {
+                    warn!(logger = LOGGER, "Provider {} has trouble: {text}", entry.cloud.config.name);
+                    entry.state.trouble = Some(text);
+                }
+                let pause = longer(&mut entry.failures, want, 1.0, 30.0);
+                entry.until.insert(want.clone(), now + pause);
+                return;
+            }
+        };
+        match (want, answer) {
+            (Want::Quota(_), Answer::Quota(quota)) => {
+                entry.state.quota = Some(quota);
+                entry.quota_at = now;
+            }
+            (Want::Zones(_), Answer::Zones(zones)) => entry.state.zones = Some(zones),
+            (Want::LabelResources(_, pool, label), Answer::Takes(takes)) => {
+                if let Err(error) = &takes {
+                    error!(
+                        logger = LOGGER,
+                        "Label {label} of provider {} is unusable: {error}", question.cloud.config.name
+                    );
+                    entry.until.insert(want.clone(), now + 60.0);
+                }
+                entry.state.label_resources.insert((pool.clone(), label.clone()), takes);
+            }
+            (Want::LabelReady(_, pool, label), Answer::Ready(ready)) => {
+                entry.state.label_ready.insert((pool.clone(), label.clone()), ready);
+                if !ready {
+                    let pause = longer(&mut entry.failures, want, 5.0, 60.0);
+                    entry.until.insert(want.clone(), now + pause);
+                    return;
+                }
+            }
+            _ => {}
+        }
+        entry.failures.remove(want);
+    }
+}
+
+const LOGGER: &str = "nodepool.ProviderManager";
+
+fn longer(failures: &mut BTreeMap<Want, u32>, want: &Want, first: f64, most: f64) -> f64 {
+    let count = failures.entry(want.clone()).or_default();
+    *count = count.saturating_add(1);
+    (first * f64::from(1_u32 << (*count - 1).min(16))).min(most)
+}
+
+fn provider_of(want: &Want) -> &ProviderName {
+    match want {
+        Want::Quota(provider)
+        | Want::LabelResources(provider, _, _)
+        | Want::LabelReady(provider, _, _)
+        | Want::Zones(provider) => provider,
+    }
+}
+
+impl Launcher {
+    /// Brings the providers in line with the configuration: an unchanged one stays as it is.
+    pub(super) fn apply_providers(self: &Arc<Self>, config: &Config) {
+        let mut entries = self.clouds.open();
+        entries.retain(|name, entry| {
+            let stays = config.providers.contains_key(name);
+            if !stays {
+                info!(logger = LOGGER, "Provider {name} was removed from the configuration");
+                entry.cloud.stop.cancel();
+            }
+            stays
+        });
+        for (name, provider) in &config.providers {
+            let old = entries.get(name);
+            if old.is_some_and(|entry| config::same_provider(&entry.cloud.config, provider)) {
+                continue;
+            }
+            let made = match nodepool_drivers::make(provider, &self.context) {
+                Ok(made) => made,
+                Err(error) => {
+                    error!(logger = LOGGER, "Provider {name} ({}) is left out: {error}", provider.place);
+                    self.note_broken(name, &error.to_string());
+                    continue;
+                }
+            };
+            if let Some(old) = old {
+                info!(logger = LOGGER, "Provider {name} changed in the configuration");
+                old.cloud.stop.cancel();
+            }
+            let cloud = Arc::new(Cloud {
+                config: Arc::clone(provider),
+                provider: made,
+                nodescan: Nodescan::default(),
+                stop: CancellationToken::new(),
+            });
+            let entry = Entry {
+                cloud: Arc::clone(&cloud),
+                started: false,
+                takes_part: old.is_some_and(|old| old.takes_part),
+                state: ProviderState::default(),
+                quota_at: 0.0,
+                asked: BTreeSet::new(),
+                until: BTreeMap::new(),
+                failures: BTreeMap::new(),
+                quota_errors: 0,
+            };
+            entries.insert(name.clone(), entry);
+            self.spawn(|this| async move {
+                let stop = cloud.stop.clone();
+                tokio::select! {
+                    () = this.run_cloud(cloud) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    /// Starts a provider, however long that takes, and looks for leaks from then on.
+    async fn run_cloud(self: Arc<Self>, cloud: Arc<Cloud>) {
+        let name = &cloud.config.name;
+        let mut pause = Duration::from_secs(1);
+        let mut said = String::new();
+        loop {
+            let (trouble, is_away) = match tokio::time::timeout(ANSWER_TIMEOUT, cloud.provider.start()).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => (error.to_string(), error.class != ErrorClass::Config),
+                Err(_) => (format!("it did not start within {} s", ANSWER_TIMEOUT.as_secs()), true),
+            };
+            if said != trouble {
+                error!(
+                    logger = LOGGER,
+                    "Provider {name} ({}) cannot start, the others go on; trying again: {trouble}", cloud.config.place
+                );
+                said.clone_from(&trouble);
+            }
+            if let Some(entry) = self.clouds.open().get_mut(name) {
+                entry.state.trouble = Some(trouble);
+                entry.takes_part |= is_away;
+            }
+            self.match_pools();
+            self.wake.notify_one();
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(60));
+        }
+        if let Some(entry) = self.clouds.open().get_mut(name) {
+            entry.started = true;
+            entry.takes_part = true;
+            entry.state.trouble = None;
+        }
+        info!(logger = LOGGER, "Provider {name} started");
+        self.match_pools();
+        self.wake.notify_one();
+        self.look_for_leaks(&cloud).await;
+    }
+
+    /// Asks a cloud, and keeps the answer.
+    pub(super) async fn answer(&self, question: Question) {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answer_of(&question)).await.unwrap_or_else(|_| {
+            let name = &question.cloud.config.name;
+            let why = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+            Err(ProviderError::new(ErrorClass::Timeout, format!("asking provider {name}"), why))
+        });
+        self.clouds.keep(&question, answer);
+    }
+
+    async fn answer_of(&self, question: &Question) -> Result<Answer, ProviderError> {
+        let provider = &question.cloud.provider;
+        match &question.want {
+            Want::Quota(name) => {
+                let (limits, resources) = tokio::try_join!(provider.quota_limits(), provider.list_resources())?;
+                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources));
+                Ok(Answer::Quota(limits.less(&others)))
+            }
+            Want::Zones(_) => provider.availability_zones().await.map(Answer::Zones),
+            Want::LabelReady(_, pool, label) => provider.label_ready(pool, label).await.map(Answer::Ready),
+            Want::LabelResources(_, pool, label) => match provider.label_resources(pool, label).await {
+                Ok(takes) => Ok(Answer::Takes(Ok(takes))),
+                Err(error) if error.class == ErrorClass::Config => Ok(Answer::Takes(Err(error.to_string()))),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+/// What servers take that are not nodes of this provider (`nodepool 11.0.0: driver/statemachine.py
+/// unmanagedQuotaUsed`). Our own leaked ones count: they take quota until they are gone.
+fn used_by_others(records: &Records, provider: &ProviderName, resources: &[CloudResource]) -> Resources {
+    let mut used = Resources::new();
+    for resource in resources.iter().filter(|resource| resource.kind == ResourceKind::Instance) {
+        if !is_node_of(records, provider, resource) {
+            used.add(&resource.resources);
+        }
+    }
+    used
+}
+
+/// Whether a resource belongs to a node of this provider that is on record.
+pub(super) fn is_node_of(records: &Records, provider: &ProviderName, resource: &CloudResource) -> bool {
+    resource.tag("nodepool_provider_name") == Some(provider.as_str())
+        && resource.tag("nodepool_node_id").is_some_and(|id| records.nodes.contains_key(&NodeId::from(id)))
+}

@@ -1,0 +1,401 @@
+//! The story of one node: from its record to READY, or to the reason why not.
+//!
+//! Attempts follow each other until one succeeds, the cloud refuses for quota, the configuration turns out to be
+//! wrong, or `launch-retries` are used up. Before another attempt, what the last one made is deleted: a node never has
+//! two servers. Everything that must survive us is on record before we wait for it: the server's id above all.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use nodepool_common::{
+    model::{LabelName, Node, NodeRequest, NodeState},
+    sys::clock,
+    zk::{Held, ZkError},
+};
+use nodepool_drivers::{CloudImageSource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, ProviderError};
+use serde_json::{Value, json};
+use tokio::{sync::Mutex, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use super::{Launcher, clouds::Cloud};
+use crate::{
+    nodescan::{ScanError, Target},
+    plan::{NewNode, PoolKey},
+};
+
+/// One node's launch.
+pub struct NodeLaunch {
+    launcher: Arc<Launcher>,
+    cloud: Arc<Cloud>,
+    pool: PoolKey,
+    label: LabelName,
+    az: Option<String>,
+    request: Arc<NodeRequest>,
+    session: CancellationToken,
+    logger: String,
+}
+
+/// Why an attempt failed.
+enum Failure {
+    Cloud(ProviderError),
+    Keyscan(ScanError),
+    /// `launch-timeout` passed.
+    TimedOut(Duration),
+    /// Our record cannot be written: the lock is lost.
+    Lost(ZkError),
+}
+
+impl Failure {
+    /// `<result>` of `nodepool.launch.<result>`.
+    fn result(&self) -> &'static str {
+        match self {
+            Self::Cloud(error) => error.launch_result(),
+            Self::Keyscan(_) => "error.keyscan",
+            Self::TimedOut(_) => "error.servercreatetimeout",
+            Self::Lost(_) => "error.zksession",
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Cloud(error) => error.class,
+            Self::Keyscan(_) | Self::TimedOut(_) => ErrorClass::Timeout,
+            Self::Lost(_) => ErrorClass::Transient,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cloud(error) => write!(f, "{error}"),
+            Self::Keyscan(error) => write!(f, "its host keys cannot be scanned: {error}"),
+            Self::TimedOut(limit) => write!(f, "not ready within launch-timeout, {} s", limit.as_secs()),
+            Self::Lost(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<ZkError> for Failure {
+    fn from(error: ZkError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        Self::Cloud(error)
+    }
+}
+
+impl NodeLaunch {
+    /// A launch of a node whose record was just made.
+    pub fn new(
+        launcher: &Arc<Launcher>,
+        cloud: Arc<Cloud>,
+        pool: PoolKey,
+        new: &NewNode,
+        request: Arc<NodeRequest>,
+        session: CancellationToken,
+    ) -> Self {
+        let logger = format!("nodepool.StateMachineNodeLauncher.{}", pool.provider);
+        Self {
+            launcher: Arc::clone(launcher),
+            cloud,
+            pool,
+            label: new.label.clone(),
+            az: new.az.clone(),
+            request,
+            session,
+            logger,
+        }
+    }
+
+    /// Launches; gives the lock back to the book with the outcome. Ends without a word when the session is lost: the
+    /// record is then unlocked and `building`, which dooms it.
+    pub async fn run(self, held: Held<Node>) {
+        let id = held.record().id.clone();
+        let span = info_span!("launch", request = %self.request.id, event_id = self.request.event_id, node = %id);
+        let session = self.session.clone();
+        tokio::select! {
+            () = self.attempts(held).instrument(span) => {}
+            () = session.cancelled() => {}
+        }
+    }
+
+    async fn attempts(self, held: Held<Node>) {
+        let node = held.record().id.clone();
+        let held = Mutex::new(held);
+        let retries = self.cloud.config.launch_retries.max(1);
+        let mut attempt = 0;
+        let failure = loop {
+            attempt += 1;
+            let started = Instant::now();
+            let limit = self.cloud.config.launch_timeout;
+            let outcome = match tokio::time::timeout(limit, self.attempt(&held)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failure::TimedOut(limit)),
+            };
+            let result = outcome.as_ref().map_or_else(Failure::result, |()| "ready");
+            self.record(result, started.elapsed());
+            let failure = match outcome {
+                Ok(()) => break None,
+                Err(failure) => failure,
+            };
+            match &failure {
+                Failure::Lost(error) => {
+                    error!(logger = %self.logger, "Lost the lock of node {node} during its launch: {error}");
+                    return;
+                }
+                Failure::Keyscan(_) => {
+                    warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
+                    self.log_console(&held).await;
+                }
+                _ if failure.class() == ErrorClass::Quota => {
+                    info!(logger = %self.logger, "Aborting node {node}: {failure}");
+                    break Some(failure);
+                }
+                _ => {
+                    warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
+                }
+            }
+            // What the configuration asks for and the cloud does not have will not come with another attempt.
+            if attempt >= retries || failure.class() == ErrorClass::Config || !self.undo(&held).await {
+                break Some(failure);
+            }
+        };
+        self.finish(held.into_inner(), failure).await;
+    }
+
+    /// One attempt, up to READY on record.
+    async fn attempt(&self, held: &Mutex<Held<Node>>) -> Result<(), Failure> {
+        let provider = &self.cloud.provider;
+        let profile = provider.profile(&self.pool.pool, &self.label)?;
+        let (upload, image_id) = match &profile.image {
+            CloudImageSource::Cloud(name) => (None, name.clone()),
+            CloudImageSource::Diskimage(image) => {
+                let upload = self
+                    .launcher
+                    .zk
+                    .cache()
+                    .read(|records| records.newest_upload(image, &self.pool.provider).cloned())
+                    .ok_or_else(|| {
+                        let doing = format!("choosing an image for label {}", self.label);
+                        let why = format!("there is no ready upload of {image} in provider {}", self.pool.provider);
+                        ProviderError::new(ErrorClass::Transient, doing, why)
+                    })?;
+                let path = upload.path();
+                (Some(upload), path)
+            }
+        };
+        let node = {
+            let mut held = held.lock().await;
+            let told = held.record().image_id.as_ref() == Some(&image_id);
+            if !told {
+                held.update(|node| {
+                    apply_profile(node, &profile);
+                    node.image_id = Some(image_id);
+                })
+                .await?;
+            }
+            held.record().id.clone()
+        };
+        let launch = Launch {
+            hostname: format!("np{node}"),
+            node,
+            pool: self.pool.pool.clone(),
+            label: self.label.clone(),
+            az: self.az.clone(),
+            upload,
+            request: Arc::clone(&self.request),
+        };
+        let progress = OnRecord { held, logger: &self.logger };
+        let instance = provider.launch(&launch, &progress).await?;
+        if !profile.host_key_checking {
+            let mut held = held.lock().await;
+            held.update(|node| {
+                apply_instance(node, instance);
+                node.set_state(NodeState::Ready, clock::now());
+            })
+            .await?;
+            return Ok(());
+        }
+        let address = instance.interface_ip.clone();
+        held.lock().await.update(|node| apply_instance(node, instance)).await?;
+        let keys = self.host_keys(&launch, &profile, address).await?;
+        let mut held = held.lock().await;
+        held.update(|node| {
+            node.host_keys = keys;
+            node.set_state(NodeState::Ready, clock::now());
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn host_keys(
+        &self,
+        launch: &Launch,
+        profile: &NodeProfile,
+        address: Option<String>,
+    ) -> Result<Vec<String>, Failure> {
+        let boot_timeout = self.cloud.config.boot_timeout;
+        let Some(address) = address.filter(|address| !address.is_empty()) else {
+            let doing = format!("scanning the host keys of node {}", launch.node);
+            return Err(ProviderError::new(ErrorClass::Config, doing, "the server has no address").into());
+        };
+        let target = Target {
+            address,
+            port: profile.connection_port,
+            connection_type: profile.connection_type.clone(),
+            host_key_checking: true,
+        };
+        if let Some(answer) = self.cloud.provider.host_keys(&launch.node, &target.address).await {
+            let keys = answer.map_err(|error| match error.class {
+                ErrorClass::Timeout => {
+                    let last = error.to_string();
+                    Failure::Keyscan(ScanError::Timeout {
+                        target: target.clone(),
+                        budget: boot_timeout,
+                        attempts: 1,
+                        last,
+                    })
+                }
+                _ => Failure::Cloud(error),
+            })?;
+            return Ok(if target.has_host_keys() { keys } else { Vec::new() });
+        }
+        self.cloud.nodescan.scan(&target, boot_timeout).await.map_err(Failure::Keyscan)
+    }
+
+    /// Deletes what an attempt made. Tries for as long as an attempt may take, because the next attempt must not leave
+    /// the node with two servers. False where that failed.
+    async fn undo(&self, held: &Mutex<Held<Node>>) -> bool {
+        let external_id = held.lock().await.record().external_id.clone();
+        let Some(external_id) = external_id else { return true };
+        let give_up = Instant::now() + self.cloud.config.launch_timeout.max(Duration::from_secs(60));
+        let mut pause = Duration::from_millis(500);
+        loop {
+            match tokio::time::timeout_at(give_up, self.cloud.provider.delete(&external_id)).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) if Instant::now() + pause < give_up => {
+                    warn!(logger = %self.logger, "Deleting the server of a failed attempt, to be repeated: {error}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                }
+                Ok(Err(error)) => {
+                    error!(logger = %self.logger, "The server of a failed attempt cannot be deleted: {error}");
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
+        held.lock().await.update(|node| node.external_id = None).await.is_ok()
+    }
+
+    /// Writes the outcome and gives the lock back.
+    async fn finish(&self, mut held: Held<Node>, failure: Option<Failure>) {
+        let Some(failure) = failure else {
+            info!(logger = %self.logger, "Node {} is ready", held.record().id);
+            self.launcher.clouds.launch_worked(&self.pool.provider);
+            self.launcher.book.open().launched(held, None);
+            return;
+        };
+        let reason = failure.to_string();
+        let state = match failure.class() {
+            ErrorClass::Quota => {
+                self.launcher.clouds.quota_refused(&self.pool.provider);
+                NodeState::Aborted
+            }
+            ErrorClass::Config => {
+                self.launcher.clouds.doubt(&self.pool.provider);
+                NodeState::Failed
+            }
+            _ => NodeState::Failed,
+        };
+        let written = held
+            .update(|node| {
+                node.comment = Some(reason.clone());
+                node.set_state(state, clock::now());
+            })
+            .await;
+        if let Err(error) = written {
+            error!(logger = %self.logger, "Node {}: {error}", held.record().id);
+            return;
+        }
+        let failed = (state == NodeState::Failed).then(|| format!("node {}: {reason}", held.record().id));
+        self.launcher.book.open().launched(held, failed);
+    }
+
+    /// The server's console, line by line, after a scan that failed (`console-log`).
+    async fn log_console(&self, held: &Mutex<Held<Node>>) {
+        let external_id = held.lock().await.record().external_id.clone();
+        let Some(external_id) = external_id else { return };
+        match self.cloud.provider.console_log(&self.pool.pool, &self.label, &external_id).await {
+            Ok(Some(console)) => {
+                info!(logger = %self.logger, "Console log from external id {}:", plain(&external_id));
+                for line in console.lines() {
+                    info!(logger = %self.logger, "{}", line.trim_end());
+                }
+            }
+            Ok(None) => {}
+            Err(error) => warn!(logger = %self.logger, "No console log: {error}"),
+        }
+    }
+
+    fn record(&self, result: &str, took: Duration) {
+        let az = self.az.as_deref();
+        let requestor = self.request.requestor.as_deref();
+        self.launcher.stats.launch_result(&self.pool.provider, az, requestor, result, took);
+    }
+}
+
+/// Puts the server's id on record as soon as the cloud has told it.
+struct OnRecord<'a> {
+    held: &'a Mutex<Held<Node>>,
+    logger: &'a str,
+}
+
+#[async_trait]
+impl LaunchProgress for OnRecord<'_> {
+    async fn created(&self, external_id: Value) {
+        let mut held = self.held.lock().await;
+        if held.record().external_id.as_ref() == Some(&external_id) {
+            return;
+        }
+        let text = plain(&external_id);
+        match held.update(|node| node.external_id = Some(external_id)).await {
+            Ok(()) => info!(logger = %self.logger, "Server {text} is being created"),
+            Err(error) => warn!(logger = %self.logger, "Server {text} is not on record: {error}"),
+        }
+    }
+}
+
+fn plain(external_id: &Value) -> String {
+    external_id.as_str().map_or_else(|| external_id.to_string(), str::to_owned)
+}
+
+fn apply_profile(node: &mut Node, profile: &NodeProfile) {
+    node.username.clone_from(&profile.username);
+    node.python_path.clone_from(&profile.python_path);
+    node.shell_type.clone_from(&profile.shell_type);
+    node.connection_type = Some(profile.connection_type.clone());
+    node.connection_port = json!(profile.connection_port);
+}
+
+/// What the cloud says of the server (`nodepool 11.0.0: driver/statemachine.py updateNodeFromInstance`).
+fn apply_instance(node: &mut Node, instance: Instance) {
+    node.external_id = Some(instance.external_id);
+    node.interface_ip = instance.interface_ip;
+    node.public_ipv4 = instance.public_ipv4;
+    node.private_ipv4 = instance.private_ipv4;
+    node.public_ipv6 = instance.public_ipv6;
+    node.host_id = instance.host_id;
+    node.cloud = instance.cloud;
+    node.region = instance.region;
+    node.az = instance.az;
+    node.driver_data = instance.driver_data;
+    node.slot = instance.slot;
+    node.node_properties = Some(instance.node_properties);
+    node.resources = Some(instance.resources);
+}

@@ -1,0 +1,374 @@
+//! Acting: the launcher's loop and the actions it carries out.
+//!
+//! One loop ([`Launcher::run`]) waits until something may have changed (a record, an answer of a cloud, the end of an
+//! action, a moment the planner named), calls [`plan`](crate::plan::plan) and hands each decision to a task of its own.
+//! An action locks, reads again under the lock, does one step and ends; what comes next is the next plan's business.
+//! So start-up, a take-over after a crash and everyday work are one path, and nothing polls ZooKeeper.
+//!
+//! | module | is about |
+//! |---|---|
+//! | [`book`] | what we hold and do: the locks, and the planner's view of them |
+//! | [`clouds`] | the providers: start, replacement, what is known of them |
+//! | [`requests`] | actions on requests |
+//! | [`launch`] | the story of one node, from record to READY |
+//! | [`nodes`] | actions on nodes: free, retire, delete |
+//! | [`leaks`] | resources without a record |
+//! | [`report`] | metrics, and what people can ask |
+
+mod book;
+mod clouds;
+mod launch;
+mod leaks;
+mod nodes;
+mod report;
+mod requests;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use nodepool_common::{
+    config::{self, Config},
+    model::{LauncherId, PoolComponent, RequestId},
+    stats::Stats,
+    sys::{clock, host, shutdown::ShutdownReason},
+    zk::{Registration, ZooKeeper},
+};
+use tokio::sync::{Notify, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, error, info, warn};
+
+pub use self::report::Readiness;
+use self::{book::Book, clouds::Clouds};
+use crate::plan::{Plan, PoolKey, PoolState, Timing, Waiting, World, plan};
+
+/// The logger's name in the log, as upstream's.
+const LOGGER: &str = "nodepool.NodePool";
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `-c`.
+    pub config: PathBuf,
+    /// `-s`.
+    pub secure: Option<PathBuf>,
+    /// How often each cloud is searched for leaked resources. Upstream: 60 s.
+    pub cleanup_interval: Duration,
+    /// How long to wait before a deletion that failed is tried again. Upstream: 5 s.
+    pub delete_interval: Duration,
+    /// Age at which the lock directory of a request that is gone is removed. Upstream: 8 h.
+    pub request_lock_age: Duration,
+    /// The version that components carry.
+    pub version: String,
+}
+
+/// A launcher at work.
+#[derive(Debug)]
+pub struct Launcher {
+    options: Options,
+    zk: ZooKeeper,
+    stats: Stats,
+    config: RwLock<Arc<Config>>,
+    book: Book,
+    clouds: Clouds,
+    context: nodepool_drivers::Context,
+    pools: Mutex<BTreeMap<PoolKey, RunningPool>>,
+    /// The last plan's word on what waits.
+    waiting: Mutex<BTreeMap<(RequestId, PoolKey), Waiting>>,
+    readiness: Mutex<Readiness>,
+    wake: Notify,
+    tasks: TaskTracker,
+    /// Cancelled when the process ends; until then actions may go on although no new work is taken.
+    ending: CancellationToken,
+}
+
+/// A pool that takes part: its id and its component.
+#[derive(Debug)]
+struct RunningPool {
+    launcher_id: LauncherId,
+    registration: Registration,
+    said: PoolComponent,
+}
+
+impl RunningPool {
+    fn publish(&self) {
+        let said = self.said.clone();
+        self.registration.update(|component| *component = said);
+    }
+}
+
+impl Launcher {
+    /// A launcher with a first configuration; nothing runs yet.
+    pub fn new(options: Options, config: Arc<Config>, zk: ZooKeeper, stats: Stats) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            zk,
+            stats,
+            config: RwLock::new(config),
+            book: Book::default(),
+            clouds: Clouds::default(),
+            context: nodepool_drivers::Context::from_env(),
+            pools: Mutex::default(),
+            waiting: Mutex::default(),
+            readiness: Mutex::default(),
+            wake: Notify::new(),
+            tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
+        })
+    }
+
+    /// The running configuration.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs until told to stop. Returns when everything that ran has ended.
+    pub async fn run(self: &Arc<Self>, mut stop: watch::Receiver<Option<ShutdownReason>>) {
+        let component = self.zk.register_launcher(&host::hostname(), &self.options.version);
+        self.apply_config(&self.config());
+        self.spawn(Self::watch_config);
+        self.spawn(Self::watch_session);
+        self.spawn(Self::report_statistics);
+
+        let mut changed = self.zk.cache().changed();
+        let mut stopping = false;
+        loop {
+            let wake_at = if self.zk.cache().ready() { self.pass(stopping) } else { None };
+            if stopping && self.book.open().is_idle() {
+                break;
+            }
+            let pause = wake_at.map_or(Duration::from_secs(3600), |at| {
+                Duration::from_secs_f64((at - clock::now()).clamp(0.001, 3600.0))
+            });
+            tokio::select! {
+                result = changed.changed() => if result.is_err() { break },
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                result = stop.changed() => {
+                    let reason = *stop.borrow_and_update();
+                    match reason {
+                        Some(ShutdownReason::Graceful) => {
+                            info!(logger = LOGGER, "Stopping: no new requests, running launches are finished first");
+                            stopping = true;
+                            self.withdraw_pools().await;
+                        }
+                        Some(ShutdownReason::Terminate) => {
+                            self.leave().await;
+                            break;
+                        }
+                        None => if result.is_err() { break },
+                    }
+                }
+            }
+        }
+        self.ending.cancel();
+        self.withdraw_pools().await;
+        component.withdraw().await;
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+            warn!(logger = LOGGER, "{} tasks did not end in time and are left behind", self.tasks.len());
+        }
+        info!(logger = LOGGER, "Stopped");
+    }
+
+    /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
+    fn pass(self: &Arc<Self>, stopping: bool) -> Option<f64> {
+        let now = clock::now();
+        let config = self.config();
+        let recheck_at = self.clouds.forget_stale(now);
+        let pools: Vec<PoolState> = self
+            .pools
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(key, pool)| PoolState { key: key.clone(), launcher_id: pool.launcher_id.clone() })
+            .collect();
+        let started = std::time::Instant::now();
+        let plan = {
+            let mut book = self.book.open();
+            let providers = self.clouds.known();
+            self.zk.cache().read(|records| {
+                book.tidy(now, |id| !records.requests.contains_key(id));
+                plan(&World {
+                    now,
+                    config: &config,
+                    records,
+                    pools: &pools,
+                    providers: &providers,
+                    holdings: &book.view,
+                    timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
+                    stopping,
+                })
+            })
+        };
+        self.stats.plan(started.elapsed());
+        self.say_what_waits(&plan);
+        self.publish_pauses(&plan);
+        let wake_at = [plan.wake_at, recheck_at].into_iter().flatten().reduce(f64::min);
+        let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&plan, now);
+        let wake_at = [wake_at, refresh_at].into_iter().flatten().reduce(f64::min);
+        for want in plan.wants.into_iter().chain(refresh) {
+            self.find_out(want);
+        }
+        for decision in plan.decisions {
+            self.carry_out(decision);
+        }
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).passed = true;
+        wake_at
+    }
+
+    /// Spawns a task that ends when the launcher does.
+    fn spawn<F>(self: &Arc<Self>, task: impl FnOnce(Arc<Self>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let future = task(Arc::clone(self));
+        let ending = self.ending.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = future => {}
+                () = ending.cancelled() => {}
+            }
+        });
+    }
+
+    /// Makes a configuration the running one: providers and pools come, change and go.
+    fn apply_config(self: &Arc<Self>, config: &Arc<Config>) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
+        if let Err(error) = self.zk.set_servers(&config.zookeeper) {
+            error!(logger = LOGGER, "The new ZooKeeper servers cannot be used, the old ones stay: {error}");
+        }
+        self.apply_providers(config);
+        self.match_pools();
+        self.report_configuration(config);
+        self.wake.notify_one();
+    }
+
+    /// A provider that has become unusable in an otherwise valid file keeps running as it was.
+    fn keep_broken_providers(&self, loaded: &config::Loaded) -> Arc<Config> {
+        let running = self.config();
+        let mut config = Arc::clone(&loaded.config);
+        for broken in &loaded.broken_providers {
+            if let Some(provider) = running.providers.get(&broken.name) {
+                Arc::make_mut(&mut config).providers.insert(broken.name.clone(), Arc::clone(provider));
+            }
+        }
+        config
+    }
+
+    /// Looks at the file once a second; a half-written or broken one leaves the running configuration in place.
+    async fn watch_config(self: Arc<Self>) {
+        let mut watcher = config::Watcher::new(&self.options.config, self.options.secure.clone());
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match watcher.poll() {
+                config::Poll::Unchanged | config::Poll::Settling => {}
+                config::Poll::Changed(loaded) => {
+                    info!(logger = LOGGER, "Configuration changed");
+                    self.note_loaded(&loaded);
+                    self.apply_config(&self.keep_broken_providers(&loaded));
+                }
+                config::Poll::Invalid(errors) => {
+                    error!(
+                        logger = LOGGER,
+                        "The configuration file is invalid; the running configuration stays in force:\n{errors}"
+                    );
+                    self.note_invalid(&errors);
+                }
+            }
+        }
+    }
+
+    /// Starts over when the ZooKeeper session was lost: every lock of ours is gone with it.
+    async fn watch_session(self: Arc<Self>) {
+        let mut sessions = self.zk.session();
+        let mut current = None;
+        loop {
+            let session = *sessions.borrow_and_update();
+            self.stats.zk_connected(session.is_some());
+            if let Some(session) = session {
+                if current.is_some_and(|current| current != session) {
+                    warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
+                    self.book.start_over();
+                }
+                current = Some(session);
+                self.wake.notify_one();
+            }
+            if sessions.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Brings the registered pools in line with the configuration; see [`clouds`] for when a pool takes part.
+    fn match_pools(self: &Arc<Self>) {
+        let config = self.config();
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_gone = |key: &PoolKey| config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none());
+        let gone: Vec<_> = pools.keys().filter(|key| is_gone(key)).cloned().collect();
+        let gone: Vec<_> = gone.iter().filter_map(|key| pools.remove_entry(key)).collect();
+        for provider in config.providers.values() {
+            for pool in &provider.pools {
+                let key = PoolKey { provider: provider.name.clone(), pool: pool.name.clone() };
+                let labels: Vec<_> = pool.labels.keys().cloned().collect();
+                if let Some(running) = pools.get_mut(&key) {
+                    if running.said.supported_labels != labels || running.said.priority != pool.priority {
+                        running.said.supported_labels = labels;
+                        running.said.priority = pool.priority;
+                        running.publish();
+                    }
+                } else if self.clouds.takes_part(&provider.name) && !self.ending.is_cancelled() {
+                    let launcher_id = LauncherId::from(format!(
+                        "{}-PoolWorker.{key}-{}",
+                        host::fqdn(),
+                        uuid::Uuid::new_v4().simple()
+                    ));
+                    let said = PoolComponent {
+                        hostname: host::hostname(),
+                        state: "running".to_owned(),
+                        version: Some(self.options.version.clone()),
+                        model_api: 0,
+                        id: Some(launcher_id.clone()),
+                        name: Some(pool.name.clone()),
+                        provider_name: Some(provider.name.clone()),
+                        supported_labels: labels,
+                        priority: pool.priority,
+                        paused: false,
+                        extra: serde_json::Map::new(),
+                    };
+                    let registration = self.zk.register_pool(said.clone());
+                    info!(logger = LOGGER, "Pool {key} takes part as {launcher_id}");
+                    pools.insert(key, RunningPool { launcher_id, registration, said });
+                }
+            }
+        }
+        drop(pools);
+        for (key, pool) in gone {
+            info!(logger = LOGGER, "Pool {key} was removed from the configuration");
+            self.tasks.spawn(pool.registration.withdraw());
+        }
+    }
+
+    /// Tells others which pools wait for quota, or for their cloud: others need not leave requests to those.
+    fn publish_pauses(&self, plan: &Plan) {
+        for (key, pool) in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            let paused = plan.paused.contains(key) || self.clouds.cannot_start(&key.provider).is_some();
+            if pool.said.paused != paused {
+                debug!(logger = LOGGER, "Pool {key} is {}", if paused { "paused" } else { "no longer paused" });
+                pool.said.paused = paused;
+                pool.publish();
+            }
+        }
+    }
+
+    async fn withdraw_pools(&self) {
+        let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
+        futures::future::join_all(pools.into_values().map(|pool| async move { pool.registration.withdraw().await }))
+            .await;
+    }
+}

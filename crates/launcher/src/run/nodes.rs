@@ -1,0 +1,121 @@
+//! Actions on nodes: free, retire, delete.
+
+use std::{sync::Arc, time::Duration};
+
+use nodepool_common::{
+    model::{Node, NodeId, NodeState, RequestId},
+    sys::clock,
+    zk::{Held, ZkError},
+};
+use tracing::{debug, info, warn};
+
+use super::Launcher;
+
+const LOGGER: &str = "nodepool.DeletedNodeWorker";
+/// How long one attempt to delete may take (`nodepool 11.0.0: driver/statemachine.py StateMachineNodeDeleter`).
+const DELETE_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Launcher {
+    /// Unlocks a node we hold; a ready one becomes free.
+    pub(super) async fn let_go(&self, id: &NodeId, reason: &str) -> Result<(), ZkError> {
+        let Some(held) = self.book.open().take_node(id) else { return Ok(()) };
+        debug!(logger = LOGGER, node = %id, "Letting go of the node: {reason}");
+        if held.record().state == NodeState::Ready && held.record().allocated_to.is_some() {
+            held.update_and_unlock(|node| node.allocated_to = None).await.map_err(Into::into)
+        } else {
+            held.unlock().await
+        }
+    }
+
+    /// Marks an idle, a held or an orphaned node for deletion.
+    pub(super) async fn retire(&self, id: &NodeId, reason: &str) -> Result<(), ZkError> {
+        let Some(held) = self.lock_free(id).await? else { return Ok(()) };
+        let still = match held.record().state {
+            NodeState::Ready => held.record().allocated_to.is_none(),
+            NodeState::Hold | NodeState::Init => true,
+            _ => false,
+        };
+        if !still {
+            return held.unlock().await;
+        }
+        info!(logger = "nodepool.CleanupWorker", node = %id, "Deleting node: {reason}");
+        held.update_and_unlock(|node| node.set_state(NodeState::Deleting, clock::now())).await.map_err(Into::into)
+    }
+
+    /// Frees a ready node whose request is gone.
+    pub(super) async fn deallocate(&self, id: &NodeId, request: &RequestId) -> Result<(), ZkError> {
+        let Some(held) = self.lock_free(id).await? else { return Ok(()) };
+        let node = held.record();
+        let still = node.state == NodeState::Ready
+            && node.allocated_to.as_ref() == Some(request)
+            && self.zk.get(&format!("/nodepool/requests/{request}")).await?.is_none();
+        if !still {
+            return held.unlock().await;
+        }
+        info!(logger = LOGGER, node = %id, "Freeing node that was allocated to missing request {request}");
+        held.update_and_unlock(|node| node.allocated_to = None).await.map_err(Into::into)
+    }
+
+    /// The story of a node's end: DELETING, its server gone, DELETED, its record gone.
+    pub(super) async fn delete(self: &Arc<Self>, id: &NodeId) -> Result<(), ZkError> {
+        let Some(mut held) = self.lock_free(id).await? else { return Ok(()) };
+        let node = Arc::clone(held.record());
+        if !node.state.is_doomed() {
+            return held.unlock().await;
+        }
+        let Some(cloud) = node.provider.as_ref().and_then(|provider| self.clouds.get(provider)) else {
+            return held.unlock().await;
+        };
+        if node.state != NodeState::Deleting && node.state != NodeState::Deleted {
+            info!(logger = LOGGER, node = %id, "Deleting {} node", node.state);
+        }
+        if node.state != NodeState::Deleted
+            && let Some(external_id) = &node.external_id
+        {
+            if node.state != NodeState::Deleting {
+                held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
+            }
+            let deleting = tokio::time::timeout(DELETE_TIMEOUT, cloud.provider.delete(external_id)).await;
+            let trouble = match deleting {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("not gone after {} s", DELETE_TIMEOUT.as_secs())),
+            };
+            if let Some(trouble) = trouble {
+                return self.deletion_failed(held, &trouble).await;
+            }
+        }
+        let provider = cloud.config.name.clone();
+        held.delete(clock::now()).await?;
+        let mut book = self.book.open();
+        book.worked(&format!("delete {id}"));
+        drop(book);
+        self.clouds.room_was_made(&provider);
+        info!(logger = LOGGER, node = %id, "Deleted node");
+        Ok(())
+    }
+
+    /// The record stays `deleting` and unlocked, as upstream leaves it; the next attempt comes after a pause.
+    async fn deletion_failed(&self, held: Held<Node>, trouble: &str) -> Result<(), ZkError> {
+        let id = held.record().id.clone();
+        let pause = {
+            let first = self.options.delete_interval.as_secs_f64();
+            let mut book = self.book.open();
+            let pause = book.back_off(&format!("delete {id}"), first, first * 12.0);
+            book.view.nodes_after.insert(id.clone(), clock::now() + pause);
+            pause
+        };
+        warn!(logger = LOGGER, node = %id, "Could not delete the node, trying again in {pause:.0} s: {trouble}");
+        held.unlock().await
+    }
+
+    /// Locks a node that nobody has; `None` where somebody has, or it is gone.
+    async fn lock_free(&self, id: &NodeId) -> Result<Option<Held<Node>>, ZkError> {
+        let held = self.zk.try_lock_node(id).await?;
+        if held.is_none() {
+            // Its lock's end or its own wakes us earlier; this only keeps a race from spinning.
+            self.book.open().view.nodes_after.insert(id.clone(), clock::now() + 0.25);
+        }
+        Ok(held)
+    }
+}

@@ -1,0 +1,225 @@
+//! Metrics, and what people can ask: readiness, the pools and what waits.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use nodepool_common::{
+    config::{Config, ConfigErrors, Loaded},
+    model::{ProviderName, Resources},
+    stats::{ZkQueues, count_addressable_requests, count_nodes},
+    sys::host,
+};
+use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, error, info, warn};
+
+use super::{Launcher, requests::pool_logger};
+use crate::{
+    plan::{Plan, PoolKey},
+    web,
+};
+
+/// What `/ready` is made from.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    /// The first pass is done.
+    pub passed: bool,
+    /// Why the file is not the running configuration.
+    invalid: Option<String>,
+    /// Providers that are left out, with why.
+    broken: BTreeMap<ProviderName, String>,
+}
+
+impl Launcher {
+    /// `/ready` (traps.md 21).
+    pub fn readiness(&self) -> web::Readiness {
+        let readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remarks = Vec::new();
+        if let Some(invalid) = &readiness.invalid {
+            remarks.push(format!(
+                "The configuration file is invalid, the previous configuration stays in force:\n{invalid}"
+            ));
+        }
+        for (provider, why) in &readiness.broken {
+            remarks.push(format!("Provider {provider} is left out: {why}"));
+        }
+        for (provider, why) in self.clouds.troubles() {
+            remarks.push(format!("Provider {provider} has trouble: {why}"));
+        }
+        if !self.zk.cache().ready() {
+            remarks.push("There is no connection to ZooKeeper.".to_owned());
+        }
+        web::Readiness { ready: readiness.passed, remarks }
+    }
+
+    /// Notes the outcome of a load that worked.
+    pub fn note_loaded(&self, loaded: &Loaded) {
+        for warning in &loaded.warnings {
+            warn!(logger = "nodepool.config", "{warning}");
+        }
+        let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+        readiness.invalid = None;
+        readiness.broken.clear();
+        for broken in &loaded.broken_providers {
+            error!(
+                logger = "nodepool.config",
+                "Provider {} is left out, the others go on:\n{}", broken.name, broken.reason
+            );
+            readiness.broken.insert(broken.name.clone(), broken.reason.clone());
+        }
+        self.stats.config_valid(true);
+    }
+
+    /// Notes that the file cannot be used.
+    pub(super) fn note_invalid(&self, errors: &ConfigErrors) {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).invalid = Some(errors.to_string());
+        self.stats.config_valid(false);
+        self.stats.config_reload_failed();
+    }
+
+    pub(super) fn note_broken(&self, provider: &ProviderName, why: &str) {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).broken.insert(provider.clone(), why.to_owned());
+    }
+
+    /// Logs why requests wait, once per reason, and keeps it for [`Self::pool_list`].
+    pub(super) fn say_what_waits(&self, plan: &Plan) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((request, pool), now) in &plan.waiting {
+            if waiting.get(&(request.clone(), pool.clone())).is_some_and(|before| before == now) {
+                continue;
+            }
+            let logger = pool_logger(pool);
+            if now.paused {
+                info!(logger = %logger, request = %request, "Waiting for quota: {}", now.reason);
+            } else {
+                debug!(logger = %logger, request = %request, "Not served yet: {}", now.reason);
+            }
+        }
+        waiting.clone_from(&plan.waiting);
+    }
+
+    /// `/pool-list`: this launcher's pools and what they are busy with.
+    pub fn pool_list(&self) -> Value {
+        let config = self.config();
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.book.open().view.requests.clone();
+        let pools: Vec<(PoolKey, String, bool)> = self
+            .pools
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(key, pool)| (key.clone(), pool.launcher_id.to_string(), pool.said.paused))
+            .collect();
+        let troubles: BTreeMap<_, _> = self.clouds.troubles().into_iter().collect();
+        let mut used: BTreeMap<PoolKey, Resources> = BTreeMap::new();
+        self.zk.cache().read(|records| {
+            for node in records.nodes.values().filter_map(|entry| entry.usable()) {
+                if let (Some(provider), Some(pool), Some(resources)) = (&node.provider, &node.pool, &node.resources) {
+                    let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
+                    used.entry(key).or_default().add(resources);
+                }
+            }
+        });
+        let mut list = Vec::new();
+        for (key, launcher_id, paused) in pools {
+            let limits = config.providers.get(&key.provider).and_then(|p| p.pool(&key.pool)).map(|p| &p.limits);
+            let active: Vec<_> = held.iter().filter(|(_, request)| request.pool == key).map(|(id, _)| id).collect();
+            let mine = waiting.iter().filter(|((_, pool), _)| *pool == key);
+            let reasons: Vec<_> = mine
+                .clone()
+                .map(|((id, _), waiting)| json!({"request": id, "reason": waiting.reason, "paused": waiting.paused}))
+                .collect();
+            let paused_requests: Vec<_> = mine.filter(|(_, w)| w.paused).map(|((id, _), _)| id).collect();
+            list.push(json!({
+                "provider": key.provider,
+                "pool": key.pool,
+                "launcher": launcher_id,
+                "paused": paused,
+                "active_requests": active,
+                "paused_requests": paused_requests,
+                "waiting": reasons,
+                "limits": limits.map(Resources::to_json),
+                "used": used.get(&key).map(Resources::to_json),
+                "trouble": troubles.get(&key.provider),
+            }));
+        }
+        Value::Array(list)
+    }
+
+    /// SIGUSR2: everything this launcher holds and waits for.
+    pub fn state_dump(&self) -> String {
+        let book = format!("{:#?}", self.book.open().view);
+        format!("Pools: {:#}\nHeld and under way: {book}", self.pool_list())
+    }
+
+    /// What follows from the configuration alone.
+    pub(super) fn report_configuration(&self, config: &Config) {
+        for provider in config.providers.values() {
+            let servers = provider.pools.iter().map(|pool| pool.limits.limit("instances")).sum();
+            self.stats.max_servers(&provider.name, servers);
+        }
+        for (tenant, limits) in &config.tenant_limits {
+            for name in ["cores", "instances", "ram"] {
+                self.stats.tenant_limit(tenant.as_str(), name, limits.limit(name));
+            }
+            for (name, limit) in limits.iter().filter(|(name, _)| !["cores", "instances", "ram"].contains(name)) {
+                self.stats.tenant_limit(tenant.as_str(), name, limit);
+            }
+        }
+    }
+
+    /// Reports the nodes and requests of the whole system while this launcher is the elected one, at most once a
+    /// second and only after a change; and its own state every ten seconds.
+    pub(super) async fn report_statistics(self: Arc<Self>) {
+        let identifier = format!("{}-{}", host::hostname(), host::pid());
+        let elected = self.zk.stand_for_election("stats", &identifier);
+        let mut changed = self.zk.cache().changed();
+        let mut own = tokio::time::interval(Duration::from_secs(10));
+        own.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leads = false;
+        let mut elections = elected.clone();
+        loop {
+            let force = tokio::select! {
+                result = changed.changed() => {
+                    if result.is_err() { return }
+                    false
+                }
+                result = elections.changed() => {
+                    if result.is_err() { return }
+                    true
+                }
+                _ = own.tick() => {
+                    self.report_own();
+                    // Once in a while in full: statsd is UDP, and a server may have been restarted.
+                    true
+                }
+            };
+            let leads_now = *elected.borrow();
+            if leads_now && self.zk.cache().ready() {
+                let config = self.config();
+                let (nodes, requests) = self.zk.cache().read(|records| {
+                    let nodes = count_nodes(records, config.providers.keys(), config.labels.keys());
+                    (nodes, count_addressable_requests(records))
+                });
+                self.stats.nodes(&nodes, force);
+                self.stats.addressable_requests(&requests, force);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            } else if leads && !leads_now {
+                self.stats.stop_leading();
+            }
+            leads = leads_now;
+        }
+    }
+
+    fn report_own(&self) {
+        let queues = self.zk.cache().queues();
+        self.stats.zk_queues(
+            &host::hostname(),
+            &ZkQueues { node_event: queues.events, node_playback: queues.playback, ..ZkQueues::default() },
+        );
+        self.report_configuration(&self.config());
+    }
+}

@@ -1,0 +1,598 @@
+//! Actions on requests: accept, decline, supply, fulfil, put back.
+
+use std::{sync::Arc, time::Duration};
+
+use nodepool_common::{
+    config::Provider,
+    model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
+    stats::RequestDecision,
+    sys::clock,
+    zk::{Held, ZkError},
+};
+use tracing::{debug, error, info, warn};
+
+use super::{Launcher, launch::NodeLaunch};
+use crate::plan::{Decision, NewNode, PoolKey, Want};
+
+/// Seconds before a request that could not be locked is looked at again. Its lock's end wakes us earlier.
+const LOCKED_ELSEWHERE: f64 = 0.25;
+/// Seconds before an action that failed is tried again.
+const AFTER_AN_ERROR: f64 = 1.0;
+
+impl Launcher {
+    /// Starts an action; what it works on is busy until it ends, however it ends.
+    pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
+        let busy = self.mark_busy(&decision);
+        let this = Arc::clone(self);
+        let ending = self.ending.clone();
+        self.tasks.spawn(async move {
+            let _busy = busy;
+            tokio::select! {
+                () = this.act(decision) => {}
+                () = ending.cancelled() => {}
+            }
+        });
+    }
+
+    async fn act(self: &Arc<Self>, decision: Decision) {
+        debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
+        let result = match &decision {
+            Decision::Accept { pool, request } => self.accept(pool, request).await,
+            Decision::Decline { request, pools } => self.decline(request, pools).await,
+            Decision::Supply { pool, request, reuse, launch } => self.supply(pool, request, reuse, launch).await,
+            Decision::Fulfil { request, nodes } => self.fulfil(request, nodes).await,
+            Decision::GiveUp { request, reasons } => self.give_up(request, reasons).await,
+            Decision::PutBack { request, reason } => self.put_back(request, reason).await,
+            Decision::Forget { request } => self.forget(request).await,
+            Decision::ResetLost { request } => self.reset_lost(request).await,
+            Decision::RemoveRequestLock { request } => self.zk.delete_request_lock(request).await,
+            Decision::CreateMinReady { label, count } => self.create_min_ready(label, *count).await,
+            Decision::FinishMinReady { request } => self.finish_min_ready(request).await,
+            Decision::LetGo { node, reason } => self.let_go(node, reason).await,
+            Decision::Retire { node, reason } => self.retire(node, reason).await,
+            Decision::Delete { node } => self.delete(node).await,
+            Decision::Deallocate { node, request } => self.deallocate(node, request).await,
+            Decision::RemoveRecord { node } => {
+                info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
+                self.zk.delete_node_record(node).await
+            }
+        };
+        if let Err(error) = result {
+            self.action_failed(&decision, &error);
+        }
+    }
+
+    /// Notes that an action failed, so that the next plan does not repeat it at once.
+    fn action_failed(&self, decision: &Decision, error: &ZkError) {
+        if error.is_transient() {
+            info!(logger = "nodepool.NodePool", "Will be tried again: {error}");
+        } else {
+            error!(logger = "nodepool.NodePool", "{error} (while carrying out {decision:?})");
+        }
+        let after = clock::now() + AFTER_AN_ERROR;
+        let mut book = self.book.open();
+        let (request, node) = subjects(decision);
+        if let Some(request) = request {
+            book.view.requests_after.insert(request.clone(), after);
+        }
+        if let Some(node) = node {
+            book.view.nodes_after.insert(node.clone(), after);
+        }
+        if let Decision::CreateMinReady { label, .. } = decision {
+            book.view.min_ready_after.insert(label.clone(), after);
+        }
+    }
+
+    /// The id of a pool that takes part.
+    fn launcher_id(&self, key: &PoolKey) -> Option<LauncherId> {
+        let pools = self.pools.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        pools.get(key).map(|pool| pool.launcher_id.clone())
+    }
+
+    /// Locks a waiting request; `None` where it is not to be had or not waiting any more.
+    async fn lock_waiting(&self, id: &RequestId) -> Result<Option<Held<NodeRequest>>, ZkError> {
+        let Some(held) = self.zk.try_lock_request(id).await? else {
+            self.book.open().view.requests_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
+            return Ok(None);
+        };
+        if held.record().state == RequestState::Requested {
+            Ok(Some(held))
+        } else {
+            held.unlock().await?;
+            Ok(None)
+        }
+    }
+
+    async fn accept(&self, pool: &PoolKey, id: &RequestId) -> Result<(), ZkError> {
+        let Some(launcher_id) = self.launcher_id(pool) else { return Ok(()) };
+        let session = self.book.open().session();
+        let Some(mut held) = self.lock_waiting(id).await? else { return Ok(()) };
+        if held.record().declined_by.contains(&launcher_id) {
+            return held.unlock().await;
+        }
+        held.update(|request| request.set_state(RequestState::Pending, clock::now())).await?;
+        let request = Arc::clone(held.record());
+        info!(
+            logger = %pool_logger(pool), request = %id, event_id = request.event_id,
+            "Accepted request for {}", labels(&request)
+        );
+        self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Accepted);
+        let mut book = self.book.open();
+        if !session.is_cancelled() {
+            book.hold_request(held, pool.clone());
+        }
+        Ok(())
+    }
+
+    async fn decline(&self, id: &RequestId, pools: &[(PoolKey, String)]) -> Result<(), ZkError> {
+        let Some(held) = self.lock_waiting(id).await? else { return Ok(()) };
+        self.write_decline(held, pools).await
+    }
+
+    /// Declines an accepted request. Its ready nodes become free in the next pass, its running launches go on: their
+    /// nodes serve the next one.
+    async fn give_up(&self, id: &RequestId, reasons: &[String]) -> Result<(), ZkError> {
+        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
+        let reasons: Vec<_> = reasons.iter().map(|reason| (pool.clone(), reason.clone())).collect();
+        let result = self.write_decline(held, &reasons).await;
+        self.book.open().drop_request(id);
+        result
+    }
+
+    /// Adds declines to a request and releases it: `failed` once every registered pool has declined, `requested`
+    /// otherwise (`nodepool 11.0.0: driver/__init__.py _declineRequest`).
+    async fn write_decline(&self, held: Held<NodeRequest>, pools: &[(PoolKey, String)]) -> Result<(), ZkError> {
+        let mut declined = held.record().declined_by.clone();
+        for (pool, _) in pools {
+            if let Some(launcher_id) = self.launcher_id(pool)
+                && !declined.contains(&launcher_id)
+            {
+                declined.push(launcher_id);
+            }
+        }
+        let all = self.zk.cache().read(|records| records.registered_pool_ids().all(|id| declined.contains(id)));
+        let state = if all { RequestState::Failed } else { RequestState::Requested };
+        let request = Arc::clone(held.record());
+        let mut reasons = request.decline_reasons.clone();
+        for (pool, reason) in pools {
+            info!(
+                logger = %pool_logger(pool), request = %request.id, event_id = request.event_id,
+                "Declining request for {}: {reason}", labels(&request)
+            );
+            self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Declined);
+            reasons.push(format!("{pool}: {reason}"));
+        }
+        if all {
+            reasons.extend(self.absentees(&request));
+        }
+        held.update_and_unlock(|request| {
+            request.declined_by = declined;
+            request.decline_reasons = reasons;
+            request.set_state(state, clock::now());
+        })
+        .await?;
+        if all {
+            warn!(
+                logger = "nodepool.NodePool", request = %request.id, event_id = request.event_id,
+                "Request for {} failed: every pool has declined it", labels(&request)
+            );
+            if let Some((pool, _)) = pools.first() {
+                self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Providers that have labels of a request and take no part, with why: nobody else could tell.
+    fn absentees(&self, request: &NodeRequest) -> Vec<String> {
+        let config = self.config();
+        let has = |provider: &Provider, label: &LabelName| provider.pools.iter().any(|pool| pool.labels.contains_key(label));
+        let mut absentees = Vec::new();
+        for provider in config.providers.values() {
+            if let Some(label) = request.node_types.iter().find(|label| has(provider, label))
+                && let Some(why) = self.clouds.cannot_start(&provider.name)
+            {
+                absentees.push(format!("provider {}, which has {label}, takes no part: {why}", provider.name));
+            }
+        }
+        absentees
+    }
+
+    /// Gives an accepted request nodes. What cannot be had any more is left to the next pass.
+    async fn supply(
+        self: &Arc<Self>,
+        pool: &PoolKey,
+        id: &RequestId,
+        reuse: &[(NodeId, LabelName)],
+        launch: &[NewNode],
+    ) -> Result<(), ZkError> {
+        let Some(request) = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned()) else {
+            return Ok(());
+        };
+        let reused = reuse.iter().map(|(node, label)| self.reuse(&request, node, label));
+        let launched = launch.iter().map(|node| self.start_launch(pool, &request, node));
+        let (reused, launched) = tokio::join!(futures::future::join_all(reused), futures::future::join_all(launched));
+        reused.into_iter().chain(launched).collect()
+    }
+
+    /// Takes a ready node for a request.
+    async fn reuse(&self, request: &NodeRequest, id: &NodeId, label: &LabelName) -> Result<(), ZkError> {
+        let session = self.book.open().session();
+        let Some(mut held) = self.zk.try_lock_node(id).await? else { return Ok(()) };
+        let node = held.record();
+        if node.state != NodeState::Ready || node.allocated_to.is_some() || !node.labels.contains(label) {
+            return held.unlock().await;
+        }
+        held.update(|node| {
+            node.allocated_to = Some(request.id.clone());
+            node.tenant_name.clone_from(&request.tenant_name);
+            node.requestor.clone_from(&request.requestor);
+        })
+        .await?;
+        info!(
+            logger = "nodepool.NodeRequestHandler", request = %request.id, event_id = request.event_id, node = %id,
+            "Taking ready node for label {label}"
+        );
+        let mut book = self.book.open();
+        if !session.is_cancelled() {
+            book.hold_node(held, request.id.clone(), label.clone());
+        }
+        Ok(())
+    }
+
+    /// Makes the record of a new node and starts its launch.
+    async fn start_launch(
+        self: &Arc<Self>,
+        pool: &PoolKey,
+        request: &Arc<NodeRequest>,
+        new: &NewNode,
+    ) -> Result<(), ZkError> {
+        let (Some(cloud), Some(launcher_id)) = (self.clouds.get(&pool.provider), self.launcher_id(pool)) else {
+            return Ok(());
+        };
+        let session = self.book.open().session();
+        let config = self.config();
+        let Some(pool_config) = config.providers.get(&pool.provider).and_then(|p| p.pool(&pool.pool)) else {
+            return Ok(());
+        };
+        let mut node = Node::new(clock::now());
+        node.provider = Some(pool.provider.clone());
+        node.pool = Some(pool.pool.clone());
+        node.labels = vec![new.label.clone()];
+        node.allocated_to = Some(request.id.clone());
+        node.launcher = Some(launcher_id.to_string());
+        node.tenant_name.clone_from(&request.tenant_name);
+        node.requestor.clone_from(&request.requestor);
+        node.attributes.clone_from(&pool_config.node_attributes);
+        node.az.clone_from(&new.az);
+        node.resources = self.clouds.label_resources(pool, &new.label);
+        let held = self.zk.create_node(node).await?;
+        let id = held.record().id.clone();
+        info!(
+            logger = %pool_logger(pool), request = %request.id, event_id = request.event_id, node = %id,
+            "Launching node of label {}", new.label
+        );
+        {
+            let mut book = self.book.open();
+            if session.is_cancelled() {
+                return Ok(());
+            }
+            book.hold_launching(id, request.id.clone(), new.label.clone());
+        }
+        let launch = NodeLaunch::new(self, cloud, pool.clone(), new, Arc::clone(request), session);
+        let this = Arc::clone(self);
+        let ending = self.ending.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = launch.run(held) => {}
+                () = ending.cancelled() => {}
+            }
+            this.wake.notify_one();
+        });
+        Ok(())
+    }
+
+    /// Hands the nodes over. They are unlocked before the request says so, because Zuul locks them next (traps.md 9).
+    async fn fulfil(&self, id: &RequestId, nodes: &[NodeId]) -> Result<(), ZkError> {
+        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
+        let (taken, ours) = {
+            let mut book = self.book.open();
+            let taken: Vec<_> = nodes.iter().filter_map(|node| book.take_node(node)).collect();
+            (taken, book.view.min_ready.contains_key(id))
+        };
+        if taken.len() != nodes.len() {
+            // The session changed between the plan and now; the records decide what becomes of it.
+            self.book.open().drop_request(id);
+            return Ok(());
+        }
+        let unlocked = futures::future::join_all(taken.into_iter().map(|node| async move {
+            if ours {
+                node.update_and_unlock(|node| node.allocated_to = None).await.map_err(Into::into)
+            } else {
+                node.unlock().await
+            }
+        }))
+        .await;
+        self.book.open().drop_request(id);
+        unlocked.into_iter().collect::<Result<(), _>>()?;
+        let request = Arc::clone(held.record());
+        if ours {
+            held.unlock().await?;
+            self.zk.delete_request(id).await?;
+            let mut book = self.book.open();
+            book.view.min_ready.remove(id);
+            for label in &request.node_types {
+                book.worked(&format!("min-ready {label}"));
+            }
+        } else {
+            let now = clock::now();
+            held.update_and_unlock(|request| {
+                request.nodes = nodes.to_vec();
+                request.set_state(RequestState::Fulfilled, now);
+            })
+            .await?;
+            if let Some(created) = request.created_time {
+                self.stats.request_fulfilled_after(
+                    &pool.provider,
+                    &pool.pool,
+                    Duration::from_secs_f64((now - created).max(0.0)),
+                );
+            }
+        }
+        self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Fulfilled);
+        let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+        info!(
+            logger = %pool_logger(&pool), request = %id, event_id = request.event_id,
+            "Fulfilled request for {} with node(s) {}", labels(&request), names.join(", ")
+        );
+        Ok(())
+    }
+
+    async fn put_back(&self, id: &RequestId, reason: &str) -> Result<(), ZkError> {
+        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
+        let event_id = held.record().event_id.clone();
+        let result = held
+            .update_and_unlock(|request| {
+                request.nodes.clear();
+                request.set_state(RequestState::Requested, clock::now());
+            })
+            .await;
+        self.book.open().drop_request(id);
+        info!(logger = %pool_logger(&pool), request = %id, event_id, "Put back: {reason}");
+        result.map_err(Into::into)
+    }
+
+    async fn forget(&self, id: &RequestId) -> Result<(), ZkError> {
+        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
+        self.book.open().drop_request(id);
+        info!(
+            logger = %pool_logger(&pool), request = %id, event_id = held.record().event_id,
+            "The request was withdrawn or taken over; letting go of it"
+        );
+        held.unlock().await
+    }
+
+    /// Puts a request back that its launcher left pending, and frees the nodes it had (`nodepool 11.0.0: launcher.py
+    /// _resetLostRequest`). Doomed nodes stay as they are: they are deleted anyway.
+    async fn reset_lost(&self, id: &RequestId) -> Result<(), ZkError> {
+        let Some(held) = self.zk.try_lock_request(id).await? else {
+            self.book.open().view.requests_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
+            return Ok(());
+        };
+        if held.record().state != RequestState::Pending {
+            return held.unlock().await;
+        }
+        let nodes: Vec<NodeId> = self.zk.cache().read(|records| {
+            let of_request = records.nodes.iter().filter(|(_, entry)| {
+                entry.usable().is_some_and(|node| {
+                    node.allocated_to.as_ref() == Some(id) && matches!(node.state, NodeState::Ready | NodeState::Init)
+                })
+            });
+            of_request.map(|(node, _)| node.clone()).collect()
+        });
+        for node in nodes {
+            let locked_elsewhere = match self.zk.try_lock_node(&node).await? {
+                Some(node_lock) if node_lock.record().allocated_to.as_ref() == Some(id) => {
+                    node_lock
+                        .update_and_unlock(|node| {
+                            if node.state == NodeState::Init {
+                                node.set_state(NodeState::Deleting, clock::now());
+                            }
+                            node.allocated_to = None;
+                        })
+                        .await?;
+                    false
+                }
+                Some(node_lock) => {
+                    node_lock.unlock().await?;
+                    false
+                }
+                None => self.zk.cache().read(|records| records.nodes.contains_key(&node)),
+            };
+            if locked_elsewhere {
+                // Its launcher's session has not expired yet, or somebody else is at it.
+                self.book.open().view.requests_after.insert(id.clone(), clock::now() + AFTER_AN_ERROR);
+                return held.unlock().await;
+            }
+        }
+        let event_id = held.record().event_id.clone();
+        held.update_and_unlock(|request| {
+            request.nodes.clear();
+            request.set_state(RequestState::Requested, clock::now());
+        })
+        .await?;
+        info!(logger = "nodepool.CleanupWorker", request = %id, event_id, "Reset lost request");
+        Ok(())
+    }
+
+    async fn create_min_ready(&self, label: &LabelName, count: usize) -> Result<(), ZkError> {
+        info!(logger = "nodepool.NodePool", "Creating requests for {count} {label} nodes");
+        for _ in 0..count {
+            let event_id = uuid::Uuid::new_v4().simple().to_string();
+            let request = NodeRequest::min_ready(label, event_id, clock::now());
+            let request = self.zk.create_request("900", true, request).await?;
+            self.book.open().view.min_ready.insert(request.id, label.clone());
+        }
+        Ok(())
+    }
+
+    /// A request of ours that others served, or that failed. Once it is gone, its nodes are freed like those of any
+    /// request that is gone.
+    async fn finish_min_ready(&self, id: &RequestId) -> Result<(), ZkError> {
+        let request = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned());
+        let failed = request.is_some_and(|request| request.state == RequestState::Failed);
+        self.zk.delete_request(id).await?;
+        let mut book = self.book.open();
+        if let Some(label) = book.view.min_ready.remove(id)
+            && failed
+        {
+            let pause = book.back_off(&format!("min-ready {label}"), 2.0, 60.0);
+            book.view.min_ready_after.insert(label.clone(), clock::now() + pause);
+            info!(
+                logger = "nodepool.NodePool", request = %id,
+                "No pool could keep a {label} node in stock; asking again in {pause:.0} s"
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes an accepted request's lock out of the book.
+    fn take_request(&self, id: &RequestId) -> Option<(Held<NodeRequest>, PoolKey)> {
+        let mut book = self.book.open();
+        let pool = book.view.requests.get(id)?.pool.clone();
+        let held = book.take_request(id);
+        if held.is_none() {
+            book.drop_request(id);
+        }
+        Some((held?, pool))
+    }
+
+    /// Finds out what the planner wants to know, unless that is under way.
+    pub(super) fn find_out(self: &Arc<Self>, want: Want) {
+        if let Some(question) = self.clouds.ask(want) {
+            let this = Arc::clone(self);
+            self.spawn(|_| async move {
+                this.answer(question).await;
+                this.wake.notify_one();
+            });
+        }
+    }
+
+    /// Releases everything at once, for a process that has to go: requests are put back, ready nodes freed; the nodes
+    /// that are being launched lose their locks with the session and are deleted by whoever comes next.
+    pub(super) async fn leave(&self) {
+        info!(logger = "nodepool.NodePool", "Terminating: putting requests back");
+        self.withdraw_pools().await;
+        let ids: Vec<_> = self.book.open().view.requests.keys().cloned().collect();
+        let put_back = ids.iter().map(|id| self.put_back(id, "the launcher is terminating"));
+        let deadline = std::time::Duration::from_secs(3);
+        let Ok(results) = tokio::time::timeout(deadline, futures::future::join_all(put_back)).await else {
+            warn!(logger = "nodepool.NodePool", "ZooKeeper does not answer: requests are left to the next launcher");
+            return;
+        };
+        for error in results.into_iter().filter_map(Result::err) {
+            debug!(logger = "nodepool.NodePool", "{error}");
+        }
+        let nodes: Vec<_> = self.book.open().view.nodes.keys().cloned().collect();
+        let let_go = nodes.iter().map(|node| self.let_go(node, "the launcher is terminating"));
+        let _ = tokio::time::timeout(deadline, futures::future::join_all(let_go)).await;
+    }
+
+    /// Marks what a decision works on.
+    fn mark_busy(self: &Arc<Self>, decision: &Decision) -> Busy {
+        let mut book = self.book.open();
+        let (request, node) = subjects(decision);
+        if let Some(request) = request {
+            book.view.busy_requests.insert(request.clone());
+        }
+        if let Some(node) = node {
+            book.view.busy_nodes.insert(node.clone());
+        }
+        let mut nodes: Vec<NodeId> = node.into_iter().cloned().collect();
+        let mut starting = false;
+        let mut label = None;
+        match decision {
+            Decision::Supply { pool, request, reuse, launch } => {
+                starting = true;
+                for (node, _) in reuse {
+                    book.view.busy_nodes.insert(node.clone());
+                    nodes.push(node.clone());
+                }
+                for new in launch {
+                    book.view.starting.push((request.clone(), pool.clone(), new.label.clone()));
+                }
+            }
+            Decision::Accept { pool, request } => {
+                book.view.accepting.insert(request.clone(), pool.clone());
+            }
+            Decision::CreateMinReady { label: of, .. } => {
+                book.view.busy_labels.insert(of.clone());
+                label = Some(of.clone());
+            }
+            _ => {}
+        }
+        Busy { launcher: Arc::clone(self), request: request.cloned(), nodes, label, starting }
+    }
+}
+
+/// What an action works on; released when it ends, also by a panic.
+struct Busy {
+    launcher: Arc<Launcher>,
+    request: Option<RequestId>,
+    nodes: Vec<NodeId>,
+    label: Option<LabelName>,
+    starting: bool,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut book = self.launcher.book.open();
+        for node in &self.nodes {
+            book.view.busy_nodes.remove(node);
+        }
+        if let Some(request) = &self.request {
+            book.view.busy_requests.remove(request);
+            book.view.accepting.remove(request);
+            if self.starting {
+                book.view.starting.retain(|(of, _, _)| of != request);
+            }
+        }
+        if let Some(label) = &self.label {
+            book.view.busy_labels.remove(label);
+        }
+        drop(book);
+        self.launcher.wake.notify_one();
+    }
+}
+
+/// The request and the node that a decision is about.
+fn subjects(decision: &Decision) -> (Option<&RequestId>, Option<&NodeId>) {
+    match decision {
+        Decision::Accept { request, .. }
+        | Decision::Decline { request, .. }
+        | Decision::Supply { request, .. }
+        | Decision::Fulfil { request, .. }
+        | Decision::GiveUp { request, .. }
+        | Decision::PutBack { request, .. }
+        | Decision::Forget { request }
+        | Decision::ResetLost { request }
+        | Decision::RemoveRequestLock { request }
+        | Decision::FinishMinReady { request } => (Some(request), None),
+        Decision::LetGo { node, .. }
+        | Decision::Retire { node, .. }
+        | Decision::Delete { node }
+        | Decision::Deallocate { node, .. }
+        | Decision::RemoveRecord { node } => (None, Some(node)),
+        Decision::CreateMinReady { .. } => (None, None),
+    }
+}
+
+/// The logger of a pool's lines, as upstream's.
+pub(super) fn pool_logger(pool: &PoolKey) -> String {
+    format!("nodepool.PoolWorker.{pool}")
+}
+
+fn labels(request: &NodeRequest) -> String {
+    let labels: Vec<&str> = request.node_types.iter().map(LabelName::as_str).collect();
+    format!("[{}]", labels.join(", "))
+}

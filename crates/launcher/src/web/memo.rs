@@ -1,0 +1,61 @@
+//! The last second's answers. A dashboard open in a hundred browsers costs one table a second.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use nodepool_common::model::Timestamp;
+
+use super::{accept::Format, reply::Document};
+
+/// How long an answer is good, in seconds; clients are told the same.
+pub(super) const EXPIRY: Timestamp = 1.0;
+
+/// Path, query parameters in their order, format.
+pub(super) type Key = (String, Vec<(String, String)>, Format);
+
+/// Answers by what was asked.
+#[derive(Default)]
+pub(super) struct Memo(Mutex<HashMap<Key, Document>>);
+
+impl Memo {
+    /// The answer of the last second, else a new one. Two who ask at once may both make it.
+    pub(super) fn get_or_make(&self, key: Key, now: Timestamp, make: impl FnOnce() -> String) -> Document {
+        // Nothing can be left half-done under this lock, so a poisoned one is as good.
+        if let Some(document) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
+            && document.is_fresh(now)
+        {
+            return document.clone();
+        }
+        let document = Document { made: now, body: make().into() };
+        let mut documents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Queries can be anything; what is old must not stay.
+        documents.retain(|_, document| document.is_fresh(now));
+        documents.insert(key, document.clone());
+        document
+    }
+}
+
+impl Document {
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        (0.0..=EXPIRY).contains(&(now - self.made))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_made_once_a_second_and_old_ones_are_forgotten() {
+        let memo = Memo::default();
+        let key = |path: &str| (path.to_owned(), Vec::new(), Format::Text);
+        assert_eq!(&*memo.get_or_make(key("/a"), 10.0, || "one".to_owned()).body, "one");
+        assert_eq!(&*memo.get_or_make(key("/a"), 11.0, || "two".to_owned()).body, "one");
+        assert_eq!(&*memo.get_or_make(key("/b"), 11.0, || "other".to_owned()).body, "other");
+        assert_eq!(&*memo.get_or_make(key("/a"), 11.5, || "two".to_owned()).body, "two");
+        assert_eq!(&*memo.get_or_make(key("/a"), 3.0, || "three".to_owned()).body, "three", "the clock was set back");
+        assert_eq!(memo.0.lock().unwrap().len(), 1);
+    }
+}

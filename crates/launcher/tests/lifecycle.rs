@@ -1,0 +1,262 @@
+//! Stops, restarts, losses of ZooKeeper and reloads: no request is lost, no node is left behind, nobody waits long.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nodepool_testing::ZooKeeperServer;
+use serde_json::{Value, json};
+use support::*;
+
+async fn with_state_file(server: &ZooKeeperServer, boot_delay: f64) -> Stage {
+    let stage = Stage::new(server).await;
+    stage.script(&json!({"*": {"boot_delay": boot_delay, "state_file": stage.state_file()}}));
+    stage
+}
+
+#[tokio::test]
+async fn sigint_finishes_the_launch_in_flight_and_takes_nothing_new() {
+    let stage = with_state_file(zookeeper(), 1.5).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let mut launcher = stage.launcher().await;
+    stage.offered("a").await;
+    let running = stage.request(&["a"]).await;
+    stage.wait("the server boots", async || launcher.logged(&["is being created"])).await;
+    launcher.signal(Signal::SIGINT);
+    stage.wait("its pools are gone", async || stage.pools().await.is_empty()).await;
+    let waiting = stage.request(&["a"]).await;
+    let before = stage.data(&format!("requests/{waiting}")).await;
+    assert_eq!(stage.state(&running).await, "pending", "it stops before the launch is over");
+    assert_eq!(launcher.ended(Duration::from_secs(10)).await.code(), Some(0));
+    assert_eq!(stage.state(&running).await, "fulfilled");
+    assert_eq!(stage.data(&format!("requests/{waiting}")).await, before, "untouched");
+    assert!(stage.records("components/launcher").await.is_empty());
+    for node in stage.records("nodes").await.into_values() {
+        assert_eq!(node["state"], "ready");
+        assert_eq!(node["allocated_to"], json!(running));
+    }
+}
+
+#[tokio::test]
+async fn sigterm_puts_requests_back_for_the_next_launcher() {
+    let stage = with_state_file(zookeeper(), 1.0).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let mut launcher = stage.launcher().await;
+    let request = stage.request(&["a"]).await;
+    stage.wait("the server boots", async || launcher.logged(&["is being created"])).await;
+    launcher.signal(Signal::SIGTERM);
+    let told = Instant::now();
+    stage.wait_for_state(&request, "requested").await;
+    assert!(told.elapsed() < Duration::from_secs(2), "put back only after {:?}", told.elapsed());
+    assert_eq!(launcher.ended(Duration::from_secs(5)).await.code(), Some(0));
+    assert!(stage.pools().await.is_empty());
+    let mut second = stage.launcher().await;
+    stage.fulfilled(&request).await;
+    stage.release(&request).await;
+    stage.no_node_is_left().await;
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.ended(Duration::from_secs(5)).await.code(), Some(0), "an idle one, too");
+}
+
+#[tokio::test]
+async fn a_second_launcher_takes_over_while_the_first_one_stops() {
+    let stage = with_state_file(zookeeper(), 0.3).await;
+    stage.configure(&[fake("p", &["a"], 20)]);
+    let mut first = stage.launcher().await;
+    let mut requests = Vec::new();
+    for _ in 0..5 {
+        requests.push(stage.request(&["a"]).await);
+    }
+    let second = stage.launcher().await;
+    first.signal(Signal::SIGINT);
+    for _ in 0..5 {
+        requests.push(stage.request(&["a"]).await);
+    }
+    for request in &requests {
+        stage.fulfilled(request).await;
+    }
+    assert_eq!(first.ended(Duration::from_secs(10)).await.code(), Some(0));
+    for request in &requests {
+        stage.release(request).await;
+    }
+    stage.no_node_is_left().await;
+    assert!(!second.logged(&["failed: every pool"]), "{}", second.log());
+}
+
+/// Requests in flight while ZooKeeper is away in one way or another.
+async fn survives(session_timeout: f64, harm: impl AsyncFnOnce(&mut ZooKeeperServer)) {
+    let mut server = ZooKeeperServer::start();
+    let stage = with_state_file(&server, 0.7).await;
+    stage.session_timeout.set(session_timeout);
+    stage.cleanup_interval.set(1.0);
+    stage.configure(&[fake("p", &["a"], 20)]);
+    let launcher = stage.launcher().await;
+    stage.offered("a").await;
+    let mut requests = Vec::new();
+    for _ in 0..6 {
+        requests.push(stage.request(&["a"]).await);
+        tokio::time::sleep(Duration::from_millis(100)).await; // spreads their stages
+    }
+    stage.wait("servers boot", async || launcher.logged(&["is being created"])).await;
+    harm(&mut server).await;
+    let back = Instant::now();
+    for request in &requests {
+        stage.fulfilled(request).await;
+    }
+    assert!(back.elapsed() < Duration::from_secs(12), "fulfilled only {:?} later:\n{}", back.elapsed(), launcher.log());
+    for request in &requests {
+        stage.release(request).await;
+    }
+    stage.no_node_is_left().await;
+    let another = stage.request(&["a"]).await;
+    stage.fulfilled(&another).await;
+    assert_eq!(stage.pools().await.len(), 1, "one component per pool");
+    assert!(launcher.ready().starts_with("OK"));
+}
+
+#[tokio::test]
+async fn a_restart_of_zookeeper_in_the_middle_of_launches_loses_nothing() {
+    survives(10.0, async |server| {
+        server.stop();
+        tokio::time::sleep(Duration::from_millis(500)).await; // a moment without any server
+        server.restart();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_expired_session_in_the_middle_of_launches_loses_nothing() {
+    survives(1.0, async |server| {
+        server.pause();
+        tokio::time::sleep(Duration::from_millis(3500)).await; // beyond the session's timeout
+        server.resume();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_short_stall_of_zookeeper_loses_nothing() {
+    survives(10.0, async |server| {
+        server.pause();
+        tokio::time::sleep(Duration::from_millis(1500)).await; // within the session's timeout
+        server.resume();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launcher_starts_before_its_zookeeper() {
+    let mut server = ZooKeeperServer::start();
+    let stage = with_state_file(&server, 0.1).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let request = stage.request(&["a"]).await;
+    server.stop();
+    let launcher = stage.launch();
+    stage.wait("the HTTP server answers", async || launcher.get("/ready").is_some_and(|(code, _)| code == 503)).await;
+    stage.wait("the log says why", async || launcher.logged(&["Cannot connect to ZooKeeper", &server.address()])).await;
+    server.restart();
+    let back = Instant::now();
+    stage.fulfilled(&request).await;
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    assert_eq!(launcher.count(&["Cannot connect to ZooKeeper"]), 1, "said once");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_removed_and_added_again_serves_again() {
+    let stage = with_state_file(zookeeper(), 0.1).await;
+    let both = [fake("p", &["a"], 5), fake("q", &["b"], 5)];
+    stage.configure(&both);
+    let launcher = stage.launcher().await;
+    stage.offered("a").await;
+    let request = stage.request(&["a"]).await;
+    stage.fulfilled(&request).await;
+    stage.configure(&both[1..]);
+    stage.wait("p's component is gone", async || stage.pools().await.len() == 1).await;
+    let orphaned = stage.request(&["a"]).await;
+    let record = stage.wait_for_state(&orphaned, "failed").await;
+    assert!(record["decline_reasons"].to_string().contains("not available"), "{record}");
+    let other = stage.request(&["b"]).await;
+    stage.fulfilled(&other).await;
+    stage.configure(&both);
+    stage.offered("a").await;
+    let again = stage.request(&["a"]).await;
+    stage.fulfilled(&again).await;
+    for request in [request, other, again] {
+        stage.release(&request).await;
+    }
+    stage.no_node_is_left().await;
+    assert!(!launcher.logged(&["panicked"]), "{}", launcher.log());
+}
+
+#[tokio::test]
+async fn a_provider_that_is_removed_during_a_launch_leaves_no_server() {
+    let stage = with_state_file(zookeeper(), 4.0).await;
+    stage.cleanup_interval.set(1.0);
+    let both = [fake("p", &["a"], 5), fake("q", &["a"], 5)];
+    stage.configure(&both[..1]);
+    let launcher = stage.launcher().await;
+    let request = stage.request(&["a"]).await;
+    stage.wait("the server boots", async || launcher.logged(&["is being created"])).await;
+    stage.configure(&both[1..]);
+    let record = stage.fulfilled(&request).await;
+    let node = record["nodes"][0].as_str().unwrap();
+    let node = stage.record(&format!("nodes/{node}")).await;
+    assert!(["p", "q"].contains(&node["provider"].as_str().unwrap()), "{node}");
+    stage.release(&request).await;
+    // Whatever p's launch left is removed at the latest when p is back.
+    stage.configure(&both);
+    stage.no_node_is_left().await;
+}
+
+#[tokio::test]
+async fn a_label_that_a_reload_adds_is_served_and_others_keep_what_they_do() {
+    let stage = with_state_file(zookeeper(), 3.0).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let launcher = stage.launcher().await;
+    stage.offered("a").await;
+    let running = stage.request(&["a"]).await;
+    stage.wait("the server boots", async || launcher.logged(&["is being created"])).await;
+    stage.configure(&[fake("p", &["a", "b"], 5)]);
+    stage.offered("b").await;
+    let added = stage.request(&["b"]).await;
+    stage.fulfilled(&running).await;
+    stage.fulfilled(&added).await;
+    assert_eq!(launcher.count(&["Launching node of label a"]), 1, "the launch went on:\n{}", launcher.log());
+    let pools = stage.pools().await;
+    assert_eq!(pools.len(), 1, "{pools:?}");
+}
+
+#[tokio::test]
+async fn lowered_max_servers_holds_for_what_comes_and_leaves_what_is() {
+    let stage = with_state_file(zookeeper(), 0.1).await;
+    stage.configure(&[fake("p", &["a"], 3)]);
+    let launcher = stage.launcher().await;
+    stage.offered("a").await;
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        let request = stage.request(&["a"]).await;
+        stage.fulfilled(&request).await;
+        used.push(request);
+    }
+    stage.configure(&[fake("p", &["a"], 1)]);
+    stage.wait("the new limit is in force", async || launcher.pool_list().to_string().contains("\"instances\": 1")).await;
+    let waiting = stage.request(&["a"]).await;
+    stage.wait_for_state(&waiting, "pending").await;
+    assert_eq!(stage.records("nodes").await.len(), 3, "nobody's node was taken away");
+    for request in used.drain(..2) {
+        stage.release(&request).await;
+    }
+    stage.wait("two are gone", async || stage.records("nodes").await.len() == 1).await;
+    stage.wait("it still waits", async || waits(&launcher.pool_list(), &waiting)).await;
+    assert_eq!(stage.state(&waiting).await, "pending");
+    stage.release(&used[0]).await;
+    stage.fulfilled(&waiting).await;
+    assert_eq!(stage.servers().len(), 1);
+}
+
+fn waits(pools: &Value, request: &str) -> bool {
+    pools.as_array().unwrap().iter().any(|pool| pool["paused_requests"].as_array().unwrap().contains(&json!(request)))
+}

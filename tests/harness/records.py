@@ -1,0 +1,57 @@
+"""Node requests and nodes as Zuul writes and reads them, for scripts that do not need Zuul itself."""
+import json
+import time
+import uuid
+
+ROOT = '/nodepool'
+
+
+def submit(client, labels, priority=100, provider=None, requestor='tests', tenant=None, relative=0):
+    """Writes a node request with every key that Zuul writes; returns its id."""
+    data = {
+        'requestor': requestor, 'requestor_data': None, 'tenant_name': tenant, 'provider': provider,
+        'state': 'requested', 'state_time': time.time(), 'created_time': time.time(), 'relative_priority': relative,
+        'node_types': list(labels), 'nodes': [], 'reuse': True, 'declined_by': [], 'event_id': uuid.uuid4().hex,
+    }
+    path = client.create(f'{ROOT}/requests/{priority:03d}-', json.dumps(data).encode(), sequence=True, makepath=True)
+    return path.rsplit('/', 1)[1]
+
+
+def read(client, path):
+    """The record at a path below /nodepool, or None."""
+    from kazoo.exceptions import NoNodeError
+    try:
+        data, _ = client.get(f'{ROOT}/{path}')
+    except NoNodeError:
+        return None
+    return json.loads(data) if data else None
+
+
+def request(client, request_id):
+    return read(client, f'requests/{request_id}')
+
+
+def nodes(client):
+    """Every node record by id."""
+    from kazoo.exceptions import NoNodeError
+    try:
+        ids = client.get_children(f'{ROOT}/nodes')
+    except NoNodeError:
+        return {}
+    found = {i: read(client, f'nodes/{i}') for i in ids}
+    return {i: n for i, n in found.items() if n}
+
+
+def write_node(client, node_id, **changes):
+    """Changes a node as Zuul does (which holds its lock)."""
+    node = read(client, f'nodes/{node_id}')
+    node.update(changes, state_time=time.time())
+    client.set(f'{ROOT}/nodes/{node_id}', json.dumps(node).encode())
+
+
+def release(client, request_id):
+    """What Zuul does at the end of a build: its nodes are used, the request is deleted."""
+    record = request(client, request_id)
+    for node_id in record['nodes']:
+        write_node(client, node_id, state='used')
+    client.delete(f'{ROOT}/requests/{request_id}', recursive=True)

@@ -38,8 +38,6 @@ pub struct World<'a> {
     pub pools: &'a [PoolState],
     /// What is known of each cloud.
     pub providers: &'a BTreeMap<ProviderName, ProviderState>,
-    /// Providers that are starting for the first time, so that their pools do not take part yet.
-    pub undecided: &'a BTreeSet<ProviderName>,
     /// What this launcher holds and does.
     pub holdings: &'a Holdings,
     /// Ages and graces.

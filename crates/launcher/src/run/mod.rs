@@ -190,7 +190,6 @@ impl Launcher {
         let plan = {
             let mut book = self.book.open();
             let providers = self.clouds.known();
-            let undecided = self.clouds.undecided();
             self.zk.cache().read(|records| {
                 book.tidy(now, |id| !records.requests.contains_key(id));
                 plan(&World {
@@ -199,7 +198,6 @@ impl Launcher {
                     records,
                     pools: &pools,
                     providers: &providers,
-                    undecided: &undecided,
                     holdings: &book.view,
                     timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
                     stopping,

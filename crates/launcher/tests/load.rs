@@ -1,6 +1,6 @@
 //! Much at once, and nothing at all.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_precision_loss)] // a test fails that way
 
 mod support;
 
@@ -64,13 +64,14 @@ async fn an_idle_launcher_with_a_thousand_ready_nodes_only_pings() {
     let seconds = start.elapsed().as_secs_f64();
     let packets = received(&server, &mine) - packets;
     let share = (processor_time(launcher.pid()) - busy) / seconds;
-    // A session of 10 s is pinged about every third of that.
-    assert!(packets <= 6, "{packets} packets in {seconds:.1} s");
+    println!("{packets} packets in {seconds:.1} s, {:.2} % of a core", share * 100.0);
+    // A session of 10 s is pinged every two seconds or so.
+    assert!(packets as f64 <= seconds / 2.0 + 2.0, "{packets} packets in {seconds:.1} s");
     assert!(share < 0.01, "{:.2} % of a core", share * 100.0);
     assert_eq!(stage.records("nodes").await.len(), 1000);
 }
 
-/// Servers in the cloud now, by the state file alone.
+/// So many requests at once; the state file tells how many servers there are at any moment.
 async fn load(requests: usize, limit: usize, script: Value, provider: Value) {
     let stage = Stage::new(zookeeper()).await;
     let mut script = script;

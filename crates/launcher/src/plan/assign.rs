@@ -171,12 +171,6 @@ fn judge(
         if candidates().next().is_some() {
             return Verdict::Wait("left to pools that have its labels".to_owned());
         }
-        if let Some(provider) = world.undecided.iter().find(|name| {
-            let pools = world.config.providers.get(*name).map_or(&[][..], |provider| &provider.pools);
-            pools.iter().any(|pool| request.node_types.iter().all(|label| pool.labels.contains_key(label)))
-        }) {
-            return Verdict::Wait(format!("provider {provider} has its labels and is starting"));
-        }
         // Nobody has its labels. The one who does may be starting again at this moment, so it is not failed at once.
         let seen = world.records.requests.get(&request.id).and_then(|entry| entry.free_since).unwrap_or(world.now);
         let until = seen + world.timing.decline;

@@ -21,7 +21,6 @@ struct Setting {
     records: Records,
     pools: Vec<PoolState>,
     providers: BTreeMap<nodepool_common::model::ProviderName, ProviderState>,
-    undecided: std::collections::BTreeSet<nodepool_common::model::ProviderName>,
     holdings: Holdings,
     stopping: bool,
 }
@@ -47,7 +46,6 @@ impl Setting {
             records: Records::default(),
             pools: Vec::new(),
             providers: BTreeMap::new(),
-            undecided: std::collections::BTreeSet::new(),
             holdings: Holdings::default(),
             stopping: false,
         }
@@ -172,7 +170,6 @@ impl Setting {
             pools: &self.pools,
             providers: &self.providers,
             session: 7,
-            undecided: &self.undecided,
             holdings: &self.holdings,
             timing: Timing::default(),
             stopping: self.stopping,
@@ -431,21 +428,6 @@ fn what_every_pool_that_is_left_has_declined_is_failed_after_a_while() {
     let plan = setting.plan();
     assert!(plan.decisions.is_empty());
     assert_eq!(plan.wake_at, Some(NOW + 14.0));
-}
-
-#[test]
-fn a_request_is_not_declined_while_a_provider_that_has_its_labels_is_starting() {
-    let mut setting = Setting::new()
-        .provider("p", |pool| {
-            pool.labels.shift_remove("big");
-        })
-        .provider("q", |_| {})
-        .request("200-0000000001", &["big"], |_| {});
-    setting.pools.retain(|pool| pool.key.provider == *"p");
-    setting.records.pools.remove("q");
-    assert_eq!(declines(&setting.plan()).len(), 1);
-    setting.undecided.insert("q".into());
-    assert!(setting.plan().decisions.is_empty());
 }
 
 /// Upstream's `test_node_assignment_at_tenant_quota_*`.

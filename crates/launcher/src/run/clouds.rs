@@ -124,13 +124,6 @@ impl Clouds {
         self.open().get(name).filter(|entry| !entry.started)?.state.trouble.clone()
     }
 
-    /// Providers whose first start has not ended either way: their pools do not take part yet.
-    pub fn undecided(&self) -> BTreeSet<ProviderName> {
-        let entries = self.open();
-        let undecided = entries.iter().filter(|(_, e)| !e.takes_part && e.state.trouble.is_none());
-        undecided.map(|(name, _)| name.clone()).collect()
-    }
-
     /// Providers that do not answer, with why.
     pub fn troubles(&self) -> Vec<(ProviderName, String)> {
         let entries = self.open();

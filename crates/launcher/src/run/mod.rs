@@ -190,7 +190,6 @@ impl Launcher {
         let plan = {
             let mut book = self.book.open();
             let providers = self.clouds.known();
-            let undecided = self.clouds.undecided();
             self.zk.cache().read(|records| {
                 book.tidy(now);
                 plan(&World {
@@ -200,7 +199,6 @@ impl Launcher {
                     pools: &pools,
                     providers: &providers,
                     session: self.session_id(),
-                    undecided: &undecided,
                     holdings: &book.view,
                     timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
                     stopping,

@@ -212,12 +212,18 @@ impl Stage {
         self.zk.create(path, data, &PERSISTENT).await.unwrap();
     }
 
-    /// The data at a path below /nodepool.
+    /// The data at a path below /nodepool. Waits out a ZooKeeper that is away.
     pub async fn data(&self, path: &str) -> Option<Vec<u8>> {
-        match self.zk.get_data(&format!("/nodepool/{path}")).await {
-            Ok((data, _)) => Some(data),
-            Err(zookeeper_client::Error::NoNode) => None,
-            Err(error) => panic!("reading {path}: {error}"),
+        let start = Instant::now();
+        loop {
+            match self.zk.get_data(&format!("/nodepool/{path}")).await {
+                Ok((data, _)) => return Some(data),
+                Err(zookeeper_client::Error::NoNode) => return None,
+                Err(zookeeper_client::Error::ConnectionLoss) if start.elapsed() < SOON => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("reading {path}: {error}"),
+            }
         }
     }
 

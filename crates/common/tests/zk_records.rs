@@ -118,6 +118,7 @@ async fn a_write_to_a_deleted_record_says_so_and_does_not_create_it() {
     let zk = open("/deleted").await;
     let created = zk.create_request("200", false, request("e1")).await.unwrap();
     let mut held = zk.try_lock_request(&created.id).await.unwrap().unwrap();
+    assert_eq!(held.stat().ephemeral_owner, 0, "it outlives us");
     zk.delete_request(&created.id).await.unwrap();
     let error = held.update(|request| request.set_state(RequestState::Pending, 1.0)).await.unwrap_err();
     assert!(error.is_no_node(), "{error}");
@@ -135,6 +136,7 @@ async fn a_request_that_is_gone_is_not_locked_and_leaves_no_directory() {
     assert_eq!(request.id, "900-0000000000");
     let held = zk.try_lock_request(&request.id).await.unwrap().unwrap();
     assert_eq!(**held.record(), request);
+    assert_eq!(held.stat().ephemeral_owner, zk.connected().await.0, "it ends with our session");
     assert!(zk.try_lock_request(&request.id).await.unwrap().is_none());
     held.unlock().await.unwrap();
     zk.delete_request(&request.id).await.unwrap();

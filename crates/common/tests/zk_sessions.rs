@@ -192,6 +192,7 @@ async fn a_session_that_expires_takes_its_locks_and_everything_else_comes_back()
 
 #[tokio::test]
 async fn a_restarted_server_resumes_the_session_and_the_cache_misses_nothing() {
+    let log = Log::install();
     let mut server = ZooKeeperServer::start();
     let mut config = config(&server, "");
     config.timeout = Duration::from_secs(30);
@@ -199,6 +200,9 @@ async fn a_restarted_server_resumes_the_session_and_the_cache_misses_nothing() {
     let first = zk.connected().await;
     zk.cache().until_ready().await;
     let mut held = zk.create_node(node(1.0)).await.unwrap();
+    zk.create("/nodepool/nodes/broken-across-a-restart", b"{").await.unwrap();
+    let complaints = || log.lines("/nodepool/nodes/broken-across-a-restart: ").len();
+    wait_for(SOON, "the complaint", || async { (complaints() == 1).then_some(()) }).await;
 
     server.stop();
     let mut session = zk.session();
@@ -222,6 +226,7 @@ async fn a_restarted_server_resumes_the_session_and_the_cache_misses_nothing() {
     let id = NodeId::from("later");
     let seen = || async { zk.cache().read(|r| r.nodes.contains_key(&id)).then_some(()) };
     wait_for(SOON, "the watch is back too", seen).await;
+    assert_eq!(complaints(), 1, "the same broken record is not news after a reconnection");
     held.delete(2.0).await.unwrap();
     zk.close().await;
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use nodepool_common::model::ProviderName;
+use nodepool_common::{model::ProviderName, stats::Stats};
 
 use crate::fake::cloud::FakeCloud;
 
@@ -22,7 +22,11 @@ pub struct Context {
 
 /// Counts the calls of clouds' APIs.
 #[derive(Clone, Debug, Default)]
-pub struct ApiCalls(Arc<Mutex<BTreeMap<(String, &'static str), ApiCall>>>);
+pub struct ApiCalls {
+    counts: Arc<Mutex<BTreeMap<(ProviderName, &'static str), ApiCall>>>,
+    /// Where each call is reported as well.
+    stats: Option<Stats>,
+}
 
 /// The calls of one kind of one provider.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,17 +40,20 @@ pub struct ApiCall {
 }
 
 impl ApiCalls {
-    pub(crate) fn record(&self, provider: &str, call: &'static str, time: Duration, failed: bool) {
-        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = calls.entry((provider.to_owned(), call)).or_default();
+    pub(crate) fn record(&self, provider: &ProviderName, call: &'static str, time: Duration, failed: bool) {
+        if let Some(stats) = &self.stats {
+            stats.cloud_call(provider, call, failed.then_some("failed"), time);
+        }
+        let mut calls = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = calls.entry((provider.clone(), call)).or_default();
         entry.count += 1;
         entry.failed += u64::from(failed);
         entry.time += time;
     }
 
     /// All so far, by provider and kind (upstream's words for them: `create_server`, `detailed server list`, …).
-    pub fn snapshot(&self) -> BTreeMap<(String, &'static str), ApiCall> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn snapshot(&self) -> BTreeMap<(ProviderName, &'static str), ApiCall> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -58,6 +65,13 @@ impl Context {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         Self { variables: variables.collect(), ..Self::default() }
+    }
+
+    /// The same, reporting each call of a cloud as a metric.
+    #[must_use]
+    pub fn with_stats(mut self, stats: Stats) -> Self {
+        self.calls.stats = Some(stats);
+        self
     }
 
     /// The same with one more variable.

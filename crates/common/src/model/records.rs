@@ -21,6 +21,8 @@ pub struct Stat {
     pub ctime: i64,
     /// Last change of the data, likewise.
     pub mtime: i64,
+    /// The session that the znode ends with; 0: it is persistent.
+    pub ephemeral_owner: i64,
 }
 
 /// A record with its lock.

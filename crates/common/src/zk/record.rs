@@ -104,5 +104,11 @@ impl Record for NodeRequest {
 
 /// What of the client library's stat matters.
 pub(super) fn stat(stat: &zookeeper_client::Stat) -> Stat {
-    Stat { version: stat.version, mzxid: stat.mzxid, ctime: stat.ctime, mtime: stat.mtime }
+    Stat {
+        version: stat.version,
+        mzxid: stat.mzxid,
+        ctime: stat.ctime,
+        mtime: stat.mtime,
+        ephemeral_owner: stat.ephemeral_owner,
+    }
 }

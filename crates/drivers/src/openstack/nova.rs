@@ -160,7 +160,7 @@ impl Nova {
             let began = Instant::now();
             let (result, wait, token) = session.send(&call).await;
             let time = began.elapsed();
-            self.calls.record(self.provider.as_str(), call.name, time, result.is_err());
+            self.calls.record(&self.provider, call.name, time, result.is_err());
             tracing::debug!(provider = %self.provider, ok = result.is_ok(), "API call {} in {time:?}", call.name);
             let error = match result {
                 Ok(value) => return Ok(value),
@@ -706,7 +706,7 @@ mod tests {
         session.keystone.spoil_token().await;
         nova.compute_limits().await.unwrap();
         let calls = nova.calls.snapshot();
-        let call = calls[&("test".to_owned(), "get_compute_limits")];
+        let call = calls[&("test".into(), "get_compute_limits")];
         assert_eq!((call.count, call.failed), (2, 1));
     }
 
@@ -718,6 +718,6 @@ mod tests {
         let paged = nova.list("paged", Service::Compute, "/flavors/detail", "flavors", &query).await.unwrap();
         assert_eq!(paged.iter().filter_map(Flavor::read).collect::<Vec<_>>(), all);
         let calls = nova.calls.snapshot();
-        assert!(calls[&("test".to_owned(), "paged")].count >= 3);
+        assert!(calls[&("test".into(), "paged")].count >= 3);
     }
 }

@@ -169,6 +169,7 @@ impl Setting {
             records: &self.records,
             pools: &self.pools,
             providers: &self.providers,
+            session: 7,
             holdings: &self.holdings,
             timing: Timing::default(),
             stopping: self.stopping,
@@ -713,6 +714,17 @@ fn min_ready_counts_what_is_ready_and_what_is_ordered_by_anybody() {
     let plan = setting.plan();
     assert!(!plan.decisions.iter().any(|d| matches!(d, Decision::CreateMinReady { .. })));
     assert_eq!(plan.wake_at, Some(NOW + 9.0));
+}
+
+#[test]
+fn our_own_min_ready_requests_are_finished_and_those_of_others_left_to_them() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("900-0000000001", &["small"], |r| {
+        r.requestor = Some("NodePool:min-ready".to_owned());
+        r.state = RequestState::Failed;
+    });
+    assert!(setting.plan().decisions.is_empty());
+    setting.records.requests.values_mut().next().unwrap().stat.ephemeral_owner = 7;
+    assert_eq!(setting.plan().decisions, [Decision::FinishMinReady { request: "900-0000000001".into() }]);
 }
 
 #[test]

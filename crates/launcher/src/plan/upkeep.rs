@@ -165,8 +165,8 @@ fn request_locks(world: &World<'_>, plan: &mut Plan) {
 
 /// Requests of ours for nodes in stock that are done.
 fn finish_min_ready(world: &World<'_>, plan: &mut Plan) {
-    for id in world.holdings.min_ready.keys() {
-        let Some(request) = world.records.requests.get(id).and_then(|e| e.usable()) else { continue };
+    for (id, entry) in world.records.requests.iter().filter(|(_, entry)| world.is_own(entry)) {
+        let Some(request) = entry.usable() else { continue };
         if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
             plan.wake(*at);
             continue;

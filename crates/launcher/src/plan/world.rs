@@ -7,7 +7,10 @@ use std::{
 
 use nodepool_common::{
     config::{Config, Pool, Provider},
-    model::{LabelName, LauncherId, NodeId, PoolName, ProviderName, Records, RequestId, Resources, Timestamp},
+    model::{
+        Entry, LabelName, LauncherId, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
+        Timestamp,
+    },
 };
 
 /// A pool of a provider.
@@ -38,6 +41,8 @@ pub struct World<'a> {
     pub pools: &'a [PoolState],
     /// What is known of each cloud.
     pub providers: &'a BTreeMap<ProviderName, ProviderState>,
+    /// Our ZooKeeper session, with which our own requests end; 0 for none.
+    pub session: i64,
     /// What this launcher holds and does.
     pub holdings: &'a Holdings,
     /// Ages and graces.
@@ -51,6 +56,13 @@ impl<'a> World<'a> {
     pub fn pool_config(&self, key: &PoolKey) -> Option<(&'a Provider, &'a Pool)> {
         let provider = self.config.providers.get(&key.provider)?;
         Some((provider.as_ref(), provider.pool(&key.pool)?))
+    }
+
+    /// Whether a request is one of our own, for nodes in stock: ephemeral, and of this session.
+    pub fn is_own(&self, entry: &Entry<NodeRequest>) -> bool {
+        self.session != 0
+            && entry.stat.ephemeral_owner == self.session
+            && entry.usable().is_some_and(|request| request.is_min_ready())
     }
 
     /// What is known of a cloud.
@@ -103,8 +115,6 @@ pub struct Holdings {
     pub starting: Vec<(RequestId, PoolKey, LabelName)>,
     /// Requests that are being accepted, by the pool that will serve them.
     pub accepting: BTreeMap<RequestId, PoolKey>,
-    /// `min-ready` requests that this process made.
-    pub min_ready: BTreeMap<RequestId, LabelName>,
     /// Labels whose last `min-ready` request failed: not to be asked again before this time.
     pub min_ready_after: BTreeMap<LabelName, Timestamp>,
     /// Things whose last handling failed: not to be tried again before this time.

@@ -133,11 +133,9 @@ impl Inner {
     }
 
     /// Drops notes about things that are gone.
-    pub fn tidy(&mut self, now: Timestamp, gone: impl Fn(&RequestId) -> bool) {
+    pub fn tidy(&mut self, now: Timestamp) {
         self.view.nodes_after.retain(|_, at| *at > now);
         self.view.requests_after.retain(|_, at| *at > now);
         self.view.min_ready_after.retain(|_, at| *at > now);
-        let busy = &self.view.busy_requests;
-        self.view.min_ready.retain(|id, _| busy.contains(id) || !gone(id));
     }
 }

@@ -270,7 +270,10 @@ impl NodeLaunch {
             })?;
             return Ok(if target.has_host_keys() { keys } else { Vec::new() });
         }
-        self.cloud.nodescan.scan(&target, boot_timeout).await.map_err(Failure::Keyscan)
+        let started = Instant::now();
+        let keys = self.cloud.nodescan.scan(&target, boot_timeout).await;
+        self.launcher.stats.host_key_scan(&self.pool.provider, keys.is_ok(), started.elapsed());
+        keys.map_err(Failure::Keyscan)
     }
 
     fn made(&self) -> std::sync::MutexGuard<'_, Option<Value>> {

@@ -106,11 +106,11 @@ impl Launcher {
         Arc::new(Self {
             options,
             zk,
-            stats,
+            stats: stats.clone(),
             config: RwLock::new(config),
             book: Book::default(),
             clouds: Clouds::default(),
-            context: nodepool_drivers::Context::from_env(),
+            context: nodepool_drivers::Context::from_env().with_stats(stats),
             pools: Mutex::default(),
             waiting: Mutex::default(),
             readiness: Mutex::default(),
@@ -191,13 +191,14 @@ impl Launcher {
             let mut book = self.book.open();
             let providers = self.clouds.known();
             self.zk.cache().read(|records| {
-                book.tidy(now, |id| !records.requests.contains_key(id));
+                book.tidy(now);
                 plan(&World {
                     now,
                     config: &config,
                     records,
                     pools: &pools,
                     providers: &providers,
+                    session: self.session_id(),
                     holdings: &book.view,
                     timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
                     stopping,
@@ -218,6 +219,11 @@ impl Launcher {
         }
         self.readiness.lock().unwrap_or_else(PoisonError::into_inner).passed = true;
         wake_at
+    }
+
+    /// The ZooKeeper session; 0 while there is none.
+    fn session_id(&self) -> i64 {
+        self.zk.session().borrow().map_or(0, |session| session.0)
     }
 
     /// Spawns a task that ends when the launcher does.
@@ -295,6 +301,9 @@ impl Launcher {
                 if current.is_some_and(|current| current != session) {
                     warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
                     self.book.start_over();
+                }
+                if current != Some(session) {
+                    self.stats.zk_session();
                 }
                 current = Some(session);
                 self.wake.notify_one();

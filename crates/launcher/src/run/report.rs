@@ -9,7 +9,7 @@ use std::{
 use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
     model::{ProviderName, Resources},
-    stats::{ZkQueues, count_addressable_requests, count_nodes},
+    stats::{RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
     sys::host,
 };
 use serde_json::{Value, json};
@@ -93,6 +93,9 @@ impl Launcher {
                 continue;
             }
             let logger = pool_logger(pool);
+            if now.paused && !waiting.get(&(request.clone(), pool.clone())).is_some_and(|before| before.paused) {
+                self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Paused);
+            }
             if now.paused {
                 info!(logger = %logger, request = %request, "Waiting for quota: {}", now.reason);
             } else {

@@ -307,7 +307,7 @@ impl Launcher {
         let (taken, ours) = {
             let mut book = self.book.open();
             let taken: Vec<_> = nodes.iter().filter_map(|node| book.take_node(node)).collect();
-            (taken, book.view.min_ready.contains_key(id))
+            (taken, held.record().is_min_ready() && held.stat().ephemeral_owner == self.session_id())
         };
         if taken.len() != nodes.len() {
             // The session changed between the plan and now; the records decide what becomes of it.
@@ -329,7 +329,6 @@ impl Launcher {
             held.unlock().await?;
             self.zk.delete_request(id).await?;
             let mut book = self.book.open();
-            book.view.min_ready.remove(id);
             for label in &request.node_types {
                 book.worked(&format!("min-ready {label}"));
             }
@@ -439,8 +438,7 @@ impl Launcher {
         for _ in 0..count {
             let event_id = uuid::Uuid::new_v4().simple().to_string();
             let request = NodeRequest::min_ready(label, event_id, clock::now());
-            let request = self.zk.create_request("900", true, request).await?;
-            self.book.open().view.min_ready.insert(request.id, label.clone());
+            self.zk.create_request("900", true, request).await?;
         }
         Ok(())
     }
@@ -449,12 +447,10 @@ impl Launcher {
     /// request that is gone.
     async fn finish_min_ready(&self, id: &RequestId) -> Result<(), ZkError> {
         let request = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned());
-        let failed = request.is_some_and(|request| request.state == RequestState::Failed);
         self.zk.delete_request(id).await?;
+        let Some(request) = request.filter(|request| request.state == RequestState::Failed) else { return Ok(()) };
         let mut book = self.book.open();
-        if let Some(label) = book.view.min_ready.remove(id)
-            && failed
-        {
+        for label in &request.node_types {
             let pause = book.back_off(&format!("min-ready {label}"), 2.0, 60.0);
             book.view.min_ready_after.insert(label.clone(), clock::now() + pause);
             info!(

@@ -7,7 +7,9 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use zookeeper_client::{AddWatchMode, Client, Error, EventType, PersistentWatcher, SessionState, WatchedEvent};
+use zookeeper_client::{
+    AddWatchMode, Client, Error, EventType, MultiReadResult, PersistentWatcher, SessionState, WatchedEvent,
+};
 
 use super::{
     super::{
@@ -19,12 +21,12 @@ use super::{
         record::stat,
     },
     Cache,
-    walk::walk,
+    walk::{BATCH, walk},
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
-/// Reads in flight.
-const IN_FLIGHT: usize = 256;
+/// Requests in flight, each for as many paths as have gathered by then.
+const IN_FLIGHT: usize = 4;
 /// Between two attempts while the connection breaks again and again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -107,8 +109,8 @@ enum End {
     Gap,
 }
 
-/// A read's number, what it was of, what it gave.
-type Read = (u64, Spot, Result<(Vec<u8>, zookeeper_client::Stat), Error>);
+/// What was read, each with its number, and what came of the request.
+type Read = (Vec<(u64, Spot)>, Result<Vec<MultiReadResult>, Error>);
 
 struct Follower<'a> {
     client: &'a Client,
@@ -119,6 +121,8 @@ struct Follower<'a> {
     latest: HashMap<Spot, u64>,
     reads: FuturesUnordered<BoxFuture<'a, Read>>,
     count: u64,
+    /// Paths in the requests in flight.
+    in_flight: usize,
     suspended: bool,
 }
 
@@ -131,6 +135,7 @@ impl<'a> Follower<'a> {
             latest: HashMap::new(),
             reads: FuturesUnordered::new(),
             count: 0,
+            in_flight: 0,
             suspended: false,
         }
     }
@@ -143,8 +148,8 @@ impl<'a> Follower<'a> {
                     return Ok(end);
                 }
             }
-            self.ask();
-            self.cache.set_queues(self.waiting.len(), self.reads.len());
+            self.ask()?;
+            self.cache.set_queues(self.waiting.len(), self.in_flight);
             if self.waiting.is_empty() && self.reads.is_empty() && !self.suspended {
                 self.cache.set_ready(true);
             }
@@ -192,40 +197,75 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Sends as many reads as may be in flight.
-    fn ask(&mut self) {
-        while self.reads.len() < IN_FLIGHT
-            && let Some(spot) = self.waiting.pop_front()
-        {
-            // Deleted since, or asked already for a later event.
-            let Some(latest) = self.latest.get_mut(&spot) else { continue };
-            if *latest != 0 {
-                continue;
+    /// Asks for what waits: at once when nothing is in flight, else with what gathers until an answer arrives.
+    fn ask(&mut self) -> Result<(), Error> {
+        while self.reads.len() < IN_FLIGHT && !self.waiting.is_empty() {
+            let mut reader = self.client.new_multi_reader();
+            let mut batch = Vec::new();
+            while batch.len() < BATCH
+                && let Some(spot) = self.waiting.pop_front()
+            {
+                match self.latest.get_mut(&spot) {
+                    Some(latest) if *latest == 0 => {
+                        self.count += 1;
+                        *latest = self.count;
+                        reader.add_get_data(&spot.path())?;
+                        batch.push((self.count, spot));
+                    }
+                    // Deleted since, or asked already for a later event.
+                    _ => {}
+                }
             }
-            self.count += 1;
-            *latest = self.count;
-            let number = self.count;
-            // Sent now, in this order; only the answer is waited for.
-            let reading = self.client.get_data(&spot.path());
-            self.reads.push(async move { (number, spot, reading.await) }.boxed());
+            if !batch.is_empty() {
+                self.in_flight += batch.len();
+                // Sent now, in this order; only the answer is waited for.
+                let reading = reader.commit();
+                self.reads.push(async move { (batch, reading.await) }.boxed());
+            }
         }
+        Ok(())
     }
 
-    fn answer(&mut self, (number, spot, result): Read) -> Result<(), Error> {
-        if self.latest.get(&spot) != Some(&number) {
-            return Ok(());
-        }
-        self.latest.remove(&spot);
-        match result {
-            Ok((data, new)) => self.cache.change(|tree| tree.put(&spot, &data, stat(&new), now())),
-            Err(Error::NoNode) => self.cache.change(|tree| tree.remove(&spot, now())),
+    fn answer(&mut self, (batch, result): Read) -> Result<(), Error> {
+        self.in_flight -= batch.len();
+        let answers = match result {
+            Ok(answers) => answers,
             // The connection broke, and a gap follows; or only this answer did.
             Err(error) if is_unknown(&error) => {
-                self.latest.insert(spot.clone(), 0);
-                self.waiting.push_back(spot);
+                for (number, spot) in batch {
+                    if self.latest.get(&spot) == Some(&number) {
+                        self.latest.insert(spot.clone(), 0);
+                        self.waiting.push_back(spot);
+                    }
+                }
+                return Ok(());
             }
             Err(error) => return Err(error),
+        };
+        let mut still = Vec::with_capacity(answers.len());
+        for ((number, spot), answer) in batch.into_iter().zip(answers) {
+            // A later event, or a deletion, has overtaken this answer.
+            if self.latest.get(&spot) != Some(&number) {
+                continue;
+            }
+            self.latest.remove(&spot);
+            match answer {
+                MultiReadResult::Data { data, stat: new } => still.push((spot, Some((data, stat(&new))))),
+                MultiReadResult::Error { err: Error::NoNode } => still.push((spot, None)),
+                MultiReadResult::Error { err } => return Err(err),
+                _ => {}
+            }
         }
+        self.cache.change(|tree| {
+            let mut changed = false;
+            for (spot, read) in still {
+                changed |= match read {
+                    Some((data, new)) => tree.put(&spot, &data, new, now()),
+                    None => tree.remove(&spot, now()),
+                };
+            }
+            changed
+        });
         Ok(())
     }
 }

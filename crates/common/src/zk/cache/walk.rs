@@ -1,10 +1,11 @@
-//! Reads the whole tree, many reads in flight.
+//! Reads the whole tree, many reads in one request.
 //!
 //! The places are known (zookeeper.md 2), so no listing waits for what it does not need: a node's data and its lock's
-//! children are asked for at once. Ten thousand nodes are two round trips deep.
+//! children are asked for at once, 64 nodes in one request (measured: ten times as fast as one request for each read).
+//! Ten thousand nodes are two round trips deep.
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use zookeeper_client::{Client, Error};
+use zookeeper_client::{Client, Error, MultiReadResult};
 
 use super::{
     super::{
@@ -14,145 +15,193 @@ use super::{
     },
     tree::Tree,
 };
-use crate::model::{BuildId, ImageName, NodeId, ProviderName, RequestId, UploadKey};
+use crate::model::{BuildId, ImageName, ProviderName, UploadKey};
 
-/// Visits in flight, each of one to three requests.
-const IN_FLIGHT: usize = 256;
+/// Visits in one request: some hundred kB of answer.
+pub(super) const BATCH: usize = 64;
+/// Requests in flight.
+const IN_FLIGHT: usize = 8;
 
+/// A place to be read.
 enum Visit {
-    Nodes,
-    Node(NodeId),
-    Requests,
-    Request(RequestId),
-    RequestLocks,
-    RequestLock(RequestId),
-    Images,
+    Directory(Directory),
+    /// A record, or a lock's directory, of which the stat is what matters; with its contenders.
+    Record(Spot, Option<Lock>),
     Image(ImageName),
     Build(ImageName, BuildId),
-    Uploads(ImageName, BuildId, ProviderName),
-    Upload(UploadKey),
-    Pools,
-    Pool(String),
 }
 
-/// What a visit saw, and where to go next.
-#[derive(Default)]
-struct Seen {
-    data: Vec<(Spot, Vec<u8>, zookeeper_client::Stat)>,
-    there: Vec<Spot>,
-    next: Vec<Visit>,
+/// A directory, and what its children are.
+#[derive(Clone)]
+enum Directory {
+    Nodes,
+    Requests,
+    RequestLocks,
+    Images,
+    Builds(ImageName),
+    Uploads(ImageName, BuildId, ProviderName),
+    Pools,
+}
+
+impl Directory {
+    fn path(&self) -> String {
+        match self {
+            Self::Nodes => paths::NODES.to_owned(),
+            Self::Requests => paths::REQUESTS.to_owned(),
+            Self::RequestLocks => paths::REQUEST_LOCKS.to_owned(),
+            Self::Images => paths::IMAGES.to_owned(),
+            Self::Builds(image) => format!("{}/{image}/builds", paths::IMAGES),
+            Self::Uploads(image, build, provider) => {
+                format!("{}/{image}/builds/{build}/providers/{provider}/images", paths::IMAGES)
+            }
+            Self::Pools => paths::POOLS.to_owned(),
+        }
+    }
+
+    fn child(&self, name: &str) -> Visit {
+        match self {
+            Self::Nodes => Visit::Record(Spot::Node(name.into()), Some(Lock::Node(name.into()))),
+            Self::Requests => Visit::Record(Spot::Request(name.into()), None),
+            Self::RequestLocks => Visit::Record(Spot::RequestLock(name.into()), Some(Lock::Request(name.into()))),
+            Self::Images => Visit::Image(name.into()),
+            Self::Builds(image) => Visit::Build(image.clone(), name.into()),
+            Self::Uploads(image, build, provider) => {
+                let key = UploadKey {
+                    image: image.clone(),
+                    provider: provider.clone(),
+                    build: build.clone(),
+                    id: name.into(),
+                };
+                Visit::Record(Spot::Upload(key.clone()), Some(Lock::Upload(key)))
+            }
+            Self::Pools => Visit::Record(Spot::Pool(name.to_owned()), None),
+        }
+    }
+}
+
+enum Ask {
+    Data(String),
+    Children(String),
 }
 
 /// Fills an empty tree with what there is now, more or less: what changes meanwhile the watch tells.
 pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error> {
-    let mut todo = vec![Visit::Pools, Visit::Images, Visit::RequestLocks, Visit::Requests, Visit::Nodes];
-    let mut visits = FuturesUnordered::new();
+    let mut todo: Vec<Visit> =
+        [Directory::Pools, Directory::Images, Directory::RequestLocks, Directory::Requests, Directory::Nodes]
+            .into_iter()
+            .map(Visit::Directory)
+            .collect();
+    let mut requests = FuturesUnordered::new();
     loop {
-        while visits.len() < IN_FLIGHT
-            && let Some(visit) = todo.pop()
-        {
-            visits.push(see(client, visit));
+        while requests.len() < IN_FLIGHT && !todo.is_empty() {
+            let batch = todo.split_off(todo.len().saturating_sub(BATCH));
+            requests.push(read(client, batch));
         }
-        let Some(seen) = visits.next().await else { return Ok(tree) };
-        let seen = seen?;
-        for spot in seen.there {
-            tree.add(&spot, now());
+        let Some(answered) = requests.next().await else { return Ok(tree) };
+        for (visit, answers) in answered? {
+            visit.arrived(answers, &mut tree, &mut todo);
         }
-        for (spot, data, now_stat) in seen.data {
-            tree.put(&spot, &data, stat(&now_stat), now());
-        }
-        todo.extend(seen.next);
     }
 }
 
-async fn see(client: &Client, visit: Visit) -> Result<Seen, Error> {
-    let mut seen = Seen::default();
-    match visit {
-        Visit::Nodes => seen.go(list(client, paths::NODES).await?, |id| Visit::Node(id.into())),
-        Visit::Node(id) => seen.locked_record(client, Spot::Node(id.clone()), Lock::Node(id)).await?,
-        Visit::Requests => seen.go(list(client, paths::REQUESTS).await?, |id| Visit::Request(id.into())),
-        Visit::Request(id) => seen.record(client, Spot::Request(id)).await?,
-        Visit::RequestLocks => seen.go(list(client, paths::REQUEST_LOCKS).await?, |id| Visit::RequestLock(id.into())),
-        Visit::RequestLock(id) => match client.get_children(&paths::request_lock(&id)).await {
-            Ok((contenders, stat)) => {
-                seen.contenders(&Lock::Request(id.clone()), contenders);
-                seen.data.push((Spot::RequestLock(id), Vec::new(), stat));
+/// One request for a batch of visits.
+async fn read(client: &Client, visits: Vec<Visit>) -> Result<Vec<(Visit, Vec<MultiReadResult>)>, Error> {
+    let mut reader = client.new_multi_reader();
+    let mut counts = Vec::with_capacity(visits.len());
+    for visit in &visits {
+        let asks = visit.asks();
+        counts.push(asks.len());
+        for ask in asks {
+            match ask {
+                Ask::Data(path) => reader.add_get_data(&path)?,
+                Ask::Children(path) => reader.add_get_children(&path)?,
             }
-            Err(Error::NoNode) => {}
-            Err(error) => return Err(error),
-        },
-        Visit::Images => seen.go(list(client, paths::IMAGES).await?, |image| Visit::Image(image.into())),
-        Visit::Image(image) => {
-            let path = format!("{}/{image}", paths::IMAGES);
-            let below = list(client, &path).await?;
-            seen.there.push(Spot::Image(image.clone()));
-            for child in &below {
-                match child.as_str() {
-                    "pause" => seen.there.push(Spot::Pause(image.clone())),
-                    "request-build" => seen.record(client, Spot::BuildRequest(image.clone())).await?,
-                    "builds" => {
-                        let builds = list(client, &format!("{path}/builds")).await?;
-                        seen.go(builds, |build| Visit::Build(image.clone(), build.into()));
+        }
+    }
+    let mut answers = reader.commit().await?.into_iter();
+    let mut answered = Vec::with_capacity(visits.len());
+    for (visit, count) in visits.into_iter().zip(counts) {
+        let own: Vec<_> = answers.by_ref().take(count).collect();
+        for answer in &own {
+            // What has vanished meanwhile is not there.
+            if let MultiReadResult::Error { err } = answer
+                && *err != Error::NoNode
+            {
+                return Err(err.clone());
+            }
+        }
+        answered.push((visit, own));
+    }
+    Ok(answered)
+}
+
+impl Visit {
+    fn asks(&self) -> Vec<Ask> {
+        match self {
+            Self::Directory(directory) => vec![Ask::Children(directory.path())],
+            Self::Record(spot, None) => vec![Ask::Data(spot.path())],
+            Self::Record(spot @ Spot::RequestLock(_), Some(_)) => {
+                vec![Ask::Data(spot.path()), Ask::Children(spot.path())]
+            }
+            Self::Record(spot, Some(_)) => {
+                let path = spot.path();
+                let lock = format!("{path}/lock");
+                vec![Ask::Data(path), Ask::Children(lock)]
+            }
+            Self::Image(image) => vec![Ask::Children(Spot::Image(image.clone()).path())],
+            Self::Build(image, build) => {
+                let path = Spot::Build(image.clone(), build.clone()).path();
+                vec![Ask::Children(format!("{path}/providers"))]
+            }
+        }
+    }
+
+    /// Puts what was read into the tree; where to go next into `todo`.
+    fn arrived(self, answers: Vec<MultiReadResult>, tree: &mut Tree, todo: &mut Vec<Self>) {
+        let (mut data, mut children) = (None, None);
+        for answer in answers {
+            match answer {
+                MultiReadResult::Data { data: bytes, stat } => data = Some((bytes, stat)),
+                MultiReadResult::Children { children: names } => children = Some(names),
+                _ => {}
+            }
+        }
+        match self {
+            Self::Directory(directory) => {
+                // `lock` is never a record's name (zookeeper.md 2).
+                let names = children.unwrap_or_default().into_iter().filter(|name| name != "lock");
+                todo.extend(names.map(|name| directory.child(&name)));
+            }
+            Self::Record(spot, lock) => {
+                if let Some(lock) = lock {
+                    for contender in children.unwrap_or_default() {
+                        tree.add(&Spot::Contender(lock.clone(), contender), now());
                     }
-                    _ => {}
+                }
+                if let Some((bytes, new)) = data {
+                    tree.put(&spot, &bytes, stat(&new), now());
                 }
             }
+            Self::Image(image) => {
+                let Some(children) = children else { return };
+                tree.add(&Spot::Image(image.clone()), now());
+                for child in children {
+                    match child.as_str() {
+                        "pause" => drop(tree.add(&Spot::Pause(image.clone()), now())),
+                        "request-build" => todo.push(Self::Record(Spot::BuildRequest(image.clone()), None)),
+                        "builds" => todo.push(Self::Directory(Directory::Builds(image.clone()))),
+                        _ => {}
+                    }
+                }
+            }
+            Self::Build(image, build) => {
+                for provider in children.unwrap_or_default() {
+                    let uploads = Directory::Uploads(image.clone(), build.clone(), provider.into());
+                    todo.push(Self::Directory(uploads));
+                }
+                let spot = Spot::Build(image.clone(), build.clone());
+                todo.push(Self::Record(spot, Some(Lock::Build(image, build))));
+            }
         }
-        Visit::Build(image, build) => {
-            let providers = format!("{}/{image}/builds/{build}/providers", paths::IMAGES);
-            let providers = list(client, &providers).await?;
-            seen.go(providers, |provider| Visit::Uploads(image.clone(), build.clone(), provider.into()));
-            seen.locked_record(client, Spot::Build(image.clone(), build.clone()), Lock::Build(image, build)).await?;
-        }
-        Visit::Uploads(image, build, provider) => {
-            let path = format!("{}/{image}/builds/{build}/providers/{provider}/images", paths::IMAGES);
-            seen.go(list(client, &path).await?, |id| {
-                Visit::Upload(UploadKey {
-                    image: image.clone(),
-                    provider: provider.clone(),
-                    build: build.clone(),
-                    id: id.into(),
-                })
-            });
-        }
-        Visit::Upload(key) => seen.locked_record(client, Spot::Upload(key.clone()), Lock::Upload(key)).await?,
-        Visit::Pools => seen.go(list(client, paths::POOLS).await?, Visit::Pool),
-        Visit::Pool(name) => seen.record(client, Spot::Pool(name)).await?,
-    }
-    Ok(seen)
-}
-
-impl Seen {
-    /// `lock` is never a record's name (zookeeper.md 2).
-    fn go(&mut self, children: Vec<String>, visit: impl Fn(String) -> Visit) {
-        self.next.extend(children.into_iter().filter(|child| child != "lock").map(visit));
-    }
-
-    async fn record(&mut self, client: &Client, spot: Spot) -> Result<(), Error> {
-        match client.get_data(&spot.path()).await {
-            Ok((data, stat)) => self.data.push((spot, data, stat)),
-            Err(Error::NoNode) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    async fn locked_record(&mut self, client: &Client, spot: Spot, lock: Lock) -> Result<(), Error> {
-        let dir = format!("{}/lock", spot.path());
-        let (contenders, record) = tokio::join!(list(client, &dir), self.record(client, spot));
-        record?;
-        self.contenders(&lock, contenders?);
-        Ok(())
-    }
-
-    fn contenders(&mut self, lock: &Lock, contenders: Vec<String>) {
-        self.there.extend(contenders.into_iter().map(|contender| Spot::Contender(lock.clone(), contender)));
-    }
-}
-
-async fn list(client: &Client, path: &str) -> Result<Vec<String>, Error> {
-    match client.list_children(path).await {
-        Err(Error::NoNode) => Ok(Vec::new()),
-        result => result,
     }
 }

@@ -43,7 +43,6 @@ pub struct World<'a> {
     pub providers: &'a BTreeMap<ProviderName, ProviderState>,
     /// Our ZooKeeper session, with which our own requests end; 0 for none.
     pub session: i64,
-    /// Providers that are starting for the first time, so that their pools do not take part yet.
     /// What this launcher holds and does.
     pub holdings: &'a Holdings,
     /// Ages and graces.

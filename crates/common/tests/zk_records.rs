@@ -352,7 +352,7 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
     assert!(requests().is_empty(), "what we created is back");
 
     let id = zk.create_request("200", false, request("e")).await.unwrap().id;
-    assert_eq!(requests(), [id.clone()], "what we created is known at once");
+    assert_eq!(requests(), std::slice::from_ref(&id), "what we created is known at once");
     zk.try_lock_request(&id).await.unwrap().unwrap().unlock().await.unwrap();
     let mut locking = std::pin::pin!(zk.try_lock_request(&id));
     assert!(futures::poll!(&mut locking).is_pending(), "it has been asked for");

@@ -9,7 +9,7 @@ use super::{
     Held, ZkError, ZooKeeper,
     cache::Asking,
     error::is_unknown,
-    lock::{Attempt, Contender, Waited, acquire, repeat, try_acquire},
+    lock::{Attempt, Contender, Waited, acquire, list_synced, repeat, try_acquire},
     paths, raw,
     record::{Record, stat, useless},
 };
@@ -62,13 +62,13 @@ impl ZooKeeper {
             Err(MultiWriteError::OperationFailed { .. }) => contender.disarm(),
             Err(MultiWriteError::RequestFailed { source }) if is_unknown(&source) => {
                 let deadline = self.shared.deadline();
-                match repeat(deadline, || client.list_children(&dir)).await {
-                    Ok(children) if contender.find(&children) => {
+                match contender.look_for(&client, deadline).await {
+                    Ok(true) => {
                         let (_, new) = repeat(deadline, || client.get_data(&path)).await.map_err(fail)?;
                         asking.created_node(&building.clone().into(), stat(&new));
                         return Ok(Held::new(building, stat(&new), contender, Some(&asking)));
                     }
-                    Ok(_) | Err(Error::NoNode) => contender.disarm(),
+                    Ok(false) | Err(Error::NoNode) => contender.disarm(),
                     Err(error) => return Err(fail(error)),
                 }
             }
@@ -194,7 +194,7 @@ impl ZooKeeper {
 
 /// Looks for a node with exactly this document, which nobody has locked yet, among the newest.
 async fn find_own(client: &Client, document: &[u8], deadline: Instant) -> Result<Option<NodeId>, Error> {
-    let mut children = repeat(deadline, || client.list_children(paths::NODES)).await?;
+    let mut children = list_synced(client, paths::NODES, deadline).await?;
     children.sort_unstable();
     for child in children.into_iter().rev().take(LOOK_BACK) {
         let id = NodeId::from(child);

@@ -5,7 +5,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 use super::{
     Held, ZkError, ZooKeeper,
     error::is_unknown,
-    lock::{Attempt, repeat, try_acquire},
+    lock::{Attempt, list_synced, repeat, try_acquire},
     paths, raw,
     record::{Record, stat, useless},
 };
@@ -116,7 +116,7 @@ async fn find_own(
     owner: i64,
     deadline: tokio::time::Instant,
 ) -> Result<Option<RequestId>, Error> {
-    let mut children = repeat(deadline, || client.list_children(paths::REQUESTS)).await?;
+    let mut children = list_synced(client, paths::REQUESTS, deadline).await?;
     children.retain(|child| child.split_once('-').is_some_and(|(own, _)| own == priority));
     children.sort_unstable();
     for child in children.into_iter().rev().take(super::nodes::LOOK_BACK) {

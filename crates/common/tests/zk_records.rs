@@ -334,6 +334,78 @@ async fn the_cache_follows_what_others_do() {
     zk.close().await;
 }
 
+/// Our task is late: when it gets to see its answer, the follower has applied a deletion that came after it.
+#[tokio::test]
+async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
+    let zk = open_with_cache("/phantoms").await;
+    let other = stranger(&SERVER, "/phantoms").await;
+    let requests = || zk.cache().read(|records| records.requests.keys().cloned().collect::<Vec<_>>());
+    let one = || async { requests().pop() };
+    let none = || async { requests().is_empty().then_some(()) };
+
+    let mut creating = std::pin::pin!(zk.create_request("200", false, request("e")));
+    assert!(futures::poll!(&mut creating).is_pending(), "it has been asked for");
+    let id = wait_for(SOON, "its creation", one).await;
+    other.delete(&format!("/nodepool/requests/{id}"), None).await.unwrap();
+    wait_for(SOON, "its deletion", none).await;
+    assert_eq!(creating.await.unwrap().id, id);
+    assert!(requests().is_empty(), "what we created is back");
+
+    let id = zk.create_request("200", false, request("e")).await.unwrap().id;
+    assert_eq!(requests(), std::slice::from_ref(&id), "what we created is known at once");
+    zk.try_lock_request(&id).await.unwrap().unwrap().unlock().await.unwrap();
+    let mut locking = std::pin::pin!(zk.try_lock_request(&id));
+    assert!(futures::poll!(&mut locking).is_pending(), "it has been asked for");
+    // One session's requests are answered in order: so those of the lock have been.
+    let dir = format!("/nodepool/requests-lock/{id}");
+    assert_eq!(zk.children(&dir).await.unwrap().len(), 1);
+    other.delete(&format!("/nodepool/requests/{id}"), None).await.unwrap();
+    wait_for(SOON, "its deletion", none).await;
+    let mut held = locking.await.unwrap().expect("it was there when we read it");
+    assert!(requests().is_empty(), "what we locked is back");
+    held.update(|request| request.set_state(RequestState::Pending, 1.0)).await.unwrap_err();
+    held.unlock().await.unwrap();
+    assert!(requests().is_empty());
+
+    // The lock's directory is cleaned away, contender and all, before we hear that it is ours.
+    let id = zk.create_request("200", false, request("e")).await.unwrap().id;
+    zk.try_lock_request(&id).await.unwrap().unwrap().unlock().await.unwrap();
+    let dir = format!("/nodepool/requests-lock/{id}");
+    let mut locking = std::pin::pin!(zk.try_lock_request(&id));
+    assert!(futures::poll!(&mut locking).is_pending(), "it has been asked for");
+    let contender = zk.children(&dir).await.unwrap().remove(0);
+    let locked = || zk.cache().read(|records| records.requests[&id].contenders.contains(&contender));
+    wait_for(SOON, "our contender", || async { locked().then_some(()) }).await;
+    other.delete(&format!("{dir}/{contender}"), None).await.unwrap();
+    wait_for(SOON, "its end", || async { (!locked()).then_some(()) }).await;
+    drop(locking.await.unwrap());
+    assert!(!locked(), "a contender that is gone locks the request");
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_found_gone_or_empty_under_its_lock_is_not_planned_with_again() {
+    let zk = open_with_cache("/found-gone").await;
+    let other = stranger(&SERVER, "/found-gone").await;
+    let created = zk.create_request("200", false, request("e")).await.unwrap();
+    let held = zk.create_node(node(1.0)).await.unwrap();
+    let id = held.record().id.clone();
+    held.unlock().await.unwrap();
+    let (request, node) = (format!("/nodepool/requests/{}", created.id), format!("/nodepool/nodes/{id}"));
+    other.delete(&request, None).await.unwrap();
+    assert!(zk.try_lock_request(&created.id).await.unwrap().is_none());
+    assert!(zk.cache().read(|records| records.requests.is_empty()), "at once");
+    other.set_data(&node, b"", None).await.unwrap();
+    assert!(zk.try_lock_node(&id).await.unwrap().is_none());
+    let problem = zk.cache().read(|records| records.nodes[&id].record.clone()).unwrap_err();
+    assert_eq!(problem, RecordError::Empty, "the clean-up needs to see it");
+    other.delete(&format!("{node}/lock"), None).await.unwrap();
+    other.delete(&node, None).await.unwrap();
+    assert!(zk.try_lock_node(&id).await.unwrap().is_none());
+    assert!(zk.cache().read(|records| records.nodes.is_empty()), "at once");
+    zk.close().await;
+}
+
 #[tokio::test]
 async fn broken_records_are_kept_as_errors_and_complained_about_once() {
     let log = Log::install();

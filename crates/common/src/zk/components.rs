@@ -204,7 +204,12 @@ async fn register(client: &Client, document: &Document) -> Result<(String, i32),
             }
             // The answer is lost: whichever of our session's components says the same is the one.
             Err(error) if is_unknown(&error) && tokio::time::Instant::now() < deadline => {
-                for path in repeat(deadline, || client.list_ephemerals(&prefix)).await? {
+                // The next server may not have heard of it yet.
+                let listed = repeat(deadline, || async {
+                    client.sync(paths::COMPONENTS).await?;
+                    client.list_ephemerals(&prefix).await
+                });
+                for path in listed.await? {
                     if let Ok((data, stat)) = repeat(deadline, || client.get_data(&path)).await
                         && data == bytes
                     {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use zookeeper_client::{Client, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
+    cache::Asking,
     error::{ZkError, is_unknown},
     lock::{Contender, repeat},
     raw,
@@ -30,10 +31,12 @@ pub struct Held<T: Record> {
 }
 
 impl<T: Record> Held<T> {
-    pub(super) fn new(record: T, stat: Stat, contender: Contender) -> Self {
+    /// `asking`: since before our contender was asked for; without it the cache hears of that by its event.
+    pub(super) fn new(record: T, stat: Stat, contender: Contender, asking: Option<&Asking>) -> Self {
         let held = Self { record: Arc::new(record), stat, contender };
-        let cache = held.contender.shared().cache();
-        T::cache_lock(cache, held.record.id(), held.contender.name());
+        if let Some(asking) = asking {
+            T::cache_lock(asking, held.record.id(), held.contender.name());
+        }
         held.remember();
         held
     }
@@ -59,7 +62,7 @@ impl<T: Record> Held<T> {
     pub async fn update(&mut self, change: impl FnOnce(&mut T) + Send) -> Result<(), ZkError> {
         let mut next = T::clone(&self.record);
         change(&mut next);
-        self.stat = self.write(&next.document(), false).await?;
+        self.stat = self.write(&next.document(), false).await.inspect_err(|error| self.missed(error))?;
         self.record = Arc::new(next);
         self.remember();
         Ok(())
@@ -99,7 +102,17 @@ impl<T: Record> Held<T> {
                 self.contender.disarm();
                 Err((None, error))
             }
-            Err(error) => Err((Some(self), error)),
+            Err(error) => {
+                self.missed(&error);
+                Err((Some(self), error))
+            }
+        }
+    }
+
+    /// A write that found no record.
+    fn missed(&self, error: &ZkError) {
+        if error.is_no_node() {
+            T::miss(self.contender.shared().cache(), self.record.id());
         }
     }
 

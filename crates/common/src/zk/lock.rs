@@ -2,7 +2,9 @@
 //!
 //! A contender is an ephemeral, sequential child `<uuid4 hex>__lock__<10 digits>` of the lock's directory. Children
 //! that end in `__lock__` and ten digits count, whoever made them; the one with the smallest digits holds the lock. If
-//! the reply to our creation is lost, the child with our own uuid is ours.
+//! the reply to our creation is lost, the child with our own uuid is ours. The next server that the session talks to may
+//! not have heard of it yet; believing its listing would make a second contender behind a first one that nobody deletes.
+//! So such a listing is preceded by a `sync`, and from then on all children with our uuid are deleted, not one by name.
 //!
 //! The attempt that does not wait sends three requests at once (create, list, read the record): ZooKeeper answers one
 //! session's requests in order, so the listing has our contender, and the record, if we turn out to be the holder, was
@@ -31,13 +33,15 @@ pub(super) struct Contender {
     prefix: String,
     /// Known once the server has answered.
     name: Option<String>,
+    /// An answer to its creation was lost: there may be more than one.
+    doubtful: bool,
     armed: bool,
 }
 
 impl Contender {
     fn new(shared: &Arc<Shared>, session: SessionId, dir: &str) -> Self {
         let prefix = format!("{}{MARK}", uuid::Uuid::new_v4().simple());
-        Self { shared: shared.clone(), session, dir: dir.to_owned(), prefix, name: None, armed: true }
+        Self { shared: shared.clone(), session, dir: dir.to_owned(), prefix, name: None, doubtful: false, armed: true }
     }
 
     /// What a `multi` creates, before the server has numbered it.
@@ -75,15 +79,29 @@ impl Contender {
         format!("{}/{}", self.dir, self.name())
     }
 
-    /// Finds it among a directory's children by its uuid.
+    /// Finds it among a directory's children by its uuid: the first one in line, if there are more.
     pub fn find(&mut self, children: &[String]) -> bool {
-        match children.iter().find(|child| child.starts_with(&self.prefix)) {
-            Some(child) => {
-                self.name = Some(child.clone());
-                true
-            }
-            None => false,
+        self.name = children.iter().filter(|child| child.starts_with(&self.prefix)).min().cloned();
+        self.name.is_some()
+    }
+
+    /// The answer to its creation is lost: finds out whether it was created.
+    pub async fn look_for(&mut self, client: &Client, deadline: Instant) -> Result<bool, Error> {
+        self.doubtful = true;
+        let children = list_synced(client, &self.dir, deadline).await?;
+        Ok(self.find(&children))
+    }
+
+    /// Once there has been a doubt: of several with our uuid the first one is it, and the others go.
+    async fn settle(&mut self, client: &Client, children: &mut Vec<String>, deadline: Instant) -> Result<(), Error> {
+        if !self.doubtful || !self.find(children) {
+            return Ok(());
         }
+        let (prefix, own) = (&self.prefix, self.name());
+        for other in children.extract_if(.., |child| child.starts_with(prefix) && child != own) {
+            delete(client, &format!("{}/{other}", self.dir), deadline).await?;
+        }
+        Ok(())
     }
 
     /// It is gone, or never was.
@@ -91,10 +109,15 @@ impl Contender {
         self.armed = false;
     }
 
+    /// Its name, where there cannot be another.
+    fn certain_name(&self) -> Option<&str> {
+        self.name.as_deref().filter(|_| !self.doubtful)
+    }
+
     /// Deletes it; one that is gone is fine.
     pub async fn release(mut self, client: &Client) -> Result<(), Error> {
         let deadline = self.shared.deadline();
-        remove(client, &self.dir, &self.prefix, self.name.as_deref(), deadline).await?;
+        remove(client, &self.dir, &self.prefix, self.certain_name(), deadline).await?;
         self.armed = false;
         Ok(())
     }
@@ -107,7 +130,8 @@ impl Drop for Contender {
         }
         // With its session gone, so is it.
         let Some(client) = self.client() else { return };
-        let (dir, prefix, name) = (std::mem::take(&mut self.dir), std::mem::take(&mut self.prefix), self.name.take());
+        let name = self.certain_name().map(str::to_owned);
+        let (dir, prefix) = (std::mem::take(&mut self.dir), std::mem::take(&mut self.prefix));
         let deadline = self.shared.deadline();
         self.shared.spawn(async move {
             match remove(&client, &dir, &prefix, name.as_deref(), deadline).await {
@@ -118,23 +142,37 @@ impl Drop for Contender {
     }
 }
 
+/// `name`: where it is certain; otherwise everything with our uuid goes.
 async fn remove(client: &Client, dir: &str, prefix: &str, name: Option<&str>, deadline: Instant) -> Result<(), Error> {
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None => match repeat(deadline, || client.list_children(dir)).await {
-            Ok(children) => match children.into_iter().find(|child| child.starts_with(prefix)) {
-                Some(child) => child,
-                None => return Ok(()),
-            },
-            Err(Error::NoNode) => return Ok(()),
-            Err(error) => return Err(error),
-        },
+    if let Some(name) = name {
+        return delete(client, &format!("{dir}/{name}"), deadline).await;
+    }
+    let children = match list_synced(client, dir, deadline).await {
+        Ok(children) => children,
+        Err(Error::NoNode) => return Ok(()),
+        Err(error) => return Err(error),
     };
-    let path = format!("{dir}/{name}");
-    match repeat(deadline, || client.delete(&path, None)).await {
+    for child in children.iter().filter(|child| child.starts_with(prefix)) {
+        delete(client, &format!("{dir}/{child}"), deadline).await?;
+    }
+    Ok(())
+}
+
+async fn delete(client: &Client, path: &str, deadline: Instant) -> Result<(), Error> {
+    match repeat(deadline, || client.delete(path, None)).await {
         Ok(()) | Err(Error::NoNode) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// A directory's children as of now, also from a server that lags behind the one that we have just lost.
+pub(super) async fn list_synced(client: &Client, dir: &str, deadline: Instant) -> Result<Vec<String>, Error> {
+    // Both again where the connection breaks: the next server may lag as well.
+    repeat(deadline, || async {
+        client.sync(dir).await?;
+        client.list_children(dir).await
+    })
+    .await
 }
 
 /// How an attempt without waiting ended.
@@ -172,15 +210,14 @@ pub(super) async fn try_acquire(
                 return Ok(Attempt::NoDirectory);
             }
             Err(error) if is_unknown(&error) && Instant::now() < deadline => {
-                children = repeat(deadline, || client.list_children(dir)).await;
-                match &children {
-                    Ok(list) if contender.find(list) => {}
-                    Ok(_) => continue,
+                match contender.look_for(client, deadline).await {
+                    Ok(true) => children = repeat(deadline, || client.list_children(dir)).await,
+                    Ok(false) => continue,
                     Err(Error::NoNode) => {
                         contender.disarm();
                         return Ok(Attempt::NoDirectory);
                     }
-                    Err(error) => return Err(error.clone()),
+                    Err(error) => return Err(error),
                 }
             }
             Err(error) => return Err(error),
@@ -189,7 +226,7 @@ pub(super) async fn try_acquire(
             Err(error) if is_unknown(&error) => repeat(deadline, || client.list_children(dir)).await,
             result => result,
         };
-        let children = match children {
+        let mut children = match children {
             Ok(children) => children,
             // Deleted with everything below it, our contender included.
             Err(Error::NoNode) => {
@@ -198,6 +235,7 @@ pub(super) async fn try_acquire(
             }
             Err(error) => return Err(error),
         };
+        contender.settle(client, &mut children, deadline).await?;
         if predecessor(&children, contender.name()) != Ok(None) {
             // Best effort, as kazoo; if it fails, dropping the contender tries on.
             let _ = contender.release(client).await;
@@ -243,9 +281,9 @@ pub(super) async fn acquire(
                 contender.disarm();
                 return Ok(Waited::NoDirectory);
             }
-            Err(error) if is_unknown(&error) => match repeat(shared.deadline(), || client.list_children(dir)).await {
-                Ok(children) if contender.find(&children) => {}
-                Ok(_) => continue,
+            Err(error) if is_unknown(&error) => match contender.look_for(client, shared.deadline()).await {
+                Ok(true) => {}
+                Ok(false) => continue,
                 Err(Error::NoNode) => {
                     contender.disarm();
                     return Ok(Waited::NoDirectory);
@@ -255,7 +293,7 @@ pub(super) async fn acquire(
             Err(error) => return Err(error),
         }
         loop {
-            let children = match repeat(shared.deadline(), || client.list_children(dir)).await {
+            let mut children = match repeat(shared.deadline(), || client.list_children(dir)).await {
                 Ok(children) => children,
                 Err(Error::NoNode) => {
                     contender.disarm();
@@ -263,6 +301,7 @@ pub(super) async fn acquire(
                 }
                 Err(error) => return Err(error),
             };
+            contender.settle(client, &mut children, shared.deadline()).await?;
             let before = match predecessor(&children, contender.name()) {
                 Ok(None) => return Ok(Waited::Acquired(contender)),
                 Ok(Some(before)) => format!("{dir}/{before}"),
@@ -366,5 +405,46 @@ mod tests {
         assert_eq!(predecessor(&children, "a__lock__0000000010"), Ok(None));
         assert_eq!(sequence("a__lock__-000000001x"), None);
         assert_eq!(sequence("a__lock__-2147483647"), Some("-2147483647"));
+    }
+
+    /// As a session leaves it that was resumed on a lagging server.
+    #[tokio::test]
+    async fn a_contender_that_was_created_twice_is_the_first_and_vanishes_whole() {
+        let server = nodepool_testing::ZooKeeperServer::start();
+        let host = crate::config::ZooKeeperServer { host: "127.0.0.1".to_owned(), port: server.port(), chroot: None };
+        let config = crate::config::ZooKeeper { servers: vec![host], timeout: Duration::from_secs(10), tls: None };
+        let zk = super::super::ZooKeeper::start(
+            &config,
+            &tokio_util::task::TaskTracker::new(),
+            tokio_util::sync::CancellationToken::new(),
+        )
+        .unwrap();
+        let dir = "/locks";
+        zk.create(dir, b"").await.unwrap();
+        let (session, client) = zk.shared.next_session().await;
+        let deadline = zk.shared.deadline();
+        let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+        for released in [true, false] {
+            let mut contender = Contender::new(&zk.shared, session, dir);
+            assert!(!contender.look_for(&client, deadline).await.unwrap());
+            for _ in 0..2 {
+                let (_, sequence) = client.create(&contender.create_path(), b"", &options).await.unwrap();
+                contender.created(&format!("{}{sequence}", contender.create_path()));
+            }
+            let mut children = zk.children(dir).await.unwrap();
+            assert_eq!(children.len(), 2);
+            if released {
+                contender.release(&client).await.unwrap();
+            } else {
+                let first = children[0].clone();
+                contender.settle(&client, &mut children, deadline).await.unwrap();
+                assert_eq!(contender.name(), first);
+                assert_eq!(predecessor(&children, contender.name()), Ok(None));
+                assert_eq!(zk.children(dir).await.unwrap(), [first]);
+                contender.release(&client).await.unwrap();
+            }
+            assert!(zk.children(dir).await.unwrap().is_empty());
+        }
+        zk.close().await;
     }
 }

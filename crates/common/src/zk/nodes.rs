@@ -7,12 +7,13 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 
 use super::{
     Held, ZkError, ZooKeeper,
+    cache::Asking,
     error::is_unknown,
-    lock::{Attempt, Contender, Waited, acquire, repeat, try_acquire},
+    lock::{Attempt, Contender, Waited, acquire, list_synced, repeat, try_acquire},
     paths, raw,
-    record::{Record, stat},
+    record::{Record, stat, useless},
 };
-use crate::model::{Node, NodeId, NodeState, RecordError, Timestamp};
+use crate::model::{Node, NodeId, NodeState, Timestamp};
 
 /// How many of the newest records are searched for one whose creation was not answered.
 pub(super) const LOOK_BACK: usize = 200;
@@ -28,6 +29,7 @@ impl ZooKeeper {
     pub async fn create_node(&self, mut node: Node) -> Result<Held<Node>, ZkError> {
         const VERB: &str = "creating a node in";
         let (session, client) = self.shared.client(VERB, paths::NODES).await?;
+        let asking = self.shared.cache().asking();
         let fail = |error: Error| ZkError::of(VERB, paths::NODES, error);
         node.state = NodeState::Init;
         node.id = self.create_node_record(&client, &node.document()).await?;
@@ -53,18 +55,20 @@ impl ZooKeeper {
                     }
                 }
                 let new = new.ok_or_else(|| fail(Error::UnexpectedError("multi without set".to_owned())))?;
-                return Ok(Held::new(building, stat(&new), contender));
+                asking.created_node(&building.clone().into(), stat(&new));
+                return Ok(Held::new(building, stat(&new), contender, Some(&asking)));
             }
             // A peer was faster, or the answer is lost: find out by the ordinary way.
             Err(MultiWriteError::OperationFailed { .. }) => contender.disarm(),
             Err(MultiWriteError::RequestFailed { source }) if is_unknown(&source) => {
                 let deadline = self.shared.deadline();
-                match repeat(deadline, || client.list_children(&dir)).await {
-                    Ok(children) if contender.find(&children) => {
+                match contender.look_for(&client, deadline).await {
+                    Ok(true) => {
                         let (_, new) = repeat(deadline, || client.get_data(&path)).await.map_err(fail)?;
-                        return Ok(Held::new(building, stat(&new), contender));
+                        asking.created_node(&building.clone().into(), stat(&new));
+                        return Ok(Held::new(building, stat(&new), contender, Some(&asking)));
                     }
-                    Ok(_) | Err(Error::NoNode) => contender.disarm(),
+                    Ok(false) | Err(Error::NoNode) => contender.disarm(),
                     Err(error) => return Err(fail(error)),
                 }
             }
@@ -104,16 +108,20 @@ impl ZooKeeper {
     pub async fn try_lock_node(&self, id: &NodeId) -> Result<Option<Held<Node>>, ZkError> {
         let (path, dir) = (paths::node(id), paths::node_lock(id));
         let (session, client) = self.shared.client("locking", &path).await?;
+        let asking = self.shared.cache().asking();
         let fail = |error| ZkError::of("locking", &path, error);
         loop {
             match try_acquire(&self.shared, session, &client, &dir, &path).await.map_err(fail)? {
                 Attempt::Busy => return Ok(None),
                 Attempt::NoDirectory => {
                     if !self.make_lock_dir(&client, &dir).await.map_err(fail)? {
+                        self.shared.cache().missed_node(id);
                         return Ok(None);
                     }
                 }
-                Attempt::Acquired(contender, record) => return self.hold(&client, id, contender, record).await,
+                Attempt::Acquired(contender, record) => {
+                    return self.hold(&client, id, contender, record, Some(&asking)).await;
+                }
             }
         }
     }
@@ -130,6 +138,7 @@ impl ZooKeeper {
                 Waited::TimedOut => return Err(ZkError::LockTimeout { path, timeout }),
                 Waited::NoDirectory => {
                     if !self.make_lock_dir(&client, &dir).await.map_err(fail)? {
+                        self.shared.cache().missed_node(id);
                         return Ok(None);
                     }
                 }
@@ -139,7 +148,7 @@ impl ZooKeeper {
                         Err(Error::NoNode) => None,
                         Err(error) => return Err(fail(error)),
                     };
-                    return self.hold(&client, id, contender, record).await;
+                    return self.hold(&client, id, contender, record, None).await;
                 }
             }
         }
@@ -168,15 +177,16 @@ impl ZooKeeper {
         id: &NodeId,
         contender: Contender,
         record: Option<(Vec<u8>, zookeeper_client::Stat)>,
+        asking: Option<&Asking>,
     ) -> Result<Option<Held<Node>>, ZkError> {
-        let problem = match record {
-            None => None,
+        let record = match record {
             Some((data, now)) => match Node::parse(id.clone(), &data) {
-                Ok(node) => return Ok(Some(Held::new(node, stat(&now), contender))),
-                Err(RecordError::Empty) => None,
-                Err(source) => Some(ZkError::Record { path: paths::node(id), source }),
+                Ok(node) => return Ok(Some(Held::new(node, stat(&now), contender, asking))),
+                Err(problem) => Some((problem, stat(&now))),
             },
+            None => None,
         };
+        let problem = useless::<Node>(self.shared.cache(), id, record);
         let _ = contender.release(client).await;
         problem.map_or(Ok(None), Err)
     }
@@ -184,7 +194,7 @@ impl ZooKeeper {
 
 /// Looks for a node with exactly this document, which nobody has locked yet, among the newest.
 async fn find_own(client: &Client, document: &[u8], deadline: Instant) -> Result<Option<NodeId>, Error> {
-    let mut children = repeat(deadline, || client.list_children(paths::NODES)).await?;
+    let mut children = list_synced(client, paths::NODES, deadline).await?;
     children.sort_unstable();
     for child in children.into_iter().rev().take(LOOK_BACK) {
         let id = NodeId::from(child);

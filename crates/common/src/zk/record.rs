@@ -2,7 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{cache::Cache, paths};
+use super::{
+    ZkError,
+    cache::{Asking, Cache},
+    paths,
+};
 use crate::model::{Node, NodeId, NodeRequest, RecordError, RequestId, Stat};
 
 /// A record that is written under a lock: [`Node`] and [`NodeRequest`].
@@ -27,7 +31,13 @@ pub trait Record: Clone + fmt::Debug + Send + Sync + Sized + sealed::Sealed + 's
     fn cache(cache: &Cache, record: &Arc<Self>, stat: Stat);
     /// Tells the cache of our contender before its event arrives.
     #[doc(hidden)]
-    fn cache_lock(cache: &Cache, id: &Self::Id, contender: &str);
+    fn cache_lock(asking: &Asking, id: &Self::Id, contender: &str);
+    /// Tells the cache that the record is gone.
+    #[doc(hidden)]
+    fn miss(cache: &Cache, id: &Self::Id);
+    /// Tells the cache of a record that is of no use.
+    #[doc(hidden)]
+    fn cache_broken(cache: &Cache, id: &Self::Id, problem: RecordError, stat: Stat);
 }
 
 mod sealed {
@@ -64,8 +74,16 @@ impl Record for Node {
         cache.wrote_node(record, stat);
     }
 
-    fn cache_lock(cache: &Cache, id: &NodeId, contender: &str) {
-        cache.locked(paths::Lock::Node(id.clone()), contender);
+    fn cache_lock(asking: &Asking, id: &NodeId, contender: &str) {
+        asking.locked(paths::Lock::Node(id.clone()), contender);
+    }
+
+    fn miss(cache: &Cache, id: &NodeId) {
+        cache.missed_node(id);
+    }
+
+    fn cache_broken(cache: &Cache, id: &NodeId, problem: RecordError, stat: Stat) {
+        cache.read_node(id, Err(problem), stat);
     }
 }
 
@@ -97,8 +115,16 @@ impl Record for NodeRequest {
         cache.wrote_request(record, stat);
     }
 
-    fn cache_lock(cache: &Cache, id: &RequestId, contender: &str) {
-        cache.locked(paths::Lock::Request(id.clone()), contender);
+    fn cache_lock(asking: &Asking, id: &RequestId, contender: &str) {
+        asking.locked(paths::Lock::Request(id.clone()), contender);
+    }
+
+    fn miss(cache: &Cache, id: &RequestId) {
+        cache.missed_request(id);
+    }
+
+    fn cache_broken(cache: &Cache, id: &RequestId, problem: RecordError, stat: Stat) {
+        cache.read_request(id, Err(problem), stat);
     }
 }
 
@@ -110,5 +136,19 @@ pub(super) fn stat(stat: &zookeeper_client::Stat) -> Stat {
         ctime: stat.ctime,
         mtime: stat.mtime,
         ephemeral_owner: stat.ephemeral_owner,
+    }
+}
+
+/// What was read under the lock is of no use: the cache is told, so that nobody plans with it again. `None`: it is gone,
+/// or empty, which is what a deletion leaves when somebody locks meanwhile.
+pub(super) fn useless<T: Record>(cache: &Cache, id: &T::Id, record: Option<(RecordError, Stat)>) -> Option<ZkError> {
+    let Some((problem, stat)) = record else {
+        T::miss(cache, id);
+        return None;
+    };
+    T::cache_broken(cache, id, problem.clone(), stat);
+    match problem {
+        RecordError::Empty => None,
+        source => Some(ZkError::Record { path: T::path(id), source }),
     }
 }

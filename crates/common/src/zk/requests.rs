@@ -5,11 +5,11 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 use super::{
     Held, ZkError, ZooKeeper,
     error::is_unknown,
-    lock::{Attempt, repeat, try_acquire},
+    lock::{Attempt, list_synced, repeat, try_acquire},
     paths, raw,
-    record::{Record, stat},
+    record::{Record, stat, useless},
 };
-use crate::model::{NodeRequest, RecordError, RequestId};
+use crate::model::{NodeRequest, RequestId};
 
 impl ZooKeeper {
     /// Creates a request of our own: `<priority>-<10 digits>`; ephemeral for min-ready, so that it does not outlive
@@ -27,11 +27,12 @@ impl ZooKeeper {
         let document = request.document();
         let deadline = self.shared.deadline();
         let fail = |error| ZkError::of(VERB, paths::REQUESTS, error);
+        let asking = self.shared.cache().asking();
         loop {
             match client.create(&prefix, &document, &mode.with_acls(Acls::anyone_all())).await {
                 Ok((now, sequence)) => {
                     request.id = RequestId::from(format!("{priority}-{sequence}"));
-                    self.shared.cache().wrote_request(&request.clone().into(), stat(&now));
+                    asking.created_request(&request.clone().into(), stat(&now));
                     return Ok(request);
                 }
                 Err(Error::NoNode) => {
@@ -73,26 +74,28 @@ impl ZooKeeper {
         let (session, client) = self.shared.client(VERB, &path).await?;
         let fail = |error| ZkError::of(VERB, &path, error);
         let deadline = self.shared.deadline();
+        let asking = self.shared.cache().asking();
         let mut made = false;
         loop {
             match try_acquire(&self.shared, session, &client, &dir, &path).await.map_err(fail)? {
                 Attempt::Busy => return Ok(None),
                 Attempt::NoDirectory => {
                     if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
+                        self.shared.cache().missed_request(id);
                         return Ok(None);
                     }
                     raw::create(&client, &dir, b"", deadline).await.map_err(fail)?;
                     made = true;
                 }
                 Attempt::Acquired(contender, record) => {
-                    let problem = match record {
-                        None => None,
+                    let record = match record {
                         Some((data, now)) => match NodeRequest::parse(id.clone(), &data) {
-                            Ok(request) => return Ok(Some(Held::new(request, stat(&now), contender))),
-                            Err(RecordError::Empty) => None,
-                            Err(source) => Some(ZkError::Record { path: path.clone(), source }),
+                            Ok(request) => return Ok(Some(Held::new(request, stat(&now), contender, Some(&asking)))),
+                            Err(problem) => Some((problem, stat(&now))),
                         },
+                        None => None,
                     };
+                    let problem = useless::<NodeRequest>(self.shared.cache(), id, record);
                     let _ = contender.release(&client).await;
                     if made {
                         // Ours, and of no use any more; whoever stands in it keeps it.
@@ -113,7 +116,7 @@ async fn find_own(
     owner: i64,
     deadline: tokio::time::Instant,
 ) -> Result<Option<RequestId>, Error> {
-    let mut children = repeat(deadline, || client.list_children(paths::REQUESTS)).await?;
+    let mut children = list_synced(client, paths::REQUESTS, deadline).await?;
     children.retain(|child| child.split_once('-').is_some_and(|(own, _)| own == priority));
     children.sort_unstable();
     for child in children.into_iter().rev().take(super::nodes::LOOK_BACK) {

@@ -6,16 +6,19 @@
 //! walked anew. Between that nothing is read: an idle cache is silent.
 //!
 //! Events carry no data, so a newer state can be read before its event arrives; data is applied only if its `mzxid` is
-//! newer. Our own writes go in at once, so that a planner never sees what we have just changed.
+//! newer. Our own writes go in at once, so that a planner never sees what we have just changed. But only a creation puts
+//! in what was not there ([`removals`] says when not even that): whatever else we read or wrote may be gone by now, and
+//! the event that says so applied.
 //!
 //! [`tree`] is the state and its changes, [`follow`] the task that feeds it.
 
 mod follow;
+mod removals;
 mod tree;
 mod walk;
 
 use std::sync::{
-    Arc, PoisonError, RwLock,
+    Arc, PoisonError, RwLock, RwLockWriteGuard,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -27,7 +30,7 @@ use super::{
     nodes::now,
     paths::{Lock, Spot},
 };
-use crate::model::{Node, NodeId, NodeRequest, Records, Stat};
+use crate::model::{Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat};
 
 /// Everything under `/nodepool`, as last seen. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -116,7 +119,8 @@ impl Cache {
 
     /// Changes the tree; whoever waits for a change is told if there was one.
     fn change(&self, change: impl FnOnce(&mut Tree) -> bool) {
-        if change(&mut self.inner.tree.write().unwrap_or_else(PoisonError::into_inner)) {
+        let changed = change(&mut self.tree());
+        if changed {
             self.inner.changed.send_modify(|generation| *generation += 1);
         }
     }
@@ -133,17 +137,33 @@ impl Cache {
         self.inner.reading.store(reading, Ordering::Relaxed);
     }
 
+    /// To be called before asking for the creation of what is to be put in.
+    pub(super) fn asking(&self) -> Asking {
+        let start = self.is_started().then(|| self.tree().removals.open());
+        Asking { cache: self.clone(), start }
+    }
+
     /// We wrote a node, or read it under its lock.
     pub(super) fn wrote_node(&self, node: &Arc<Node>, stat: Stat) {
-        if self.is_started() {
-            self.change(|tree| tree.put_node(node.id.clone(), Ok(node.clone()), stat, now()));
-        }
+        self.read_node(&node.id, Ok(node.clone()), stat);
     }
 
     /// We wrote a request, or read it under its lock.
     pub(super) fn wrote_request(&self, request: &Arc<NodeRequest>, stat: Stat) {
+        self.read_request(&request.id, Ok(request.clone()), stat);
+    }
+
+    /// We read a node under its lock, be it of use or not.
+    pub(super) fn read_node(&self, id: &NodeId, record: Result<Arc<Node>, RecordError>, stat: Stat) {
         if self.is_started() {
-            self.change(|tree| tree.put_request(request.id.clone(), Ok(request.clone()), stat, now()));
+            self.change(|tree| tree.update_node(id.clone(), record, stat, now()));
+        }
+    }
+
+    /// We read a request under its lock, be it of use or not.
+    pub(super) fn read_request(&self, id: &RequestId, record: Result<Arc<NodeRequest>, RecordError>, stat: Stat) {
+        if self.is_started() {
+            self.change(|tree| tree.update_request(id.clone(), record, stat, now()));
         }
     }
 
@@ -154,10 +174,156 @@ impl Cache {
         }
     }
 
+    /// A node turned out to be gone.
+    pub(super) fn missed_node(&self, id: &NodeId) {
+        self.missed(&Spot::Node(id.clone()));
+    }
+
+    /// A request turned out to be gone.
+    pub(super) fn missed_request(&self, id: &RequestId) {
+        self.missed(&Spot::Request(id.clone()));
+    }
+
+    /// Names are not used again, so what is gone now stays gone; an event that says so finds nothing to do.
+    fn missed(&self, spot: &Spot) {
+        if self.is_started() {
+            self.change(|tree| tree.remove(spot, now()));
+        }
+    }
+
+    fn tree(&self) -> RwLockWriteGuard<'_, Tree> {
+        self.inner.tree.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody waits for the answer to what may create something. Only what has not vanished since is put in.
+#[derive(Debug)]
+pub struct Asking {
+    cache: Cache,
+    /// `None`: nobody wants to know of the tree.
+    start: Option<u64>,
+}
+
+impl Asking {
+    /// We created a node, and maybe wrote it since.
+    pub(super) fn created_node(&self, node: &Arc<Node>, stat: Stat) {
+        self.put(&Spot::Node(node.id.clone()), |tree| tree.put_node(node.id.clone(), Ok(node.clone()), stat, now()));
+    }
+
+    /// We created a request.
+    pub(super) fn created_request(&self, request: &Arc<NodeRequest>, stat: Stat) {
+        self.put(&Spot::Request(request.id.clone()), |tree| {
+            tree.put_request(request.id.clone(), Ok(request.clone()), stat, now())
+        });
+    }
+
     /// We hold a lock.
     pub(super) fn locked(&self, lock: Lock, contender: &str) {
-        if self.is_started() {
-            self.change(|tree| tree.add(&Spot::Contender(lock, contender.to_owned()), now()));
+        let spot = Spot::Contender(lock, contender.to_owned());
+        self.put(&spot, |tree| tree.add(&spot, now()));
+    }
+
+    fn put(&self, spot: &Spot, put: impl FnOnce(&mut Tree) -> bool) {
+        if let Some(start) = self.start {
+            self.cache.change(|tree| tree.removals.spared(start, spot) && put(tree));
         }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(start) = self.start {
+            self.cache.tree().removals.close(start);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Arc<NodeRequest> {
+        let mut request = NodeRequest::min_ready(&"ubuntu".into(), "event".to_owned(), 1.0);
+        request.id = "200-0000000001".into();
+        Arc::new(request)
+    }
+
+    fn stat(mzxid: i64) -> Stat {
+        Stat { mzxid, ..Stat::default() }
+    }
+
+    fn cache() -> Cache {
+        let cache = Cache::default();
+        cache.inner.started.store(true, Ordering::Relaxed);
+        cache
+    }
+
+    /// What the follower does.
+    fn follow(cache: &Cache, mzxid: i64) {
+        let request = request();
+        cache.change(|tree| tree.put(&Spot::Request(request.id.clone()), &request.write(), stat(mzxid), 1.0));
+    }
+
+    fn lose(cache: &Cache) {
+        cache.change(|tree| tree.remove(&Spot::Request(request().id.clone()), 1.0));
+    }
+
+    fn known(cache: &Cache) -> bool {
+        cache.read(|records| !records.requests.is_empty())
+    }
+
+    #[test]
+    fn what_we_read_or_wrote_does_not_bring_back_what_is_gone() {
+        let cache = cache();
+        follow(&cache, 1);
+        lose(&cache);
+        cache.wrote_request(&request(), stat(2));
+        assert!(!known(&cache));
+        follow(&cache, 1);
+        cache.wrote_request(&request(), stat(2));
+        assert_eq!(cache.read(|records| records.requests[&request().id].stat.mzxid), 2, "what is there is updated");
+        cache.missed_request(&request().id);
+        assert!(!known(&cache));
+    }
+
+    #[test]
+    fn what_we_created_is_put_in_unless_it_is_gone_already() {
+        let cache = cache();
+        let asking = cache.asking();
+        asking.created_request(&request(), stat(1));
+        assert!(known(&cache));
+        lose(&cache);
+        asking.created_request(&request(), stat(1));
+        assert!(!known(&cache), "its creation and its deletion came first");
+        cache.asking().created_request(&request(), stat(1));
+        assert!(known(&cache));
+    }
+
+    #[test]
+    fn what_was_created_before_a_walk_comes_from_the_follower_alone() {
+        let cache = cache();
+        let asking = cache.asking();
+        cache.change(|tree| {
+            let heir = tree.heir();
+            tree.replace(heir);
+            true
+        });
+        asking.created_request(&request(), stat(1));
+        asking.locked(Lock::Request(request().id.clone()), "a__lock__0000000000");
+        assert!(!known(&cache));
+        assert!(cache.read(|records| records.request_locks.is_empty()));
+    }
+
+    #[test]
+    fn a_contender_that_is_gone_already_locks_nothing() {
+        let cache = cache();
+        follow(&cache, 1);
+        let (lock, name) = (Lock::Request(request().id.clone()), "a__lock__0000000000");
+        let asking = cache.asking();
+        asking.locked(lock.clone(), name);
+        assert!(cache.read(|records| records.requests[&request().id].is_locked()));
+        cache.change(|tree| tree.remove(&Spot::Contender(lock.clone(), name.to_owned()), 1.0));
+        asking.locked(lock, name);
+        assert!(!cache.read(|records| records.requests[&request().id].is_locked()));
     }
 }

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::super::paths::{Lock, Spot};
+use super::{
+    super::paths::{Lock, Spot},
+    removals::Removals,
+};
 use crate::model::{
     BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent, RecordError, Records,
     RequestId, RequestLock, Stat, Timestamp,
@@ -23,6 +26,8 @@ pub(super) struct Tree {
     /// Nodes that we deleted and whose event has not arrived: an older read must not bring them back. Ids are not
     /// used again.
     gone: HashSet<NodeId>,
+    /// What must not be put in by those who have asked before.
+    pub removals: Removals,
     /// The pools' transactions, which `records.pools` does not carry.
     pool_versions: HashMap<String, i64>,
     /// What has been complained about, by path: the version that was broken.
@@ -116,6 +121,29 @@ impl Tree {
         }
     }
 
+    /// What we know better than the follower does yet, of a node that is here. One that is not is either gone, or the
+    /// follower is about to bring it.
+    pub fn update_node(
+        &mut self,
+        id: NodeId,
+        record: Result<Arc<Node>, RecordError>,
+        stat: Stat,
+        now: Timestamp,
+    ) -> bool {
+        self.records.nodes.contains_key(&id) && self.put_node(id, record, stat, now)
+    }
+
+    /// Likewise, of a request.
+    pub fn update_request(
+        &mut self,
+        id: RequestId,
+        record: Result<Arc<NodeRequest>, RecordError>,
+        stat: Stat,
+        now: Timestamp,
+    ) -> bool {
+        self.records.requests.contains_key(&id) && self.put_request(id, record, stat, now)
+    }
+
     /// A node's record, unless we deleted it.
     pub fn put_node(&mut self, id: NodeId, record: Result<Arc<Node>, RecordError>, stat: Stat, now: Timestamp) -> bool {
         if self.gone.contains(&id) {
@@ -153,6 +181,7 @@ impl Tree {
         let path = spot.path();
         self.complaints.remove(&path);
         self.oddities.remove(&path);
+        self.removals.note(spot);
         match spot {
             Spot::Node(id) => {
                 self.locks.remove(&Lock::Node(id.clone()));
@@ -207,6 +236,8 @@ impl Tree {
         for (id, entry) in std::mem::take(&mut self.records.requests) {
             keep_newer(new.records.requests.get_mut(&id), entry);
         }
+        new.removals = std::mem::take(&mut self.removals);
+        new.removals.walked();
         *self = new;
     }
 

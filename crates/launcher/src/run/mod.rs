@@ -7,6 +7,7 @@
 //!
 //! | module | is about |
 //! |---|---|
+//! | [`actions`] | carrying a decision out: a task, what is busy meanwhile |
 //! | [`book`] | what we hold and do: the locks, and the planner's view of them |
 //! | [`clouds`] | the providers: start, replacement, what is known of them |
 //! | [`requests`] | actions on requests |
@@ -15,6 +16,7 @@
 //! | [`leaks`] | resources without a record |
 //! | [`report`] | metrics, and what people can ask |
 
+mod actions;
 mod book;
 mod clouds;
 mod launch;

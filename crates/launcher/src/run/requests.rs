@@ -10,80 +10,15 @@ use nodepool_common::{
     zk::{Held, ZkError},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Launcher, launch::NodeLaunch};
-use crate::plan::{Decision, NewNode, PoolKey, Want};
+use super::{Launcher, actions::AFTER_AN_ERROR, launch::NodeLaunch};
+use crate::plan::{NewNode, PoolKey};
 
 /// Seconds before a request that could not be locked is looked at again. Its lock's end wakes us earlier.
 const LOCKED_ELSEWHERE: f64 = 0.25;
-/// Seconds before an action that failed is tried again.
-const AFTER_AN_ERROR: f64 = 1.0;
 
 impl Launcher {
-    /// Starts an action; what it works on is busy until it ends, however it ends.
-    pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
-        let busy = self.mark_busy(&decision);
-        let this = Arc::clone(self);
-        let ending = self.ending.clone();
-        self.tasks.spawn(async move {
-            let _busy = busy;
-            tokio::select! {
-                () = this.act(decision) => {}
-                () = ending.cancelled() => {}
-            }
-        });
-    }
-
-    async fn act(self: &Arc<Self>, decision: Decision) {
-        debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
-        let result = match &decision {
-            Decision::Accept { pool, request } => self.accept(pool, request).await,
-            Decision::Decline { request, pools } => self.decline(request, pools).await,
-            Decision::Supply { pool, request, reuse, launch } => self.supply(pool, request, reuse, launch).await,
-            Decision::Fulfil { request, nodes } => self.fulfil(request, nodes).await,
-            Decision::GiveUp { request, reasons } => self.give_up(request, reasons).await,
-            Decision::PutBack { request, reason } => self.put_back(request, reason).await,
-            Decision::Forget { request } => self.forget(request).await,
-            Decision::ResetLost { request } => self.reset_lost(request).await,
-            Decision::RemoveRequestLock { request } => self.zk.delete_request_lock(request).await,
-            Decision::CreateMinReady { label, count } => self.create_min_ready(label, *count).await,
-            Decision::FinishMinReady { request } => self.finish_min_ready(request).await,
-            Decision::LetGo { node, reason } => self.let_go(node, reason).await,
-            Decision::Retire { node, reason } => self.retire(node, reason).await,
-            Decision::Delete { node } => self.delete(node).await,
-            Decision::Deallocate { node, request } => self.deallocate(node, request).await,
-            Decision::RemoveRecord { node } => {
-                info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
-                self.zk.delete_node_record(node).await
-            }
-        };
-        if let Err(error) = result {
-            self.action_failed(&decision, &error);
-        }
-    }
-
-    /// Notes that an action failed, so that the next plan does not repeat it at once.
-    fn action_failed(&self, decision: &Decision, error: &ZkError) {
-        if error.is_transient() {
-            info!(logger = "nodepool.NodePool", "Will be tried again: {error}");
-        } else {
-            error!(logger = "nodepool.NodePool", "{error} (while carrying out {decision:?})");
-        }
-        let after = clock::now() + AFTER_AN_ERROR;
-        let mut book = self.book.open();
-        let (request, node) = subjects(decision);
-        if let Some(request) = request {
-            book.view.requests_after.insert(request.clone(), after);
-        }
-        if let Some(node) = node {
-            book.view.nodes_after.insert(node.clone(), after);
-        }
-        if let Decision::CreateMinReady { label, .. } = decision {
-            book.view.min_ready_after.insert(label.clone(), after);
-        }
-    }
-
     /// The id of a pool that takes part.
     fn launcher_id(&self, key: &PoolKey) -> Option<LauncherId> {
         let pools = self.pools.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -104,7 +39,7 @@ impl Launcher {
         }
     }
 
-    async fn accept(&self, pool: &PoolKey, id: &RequestId) -> Result<(), ZkError> {
+    pub(super) async fn accept(&self, pool: &PoolKey, id: &RequestId) -> Result<(), ZkError> {
         let Some(launcher_id) = self.launcher_id(pool) else { return Ok(()) };
         let session = self.book.open().session();
         let Some(mut held) = self.lock_waiting(id).await? else { return Ok(()) };
@@ -125,14 +60,14 @@ impl Launcher {
         Ok(())
     }
 
-    async fn decline(&self, id: &RequestId, pools: &[(PoolKey, String)]) -> Result<(), ZkError> {
+    pub(super) async fn decline(&self, id: &RequestId, pools: &[(PoolKey, String)]) -> Result<(), ZkError> {
         let Some(held) = self.lock_waiting(id).await? else { return Ok(()) };
         self.write_decline(held, pools).await
     }
 
     /// Declines an accepted request. Its ready nodes become free in the next pass, its running launches go on: their
     /// nodes serve the next one.
-    async fn give_up(&self, id: &RequestId, reasons: &[String]) -> Result<(), ZkError> {
+    pub(super) async fn give_up(&self, id: &RequestId, reasons: &[String]) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         let reasons: Vec<_> = reasons.iter().map(|reason| (pool.clone(), reason.clone())).collect();
         let result = self.write_decline(held, &reasons).await;
@@ -205,7 +140,7 @@ impl Launcher {
     }
 
     /// Gives an accepted request nodes. What cannot be had any more is left to the next pass.
-    async fn supply(
+    pub(super) async fn supply(
         self: &Arc<Self>,
         pool: &PoolKey,
         id: &RequestId,
@@ -302,7 +237,7 @@ impl Launcher {
     }
 
     /// Hands the nodes over. They are unlocked before the request says so, because Zuul locks them next (traps.md 9).
-    async fn fulfil(&self, id: &RequestId, nodes: &[NodeId]) -> Result<(), ZkError> {
+    pub(super) async fn fulfil(&self, id: &RequestId, nodes: &[NodeId]) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         let (taken, ours) = {
             let mut book = self.book.open();
@@ -356,7 +291,7 @@ impl Launcher {
         Ok(())
     }
 
-    async fn put_back(&self, id: &RequestId, reason: &str) -> Result<(), ZkError> {
+    pub(super) async fn put_back(&self, id: &RequestId, reason: &str) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         let event_id = held.record().event_id.clone();
         let result = held
@@ -370,7 +305,7 @@ impl Launcher {
         result.map_err(Into::into)
     }
 
-    async fn forget(&self, id: &RequestId) -> Result<(), ZkError> {
+    pub(super) async fn forget(&self, id: &RequestId) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         self.book.open().drop_request(id);
         info!(
@@ -382,7 +317,7 @@ impl Launcher {
 
     /// Puts a request back that its launcher left pending, and frees the nodes it had (`nodepool 11.0.0: launcher.py
     /// _resetLostRequest`). Doomed nodes stay as they are: they are deleted anyway.
-    async fn reset_lost(&self, id: &RequestId) -> Result<(), ZkError> {
+    pub(super) async fn reset_lost(&self, id: &RequestId) -> Result<(), ZkError> {
         let Some(held) = self.zk.try_lock_request(id).await? else {
             self.book.open().view.requests_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
             return Ok(());
@@ -433,7 +368,7 @@ impl Launcher {
         Ok(())
     }
 
-    async fn create_min_ready(&self, label: &LabelName, count: usize) -> Result<(), ZkError> {
+    pub(super) async fn create_min_ready(&self, label: &LabelName, count: usize) -> Result<(), ZkError> {
         info!(logger = "nodepool.NodePool", "Creating requests for {count} {label} nodes");
         for _ in 0..count {
             let event_id = uuid::Uuid::new_v4().simple().to_string();
@@ -445,7 +380,7 @@ impl Launcher {
 
     /// A request of ours that others served, or that failed. Once it is gone, its nodes are freed like those of any
     /// request that is gone.
-    async fn finish_min_ready(&self, id: &RequestId) -> Result<(), ZkError> {
+    pub(super) async fn finish_min_ready(&self, id: &RequestId) -> Result<(), ZkError> {
         let request = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned());
         self.zk.delete_request(id).await?;
         let Some(request) = request.filter(|request| request.state == RequestState::Failed) else { return Ok(()) };
@@ -472,17 +407,6 @@ impl Launcher {
         Some((held?, pool))
     }
 
-    /// Finds out what the planner wants to know, unless that is under way.
-    pub(super) fn find_out(self: &Arc<Self>, want: Want) {
-        if let Some(question) = self.clouds.ask(want) {
-            let this = Arc::clone(self);
-            self.spawn(|_| async move {
-                this.answer(question).await;
-                this.wake.notify_one();
-            });
-        }
-    }
-
     /// Releases everything at once, for a process that has to go: requests are put back, ready nodes freed; the nodes
     /// that are being launched lose their locks with the session and are deleted by whoever comes next.
     pub(super) async fn leave(&self) {
@@ -502,42 +426,6 @@ impl Launcher {
         let let_go = nodes.iter().map(|node| self.let_go(node, "the launcher is terminating"));
         let _ = tokio::time::timeout(deadline, futures::future::join_all(let_go)).await;
     }
-
-    /// Marks what a decision works on.
-    fn mark_busy(self: &Arc<Self>, decision: &Decision) -> Busy {
-        let mut book = self.book.open();
-        let (request, node) = subjects(decision);
-        if let Some(request) = request {
-            book.view.busy_requests.insert(request.clone());
-        }
-        if let Some(node) = node {
-            book.view.busy_nodes.insert(node.clone());
-        }
-        let mut nodes: Vec<NodeId> = node.into_iter().cloned().collect();
-        let mut starting = false;
-        let mut label = None;
-        match decision {
-            Decision::Supply { pool, request, reuse, launch } => {
-                starting = true;
-                for (node, _) in reuse {
-                    book.view.busy_nodes.insert(node.clone());
-                    nodes.push(node.clone());
-                }
-                for new in launch {
-                    book.view.starting.push((request.clone(), pool.clone(), new.label.clone()));
-                }
-            }
-            Decision::Accept { pool, request } => {
-                book.view.accepting.insert(request.clone(), pool.clone());
-            }
-            Decision::CreateMinReady { label: of, .. } => {
-                book.view.busy_labels.insert(of.clone());
-                label = Some(of.clone());
-            }
-            _ => {}
-        }
-        Busy { launcher: Arc::clone(self), session: book.session(), request: request.cloned(), nodes, label, starting }
-    }
 }
 
 /// Sees to it that no launch stays in the book when it ends without a word: a lost lock, a panic.
@@ -555,63 +443,6 @@ impl Drop for LaunchOver {
         }
         drop(book);
         self.launcher.wake.notify_one();
-    }
-}
-
-/// What an action works on; released when it ends, also by a panic. An action of an older session has nothing in the
-/// book any more.
-struct Busy {
-    launcher: Arc<Launcher>,
-    session: CancellationToken,
-    request: Option<RequestId>,
-    nodes: Vec<NodeId>,
-    label: Option<LabelName>,
-    starting: bool,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut book = self.launcher.book.open();
-        if self.session.is_cancelled() {
-            return;
-        }
-        for node in &self.nodes {
-            book.view.busy_nodes.remove(node);
-        }
-        if let Some(request) = &self.request {
-            book.view.busy_requests.remove(request);
-            book.view.accepting.remove(request);
-            if self.starting {
-                book.view.starting.retain(|(of, _, _)| of != request);
-            }
-        }
-        if let Some(label) = &self.label {
-            book.view.busy_labels.remove(label);
-        }
-        drop(book);
-        self.launcher.wake.notify_one();
-    }
-}
-
-/// The request and the node that a decision is about.
-fn subjects(decision: &Decision) -> (Option<&RequestId>, Option<&NodeId>) {
-    match decision {
-        Decision::Accept { request, .. }
-        | Decision::Decline { request, .. }
-        | Decision::Supply { request, .. }
-        | Decision::Fulfil { request, .. }
-        | Decision::GiveUp { request, .. }
-        | Decision::PutBack { request, .. }
-        | Decision::Forget { request }
-        | Decision::ResetLost { request }
-        | Decision::RemoveRequestLock { request }
-        | Decision::FinishMinReady { request } => (Some(request), None),
-        Decision::LetGo { node, .. }
-        | Decision::Retire { node, .. }
-        | Decision::Delete { node }
-        | Decision::Deallocate { node, .. }
-        | Decision::RemoveRecord { node } => (None, Some(node)),
-        Decision::CreateMinReady { .. } => (None, None),
     }
 }
 

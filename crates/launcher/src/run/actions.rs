@@ -1,0 +1,186 @@
+//! Carrying a decision out: one task, what it works on marked busy, its end noted.
+
+use std::sync::Arc;
+
+use nodepool_common::{
+    model::{LabelName, NodeId, RequestId},
+    sys::clock,
+    zk::ZkError,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use super::Launcher;
+use crate::plan::{Decision, Want};
+
+/// Seconds before an action that failed is tried again.
+pub(super) const AFTER_AN_ERROR: f64 = 1.0;
+
+impl Launcher {
+    /// Starts an action; what it works on is busy until it ends, however it ends.
+    pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
+        let busy = self.mark_busy(&decision);
+        let this = Arc::clone(self);
+        let ending = self.ending.clone();
+        self.tasks.spawn(async move {
+            let _busy = busy;
+            tokio::select! {
+                () = this.act(decision) => {}
+                () = ending.cancelled() => {}
+            }
+        });
+    }
+
+    async fn act(self: &Arc<Self>, decision: Decision) {
+        debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
+        let result = match &decision {
+            Decision::Accept { pool, request } => self.accept(pool, request).await,
+            Decision::Decline { request, pools } => self.decline(request, pools).await,
+            Decision::Supply { pool, request, reuse, launch } => self.supply(pool, request, reuse, launch).await,
+            Decision::Fulfil { request, nodes } => self.fulfil(request, nodes).await,
+            Decision::GiveUp { request, reasons } => self.give_up(request, reasons).await,
+            Decision::PutBack { request, reason } => self.put_back(request, reason).await,
+            Decision::Forget { request } => self.forget(request).await,
+            Decision::ResetLost { request } => self.reset_lost(request).await,
+            Decision::RemoveRequestLock { request } => self.zk.delete_request_lock(request).await,
+            Decision::CreateMinReady { label, count } => self.create_min_ready(label, *count).await,
+            Decision::FinishMinReady { request } => self.finish_min_ready(request).await,
+            Decision::LetGo { node, reason } => self.let_go(node, reason).await,
+            Decision::Retire { node, reason } => self.retire(node, reason).await,
+            Decision::Delete { node } => self.delete(node).await,
+            Decision::Deallocate { node, request } => self.deallocate(node, request).await,
+            Decision::RemoveRecord { node } => {
+                info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
+                self.zk.delete_node_record(node).await
+            }
+        };
+        if let Err(error) = result {
+            self.action_failed(&decision, &error);
+        }
+    }
+
+    /// Notes that an action failed, so that the next plan does not repeat it at once.
+    fn action_failed(&self, decision: &Decision, error: &ZkError) {
+        if error.is_transient() {
+            info!(logger = "nodepool.NodePool", "Will be tried again: {error}");
+        } else {
+            error!(logger = "nodepool.NodePool", "{error} (while carrying out {decision:?})");
+        }
+        let after = clock::now() + AFTER_AN_ERROR;
+        let mut book = self.book.open();
+        let (request, node) = subjects(decision);
+        if let Some(request) = request {
+            book.view.requests_after.insert(request.clone(), after);
+        }
+        if let Some(node) = node {
+            book.view.nodes_after.insert(node.clone(), after);
+        }
+        if let Decision::CreateMinReady { label, .. } = decision {
+            book.view.min_ready_after.insert(label.clone(), after);
+        }
+    }
+
+    /// Finds out what the planner wants to know, unless that is under way.
+    pub(super) fn find_out(self: &Arc<Self>, want: Want) {
+        if let Some(question) = self.clouds.ask(want) {
+            let this = Arc::clone(self);
+            self.spawn(|_| async move {
+                this.answer(question).await;
+                this.wake.notify_one();
+            });
+        }
+    }
+
+    /// Marks what a decision works on.
+    fn mark_busy(self: &Arc<Self>, decision: &Decision) -> Busy {
+        let mut book = self.book.open();
+        let (request, node) = subjects(decision);
+        if let Some(request) = request {
+            book.view.busy_requests.insert(request.clone());
+        }
+        if let Some(node) = node {
+            book.view.busy_nodes.insert(node.clone());
+        }
+        let mut nodes: Vec<NodeId> = node.into_iter().cloned().collect();
+        let mut starting = false;
+        let mut label = None;
+        match decision {
+            Decision::Supply { pool, request, reuse, launch } => {
+                starting = true;
+                for (node, _) in reuse {
+                    book.view.busy_nodes.insert(node.clone());
+                    nodes.push(node.clone());
+                }
+                for new in launch {
+                    book.view.starting.push((request.clone(), pool.clone(), new.label.clone()));
+                }
+            }
+            Decision::Accept { pool, request } => {
+                book.view.accepting.insert(request.clone(), pool.clone());
+            }
+            Decision::CreateMinReady { label: of, .. } => {
+                book.view.busy_labels.insert(of.clone());
+                label = Some(of.clone());
+            }
+            _ => {}
+        }
+        Busy { launcher: Arc::clone(self), session: book.session(), request: request.cloned(), nodes, label, starting }
+    }
+}
+
+/// What an action works on; released when it ends, also by a panic. An action of an older session has nothing in the
+/// book any more.
+struct Busy {
+    launcher: Arc<Launcher>,
+    session: CancellationToken,
+    request: Option<RequestId>,
+    nodes: Vec<NodeId>,
+    label: Option<LabelName>,
+    starting: bool,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut book = self.launcher.book.open();
+        if self.session.is_cancelled() {
+            return;
+        }
+        for node in &self.nodes {
+            book.view.busy_nodes.remove(node);
+        }
+        if let Some(request) = &self.request {
+            book.view.busy_requests.remove(request);
+            book.view.accepting.remove(request);
+            if self.starting {
+                book.view.starting.retain(|(of, _, _)| of != request);
+            }
+        }
+        if let Some(label) = &self.label {
+            book.view.busy_labels.remove(label);
+        }
+        drop(book);
+        self.launcher.wake.notify_one();
+    }
+}
+
+/// The request and the node that a decision is about.
+fn subjects(decision: &Decision) -> (Option<&RequestId>, Option<&NodeId>) {
+    match decision {
+        Decision::Accept { request, .. }
+        | Decision::Decline { request, .. }
+        | Decision::Supply { request, .. }
+        | Decision::Fulfil { request, .. }
+        | Decision::GiveUp { request, .. }
+        | Decision::PutBack { request, .. }
+        | Decision::Forget { request }
+        | Decision::ResetLost { request }
+        | Decision::RemoveRequestLock { request }
+        | Decision::FinishMinReady { request } => (Some(request), None),
+        Decision::LetGo { node, .. }
+        | Decision::Retire { node, .. }
+        | Decision::Delete { node }
+        | Decision::Deallocate { node, .. }
+        | Decision::RemoveRecord { node } => (None, Some(node)),
+        Decision::CreateMinReady { .. } => (None, None),
+    }
+}

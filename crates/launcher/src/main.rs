@@ -7,7 +7,7 @@ use nodepool_common::{
     config,
     stats::Stats,
     sys::{
-        daemon,
+        daemon, host,
         logging::{self, LogOptions},
         shutdown::{Shutdown, ShutdownReason},
     },
@@ -147,6 +147,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         delete_interval: seconds(arguments.delete_interval),
         request_lock_age: seconds(arguments.request_lock_age),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        fqdn: host::fqdn(),
     };
     let launcher = Launcher::new(options, loaded.config.clone(), zk.clone(), stats.clone());
     launcher.note_loaded(&loaded);

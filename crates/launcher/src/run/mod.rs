@@ -65,6 +65,8 @@ pub struct Options {
     pub request_lock_age: Duration,
     /// The version that components carry.
     pub version: String,
+    /// This host's full name, for the pools' ids. Found out once: the resolver may take its time.
+    pub fqdn: String,
 }
 
 /// A launcher at work.
@@ -340,7 +342,7 @@ impl Launcher {
                 } else if self.clouds.takes_part(&provider.name) && !self.ending.is_cancelled() {
                     let launcher_id = LauncherId::from(format!(
                         "{}-PoolWorker.{key}-{}",
-                        host::fqdn(),
+                        self.options.fqdn,
                         uuid::Uuid::new_v4().simple()
                     ));
                     let said = PoolComponent {

@@ -105,6 +105,7 @@ impl Launcher {
         if all {
             reasons.extend(self.absentees(&request));
         }
+        let why = reasons.join("; ");
         held.update_and_unlock(|request| {
             request.declined_by = declined;
             request.decline_reasons = reasons;
@@ -114,7 +115,7 @@ impl Launcher {
         if all {
             warn!(
                 logger = "nodepool.NodePool", request = %request.id, event_id = request.event_id,
-                "Request for {} failed: every pool has declined it", labels(&request)
+                "Request for {} failed, every pool has declined it: {why}", labels(&request)
             );
             if let Some((pool, _)) = pools.first() {
                 self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Failed);

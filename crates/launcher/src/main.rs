@@ -152,9 +152,9 @@ async fn run(arguments: Arguments) -> ExitCode {
     let launcher = Launcher::new(options, loaded.config.clone(), zk.clone(), stats.clone());
     launcher.note_loaded(&loaded);
     if let Some(listener) = listener {
-        let (cache, ready, pools) = (zk.clone(), Arc::clone(&launcher), Arc::clone(&launcher));
+        let (ready, pools) = (Arc::clone(&launcher), Arc::clone(&launcher));
         let sources = web::WebState {
-            records: Arc::new(move |make| cache.cache().read(|records| make(records))),
+            records: web::read_cache(zk.clone()),
             readiness: Arc::new(move || ready.readiness()),
             metrics: Arc::new(move || stats.render()),
             pools: Arc::new(move || pools.pool_list()),

@@ -213,13 +213,6 @@ impl Driver {
             Self::Fake(_) => "fake",
         }
     }
-
-    /// Whether images are uploaded to it.
-    pub const fn manages_images(&self) -> bool {
-        match self {
-            Self::OpenStack(_) | Self::Fake(_) => true,
-        }
-    }
 }
 
 /// An `openstack` provider's own keys (config.md 10).

@@ -29,7 +29,7 @@ use super::{
     addresses,
     cloud::{Cloud, CloudError, CreateServer, Fault, Flavor, Named, Server},
     format::{format, safe_attributes},
-    servers::ServerList,
+    servers::{ServerList, Servers},
 };
 use crate::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
@@ -352,6 +352,20 @@ impl OpenStackProvider {
         }
     }
 
+    /// A listing that began after `since`, which moves on to it. `None` where the cloud does not answer at the moment:
+    /// the callers have deadlines, and until then it may come back.
+    async fn next_listing(&self, since: &mut Instant, doing: impl Fn() -> String) -> Result<Option<Arc<Servers>>> {
+        let listing = self.servers.after(*since).await;
+        *since = listing.started;
+        match listing.servers {
+            Ok(servers) => Ok(Some(servers)),
+            Err(error) if matches!(error.class, ErrorClass::Config | ErrorClass::Bug) => {
+                Err(self.error(doing())(error))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
     async fn wait_until_active(&self, id: &str, name: &str) -> Result<Arc<Server>> {
         let doing = || format!("waiting for server {name} ({id})");
         let mut since = Instant::now();
@@ -359,16 +373,7 @@ impl OpenStackProvider {
         let mut missing_since = None;
         self.servers.hurry_for_news();
         loop {
-            let listing = self.servers.after(since).await;
-            since = listing.started;
-            let servers = match listing.servers {
-                Ok(servers) => servers,
-                Err(error) if matches!(error.class, ErrorClass::Config | ErrorClass::Bug) => {
-                    return Err(self.error(doing())(error));
-                }
-                // The caller has a deadline; until then the cloud may come back.
-                Err(_) => continue,
-            };
+            let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
             let Some(server) = servers.get(id) else {
                 missing += 1;
                 let absent = missing_since.get_or_insert_with(Instant::now).elapsed();
@@ -742,15 +747,7 @@ impl Provider for OpenStackProvider {
             self.servers.hurry_for_news();
             let mut errors = 0;
             while errors < ERROR_LISTINGS {
-                let listing = self.servers.after(since).await;
-                since = listing.started;
-                let servers = match listing.servers {
-                    Ok(servers) => servers,
-                    Err(error) if matches!(error.class, ErrorClass::Config | ErrorClass::Bug) => {
-                        return Err(self.error(doing())(error));
-                    }
-                    Err(_) => continue,
-                };
+                let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
                 match servers.get(id) {
                     None => return Ok(()),
                     Some(server) if server.is_gone() => return Ok(()),

@@ -212,9 +212,8 @@ impl Launcher {
         self.stats.plan(started.elapsed());
         self.say_what_waits(&plan);
         self.publish_pauses(&plan);
-        let wake_at = [plan.wake_at, recheck_at].into_iter().flatten().reduce(f64::min);
         let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&plan, now);
-        let wake_at = [wake_at, refresh_at].into_iter().flatten().reduce(f64::min);
+        let wake_at = [plan.wake_at, recheck_at, refresh_at].into_iter().flatten().reduce(f64::min);
         for want in plan.wants.into_iter().chain(refresh) {
             self.find_out(want);
         }

@@ -240,6 +240,9 @@ pub struct ProviderError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
     /// Where the class alone does not give upstream's name in the metrics.
     pub result: Option<&'static str>,
+    /// Whether the cloud as a whole is away: it cannot be reached, does not answer in time, or says "later". Nothing is
+    /// wrong with what was asked for.
+    pub away: bool,
 }
 
 impl ProviderError {
@@ -249,7 +252,7 @@ impl ProviderError {
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, doing: doing.into(), source: source.into(), result: None }
+        Self { class, doing: doing.into(), source: source.into(), result: None, away: false }
     }
 
     /// The same with another name in `nodepool.launch.<result>`.

@@ -149,11 +149,7 @@ fn judge(
 ) -> Verdict {
     let key = &state.key;
     // Other pools that could serve it, by what they say of themselves.
-    let candidates = || {
-        world.records.pools.values().filter(|other| {
-            other.id.as_ref().is_some_and(|id| !request.declined_by.contains(id)) && other.supports(&request.node_types)
-        })
-    };
+    let candidates = || world.records.pools_that_may_serve(request);
     if let Some(wanted) = &request.provider
         && *wanted != key.provider
         && candidates().any(|other| other.provider_name.as_ref() == Some(wanted))

@@ -78,6 +78,21 @@ struct Entry {
     quota_errors: u32,
 }
 
+impl Entry {
+    fn has_trouble(&mut self, why: String) {
+        if self.state.trouble.as_ref() != Some(&why) {
+            warn!(logger = LOGGER, "Provider {} has trouble: {why}", self.cloud.config.name);
+            self.state.trouble = Some(why);
+        }
+    }
+
+    fn answered(&mut self) {
+        if self.state.trouble.take().is_some() {
+            info!(logger = LOGGER, "Provider {} answers again", self.cloud.config.name);
+        }
+    }
+}
+
 /// Something to ask a cloud. Whoever takes one up brings it to an end with [`Launcher::answer`].
 #[derive(Debug)]
 pub struct Question {
@@ -90,6 +105,23 @@ enum Answer {
     Takes(Result<Resources, String>),
     Ready(bool),
     Zones(Vec<String>),
+}
+
+/// A question on its way; it may be asked again once this is dropped, also by a panic.
+struct Asking<'a> {
+    clouds: &'a Clouds,
+    question: Question,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.clouds.open();
+        let entry = entries.get_mut(&self.question.cloud.config.name);
+        // The questions of a provider that was replaced went with it.
+        if let Some(entry) = entry.filter(|entry| Arc::ptr_eq(&entry.cloud, &self.question.cloud)) {
+            entry.asked.remove(&self.question.want);
+        }
+    }
 }
 
 impl Clouds {
@@ -124,10 +156,21 @@ impl Clouds {
         self.open().get(name).filter(|entry| !entry.started)?.state.trouble.clone()
     }
 
+    /// Each provider, and whether its cloud answers.
+    pub fn health(&self) -> BTreeMap<ProviderName, bool> {
+        let entries = self.open();
+        entries.iter().map(|(name, e)| (name.clone(), e.started && e.state.trouble.is_none())).collect()
+    }
+
     /// Providers that do not answer, with why.
     pub fn troubles(&self) -> Vec<(ProviderName, String)> {
         let entries = self.open();
         entries.iter().filter_map(|(name, e)| Some((name.clone(), e.state.trouble.clone()?))).collect()
+    }
+
+    /// The cloud's zones, where they are known.
+    pub fn zones(&self, name: &ProviderName) -> Vec<String> {
+        self.open().get(name).and_then(|entry| entry.state.zones.clone()).unwrap_or_default()
     }
 
     /// What a node of a label takes, where that is known.
@@ -206,6 +249,14 @@ impl Clouds {
         if let Some(entry) = self.open().get_mut(name) {
             entry.quota_errors = 0;
             entry.state.launch_after = None;
+            entry.answered();
+        }
+    }
+
+    /// The cloud was away for a launch. What is known of its trouble stays: each launch would word it differently.
+    pub fn away(&self, name: &ProviderName, why: String) {
+        if let Some(entry) = self.open().get_mut(name).filter(|entry| entry.state.trouble.is_none()) {
+            entry.has_trouble(why);
         }
     }
 
@@ -236,20 +287,13 @@ impl Clouds {
         }
         let want = &question.want;
         let now = clock::now();
-        entry.asked.remove(want);
         let answer = match answer {
             Ok(answer) => {
-                if entry.state.trouble.take().is_some() {
-                    info!(logger = LOGGER, "Provider {} answers again", entry.cloud.config.name);
-                }
+                entry.answered();
                 answer
             }
             Err(error) => {
-                let text = error.to_string();
-                if entry.state.trouble.as_ref() != Some(&text) {
-                    warn!(logger = LOGGER, "Provider {} has trouble: {text}", entry.cloud.config.name);
-                    entry.state.trouble = Some(text);
-                }
+                entry.has_trouble(error.to_string());
                 let pause = longer(&mut entry.failures, want, 1.0, 30.0);
                 entry.until.insert(want.clone(), now + pause);
                 return;
@@ -401,12 +445,14 @@ impl Launcher {
 
     /// Asks a cloud, and keeps the answer.
     pub(super) async fn answer(&self, question: Question) {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answer_of(&question)).await.unwrap_or_else(|_| {
+        let question = Asking { clouds: &self.clouds, question };
+        let question = &question.question;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answer_of(question)).await.unwrap_or_else(|_| {
             let name = &question.cloud.config.name;
             let why = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
             Err(ProviderError::new(ErrorClass::Timeout, format!("asking provider {name}"), why))
         });
-        self.clouds.keep(&question, answer);
+        self.clouds.keep(question, answer);
     }
 
     async fn answer_of(&self, question: &Question) -> Result<Answer, ProviderError> {

@@ -36,6 +36,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// Other owners' resources are included (they take quota) and told apart by [`CloudResource::metadata`].
     async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError>;
 
+    /// Everything that carries a provider's metadata, servers and what was made with them or uploaded: what a search for
+    /// leaks looks at. A kind that cannot be listed is left out and named in the log.
+    async fn list_tagged(&self) -> Result<Vec<CloudResource>, ProviderError> {
+        self.list_resources().await
+    }
+
     /// Creates a server and returns when it can be connected to (not yet: has booted). Reports the cloud's id through
     /// `progress` as soon as it is known, so that it can be deleted whatever happens next.
     async fn launch(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance, ProviderError>;
@@ -49,6 +55,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// Periodic removal of what no record can point to (ports, floating IPs). Returns what was removed.
     async fn clean_up(&self) -> Result<Vec<LeakedResource>, ProviderError>;
+
+    /// What [`Self::clean_up`] would remove if it looked now and had looked an interval ago, each with the reason.
+    async fn list_orphans(&self) -> Result<Vec<(CloudResource, String)>, ProviderError> {
+        Ok(Vec::new())
+    }
 
     /// The server's console output, where label and cloud provide it.
     async fn console_log(

@@ -22,10 +22,10 @@ use std::{
 
 use nodepool_common::{
     config::{self, Config},
-    model::{LabelName, NodeId, ProviderName, Records, Resources, Timestamp},
+    model::{LabelName, ProviderName, Records, Resources, Timestamp},
     sys::clock,
 };
-use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, ResourceKind};
+use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, ResourceKind, leaks::is_node_of};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -484,10 +484,4 @@ fn used_by_others(records: &Records, provider: &ProviderName, resources: &[Cloud
         }
     }
     used
-}
-
-/// Whether a resource belongs to a node of this provider that is on record.
-pub(super) fn is_node_of(records: &Records, provider: &ProviderName, resource: &CloudResource) -> bool {
-    resource.tag("nodepool_provider_name") == Some(provider.as_str())
-        && resource.tag("nodepool_node_id").is_some_and(|id| records.nodes.contains_key(&NodeId::from(id)))
 }

@@ -32,6 +32,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// What the cloud allows this project in all; absent names are unlimited.
     async fn quota_limits(&self) -> Result<Resources, ProviderError>;
 
+    /// What is used in all of those resources that others than servers use as well (volumes, ports, floating IPs), where
+    /// the cloud tells. Of the rest, [`Self::list_resources`] has everything.
+    async fn quota_used(&self) -> Result<Resources, ProviderError> {
+        Ok(Resources::new())
+    }
+
     /// Every instance and other resource of the project that this provider would see in its quota or may have leaked.
     /// Other owners' resources are included (they take quota) and told apart by [`CloudResource::metadata`].
     async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError>;

@@ -774,6 +774,26 @@ fn a_node_record_without_type_or_pool_takes_no_quota_and_stops_nothing() {
     assert_eq!(launches(&plan), 1);
 }
 
+/// Records do not name ports: Zuul would count them.
+#[test]
+fn a_node_on_record_takes_the_ports_of_its_label() {
+    let two_nodes_with_ports = |ports: f64| {
+        let mut setting = Setting::new()
+            .provider("p", |_| {})
+            .quota(&Resources::new().with("cores", 100.0).with("ports", ports))
+            .node("1", "small", NodeState::InUse, |n| n.resources = Some(cores(1.0)))
+            .accepted("200-0000000001", &["small"]);
+        for state in setting.providers.values_mut() {
+            for needs in state.label_resources.values_mut() {
+                needs.as_mut().unwrap().set("ports", 1.0);
+            }
+        }
+        setting.plan()
+    };
+    assert_eq!(launches(&two_nodes_with_ports(2.0)), 1);
+    assert_eq!(launches(&two_nodes_with_ports(1.0)), 0);
+}
+
 proptest! {
     /// S3: whatever the mix, what one plan launches never exceeds quota and limits, and no node is given twice (S1).
     #[test]

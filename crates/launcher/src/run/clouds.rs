@@ -459,8 +459,9 @@ impl Launcher {
         let provider = &question.cloud.provider;
         match &question.want {
             Want::Quota(name) => {
-                let (limits, resources) = tokio::try_join!(provider.quota_limits(), provider.list_resources())?;
-                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources));
+                let (limits, used, resources) =
+                    tokio::try_join!(provider.quota_limits(), provider.quota_used(), provider.list_resources())?;
+                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &used));
                 Ok(Answer::Quota(limits.less(&others)))
             }
             Want::Zones(_) => provider.availability_zones().await.map(Answer::Zones),
@@ -474,14 +475,56 @@ impl Launcher {
     }
 }
 
-/// What servers take that are not nodes of this provider (`nodepool 11.0.0: driver/statemachine.py
-/// unmanagedQuotaUsed`). Our own leaked ones count: they take quota until they are gone.
-fn used_by_others(records: &Records, provider: &ProviderName, resources: &[CloudResource]) -> Resources {
-    let mut used = Resources::new();
+/// What is taken by others than nodes of this provider (`nodepool 11.0.0: driver/statemachine.py unmanagedQuotaUsed`).
+/// Our own leaked servers count: they take quota until they are gone. Of a resource that others than servers use as
+/// well, `used` says how much that is in all.
+fn used_by_others(
+    records: &Records,
+    provider: &ProviderName,
+    resources: &[CloudResource],
+    used: &Resources,
+) -> Resources {
+    let (mut ours, mut others) = (Resources::new(), Resources::new());
     for resource in resources.iter().filter(|resource| resource.kind == ResourceKind::Instance) {
-        if !is_node_of(records, provider, resource) {
-            used.add(&resource.resources);
-        }
+        let side = if is_node_of(records, provider, resource) { &mut ours } else { &mut others };
+        side.add(&resource.resources);
     }
-    used
+    for (name, in_all) in used.iter() {
+        // The two were not read at the same moment.
+        others.set(name, (in_all - ours.amount(name)).max(0.0));
+    }
+    others
+}
+
+#[cfg(test)]
+mod tests {
+    use nodepool_common::model::{Entry, Node, Stat};
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    #[test]
+    fn others_use_what_servers_that_are_no_nodes_take_and_of_some_resources_what_is_not_ours() {
+        let provider = ProviderName::from("p");
+        let server = |node: &str, ports: f64| CloudResource {
+            kind: ResourceKind::Instance,
+            id: format!("server-{node}"),
+            metadata: Map::from_iter([
+                ("nodepool_provider_name".to_owned(), json!("p")),
+                ("nodepool_node_id".to_owned(), json!(node)),
+            ]),
+            resources: Resources::new().with("cores", 2.0).with("ports", ports),
+        };
+        let mut records = Records::default();
+        let record = Ok(Arc::new(Node::new(0.0)));
+        let entry = Entry { record, stat: Stat::default(), contenders: BTreeSet::new(), free_since: None };
+        records.nodes.insert("1".into(), entry);
+        let listed = [server("1", 2.0), server("2", 1.0)];
+        let others = used_by_others(&records, &provider, &listed, &Resources::new());
+        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 1.0));
+        let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 9.0));
+        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 7.0), "a router's and the like count");
+        let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 1.0));
+        assert_eq!(others.amount("ports"), 0.0);
+    }
 }

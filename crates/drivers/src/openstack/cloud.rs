@@ -106,11 +106,6 @@ impl CloudError {
         Self { class, message: message.into(), external_id: None, status: None, unanswered: false }
     }
 
-    /// There was no answer, or not all of it.
-    pub fn unanswered(message: impl Into<String>) -> Self {
-        Self { unanswered: true, ..Self::new(ErrorClass::Transient, message) }
-    }
-
     /// An answer of the cloud: classed by its status and its words (drivers.md 1.6).
     pub fn answered(status: u16, message: impl Into<String>) -> Self {
         let message = message.into();

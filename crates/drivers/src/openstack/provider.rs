@@ -134,7 +134,7 @@ impl OpenStackProvider {
 
     fn error(&self, doing: impl fmt::Display) -> impl FnOnce(CloudError) -> ProviderError {
         let doing = format!("{doing} in provider {}", self.name);
-        move |error| ProviderError::new(error.class, doing, error)
+        move |error| ProviderError { away: error.is_away(), ..ProviderError::new(error.class, doing, error) }
     }
 
     async fn flavors(&self, not_older_than: Option<Duration>) -> Result<Arc<Vec<Flavor>>> {

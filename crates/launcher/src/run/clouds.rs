@@ -525,6 +525,6 @@ mod tests {
         let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 9.0));
         assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 7.0), "a router's and the like count");
         let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 1.0));
-        assert_eq!(others.amount("ports"), 0.0);
+        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 0.0));
     }
 }

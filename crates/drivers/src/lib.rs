@@ -18,7 +18,7 @@ use nodepool_common::config::{self, Driver};
 pub use context::{ApiCall, ApiCalls, Context};
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
-    Provider, ProviderError, ResourceKind,
+    Provider, ProviderError, Quota, ResourceKind,
 };
 
 /// Makes the provider that a part of the configuration describes. It does not reach its cloud yet:

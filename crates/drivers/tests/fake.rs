@@ -143,7 +143,7 @@ async fn many_launches_at_once_all_end() {
 async fn quota_and_labels_are_as_upstreams() {
     let fake = Fake::new(&json!({}));
     let (main, of) = ("main".into(), |name: &str| name.into());
-    let limits = fake.provider.quota_limits().await.unwrap();
+    let limits = fake.provider.quota().await.unwrap().limits;
     let expected = amounts(100.0, 20.0, 1_000_000.0).with("volumes", 100.0).with("volume-gb", 1_000_000.0);
     assert_eq!(limits, expected);
     let volume = fake.provider.label_resources(&main, &of("volume")).await.unwrap();
@@ -158,7 +158,7 @@ async fn quota_and_labels_are_as_upstreams() {
     assert_eq!(fake.provider.availability_zones().await.unwrap(), ["az1", "az2"]);
     assert!(fake.provider.label_ready(&main, &of("small")).await.unwrap());
     fake.script(&json!({"quota": {"instances": -1}}));
-    assert!(fake.provider.quota_limits().await.unwrap().limit("instances").is_infinite());
+    assert!(fake.provider.quota().await.unwrap().limits.limit("instances").is_infinite());
 }
 
 #[tokio::test]

@@ -178,7 +178,7 @@ async fn quota_is_read_from_nova_and_cinder() {
     let Some(context) = context() else { return };
     let provider = made("test-quota", openstack(SMALL, vec![tiny("small")]), &context);
     provider.start().await.unwrap();
-    let limits = provider.quota_limits().await.unwrap();
+    let limits = provider.quota().await.unwrap().limits;
     let expected = common::amounts(6.0, 3.0, 6144.0).with("volumes", 2.0).with("volume-gb", 20.0);
     assert_eq!(limits, expected);
 }
@@ -261,7 +261,7 @@ async fn an_application_credential_logs_in() {
     let Some(context) = context() else { return };
     let provider = made("test-appcred", openstack("npcloud-appcred", vec![tiny("small")]), &context);
     provider.start().await.unwrap();
-    assert!(provider.quota_limits().await.unwrap().limit("instances") >= 2000.0);
+    assert!(provider.quota().await.unwrap().limits.limit("instances") >= 2000.0);
 }
 
 #[tokio::test]

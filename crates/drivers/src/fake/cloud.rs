@@ -428,7 +428,8 @@ impl Cloud for FakeCloud {
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError> {
         self.begin().await?;
         let quota = self.lock().director.script.quota;
-        Ok(Some(VolumeLimits { volumes: limited(quota.volumes), gigabytes: limited(quota.volume_gb) }))
+        let (volumes, gigabytes) = (limited(quota.volumes), limited(quota.volume_gb));
+        Ok(Some(VolumeLimits { volumes, gigabytes, ..VolumeLimits::default() }))
     }
 
     #[allow(clippy::cast_precision_loss)] // GB
@@ -436,7 +437,13 @@ impl Cloud for FakeCloud {
         self.begin().await?;
         let world = self.lock();
         let volumes = world.servers.iter().filter_map(|(id, record)| Some((id, record.volume_size?)));
-        Ok(volumes.map(|(id, size)| Volume { id: format!("volume-of-{id}"), size: size as f64 }).collect())
+        let volume = |(id, size): (&String, u64)| Volume {
+            id: format!("volume-of-{id}"),
+            size: size as f64,
+            attached: true,
+            ..Volume::default()
+        };
+        Ok(volumes.map(volume).collect())
     }
 
     async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {

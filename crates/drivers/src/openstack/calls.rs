@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{
     addresses::Addressing,
     cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, Volume,
-        VolumeLimits, read_all,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, NetworkQuota, Pace, Port, Server,
+        Volume, VolumeLimits, read_all,
     },
     http::Call,
     identity::Service,
@@ -169,12 +169,24 @@ impl Cloud for Nova {
             return Ok(Vec::new());
         }
         let volumes = self.list("list_volumes", Service::Volume, "/volumes/detail", "volumes", &[]).await?;
-        Ok(volumes
-            .iter()
-            .filter_map(|volume| {
-                Some(Volume { id: volume.get("id")?.as_str()?.to_owned(), size: volume.get("size")?.as_f64()? })
-            })
-            .collect())
+        Ok(volumes.iter().filter_map(Volume::read).collect())
+    }
+
+    async fn delete_volume(&self, id: &str) -> Result<(), CloudError> {
+        self.call(Call::new("delete_volume", Method::DELETE, Service::Volume, format!("/volumes/{id}"))).await.map(drop)
+    }
+
+    async fn network_quota(&self) -> Result<Option<NetworkQuota>, CloudError> {
+        let session = self.session().await?;
+        let token = session.keystone.token(session.http.inner()).await?;
+        let Some(project) = &token.project else { return Ok(None) };
+        let path = format!("/quotas/{project}/details");
+        match self.call(Call::get("get_network_quotas", Service::Network, path)).await {
+            Ok(answer) => Ok(answer.get("quota").map(NetworkQuota::read)),
+            // Without that extension, or not for this user.
+            Err(error) if matches!(error.status, Some(403 | 404)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {

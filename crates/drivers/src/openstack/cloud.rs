@@ -45,9 +45,16 @@ pub(crate) trait Cloud: Send + Sync + fmt::Debug {
     async fn compute_limits(&self) -> Result<ComputeLimits, CloudError>;
     /// `None`: a cloud without volumes.
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError>;
-    /// Sizes in GB by id; empty without volumes.
+    /// Empty without volumes.
     async fn list_volumes(&self) -> Result<Vec<Volume>, CloudError> {
         Ok(Vec::new())
+    }
+    async fn delete_volume(&self, id: &str) -> Result<(), CloudError> {
+        Err(CloudError::new(ErrorClass::Bug, format!("this cloud has no volumes, so none {id}")))
+    }
+    /// `None`: the network service does not tell.
+    async fn network_quota(&self) -> Result<Option<NetworkQuota>, CloudError> {
+        Ok(None)
     }
     async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError>;
     async fn delete_port(&self, id: &str) -> Result<(), CloudError>;
@@ -352,6 +359,18 @@ pub(crate) struct ComputeLimits {
 pub(crate) struct VolumeLimits {
     pub volumes: Option<f64>,
     pub gigabytes: Option<f64>,
+    /// By everybody in the project.
+    pub volumes_used: f64,
+    pub gigabytes_used: f64,
+}
+
+/// What Neutron allows the project (`None`: unlimited) and what everybody in it uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct NetworkQuota {
+    pub ports: Option<f64>,
+    pub ports_used: f64,
+    pub floating_ips: Option<f64>,
+    pub floating_ips_used: f64,
 }
 
 /// A limit as the APIs spell it: -1 is unlimited.
@@ -374,7 +393,29 @@ impl VolumeLimits {
     /// From Cinder's `absolute`, or the object around it.
     pub fn read(json: &Value) -> Self {
         let json = json.get("absolute").unwrap_or(json);
-        Self { volumes: limit(json, &["maxTotalVolumes"]), gigabytes: limit(json, &["maxTotalVolumeGigabytes"]) }
+        let used = |key: &str| limit(json, &[key]).unwrap_or(0.0);
+        Self {
+            volumes: limit(json, &["maxTotalVolumes"]),
+            gigabytes: limit(json, &["maxTotalVolumeGigabytes"]),
+            volumes_used: used("totalVolumesUsed"),
+            gigabytes_used: used("totalGigabytesUsed"),
+        }
+    }
+}
+
+impl NetworkQuota {
+    /// From the `quota` of `GET /quotas/<project>/details`.
+    pub fn read(json: &Value) -> Self {
+        let of = |resource: &str| json.get(resource).cloned().unwrap_or_default();
+        let (ports, ips) = (of("port"), of("floatingip"));
+        // What is reserved is about to be used.
+        let used = |json: &Value| ["used", "reserved"].map(|key| limit(json, &[key]).unwrap_or(0.0)).iter().sum();
+        Self {
+            ports: limit(&ports, &["limit"]),
+            ports_used: used(&ports),
+            floating_ips: limit(&ips, &["limit"]),
+            floating_ips_used: used(&ips),
+        }
     }
 }
 
@@ -384,6 +425,20 @@ pub(crate) struct Volume {
     pub id: String,
     /// GB.
     pub size: f64,
+    pub metadata: Map<String, Value>,
+    pub attached: bool,
+}
+
+impl Volume {
+    /// `None`: no volume with an id and a size.
+    pub fn read(json: &Value) -> Option<Self> {
+        Some(Self {
+            id: json.get("id")?.as_str()?.to_owned(),
+            size: json.get("size")?.as_f64()?,
+            metadata: json.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default(),
+            attached: json.get("attachments").and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
+        })
+    }
 }
 
 /// A network port.
@@ -491,6 +546,13 @@ mod tests {
         assert!(!server.knows_addresses && server.fault.is_none());
         assert!(Server::read(&json!({"name": "without an id"})).is_none());
         assert!(Server::read(&json!({"id": "s", "status": "soft_deleted"})).unwrap().is_gone());
+    }
+
+    #[test]
+    fn what_is_reserved_in_the_network_counts_as_used() {
+        let quota = json!({"port": {"limit": 10, "used": 2, "reserved": 1}, "floatingip": {"limit": -1, "used": 3}});
+        let expected = NetworkQuota { ports: Some(10.0), ports_used: 3.0, floating_ips: None, floating_ips_used: 3.0 };
+        assert_eq!(NetworkQuota::read(&quota), expected);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
-    Provider, ProviderError,
+    Provider, ProviderError, Quota,
 };
 
 /// See the module's comment.
@@ -233,8 +233,8 @@ impl Provider for OpenStackProvider {
         self.lookups.zones().await
     }
 
-    async fn quota_limits(&self) -> Result<Resources> {
-        self.limits().await
+    async fn quota(&self) -> Result<Quota> {
+        self.project_quota().await
     }
 
     async fn list_resources(&self) -> Result<Vec<CloudResource>> {

@@ -459,10 +459,9 @@ impl Launcher {
         let provider = &question.cloud.provider;
         match &question.want {
             Want::Quota(name) => {
-                let (limits, used, resources) =
-                    tokio::try_join!(provider.quota_limits(), provider.quota_used(), provider.list_resources())?;
-                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &used));
-                Ok(Answer::Quota(limits.less(&others)))
+                let (quota, resources) = tokio::try_join!(provider.quota(), provider.list_resources())?;
+                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &quota.used));
+                Ok(Answer::Quota(quota.limits.less(&others)))
             }
             Want::Zones(_) => provider.availability_zones().await.map(Answer::Zones),
             Want::LabelReady(_, pool, label) => provider.label_ready(pool, label).await.map(Answer::Ready),

@@ -20,7 +20,7 @@ use std::{
 use async_trait::async_trait;
 use nodepool_common::{
     config::{self, LabelImage},
-    model::{LabelName, NodeId, PoolName, ProviderName, Resources},
+    model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, UploadId},
 };
 use serde_json::{Map, Value, json};
 use tokio::{sync::Mutex, time::Instant};
@@ -28,12 +28,14 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{
     addresses,
     cloud::{Cloud, CloudError, CreateServer, Fault, Flavor, Named, Server},
-    format::{format, safe_attributes},
+    clouds_yaml::CloudSettings,
+    format::{fill, format, safe_attributes},
+    images,
     servers::{ServerList, Servers},
 };
 use crate::{
-    CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
-    Provider, ProviderError, ResourceKind,
+    CloudImageSource, CloudResource, Context, ErrorClass, ImageToUpload, Instance, Launch, LaunchProgress,
+    LeakedResource, NodeProfile, Provider, ProviderError, ResourceKind,
 };
 
 /// A cloud image that was not found is looked for again after this (`nodepool 11.0.0: IMAGE_CHECK_TIMEOUT`).
@@ -48,12 +50,15 @@ const MISSING_FOR: Duration = Duration::from_secs(10);
 const DELETE_ATTEMPTS: u32 = 3;
 /// A server is in ERROR for so many listings before its deletion is asked for again.
 const ERROR_LISTINGS: u32 = 3;
+/// Where clouds.yaml names no `image_format` (openstacksdk: config/defaults.json).
+const IMAGE_FORMAT: &str = "qcow2";
 
 /// See the module's comment.
 pub(crate) struct OpenStackProvider {
     name: ProviderName,
     config: config::OpenStack,
     cloud: Arc<dyn Cloud>,
+    context: Context,
     servers: ServerList,
     kept: Mutex<Kept>,
     ports: Mutex<Option<PortCheck>>,
@@ -91,12 +96,13 @@ impl fmt::Debug for OpenStackProvider {
 type Result<T> = std::result::Result<T, ProviderError>;
 
 impl OpenStackProvider {
-    pub fn new(name: ProviderName, config: config::OpenStack, cloud: Arc<dyn Cloud>) -> Self {
+    pub fn new(name: ProviderName, config: config::OpenStack, cloud: Arc<dyn Cloud>, context: Context) -> Self {
         Self {
             name,
             config,
             servers: ServerList::new(Arc::clone(&cloud)),
             cloud,
+            context,
             kept: Mutex::default(),
             ports: Mutex::default(),
             warned_of_floating_ips: AtomicBool::new(false),
@@ -769,7 +775,8 @@ impl Provider for OpenStackProvider {
             ResourceKind::Instance => self.cloud.delete_server(id).await,
             ResourceKind::Port => self.cloud.delete_port(id).await,
             ResourceKind::FloatingIp => self.cloud.delete_floating_ip(id).await,
-            ResourceKind::Volume | ResourceKind::Image => {
+            ResourceKind::Image => self.cloud.delete_image(id).await,
+            ResourceKind::Volume => {
                 Err(CloudError::new(ErrorClass::Bug, "the driver lists no such resources, so it deletes none"))
             }
         };
@@ -801,6 +808,58 @@ impl Provider for OpenStackProvider {
             tracing::info!(provider = %self.name, %id, %error, "the cloud does not give the server's console log");
             Ok(None)
         })
+    }
+
+    fn manages_images(&self) -> bool {
+        true
+    }
+
+    fn image_format(&self) -> Result<String> {
+        let (cloud, region) = (self.config.cloud.as_deref(), self.config.region_name.as_deref());
+        match CloudSettings::find(cloud, region, &self.context) {
+            Ok(settings) => Ok(settings.text("image_format").unwrap_or_else(|| IMAGE_FORMAT.to_owned())),
+            Err(_) if self.cloud.is_simulated() => Ok(IMAGE_FORMAT.to_owned()),
+            Err(error) => Err(self.error("choosing the image format (image_format of clouds.yaml)")(error)),
+        }
+    }
+
+    fn image_name(&self, image: &ImageName, upload: &UploadId, at: u64) -> Result<String> {
+        let template = &self.config.image_name_format;
+        let part = |name: &str| match name {
+            "image_name" => Ok(json!(image)),
+            "upload_id" => Ok(json!(upload)),
+            "timestamp" => Ok(json!(at.to_string())),
+            _ => Err(format!("{{{name}}}: only `image_name`, `upload_id` and `timestamp` can be used")),
+        };
+        fill(template, &part).map_err(|error| {
+            let doing = format!("naming upload {upload} of image {image}");
+            self.error(doing)(CloudError::new(ErrorClass::Config, format!("image-name-format {template:?}: {error}")))
+        })
+    }
+
+    async fn upload_image(&self, image: &ImageToUpload) -> Result<String> {
+        let limit = self.config.image_upload_timeout;
+        let uploaded = images::upload(&self.cloud, &self.name, image, limit).await;
+        uploaded.map_err(self.error(format_args!("uploading {} as image {}", image.path.display(), image.name)))
+    }
+
+    async fn delete_image(&self, external_id: &str) -> Result<()> {
+        let deleted = images::delete(&*self.cloud, external_id).await;
+        deleted.map_err(self.error(format_args!("deleting image {external_id}")))
+    }
+
+    async fn list_images(&self) -> Result<Vec<CloudResource>> {
+        let ours = [("nodepool_provider_name", self.name.to_string())];
+        let images = self.cloud.images_with(&ours).await.map_err(self.error("listing images"))?;
+        Ok(images
+            .into_iter()
+            .map(|image| CloudResource {
+                kind: ResourceKind::Image,
+                id: image.id,
+                metadata: image.metadata,
+                resources: Resources::new(),
+            })
+            .collect())
     }
 
     async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>>> {

@@ -176,6 +176,10 @@ pub(super) fn refused(fault: &FaultDetails, call: &str) -> CloudError {
     CloudError::answered(status, message)
 }
 
+pub(super) fn lost_answer() -> CloudError {
+    CloudError::new(ErrorClass::Transient, "the connection broke before the answer came")
+}
+
 pub(super) fn new_id() -> String {
     Uuid::new_v4().simple().to_string()
 }
@@ -319,7 +323,7 @@ impl FakeCloud {
             return Err(CloudError { external_id: Some(id), ..refused(&fault, "the creation") });
         }
         if world.director.fault("lose_create", |script| &script.lose_create).is_some() {
-            return Err(CloudError::new(ErrorClass::Transient, "the connection broke before the answer came"));
+            return Err(lost_answer());
         }
         server.ok_or_else(|| CloudError::new(ErrorClass::Bug, "the fake cloud made a server without an id"))
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    cloud::{FakeCloud, new_id, pause, refused, unusable},
+    cloud::{FakeCloud, lost_answer, new_id, pause, refused, unusable},
     script::FaultDetails,
 };
 use crate::openstack::{
@@ -68,6 +68,9 @@ impl ImageService for FakeCloud {
         let mut world = self.lock();
         world.images.insert(id.clone(), stored);
         world.write_state(self.provider.as_str()).map_err(unusable)?;
+        if world.director.fault("lose_upload", |script| &script.lose_upload).is_some() {
+            return Err(lost_answer());
+        }
         made.ok_or_else(|| absent(&id))
     }
 

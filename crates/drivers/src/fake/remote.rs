@@ -30,7 +30,7 @@
 //! | `compute_limits` | | `{max_total_cores, max_total_instances, max_total_ram_size}` |
 //! | `volume_limits` | | `{"absolute": {maxTotalVolumes, maxTotalVolumeGigabytes}}` or null |
 //! | `upload_image` | `name filename disk_format md5 sha256 size metadata:{…}` | `{id}`; the image is active |
-//! | `get_image`, `delete_image` | `id` | image or null; anything |
+//! | `delete_image` | `id` | anything |
 //! | `list_images` | | list of images: `{id, …}` with their metadata beside the id |
 //! | `list_ports` | `status` | list of `{id, status, device_owner}` |
 //! | `delete_port` | `id` | anything |
@@ -288,7 +288,7 @@ impl ImageService for RemoteCloud {
     }
 
     async fn get_image(&self, id: &str) -> Result<Option<Image>, CloudError> {
-        Ok(Image::read(&self.call("get_image", json!({"id": id})).await?))
+        Ok(self.images_with(&[]).await?.into_iter().find(|image| image.id == id))
     }
 
     async fn delete_image(&self, id: &str) -> Result<(), CloudError> {

@@ -25,6 +25,7 @@
 //! | `fail_boot` | fault: the server goes to ERROR, with `message` as its fault | |
 //! | `fail_delete`, `fail_list` | fault: the call is refused with `status` (default 500) | |
 //! | `fail_upload` | fault: the upload of an image is refused, with `status` (default 400: no attempt follows) | |
+//! | `lose_upload` | fault: the image's record is created, the answer to that is lost | |
 //! | `corrupt_upload` | fault: the image becomes active with other data than was sent | |
 //! | `fail_image_delete` | fault: the deletion of an image is refused with `status` (default 500) | |
 //! | `fail_host_keys` | fault: the host-key scan times out | |
@@ -64,6 +65,7 @@ pub(crate) struct Script {
     pub fail_delete: Option<Fault>,
     pub fail_list: Option<Fault>,
     pub fail_upload: Option<Fault>,
+    pub lose_upload: Option<Fault>,
     pub corrupt_upload: Option<Fault>,
     pub fail_image_delete: Option<Fault>,
     pub fail_host_keys: Option<Fault>,
@@ -91,6 +93,7 @@ impl Default for Script {
             fail_delete: None,
             fail_list: None,
             fail_upload: None,
+            lose_upload: None,
             corrupt_upload: None,
             fail_image_delete: None,
             fail_host_keys: None,

@@ -31,10 +31,7 @@ pub(crate) fn format(template: &str, request: &Map<String, Value>) -> Result<Str
 }
 
 /// Formats a template with what stands for its names.
-pub(crate) fn fill(
-    template: &str,
-    value_of: &dyn Fn(&str) -> Result<Value, String>,
-) -> Result<String, String> {
+pub(crate) fn fill(template: &str, value_of: &dyn Fn(&str) -> Result<Value, String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find(['{', '}']) {

@@ -198,7 +198,9 @@ fn next_marker(page: &Value, key: &str) -> Option<String> {
     let (_, query) = address.split_once('?')?;
     Url::parse(&format!("any:?{query}"))
         .ok()?
-        .query_pairs().find(|(key, _)| key == "marker").map(|(_, marker)| marker.into_owned())
+        .query_pairs()
+        .find(|(key, _)| key == "marker")
+        .map(|(_, marker)| marker.into_owned())
 }
 
 /// Whether this host has a default route for IPv6, as the SDK asks before it prefers such addresses.

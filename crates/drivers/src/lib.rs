@@ -7,6 +7,7 @@
 
 mod context;
 mod fake;
+mod image;
 pub mod leaks;
 mod openstack;
 mod provider;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use nodepool_common::config::{self, Driver};
 
 pub use context::{ApiCall, ApiCalls, Context};
+pub use image::ImageToUpload;
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
     Provider, ProviderError, Quota, ResourceKind,
@@ -32,5 +34,5 @@ pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Pr
             None => (config, context.fake_cloud(name)),
         },
     };
-    Ok(Arc::new(openstack::provider::OpenStackProvider::new(name.clone(), config.clone(), cloud)))
+    Ok(Arc::new(openstack::provider::OpenStackProvider::new(name.clone(), config.clone(), cloud, context.clone())))
 }

@@ -3,8 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use nodepool_common::model::{ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources};
+use nodepool_common::model::{
+    ImageName, ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources, UploadId,
+};
 use serde_json::{Map, Value};
+
+use crate::ImageToUpload;
 
 /// A cloud with its part of the configuration. Made anew when that part changes.
 #[async_trait]
@@ -69,12 +73,54 @@ pub trait Provider: Send + Sync + fmt::Debug {
         external_id: &Value,
     ) -> Result<Option<String>, ProviderError>;
 
+    /// Whether diskimages are uploaded to it. What follows is asked only of providers that say so; one without images
+    /// (pods, static) implements none of it.
+    fn manages_images(&self) -> bool {
+        false
+    }
+
+    /// The format that images are built and uploaded in, which is also the extension of their files: qcow2, raw, vhd, …
+    /// Does not reach the cloud.
+    fn image_format(&self) -> Result<String, ProviderError> {
+        Err(no_images(self.name(), "choosing an image format"))
+    }
+
+    /// The name that an upload gets in the cloud; `at`: when the upload began, in seconds since the epoch.
+    fn image_name(&self, image: &ImageName, upload: &UploadId, at: u64) -> Result<String, ProviderError> {
+        let _ = (image, upload, at);
+        Err(no_images(self.name(), "naming an image"))
+    }
+
+    /// Uploads an image and returns the cloud's id of it, once the cloud has it ready for use and what it has was found
+    /// to be what was read. Bounded by the provider's own time (`image-upload-timeout`), repeated a few times where
+    /// that may help. Whoever drops the future, and every error, leaves no image behind; after a process's sudden end
+    /// [`Provider::list_images`] finds it.
+    async fn upload_image(&self, image: &ImageToUpload) -> Result<String, ProviderError> {
+        Err(no_images(self.name(), &format!("uploading image {}", image.name)))
+    }
+
+    /// Deletes an image. One that is gone already is no error; one that the cloud has in use is
+    /// [`ErrorClass::Transient`].
+    async fn delete_image(&self, external_id: &str) -> Result<(), ProviderError> {
+        Err(no_images(self.name(), &format!("deleting image {external_id}")))
+    }
+
+    /// Every image of this provider's uploads, whole or not, as [`ResourceKind::Image`] with its metadata
+    /// ([`ImageToUpload::marks`]), which tells those that no record knows.
+    async fn list_images(&self) -> Result<Vec<CloudResource>, ProviderError> {
+        Ok(Vec::new())
+    }
+
     /// Host keys for an address that no network leads to: `Some` answers in place of a scan (the fake cloud's
     /// addresses). The error class [`ErrorClass::Timeout`] stands for a scan that timed out.
     async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>, ProviderError>> {
         let _ = (node, address);
         None
     }
+}
+
+fn no_images(provider: &ProviderName, doing: &str) -> ProviderError {
+    ProviderError::new(ErrorClass::Bug, format!("{doing} in provider {provider}"), "its driver has no images")
 }
 
 /// How a node of a label is reached and used (`nodepool 11.0.0: driver/statemachine.py startStateMachine`).
@@ -214,6 +260,11 @@ pub struct CloudResource {
 }
 
 impl CloudResource {
+    /// One that takes nothing of the quotas that nodes are reckoned with.
+    pub fn of(kind: ResourceKind, id: String, metadata: Map<String, Value>) -> Self {
+        Self { kind, id, metadata, resources: Resources::new() }
+    }
+
     /// A key of the metadata, where it is a text.
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).and_then(Value::as_str)

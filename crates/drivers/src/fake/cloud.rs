@@ -28,7 +28,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::script::{Director, FaultDetails};
+use super::{
+    images::StoredImage,
+    script::{Director, FaultDetails},
+};
 use crate::{
     ErrorClass,
     openstack::cloud::{
@@ -49,7 +52,7 @@ const IPV6: usize = 3;
 /// See the module's comment.
 #[derive(Debug)]
 pub(crate) struct FakeCloud {
-    provider: ProviderName,
+    pub(super) provider: ProviderName,
     networks: Vec<Named>,
     flavors: Vec<Flavor>,
     /// Seconds since the epoch at `started`.
@@ -61,13 +64,23 @@ pub(crate) struct FakeCloud {
 }
 
 #[derive(Debug)]
-struct World {
-    director: Director,
+pub(super) struct World {
+    pub director: Director,
     servers: BTreeMap<String, Record>,
+    /// By id.
+    pub images: BTreeMap<String, StoredImage>,
     down_ports: Option<Vec<Port>>,
-    /// The file that `servers` was last read from or written to, and its time.
+    /// The file that servers and images were last read from or written to, and its time.
     file: Option<(PathBuf, SystemTime)>,
     last_listed: f64,
+}
+
+/// What outlives the process.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct State<Servers, Images> {
+    servers: Servers,
+    images: Images,
 }
 
 /// A server; times are seconds since the epoch.
@@ -131,38 +144,43 @@ impl World {
         }
         let path = &as_known.0;
         let data = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        self.servers = serde_json::from_slice(&data).map_err(|error| format!("{}: {error}", path.display()))?;
+        let state = serde_json::from_slice(&data).map_err(|error| format!("{}: {error}", path.display()))?;
+        State { servers: self.servers, images: self.images } = state;
         self.file = Some(as_known);
         Ok(())
     }
 
-    fn write_state(&mut self, provider: &str) -> Result<(), String> {
+    pub fn write_state(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = self.director.state_file(provider) else { return Ok(()) };
-        let modified = write(&path, &self.servers)
+        let modified = write(&path, &State { servers: &self.servers, images: &self.images })
             .map_err(|error| format!("cannot write the fake cloud's state {}: {error}", path.display()))?;
         self.file = Some((path, modified));
         Ok(())
     }
 }
 
-fn write(path: &Path, servers: &BTreeMap<String, Record>) -> std::io::Result<SystemTime> {
+fn write(path: &Path, state: &impl Serialize) -> std::io::Result<SystemTime> {
     let aside = path.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&aside, serde_json::to_vec(servers)?)?;
+    std::fs::write(&aside, serde_json::to_vec(state)?)?;
     std::fs::rename(&aside, path)?;
     std::fs::metadata(path)?.modified()
 }
 
-fn unusable(error: String) -> CloudError {
+pub(super) fn unusable(error: String) -> CloudError {
     CloudError::new(ErrorClass::Config, error)
 }
 
-fn refused(fault: &FaultDetails, call: &str) -> CloudError {
+pub(super) fn refused(fault: &FaultDetails, call: &str) -> CloudError {
     let message = fault.message.clone().unwrap_or_else(|| format!("the script lets {call} fail"));
     let status = fault.status.unwrap_or(if speaks_of_quota(&message) { 403 } else { 500 });
     CloudError::answered(status, message)
 }
 
-fn new_id() -> String {
+pub(super) fn lost_answer() -> CloudError {
+    CloudError::new(ErrorClass::Transient, "the connection broke before the answer came")
+}
+
+pub(super) fn new_id() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
@@ -181,6 +199,7 @@ impl FakeCloud {
             world: Mutex::new(World {
                 director: Director::new(script),
                 servers: BTreeMap::new(),
+                images: BTreeMap::new(),
                 down_ports: None,
                 file: None,
                 last_listed: 0.0,
@@ -194,12 +213,12 @@ impl FakeCloud {
         self.epoch + self.started.elapsed().as_secs_f64()
     }
 
-    fn lock(&self) -> MutexGuard<'_, World> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What every call begins with: the script and the state as they are now, and the call's own duration.
-    async fn begin(&self) -> Result<(), CloudError> {
+    pub(super) async fn begin(&self) -> Result<(), CloudError> {
         let delay = {
             let mut world = self.lock();
             world.director.refresh(self.provider.as_str()).map_err(unusable)?;
@@ -308,14 +327,14 @@ impl FakeCloud {
             return Err(CloudError { external_id: Some(id), ..refused(&fault, "the creation") });
         }
         if world.director.fault("lose_create", |script| &script.lose_create).is_some() {
-            return Err(CloudError::new(ErrorClass::Transient, "the connection broke before the answer came"));
+            return Err(lost_answer());
         }
         server.ok_or_else(|| CloudError::new(ErrorClass::Bug, "the fake cloud made a server without an id"))
     }
 }
 
 /// Infinite: for ever.
-async fn pause(seconds: f64) {
+pub(super) async fn pause(seconds: f64) {
     if seconds.is_infinite() {
         std::future::pending::<()>().await;
     } else if seconds > 0.0 {
@@ -325,6 +344,10 @@ async fn pause(seconds: f64) {
 
 #[async_trait]
 impl Cloud for FakeCloud {
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
     async fn start(&self) -> Result<(), CloudError> {
         self.begin().await
     }

@@ -29,6 +29,9 @@
 //! | `availability_zones` | | list of names |
 //! | `compute_limits` | | `{max_total_cores, max_total_instances, max_total_ram_size}` |
 //! | `volume_limits` | | `{"absolute": {maxTotalVolumes, maxTotalVolumeGigabytes}}` or null |
+//! | `upload_image` | `name filename disk_format md5 sha256 size metadata:{…}` | `{id}`; the image is active |
+//! | `delete_image` | `id` | anything |
+//! | `list_images` | | list of images: `{id, …}` with their metadata beside the id |
 //! | `list_ports` | `status` | list of `{id, status, device_owner}` |
 //! | `delete_port` | `id` | anything |
 //! | `list_floating_ips` | | list of `{id, port_id}` |
@@ -69,6 +72,7 @@ use crate::{
         Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, VolumeLimits,
         read_all,
     },
+    openstack::image_service::{Image, ImageService, NewImage},
 };
 
 /// The peer may hold a call back on purpose (upstream's `pause_creates`), so this is generous.
@@ -265,7 +269,43 @@ impl RemoteCloud {
 }
 
 #[async_trait]
+impl ImageService for RemoteCloud {
+    async fn create_image(&self, image: &NewImage) -> Result<Image, CloudError> {
+        let params = json!({
+            "name": image.name,
+            "filename": image.path,
+            "disk_format": image.format,
+            "md5": image.md5,
+            "sha256": image.sha256,
+            "size": image.size,
+            "metadata": image.metadata,
+        });
+        let made = Image::read(&self.call("upload_image", params).await?).ok_or_else(|| {
+            CloudError::new(ErrorClass::Bug, "the fake cloud's peer answered upload_image without an image's id")
+        })?;
+        Ok(Image { status: "active".to_owned(), ..made })
+    }
+
+    async fn get_image(&self, id: &str) -> Result<Option<Image>, CloudError> {
+        Ok(self.images_with(&[]).await?.into_iter().find(|image| image.id == id))
+    }
+
+    async fn delete_image(&self, id: &str) -> Result<(), CloudError> {
+        self.call("delete_image", json!({"id": id})).await.map(drop)
+    }
+
+    async fn images_with(&self, metadata: &[(&'static str, String)]) -> Result<Vec<Image>, CloudError> {
+        let reply = self.call("list_images", json!({})).await?;
+        Ok(read_all(&reply, |image| Image::read(image).filter(|image| image.has(metadata))))
+    }
+}
+
+#[async_trait]
 impl Cloud for RemoteCloud {
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
     async fn start(&self) -> Result<(), CloudError> {
         self.connection().await.map(drop)
     }

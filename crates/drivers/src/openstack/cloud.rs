@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use nodepool_common::model::{LabelName, NodeId, PoolName};
 use serde_json::{Map, Value, json};
 
+use super::image_service::ImageService;
 use crate::ErrorClass;
 
 /// What a driver needs of an OpenStack. Every call has its own deadline and, where repeating is harmless, its own
 /// retries.
 #[async_trait]
-pub(crate) trait Cloud: Send + Sync + fmt::Debug {
+pub(crate) trait Cloud: ImageService + Send + Sync + fmt::Debug {
     /// Credentials, endpoints.
     async fn start(&self) -> Result<(), CloudError>;
     /// How often the list of servers is worth reading.
@@ -74,6 +75,10 @@ pub(crate) trait Cloud: Send + Sync + fmt::Debug {
     /// How interface addresses are chosen.
     fn addressing(&self) -> super::addresses::Addressing {
         super::addresses::Addressing::default()
+    }
+    /// Whether it needs no clouds.yaml, although there may be one.
+    fn is_simulated(&self) -> bool {
+        false
     }
     /// The cloud's name for node records, where the configuration names none.
     fn cloud_name(&self) -> Option<String> {

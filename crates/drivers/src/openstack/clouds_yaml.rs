@@ -167,6 +167,16 @@ impl CloudSettings {
         self.settings.get(key).and_then(text)
     }
 
+    /// A map; empty where there is none.
+    pub fn object(&self, key: &str) -> Map<String, Value> {
+        object(&self.settings, key)
+    }
+
+    /// A switch that is off by default.
+    pub fn is_on(&self, key: &str) -> bool {
+        self.settings.get(key).and_then(truth).unwrap_or(false)
+    }
+
     /// `public`, `internal` or `admin`.
     pub fn interface(&self) -> String {
         let interface = self.text("interface").or_else(|| self.text("endpoint_type")).unwrap_or_default();

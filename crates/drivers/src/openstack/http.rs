@@ -76,6 +76,13 @@ impl Session {
         (result, wait, token)
     }
 
+    /// Where a path of a service is.
+    pub async fn url(&self, service: Service, path: &str) -> Result<Url, CloudError> {
+        let filters = EndpointFilters::default();
+        let endpoint = self.http.auth_type().get_endpoint(self.http.inner(), service.name(), &filters).await;
+        Ok(address(endpoint.map_err(|error| from_osauth(&error))?, service, path))
+    }
+
     async fn send_unbounded(
         &self,
         call: &Call<'_>,
@@ -83,8 +90,7 @@ impl Session {
         token: &mut String,
     ) -> Result<Value, CloudError> {
         let auth = self.http.auth_type();
-        let endpoint = auth.get_endpoint(self.http.inner(), call.service.name(), &EndpointFilters::default()).await;
-        let url = address(endpoint.map_err(|error| from_osauth(&error))?, call.service, &call.path);
+        let url = self.url(call.service, &call.path).await?;
         let unreachable = |error: &reqwest::Error| {
             let class = if error.is_builder() { ErrorClass::Bug } else { ErrorClass::Transient };
             CloudError::new(class, format!("{} {url}: {}", call.method, explain(error)))

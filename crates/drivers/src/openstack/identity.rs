@@ -46,7 +46,20 @@ pub(crate) struct Token {
     pub value: String,
     pub project: Option<String>,
     expires: DateTime<Utc>,
+    issued: DateTime<Utc>,
     catalog: Value,
+}
+
+impl Token {
+    /// Whether its time is over.
+    pub fn is_over(&self) -> bool {
+        self.expires <= Utc::now()
+    }
+
+    /// How long the cloud lets its tokens live.
+    pub fn lifetime(&self) -> Duration {
+        (self.expires - self.issued).to_std().unwrap_or_default()
+    }
 }
 
 /// Neither has anything to show that is no secret.
@@ -210,7 +223,12 @@ impl Keystone {
 
     /// The token, a new one if there is none that lasts.
     pub async fn token(&self, client: &Client) -> Result<Arc<Token>, CloudError> {
-        let lasts = |token: &Arc<Token>| (token.expires - Utc::now()).to_std().is_ok_and(|left| left > MARGIN);
+        self.token_lasting(client, MARGIN).await
+    }
+
+    /// The token, a new one if the one there is has less left than that.
+    pub async fn token_lasting(&self, client: &Client, least: Duration) -> Result<Arc<Token>, CloudError> {
+        let lasts = |token: &Arc<Token>| (token.expires - Utc::now()).to_std().is_ok_and(|left| left > least);
         if let Some(token) = self.token.read().await.as_ref().filter(|token| lasts(token)) {
             return Ok(Arc::clone(token));
         }
@@ -240,6 +258,7 @@ impl Keystone {
             value: "spoilt".to_owned(),
             project: token.project.clone(),
             expires: token.expires,
+            issued: token.issued,
             catalog: token.catalog.clone(),
         }));
     }
@@ -293,6 +312,7 @@ impl Keystone {
             value: value.ok_or_else(|| malformed("without X-Subject-Token"))?,
             project: token.pointer("/project/id").and_then(Value::as_str).map(ToOwned::to_owned),
             expires: expires.ok_or_else(|| malformed("without expires_at"))?,
+            issued: Utc::now(),
             catalog: token.get("catalog").cloned().unwrap_or_default(),
         })
     }

@@ -76,8 +76,18 @@ impl Nova {
         Ok(Arc::clone(current.insert(Arc::new(session))))
     }
 
+    /// What clouds.yaml says of the cloud now.
+    pub(super) fn settings(&self) -> Result<CloudSettings, CloudError> {
+        CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)
+    }
+
+    /// Counts a call.
+    pub(super) fn record(&self, call: &'static str, time: Duration, failed: bool) {
+        self.calls.record(&self.provider, call, time, failed);
+    }
+
     async fn log_in(&self) -> Result<(Session, Addressing, String), CloudError> {
-        let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
+        let settings = self.settings()?;
         let client = client(&settings, &self.context)?;
         let keystone = Arc::new(Keystone::new(&settings)?);
         // This logs in.
@@ -101,7 +111,7 @@ impl Nova {
             let began = Instant::now();
             let (result, wait, token) = session.send(&call).await;
             let time = began.elapsed();
-            self.calls.record(&self.provider, call.name, time, result.is_err());
+            self.record(call.name, time, result.is_err());
             tracing::debug!(provider = %self.provider, ok = result.is_ok(), "API call {} in {time:?}", call.name);
             let mut error = match result {
                 Ok(value) => return Ok(value),
@@ -180,12 +190,18 @@ impl Nova {
     }
 }
 
-/// From the `<key>_links` of a page. Only its marker is used: the rest of the address may be an internal one.
+/// From the `<key>_links` of a page, or Glance's `next`. Only its marker is used: the rest of the address may be an
+/// internal one, and Glance gives none but the path.
 fn next_marker(page: &Value, key: &str) -> Option<String> {
-    let links = page.get(format!("{key}_links"))?.as_array()?;
-    let next = links.iter().find(|link| link.get("rel").and_then(Value::as_str) == Some("next"))?;
-    let url = Url::parse(next.get("href")?.as_str()?).ok()?;
-    url.query_pairs().find(|(key, _)| key == "marker").map(|(_, marker)| marker.into_owned())
+    let links = page.get(format!("{key}_links")).and_then(Value::as_array).into_iter().flatten();
+    let mut next = links.filter(|link| link.get("rel").and_then(Value::as_str) == Some("next"));
+    let address = next.next().and_then(|link| link.get("href")).or_else(|| page.get("next"))?.as_str()?;
+    let (_, query) = address.split_once('?')?;
+    Url::parse(&format!("any:?{query}"))
+        .ok()?
+        .query_pairs()
+        .find(|(key, _)| key == "marker")
+        .map(|(_, marker)| marker.into_owned())
 }
 
 /// Whether this host has a default route for IPv6, as the SDK asks before it prefers such addresses.
@@ -212,6 +228,8 @@ mod tests {
             {"rel": "next", "href": "http://internal:8774/v2.1/servers/detail?marker=abc&limit=2"}]});
         assert_eq!(next_marker(&page, "servers").as_deref(), Some("abc"));
         assert_eq!(next_marker(&json!({"servers": []}), "servers"), None);
+        let page = json!({"images": [], "next": "/v2/images?limit=2&marker=abc"});
+        assert_eq!(next_marker(&page, "images").as_deref(), Some("abc"));
     }
 
     /// On a real cloud, like `tests/openstack_real.rs`.

@@ -1,15 +1,18 @@
 //! [`OpenStackProvider`]: the driver's stories over a [`Cloud`].
 //!
-//! This file has what they share; each story has a file of its own: [`launch`], [`delete`], [`usage`], [`cleanup`].
+//! This file has what they share; each story has a file of its own: [`launch`], [`delete`], [`usage`], [`cleanup`],
+//! [`tagged`].
 //! What a label means to the cloud is looked up once and kept: [`lookups`].
 
 mod cleanup;
 mod delete;
 mod launch;
 mod lookups;
+mod tagged;
 mod usage;
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -17,28 +20,37 @@ use std::{
 use async_trait::async_trait;
 use nodepool_common::{
     config::{self, LabelImage},
-    model::{LabelName, NodeId, PoolName, ProviderName, Resources},
+    model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, UploadId},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     cloud::{Cloud, CloudError, Fault},
+    clouds_yaml::CloudSettings,
+    format::fill,
+    images,
     servers::{ServerList, Servers},
 };
 use crate::{
-    CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
-    Provider, ProviderError, Quota,
+    CloudImageSource, CloudResource, Context, ErrorClass, ImageToUpload, Instance, Launch, LaunchProgress,
+    LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind,
 };
+
+/// Where clouds.yaml names no `image_format` (openstacksdk: config/defaults.json).
+const IMAGE_FORMAT: &str = "qcow2";
 
 /// See the module's comment.
 pub(crate) struct OpenStackProvider {
     name: ProviderName,
     config: config::OpenStack,
     cloud: Arc<dyn Cloud>,
+    context: Context,
     servers: ServerList,
     lookups: lookups::Lookups,
     ports: Mutex<Option<cleanup::PortCheck>>,
+    /// Kinds of resources that could not be listed in the last search for leaks.
+    unlisted: std::sync::Mutex<HashSet<ResourceKind>>,
     warned_of_floating_ips: AtomicBool,
 }
 
@@ -54,14 +66,16 @@ impl fmt::Debug for OpenStackProvider {
 type Result<T> = std::result::Result<T, ProviderError>;
 
 impl OpenStackProvider {
-    pub fn new(name: ProviderName, config: config::OpenStack, cloud: Arc<dyn Cloud>) -> Self {
+    pub fn new(name: ProviderName, config: config::OpenStack, cloud: Arc<dyn Cloud>, context: Context) -> Self {
         Self {
             servers: ServerList::new(Arc::clone(&cloud)),
             lookups: lookups::Lookups::new(name.clone(), Arc::clone(&cloud)),
             name,
             config,
             cloud,
+            context,
             ports: Mutex::default(),
+            unlisted: std::sync::Mutex::default(),
             warned_of_floating_ips: AtomicBool::new(false),
         }
     }
@@ -93,6 +107,10 @@ impl OpenStackProvider {
                 format!("{name} is not in the provider's {what}; add it there"),
             )
         })
+    }
+
+    fn unlisted(&self) -> std::sync::MutexGuard<'_, HashSet<ResourceKind>> {
+        self.unlisted.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn error(&self, doing: impl fmt::Display) -> impl FnOnce(CloudError) -> ProviderError {
@@ -249,6 +267,10 @@ impl Provider for OpenStackProvider {
         self.delete_server(external_id).await
     }
 
+    async fn list_tagged(&self) -> Result<Vec<CloudResource>> {
+        self.tagged().await
+    }
+
     async fn delete_resource(&self, resource: &CloudResource) -> Result<()> {
         self.delete_leaked(resource).await
     }
@@ -272,6 +294,48 @@ impl Provider for OpenStackProvider {
             tracing::info!(provider = %self.name, %id, %error, "the cloud does not give the server's console log");
             Ok(None)
         })
+    }
+
+    fn manages_images(&self) -> bool {
+        true
+    }
+
+    fn image_format(&self) -> Result<String> {
+        let (cloud, region) = (self.config.cloud.as_deref(), self.config.region_name.as_deref());
+        match CloudSettings::find(cloud, region, &self.context) {
+            Ok(settings) => Ok(settings.text("image_format").unwrap_or_else(|| IMAGE_FORMAT.to_owned())),
+            Err(_) if self.cloud.is_simulated() => Ok(IMAGE_FORMAT.to_owned()),
+            Err(error) => Err(self.error("choosing the image format (image_format of clouds.yaml)")(error)),
+        }
+    }
+
+    fn image_name(&self, image: &ImageName, upload: &UploadId, at: u64) -> Result<String> {
+        let template = &self.config.image_name_format;
+        let part = |name: &str| match name {
+            "image_name" => Ok(json!(image)),
+            "upload_id" => Ok(json!(upload)),
+            "timestamp" => Ok(json!(at.to_string())),
+            _ => Err(format!("{{{name}}}: only `image_name`, `upload_id` and `timestamp` can be used")),
+        };
+        fill(template, &part).map_err(|error| {
+            let doing = format!("naming upload {upload} of image {image}");
+            self.error(doing)(CloudError::new(ErrorClass::Config, format!("image-name-format {template:?}: {error}")))
+        })
+    }
+
+    async fn upload_image(&self, image: &ImageToUpload) -> Result<String> {
+        let limit = self.config.image_upload_timeout;
+        let uploaded = images::upload(&self.cloud, &self.name, image, limit).await;
+        uploaded.map_err(self.error(format_args!("uploading {} as image {}", image.path.display(), image.name)))
+    }
+
+    async fn delete_image(&self, external_id: &str) -> Result<()> {
+        let deleted = images::delete(&*self.cloud, external_id).await;
+        deleted.map_err(self.error(format_args!("deleting image {external_id}")))
+    }
+
+    async fn list_images(&self) -> Result<Vec<CloudResource>> {
+        self.own_images().await
     }
 
     async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>>> {

@@ -7,6 +7,7 @@
 
 mod context;
 mod fake;
+pub mod leaks;
 mod openstack;
 mod provider;
 

@@ -17,7 +17,7 @@ use tokio::sync::RwLock;
 use super::{
     cloud::CloudError,
     clouds_yaml::CloudSettings,
-    nova::{explain, message_of},
+    http::{explain, message_of},
 };
 use crate::ErrorClass;
 

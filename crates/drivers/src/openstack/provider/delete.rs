@@ -1,0 +1,68 @@
+//! Deleting a server.
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{super::cloud::CloudError, OpenStackProvider, Result};
+use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
+
+/// A deletion that leaves its server in ERROR is asked for so many times in all.
+const DELETE_ATTEMPTS: u32 = 3;
+/// A server is in ERROR for so many listings before its deletion is asked for again.
+const ERROR_LISTINGS: u32 = 3;
+
+impl OpenStackProvider {
+    pub(super) async fn delete_server(&self, external_id: &Value) -> Result<()> {
+        let Some(id) = external_id.as_str() else {
+            return Err(ProviderError::new(
+                ErrorClass::Bug,
+                format!("deleting server {external_id} in provider {}", self.name),
+                "an OpenStack server's id is a text",
+            ));
+        };
+        let doing = || format!("deleting server {id}");
+        for _ in 0..DELETE_ATTEMPTS {
+            let mut since = Instant::now();
+            match self.cloud.delete_server(id).await {
+                Ok(()) => {}
+                Err(error) if error.class == ErrorClass::Gone => return Ok(()),
+                Err(error) => return Err(self.error(doing())(error)),
+            }
+            self.servers.hurry_for_news();
+            let mut errors = 0;
+            while errors < ERROR_LISTINGS {
+                let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
+                match servers.get(id) {
+                    None => return Ok(()),
+                    Some(server) if server.is_gone() => return Ok(()),
+                    Some(server) if server.status == "ERROR" && server.task_state.is_none() => errors += 1,
+                    Some(_) => errors = 0,
+                }
+            }
+        }
+        let fault = self.fault(id).await.unwrap_or_default();
+        Err(self.error(doing())(CloudError::new(
+            ErrorClass::Transient,
+            format!("it is still in ERROR after {DELETE_ATTEMPTS} deletions: {}", fault.message),
+        )))
+    }
+
+    pub(super) async fn delete_leaked(&self, resource: &CloudResource) -> Result<()> {
+        let id = resource.id.as_str();
+        let deleted = match resource.kind {
+            ResourceKind::Instance => self.cloud.delete_server(id).await,
+            ResourceKind::Port => self.cloud.delete_port(id).await,
+            ResourceKind::FloatingIp => self.cloud.delete_floating_ip(id).await,
+            ResourceKind::Volume | ResourceKind::Image => {
+                Err(CloudError::new(ErrorClass::Bug, "the driver lists no such resources, so it deletes none"))
+            }
+        };
+        match deleted {
+            Err(error) if error.class != ErrorClass::Gone => {
+                let kind = resource.kind.plural();
+                Err(self.error(format_args!("deleting {id} of the leaked {kind}"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -8,6 +8,7 @@
 mod context;
 mod fake;
 mod image;
+pub mod leaks;
 mod openstack;
 mod provider;
 

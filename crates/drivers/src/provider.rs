@@ -36,9 +36,21 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// What the cloud allows this project in all; absent names are unlimited.
     async fn quota_limits(&self) -> Result<Resources, ProviderError>;
 
+    /// What is used in all of those resources that others than servers use as well (volumes, ports, floating IPs), where
+    /// the cloud tells. Of the rest, [`Self::list_resources`] has everything.
+    async fn quota_used(&self) -> Result<Resources, ProviderError> {
+        Ok(Resources::new())
+    }
+
     /// Every instance and other resource of the project that this provider would see in its quota or may have leaked.
     /// Other owners' resources are included (they take quota) and told apart by [`CloudResource::metadata`].
     async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError>;
+
+    /// Everything that carries a provider's metadata, servers and what was made with them or uploaded: what a search for
+    /// leaks looks at. A kind that cannot be listed is left out and named in the log.
+    async fn list_tagged(&self) -> Result<Vec<CloudResource>, ProviderError> {
+        self.list_resources().await
+    }
 
     /// Creates a server and returns when it can be connected to (not yet: has booted). Reports the cloud's id through
     /// `progress` as soon as it is known, so that it can be deleted whatever happens next.
@@ -53,6 +65,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// Periodic removal of what no record can point to (ports, floating IPs). Returns what was removed.
     async fn clean_up(&self) -> Result<Vec<LeakedResource>, ProviderError>;
+
+    /// What [`Self::clean_up`] would remove if it looked now and had looked an interval ago, each with the reason.
+    async fn list_orphans(&self) -> Result<Vec<(CloudResource, String)>, ProviderError> {
+        Ok(Vec::new())
+    }
 
     /// The server's console output, where label and cloud provide it.
     async fn console_log(
@@ -286,6 +303,9 @@ pub struct ProviderError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
     /// Where the class alone does not give upstream's name in the metrics.
     pub result: Option<&'static str>,
+    /// Whether the cloud as a whole is away: it cannot be reached, does not answer in time, or says "later". Nothing is
+    /// wrong with what was asked for.
+    pub away: bool,
 }
 
 impl ProviderError {
@@ -295,7 +315,7 @@ impl ProviderError {
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, doing: doing.into(), source: source.into(), result: None }
+        Self { class, doing: doing.into(), source: source.into(), result: None, away: false }
     }
 
     /// The same with another name in `nodepool.launch.<result>`.

@@ -301,8 +301,12 @@ impl FakeCloud {
         self.check(&world, create)?;
         let id = new_id();
         let boot = world.director.script.boot_delay + world.director.hang("hang_boot", |script| script.hang_boot);
+        let full = create.az.as_ref().is_some_and(|az| world.director.script.full_azs.contains(az));
         let boot_fault = match &fail {
             Some(fault) => Some(fault.clone()),
+            None if full => {
+                Some(FaultDetails { message: Some("No valid host was found.".to_owned()), ..Default::default() })
+            }
             None => world.director.fault("fail_boot", |script| &script.fail_boot),
         };
         let boot = if fail.is_some() { 0.0 } else { boot };

@@ -196,8 +196,6 @@ fn read_reply(reply: &Value) -> Result<Value, CloudError> {
         _ => ErrorClass::Transient,
     };
     Err(CloudError {
-        class,
-        message: text("message").unwrap_or("no message").to_owned(),
         external_id: text("external_id").map(ToOwned::to_owned),
         // An answer, so nothing is ambiguous about it.
         status: Some(match class {
@@ -206,6 +204,7 @@ fn read_reply(reply: &Value) -> Result<Value, CloudError> {
             ErrorClass::Quota => 403,
             _ => 409,
         }),
+        ..CloudError::new(class, text("message").unwrap_or("no message"))
     })
 }
 

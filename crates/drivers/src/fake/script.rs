@@ -17,6 +17,7 @@
 //! | `api_delay` | seconds that each call takes | 0 |
 //! | `quota` | `cores instances ram volumes volume-gb`; -1: unlimited | 100, 20, 1000000, 100, 1000000 |
 //! | `azs` | names of the zones | az1, az2 |
+//! | `full_azs` | zones without room: a server there goes to ERROR | none |
 //! | `images` | names and ids of the images that exist | every one |
 //! | `down_ports` | how many leaked ports there are at first | 2 |
 //! | `console` | the text of every server's console | none |
@@ -56,6 +57,7 @@ pub(crate) struct Script {
     pub api_delay: f64,
     pub quota: Quota,
     pub azs: Vec<String>,
+    pub full_azs: Vec<String>,
     pub images: Option<Vec<String>>,
     pub down_ports: usize,
     pub console: Option<String>,
@@ -84,6 +86,7 @@ impl Default for Script {
             api_delay: 0.0,
             quota: Quota::default(),
             azs: vec!["az1".to_owned(), "az2".to_owned()],
+            full_azs: Vec::new(),
             images: None,
             down_ports: 2,
             console: None,

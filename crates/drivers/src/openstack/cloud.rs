@@ -102,11 +102,13 @@ pub(crate) struct CloudError {
     pub external_id: Option<String>,
     /// The cloud's HTTP status; `None`: no (complete) answer was received.
     pub status: Option<u16>,
+    /// Whether that is because the cloud cannot be reached, or did not answer in time.
+    pub unanswered: bool,
 }
 
 impl CloudError {
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), external_id: None, status: None }
+        Self { class, message: message.into(), external_id: None, status: None, unanswered: false }
     }
 
     /// An answer of the cloud: classed by its status and its words (drivers.md 1.6).
@@ -122,7 +124,12 @@ impl CloudError {
             400..500 => ErrorClass::Config,
             _ => ErrorClass::Bug,
         };
-        Self { class, message, external_id: None, status: Some(status) }
+        Self { class, message, external_id: None, status: Some(status), unanswered: false }
+    }
+
+    /// Whether the cloud as a whole is away, for whatever was asked of it.
+    pub fn is_away(&self) -> bool {
+        self.unanswered || matches!(self.status, Some(408 | 425 | 429 | 502..=504))
     }
 
     /// Whether the cloud may have acted although we have no answer.

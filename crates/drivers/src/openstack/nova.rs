@@ -113,10 +113,11 @@ impl Nova {
             let time = began.elapsed();
             self.record(call.name, time, result.is_err());
             tracing::debug!(provider = %self.provider, ok = result.is_ok(), "API call {} in {time:?}", call.name);
-            let error = match result {
+            let mut error = match result {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
+            error.unanswered = error.status.is_none() && error.class == ErrorClass::Transient;
             if error.status == Some(401) && !renewed {
                 renewed = true;
                 session.keystone.refused(&token).await;

@@ -170,7 +170,7 @@ impl ExternalName for config::CloudImage {
 
 fn error(provider: &ProviderName, doing: impl fmt::Display) -> impl FnOnce(CloudError) -> ProviderError {
     let doing = format!("{doing} in provider {provider}");
-    move |error| ProviderError::new(error.class, doing, error)
+    move |error| ProviderError { away: error.is_away(), ..ProviderError::new(error.class, doing, error) }
 }
 
 #[async_trait]

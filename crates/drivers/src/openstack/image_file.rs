@@ -181,7 +181,7 @@ impl Checksums {
 #[derive(Default)]
 pub(crate) struct Checksumming {
     size: u64,
-    md5: Option<md5::Context>,
+    md5: md5::Context,
     sha256: Sha256,
     sha512: Sha512,
 }
@@ -189,16 +189,16 @@ pub(crate) struct Checksumming {
 impl Checksumming {
     pub fn update(&mut self, chunk: &[u8]) {
         self.size += chunk.len() as u64;
-        self.md5.get_or_insert_with(md5::Context::new).consume(chunk);
+        self.md5.consume(chunk);
         self.sha256.update(chunk);
         self.sha512.update(chunk);
     }
 
     pub fn finish(self) -> Checksums {
-        let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = |digest: &[u8]| format!("{:x}", Bytes::copy_from_slice(digest));
         Checksums {
             size: self.size,
-            md5: hex(&self.md5.unwrap_or_else(md5::Context::new).finalize().0),
+            md5: hex(&self.md5.finalize().0),
             sha256: hex(&self.sha256.finalize()),
             sha512: hex(&self.sha512.finalize()),
         }

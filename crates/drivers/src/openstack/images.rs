@@ -126,7 +126,7 @@ async fn attempt(
     begun: &mut Begun,
 ) -> Result<String, Failure> {
     let file = ImageFile::open(&image.path).await.map_err(Lasting)?;
-    let (size, began) = (file.size(), Instant::now());
+    let (size, start) = (file.size(), Instant::now());
     let created = begun.create(NewImage::new(image, size, provider)).await.map_err(Failure::of)?;
     if created.status == "active" {
         return Ok(created.id);
@@ -146,7 +146,7 @@ async fn attempt(
     }
     let active = wait_until_active(cloud, &created.id, route).await?;
     check_image(&active, image, &read).map_err(Passing)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = start.elapsed().as_secs_f64();
     #[allow(clippy::cast_precision_loss)] // for people
     let rate = size as f64 / 1e6 / seconds.max(1e-3);
     tracing::info!(%provider, image = image.name, id = active.id, "uploaded in {seconds:.1} s ({rate:.0} MB/s)");

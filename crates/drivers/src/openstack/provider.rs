@@ -7,6 +7,7 @@
 mod cleanup;
 mod delete;
 mod floating_ips;
+mod images;
 mod instance;
 mod launch;
 mod lookups;
@@ -20,14 +21,11 @@ use nodepool_common::{
     config::{self, LabelImage},
     model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, UploadId},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     cloud::{Cloud, CloudError, Fault, Server},
-    clouds_yaml::CloudSettings,
-    format::fill,
-    images,
     listings::{Listings, Servers},
     network_service::FloatingIp,
 };
@@ -35,9 +33,6 @@ use crate::{
     CloudImageSource, CloudResource, Context, ErrorClass, ImageToUpload, Instance, Launch, LaunchProgress,
     LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind,
 };
-
-/// Where clouds.yaml names no `image_format` (openstacksdk: config/defaults.json).
-const IMAGE_FORMAT: &str = "qcow2";
 
 /// See the module's comment.
 pub(crate) struct OpenStackProvider {
@@ -300,41 +295,23 @@ impl Provider for OpenStackProvider {
     }
 
     fn image_format(&self) -> Result<String> {
-        let (cloud, region) = (self.config.cloud.as_deref(), self.config.region_name.as_deref());
-        match CloudSettings::find(cloud, region, &self.context) {
-            Ok(settings) => Ok(settings.text("image_format").unwrap_or_else(|| IMAGE_FORMAT.to_owned())),
-            Err(_) if self.cloud.is_simulated() => Ok(IMAGE_FORMAT.to_owned()),
-            Err(error) => Err(self.error("choosing the image format (image_format of clouds.yaml)")(error)),
-        }
+        self.wanted_image_format()
     }
 
     fn image_name(&self, image: &ImageName, upload: &UploadId, at: u64) -> Result<String> {
-        let template = &self.config.image_name_format;
-        let part = |name: &str| match name {
-            "image_name" => Ok(json!(image)),
-            "upload_id" => Ok(json!(upload)),
-            "timestamp" => Ok(json!(at.to_string())),
-            _ => Err(format!("{{{name}}}: only `image_name`, `upload_id` and `timestamp` can be used")),
-        };
-        fill(template, &part).map_err(|error| {
-            let doing = format!("naming upload {upload} of image {image}");
-            self.error(doing)(CloudError::new(ErrorClass::Config, format!("image-name-format {template:?}: {error}")))
-        })
+        self.fill_image_name(image, upload, at)
     }
 
     async fn upload_image(&self, image: &ImageToUpload) -> Result<String> {
-        let limit = self.config.image_upload_timeout;
-        let uploaded = images::upload(&self.cloud, &self.name, image, limit).await;
-        uploaded.map_err(self.error(format_args!("uploading {} as image {}", image.path.display(), image.name)))
+        self.upload(image).await
     }
 
     async fn delete_image(&self, external_id: &str) -> Result<()> {
-        let deleted = images::delete(&*self.cloud, external_id).await;
-        deleted.map_err(self.error(format_args!("deleting image {external_id}")))
+        self.delete_uploaded(external_id).await
     }
 
     async fn list_images(&self) -> Result<Vec<CloudResource>> {
-        self.own_images().await
+        self.list_uploaded().await
     }
 
     async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>>> {

@@ -13,7 +13,7 @@ impl OpenStackProvider {
         let others = [
             (ResourceKind::FloatingIp, self.own_floating_ips().await),
             (ResourceKind::Volume, self.own_volumes().await),
-            (ResourceKind::Image, self.own_images().await),
+            (ResourceKind::Image, self.list_uploaded().await),
         ];
         for (kind, listed) in others {
             match listed {
@@ -48,12 +48,6 @@ impl OpenStackProvider {
             .map(|volume| CloudResource::of(ResourceKind::Volume, volume.id, volume.metadata))
             .filter(|volume| volume.tag("nodepool_provider_name") == Some(self.name.as_str()))
             .collect())
-    }
-
-    pub(super) async fn own_images(&self) -> Result<Vec<CloudResource>> {
-        let ours = [("nodepool_provider_name", self.name.to_string())];
-        let images = self.cloud.images_with(&ours).await.map_err(self.error("listing images"))?;
-        Ok(images.into_iter().map(|image| CloudResource::of(ResourceKind::Image, image.id, image.metadata)).collect())
     }
 
     fn cannot_list(&self, kind: ResourceKind, error: &ProviderError) {

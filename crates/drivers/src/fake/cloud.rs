@@ -35,9 +35,10 @@ use super::{
 use crate::{
     ErrorClass,
     openstack::cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, Volume,
-        VolumeLimits, speaks_of_quota,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, Volume, VolumeLimits,
+        speaks_of_quota,
     },
+    openstack::network_service::{FloatingIp, NetworkService, Port},
 };
 
 const FAKE_KEY: &str = "ssh-rsa FAKEKEY";
@@ -343,6 +344,46 @@ pub(super) async fn pause(seconds: f64) {
 }
 
 #[async_trait]
+impl NetworkService for FakeCloud {
+    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
+        self.begin().await?;
+        let found = self.networks.iter().find(|network| network.name == name_or_id || network.id == name_or_id);
+        Ok(found.or_else(|| self.networks.first()).cloned())
+    }
+
+    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
+        self.begin().await?;
+        if status != "DOWN" {
+            return Ok(Vec::new());
+        }
+        let mut world = self.lock();
+        let count = world.director.script.down_ports;
+        // Upstream's two: one was a server's, one was nobody's.
+        let owner = |number: usize| number.is_multiple_of(2).then(|| "compute:nova".to_owned());
+        let make =
+            || (0..count).map(|number| Port { id: new_id(), device_owner: owner(number), ..Port::default() }).collect();
+        Ok(world.down_ports.get_or_insert_with(make).clone())
+    }
+
+    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
+        self.begin().await?;
+        if let Some(ports) = &mut self.lock().down_ports {
+            ports.retain(|port| port.id != id);
+        }
+        Ok(())
+    }
+
+    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
+        self.begin().await?;
+        Ok(Vec::new())
+    }
+
+    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
+        Err(CloudError::answered(404, format!("Floating IP {id} could not be found")))
+    }
+}
+
+#[async_trait]
 impl Cloud for FakeCloud {
     fn is_simulated(&self) -> bool {
         true
@@ -431,12 +472,6 @@ impl Cloud for FakeCloud {
         Ok(exists.then(|| Named { id: id.to_owned(), name: name_or_id.to_owned() }))
     }
 
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
-        self.begin().await?;
-        let found = self.networks.iter().find(|network| network.name == name_or_id || network.id == name_or_id);
-        Ok(found.or_else(|| self.networks.first()).cloned())
-    }
-
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError> {
         self.begin().await?;
         Ok(self.lock().director.script.azs.clone())
@@ -467,36 +502,6 @@ impl Cloud for FakeCloud {
             ..Volume::default()
         };
         Ok(volumes.map(volume).collect())
-    }
-
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
-        self.begin().await?;
-        if status != "DOWN" {
-            return Ok(Vec::new());
-        }
-        let mut world = self.lock();
-        let count = world.director.script.down_ports;
-        // Upstream's two: one was a server's, one was nobody's.
-        let owner = |number: usize| number.is_multiple_of(2).then(|| "compute:nova".to_owned());
-        let make = || (0..count).map(|number| Port { id: new_id(), device_owner: owner(number) }).collect();
-        Ok(world.down_ports.get_or_insert_with(make).clone())
-    }
-
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
-        self.begin().await?;
-        if let Some(ports) = &mut self.lock().down_ports {
-            ports.retain(|port| port.id != id);
-        }
-        Ok(())
-    }
-
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
-        self.begin().await?;
-        Ok(Vec::new())
-    }
-
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
-        Err(CloudError::answered(404, format!("Floating IP {id} could not be found")))
     }
 
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError> {

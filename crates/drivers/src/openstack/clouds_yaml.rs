@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::addresses::Addressing;
-use super::cloud::CloudError;
+use super::{cloud::CloudError, cloud_networks};
 use crate::{Context, ErrorClass};
 
 /// One cloud of the file, its profile and secrets merged in.
@@ -86,7 +86,7 @@ fn object(map: &Map<String, Value>, key: &str) -> Map<String, Value> {
 }
 
 /// Texts as they are, numbers as texts (ids may look like numbers).
-fn text(value: &Value) -> Option<String> {
+pub(super) fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -95,7 +95,7 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// YAML's and the environment's ways to say yes.
-fn truth(value: &Value) -> Option<bool> {
+pub(super) fn truth(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(value) => Some(*value),
         Value::Number(number) => number.as_i64().map(|number| number != 0),
@@ -198,6 +198,8 @@ impl CloudSettings {
             force_ipv4: self.force_ipv4,
             local_ipv6,
             default_network: networks.filter(is_default).find_map(|network| network.get("name").and_then(text)),
+            networks: cloud_networks::read(&self.settings).unwrap_or_default(),
+            floating_ip_source: cloud_networks::floating_ip_source(&self.settings).unwrap_or_default(),
         }
     }
 }

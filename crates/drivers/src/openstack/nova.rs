@@ -169,24 +169,37 @@ impl Nova {
         Err(CloudError::new(ErrorClass::Transient, format!("{name} has more than {MOST_PAGES} pages")))
     }
 
+    /// The first of those that [`Self::all_by_name_or_id`] finds.
     pub(super) async fn by_name_or_id(
+        &self,
+        name: &'static str,
+        service: Service,
+        path_and_key: (&str, &str),
+        name_or_id: &str,
+        query: &[(&'static str, &str)],
+    ) -> Result<Option<Named>, CloudError> {
+        Ok(self.all_by_name_or_id(name, service, path_and_key, name_or_id, query).await?.into_iter().next())
+    }
+
+    pub(super) async fn all_by_name_or_id(
         &self,
         name: &'static str,
         service: Service,
         (path, key): (&str, &str),
         name_or_id: &str,
         query: &[(&'static str, &str)],
-    ) -> Result<Option<Named>, CloudError> {
+    ) -> Result<Vec<Named>, CloudError> {
         // Ids are UUIDs almost everywhere, and hardly any name is one.
         let by = if uuid::Uuid::parse_str(name_or_id).is_ok() { ["id", "name"] } else { ["name", "id"] };
         for by in by {
             let query: Vec<_> = query.iter().copied().chain([(by, name_or_id)]).collect();
             let found = self.list(name, service, path, key, &query).await?;
-            if let Some(named) = found.iter().find_map(Named::read) {
-                return Ok(Some(named));
+            let found: Vec<Named> = found.iter().filter_map(Named::read).collect();
+            if !found.is_empty() {
+                return Ok(found);
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 }
 

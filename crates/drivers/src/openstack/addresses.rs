@@ -6,9 +6,12 @@
 
 use std::net::Ipv4Addr;
 
-use super::cloud::{Address, Server};
+use super::{
+    cloud::{Address, Server},
+    cloud_networks::{CloudNetwork, FloatingIpSource},
+};
 
-/// How a cloud wants addresses to be chosen.
+/// How a cloud wants addresses to be chosen and made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addressing {
     /// `private: true` in clouds.yaml: the launcher is inside.
@@ -19,6 +22,10 @@ pub(crate) struct Addressing {
     pub local_ipv6: bool,
     /// The network marked `default_interface` in clouds.yaml.
     pub default_network: Option<String>,
+    /// What clouds.yaml says of networks.
+    pub networks: Vec<CloudNetwork>,
+    /// Who gives floating IPs.
+    pub floating_ip_source: FloatingIpSource,
 }
 
 /// The addresses of a node's record; empty is `None`.

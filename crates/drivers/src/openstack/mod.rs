@@ -10,7 +10,9 @@
 pub(crate) mod addresses;
 pub(crate) mod calls;
 pub(crate) mod cloud;
+pub(crate) mod cloud_networks;
 pub(crate) mod clouds_yaml;
+pub(crate) mod config_files;
 pub(crate) mod format;
 pub(crate) mod http;
 pub(crate) mod identity;

@@ -66,9 +66,7 @@ fn server_body(create: &CreateServer) -> Value {
 #[async_trait]
 impl Cloud for Nova {
     async fn start(&self) -> Result<(), CloudError> {
-        // Anew: the file may have been corrected since the last attempt.
-        *self.session.write().await = None;
-        self.session().await.map(drop)
+        self.open().await
     }
 
     fn pace(&self) -> Pace {
@@ -85,7 +83,7 @@ impl Cloud for Nova {
         call.body = Some(server_body(create));
         call.deadline = CREATE_DEADLINE;
         if create.networks.is_empty() {
-            call.headers.push(("x-openstack-nova-api-version", AUTO_NETWORKS));
+            call.microversion = Some(AUTO_NETWORKS);
         }
         let answer = self.call(call).await?;
         answer.get("server").and_then(Server::read).ok_or_else(|| {
@@ -182,19 +180,30 @@ impl Cloud for Nova {
     }
 
     fn addressing(&self) -> Addressing {
-        self.known.get().map(|(_, addressing)| addressing.clone()).unwrap_or_default()
+        self.settings().map(|settings| settings.addressing(has_ipv6())).unwrap_or_default()
     }
 
     fn cloud_name(&self) -> Option<String> {
-        self.known.get().map(|(name, _)| name.clone())
+        self.settings().map(|settings| settings.name)
     }
+}
+
+/// Whether this host has a default route for IPv6, as the SDK asks before it prefers such addresses.
+fn has_ipv6() -> bool {
+    let zero = "0".repeat(32);
+    std::fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|routes| {
+        routes.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.first() == Some(&zero.as_str()) && fields.get(1) == Some(&"00") && fields.last() != Some(&"lo")
+        })
+    })
 }
 
 impl Nova {
     pub(super) async fn has_no(&self, service: Service) -> Result<bool, CloudError> {
         let session = self.session().await?;
         let token = session.keystone.token(session.http.inner()).await?;
-        Ok(session.keystone.endpoint(&token, service).is_none())
+        Ok(session.keystone.find_endpoint(&token, service).is_none())
     }
 }
 

@@ -79,7 +79,7 @@ fn image_path(id: &str) -> String {
 impl ImageService for Nova {
     async fn create_image(&self, image: &NewImage) -> Result<Image, CloudError> {
         let mut call = Call::new("create_image", Method::POST, Service::Image, "/images");
-        call.body = Some(image_body(image, &self.settings()?.object("disable_vendor_agent")));
+        call.body = Some(image_body(image, &self.session().await?.settings.object("disable_vendor_agent")));
         let answer = self.call(call).await?;
         Image::read(&answer).ok_or_else(|| {
             CloudError::new(ErrorClass::Transient, "Glance accepted the creation without naming the image's id")
@@ -110,8 +110,8 @@ impl ImageService for Nova {
         Ok(images.iter().filter_map(Image::read).filter(|image| image.has(metadata)).collect())
     }
 
-    fn route(&self) -> Result<Route, CloudError> {
-        let tasks = self.settings()?.is_on("image_api_use_tasks");
+    async fn route(&self) -> Result<Route, CloudError> {
+        let tasks = self.session().await?.settings.is_on("image_api_use_tasks");
         Ok(if tasks { Route::Import } else { Route::Direct })
     }
 

@@ -5,15 +5,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use osauth::{EndpointFilters, client::AuthenticatedClient};
-use reqwest::{Method, Url};
+use osauth::client::AuthenticatedClient;
+use reqwest::{Method, RequestBuilder, Url};
 use serde_json::Value;
 
 use super::{
     cloud::CloudError,
-    identity::{Keystone, Service, from_osauth},
+    clouds_yaml::CloudSettings,
+    identity::{Keystone, Login, Service, from_osauth},
+    tls::client,
 };
-use crate::ErrorClass;
+use crate::{Context, ErrorClass};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -21,6 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(super) struct Session {
     pub http: AuthenticatedClient,
     pub keystone: Arc<Keystone>,
+    pub settings: CloudSettings,
 }
 
 /// One call.
@@ -34,6 +37,8 @@ pub(super) struct Call<'a> {
     pub query: Vec<(&'a str, String)>,
     pub body: Option<Value>,
     pub headers: Vec<(&'static str, &'static str)>,
+    /// The first microversion that has what the call asks for.
+    pub microversion: Option<&'static str>,
     pub deadline: Duration,
 }
 
@@ -47,6 +52,7 @@ impl<'a> Call<'a> {
             query: Vec::new(),
             body: None,
             headers: Vec::new(),
+            microversion: None,
             deadline: DEADLINE,
         }
     }
@@ -62,6 +68,20 @@ impl<'a> Call<'a> {
 }
 
 impl Session {
+    /// Of the cloud with these settings. Nothing is asked of it yet.
+    pub async fn new(settings: CloudSettings, context: &Context) -> Result<Self, CloudError> {
+        let client = client(&settings, context)?;
+        let keystone = Arc::new(Keystone::new(&settings)?);
+        let http = AuthenticatedClient::new(client, Login(Arc::clone(&keystone))).await;
+        Ok(Self { http: http.map_err(|error| from_osauth(&error))?, keystone, settings })
+    }
+
+    /// Where a path of a service is.
+    pub async fn url(&self, service: Service, path: &str) -> Result<Url, CloudError> {
+        let token = self.keystone.token(self.http.inner()).await?;
+        Ok(address(self.keystone.endpoint(&token, service)?, service, path))
+    }
+
     /// Makes a call once. Also returns what `Retry-After` says and which token was used.
     pub async fn send(&self, call: &Call<'_>) -> (Result<Value, CloudError>, Option<Duration>, String) {
         let mut wait = None;
@@ -74,13 +94,6 @@ impl Session {
             ))
         });
         (result, wait, token)
-    }
-
-    /// Where a path of a service is.
-    pub async fn url(&self, service: Service, path: &str) -> Result<Url, CloudError> {
-        let filters = EndpointFilters::default();
-        let endpoint = self.http.auth_type().get_endpoint(self.http.inner(), service.name(), &filters).await;
-        Ok(address(endpoint.map_err(|error| from_osauth(&error))?, service, path))
     }
 
     async fn send_unbounded(
@@ -96,6 +109,10 @@ impl Session {
             CloudError::new(class, format!("{} {url}: {}", call.method, explain(error)))
         };
         let mut request = self.http.inner().request(call.method.clone(), url.clone()).query(&call.query);
+        let configured = self.settings.microversion(call.service);
+        if let Some(version) = newer(configured.as_deref(), call.microversion) {
+            request = with_microversion(request, call.service, version);
+        }
         for (name, value) in &call.headers {
             request = request.header(*name, *value);
         }
@@ -144,6 +161,29 @@ fn address(mut endpoint: Url, service: Service, path: &str) -> Url {
     endpoint
 }
 
+/// The newer of two microversions.
+fn newer<'a>(configured: Option<&'a str>, needed: Option<&'a str>) -> Option<&'a str> {
+    let number = |version: &str| version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match (configured, needed) {
+        (Some(configured), Some(needed)) => {
+            let older = number(configured).zip(number(needed)).is_some_and(|(a, b): ((u32, u32), (u32, u32))| a < b);
+            Some(if older { needed } else { configured })
+        }
+        (configured, needed) => configured.or(needed),
+    }
+}
+
+/// As `keystoneauth1: session.py _set_microversion_headers` does.
+fn with_microversion(request: RequestBuilder, service: Service, version: &str) -> RequestBuilder {
+    match service {
+        Service::Compute => request
+            .header("x-openstack-nova-api-version", version)
+            .header("openstack-api-version", format!("compute {version}")),
+        Service::Volume => request.header("openstack-api-version", format!("volume {version}")),
+        Service::Image | Service::Network => request,
+    }
+}
+
 /// An error of the HTTP client with its causes: the outermost text alone never says why.
 pub(crate) fn explain(error: &reqwest::Error) -> String {
     let mut texts = vec![if error.is_timeout() { "timed out".to_owned() } else { error.to_string() }];
@@ -173,6 +213,19 @@ pub(crate) fn message_of(data: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newer_of_the_configured_and_the_needed_microversion_is_sent() {
+        for (configured, needed, sent) in [
+            (None, None, None),
+            (Some("2.93"), Some("2.37"), Some("2.93")),
+            (Some("2.9"), Some("2.37"), Some("2.37")),
+            (Some("2.60"), None, Some("2.60")),
+            (None, Some("2.37"), Some("2.37")),
+        ] {
+            assert_eq!(newer(configured, needed), sent);
+        }
+    }
 
     #[test]
     fn a_catalogue_entry_gets_the_version_it_lacks() {

@@ -35,9 +35,7 @@ pub(crate) struct Keystone {
     file: String,
     url: Url,
     body: Value,
-    interface: String,
-    region: Option<String>,
-    overrides: Vec<(&'static str, Url)>,
+    settings: CloudSettings,
     token: RwLock<Option<Arc<Token>>>,
 }
 
@@ -86,7 +84,7 @@ impl Service {
             Self::Compute => &["compute"],
             Self::Image => &["image"],
             Self::Network => &["network"],
-            Self::Volume => &["block-storage", "volumev3", "block-store", "volume"],
+            Self::Volume => &["block-storage", "volumev3", "volumev2", "volume", "block-store"],
         }
     }
 
@@ -130,7 +128,7 @@ fn request(settings: &CloudSettings) -> Result<(Value, String), CloudError> {
     };
     let app_credential =
         settings.auth("application_credential_id").or_else(|| settings.auth("application_credential_name"));
-    let auth_type = settings.text("auth_type").unwrap_or_else(|| {
+    let auth_type = settings.text("auth_type").or_else(|| settings.text("auth_plugin")).unwrap_or_else(|| {
         // Kinder than the SDK, which wants it said.
         let by_credential = app_credential.is_some() && settings.auth("password").is_none();
         if by_credential { "v3applicationcredential" } else { "password" }.to_owned()
@@ -197,15 +195,14 @@ impl Keystone {
         let parse = |key: &str, text: &str| {
             Url::parse(text).map_err(|error| config_error(format!("{key} {text:?} of {place} is no URL: {error}")))
         };
-        let auth_url = settings.auth("auth_url").ok_or_else(|| config_error(format!("{place} has no auth_url")))?;
+        let auth_url = settings
+            .auth("auth_url")
+            .map(|url| settings.expanded(&url))
+            .ok_or_else(|| config_error(format!("{place} has no auth_url")))?;
         let base = auth_url.trim_end_matches('/').trim_end_matches("/v2.0").trim_end_matches("/v3");
-        let mut overrides = Vec::new();
         for service in Service::ALL {
-            for alias in service.types() {
-                let key = format!("{}_endpoint_override", alias.replace('-', "_"));
-                if let Some(text) = settings.text(&key) {
-                    overrides.push((service.name(), parse(&key, &text)?));
-                }
+            if let Some(text) = settings.endpoint_override(service) {
+                parse(&format!("the endpoint_override of {}", service.name()), &text)?;
             }
         }
         Ok(Self {
@@ -214,9 +211,7 @@ impl Keystone {
             file: settings.file.display().to_string(),
             url: parse("auth_url", &format!("{base}/v3/auth/tokens"))?,
             body,
-            interface: settings.interface(),
-            region: settings.region.clone(),
-            overrides,
+            settings: settings.clone(),
             token: RwLock::default(),
         })
     }
@@ -317,33 +312,56 @@ impl Keystone {
         })
     }
 
-    /// The service's endpoint; `None`: the catalogue has none in the region.
-    pub fn endpoint(&self, token: &Token, service: Service) -> Option<Url> {
-        if let Some((_, url)) = self.overrides.iter().find(|(name, _)| *name == service.name()) {
-            return Some(url.clone());
-        }
-        let services = token.catalog.as_array()?;
-        service.types().iter().find_map(|name| {
-            let entry = services.iter().find(|entry| entry.get("type").and_then(Value::as_str) == Some(name))?;
-            let endpoints = entry.get("endpoints")?.as_array()?;
-            let fits = |endpoint: &&Value| {
-                let text = |key: &str| endpoint.get(key).and_then(Value::as_str);
-                text("interface") == Some(&self.interface)
-                    && self
-                        .region
-                        .as_deref()
-                        .is_none_or(|region| text("region_id") == Some(region) || text("region") == Some(region))
-            };
-            Url::parse(endpoints.iter().find(fits)?.get("url")?.as_str()?).ok()
+    /// The service's endpoint.
+    pub fn endpoint(&self, token: &Token, service: Service) -> Result<Url, CloudError> {
+        self.find_endpoint(token, service).ok_or_else(|| {
+            let region = self.settings.region(service);
+            config_error(format!(
+                "there is no {} service in the catalogue of cloud {} ({} interface, {}); check region-name and interface",
+                service.name(),
+                self.cloud,
+                self.settings.interfaces(service).join(" or "),
+                region.map_or_else(|| "any region".to_owned(), |region| format!("region {region}")),
+            ))
         })
     }
 
-    /// For a message: what an operator needs to see why an endpoint is missing.
-    pub fn where_endpoints_are_looked_for(&self) -> String {
-        let region =
-            self.region.as_deref().map_or_else(|| "any region".to_owned(), |region| format!("region {region}"));
-        format!("the catalogue of cloud {} ({} interface, {region})", self.cloud, self.interface)
+    /// The service's endpoint; `None`: the catalogue has none in the region.
+    pub fn find_endpoint(&self, token: &Token, service: Service) -> Option<Url> {
+        if let Some(text) = self.settings.endpoint_override(service) {
+            return Url::parse(&with_project(&text, token.project.as_deref())).ok();
+        }
+        let text = |json: &Value, key: &str| json.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
+        let region = self.settings.region(service);
+        let name = self.settings.service_name(service);
+        let own_type = self.settings.service_type(service);
+        let types = own_type.iter().map(String::as_str).chain(service.types().iter().copied());
+        let entries = token.catalog.as_array()?;
+        types.into_iter().find_map(|of_type| {
+            // Several entries may have one type: one for each name, or a service that was registered twice.
+            let endpoints: Vec<&Value> = entries
+                .iter()
+                .filter(|entry| text(entry, "type").as_deref() == Some(of_type))
+                .filter(|entry| name.is_none() || text(entry, "name").is_none() || text(entry, "name") == name)
+                .filter_map(|entry| entry.get("endpoints")?.as_array())
+                .flatten()
+                .filter(|at| region.is_none() || text(at, "region_id").or_else(|| text(at, "region")) == region)
+                .collect();
+            self.settings.interfaces(service).iter().find_map(|interface| {
+                let mut fitting = endpoints.iter().filter(|at| text(at, "interface").as_ref() == Some(interface));
+                fitting.find_map(|at| Url::parse(&with_project(&text(at, "url")?, token.project.as_deref())).ok())
+            })
+        })
     }
+}
+
+/// The project's id in the place of its names in catalogues and overrides (`keystoneauth1: session.py`).
+fn with_project(url: &str, project: Option<&str>) -> String {
+    let mut url = url.to_owned();
+    for name in ["%(project_id)s", "%(tenant_id)s", "$(project_id)s", "$(tenant_id)s"] {
+        url = url.replace(name, project.unwrap_or_default());
+    }
+    url
 }
 
 /// For `osauth`, whose trait must be owned.
@@ -381,18 +399,14 @@ impl AuthType for Login {
     async fn get_endpoint(&self, client: &Client, service: &str, _: &EndpointFilters) -> Result<Url, Error> {
         let token = self.0.token(client).await.map_err(|error| to_osauth(&error))?;
         let known = Service::ALL.into_iter().find(|known| known.types().contains(&service));
-        known.and_then(|service| self.0.endpoint(&token, service)).ok_or_else(|| {
-            let place = self.0.where_endpoints_are_looked_for();
-            Error::new(
-                ErrorKind::EndpointNotFound,
-                format!("there is no {service} service in {place}; check region-name and interface"),
-            )
-        })
+        let unknown = || Error::new(ErrorKind::EndpointNotFound, format!("no call is made of {service} services"));
+        self.0.endpoint(&token, known.ok_or_else(unknown)?).map_err(|error| to_osauth(&error))
     }
 
-    async fn refresh(&self, client: &Client) -> Result<(), Error> {
+    /// The next call logs in.
+    async fn refresh(&self, _: &Client) -> Result<(), Error> {
         *self.0.token.write().await = None;
-        self.0.token(client).await.map(drop).map_err(|error| to_osauth(&error))
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod calls;
 pub(crate) mod cloud;
 pub(crate) mod cloud_networks;
 pub(crate) mod clouds_yaml;
+pub(crate) mod config_files;
 pub(crate) mod format;
 pub(crate) mod glance;
 pub(crate) mod http;

@@ -5,24 +5,22 @@
 //! (429, `Retry-After`) is obeyed up to a bound.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use nodepool_common::{config, model::ProviderName};
-use osauth::{EndpointFilters, client::AuthenticatedClient};
 use reqwest::{Method, Url};
 use serde_json::Value;
-use tokio::{sync::RwLock, time::sleep};
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{
-    addresses::Addressing,
     cloud::{CloudError, Named},
     clouds_yaml::CloudSettings,
+    config_files::Fingerprint,
     http::{Call, Session},
-    identity::{Keystone, Login, Service, from_osauth},
-    tls::client,
+    identity::Service,
 };
 use crate::{ApiCalls, Context, ErrorClass};
 
@@ -34,6 +32,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Pages of a listing; more mean that a service lost its way.
 const MOST_PAGES: usize = 1000;
 
+/// How often files are looked at, at most.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// See the module's comment.
 #[derive(Debug)]
 pub(crate) struct Nova {
@@ -43,9 +44,17 @@ pub(crate) struct Nova {
     pub(super) rate: Duration,
     context: Context,
     calls: ApiCalls,
-    pub(super) session: RwLock<Option<Arc<Session>>>,
-    /// Beside the session for those who cannot wait for its lock.
-    pub(super) known: std::sync::OnceLock<(String, Addressing)>,
+    current: Mutex<Option<Current>>,
+    /// What the current session was opened with, for those who cannot wait for its lock.
+    settings: std::sync::RwLock<Option<CloudSettings>>,
+}
+
+/// The session and when it must be opened anew.
+#[derive(Debug)]
+struct Current {
+    session: Arc<Session>,
+    files: Fingerprint,
+    looked: Instant,
 }
 
 impl Nova {
@@ -57,28 +66,58 @@ impl Nova {
             rate: config.rate,
             calls: context.calls.clone(),
             context: context.clone(),
-            session: RwLock::default(),
-            known: std::sync::OnceLock::new(),
+            current: Mutex::default(),
+            settings: std::sync::RwLock::default(),
         }
     }
 
+    /// What clouds.yaml says of the cloud; `None`: nobody has read it yet.
+    pub(super) fn settings(&self) -> Option<CloudSettings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads clouds.yaml anew, logs in, and sees that there is a compute service.
+    pub(super) async fn open(&self) -> Result<(), CloudError> {
+        let session = {
+            let mut current = self.current.lock().await;
+            Arc::clone(&current.insert(self.read().await?).session)
+        };
+        session.url(Service::Compute, "").await.map(drop)
+    }
+
+    /// The way into the cloud. Once a second the files are looked at that it was opened with: if any has changed, a new
+    /// one takes its place, or, if the files are broken now, a warning says so and the old one stays.
     pub(super) async fn session(&self) -> Result<Arc<Session>, CloudError> {
-        if let Some(session) = self.session.read().await.as_ref() {
-            return Ok(Arc::clone(session));
+        let mut current = self.current.lock().await;
+        let Some(known) = current.as_mut() else {
+            return Ok(Arc::clone(&current.insert(self.read().await?).session));
+        };
+        if known.looked.elapsed() >= FILE_CHECK_INTERVAL {
+            known.looked = Instant::now();
+            if known.files.has_changed() {
+                // Taken before they are read: what changes meanwhile is seen the next time.
+                let files = known.session.settings.fingerprint(&self.context);
+                match self.read().await {
+                    Ok(new) => {
+                        tracing::info!(
+                            provider = %self.provider,
+                            "{} has changed: cloud {} is used as it says now",
+                            new.session.settings.file.display(), new.session.settings.name
+                        );
+                        *known = new;
+                    }
+                    Err(error) => {
+                        known.files = files;
+                        tracing::warn!(
+                            provider = %self.provider, %error,
+                            "clouds.yaml or one of its companions has changed and cannot be used: the old settings stay \
+                             in force"
+                        );
+                    }
+                }
+            }
         }
-        let mut current = self.session.write().await;
-        if let Some(session) = current.as_ref() {
-            return Ok(Arc::clone(session));
-        }
-        let (session, addressing, name) = self.log_in().await?;
-        // A later start reads the file anew, but what was told of it once stays for those who asked.
-        let _ = self.known.set((name, addressing));
-        Ok(Arc::clone(current.insert(Arc::new(session))))
-    }
-
-    /// What clouds.yaml says of the cloud now.
-    pub(super) fn settings(&self) -> Result<CloudSettings, CloudError> {
-        CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)
+        Ok(Arc::clone(&known.session))
     }
 
     /// Counts a call.
@@ -86,18 +125,15 @@ impl Nova {
         self.calls.record(&self.provider, call, time, failed);
     }
 
-    async fn log_in(&self) -> Result<(Session, Addressing, String), CloudError> {
-        let settings = self.settings()?;
-        let client = client(&settings, &self.context)?;
-        let keystone = Arc::new(Keystone::new(&settings)?);
-        // This logs in.
-        let http = AuthenticatedClient::new(client, Login(Arc::clone(&keystone)))
-            .await
-            .map_err(|error| from_osauth(&error))?;
-        http.get_endpoint(Service::Compute.name(), &EndpointFilters::default())
-            .await
-            .map_err(|error| from_osauth(&error))?;
-        Ok((Session { http, keystone }, settings.addressing(has_ipv6()), settings.name.clone()))
+    async fn read(&self) -> Result<Current, CloudError> {
+        let files = Fingerprint::take(&self.context, None);
+        let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
+        let named = settings.fingerprint(&self.context);
+        let session = Arc::new(Session::new(settings.clone(), &self.context).await?);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+        // One that has changed while it was read is read again.
+        let files = if files.has_changed() { files } else { named };
+        Ok(Current { session, files, looked: Instant::now() })
     }
 
     /// Makes a call as often as is right, and reads its JSON.
@@ -217,17 +253,6 @@ fn next_marker(page: &Value, key: &str) -> Option<String> {
         .map(|(_, marker)| marker.into_owned())
 }
 
-/// Whether this host has a default route for IPv6, as the SDK asks before it prefers such addresses.
-fn has_ipv6() -> bool {
-    let zero = "0".repeat(32);
-    std::fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|routes| {
-        routes.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.first() == Some(&zero.as_str()) && fields.get(1) == Some(&"00") && fields.last() != Some(&"lo")
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -258,8 +283,8 @@ mod tests {
             rate: Duration::ZERO,
             context: Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path),
             calls: ApiCalls::default(),
-            session: RwLock::default(),
-            known: std::sync::OnceLock::new(),
+            current: Mutex::default(),
+            settings: std::sync::RwLock::default(),
         };
         nova.start().await.unwrap();
         Some(nova)

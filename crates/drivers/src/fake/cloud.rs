@@ -13,6 +13,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -72,7 +73,7 @@ pub(super) struct World {
     pub images: BTreeMap<String, StoredImage>,
     down_ports: Option<Vec<Port>>,
     /// The file that servers and images were last read from or written to, and its time.
-    file: Option<(PathBuf, SystemTime)>,
+    file: Option<(PathBuf, Written)>,
     last_listed: f64,
 }
 
@@ -82,6 +83,19 @@ pub(super) struct World {
 struct State<Servers, Images> {
     servers: Servers,
     images: Images,
+}
+
+/// Which state of a file it is. The time alone is too coarse for two writes close together; each makes a new file.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    modified: SystemTime,
+    inode: u64,
+}
+
+impl Written {
+    fn of(metadata: &std::fs::Metadata) -> std::io::Result<Self> {
+        Ok(Self { modified: metadata.modified()?, inode: metadata.ino() })
+    }
 }
 
 /// A server; times are seconds since the epoch.
@@ -134,12 +148,12 @@ impl Record {
 impl World {
     fn read_state(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = self.director.state_file(provider) else { return Ok(()) };
-        let modified = match std::fs::metadata(&path).and_then(|metadata| metadata.modified()) {
-            Ok(modified) => modified,
+        let written = match std::fs::metadata(&path).and_then(|metadata| Written::of(&metadata)) {
+            Ok(written) => written,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(format!("cannot read the fake cloud's state {}: {error}", path.display())),
         };
-        let as_known = (path, modified);
+        let as_known = (path, written);
         if self.file.as_ref() == Some(&as_known) {
             return Ok(());
         }
@@ -153,18 +167,18 @@ impl World {
 
     pub fn write_state(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = self.director.state_file(provider) else { return Ok(()) };
-        let modified = write(&path, &State { servers: &self.servers, images: &self.images })
+        let written = write(&path, &State { servers: &self.servers, images: &self.images })
             .map_err(|error| format!("cannot write the fake cloud's state {}: {error}", path.display()))?;
-        self.file = Some((path, modified));
+        self.file = Some((path, written));
         Ok(())
     }
 }
 
-fn write(path: &Path, state: &impl Serialize) -> std::io::Result<SystemTime> {
+fn write(path: &Path, state: &impl Serialize) -> std::io::Result<Written> {
     let aside = path.with_extension(format!("{}.new", std::process::id()));
     std::fs::write(&aside, serde_json::to_vec(state)?)?;
     std::fs::rename(&aside, path)?;
-    std::fs::metadata(path)?.modified()
+    Written::of(&std::fs::metadata(path)?)
 }
 
 pub(super) fn unusable(error: String) -> CloudError {

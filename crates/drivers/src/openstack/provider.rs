@@ -44,6 +44,8 @@ pub(crate) struct OpenStackProvider {
     floating_ips: Listings<FloatingIp>,
     lookups: lookups::Lookups,
     ports: Mutex<Option<cleanup::PortCheck>>,
+    /// Pools whose servers turned out to need floating IPs: whether one does is known only once it has its addresses.
+    gives_floating_ips: std::sync::Mutex<HashSet<PoolName>>,
     /// Kinds of resources that could not be listed in the last search for leaks.
     unlisted: std::sync::Mutex<HashSet<ResourceKind>>,
 }
@@ -70,6 +72,7 @@ impl OpenStackProvider {
             cloud,
             context,
             ports: Mutex::default(),
+            gives_floating_ips: std::sync::Mutex::default(),
             unlisted: std::sync::Mutex::default(),
         }
     }
@@ -101,6 +104,10 @@ impl OpenStackProvider {
                 format!("{name} is not in the provider's {what}; add it there"),
             )
         })
+    }
+
+    fn gives_floating_ips(&self) -> std::sync::MutexGuard<'_, HashSet<PoolName>> {
+        self.gives_floating_ips.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn unlisted(&self) -> std::sync::MutexGuard<'_, HashSet<ResourceKind>> {
@@ -220,7 +227,9 @@ impl Provider for OpenStackProvider {
 
     async fn label_resources(&self, pool: &PoolName, label: &LabelName) -> Result<Resources> {
         let (_, label) = self.label(pool, label)?;
-        Ok(usage::need(&self.lookups.flavor(label).await?, label))
+        let need = usage::need(&self.lookups.flavor(label).await?, label);
+        let floating_ips = if self.gives_floating_ips().contains(pool) { Some(1.0) } else { None };
+        Ok(need.with("floating-ips", floating_ips))
     }
 
     async fn label_ready(&self, pool: &PoolName, label: &LabelName) -> Result<bool> {
@@ -278,6 +287,10 @@ impl Provider for OpenStackProvider {
             removed.extend(self.clean_up_floating_ips().await?);
         }
         Ok(removed)
+    }
+
+    async fn list_orphans(&self) -> Result<Vec<(CloudResource, String)>> {
+        self.orphans().await
     }
 
     async fn console_log(&self, pool: &PoolName, label: &LabelName, external_id: &Value) -> Result<Option<String>> {

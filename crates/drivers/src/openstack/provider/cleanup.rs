@@ -10,10 +10,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use serde_json::Map;
 use tokio::time::Instant;
 
-use super::{super::network_service::Port, OpenStackProvider, Result};
-use crate::{ErrorClass, LeakedResource, ResourceKind};
+use super::{
+    super::network_service::{FloatingIp, Port},
+    OpenStackProvider, Result,
+};
+use crate::{CloudResource, ErrorClass, LeakedResource, ResourceKind};
 
 /// The last look at ports that are DOWN.
 #[derive(Debug)]
@@ -60,6 +64,33 @@ impl OpenStackProvider {
         Ok(removed)
     }
 
+    /// What would be removed, had everything been so at the check before; with why.
+    pub(super) async fn orphans(&self) -> Result<Vec<(CloudResource, String)>> {
+        let mut found = Vec::new();
+        if let Some(interval) = self.config.port_cleanup_interval {
+            for port in self.down_ports().await?.into_values() {
+                if self.has_lost_its_server(&port).await {
+                    let server =
+                        port.device.as_deref().map_or(String::new(), |id| format!(" its server {id} is gone,"));
+                    let why = format!("it is DOWN,{server} removed if so for {} s", interval.as_secs());
+                    found.push((CloudResource::of(ResourceKind::Port, port.id, Map::new()), why));
+                }
+            }
+        }
+        if self.config.clean_floating_ips {
+            for ip in self.unattached_floating_ips().await? {
+                let why = format!("{} leads nowhere (clean-floating-ips)", ip.address);
+                found.push((CloudResource::of(ResourceKind::FloatingIp, ip.id, Map::new()), why));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn unattached_floating_ips(&self) -> Result<Vec<FloatingIp>> {
+        let ips = self.cloud.list_floating_ips().await.map_err(self.error("listing floating IPs"))?;
+        Ok(ips.into_iter().filter(|ip| ip.port.is_none()).collect())
+    }
+
     async fn has_lost_its_server(&self, port: &Port) -> bool {
         let Some(device) = &port.device else { return true };
         match self.cloud.get_server(device).await {
@@ -75,9 +106,8 @@ impl OpenStackProvider {
     }
 
     pub(super) async fn clean_up_floating_ips(&self) -> Result<Vec<LeakedResource>> {
-        let ips = self.cloud.list_floating_ips().await.map_err(self.error("listing floating IPs"))?;
         let mut removed = Vec::new();
-        for ip in ips.into_iter().filter(|ip| ip.port.is_none()) {
+        for ip in self.unattached_floating_ips().await? {
             match self.cloud.delete_floating_ip(&ip.id).await {
                 Ok(()) => removed.push(LeakedResource { kind: ResourceKind::FloatingIp, id: ip.id }),
                 Err(error) if error.class == ErrorClass::Gone => {}

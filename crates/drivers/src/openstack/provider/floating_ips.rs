@@ -52,6 +52,7 @@ impl OpenStackProvider {
         let doing = || format!("making a floating IP for server {} ({})", server.name, server.id);
         let mut tags = self.tags(launch);
         tags.insert(SERVER_TAG.to_owned(), json!(server.id));
+        self.gives_floating_ips().insert(launch.pool.clone());
         let mut unreachable = None;
         for (port, fixed) in self.nat_ports(server).await? {
             let create =

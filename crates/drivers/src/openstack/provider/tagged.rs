@@ -1,8 +1,8 @@
 //! What carries this provider's metadata: servers, and what was made with them or uploaded. A search for leaks looks at
 //! all of it; what has leaked is for the caller to say, who has the records ([`crate::leaks`]).
 //!
-//! A volume that is attached is left out, and so is a floating IP: it goes with its server. A kind that cannot be listed is left out, said once,
-//! and said again only after it could be listed in between.
+//! What is attached goes with its server, so only volumes and floating IPs that are not are looked at. A kind that cannot
+//! be listed is left out, said once, and said again only after it could be listed in between.
 
 use super::{OpenStackProvider, Result};
 use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};

@@ -21,6 +21,8 @@ use crate::ErrorClass;
 
 /// Nova answers a creation when the request is on its queue, which a loaded cloud takes its time for.
 const CREATE_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a creation waits for its turn, where Nova says "later" or is away.
+const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 /// The first compute microversion that takes `networks: auto`.
 const AUTO_NETWORKS: &str = "2.37";
 
@@ -83,6 +85,7 @@ impl Cloud for Nova {
         let mut call = Call::new("create_server", Method::POST, Service::Compute, "/servers");
         call.body = Some(server_body(create));
         call.deadline = CREATE_DEADLINE;
+        call.patience = CREATE_PATIENCE;
         if create.networks.is_empty() {
             call.microversion = Some(AUTO_NETWORKS);
         }
@@ -178,7 +181,7 @@ impl Cloud for Nova {
     async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
         // Our own project's, whatever the credentials may see besides.
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
+        let token = session.token().await?;
         let mut query = vec![("status", status), ("fields", "id"), ("fields", "device_owner")];
         if let Some(project) = &token.project {
             query.push(("project_id", project));
@@ -193,7 +196,7 @@ impl Cloud for Nova {
 
     async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
+        let token = session.token().await?;
         let query: Vec<_> = token.project.iter().map(|project| ("project_id", project.as_str())).collect();
         let ips = self.list("list_floating_ips", Service::Network, "/floatingips", "floatingips", &query).await?;
         Ok(ips.iter().filter_map(FloatingIp::read).collect())
@@ -235,7 +238,7 @@ fn has_ipv6() -> bool {
 impl Nova {
     async fn has_no_volumes(&self) -> Result<bool, CloudError> {
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
+        let token = session.token().await?;
         Ok(session.keystone.find_endpoint(&token, Service::Volume).is_none())
     }
 }

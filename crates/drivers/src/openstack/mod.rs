@@ -8,12 +8,14 @@
 //! with a warning), uploading images (the builder's).
 
 pub(crate) mod addresses;
+pub(crate) mod auth;
 pub(crate) mod calls;
 pub(crate) mod cloud;
 pub(crate) mod cloud_networks;
 pub(crate) mod clouds_yaml;
 pub(crate) mod config_files;
 pub(crate) mod format;
+pub(crate) mod gate;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod nova;

@@ -75,6 +75,12 @@ pub enum Command {
     ConfigValidate,
     /// list the current node requests
     RequestList,
+    /// list cloud resources of ours without a record, which a launcher would remove
+    Leaks {
+        /// only this provider
+        #[arg(long)]
+        provider: Option<String>,
+    },
     /// Show provider data from zookeeper
     Info {
         /// Provider name

@@ -6,6 +6,7 @@
 mod args;
 mod failure;
 mod images;
+mod leaks;
 mod nodes;
 mod providers;
 mod session;
@@ -84,6 +85,7 @@ async fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::Delete { id, now: false } => nodes::delete(zk, &id).await,
         Command::Delete { id, now: true } => nodes::delete_now(session, &id).await,
         Command::Hold { id } => nodes::hold(zk, &id).await,
+        Command::Leaks { provider } => leaks::list(session, provider.as_deref()).await,
         Command::Info { provider } => providers::info(zk, &provider).await,
         Command::Erase { provider, force } => providers::erase(zk, &provider, force).await,
         Command::ImageList => images::image_list(zk).await,

@@ -167,6 +167,32 @@ async fn a_node_is_deleted_now_through_its_provider() {
     assert_eq!(world.record("/nodepool/nodes/0000000002").await.unwrap()["state"], "ready");
 }
 
+/// Three servers are in the cloud: of a node on record, of a node that is gone, of somebody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaks_are_listed_and_stay_where_they_are() {
+    let world = World::start().await;
+    world.add_node("0000000001", &json!({"state": "ready", "provider": "fake-cloud", "external_id": "s1"})).await;
+    let server = |id: &str, provider: &str, node: &str| {
+        let tags = json!({"nodepool_provider_name": provider, "nodepool_node_id": node});
+        json!({"document": {"id": id, "metadata": tags}, "boots_at": 0.0, "volume_size": null})
+    };
+    let directory = world.server.directory();
+    let state = directory.join("fake-cloud.json");
+    let servers = json!({"s1": server("s1", "fake-cloud", "0000000001"), "s2": server("s2", "fake-cloud", "0000000002"),
+        "s3": server("s3", "their-cloud", "0000000003")});
+    fs::write(&state, servers.to_string()).unwrap();
+    let script = directory.join("script.json");
+    fs::write(&script, json!({"*": {"state_dir": directory}}).to_string()).unwrap();
+    let mut command = Command::new(NODEPOOL);
+    command.arg("-c").arg(world.config()).arg("leaks").env("NODEPOOL_FAKE_CLOUD_SCRIPT", script);
+    let leaks = tokio::task::spawn_blocking(move || run(command, "")).await.unwrap();
+    assert_eq!(rows(&leaks), [["fake-cloud", "instances", "s2", "there is no node 0000000002"]]);
+    assert_eq!(fs::read_to_string(&state).unwrap(), servers.to_string(), "nothing was removed");
+    let unknown = world.nodepool(&["leaks", "--provider", "fake"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr(&unknown).contains("no provider fake in the configuration; it has: fake-cloud"), "{unknown:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_providers_records_are_shown_and_erased_after_a_yes() {
     let world = World::start().await;

@@ -7,6 +7,8 @@
 
 mod context;
 mod fake;
+mod image;
+pub mod leaks;
 mod openstack;
 mod provider;
 
@@ -15,9 +17,10 @@ use std::sync::Arc;
 use nodepool_common::config::{self, Driver};
 
 pub use context::{ApiCall, ApiCalls, Context};
+pub use image::ImageToUpload;
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
-    Provider, ProviderError, ResourceKind,
+    Provider, ProviderError, Quota, ResourceKind,
 };
 
 /// Makes the provider that a part of the configuration describes. It does not reach its cloud yet:
@@ -31,5 +34,5 @@ pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Pr
             None => (config, context.fake_cloud(name)),
         },
     };
-    Ok(Arc::new(openstack::provider::OpenStackProvider::new(name.clone(), config.clone(), cloud)))
+    Ok(Arc::new(openstack::provider::OpenStackProvider::new(name.clone(), config.clone(), cloud, context.clone())))
 }

@@ -3,8 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use nodepool_common::model::{ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources};
+use nodepool_common::model::{
+    ImageName, ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources, UploadId,
+};
 use serde_json::{Map, Value};
+
+use crate::ImageToUpload;
 
 /// A cloud with its part of the configuration. Made anew when that part changes.
 #[async_trait]
@@ -29,12 +33,18 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// The zones to choose from where the pool names none; empty: the cloud chooses.
     async fn availability_zones(&self) -> Result<Vec<String>, ProviderError>;
 
-    /// What the cloud allows this project in all; absent names are unlimited.
-    async fn quota_limits(&self) -> Result<Resources, ProviderError>;
+    /// What the cloud allows this project.
+    async fn quota(&self) -> Result<Quota, ProviderError>;
 
     /// Every instance and other resource of the project that this provider would see in its quota or may have leaked.
     /// Other owners' resources are included (they take quota) and told apart by [`CloudResource::metadata`].
     async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError>;
+
+    /// Everything that carries a provider's metadata, servers and what was made with them or uploaded: what a search for
+    /// leaks looks at. A kind that cannot be listed is left out and named in the log.
+    async fn list_tagged(&self) -> Result<Vec<CloudResource>, ProviderError> {
+        self.list_resources().await
+    }
 
     /// Creates a server and returns when it can be connected to (not yet: has booted). Reports the cloud's id through
     /// `progress` as soon as it is known, so that it can be deleted whatever happens next.
@@ -50,6 +60,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// Periodic removal of what no record can point to (ports, floating IPs). Returns what was removed.
     async fn clean_up(&self) -> Result<Vec<LeakedResource>, ProviderError>;
 
+    /// What [`Self::clean_up`] would remove if it looked now and had looked an interval ago, each with the reason.
+    async fn list_orphans(&self) -> Result<Vec<(CloudResource, String)>, ProviderError> {
+        Ok(Vec::new())
+    }
+
     /// The server's console output, where label and cloud provide it.
     async fn console_log(
         &self,
@@ -58,12 +73,54 @@ pub trait Provider: Send + Sync + fmt::Debug {
         external_id: &Value,
     ) -> Result<Option<String>, ProviderError>;
 
+    /// Whether diskimages are uploaded to it. What follows is asked only of providers that say so; one without images
+    /// (pods, static) implements none of it.
+    fn manages_images(&self) -> bool {
+        false
+    }
+
+    /// The format that images are built and uploaded in, which is also the extension of their files: qcow2, raw, vhd, …
+    /// Does not reach the cloud.
+    fn image_format(&self) -> Result<String, ProviderError> {
+        Err(no_images(self.name(), "choosing an image format"))
+    }
+
+    /// The name that an upload gets in the cloud; `at`: when the upload began, in seconds since the epoch.
+    fn image_name(&self, image: &ImageName, upload: &UploadId, at: u64) -> Result<String, ProviderError> {
+        let _ = (image, upload, at);
+        Err(no_images(self.name(), "naming an image"))
+    }
+
+    /// Uploads an image and returns the cloud's id of it, once the cloud has it ready for use and what it has was found
+    /// to be what was read. Bounded by the provider's own time (`image-upload-timeout`), repeated a few times where
+    /// that may help. Whoever drops the future, and every error, leaves no image behind; after a process's sudden end
+    /// [`Provider::list_images`] finds it.
+    async fn upload_image(&self, image: &ImageToUpload) -> Result<String, ProviderError> {
+        Err(no_images(self.name(), &format!("uploading image {}", image.name)))
+    }
+
+    /// Deletes an image. One that is gone already is no error; one that the cloud has in use is
+    /// [`ErrorClass::Transient`].
+    async fn delete_image(&self, external_id: &str) -> Result<(), ProviderError> {
+        Err(no_images(self.name(), &format!("deleting image {external_id}")))
+    }
+
+    /// Every image of this provider's uploads, whole or not, as [`ResourceKind::Image`] with its metadata
+    /// ([`ImageToUpload::marks`]), which tells those that no record knows.
+    async fn list_images(&self) -> Result<Vec<CloudResource>, ProviderError> {
+        Ok(Vec::new())
+    }
+
     /// Host keys for an address that no network leads to: `Some` answers in place of a scan (the fake cloud's
     /// addresses). The error class [`ErrorClass::Timeout`] stands for a scan that timed out.
     async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>, ProviderError>> {
         let _ = (node, address);
         None
     }
+}
+
+fn no_images(provider: &ProviderName, doing: &str) -> ProviderError {
+    ProviderError::new(ErrorClass::Bug, format!("{doing} in provider {provider}"), "its driver has no images")
 }
 
 /// How a node of a label is reached and used (`nodepool 11.0.0: driver/statemachine.py startStateMachine`).
@@ -179,6 +236,16 @@ impl ResourceKind {
     }
 }
 
+/// What a cloud allows a project.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Quota {
+    /// In all; absent names are unlimited.
+    pub limits: Resources,
+    /// What is used in all of those resources that others than servers use as well (volumes, ports, floating IPs), where
+    /// the cloud tells. Of the rest, [`Provider::list_resources`] has everything.
+    pub used: Resources,
+}
+
 /// A resource that a cloud listed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CloudResource {
@@ -193,6 +260,11 @@ pub struct CloudResource {
 }
 
 impl CloudResource {
+    /// One that takes nothing of the quotas that nodes are reckoned with.
+    pub fn of(kind: ResourceKind, id: String, metadata: Map<String, Value>) -> Self {
+        Self { kind, id, metadata, resources: Resources::new() }
+    }
+
     /// A key of the metadata, where it is a text.
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).and_then(Value::as_str)
@@ -240,6 +312,9 @@ pub struct ProviderError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
     /// Where the class alone does not give upstream's name in the metrics.
     pub result: Option<&'static str>,
+    /// Whether the cloud as a whole is away: it cannot be reached, does not answer in time, or says "later". Nothing is
+    /// wrong with what was asked for.
+    pub away: bool,
 }
 
 impl ProviderError {
@@ -249,7 +324,7 @@ impl ProviderError {
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, doing: doing.into(), source: source.into(), result: None }
+        Self { class, doing: doing.into(), source: source.into(), result: None, away: false }
     }
 
     /// The same with another name in `nodepool.launch.<result>`.

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use common::{Reported, label, launch, openstack, provider};
+use common::{Reported, image, label, launch, openstack, provider};
 use nodepool_common::config::Driver;
 use nodepool_drivers::{Context, ErrorClass, Provider, make};
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use tokio::{
 struct Asked {
     calls: Vec<(String, Value)>,
     servers: Vec<Value>,
+    images: Vec<Value>,
 }
 
 /// Answers until it is told to hang up.
@@ -57,6 +58,17 @@ async fn serve(stream: UnixStream, asked: Arc<Mutex<Asked>>) {
                 "list_servers" => json!({"result": asked.servers}),
                 "delete_server" => {
                     asked.servers.retain(|server| server["id"] != params["id"]);
+                    json!({"result": null})
+                }
+                "upload_image" => {
+                    let mut image = params["metadata"].clone();
+                    image["id"] = json!("image-0");
+                    asked.images.push(image);
+                    json!({"result": {"id": "image-0"}})
+                }
+                "list_images" => json!({"result": asked.images}),
+                "delete_image" => {
+                    asked.images.retain(|image| image["id"] != params["id"]);
                     json!({"result": null})
                 }
                 "list_flavors" => json!({"result": [{"id": "f1", "name": "Fake Flavor", "ram": 8192, "vcpus": 4}]}),
@@ -137,13 +149,32 @@ async fn a_server_is_made_and_deleted_through_the_socket() {
             "userdata": null, "boot_from_volume": false, "volume_size": null})
     );
     assert!(provider.label_ready(&"main".into(), &"small".into()).await.unwrap());
-    let limits = provider.quota_limits().await.unwrap();
+    let limits = provider.quota().await.unwrap().limits;
     assert!(limits.limit("ram").is_infinite() && limits.limit("cores") <= 100.0);
     let keys = provider.host_keys(&"0000000001".into(), "192.0.2.1").await;
     assert_eq!(keys.unwrap().unwrap(), ["ssh-rsa FAKEKEY"], "the peer is asked for any address");
-    assert_eq!(provider.list_resources().await.unwrap()[0].resources, common::amounts(4.0, 1.0, 8192.0));
+    assert_eq!(provider.list_resources().await.unwrap()[0].resources.recorded(), common::amounts(4.0, 1.0, 8192.0));
     provider.delete(&instance.external_id).await.unwrap();
     assert!(provider.list_resources().await.unwrap().is_empty());
+    peer.task.abort();
+}
+
+#[tokio::test]
+async fn an_image_is_uploaded_and_deleted_through_the_socket() {
+    let peer = Peer::new();
+    let provider = peer.provider("plain");
+    let path = peer.path.with_file_name("i.qcow2");
+    std::fs::write(&path, "nodepool").unwrap();
+    let id = provider.upload_image(&image("i-1", &path)).await.unwrap();
+    assert_eq!(
+        peer.params("upload_image"),
+        json!({"name": "i-1", "filename": path, "disk_format": "qcow2", "md5": null, "sha256": null, "size": 8,
+            "metadata": {"nodepool_build_id": "0123456789abcdef0123456789abcdef", "nodepool_upload_id": "0000000001",
+                "nodepool_provider_name": "fake-provider"}})
+    );
+    assert_eq!(provider.list_images().await.unwrap()[0].id, id);
+    provider.delete_image(&id).await.unwrap();
+    assert_eq!(provider.list_images().await.unwrap(), []);
     peer.task.abort();
 }
 
@@ -167,7 +198,7 @@ async fn a_dropped_connection_fails_the_call_and_is_made_again() {
     let error = provider.launch(&launch("small", "0000000001"), &reported).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Transient, "{error}");
     assert!(reported.ids().is_empty());
-    assert!(provider.quota_limits().await.is_ok(), "by a new connection");
+    assert!(provider.quota().await.is_ok(), "by a new connection");
     let hellos = peer.asked.lock().unwrap().calls.iter().filter(|(method, _)| method == "hello").count();
     assert_eq!(hellos, 2);
     peer.task.abort();

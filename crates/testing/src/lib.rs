@@ -1,4 +1,5 @@
-//! For tests only: a real ZooKeeper on loopback, and waiting for a condition with a deadline.
+//! For tests only: a real ZooKeeper on loopback, proxies that break connections to it and to clouds on demand, and
+//! waiting for a condition with a deadline.
 //!
 //! Nothing here is mocked: [`ZooKeeperServer`] runs `tests/services/zookeeper/run` in a directory of its own, in a
 //! process group of its own, on free ports, and ends exactly that group when it is dropped.
@@ -6,8 +7,12 @@
 // A test's helper may stop the test: that is its way to fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod fault_proxy;
+pub mod faults;
 mod proxy;
 
+pub use fault_proxy::FaultProxy;
+pub use faults::{Calls, Fault, Rule};
 pub use proxy::LossyProxy;
 
 use std::{

@@ -167,6 +167,16 @@ class Calls:
         image = self._adapter._findImage(name_or_id)
         return image and {'id': image.id, 'name': image.name, 'status': image.status}
 
+    def upload_image(self, name, filename=None, disk_format=None, md5=None, sha256=None, size=None, metadata=None):
+        return {'id': self._adapter.uploadImage(None, name, filename, disk_format, metadata, md5, sha256)}
+
+    def delete_image(self, id):
+        self._adapter.deleteImage(id)
+
+    def list_images(self):
+        # What an image was made with; the one that is there from the start was made with nothing.
+        return [{**getattr(i, '_kw', {}), 'id': i.id, 'name': i.name} for i in self._adapter._client.list_images()]
+
     def find_network(self, name_or_id):
         network = self._adapter._findNetwork(name_or_id)
         return {'id': network['id'], 'name': network['name']}

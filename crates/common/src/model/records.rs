@@ -106,6 +106,13 @@ impl Records {
             .max_by(|a, b| a.state_time.total_cmp(&b.state_time))
     }
 
+    /// Registered pools that have all labels of a request and have not declined it.
+    pub fn pools_that_may_serve(&self, request: &NodeRequest) -> impl Iterator<Item = &PoolComponent> {
+        self.pools.values().map(Arc::as_ref).filter(|pool| {
+            pool.id.as_ref().is_some_and(|id| !request.declined_by.contains(id)) && pool.supports(&request.node_types)
+        })
+    }
+
     /// The ids of all registered pools: a request fails once each of them has declined it.
     pub fn registered_pool_ids(&self) -> impl Iterator<Item = &LauncherId> {
         self.pools.values().filter_map(|pool| pool.id.as_ref())

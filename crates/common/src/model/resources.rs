@@ -10,6 +10,10 @@ use serde_json::{Map, Number, Value};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resources(BTreeMap<String, f64>);
 
+/// What some clouds limit and no record names. Zuul adds up whatever a node's `resources` name, and Python Nodepool, which
+/// writes none of these, would take them for limits of its own.
+const UNRECORDED: [&str; 2] = ["floating-ips", "ports"];
+
 impl Resources {
     /// No resource at all; as a limit: unlimited.
     pub const fn new() -> Self {
@@ -48,6 +52,24 @@ impl Resources {
     /// Whether nothing is counted (as a limit: nothing is limited).
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What of it a record names.
+    #[must_use]
+    pub fn recorded(&self) -> Self {
+        let named = self.0.iter().filter(|(name, _)| !UNRECORDED.contains(&name.as_str()));
+        Self(named.map(|(name, amount)| (name.clone(), *amount)).collect())
+    }
+
+    /// A usage that was read from a record, with what no record names taken from the need it began with.
+    #[must_use]
+    pub fn with_unrecorded_of(mut self, need: &Self) -> Self {
+        for name in UNRECORDED {
+            if let (Some(amount), false) = (need.0.get(name), self.0.contains_key(name)) {
+                self.set(name, *amount);
+            }
+        }
+        self
     }
 
     /// Adds another usage to this one.
@@ -114,6 +136,15 @@ mod tests {
         assert!(limit.fits(&Resources::new().with("cores", 4.0).with("ram", 1e9)));
         assert!(!limit.fits(&Resources::new().with("cores", 5.0)));
         assert!(!limit.less(&Resources::new().with("cores", 5.0)).fits(&Resources::new()), "overdrawn");
+    }
+
+    #[test]
+    fn what_no_record_names_is_taken_from_the_need() {
+        let need = Resources::new().with("cores", 2.0).with("ports", 1.0);
+        let recorded = need.recorded();
+        assert_eq!(recorded, Resources::new().with("cores", 2.0));
+        let actual = Resources::new().with("cores", 4.0);
+        assert_eq!(actual.with_unrecorded_of(&need), Resources::new().with("cores", 4.0).with("ports", 1.0));
     }
 
     #[test]

@@ -206,6 +206,15 @@ impl Stats {
         self.gauge(&format!("nodepool.provider.{provider}.max_servers"), servers);
     }
 
+    /// Whether each provider's cloud answers; those that are not named are not there any more.
+    pub fn providers_up(&self, providers: &BTreeMap<ProviderName, bool>) {
+        let up = &self.0.metrics.provider_up;
+        up.reset();
+        for (provider, is_up) in providers {
+            up.with_label_values(&[provider.as_str()]).set(flag(*is_up));
+        }
+    }
+
     /// One of a tenant's limits; infinite where it has none.
     pub fn tenant_limit(&self, tenant: &str, resource: &str, limit: f64) {
         self.0.metrics.tenant_limit.with_label_values(&[tenant, resource]).set(limit);

@@ -26,6 +26,7 @@ pub struct Metrics {
     pub label_nodes: GaugeVec,
     pub addressable_requests: GaugeVec,
     pub max_servers: GaugeVec,
+    pub provider_up: GaugeVec,
     pub tenant_limit: GaugeVec,
     pub leaked: IntCounterVec,
     pub zk_queue: GaugeVec,
@@ -90,6 +91,12 @@ impl Metrics {
                 r,
                 "nodepool_provider_max_servers",
                 "Sum of max-servers of the provider's pools; +Inf: unlimited",
+                &["provider"],
+            ),
+            provider_up: gauges(
+                r,
+                "nodepool_provider_up",
+                "Whether the provider has started and its cloud answers",
                 &["provider"],
             ),
             tenant_limit: gauges(

@@ -28,13 +28,17 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::script::{Director, FaultDetails};
+use super::{
+    images::StoredImage,
+    script::{Director, FaultDetails},
+};
 use crate::{
     ErrorClass,
     openstack::cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, Volume,
-        VolumeLimits, speaks_of_quota,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, Volume, VolumeLimits,
+        speaks_of_quota,
     },
+    openstack::network_service::{FloatingIp, NetworkService, Port},
 };
 
 const FAKE_KEY: &str = "ssh-rsa FAKEKEY";
@@ -49,7 +53,7 @@ const IPV6: usize = 3;
 /// See the module's comment.
 #[derive(Debug)]
 pub(crate) struct FakeCloud {
-    provider: ProviderName,
+    pub(super) provider: ProviderName,
     networks: Vec<Named>,
     flavors: Vec<Flavor>,
     /// Seconds since the epoch at `started`.
@@ -61,13 +65,23 @@ pub(crate) struct FakeCloud {
 }
 
 #[derive(Debug)]
-struct World {
-    director: Director,
+pub(super) struct World {
+    pub director: Director,
     servers: BTreeMap<String, Record>,
+    /// By id.
+    pub images: BTreeMap<String, StoredImage>,
     down_ports: Option<Vec<Port>>,
-    /// The file that `servers` was last read from or written to, and its time.
+    /// The file that servers and images were last read from or written to, and its time.
     file: Option<(PathBuf, SystemTime)>,
     last_listed: f64,
+}
+
+/// What outlives the process.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct State<Servers, Images> {
+    servers: Servers,
+    images: Images,
 }
 
 /// A server; times are seconds since the epoch.
@@ -131,38 +145,43 @@ impl World {
         }
         let path = &as_known.0;
         let data = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        self.servers = serde_json::from_slice(&data).map_err(|error| format!("{}: {error}", path.display()))?;
+        let state = serde_json::from_slice(&data).map_err(|error| format!("{}: {error}", path.display()))?;
+        State { servers: self.servers, images: self.images } = state;
         self.file = Some(as_known);
         Ok(())
     }
 
-    fn write_state(&mut self, provider: &str) -> Result<(), String> {
+    pub fn write_state(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = self.director.state_file(provider) else { return Ok(()) };
-        let modified = write(&path, &self.servers)
+        let modified = write(&path, &State { servers: &self.servers, images: &self.images })
             .map_err(|error| format!("cannot write the fake cloud's state {}: {error}", path.display()))?;
         self.file = Some((path, modified));
         Ok(())
     }
 }
 
-fn write(path: &Path, servers: &BTreeMap<String, Record>) -> std::io::Result<SystemTime> {
+fn write(path: &Path, state: &impl Serialize) -> std::io::Result<SystemTime> {
     let aside = path.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&aside, serde_json::to_vec(servers)?)?;
+    std::fs::write(&aside, serde_json::to_vec(state)?)?;
     std::fs::rename(&aside, path)?;
     std::fs::metadata(path)?.modified()
 }
 
-fn unusable(error: String) -> CloudError {
+pub(super) fn unusable(error: String) -> CloudError {
     CloudError::new(ErrorClass::Config, error)
 }
 
-fn refused(fault: &FaultDetails, call: &str) -> CloudError {
+pub(super) fn refused(fault: &FaultDetails, call: &str) -> CloudError {
     let message = fault.message.clone().unwrap_or_else(|| format!("the script lets {call} fail"));
     let status = fault.status.unwrap_or(if speaks_of_quota(&message) { 403 } else { 500 });
     CloudError::answered(status, message)
 }
 
-fn new_id() -> String {
+pub(super) fn lost_answer() -> CloudError {
+    CloudError::new(ErrorClass::Transient, "the connection broke before the answer came")
+}
+
+pub(super) fn new_id() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
@@ -181,6 +200,7 @@ impl FakeCloud {
             world: Mutex::new(World {
                 director: Director::new(script),
                 servers: BTreeMap::new(),
+                images: BTreeMap::new(),
                 down_ports: None,
                 file: None,
                 last_listed: 0.0,
@@ -194,12 +214,12 @@ impl FakeCloud {
         self.epoch + self.started.elapsed().as_secs_f64()
     }
 
-    fn lock(&self) -> MutexGuard<'_, World> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What every call begins with: the script and the state as they are now, and the call's own duration.
-    async fn begin(&self) -> Result<(), CloudError> {
+    pub(super) async fn begin(&self) -> Result<(), CloudError> {
         let delay = {
             let mut world = self.lock();
             world.director.refresh(self.provider.as_str()).map_err(unusable)?;
@@ -282,8 +302,12 @@ impl FakeCloud {
         self.check(&world, create)?;
         let id = new_id();
         let boot = world.director.script.boot_delay + world.director.hang("hang_boot", |script| script.hang_boot);
+        let full = create.az.as_ref().is_some_and(|az| world.director.script.full_azs.contains(az));
         let boot_fault = match &fail {
             Some(fault) => Some(fault.clone()),
+            None if full => {
+                Some(FaultDetails { message: Some("No valid host was found.".to_owned()), ..Default::default() })
+            }
             None => world.director.fault("fail_boot", |script| &script.fail_boot),
         };
         let boot = if fail.is_some() { 0.0 } else { boot };
@@ -304,14 +328,14 @@ impl FakeCloud {
             return Err(CloudError { external_id: Some(id), ..refused(&fault, "the creation") });
         }
         if world.director.fault("lose_create", |script| &script.lose_create).is_some() {
-            return Err(CloudError::new(ErrorClass::Transient, "the connection broke before the answer came"));
+            return Err(lost_answer());
         }
         server.ok_or_else(|| CloudError::new(ErrorClass::Bug, "the fake cloud made a server without an id"))
     }
 }
 
 /// Infinite: for ever.
-async fn pause(seconds: f64) {
+pub(super) async fn pause(seconds: f64) {
     if seconds.is_infinite() {
         std::future::pending::<()>().await;
     } else if seconds > 0.0 {
@@ -320,7 +344,51 @@ async fn pause(seconds: f64) {
 }
 
 #[async_trait]
+impl NetworkService for FakeCloud {
+    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
+        self.begin().await?;
+        let found = self.networks.iter().find(|network| network.name == name_or_id || network.id == name_or_id);
+        Ok(found.or_else(|| self.networks.first()).cloned())
+    }
+
+    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
+        self.begin().await?;
+        if status != "DOWN" {
+            return Ok(Vec::new());
+        }
+        let mut world = self.lock();
+        let count = world.director.script.down_ports;
+        // Upstream's two: one was a server's, one was nobody's.
+        let owner = |number: usize| number.is_multiple_of(2).then(|| "compute:nova".to_owned());
+        let make =
+            || (0..count).map(|number| Port { id: new_id(), device_owner: owner(number), ..Port::default() }).collect();
+        Ok(world.down_ports.get_or_insert_with(make).clone())
+    }
+
+    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
+        self.begin().await?;
+        if let Some(ports) = &mut self.lock().down_ports {
+            ports.retain(|port| port.id != id);
+        }
+        Ok(())
+    }
+
+    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
+        self.begin().await?;
+        Ok(Vec::new())
+    }
+
+    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
+        Err(CloudError::answered(404, format!("Floating IP {id} could not be found")))
+    }
+}
+
+#[async_trait]
 impl Cloud for FakeCloud {
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
     async fn start(&self) -> Result<(), CloudError> {
         self.begin().await
     }
@@ -404,12 +472,6 @@ impl Cloud for FakeCloud {
         Ok(exists.then(|| Named { id: id.to_owned(), name: name_or_id.to_owned() }))
     }
 
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
-        self.begin().await?;
-        let found = self.networks.iter().find(|network| network.name == name_or_id || network.id == name_or_id);
-        Ok(found.or_else(|| self.networks.first()).cloned())
-    }
-
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError> {
         self.begin().await?;
         Ok(self.lock().director.script.azs.clone())
@@ -424,7 +486,8 @@ impl Cloud for FakeCloud {
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError> {
         self.begin().await?;
         let quota = self.lock().director.script.quota;
-        Ok(Some(VolumeLimits { volumes: limited(quota.volumes), gigabytes: limited(quota.volume_gb) }))
+        let (volumes, gigabytes) = (limited(quota.volumes), limited(quota.volume_gb));
+        Ok(Some(VolumeLimits { volumes, gigabytes, ..VolumeLimits::default() }))
     }
 
     #[allow(clippy::cast_precision_loss)] // GB
@@ -432,37 +495,13 @@ impl Cloud for FakeCloud {
         self.begin().await?;
         let world = self.lock();
         let volumes = world.servers.iter().filter_map(|(id, record)| Some((id, record.volume_size?)));
-        Ok(volumes.map(|(id, size)| Volume { id: format!("volume-of-{id}"), size: size as f64 }).collect())
-    }
-
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
-        self.begin().await?;
-        if status != "DOWN" {
-            return Ok(Vec::new());
-        }
-        let mut world = self.lock();
-        let count = world.director.script.down_ports;
-        // Upstream's two: one was a server's, one was nobody's.
-        let owner = |number: usize| number.is_multiple_of(2).then(|| "compute:nova".to_owned());
-        let make = || (0..count).map(|number| Port { id: new_id(), device_owner: owner(number) }).collect();
-        Ok(world.down_ports.get_or_insert_with(make).clone())
-    }
-
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
-        self.begin().await?;
-        if let Some(ports) = &mut self.lock().down_ports {
-            ports.retain(|port| port.id != id);
-        }
-        Ok(())
-    }
-
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
-        self.begin().await?;
-        Ok(Vec::new())
-    }
-
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
-        Err(CloudError::answered(404, format!("Floating IP {id} could not be found")))
+        let volume = |(id, size): (&String, u64)| Volume {
+            id: format!("volume-of-{id}"),
+            size: size as f64,
+            attached: true,
+            ..Volume::default()
+        };
+        Ok(volumes.map(volume).collect())
     }
 
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError> {

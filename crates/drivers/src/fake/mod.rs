@@ -1,8 +1,9 @@
 //! The `fake` driver: the `openstack` driver on a cloud that does not exist.
 //!
-//! [`cloud::FakeCloud`] lives in this process; its faults and sizes come from a [`script`]. [`remote::RemoteCloud`] is
+//! [`cloud::FakeCloud`] lives in this process, with its [`images`]; its faults and sizes come from a [`script`]. [`remote::RemoteCloud`] is
 //! another process's cloud, for upstream's own test-suite. Everything else is the openstack driver.
 
 pub(crate) mod cloud;
+pub(crate) mod images;
 pub(crate) mod remote;
 pub(crate) mod script;

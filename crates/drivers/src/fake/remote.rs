@@ -29,6 +29,9 @@
 //! | `availability_zones` | | list of names |
 //! | `compute_limits` | | `{max_total_cores, max_total_instances, max_total_ram_size}` |
 //! | `volume_limits` | | `{"absolute": {maxTotalVolumes, maxTotalVolumeGigabytes}}` or null |
+//! | `upload_image` | `name filename disk_format md5 sha256 size metadata:{…}` | `{id}`; the image is active |
+//! | `delete_image` | `id` | anything |
+//! | `list_images` | | list of images: `{id, …}` with their metadata beside the id |
 //! | `list_ports` | `status` | list of `{id, status, device_owner}` |
 //! | `delete_port` | `id` | anything |
 //! | `list_floating_ips` | | list of `{id, port_id}` |
@@ -66,9 +69,10 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     ErrorClass,
     openstack::cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, VolumeLimits,
-        read_all,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, VolumeLimits, read_all,
     },
+    openstack::image_service::{Image, ImageService, NewImage},
+    openstack::network_service::{FloatingIp, NetworkService, Port},
 };
 
 /// The peer may hold a call back on purpose (upstream's `pause_creates`), so this is generous.
@@ -192,8 +196,6 @@ fn read_reply(reply: &Value) -> Result<Value, CloudError> {
         _ => ErrorClass::Transient,
     };
     Err(CloudError {
-        class,
-        message: text("message").unwrap_or("no message").to_owned(),
         external_id: text("external_id").map(ToOwned::to_owned),
         // An answer, so nothing is ambiguous about it.
         status: Some(match class {
@@ -202,6 +204,7 @@ fn read_reply(reply: &Value) -> Result<Value, CloudError> {
             ErrorClass::Quota => 403,
             _ => 409,
         }),
+        ..CloudError::new(class, text("message").unwrap_or("no message"))
     })
 }
 
@@ -266,7 +269,69 @@ impl RemoteCloud {
 }
 
 #[async_trait]
+impl ImageService for RemoteCloud {
+    async fn create_image(&self, image: &NewImage) -> Result<Image, CloudError> {
+        let params = json!({
+            "name": image.name,
+            "filename": image.path,
+            "disk_format": image.format,
+            "md5": image.md5,
+            "sha256": image.sha256,
+            "size": image.size,
+            "metadata": image.metadata,
+        });
+        let made = Image::read(&self.call("upload_image", params).await?).ok_or_else(|| {
+            CloudError::new(ErrorClass::Bug, "the fake cloud's peer answered upload_image without an image's id")
+        })?;
+        Ok(Image { status: "active".to_owned(), ..made })
+    }
+
+    async fn get_image(&self, id: &str) -> Result<Option<Image>, CloudError> {
+        Ok(self.images_with(&[]).await?.into_iter().find(|image| image.id == id))
+    }
+
+    async fn delete_image(&self, id: &str) -> Result<(), CloudError> {
+        self.call("delete_image", json!({"id": id})).await.map(drop)
+    }
+
+    async fn images_with(&self, metadata: &[(&'static str, String)]) -> Result<Vec<Image>, CloudError> {
+        let reply = self.call("list_images", json!({})).await?;
+        Ok(read_all(&reply, |image| Image::read(image).filter(|image| image.has(metadata))))
+    }
+}
+
+#[async_trait]
+impl NetworkService for RemoteCloud {
+    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
+        Ok(Named::read(&self.call("find_network", json!({"name_or_id": name_or_id})).await?))
+    }
+
+    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
+        Ok(read_all(&self.call("list_ports", json!({"status": status})).await?, Port::read))
+    }
+
+    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
+        self.call("delete_port", json!({"id": id})).await.map(drop)
+    }
+
+    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
+        Ok(read_all(&self.call("list_floating_ips", json!({})).await?, FloatingIp::read))
+    }
+
+    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
+        Err(CloudError::new(
+            ErrorClass::Config,
+            format!("the fake cloud's protocol cannot delete floating IP {id}; set clean-floating-ips: false"),
+        ))
+    }
+}
+
+#[async_trait]
 impl Cloud for RemoteCloud {
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
     async fn start(&self) -> Result<(), CloudError> {
         self.connection().await.map(drop)
     }
@@ -300,10 +365,6 @@ impl Cloud for RemoteCloud {
         Ok(Named::read(&self.call("find_image", json!({"name_or_id": name_or_id})).await?))
     }
 
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
-        Ok(Named::read(&self.call("find_network", json!({"name_or_id": name_or_id})).await?))
-    }
-
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError> {
         let reply = self.call("availability_zones", json!({})).await?;
         Ok(read_all(&reply, |name| name.as_str().map(ToOwned::to_owned)))
@@ -316,25 +377,6 @@ impl Cloud for RemoteCloud {
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError> {
         let reply = self.call("volume_limits", json!({})).await?;
         Ok((!reply.is_null()).then(|| VolumeLimits::read(&reply)))
-    }
-
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
-        Ok(read_all(&self.call("list_ports", json!({"status": status})).await?, Port::read))
-    }
-
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
-        self.call("delete_port", json!({"id": id})).await.map(drop)
-    }
-
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
-        Ok(read_all(&self.call("list_floating_ips", json!({})).await?, FloatingIp::read))
-    }
-
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
-        Err(CloudError::new(
-            ErrorClass::Config,
-            format!("the fake cloud's protocol cannot delete floating IP {id}; set clean-floating-ips: false"),
-        ))
     }
 
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError> {

@@ -17,6 +17,7 @@
 //! | `api_delay` | seconds that each call takes | 0 |
 //! | `quota` | `cores instances ram volumes volume-gb`; -1: unlimited | 100, 20, 1000000, 100, 1000000 |
 //! | `azs` | names of the zones | az1, az2 |
+//! | `full_azs` | zones without room: a server there goes to ERROR | none |
 //! | `images` | names and ids of the images that exist | every one |
 //! | `down_ports` | how many leaked ports there are at first | 2 |
 //! | `console` | the text of every server's console | none |
@@ -24,11 +25,16 @@
 //! | `lose_create` | fault: the server is created, its answer is lost | |
 //! | `fail_boot` | fault: the server goes to ERROR, with `message` as its fault | |
 //! | `fail_delete`, `fail_list` | fault: the call is refused with `status` (default 500) | |
+//! | `fail_upload` | fault: the upload of an image is refused, with `status` (default 400: no attempt follows) | |
+//! | `lose_upload` | fault: the image's record is created, the answer to that is lost | |
+//! | `corrupt_upload` | fault: the image becomes active with other data than was sent | |
+//! | `fail_image_delete` | fault: the deletion of an image is refused with `status` (default 500) | |
 //! | `fail_host_keys` | fault: the host-key scan times out | |
 //! | `hang_create` | hang: the call answers so much later | |
+//! | `hang_upload` | hang: the data of an image is taken so much later | |
 //! | `hang_boot` | hang: the server stays in BUILD so much longer | |
 //! | `hang_delete` | hang: the server stays, being deleted, so much longer | |
-//! | `state_dir` | directory with one `<provider>.json`, in which servers outlive this process | |
+//! | `state_dir` | directory with one `<provider>.json`, in which servers and images outlive this process | |
 //! | `state_file` | the same, as the path of the file | |
 //!
 //! A *fault* is `{"times": n, "message": "..."}` or `true`; a *hang* is a number of seconds, or `{"times": n,
@@ -51,6 +57,7 @@ pub(crate) struct Script {
     pub api_delay: f64,
     pub quota: Quota,
     pub azs: Vec<String>,
+    pub full_azs: Vec<String>,
     pub images: Option<Vec<String>>,
     pub down_ports: usize,
     pub console: Option<String>,
@@ -59,8 +66,13 @@ pub(crate) struct Script {
     pub fail_boot: Option<Fault>,
     pub fail_delete: Option<Fault>,
     pub fail_list: Option<Fault>,
+    pub fail_upload: Option<Fault>,
+    pub lose_upload: Option<Fault>,
+    pub corrupt_upload: Option<Fault>,
+    pub fail_image_delete: Option<Fault>,
     pub fail_host_keys: Option<Fault>,
     pub hang_create: Option<Hang>,
+    pub hang_upload: Option<Hang>,
     pub hang_boot: Option<Hang>,
     pub hang_delete: Option<Hang>,
     pub state_dir: Option<PathBuf>,
@@ -74,6 +86,7 @@ impl Default for Script {
             api_delay: 0.0,
             quota: Quota::default(),
             azs: vec!["az1".to_owned(), "az2".to_owned()],
+            full_azs: Vec::new(),
             images: None,
             down_ports: 2,
             console: None,
@@ -82,8 +95,13 @@ impl Default for Script {
             fail_boot: None,
             fail_delete: None,
             fail_list: None,
+            fail_upload: None,
+            lose_upload: None,
+            corrupt_upload: None,
+            fail_image_delete: None,
             fail_host_keys: None,
             hang_create: None,
+            hang_upload: None,
             hang_boot: None,
             hang_delete: None,
             state_dir: None,

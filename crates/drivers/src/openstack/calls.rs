@@ -5,13 +5,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     addresses::Addressing,
     cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, Volume,
-        VolumeLimits, read_all,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, Volume, VolumeLimits, read_all,
     },
     http::Call,
     identity::Service,
@@ -125,16 +124,6 @@ impl Cloud for Nova {
         self.by_name_or_id("get_image", Service::Image, ("/images", "images"), name_or_id, &query).await
     }
 
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
-        self.by_name_or_id("get_network", Service::Network, ("/networks", "networks"), name_or_id, &[]).await
-    }
-
-    async fn external_networks(&self) -> Result<Vec<String>, CloudError> {
-        let query = [("router:external", "true")];
-        let networks = self.list("list_networks", Service::Network, "/networks", "networks", &query).await?;
-        Ok(networks.iter().filter_map(Named::read).map(|network| network.name).collect())
-    }
-
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError> {
         let call = Call::get("list_availability_zone_names", Service::Compute, "/os-availability-zone");
         let answer = self.call(call).await?;
@@ -154,7 +143,7 @@ impl Cloud for Nova {
     }
 
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError> {
-        if self.has_no_volumes().await? {
+        if self.has_no(Service::Volume).await? {
             return Ok(None);
         }
         match self.call(Call::get("get_volume_limits", Service::Volume, "/limits")).await {
@@ -166,45 +155,23 @@ impl Cloud for Nova {
     }
 
     async fn list_volumes(&self) -> Result<Vec<Volume>, CloudError> {
-        if self.has_no_volumes().await? {
+        if self.has_no(Service::Volume).await? {
             return Ok(Vec::new());
         }
         let volumes = self.list("list_volumes", Service::Volume, "/volumes/detail", "volumes", &[]).await?;
-        Ok(volumes
-            .iter()
-            .filter_map(|volume| {
-                Some(Volume { id: volume.get("id")?.as_str()?.to_owned(), size: volume.get("size")?.as_f64()? })
-            })
-            .collect())
+        Ok(volumes.iter().filter_map(Volume::read).collect())
     }
 
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
-        // Our own project's, whatever the credentials may see besides.
-        let session = self.session().await?;
-        let token = session.token().await?;
-        let mut query = vec![("status", status), ("fields", "id"), ("fields", "device_owner")];
-        if let Some(project) = &token.project {
-            query.push(("project_id", project));
-        }
-        let ports = self.list("list_ports", Service::Network, "/ports", "ports", &query).await?;
-        Ok(ports.iter().filter_map(Port::read).collect())
+    async fn tag_volume(&self, id: &str, tags: &Map<String, Value>) -> Result<(), CloudError> {
+        let path = format!("/volumes/{id}/metadata");
+        // This adds; a PUT would replace what others have put there.
+        let mut call = Call::new("set_volume_metadata", Method::POST, Service::Volume, path);
+        call.body = Some(json!({"metadata": tags}));
+        self.call(call).await.map(drop)
     }
 
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
-        self.call(Call::new("delete_port", Method::DELETE, Service::Network, format!("/ports/{id}"))).await.map(drop)
-    }
-
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
-        let session = self.session().await?;
-        let token = session.token().await?;
-        let query: Vec<_> = token.project.iter().map(|project| ("project_id", project.as_str())).collect();
-        let ips = self.list("list_floating_ips", Service::Network, "/floatingips", "floatingips", &query).await?;
-        Ok(ips.iter().filter_map(FloatingIp::read).collect())
-    }
-
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
-        let path = format!("/floatingips/{id}");
-        self.call(Call::new("delete_floating_ip", Method::DELETE, Service::Network, path)).await.map(drop)
+    async fn delete_volume(&self, id: &str) -> Result<(), CloudError> {
+        self.call(Call::new("delete_volume", Method::DELETE, Service::Volume, format!("/volumes/{id}"))).await.map(drop)
     }
 
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError> {
@@ -236,10 +203,10 @@ fn has_ipv6() -> bool {
 }
 
 impl Nova {
-    async fn has_no_volumes(&self) -> Result<bool, CloudError> {
+    pub(super) async fn has_no(&self, service: Service) -> Result<bool, CloudError> {
         let session = self.session().await?;
         let token = session.token().await?;
-        Ok(session.keystone.find_endpoint(&token, Service::Volume).is_none())
+        Ok(session.keystone.find_endpoint(&token, service).is_none())
     }
 }
 

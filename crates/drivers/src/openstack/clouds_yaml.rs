@@ -152,6 +152,16 @@ impl CloudSettings {
         self.settings.get(key).and_then(text).map(|text| self.expanded(&text))
     }
 
+    /// A map; empty where there is none.
+    pub fn object(&self, key: &str) -> Map<String, Value> {
+        object(&self.settings, key)
+    }
+
+    /// A switch that is off by default.
+    pub fn is_on(&self, key: &str) -> bool {
+        self.settings.get(key).and_then(truth).unwrap_or(false)
+    }
+
     /// Puts settings in the place of their names in braces (`openstacksdk: get_one`).
     pub fn expanded(&self, text: &str) -> String {
         let mut result = String::new();

@@ -1,4 +1,5 @@
-//! Python's `str.format` for `dynamic-instance-properties`, where `request` is the only argument.
+//! Python's `str.format` for `dynamic-instance-properties`, where `request` is the only argument, and for
+//! `image-name-format`.
 //!
 //! People write `{request.tenant_name}`, `{request.requestor_data[name]}`, sometimes with a conversion or a width. The
 //! result must be what upstream's Python makes of it, including `None` for what is absent; what Python would refuse
@@ -24,8 +25,13 @@ pub(crate) fn safe_attributes(request: &NodeRequest) -> Map<String, Value> {
     map
 }
 
-/// Formats a template. The error says what in it cannot be used.
+/// Formats a template with a request. The error says what in it cannot be used.
 pub(crate) fn format(template: &str, request: &Map<String, Value>) -> Result<String, String> {
+    fill(template, &|name| lookup(name, request))
+}
+
+/// Formats a template with what stands for its names.
+pub(crate) fn fill(template: &str, value_of: &dyn Fn(&str) -> Result<Value, String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find(['{', '}']) {
@@ -39,7 +45,7 @@ pub(crate) fn format(template: &str, request: &Map<String, Value>) -> Result<Str
             return Err("single '}' in the format text".to_owned());
         } else {
             let end = after.find('}').ok_or("'{' without its '}'")?;
-            out.push_str(&field(&after[..end], request)?);
+            out.push_str(&field(&after[..end], value_of)?);
             rest = &after[end + 1..];
         }
     }
@@ -48,10 +54,10 @@ pub(crate) fn format(template: &str, request: &Map<String, Value>) -> Result<Str
 }
 
 /// `name[!conversion][:spec]`.
-fn field(field: &str, request: &Map<String, Value>) -> Result<String, String> {
+fn field(field: &str, value_of: &dyn Fn(&str) -> Result<Value, String>) -> Result<String, String> {
     let name_end = name_end(field);
     let (name, tail) = field.split_at(name_end);
-    let value = lookup(name, request)?;
+    let value = value_of(name)?;
     let (conversion, spec) = match tail.strip_prefix('!') {
         Some(tail) => {
             let (conversion, spec) = tail.split_once(':').unwrap_or((tail, ""));

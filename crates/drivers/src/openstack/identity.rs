@@ -76,7 +76,27 @@ impl Meter {
     }
 }
 
+/// What Keystone gives.
+pub(crate) struct Token {
+    pub value: String,
+    pub project: Option<String>,
+    /// By our clock, and how long it is good by Keystone's: clocks differ.
+    issued: Instant,
+    lifetime: Duration,
+    catalog: Value,
+}
+
 impl Token {
+    /// Whether its time is over.
+    pub fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// How long the cloud lets its tokens live.
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// How long it is good.
     fn left(&self) -> Duration {
         self.lifetime.saturating_sub(self.issued.elapsed())
@@ -86,16 +106,6 @@ impl Token {
     fn margin(&self) -> Duration {
         MARGIN.min(self.lifetime / 5)
     }
-}
-
-/// What Keystone gives.
-pub(crate) struct Token {
-    pub value: String,
-    pub project: Option<String>,
-    /// By our clock, and how long it is good by Keystone's: clocks differ.
-    issued: Instant,
-    lifetime: Duration,
-    catalog: Value,
 }
 
 /// Neither has anything to show that is no secret.
@@ -171,13 +181,25 @@ impl Keystone {
         if let Some(token) = known.as_ref().filter(|token| token.left() > token.margin()) {
             return Ok(Arc::clone(token));
         }
-        if let Some(usable) = known.filter(|token| !token.left().is_zero()) {
+        if let Some(usable) = known.filter(|token| !token.is_over()) {
             // One renews it, and not for long; the others go on.
             let Ok(mut failed) = self.failed.try_lock() else { return Ok(usable) };
             return Ok(self.renew(client, &mut failed, RENEWAL_DEADLINE).await.unwrap_or(usable));
         }
         let mut failed = self.failed.lock().await;
-        if let Some(token) = self.known().filter(|token| !token.left().is_zero()) {
+        if let Some(token) = self.known().filter(|token| !token.is_over()) {
+            return Ok(token);
+        }
+        self.renew(client, &mut failed, self.settings.api_timeout().unwrap_or(DEADLINE)).await
+    }
+
+    /// The token, a new one if the one there is has less left than that, for a call that takes long.
+    pub async fn token_lasting(&self, client: &Client, least: Duration) -> Result<Arc<Token>, CloudError> {
+        if let Some(token) = self.known().filter(|token| token.left() > least) {
+            return Ok(token);
+        }
+        let mut failed = self.failed.lock().await;
+        if let Some(token) = self.known().filter(|token| token.left() > least) {
             return Ok(token);
         }
         self.renew(client, &mut failed, self.settings.api_timeout().unwrap_or(DEADLINE)).await

@@ -129,6 +129,13 @@ impl Nova {
         Ok(Arc::clone(&known.session))
     }
 
+    /// Counts a call that was made beside [`Self::call`].
+    pub(super) fn record(&self, call: &'static str, time: Duration, result: Result<(), &CloudError>) {
+        let problem =
+            result.err().map(|error| error.status.map_or("connection".to_owned(), |status| status.to_string()));
+        self.meter.record(call, time, problem.as_deref());
+    }
+
     async fn read(&self) -> Result<Current, CloudError> {
         let files = Fingerprint::take(&self.context, None);
         let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
@@ -142,6 +149,13 @@ impl Nova {
 
     /// Makes a call as often as is right, and reads its JSON.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, CloudError> {
+        self.repeat(call).await.map_err(|error| CloudError {
+            unanswered: error.status.is_none() && error.class == ErrorClass::Transient,
+            ..error
+        })
+    }
+
+    async fn repeat(&self, call: Call<'_>) -> Result<Value, CloudError> {
         let until = Instant::now() + call.patience;
         let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
         let mut delays =
@@ -169,17 +183,23 @@ impl Nova {
             }
             let sent = self.send(&session, &call, &token, pass).await;
             let (is_later, was_not_sent) = (sent.is_later(), sent.was_not_sent());
-            let error = match sent.result {
+            let mut error = match sent.result {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            if error.status == Some(401) && !renewed {
+            let refused = error.status == Some(401);
+            if refused && !renewed {
                 renewed = true;
                 session.keystone.refused(&token.value);
                 continue;
             }
+            if refused {
+                // A service may know a new token a moment later only (keys that rotate, caches): it says nothing of ours.
+                error.class = ErrorClass::Transient;
+                error.message = format!("{}; the token is one that Keystone has just given", error.message);
+            }
             let unwell = error.class == ErrorClass::Transient && error.status != Some(409);
-            let delay = match (is_later, unwell && (repeatable || was_not_sent)) {
+            let delay = match (is_later, unwell && (repeatable || was_not_sent || refused)) {
                 // The gate knows how long.
                 (true, _) => Some(Duration::ZERO),
                 (false, true) => delays.next(),
@@ -236,33 +256,52 @@ impl Nova {
         Err(CloudError::new(ErrorClass::Transient, format!("{name} has more than {MOST_PAGES} pages")))
     }
 
+    /// The first of those that [`Self::all_by_name_or_id`] finds.
     pub(super) async fn by_name_or_id(
+        &self,
+        name: &'static str,
+        service: Service,
+        path_and_key: (&str, &str),
+        name_or_id: &str,
+        query: &[(&'static str, &str)],
+    ) -> Result<Option<Named>, CloudError> {
+        Ok(self.all_by_name_or_id(name, service, path_and_key, name_or_id, query).await?.into_iter().next())
+    }
+
+    pub(super) async fn all_by_name_or_id(
         &self,
         name: &'static str,
         service: Service,
         (path, key): (&str, &str),
         name_or_id: &str,
         query: &[(&'static str, &str)],
-    ) -> Result<Option<Named>, CloudError> {
+    ) -> Result<Vec<Named>, CloudError> {
         // Ids are UUIDs almost everywhere, and hardly any name is one.
         let by = if uuid::Uuid::parse_str(name_or_id).is_ok() { ["id", "name"] } else { ["name", "id"] };
         for by in by {
             let query: Vec<_> = query.iter().copied().chain([(by, name_or_id)]).collect();
             let found = self.list(name, service, path, key, &query).await?;
-            if let Some(named) = found.iter().find_map(Named::read) {
-                return Ok(Some(named));
+            let found: Vec<Named> = found.iter().filter_map(Named::read).collect();
+            if !found.is_empty() {
+                return Ok(found);
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 }
 
-/// From the `<key>_links` of a page. Only its marker is used: the rest of the address may be an internal one.
+/// From the `<key>_links` of a page, or Glance's `next`. Only its marker is used: the rest of the address may be an
+/// internal one, and Glance gives none but the path.
 fn next_marker(page: &Value, key: &str) -> Option<String> {
-    let links = page.get(format!("{key}_links"))?.as_array()?;
-    let next = links.iter().find(|link| link.get("rel").and_then(Value::as_str) == Some("next"))?;
-    let url = Url::parse(next.get("href")?.as_str()?).ok()?;
-    url.query_pairs().find(|(key, _)| key == "marker").map(|(_, marker)| marker.into_owned())
+    let links = page.get(format!("{key}_links")).and_then(Value::as_array).into_iter().flatten();
+    let mut next = links.filter(|link| link.get("rel").and_then(Value::as_str) == Some("next"));
+    let address = next.next().and_then(|link| link.get("href")).or_else(|| page.get("next"))?.as_str()?;
+    let (_, query) = address.split_once('?')?;
+    Url::parse(&format!("any:?{query}"))
+        .ok()?
+        .query_pairs()
+        .find(|(key, _)| key == "marker")
+        .map(|(_, marker)| marker.into_owned())
 }
 
 #[cfg(test)]
@@ -281,6 +320,8 @@ mod tests {
             {"rel": "next", "href": "http://internal:8774/v2.1/servers/detail?marker=abc&limit=2"}]});
         assert_eq!(next_marker(&page, "servers").as_deref(), Some("abc"));
         assert_eq!(next_marker(&json!({"servers": []}), "servers"), None);
+        let page = json!({"images": [], "next": "/v2/images?limit=2&marker=abc"});
+        assert_eq!(next_marker(&page, "images").as_deref(), Some("abc"));
     }
 
     /// On a real cloud, like `tests/openstack_real.rs`.

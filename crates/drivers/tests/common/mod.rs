@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs)] // each test file uses its part
 
 use std::{
+    collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,7 +14,7 @@ use nodepool_common::{
     config::{self, CloudImage, Driver, LabelImage, OpenStack, OpenStackLabel, OpenStackPool},
     model::{NodeRequest, Resources},
 };
-use nodepool_drivers::{Launch, LaunchProgress};
+use nodepool_drivers::{ImageToUpload, Launch, LaunchProgress};
 use serde_json::Value;
 
 pub fn cloud_image(name: &str) -> CloudImage {
@@ -100,6 +102,19 @@ pub fn launch(label: &str, node: &str) -> Launch {
         az: None,
         upload: None,
         request: Arc::new(request),
+    }
+}
+
+pub fn image(name: &str, path: &Path) -> ImageToUpload {
+    ImageToUpload {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        format: path.extension().unwrap().to_str().unwrap().to_owned(),
+        build: "0123456789abcdef0123456789abcdef".into(),
+        upload: "0000000001".into(),
+        properties: BTreeMap::new(),
+        md5: None,
+        sha256: None,
     }
 }
 

@@ -13,9 +13,9 @@ use nodepool_common::{
 };
 
 use super::{
-    Decision, Plan, PoolKey, PoolState, Waiting, World,
-    budget::{Budget, Fit},
-    serve::{Declining, Taken, decline_reason, give_back, order_of, supply, touches, unknown},
+    Decision, Pass, PoolKey, PoolState, Waiting, World,
+    budget::Fit,
+    serve::{Declining, decline_reason, order_of, unknown},
 };
 
 /// What a pool makes of a request.
@@ -28,79 +28,198 @@ enum Verdict {
 /// Declines by request.
 type Declines = BTreeMap<RequestId, Vec<(PoolKey, String)>>;
 
-/// The second part of planning: requests that nobody has accepted.
-pub fn assign<'a>(world: &World<'a>, budget: &mut Budget, plan: &mut Plan, taken: &mut Taken<'a>) {
-    if world.stopping {
-        return;
+impl Pass<'_> {
+    /// The second part of planning: requests that nobody has accepted.
+    pub fn assign(&mut self) {
+        let world = self.world;
+        if world.stopping {
+            return;
+        }
+        let mut declines = Declines::new();
+        let mut accepted: BTreeMap<RequestId, PoolKey> = BTreeMap::new();
+        let mut pools: Vec<_> = world
+            .pools
+            .iter()
+            .filter_map(|state| world.pool_config(&state.key).map(|(provider, pool)| (state, provider, pool)))
+            .filter(|(state, provider, _)| {
+                // A pool whose component others do not see yet must not decide: its declines would not count.
+                provider.max_concurrency != Some(0)
+                    && world.records.registered_pool_ids().any(|id| *id == state.launcher_id)
+            })
+            .collect();
+        pools.sort_by_key(|(_, _, pool)| pool.priority);
+        for (state, provider, pool) in pools {
+            for request in in_order(world, pool) {
+                if accepted.contains_key(&request.id) || !self.is_open(request, state) {
+                    continue;
+                }
+                match self.judge(state, pool, request, provider.max_concurrency) {
+                    Verdict::Accept => {
+                        *self.taken.running.entry(provider.name.clone()).or_default() += request.node_types.len();
+                        declines.remove(&request.id);
+                        accepted.insert(request.id.clone(), state.key.clone());
+                    }
+                    Verdict::Decline(reason) => {
+                        declines.entry(request.id.clone()).or_default().push((state.key.clone(), reason));
+                    }
+                    Verdict::Wait(reason) => self.plan.wait(&request.id, &state.key, Waiting { reason, paused: false }),
+                }
+            }
+        }
+        self.give_up_on_the_orphaned(&mut declines);
+        // In the order of the requests.
+        let mut order: Vec<_> = accepted.into_iter().collect();
+        order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
+        self.plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
+        // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
+        let all_are_seen =
+            world.pools.iter().all(|state| world.records.registered_pool_ids().any(|id| *id == state.launcher_id));
+        if !all_are_seen {
+            return;
+        }
+        self.plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
     }
-    let mut declines = Declines::new();
-    let mut accepted: BTreeMap<RequestId, PoolKey> = BTreeMap::new();
-    let mut pools: Vec<_> = world
-        .pools
-        .iter()
-        .filter_map(|state| world.pool_config(&state.key).map(|(provider, pool)| (state, provider, pool)))
-        .filter(|(state, provider, _)| {
-            // A pool whose component others do not see yet must not decide: its declines would not count.
-            provider.max_concurrency != Some(0)
-                && world.records.registered_pool_ids().any(|id| *id == state.launcher_id)
-        })
-        .collect();
-    pools.sort_by_key(|(_, _, pool)| pool.priority);
-    for (state, provider, pool) in pools {
-        for request in in_order(world, pool) {
-            if accepted.contains_key(&request.id) || !is_open(world, plan, request, state) {
+
+    /// Requests that every pool which is left has declined already: a pool that had not is gone, and nobody else would fail
+    /// them. Not at once: it may be coming back.
+    fn give_up_on_the_orphaned(&mut self, declines: &mut Declines) {
+        let world = self.world;
+        if world.pools.is_empty() {
+            return;
+        }
+        for (id, entry) in &world.records.requests {
+            let Some(request) = entry.usable().filter(|request| request.state == RequestState::Requested) else {
+                continue;
+            };
+            let mut registered = world.records.registered_pool_ids().peekable();
+            if request.declined_by.is_empty()
+                || entry.is_locked()
+                || world.holdings.busy_requests.contains(id)
+                || registered.peek().is_none()
+                || !registered.all(|pool| request.declined_by.contains(pool))
+            {
                 continue;
             }
-            match judge(world, budget, plan, taken, state, pool, request, provider.max_concurrency) {
-                Verdict::Accept => {
-                    *taken.running.entry(provider.name.clone()).or_default() += request.node_types.len();
-                    declines.remove(&request.id);
-                    accepted.insert(request.id.clone(), state.key.clone());
-                }
-                Verdict::Decline(reason) => {
-                    declines.entry(request.id.clone()).or_default().push((state.key.clone(), reason));
-                }
-                Verdict::Wait(reason) => plan.wait(&request.id, &state.key, Waiting { reason, paused: false }),
+            let until = entry.free_since.unwrap_or(world.now) + world.timing.orphaned_request;
+            if until > world.now {
+                self.plan.wake(until);
+            } else {
+                declines.entry(id.clone()).or_default();
             }
         }
     }
-    give_up_on_the_orphaned(world, plan, &mut declines);
-    // In the order of the requests.
-    let mut order: Vec<_> = accepted.into_iter().collect();
-    order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
-    plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
-    // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
-    let all_are_seen =
-        world.pools.iter().all(|state| world.records.registered_pool_ids().any(|id| *id == state.launcher_id));
-    if !all_are_seen {
-        return;
-    }
-    plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
-}
 
-/// Requests that every pool which is left has declined already: a pool that had not is gone, and nobody else would fail
-/// them. Not at once: it may be coming back.
-fn give_up_on_the_orphaned(world: &World<'_>, plan: &mut Plan, declines: &mut Declines) {
-    if world.pools.is_empty() {
-        return;
+    /// Whether a pool may look at a request at all.
+    fn is_open(&mut self, request: &NodeRequest, state: &PoolState) -> bool {
+        let world = self.world;
+        let holdings = world.holdings;
+        if let Some(at) = holdings.requests_after.get(&request.id).filter(|at| **at > world.now) {
+            self.plan.wake(*at);
+            return false;
+        }
+        !request.declined_by.contains(&state.launcher_id)
+            && !holdings.busy_requests.contains(&request.id)
+            && !holdings.requests.contains_key(&request.id)
+            && world.records.requests.get(&request.id).is_none_or(|entry| !entry.is_locked())
     }
-    for (id, entry) in &world.records.requests {
-        let Some(request) = entry.usable().filter(|request| request.state == RequestState::Requested) else { continue };
-        let mut registered = world.records.registered_pool_ids().peekable();
-        if request.declined_by.is_empty()
-            || entry.is_locked()
-            || world.holdings.busy_requests.contains(id)
-            || registered.peek().is_none()
-            || !registered.all(|pool| request.declined_by.contains(pool))
+
+    fn judge(
+        &mut self,
+        state: &PoolState,
+        pool: &Pool,
+        request: &NodeRequest,
+        max_concurrency: Option<usize>,
+    ) -> Verdict {
+        let world = self.world;
+        let key = &state.key;
+        // Other pools that could serve it, by what they say of themselves.
+        let candidates = || world.records.pools_that_may_serve(request);
+        if let Some(wanted) = &request.provider
+            && *wanted != key.provider
+            && candidates().any(|other| other.provider_name.as_ref() == Some(wanted))
         {
-            continue;
+            return Verdict::Wait(format!("left to provider {wanted}, which the request prefers"));
         }
-        let until = entry.free_since.unwrap_or(world.now) + world.timing.orphaned_request;
-        if until > world.now {
-            plan.wake(until);
-        } else {
-            declines.entry(id.clone()).or_default();
+        if let Some(better) = candidates().find(|other| other.priority < pool.priority && !other.paused) {
+            return Verdict::Wait(format!(
+                "left to a pool of higher priority: {}",
+                better.id.as_ref().map_or("?", |id| id.as_str())
+            ));
         }
+        let lacks_labels = request.node_types.iter().any(|label| !pool.labels.contains_key(label));
+        if lacks_labels {
+            if candidates().next().is_some() {
+                return Verdict::Wait("left to pools that have its labels".to_owned());
+            }
+            // Nobody has its labels. The one who does may be starting again at this moment, so it is not failed at once.
+            let seen = world.records.requests.get(&request.id).and_then(|entry| entry.free_since).unwrap_or(world.now);
+            let until = seen + world.timing.decline;
+            if until > world.now {
+                self.plan.wake(until);
+                return Verdict::Wait("no pool has its labels; declined unless one comes".to_owned());
+            }
+        }
+        if let Some(tenant) = &request.tenant_name {
+            let known: Vec<LabelName> =
+                request.node_types.iter().filter(|l| pool.labels.contains_key(*l)).cloned().collect();
+            match self.budget.tenant_fits(world, key, tenant, &known) {
+                Fit::Yes => {}
+                Fit::No { reason, .. } => return Verdict::Wait(format!("tenant {tenant}: it {reason}")),
+                Fit::Unknown(want) => {
+                    let waiting = unknown(world, key, &want);
+                    self.plan.wants.insert(want);
+                    return Verdict::Wait(waiting.reason);
+                }
+                Fit::Broken(error) => return Verdict::Wait(error),
+            }
+        }
+        match decline_reason(world, key, pool, &request.node_types) {
+            Declining::Yes(reason) => return Verdict::Decline(reason),
+            Declining::Unknown(want) => {
+                let waiting = unknown(world, key, &want);
+                self.plan.wants.insert(want);
+                return Verdict::Wait(waiting.reason);
+            }
+            Declining::No => {}
+        }
+        let running = self.taken.running.get(&key.provider).copied().unwrap_or(0);
+        if let Some(most) = max_concurrency
+            && running >= most
+        {
+            return Verdict::Wait(format!("{running} launches are running, of max-concurrency {most}"));
+        }
+        let outcome = self.supply(key, pool, request, &request.node_types, None);
+        if let Some(want) = &outcome.unknown {
+            let waiting = unknown(world, key, want);
+            self.plan.wants.insert(want.clone());
+            self.give_back(key, &outcome);
+            return Verdict::Wait(waiting.reason);
+        }
+        if self.taken.is_paused(key) {
+            // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait
+            // for, does not make them wait longer.
+            if outcome.shortage.is_some() || self.is_in_the_way(key, &outcome) {
+                self.give_back(key, &outcome);
+                return Verdict::Wait("the pool is paused: requests before it wait for quota".to_owned());
+            }
+        } else if let Some(shortage) = &outcome.shortage {
+            if request.is_min_ready() {
+                let reason = format!("at capacity: {}", shortage.reason);
+                self.give_back(key, &outcome);
+                return Verdict::Decline(reason);
+            }
+            // One request may wait in the pool; the others stay free for other launchers. Whether there is one is not
+            // clear while actions are at it.
+            if self.taken.in_motion.contains(key) {
+                self.give_back(key, &outcome);
+                return Verdict::Wait("requests before it are being served".to_owned());
+            }
+            self.taken.press(key, shortage, &request.node_types);
+        }
+        if let Some(tenant) = &request.tenant_name {
+            self.budget.take_for_tenant(world, key, tenant, &request.node_types);
+        }
+        Verdict::Accept
     }
 }
 
@@ -121,123 +240,4 @@ fn in_order<'a>(world: &World<'a>, pool: &Pool) -> Vec<&'a NodeRequest> {
         (missing.len(), request.id.priority(), request.relative_priority, request.id.sequence())
     });
     requests
-}
-
-/// Whether a pool may look at a request at all.
-fn is_open(world: &World<'_>, plan: &mut Plan, request: &NodeRequest, state: &PoolState) -> bool {
-    let holdings = world.holdings;
-    if let Some(at) = holdings.requests_after.get(&request.id).filter(|at| **at > world.now) {
-        plan.wake(*at);
-        return false;
-    }
-    !request.declined_by.contains(&state.launcher_id)
-        && !holdings.busy_requests.contains(&request.id)
-        && !holdings.requests.contains_key(&request.id)
-        && world.records.requests.get(&request.id).is_none_or(|entry| !entry.is_locked())
-}
-
-#[allow(clippy::too_many_arguments)] // the pass's state, threaded through one story
-fn judge(
-    world: &World<'_>,
-    budget: &mut Budget,
-    plan: &mut Plan,
-    taken: &mut Taken<'_>,
-    state: &PoolState,
-    pool: &Pool,
-    request: &NodeRequest,
-    max_concurrency: Option<usize>,
-) -> Verdict {
-    let key = &state.key;
-    // Other pools that could serve it, by what they say of themselves.
-    let candidates = || {
-        world.records.pools.values().filter(|other| {
-            other.id.as_ref().is_some_and(|id| !request.declined_by.contains(id)) && other.supports(&request.node_types)
-        })
-    };
-    if let Some(wanted) = &request.provider
-        && *wanted != key.provider
-        && candidates().any(|other| other.provider_name.as_ref() == Some(wanted))
-    {
-        return Verdict::Wait(format!("left to provider {wanted}, which the request prefers"));
-    }
-    if let Some(better) = candidates().find(|other| other.priority < pool.priority && !other.paused) {
-        return Verdict::Wait(format!(
-            "left to a pool of higher priority: {}",
-            better.id.as_ref().map_or("?", |id| id.as_str())
-        ));
-    }
-    let lacks_labels = request.node_types.iter().any(|label| !pool.labels.contains_key(label));
-    if lacks_labels {
-        if candidates().next().is_some() {
-            return Verdict::Wait("left to pools that have its labels".to_owned());
-        }
-        // Nobody has its labels. The one who does may be starting again at this moment, so it is not failed at once.
-        let seen = world.records.requests.get(&request.id).and_then(|entry| entry.free_since).unwrap_or(world.now);
-        let until = seen + world.timing.decline;
-        if until > world.now {
-            plan.wake(until);
-            return Verdict::Wait("no pool has its labels; declined unless one comes".to_owned());
-        }
-    }
-    if let Some(tenant) = &request.tenant_name {
-        let known: Vec<LabelName> =
-            request.node_types.iter().filter(|l| pool.labels.contains_key(*l)).cloned().collect();
-        match budget.tenant_fits(world, key, tenant, &known) {
-            Fit::Yes => {}
-            Fit::No { reason, .. } => return Verdict::Wait(format!("tenant {tenant}: it {reason}")),
-            Fit::Unknown(want) => {
-                let waiting = unknown(world, key, &want);
-                plan.wants.insert(want);
-                return Verdict::Wait(waiting.reason);
-            }
-            Fit::Broken(error) => return Verdict::Wait(error),
-        }
-    }
-    match decline_reason(world, key, pool, &request.node_types) {
-        Declining::Yes(reason) => return Verdict::Decline(reason),
-        Declining::Unknown(want) => {
-            let waiting = unknown(world, key, &want);
-            plan.wants.insert(want);
-            return Verdict::Wait(waiting.reason);
-        }
-        Declining::No => {}
-    }
-    let running = taken.running.get(&key.provider).copied().unwrap_or(0);
-    if let Some(most) = max_concurrency
-        && running >= most
-    {
-        return Verdict::Wait(format!("{running} launches are running, of max-concurrency {most}"));
-    }
-    let outcome = supply(world, budget, taken, key, pool, request, &request.node_types, None);
-    if let Some(want) = &outcome.unknown {
-        let waiting = unknown(world, key, want);
-        plan.wants.insert(want.clone());
-        give_back(world, budget, taken, key, &outcome);
-        return Verdict::Wait(waiting.reason);
-    }
-    if taken.pressure_on(key).next().is_some() {
-        // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait
-        // for, does not make them wait longer.
-        if outcome.shortage.is_some() || taken.pressure_on(key).any(|p| touches(world, key, &outcome, p)) {
-            give_back(world, budget, taken, key, &outcome);
-            return Verdict::Wait("the pool is paused: requests before it wait for quota".to_owned());
-        }
-    } else if let Some(shortage) = &outcome.shortage {
-        if request.is_min_ready() {
-            let reason = format!("at capacity: {}", shortage.reason);
-            give_back(world, budget, taken, key, &outcome);
-            return Verdict::Decline(reason);
-        }
-        // One request may wait in the pool; the others stay free for other launchers. Whether there is one is not
-        // clear while actions are at it.
-        if taken.in_motion.contains(key) {
-            give_back(world, budget, taken, key, &outcome);
-            return Verdict::Wait("requests before it are being served".to_owned());
-        }
-        taken.press(key, shortage, &request.node_types);
-    }
-    if let Some(tenant) = &request.tenant_name {
-        budget.take_for_tenant(world, key, tenant, &request.node_types);
-    }
-    Verdict::Accept
 }

@@ -212,12 +212,16 @@ fn node_usage(world: &World<'_>, node: &Node) -> Option<(PoolKey, Resources)> {
     if node.state == NodeState::Aborted && node.external_id.is_none() {
         return None;
     }
-    if let Some(resources) = &node.resources {
-        return Some((key, resources.clone()));
-    }
-    let (_, pool) = world.pool_config(&key)?;
-    let label = node.labels.first().filter(|label| pool.labels.contains_key(*label))?;
-    let resources = label_resources(world, &key, label).ok()?.clone().ok()?;
+    let known_label = || {
+        let (_, pool) = world.pool_config(&key)?;
+        let label = node.labels.first().filter(|label| pool.labels.contains_key(*label))?;
+        label_resources(world, &key, label).ok()?.as_ref().ok()
+    };
+    let resources = match (&node.resources, known_label()) {
+        (Some(recorded), Some(need)) => recorded.clone().with_unrecorded_of(need),
+        (Some(recorded), None) => recorded.clone(),
+        (None, need) => need?.clone(),
+    };
     Some((key, resources))
 }
 

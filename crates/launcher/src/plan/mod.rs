@@ -22,6 +22,7 @@
 //!
 //! | module | decides about |
 //! |---|---|
+//! | [`supply`] | where a request's nodes come from |
 //! | [`serve`] | accepted requests: reuse, launch, wait for quota, fulfil, give up |
 //! | [`assign`] | waiting requests: accept, decline, leave to others |
 //! | [`upkeep`] | nodes to delete or free, lost requests, ages, `min-ready`, litter |
@@ -31,6 +32,7 @@ mod assign;
 mod budget;
 mod decision;
 mod serve;
+mod supply;
 mod upkeep;
 mod world;
 
@@ -38,16 +40,24 @@ pub use decision::{Decision, NewNode, Plan, Waiting, Want};
 pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProviderState, Timing, World};
 
 use budget::Budget;
+use supply::Taken;
 
 /// Decides what to do now.
 pub fn plan(world: &World<'_>) -> Plan {
-    let mut plan = Plan::default();
-    let mut budget = Budget::new(world);
-    let mut taken = serve::Taken::new(world);
-    serve::serve(world, &mut budget, &mut plan, &mut taken);
-    assign::assign(world, &mut budget, &mut plan, &mut taken);
-    upkeep::upkeep(world, &mut plan);
-    plan
+    let (budget, taken) = (Budget::new(world), Taken::new(world));
+    let mut pass = Pass { world, plan: Plan::default(), budget, taken };
+    pass.serve();
+    pass.assign();
+    upkeep::upkeep(world, &mut pass.plan);
+    pass.plan
+}
+
+/// A pass under way: the world, what was decided so far, and what that leaves for the next decision.
+struct Pass<'a> {
+    world: &'a World<'a>,
+    plan: Plan,
+    budget: Budget,
+    taken: Taken<'a>,
 }
 
 #[cfg(test)]

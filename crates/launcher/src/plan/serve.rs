@@ -4,418 +4,197 @@
 //! derives what is still needed, and nothing about the progress of a request is remembered anywhere else.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, Node, NodeId, NodeRequest, NodeState, ProviderName, RequestId, RequestState},
+    model::{LabelName, Node, NodeId, NodeState, RequestId, RequestState},
 };
 
 use super::{
-    Decision, HeldNode, NewNode, Plan, PoolKey, Waiting, Want, World,
+    Decision, HeldNode, Pass, PoolKey, Waiting, Want, World,
     budget::{Budget, Fit, label_resources},
 };
 
-/// What the paused requests of a pool wait for.
-#[derive(Debug, Default)]
-pub struct Pressure {
-    /// Resources that are short.
-    pub short: BTreeSet<String>,
-    /// Labels that are needed.
-    pub labels: BTreeSet<LabelName>,
-    /// Whether it is the provider that is short, and so its other pools too.
-    of_provider: bool,
-}
-
-/// What is there and what is set aside in this pass.
-#[derive(Debug)]
-pub struct Taken<'a> {
-    /// Ready nodes that nobody has, by pool, oldest first.
-    idle: BTreeMap<PoolKey, Vec<&'a Arc<Node>>>,
-    /// Those of them that some request gets.
-    nodes: BTreeSet<NodeId>,
-    /// What paused requests wait for, by pool. A pool that is in here is paused.
-    pub pressure: BTreeMap<PoolKey, Pressure>,
-    /// Nodes that are being launched or will have to be for what was accepted, by provider.
-    pub running: BTreeMap<ProviderName, usize>,
-    /// Pools with an accepted request that an action is working on: what it still needs is not known in this pass.
-    pub in_motion: BTreeSet<PoolKey>,
-}
-
-/// The first part of planning: our accepted requests, by priority.
-pub fn serve<'a>(world: &World<'a>, budget: &mut Budget, plan: &mut Plan, taken: &mut Taken<'a>) {
-    let mut nodes: HashMap<&RequestId, Vec<(&NodeId, &HeldNode)>> = HashMap::new();
-    for (id, held) in &world.holdings.nodes {
-        nodes.entry(&held.request).or_default().push((id, held));
-    }
-    let mut held: Vec<_> = world.holdings.requests.iter().collect();
-    held.sort_by_key(|(id, _)| order_of(world, id));
-    let none = Vec::new();
-    let mut emptied = BTreeSet::new();
-    for (id, request) in held {
-        if !world.holdings.busy_requests.contains(id) {
-            let mine = nodes.get(id).unwrap_or(&none);
-            serve_one(world, budget, plan, taken, &mut emptied, id, &request.pool, mine);
+impl Pass<'_> {
+    /// The first part of planning: our accepted requests, by priority.
+    pub fn serve(&mut self) {
+        let world = self.world;
+        let mut nodes: HashMap<&RequestId, Vec<(&NodeId, &HeldNode)>> = HashMap::new();
+        for (id, held) in &world.holdings.nodes {
+            nodes.entry(&held.request).or_default().push((id, held));
         }
-    }
-    let_go_of_strays(world, plan);
-    plan.paused.extend(taken.pressure.keys().cloned());
-}
-
-#[allow(clippy::too_many_arguments)] // the pass's state, threaded through one story
-fn serve_one(
-    world: &World<'_>,
-    budget: &mut Budget,
-    plan: &mut Plan,
-    taken: &mut Taken<'_>,
-    emptied: &mut BTreeSet<PoolKey>,
-    id: &RequestId,
-    key: &PoolKey,
-    nodes: &[(&NodeId, &HeldNode)],
-) {
-    let record = world.records.requests.get(id).and_then(|entry| entry.usable());
-    let Some(request) = record.filter(|request| request.state == RequestState::Pending) else {
-        plan.decisions.push(Decision::Forget { request: id.clone() });
-        return;
-    };
-    let failures: Vec<String> = nodes.iter().filter_map(|(_, held)| held.failure.clone()).collect();
-    if !failures.is_empty() {
-        plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: failures });
-        return;
-    }
-    // What each node is worth: a ready one and one whose launch runs count, any other is let go (an aborted one above
-    // all: the cloud had no quota for it, and the request waits).
-    let mut has = Vec::new();
-    let mut all_ready = true;
-    for (node_id, held) in nodes {
-        if world.holdings.busy_nodes.contains(*node_id) {
-            return;
-        }
-        let node = world.records.nodes.get(*node_id).and_then(|entry| entry.usable());
-        match node.map(|node| node.state) {
-            // Its launch has the lock until it ends, which is a moment after READY is on record.
-            _ if held.launching => {
-                all_ready = false;
-                has.push((*node_id, *held, node));
+        let mut held: Vec<_> = world.holdings.requests.iter().collect();
+        held.sort_by_key(|(id, _)| order_of(world, id));
+        let none = Vec::new();
+        let mut emptied = BTreeSet::new();
+        for (id, request) in held {
+            if !world.holdings.busy_requests.contains(id) {
+                let mine = nodes.get(id).unwrap_or(&none);
+                self.serve_one(&mut emptied, id, &request.pool, mine);
             }
-            Some(NodeState::Ready) => has.push((*node_id, *held, node)),
-            state => plan.decisions.push(Decision::LetGo {
-                node: (*node_id).clone(),
-                reason: format!("it is {} and of no use to its request", state.map_or("gone", NodeState::as_str)),
-            }),
         }
-    }
-    let missing = missing_labels(&request.node_types, has.iter().map(|(_, held, _)| &held.label));
-    if missing.is_empty() {
-        if all_ready {
-            let nodes = in_order(&request.node_types, &has);
-            plan.decisions.push(Decision::Fulfil { request: id.clone(), nodes });
-        }
-        return;
+        self.let_go_of_strays();
+        self.plan.paused.extend(self.taken.pressure.keys().cloned());
     }
 
-    let put_back = |reason: &str| Decision::PutBack { request: id.clone(), reason: reason.to_owned() };
-    if world.stopping {
-        if all_ready {
-            plan.decisions.push(put_back("the launcher is stopping"));
-        }
-        return;
-    }
-    let Some((_, pool)) = world.pool_config(key).filter(|_| world.pools.iter().any(|p| p.key == *key)) else {
-        plan.decisions.push(put_back("its pool was removed from the configuration"));
-        return;
-    };
-    match decline_reason(world, key, pool, &request.node_types) {
-        Declining::Yes(reason) => {
-            plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });
+    fn serve_one(
+        &mut self,
+        emptied: &mut BTreeSet<PoolKey>,
+        id: &RequestId,
+        key: &PoolKey,
+        nodes: &[(&NodeId, &HeldNode)],
+    ) {
+        let (world, plan) = (self.world, &mut self.plan);
+        let record = world.records.requests.get(id).and_then(|entry| entry.usable());
+        let Some(request) = record.filter(|request| request.state == RequestState::Pending) else {
+            plan.decisions.push(Decision::Forget { request: id.clone() });
             return;
-        }
-        Declining::Unknown(want) => {
-            plan.wait(id, key, unknown(world, key, &want));
-            plan.wants.insert(want);
-            return;
-        }
-        Declining::No => {}
-    }
-    if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
-        plan.wake(*at);
-        return;
-    }
-    let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
-    let supply = supply(world, budget, taken, key, pool, request, &missing, zone);
-    // Several requests that each have a part of what they need could wait for each other for ever. So behind one that
-    // waits, a later one gets everything, without taking from it, or nothing; and it lets go of what it has.
-    let behind = taken.pressure_on(key).next().is_some();
-    if behind && (supply.shortage.is_some() || taken.pressure_on(key).any(|p| touches(world, key, &supply, p))) {
-        give_back(world, budget, taken, key, &supply);
-        for (node, held, _) in has.iter().filter(|(_, held, _)| !held.launching) {
-            let reason = format!("request {} waits for quota behind another one", held.request);
-            plan.decisions.push(Decision::LetGo { node: (*node).clone(), reason });
-        }
-        let reason = "requests before it wait for quota".to_owned();
-        plan.wait(id, key, Waiting { reason, paused: true });
-        taken.pressure.entry(key.clone()).or_default();
-        return;
-    }
-    if let Some(want) = &supply.unknown {
-        plan.wait(id, key, unknown(world, key, want));
-        plan.wants.insert(want.clone());
-    }
-    if let Some(shortage) = &supply.shortage {
-        if request.is_min_ready() && supply.is_nothing() && has.is_empty() {
-            plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![shortage.reason.clone()] });
-            return;
-        }
-        if let Some(at) = shortage.until {
-            plan.wake(at);
-        } else if emptied.insert(key.clone()) {
-            make_room(world, plan, taken, key);
-        }
-        plan.wait(id, key, Waiting { reason: shortage.reason.clone(), paused: true });
-        taken.press(key, shortage, &missing);
-    }
-    if !supply.is_nothing() {
-        plan.decisions.push(Decision::Supply {
-            pool: key.clone(),
-            request: id.clone(),
-            reuse: supply.reuse,
-            launch: supply.launch,
-        });
-    }
-}
-
-/// Where the nodes for a request would come from.
-#[derive(Debug, Default)]
-pub struct Supply {
-    /// Ready nodes, with the label each satisfies.
-    pub reuse: Vec<(NodeId, LabelName)>,
-    /// Nodes to launch.
-    pub launch: Vec<NewNode>,
-    /// What stops it from getting the rest.
-    pub shortage: Option<Shortage>,
-    /// What has to be found out first.
-    pub unknown: Option<Want>,
-}
-
-/// What stops a request from getting its nodes.
-#[derive(Debug)]
-pub struct Shortage {
-    /// For people.
-    pub reason: String,
-    /// The resources that are short.
-    pub short: Vec<String>,
-    /// Whether it is the provider that is short of them, not the pool.
-    pub of_provider: bool,
-    /// Until when to wait in any case.
-    pub until: Option<f64>,
-}
-
-impl Supply {
-    /// Whether there is no node in it.
-    pub fn is_nothing(&self) -> bool {
-        self.reuse.is_empty() && self.launch.is_empty()
-    }
-}
-
-impl<'a> Taken<'a> {
-    /// What there is at the beginning of a pass.
-    pub fn new(world: &World<'a>) -> Self {
-        let mut taken = Self {
-            idle: BTreeMap::new(),
-            nodes: BTreeSet::new(),
-            pressure: BTreeMap::new(),
-            running: BTreeMap::new(),
-            in_motion: world.holdings.accepting.values().cloned().collect(),
         };
-        let holdings = world.holdings;
-        for (id, entry) in &world.records.nodes {
-            let Some(node) = entry.usable().filter(|node| node.state == NodeState::Ready) else { continue };
-            let free = node.allocated_to.is_none()
-                && !entry.is_locked()
-                && !holdings.busy_nodes.contains(id)
-                && !holdings.nodes.contains_key(id)
-                && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
-            if let (true, Some(provider), Some(pool)) = (free, &node.provider, &node.pool) {
-                let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
-                taken.idle.entry(key).or_default().push(node);
+        let failures: Vec<String> = nodes.iter().filter_map(|(_, held)| held.failure.clone()).collect();
+        if !failures.is_empty() {
+            plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: failures });
+            return;
+        }
+        // What each node is worth: a ready one and one whose launch runs count, any other is let go (an aborted one above
+        // all: the cloud had no quota for it, and the request waits).
+        let mut has = Vec::new();
+        let mut all_ready = true;
+        for (node_id, held) in nodes {
+            if world.holdings.busy_nodes.contains(*node_id) {
+                return;
             }
-        }
-        for nodes in taken.idle.values_mut() {
-            nodes.sort_by(|a, b| a.state_time.total_cmp(&b.state_time));
-        }
-        let accepted = holdings.requests.iter().map(|(id, held)| (id, &held.pool)).chain(&holdings.accepting);
-        for (id, key) in accepted {
-            if let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) {
-                *taken.running.entry(key.provider.clone()).or_default() += request.node_types.len();
-            }
-            if holdings.busy_requests.contains(id) {
-                taken.in_motion.insert(key.clone());
-            }
-        }
-        for (id, held) in &holdings.nodes {
-            let Some(node) = world.records.nodes.get(id).and_then(|entry| entry.usable()) else { continue };
-            let Some(running) = node.provider.as_ref().map(|name| taken.running.entry(name.clone()).or_default())
-            else {
-                continue;
-            };
-            match (holdings.requests.contains_key(&held.request), held.launching) {
-                (true, false) => *running = running.saturating_sub(1),
-                (false, true) => *running += 1,
-                _ => {}
-            }
-        }
-        taken
-    }
-
-    /// Whether requests before this one wait for something in a pool, and for what.
-    pub fn pressure_on(&self, key: &PoolKey) -> impl Iterator<Item = &Pressure> {
-        let key = key.clone();
-        self.pressure
-            .iter()
-            .filter(move |(pool, pressure)| **pool == key || (pressure.of_provider && pool.provider == key.provider))
-            .map(|(_, pressure)| pressure)
-    }
-
-    /// Puts a node back.
-    pub fn give_back(&mut self, node: &NodeId) {
-        self.nodes.remove(node);
-    }
-
-    /// Notes that a pool is paused, and for what.
-    pub fn press(&mut self, key: &PoolKey, shortage: &Shortage, missing: &[LabelName]) {
-        let pressure = self.pressure.entry(key.clone()).or_default();
-        pressure.short.extend(shortage.short.iter().cloned());
-        pressure.of_provider |= shortage.of_provider;
-        pressure.labels.extend(missing.iter().cloned());
-    }
-}
-
-/// Finds nodes for the missing labels of a request, in their order, and sets them aside.
-#[allow(clippy::too_many_arguments)] // the pass's state, threaded through one story
-pub fn supply(
-    world: &World<'_>,
-    budget: &mut Budget,
-    taken: &mut Taken<'_>,
-    key: &PoolKey,
-    pool: &Pool,
-    request: &NodeRequest,
-    missing: &[LabelName],
-    mut zone: Option<String>,
-) -> Supply {
-    let mut supply = Supply::default();
-    for label in missing {
-        if request.reuse
-            && let Some(node) =
-                oldest_idle(taken, key, |node| node.labels.contains(label) && (zone.is_none() || node.az == zone))
-        {
-            zone = zone.or_else(|| node.az.clone());
-            taken.nodes.insert(node.id.clone());
-            supply.reuse.push((node.id.clone(), label.clone()));
-            continue;
-        }
-        let provider = world.provider(&key.provider);
-        if let Some(at) = provider.and_then(|p| p.launch_after).filter(|at| *at > world.now) {
-            supply.shortage = Some(Shortage {
-                reason: "the cloud refused the last launch for lack of quota".to_owned(),
-                short: vec!["instances".to_owned()],
-                of_provider: true,
-                until: Some(at),
-            });
-            break;
-        }
-        match budget.fits(world, key, pool, label) {
-            Fit::Yes => {}
-            Fit::No { reason, short, of_provider } => {
-                let reason = format!("{label} {reason}");
-                supply.shortage = Some(Shortage { reason, short, of_provider, until: None });
-                break;
-            }
-            Fit::Unknown(want) => {
-                supply.unknown = Some(want);
-                break;
-            }
-            // decline_reason has looked at this label already.
-            Fit::Broken(_) => break,
-        }
-        if zone.is_none() {
-            zone = match zones(world, key, pool) {
-                Ok(zones) => choose_zone(&request.id, zones),
-                Err(want) => {
-                    supply.unknown = Some(want);
-                    break;
+            let node = world.records.nodes.get(*node_id).and_then(|entry| entry.usable());
+            match node.map(|node| node.state) {
+                // Its launch has the lock until it ends, which is a moment after READY is on record.
+                _ if held.launching => {
+                    all_ready = false;
+                    has.push((*node_id, *held, node));
                 }
-            };
+                Some(NodeState::Ready) => has.push((*node_id, *held, node)),
+                state => plan.decisions.push(Decision::LetGo {
+                    node: (*node_id).clone(),
+                    reason: format!("it is {} and of no use to its request", state.map_or("gone", NodeState::as_str)),
+                }),
+            }
         }
-        if let Ok(Ok(resources)) = label_resources(world, key, label) {
-            budget.take(key, resources);
+        let missing = missing_labels(&request.node_types, has.iter().map(|(_, held, _)| &held.label));
+        if missing.is_empty() {
+            if all_ready {
+                let nodes = in_order(&request.node_types, &has);
+                plan.decisions.push(Decision::Fulfil { request: id.clone(), nodes });
+            }
+            return;
         }
-        supply.launch.push(NewNode { label: label.clone(), az: zone.clone() });
-    }
-    supply
-}
 
-/// Whether a supply takes something that is short, or a node of a label that is needed.
-pub fn touches(world: &World<'_>, key: &PoolKey, supply: &Supply, pressure: &Pressure) -> bool {
-    supply.reuse.iter().any(|(_, label)| pressure.labels.contains(label))
-        || supply.launch.iter().any(|node| match label_resources(world, key, &node.label) {
-            Ok(Ok(resources)) => pressure.short.iter().any(|name| resources.amount(name) > 0.0),
-            _ => true,
-        })
-}
-
-/// Undoes the reckoning of a supply that is not used after all.
-pub fn give_back(world: &World<'_>, budget: &mut Budget, taken: &mut Taken<'_>, key: &PoolKey, supply: &Supply) {
-    for (node, _) in &supply.reuse {
-        taken.give_back(node);
-    }
-    for node in &supply.launch {
-        if let Ok(Ok(resources)) = label_resources(world, key, &node.label) {
-            budget.give_back(key, resources);
+        let put_back = |reason: &str| Decision::PutBack { request: id.clone(), reason: reason.to_owned() };
+        if world.stopping {
+            if all_ready {
+                plan.decisions.push(put_back("the launcher is stopping"));
+            }
+            return;
+        }
+        let Some((_, pool)) = world.pool_config(key).filter(|_| world.pools.iter().any(|p| p.key == *key)) else {
+            plan.decisions.push(put_back("its pool was removed from the configuration"));
+            return;
+        };
+        match decline_reason(world, key, pool, &request.node_types) {
+            Declining::Yes(reason) => {
+                plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });
+                return;
+            }
+            Declining::Unknown(want) => {
+                plan.wait(id, key, unknown(world, key, &want));
+                plan.wants.insert(want);
+                return;
+            }
+            Declining::No => {}
+        }
+        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
+            plan.wake(*at);
+            return;
+        }
+        let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
+        let supply = self.supply(key, pool, request, &missing, zone);
+        // Several requests that each have a part of what they need could wait for each other for ever. So behind one that
+        // waits, a later one gets everything, without taking from it, or nothing; and it lets go of what it has.
+        if self.taken.is_paused(key) && (supply.shortage.is_some() || self.is_in_the_way(key, &supply)) {
+            self.give_back(key, &supply);
+            for (node, held, _) in has.iter().filter(|(_, held, _)| !held.launching) {
+                let reason = format!("request {} waits for quota behind another one", held.request);
+                self.plan.decisions.push(Decision::LetGo { node: (*node).clone(), reason });
+            }
+            let reason = "requests before it wait for quota".to_owned();
+            self.plan.wait(id, key, Waiting { reason, paused: true });
+            self.taken.pressure.entry(key.clone()).or_default();
+            return;
+        }
+        if let Some(want) = &supply.unknown {
+            self.plan.wait(id, key, unknown(world, key, want));
+            self.plan.wants.insert(want.clone());
+        }
+        if let Some(shortage) = &supply.shortage {
+            if request.is_min_ready() && supply.is_nothing() && has.is_empty() {
+                self.plan
+                    .decisions
+                    .push(Decision::GiveUp { request: id.clone(), reasons: vec![shortage.reason.clone()] });
+                return;
+            }
+            if let Some(at) = shortage.until {
+                self.plan.wake(at);
+            } else if emptied.insert(key.clone()) {
+                self.make_room(key);
+            }
+            self.plan.wait(id, key, Waiting { reason: shortage.reason.clone(), paused: true });
+            self.taken.press(key, shortage, &missing);
+        }
+        if !supply.is_nothing() {
+            self.plan.decisions.push(Decision::Supply {
+                pool: key.clone(),
+                request: id.clone(),
+                reuse: supply.reuse,
+                launch: supply.launch,
+            });
         }
     }
-}
 
-/// The oldest suitable node of a pool that nobody has and nobody is about to get.
-fn oldest_idle<'a>(taken: &Taken<'a>, key: &PoolKey, suits: impl Fn(&Node) -> bool) -> Option<&'a Arc<Node>> {
-    let idle = taken.idle.get(key)?;
-    idle.iter().copied().find(|node| !taken.nodes.contains(&node.id) && suits(node))
-}
-
-/// Retires the pool's oldest idle node, unless a node of the pool is on its way out already (`nodepool 11.0.0:
-/// zk/zookeeper.py deleteOldestUnusedNode`; its guard never triggers, traps.md 12).
-fn make_room(world: &World<'_>, plan: &mut Plan, taken: &mut Taken<'_>, key: &PoolKey) {
-    const GIVE_UP_ON_A_DELETION: f64 = 300.0;
-    let leaving = world.records.nodes.values().filter_map(|entry| entry.usable().map(|node| (entry, node))).find(
-        |(entry, node)| {
-            let ours = node.provider.as_ref() == Some(&key.provider) && node.pool.as_ref() == Some(&key.pool);
-            let free = !entry.is_locked() || node.state == NodeState::Deleting;
-            ours && node.state.is_doomed() && free && world.now - node.state_time < GIVE_UP_ON_A_DELETION
-        },
-    );
-    if leaving.is_some() {
-        return;
+    /// Retires the pool's oldest idle node, unless a node of the pool is on its way out already (`nodepool 11.0.0:
+    /// zk/zookeeper.py deleteOldestUnusedNode`; its guard never triggers, traps.md 12).
+    fn make_room(&mut self, key: &PoolKey) {
+        const GIVE_UP_ON_A_DELETION: f64 = 300.0;
+        let world = self.world;
+        let leaving = world.records.nodes.values().filter_map(|entry| entry.usable().map(|node| (entry, node))).find(
+            |(entry, node)| {
+                let ours = node.provider.as_ref() == Some(&key.provider) && node.pool.as_ref() == Some(&key.pool);
+                let free = !entry.is_locked() || node.state == NodeState::Deleting;
+                ours && node.state.is_doomed() && free && world.now - node.state_time < GIVE_UP_ON_A_DELETION
+            },
+        );
+        if leaving.is_some() {
+            return;
+        }
+        if let Some(node) = self.taken.oldest_idle(key, |_| true) {
+            let id = node.id.clone();
+            self.taken.take(id.clone());
+            self.plan.decisions.push(Decision::Retire { node: id, reason: "idle, and its room is needed".to_owned() });
+        }
     }
-    if let Some(node) = oldest_idle(taken, key, |_| true) {
-        let id = node.id.clone();
-        taken.nodes.insert(id.clone());
-        plan.decisions.push(Decision::Retire { node: id, reason: "idle, and its room is needed".to_owned() });
-    }
-}
 
-/// Nodes that we hold for a request that we do not hold any more: a ready one becomes free, a broken one is let go
-/// so that it is deleted, one whose launch runs waits for that.
-fn let_go_of_strays(world: &World<'_>, plan: &mut Plan) {
-    for (id, held) in &world.holdings.nodes {
-        let idle = !held.launching && !world.holdings.busy_nodes.contains(id);
-        if idle
-            && !world.holdings.requests.contains_key(&held.request)
-            && !world.holdings.busy_requests.contains(&held.request)
-        {
-            let reason = "its request needs it no longer".to_owned();
-            plan.decisions.push(Decision::LetGo { node: id.clone(), reason });
+    /// Nodes that we hold for a request that we do not hold any more: a ready one becomes free, a broken one is let go
+    /// so that it is deleted, one whose launch runs waits for that.
+    fn let_go_of_strays(&mut self) {
+        let (world, plan) = (self.world, &mut self.plan);
+        for (id, held) in &world.holdings.nodes {
+            let idle = !held.launching && !world.holdings.busy_nodes.contains(id);
+            if idle
+                && !world.holdings.requests.contains_key(&held.request)
+                && !world.holdings.busy_requests.contains(&held.request)
+            {
+                let reason = "its request needs it no longer".to_owned();
+                plan.decisions.push(Decision::LetGo { node: id.clone(), reason });
+            }
         }
     }
 }
@@ -524,19 +303,4 @@ fn in_order(wanted: &[LabelName], has: &[(&NodeId, &HeldNode, Option<&Arc<Node>>
             Some(left.swap_remove(at).0.clone())
         })
         .collect()
-}
-
-fn zones<'a>(world: &World<'a>, key: &PoolKey, pool: &'a Pool) -> Result<&'a [String], Want> {
-    if !pool.availability_zones.is_empty() {
-        return Ok(&pool.availability_zones);
-    }
-    world.provider(&key.provider).and_then(|p| p.zones.as_deref()).ok_or_else(|| Want::Zones(key.provider.clone()))
-}
-
-/// The zone of all launches for a request: drawn once, from the request's id, so that a restart draws the same.
-fn choose_zone(request: &RequestId, zones: &[String]) -> Option<String> {
-    let mut hasher = DefaultHasher::new();
-    request.hash(&mut hasher);
-    let count = u64::try_from(zones.len()).ok().filter(|count| *count > 0)?;
-    zones.get(usize::try_from(hasher.finish() % count).ok()?).cloned()
 }

@@ -22,10 +22,10 @@ use std::{
 
 use nodepool_common::{
     config::{self, Config},
-    model::{LabelName, NodeId, ProviderName, Records, Resources, Timestamp},
+    model::{LabelName, ProviderName, Records, Resources, Timestamp},
     sys::clock,
 };
-use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, ResourceKind};
+use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, ResourceKind, leaks::is_node_of};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -78,6 +78,21 @@ struct Entry {
     quota_errors: u32,
 }
 
+impl Entry {
+    fn has_trouble(&mut self, why: String) {
+        if self.state.trouble.as_ref() != Some(&why) {
+            warn!(logger = LOGGER, "Provider {} has trouble: {why}", self.cloud.config.name);
+            self.state.trouble = Some(why);
+        }
+    }
+
+    fn answered(&mut self) {
+        if self.state.trouble.take().is_some() {
+            info!(logger = LOGGER, "Provider {} answers again", self.cloud.config.name);
+        }
+    }
+}
+
 /// Something to ask a cloud. Whoever takes one up brings it to an end with [`Launcher::answer`].
 #[derive(Debug)]
 pub struct Question {
@@ -90,6 +105,23 @@ enum Answer {
     Takes(Result<Resources, String>),
     Ready(bool),
     Zones(Vec<String>),
+}
+
+/// A question on its way; it may be asked again once this is dropped, also by a panic.
+struct Asking<'a> {
+    clouds: &'a Clouds,
+    question: Question,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.clouds.open();
+        let entry = entries.get_mut(&self.question.cloud.config.name);
+        // The questions of a provider that was replaced went with it.
+        if let Some(entry) = entry.filter(|entry| Arc::ptr_eq(&entry.cloud, &self.question.cloud)) {
+            entry.asked.remove(&self.question.want);
+        }
+    }
 }
 
 impl Clouds {
@@ -124,10 +156,21 @@ impl Clouds {
         self.open().get(name).filter(|entry| !entry.started)?.state.trouble.clone()
     }
 
+    /// Each provider, and whether its cloud answers.
+    pub fn health(&self) -> BTreeMap<ProviderName, bool> {
+        let entries = self.open();
+        entries.iter().map(|(name, e)| (name.clone(), e.started && e.state.trouble.is_none())).collect()
+    }
+
     /// Providers that do not answer, with why.
     pub fn troubles(&self) -> Vec<(ProviderName, String)> {
         let entries = self.open();
         entries.iter().filter_map(|(name, e)| Some((name.clone(), e.state.trouble.clone()?))).collect()
+    }
+
+    /// The cloud's zones, where they are known.
+    pub fn zones(&self, name: &ProviderName) -> Vec<String> {
+        self.open().get(name).and_then(|entry| entry.state.zones.clone()).unwrap_or_default()
     }
 
     /// What a node of a label takes, where that is known.
@@ -206,6 +249,14 @@ impl Clouds {
         if let Some(entry) = self.open().get_mut(name) {
             entry.quota_errors = 0;
             entry.state.launch_after = None;
+            entry.answered();
+        }
+    }
+
+    /// The cloud was away for a launch. What is known of its trouble stays: each launch would word it differently.
+    pub fn away(&self, name: &ProviderName, why: String) {
+        if let Some(entry) = self.open().get_mut(name).filter(|entry| entry.state.trouble.is_none()) {
+            entry.has_trouble(why);
         }
     }
 
@@ -236,20 +287,13 @@ impl Clouds {
         }
         let want = &question.want;
         let now = clock::now();
-        entry.asked.remove(want);
         let answer = match answer {
             Ok(answer) => {
-                if entry.state.trouble.take().is_some() {
-                    info!(logger = LOGGER, "Provider {} answers again", entry.cloud.config.name);
-                }
+                entry.answered();
                 answer
             }
             Err(error) => {
-                let text = error.to_string();
-                if entry.state.trouble.as_ref() != Some(&text) {
-                    warn!(logger = LOGGER, "Provider {} has trouble: {text}", entry.cloud.config.name);
-                    entry.state.trouble = Some(text);
-                }
+                entry.has_trouble(error.to_string());
                 let pause = longer(&mut entry.failures, want, 1.0, 30.0);
                 entry.until.insert(want.clone(), now + pause);
                 return;
@@ -401,21 +445,23 @@ impl Launcher {
 
     /// Asks a cloud, and keeps the answer.
     pub(super) async fn answer(&self, question: Question) {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answer_of(&question)).await.unwrap_or_else(|_| {
+        let question = Asking { clouds: &self.clouds, question };
+        let question = &question.question;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answer_of(question)).await.unwrap_or_else(|_| {
             let name = &question.cloud.config.name;
             let why = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
             Err(ProviderError::new(ErrorClass::Timeout, format!("asking provider {name}"), why))
         });
-        self.clouds.keep(&question, answer);
+        self.clouds.keep(question, answer);
     }
 
     async fn answer_of(&self, question: &Question) -> Result<Answer, ProviderError> {
         let provider = &question.cloud.provider;
         match &question.want {
             Want::Quota(name) => {
-                let (limits, resources) = tokio::try_join!(provider.quota_limits(), provider.list_resources())?;
-                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources));
-                Ok(Answer::Quota(limits.less(&others)))
+                let (quota, resources) = tokio::try_join!(provider.quota(), provider.list_resources())?;
+                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &quota.used));
+                Ok(Answer::Quota(quota.limits.less(&others)))
             }
             Want::Zones(_) => provider.availability_zones().await.map(Answer::Zones),
             Want::LabelReady(_, pool, label) => provider.label_ready(pool, label).await.map(Answer::Ready),
@@ -428,20 +474,56 @@ impl Launcher {
     }
 }
 
-/// What servers take that are not nodes of this provider (`nodepool 11.0.0: driver/statemachine.py
-/// unmanagedQuotaUsed`). Our own leaked ones count: they take quota until they are gone.
-fn used_by_others(records: &Records, provider: &ProviderName, resources: &[CloudResource]) -> Resources {
-    let mut used = Resources::new();
+/// What is taken by others than nodes of this provider (`nodepool 11.0.0: driver/statemachine.py unmanagedQuotaUsed`).
+/// Our own leaked servers count: they take quota until they are gone. Of a resource that others than servers use as
+/// well, `used` says how much that is in all.
+fn used_by_others(
+    records: &Records,
+    provider: &ProviderName,
+    resources: &[CloudResource],
+    used: &Resources,
+) -> Resources {
+    let (mut ours, mut others) = (Resources::new(), Resources::new());
     for resource in resources.iter().filter(|resource| resource.kind == ResourceKind::Instance) {
-        if !is_node_of(records, provider, resource) {
-            used.add(&resource.resources);
-        }
+        let side = if is_node_of(records, provider, resource) { &mut ours } else { &mut others };
+        side.add(&resource.resources);
     }
-    used
+    for (name, in_all) in used.iter() {
+        // The two were not read at the same moment.
+        others.set(name, (in_all - ours.amount(name)).max(0.0));
+    }
+    others
 }
 
-/// Whether a resource belongs to a node of this provider that is on record.
-pub(super) fn is_node_of(records: &Records, provider: &ProviderName, resource: &CloudResource) -> bool {
-    resource.tag("nodepool_provider_name") == Some(provider.as_str())
-        && resource.tag("nodepool_node_id").is_some_and(|id| records.nodes.contains_key(&NodeId::from(id)))
+#[cfg(test)]
+mod tests {
+    use nodepool_common::model::{Entry, Node, Stat};
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    #[test]
+    fn others_use_what_servers_that_are_no_nodes_take_and_of_some_resources_what_is_not_ours() {
+        let provider = ProviderName::from("p");
+        let server = |node: &str, ports: f64| CloudResource {
+            kind: ResourceKind::Instance,
+            id: format!("server-{node}"),
+            metadata: Map::from_iter([
+                ("nodepool_provider_name".to_owned(), json!("p")),
+                ("nodepool_node_id".to_owned(), json!(node)),
+            ]),
+            resources: Resources::new().with("cores", 2.0).with("ports", ports),
+        };
+        let mut records = Records::default();
+        let record = Ok(Arc::new(Node::new(0.0)));
+        let entry = Entry { record, stat: Stat::default(), contenders: BTreeSet::new(), free_since: None };
+        records.nodes.insert("1".into(), entry);
+        let listed = [server("1", 2.0), server("2", 1.0)];
+        let others = used_by_others(&records, &provider, &listed, &Resources::new());
+        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 1.0));
+        let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 9.0));
+        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 7.0), "a router's and the like count");
+        let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 1.0));
+        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 0.0));
+    }
 }

@@ -1,8 +1,18 @@
 //! The story of one node: from its record to READY, or to the reason why not.
 //!
-//! Attempts follow each other until one succeeds, the cloud refuses for quota, the configuration turns out to be
-//! wrong, or `launch-retries` are used up. Before another attempt, what the last one made is deleted: a node never has
-//! two servers. Everything that must survive us is on record before we wait for it: the server's id above all.
+//! Attempts follow each other until one succeeds or there is no point in another. What comes after a failed one follows
+//! from its class:
+//!
+//! | | |
+//! |---|---|
+//! | quota | the node is aborted and its request waits |
+//! | the configuration names what the cloud does not have | the node fails: another attempt would not find it either |
+//! | the cloud has no room | the next zone, if the node stands alone (the nodes of a request share theirs); once all zones were tried, the request goes to a pool of another provider, if there is one; else again here |
+//! | the cloud does not answer | it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first; where a pool of another provider can serve, it counts |
+//! | anything else | again, `launch-retries` attempts in all |
+//!
+//! Before another attempt, what the last one made is deleted: a node never has two servers. Everything that must
+//! survive us is on record before we wait for it: the server's id above all.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +35,10 @@ use crate::{
     nodescan::{ScanError, Target},
     plan::{NewNode, PoolKey},
 };
+
+/// Pauses between attempts while the cloud is away.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// One node's launch.
 pub struct NodeLaunch {
@@ -59,6 +73,11 @@ impl Failure {
             Self::TimedOut(_) => "error.servercreatetimeout",
             Self::Lost(_) => "error.zksession",
         }
+    }
+
+    /// Whether the cloud as a whole is away.
+    fn is_away(&self) -> bool {
+        matches!(self, Self::Cloud(error) if error.away)
     }
 
     fn class(&self) -> ErrorClass {
@@ -133,48 +152,88 @@ impl NodeLaunch {
         let node = held.record().id.clone();
         let held = Mutex::new(held);
         let retries = self.cloud.config.launch_retries.max(1);
-        let mut attempt = 0;
+        let began = Instant::now();
+        let mut attempt = 1;
+        let mut pause = FIRST_PAUSE;
+        let mut zones = self.zones();
         let failure = loop {
-            attempt += 1;
             let started = Instant::now();
             let limit = self.cloud.config.launch_timeout;
-            let outcome = match tokio::time::timeout(limit, self.attempt(&held)).await {
+            let outcome = match tokio::time::timeout(limit, self.attempt(&held, zones.first())).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::TimedOut(limit)),
             };
             let result = outcome.as_ref().map_or_else(Failure::result, |()| "ready");
-            self.record(result, started.elapsed());
+            self.record(zones.first(), result, started.elapsed());
             let failure = match outcome {
                 Ok(()) => break None,
                 Err(failure) => failure,
             };
-            match &failure {
-                Failure::Lost(error) => {
-                    error!(logger = %self.logger, "Lost the lock of node {node} during its launch: {error}");
-                    return;
-                }
-                Failure::Keyscan(_) => {
-                    warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
-                    self.log_console(&held).await;
-                }
-                _ if failure.class() == ErrorClass::Quota => {
-                    info!(logger = %self.logger, "Aborting node {node}: {failure}");
-                    break Some(failure);
-                }
-                _ => {
-                    warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
-                }
+            let class = failure.class();
+            if let Failure::Lost(error) = &failure {
+                error!(logger = %self.logger, "Lost the lock of node {node} during its launch: {error}");
+                return;
+            }
+            if class == ErrorClass::Quota {
+                info!(logger = %self.logger, "Aborting node {node}: {failure}");
+                break Some(failure);
+            }
+            let elsewhere = self.another_provider_may_serve();
+            let counts = !failure.is_away() || elsewhere || began.elapsed() >= limit;
+            if counts {
+                warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
+            } else {
+                self.launcher.clouds.away(&self.pool.provider, failure.to_string());
+                warn!(logger = %self.logger, "The cloud is away during the launch of node {node}, it waits: {failure}");
+            }
+            if let Failure::Keyscan(_) = &failure {
+                self.log_console(&held).await;
+            }
+            let no_room = class == ErrorClass::Capacity;
+            if no_room && !zones.is_empty() {
+                zones.remove(0);
             }
             // What the configuration asks for and the cloud does not have will not come with another attempt.
-            if attempt >= retries || failure.class() == ErrorClass::Config || !self.undo(&held).await {
+            let pointless = class == ErrorClass::Config || (no_room && zones.is_empty() && elsewhere);
+            if pointless || (counts && attempt >= retries) || !self.undo(&held).await {
                 break Some(failure);
+            }
+            if zones.is_empty() {
+                zones = self.zones();
+            }
+            if counts {
+                attempt += 1;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         };
         self.finish(held.into_inner(), failure).await;
     }
 
-    /// One attempt, up to READY on record.
-    async fn attempt(&self, held: &Mutex<Held<Node>>) -> Result<(), Failure> {
+    /// The zones to try, in this order: the request's own, and for a node that stands alone the others.
+    fn zones(&self) -> Vec<String> {
+        let Some(own) = self.az.clone() else { return Vec::new() };
+        let mut zones = vec![own];
+        if self.request.node_types.len() == 1 {
+            let pool = self.cloud.config.pool(&self.pool.pool);
+            let named = pool.map(|pool| pool.availability_zones.clone()).filter(|named| !named.is_empty());
+            let all = named.unwrap_or_else(|| self.launcher.clouds.zones(&self.pool.provider));
+            zones.extend(all.into_iter().filter(|zone| Some(zone) != self.az.as_ref()));
+        }
+        zones
+    }
+
+    /// Whether the request would find another provider if this one declines it.
+    fn another_provider_may_serve(&self) -> bool {
+        let ours = Some(&self.pool.provider);
+        let cache = self.launcher.zk.cache();
+        cache
+            .read(|records| records.pools_that_may_serve(&self.request).any(|pool| pool.provider_name.as_ref() != ours))
+    }
+
+    /// One attempt in a zone, up to READY on record.
+    async fn attempt(&self, held: &Mutex<Held<Node>>, az: Option<&String>) -> Result<(), Failure> {
         let provider = &self.cloud.provider;
         let profile = provider.profile(&self.pool.pool, &self.label)?;
         let (upload, image_id) = match &profile.image {
@@ -211,7 +270,7 @@ impl NodeLaunch {
             node,
             pool: self.pool.pool.clone(),
             label: self.label.clone(),
-            az: self.az.clone(),
+            az: az.cloned(),
             upload,
             request: Arc::clone(&self.request),
         };
@@ -383,8 +442,8 @@ impl NodeLaunch {
         }
     }
 
-    fn record(&self, result: &str, took: Duration) {
-        let az = self.az.as_deref();
+    fn record(&self, az: Option<&String>, result: &str, took: Duration) {
+        let az = az.map(String::as_str);
         let requestor = self.request.requestor.as_deref();
         self.launcher.stats.launch_result(&self.pool.provider, az, requestor, result, took);
     }
@@ -440,5 +499,5 @@ fn apply_instance(node: &mut Node, instance: Instance) {
     node.driver_data = instance.driver_data;
     node.slot = instance.slot;
     node.node_properties = Some(instance.node_properties);
-    node.resources = Some(instance.resources);
+    node.resources = Some(instance.resources.recorded());
 }

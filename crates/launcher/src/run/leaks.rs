@@ -8,15 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use nodepool_common::model::{BuildId, NodeId, NodeState, ProviderName, Records, UploadId};
-use nodepool_drivers::{CloudResource, ProviderError};
+use nodepool_common::model::Records;
+use nodepool_drivers::{ProviderError, leaks::leaked};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use super::{
-    Launcher,
-    clouds::{Cloud, is_node_of},
-};
+use super::{Launcher, clouds::Cloud};
 
 const LOGGER: &str = "nodepool.CleanupWorker";
 
@@ -38,22 +35,18 @@ impl Launcher {
 
     async fn search(&self, cloud: &Cloud, suspects: &mut BTreeSet<String>) -> Result<(), ProviderError> {
         let name = &cloud.config.name;
-        let resources = cloud.provider.list_resources().await?;
-        let leaked: Vec<_> = self
-            .zk
-            .cache()
-            .read(|records| resources.into_iter().filter(|resource| is_leaked(records, name, resource)).collect());
+        let resources = cloud.provider.list_tagged().await?;
+        let with_reason = |records: &Records| {
+            let why = resources.into_iter().map(|resource| (leaked(records, name, &resource), resource));
+            why.filter_map(|(why, resource)| Some((why?, resource))).collect::<Vec<_>>()
+        };
+        let leaked = self.zk.cache().read(with_reason);
         let mut seen = BTreeSet::new();
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for resource in leaked {
+        for (why, resource) in leaked {
             if suspects.contains(&resource.id) {
                 let kind = resource.kind.plural();
-                warn!(
-                    logger = LOGGER,
-                    "Deleting leaked resource of provider {name}: {} of {kind}, without a record of node {}",
-                    resource.id,
-                    resource.tag("nodepool_node_id").unwrap_or("?")
-                );
+                warn!(logger = LOGGER, "Deleting leaked resource of provider {name}: {} of {kind}: {why}", resource.id);
                 match cloud.provider.delete_resource(&resource).await {
                     Ok(()) => *counts.entry(kind).or_default() += 1,
                     Err(error) => {
@@ -74,30 +67,5 @@ impl Launcher {
             self.stats.leaked(name, kind, count);
         }
         Ok(())
-    }
-}
-
-/// Whether a resource carries our provider's name and no record knows it.
-fn is_leaked(records: &Records, provider: &ProviderName, resource: &CloudResource) -> bool {
-    if resource.tag("nodepool_provider_name") != Some(provider.as_str()) {
-        return false;
-    }
-    if let Some(node) = resource.tag("nodepool_node_id") {
-        if !is_node_of(records, provider, resource) {
-            return true;
-        }
-        // A second server of a node: an attempt whose answer was lost. While the node is being built the one on record
-        // may not be the last word.
-        let node = records.nodes.get(&NodeId::from(node)).and_then(|entry| entry.usable());
-        return node.is_some_and(|node| {
-            node.state != NodeState::Building && node.external_id_text().is_some_and(|id| id != resource.id)
-        });
-    }
-    match (resource.tag("nodepool_build_id"), resource.tag("nodepool_upload_id")) {
-        (Some(build), Some(upload)) => {
-            let (build, upload) = (BuildId::from(build), UploadId::from(upload));
-            !records.uploads.keys().any(|k| k.provider == *provider && k.build == build && k.id == upload)
-        }
-        _ => false,
     }
 }

@@ -225,5 +225,6 @@ impl Launcher {
             &ZkQueues { node_event: queues.events, node_playback: queues.playback, ..ZkQueues::default() },
         );
         self.report_configuration(&self.config());
+        self.stats.providers_up(&self.clouds.health());
     }
 }

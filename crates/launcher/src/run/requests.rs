@@ -210,7 +210,7 @@ impl Launcher {
         node.requestor.clone_from(&request.requestor);
         node.attributes.clone_from(&pool_config.node_attributes);
         node.az.clone_from(&new.az);
-        node.resources = self.clouds.label_resources(pool, &new.label);
+        node.resources = self.clouds.label_resources(pool, &new.label).map(|resources| resources.recorded());
         let held = self.zk.create_node(node).await?;
         let id = held.record().id.clone();
         info!(

@@ -1,0 +1,50 @@
+//! Deleting a server.
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{super::cloud::CloudError, OpenStackProvider, Result};
+use crate::{ErrorClass, ProviderError};
+
+/// A deletion that leaves its server in ERROR is asked for so many times in all.
+const DELETE_ATTEMPTS: u32 = 3;
+/// A server is in ERROR for so many listings before its deletion is asked for again.
+const ERROR_LISTINGS: u32 = 3;
+
+impl OpenStackProvider {
+    pub(super) async fn delete_server(&self, external_id: &Value) -> Result<()> {
+        let Some(id) = external_id.as_str() else {
+            return Err(ProviderError::new(
+                ErrorClass::Bug,
+                format!("deleting server {external_id} in provider {}", self.name),
+                "an OpenStack server's id is a text",
+            ));
+        };
+        let doing = || format!("deleting server {id}");
+        self.delete_floating_ips(id).await?;
+        for _ in 0..DELETE_ATTEMPTS {
+            let mut since = Instant::now();
+            match self.cloud.delete_server(id).await {
+                Ok(()) => {}
+                Err(error) if error.class == ErrorClass::Gone => return Ok(()),
+                Err(error) => return Err(self.error(doing())(error)),
+            }
+            self.servers.hurry_for_news();
+            let mut errors = 0;
+            while errors < ERROR_LISTINGS {
+                let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
+                match servers.get(id) {
+                    None => return Ok(()),
+                    Some(server) if server.is_gone() => return Ok(()),
+                    Some(server) if server.status == "ERROR" && server.task_state.is_none() => errors += 1,
+                    Some(_) => errors = 0,
+                }
+            }
+        }
+        let fault = self.fault(id).await.unwrap_or_default();
+        Err(self.error(doing())(CloudError::new(
+            ErrorClass::Transient,
+            format!("it is still in ERROR after {DELETE_ATTEMPTS} deletions: {}", fault.message),
+        )))
+    }
+}

@@ -1,0 +1,54 @@
+//! Images of the builder's: what they are called and made as, and their way in and out.
+
+use nodepool_common::model::{ImageName, UploadId};
+use serde_json::json;
+
+use super::{
+    super::{cloud::CloudError, clouds_yaml::CloudSettings, format::fill, images},
+    OpenStackProvider, Result,
+};
+use crate::{CloudResource, ErrorClass, ImageToUpload, ResourceKind};
+
+/// Where clouds.yaml names no `image_format` (openstacksdk: config/defaults.json).
+const FORMAT: &str = "qcow2";
+
+impl OpenStackProvider {
+    pub(super) fn wanted_image_format(&self) -> Result<String> {
+        let (cloud, region) = (self.config.cloud.as_deref(), self.config.region_name.as_deref());
+        match CloudSettings::find(cloud, region, &self.context) {
+            Ok(settings) => Ok(settings.text("image_format").unwrap_or_else(|| FORMAT.to_owned())),
+            Err(_) if self.cloud.is_simulated() => Ok(FORMAT.to_owned()),
+            Err(error) => Err(self.error("choosing the image format (image_format of clouds.yaml)")(error)),
+        }
+    }
+
+    pub(super) fn fill_image_name(&self, image: &ImageName, upload: &UploadId, at: u64) -> Result<String> {
+        let template = &self.config.image_name_format;
+        let part = |name: &str| match name {
+            "image_name" => Ok(json!(image)),
+            "upload_id" => Ok(json!(upload)),
+            "timestamp" => Ok(json!(at.to_string())),
+            _ => Err(format!("{{{name}}}: only `image_name`, `upload_id` and `timestamp` can be used")),
+        };
+        fill(template, &part).map_err(|error| {
+            let doing = format!("naming upload {upload} of image {image}");
+            self.error(doing)(CloudError::new(ErrorClass::Config, format!("image-name-format {template:?}: {error}")))
+        })
+    }
+
+    pub(super) async fn upload(&self, image: &ImageToUpload) -> Result<String> {
+        let limit = self.config.image_upload_timeout;
+        let uploaded = images::upload(&self.cloud, &self.name, image, limit).await;
+        uploaded.map_err(self.error(format_args!("uploading {} as image {}", image.path.display(), image.name)))
+    }
+
+    pub(super) async fn delete_uploaded(&self, id: &str) -> Result<()> {
+        images::delete(&*self.cloud, id).await.map_err(self.error(format_args!("deleting image {id}")))
+    }
+
+    pub(super) async fn list_uploaded(&self) -> Result<Vec<CloudResource>> {
+        let ours = [("nodepool_provider_name", self.name.to_string())];
+        let images = self.cloud.images_with(&ours).await.map_err(self.error("listing images"))?;
+        Ok(images.into_iter().map(|image| CloudResource::of(ResourceKind::Image, image.id, image.metadata)).collect())
+    }
+}

@@ -1,0 +1,241 @@
+//! The story of a launch.
+//!
+//! It may be dropped at any await. What exists in the cloud by then is found again: its id was reported through
+//! [`LaunchProgress`] before anything else was awaited, or its metadata names the node.
+
+use std::{sync::Arc, time::Duration};
+
+use nodepool_common::config;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        cloud::{CloudError, CreateServer, Server},
+        format::{format, safe_attributes},
+    },
+    ExternalName, Image, OpenStackProvider, Result,
+    usage::need,
+};
+use crate::{ErrorClass, Instance, Launch, LaunchProgress, ProviderError};
+
+/// A server that listings do not have for so long, one after the other, is asked for by its id.
+const MISSING_LISTINGS: u32 = 3;
+/// … and for so long: a list may lag behind the server's creation.
+const MISSING_FOR: Duration = Duration::from_secs(10);
+
+impl OpenStackProvider {
+    pub(super) async fn launch_server(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance> {
+        let (pool, label) = self.label(&launch.pool, &launch.label)?;
+        let image = self.image(label)?;
+        let flavor = self.lookups.flavor(label).await?;
+        let mut networks = Vec::new();
+        for name in &label.networks {
+            networks.push(self.lookups.network(name).await?.id);
+        }
+        let create = CreateServer {
+            name: launch.hostname.clone(),
+            image: self.image_id(launch, &image).await?,
+            flavor: flavor.id.clone(),
+            az: launch.az.clone(),
+            security_groups: pool.security_groups.clone(),
+            networks,
+            key_name: label.key_name.clone(),
+            config_drive: image.config_drive(),
+            meta: self.metadata(launch, label, &image),
+            userdata: label.userdata.clone(),
+            volume_size: label.boot_from_volume.then_some(label.volume_size),
+        };
+        let created = self.create(&create, launch, progress).await?;
+        let server = if created.status == "ACTIVE" {
+            Arc::new(created)
+        } else {
+            self.wait_until_active(&created.id, &create, launch).await?
+        };
+        self.instance(launch, pool, &server, need(&flavor, label)).await
+    }
+
+    async fn image_id(&self, launch: &Launch, image: &Image<'_>) -> Result<String> {
+        let doing = || format!("choosing the image of server {} in provider {}", launch.hostname, self.name);
+        match image {
+            Image::Disk(diskimage) => {
+                let id = launch.upload.as_ref().and_then(|upload| upload.external_id.clone());
+                id.ok_or_else(|| {
+                    // The words and the metric are upstream's.
+                    ProviderError::new(
+                        ErrorClass::Config,
+                        doing(),
+                        format!("Unable to find current cloud image {} in {}", diskimage.name, self.name),
+                    )
+                })
+            }
+            Image::Cloud(image) => {
+                if let Some(id) = &image.image_id {
+                    return Ok(id.clone());
+                }
+                let name = image.external_name();
+                let found = self.lookups.image(name).await?;
+                found.map(|image| image.id).ok_or_else(|| {
+                    ProviderError::new(
+                        ErrorClass::Config,
+                        doing(),
+                        format!("the cloud has no active image called {name}; check `cloud-images`"),
+                    )
+                })
+            }
+        }
+    }
+
+    /// Groups for Ansible, then what the configuration adds, then what finds the server again (drivers.md 1.4).
+    fn metadata(&self, launch: &Launch, label: &config::OpenStackLabel, image: &Image<'_>) -> Map<String, Value> {
+        let mut meta = Map::new();
+        meta.insert("groups".to_owned(), json!(format!("{},{},{}", self.name, image.name(), label.name)));
+        for (key, value) in &label.instance_properties {
+            meta.insert(key.clone(), json!(value));
+        }
+        let request = safe_attributes(&launch.request);
+        for (key, template) in &label.dynamic_instance_properties {
+            match format(template, &request) {
+                Ok(value) => {
+                    meta.insert(key.clone(), json!(value));
+                }
+                Err(error) => tracing::warn!(
+                    provider = %self.name, label = %label.name, node = %launch.node, request = %launch.request.id,
+                    "leaving out dynamic-instance-properties.{key}: {error}"
+                ),
+            }
+        }
+        meta.extend(self.tags(launch));
+        meta
+    }
+
+    /// What finds again what a launch has made.
+    pub(super) fn tags(&self, launch: &Launch) -> Map<String, Value> {
+        launch.metadata(&self.name).into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
+    }
+
+    /// Creates the server and returns its id, after that was reported.
+    async fn create(&self, create: &CreateServer, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Server> {
+        let doing = format!("creating server {}", create.name);
+        let mut error = match self.cloud.create_server(create).await {
+            Ok(server) => {
+                progress.created(json!(server.id)).await;
+                return Ok(server);
+            }
+            Err(error) => error,
+        };
+        if let Some(id) = error.external_id.clone() {
+            progress.created(json!(id)).await;
+            if let Some(fault) = self.fault(&id).await {
+                tracing::error!(provider = %self.name, node = %launch.node, %id, "Detailed node error: {}", fault.message);
+                if fault.class() == ErrorClass::Quota {
+                    error.class = ErrorClass::Quota;
+                }
+                error.message = format!("{} ({})", error.message, fault.message);
+            }
+        } else if error.is_ambiguous() {
+            self.report_lost(launch, progress).await;
+        }
+        match error.status {
+            // Something that was kept does not exist any more.
+            Some(400) => self.forget(),
+            Some(404) => {
+                self.forget();
+                error.class = ErrorClass::Config;
+            }
+            _ => {}
+        }
+        Err(self.error(&doing)(error))
+    }
+
+    /// A creation whose answer was lost may have happened: the server's metadata tells.
+    async fn report_lost(&self, launch: &Launch, progress: &dyn LaunchProgress) {
+        self.servers.hurry_for_news();
+        let mut since = Instant::now();
+        for _ in 0..2 {
+            let listing = self.servers.after(since).await;
+            since = listing.started;
+            let Ok(servers) = listing.found else { continue };
+            let lost = servers.values().find(|server| {
+                !server.is_gone()
+                    && server.tag("nodepool_provider_name") == Some(self.name.as_str())
+                    && server.tag("nodepool_node_id") == Some(launch.node.as_str())
+            });
+            if let Some(server) = lost {
+                tracing::warn!(
+                    provider = %self.name, node = %launch.node, id = server.id,
+                    "the answer to the server's creation was lost, but it exists"
+                );
+                progress.created(json!(server.id)).await;
+                return;
+            }
+        }
+    }
+
+    async fn wait_until_active(&self, id: &str, create: &CreateServer, launch: &Launch) -> Result<Arc<Server>> {
+        let doing = || format!("waiting for server {} ({id})", create.name);
+        let mut tagged = create.volume_size.is_none();
+        let mut since = Instant::now();
+        let mut missing = 0;
+        let mut missing_since = None;
+        self.servers.hurry_for_news();
+        loop {
+            let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
+            let Some(server) = servers.get(id) else {
+                missing += 1;
+                let absent = missing_since.get_or_insert_with(Instant::now).elapsed();
+                if missing >= MISSING_LISTINGS && absent >= MISSING_FOR {
+                    if self.cloud.get_server(id).await.map_err(self.error(doing()))?.is_none() {
+                        return Err(self.error(doing())(CloudError::new(
+                            ErrorClass::Gone,
+                            "the cloud does not have it any more; somebody deleted it while it was being made",
+                        )));
+                    }
+                    missing = 0;
+                }
+                continue;
+            };
+            missing = 0;
+            missing_since = None;
+            if !tagged && !server.volumes.is_empty() {
+                tagged = true;
+                self.tag_volumes(&server.volumes, launch).await;
+            }
+            match server.status.as_str() {
+                "ACTIVE" => return Ok(Arc::clone(server)),
+                "ERROR" => return Err(self.server_failed(doing(), server).await),
+                _ if server.is_gone() => {
+                    return Err(self.error(doing())(CloudError::new(ErrorClass::Gone, "somebody deleted it")));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// So that they are found should they outlive their server.
+    async fn tag_volumes(&self, volumes: &[String], launch: &Launch) {
+        let tags = self.tags(launch);
+        for id in volumes {
+            if let Err(error) = self.cloud.tag_volume(id, &tags).await {
+                tracing::warn!(
+                    provider = %self.name, node = %launch.node, volume = %id, %error,
+                    "cannot mark the server's volume as ours; should it outlive the server, nobody will know"
+                );
+            }
+        }
+    }
+
+    async fn server_failed(&self, doing: String, server: &Server) -> ProviderError {
+        let fault = match &server.fault {
+            Some(fault) => fault.clone(),
+            None => self.fault(&server.id).await.unwrap_or_default(),
+        };
+        let why = if fault.message.is_empty() { "Nova gives no fault" } else { fault.message.as_str() };
+        let error = CloudError::new(fault.class(), format!("the server is in ERROR: {why}"));
+        let error = self.error(doing)(error);
+        match error.class {
+            ErrorClass::Transient => error.with_launch_result("error.status"),
+            _ => error,
+        }
+    }
+}

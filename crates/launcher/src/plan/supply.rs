@@ -1,0 +1,267 @@
+//! Where the nodes of a request come from: ready ones first, then launches, as far as quotas and limits go.
+//!
+//! What is found is set aside at once, so that one pass promises nothing twice; [`Pass::give_back`] undoes that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use nodepool_common::{
+    config::Pool,
+    model::{LabelName, Node, NodeId, NodeRequest, NodeState, ProviderName, RequestId},
+};
+
+use super::{
+    NewNode, Pass, PoolKey, Want, World,
+    budget::{Fit, label_resources},
+};
+
+/// What the paused requests of a pool wait for.
+#[derive(Debug, Default)]
+pub struct Pressure {
+    /// Resources that are short.
+    pub short: BTreeSet<String>,
+    /// Labels that are needed.
+    pub labels: BTreeSet<LabelName>,
+    /// Whether it is the provider that is short, and so its other pools too.
+    of_provider: bool,
+}
+
+/// What is there and what is set aside in this pass.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    /// Ready nodes that nobody has, by pool, oldest first.
+    idle: BTreeMap<PoolKey, Vec<&'a Arc<Node>>>,
+    /// Those of them that some request gets.
+    nodes: BTreeSet<NodeId>,
+    /// What paused requests wait for, by pool. A pool that is in here is paused.
+    pub pressure: BTreeMap<PoolKey, Pressure>,
+    /// Nodes that are being launched or will have to be for what was accepted, by provider.
+    pub running: BTreeMap<ProviderName, usize>,
+    /// Pools with an accepted request that an action is working on: what it still needs is not known in this pass.
+    pub in_motion: BTreeSet<PoolKey>,
+}
+
+/// Where the nodes for a request would come from.
+#[derive(Debug, Default)]
+pub struct Supply {
+    /// Ready nodes, with the label each satisfies.
+    pub reuse: Vec<(NodeId, LabelName)>,
+    /// Nodes to launch.
+    pub launch: Vec<NewNode>,
+    /// What stops it from getting the rest.
+    pub shortage: Option<Shortage>,
+    /// What has to be found out first.
+    pub unknown: Option<Want>,
+}
+
+/// What stops a request from getting its nodes.
+#[derive(Debug)]
+pub struct Shortage {
+    /// For people.
+    pub reason: String,
+    /// The resources that are short.
+    pub short: Vec<String>,
+    /// Whether it is the provider that is short of them, not the pool.
+    pub of_provider: bool,
+    /// Until when to wait in any case.
+    pub until: Option<f64>,
+}
+
+impl Supply {
+    /// Whether there is no node in it.
+    pub fn is_nothing(&self) -> bool {
+        self.reuse.is_empty() && self.launch.is_empty()
+    }
+}
+
+impl<'a> Taken<'a> {
+    /// What there is at the beginning of a pass.
+    pub fn new(world: &World<'a>) -> Self {
+        let mut taken = Self {
+            idle: BTreeMap::new(),
+            nodes: BTreeSet::new(),
+            pressure: BTreeMap::new(),
+            running: BTreeMap::new(),
+            in_motion: world.holdings.accepting.values().cloned().collect(),
+        };
+        let holdings = world.holdings;
+        for (id, entry) in &world.records.nodes {
+            let Some(node) = entry.usable().filter(|node| node.state == NodeState::Ready) else { continue };
+            let free = node.allocated_to.is_none()
+                && !entry.is_locked()
+                && !holdings.busy_nodes.contains(id)
+                && !holdings.nodes.contains_key(id)
+                && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
+            if let (true, Some(provider), Some(pool)) = (free, &node.provider, &node.pool) {
+                let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
+                taken.idle.entry(key).or_default().push(node);
+            }
+        }
+        for nodes in taken.idle.values_mut() {
+            nodes.sort_by(|a, b| a.state_time.total_cmp(&b.state_time));
+        }
+        let accepted = holdings.requests.iter().map(|(id, held)| (id, &held.pool)).chain(&holdings.accepting);
+        for (id, key) in accepted {
+            if let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) {
+                *taken.running.entry(key.provider.clone()).or_default() += request.node_types.len();
+            }
+            if holdings.busy_requests.contains(id) {
+                taken.in_motion.insert(key.clone());
+            }
+        }
+        for (id, held) in &holdings.nodes {
+            let Some(node) = world.records.nodes.get(id).and_then(|entry| entry.usable()) else { continue };
+            let Some(running) = node.provider.as_ref().map(|name| taken.running.entry(name.clone()).or_default())
+            else {
+                continue;
+            };
+            match (holdings.requests.contains_key(&held.request), held.launching) {
+                (true, false) => *running = running.saturating_sub(1),
+                (false, true) => *running += 1,
+                _ => {}
+            }
+        }
+        taken
+    }
+
+    /// What requests before this one wait for in a pool.
+    fn pressure_on(&self, key: &PoolKey) -> impl Iterator<Item = &Pressure> {
+        let key = key.clone();
+        self.pressure
+            .iter()
+            .filter(move |(pool, pressure)| **pool == key || (pressure.of_provider && pool.provider == key.provider))
+            .map(|(_, pressure)| pressure)
+    }
+
+    /// Whether requests before this one wait for something in a pool.
+    pub fn is_paused(&self, key: &PoolKey) -> bool {
+        self.pressure_on(key).next().is_some()
+    }
+
+    /// The oldest suitable node of a pool that nobody has and nobody is about to get.
+    pub fn oldest_idle(&self, key: &PoolKey, suits: impl Fn(&Node) -> bool) -> Option<&'a Arc<Node>> {
+        let idle = self.idle.get(key)?;
+        idle.iter().copied().find(|node| !self.nodes.contains(&node.id) && suits(node))
+    }
+
+    /// Sets a node aside.
+    pub fn take(&mut self, node: NodeId) {
+        self.nodes.insert(node);
+    }
+
+    /// Notes that a pool is paused, and for what.
+    pub fn press(&mut self, key: &PoolKey, shortage: &Shortage, missing: &[LabelName]) {
+        let pressure = self.pressure.entry(key.clone()).or_default();
+        pressure.short.extend(shortage.short.iter().cloned());
+        pressure.of_provider |= shortage.of_provider;
+        pressure.labels.extend(missing.iter().cloned());
+    }
+}
+
+impl Pass<'_> {
+    /// Finds nodes for the missing labels of a request, in their order, and sets them aside.
+    pub fn supply(
+        &mut self,
+        key: &PoolKey,
+        pool: &Pool,
+        request: &NodeRequest,
+        missing: &[LabelName],
+        mut zone: Option<String>,
+    ) -> Supply {
+        let world = self.world;
+        let mut supply = Supply::default();
+        for label in missing {
+            let suits = |node: &Node| node.labels.contains(label) && (zone.is_none() || node.az == zone);
+            if request.reuse
+                && let Some(node) = self.taken.oldest_idle(key, suits)
+            {
+                zone = zone.or_else(|| node.az.clone());
+                self.taken.take(node.id.clone());
+                supply.reuse.push((node.id.clone(), label.clone()));
+                continue;
+            }
+            let provider = world.provider(&key.provider);
+            if let Some(at) = provider.and_then(|p| p.launch_after).filter(|at| *at > world.now) {
+                supply.shortage = Some(Shortage {
+                    reason: "the cloud refused the last launch for lack of quota".to_owned(),
+                    short: vec!["instances".to_owned()],
+                    of_provider: true,
+                    until: Some(at),
+                });
+                break;
+            }
+            match self.budget.fits(world, key, pool, label) {
+                Fit::Yes => {}
+                Fit::No { reason, short, of_provider } => {
+                    let reason = format!("{label} {reason}");
+                    supply.shortage = Some(Shortage { reason, short, of_provider, until: None });
+                    break;
+                }
+                Fit::Unknown(want) => {
+                    supply.unknown = Some(want);
+                    break;
+                }
+                // decline_reason has looked at this label already.
+                Fit::Broken(_) => break,
+            }
+            if zone.is_none() {
+                zone = match zones(world, key, pool) {
+                    Ok(zones) => choose_zone(&request.id, zones),
+                    Err(want) => {
+                        supply.unknown = Some(want);
+                        break;
+                    }
+                };
+            }
+            if let Ok(Ok(resources)) = label_resources(world, key, label) {
+                self.budget.take(key, resources);
+            }
+            supply.launch.push(NewNode { label: label.clone(), az: zone.clone() });
+        }
+        supply
+    }
+
+    /// Undoes the reckoning of a supply that is not used after all.
+    pub fn give_back(&mut self, key: &PoolKey, supply: &Supply) {
+        for (node, _) in &supply.reuse {
+            self.taken.nodes.remove(node);
+        }
+        for node in &supply.launch {
+            if let Ok(Ok(resources)) = label_resources(self.world, key, &node.label) {
+                self.budget.give_back(key, resources);
+            }
+        }
+    }
+
+    /// Whether a supply takes something that the paused requests of a pool wait for.
+    pub fn is_in_the_way(&self, key: &PoolKey, supply: &Supply) -> bool {
+        self.taken.pressure_on(key).any(|pressure| touches(self.world, key, supply, pressure))
+    }
+}
+
+/// Whether a supply takes something that is short, or a node of a label that is needed.
+fn touches(world: &World<'_>, key: &PoolKey, supply: &Supply, pressure: &Pressure) -> bool {
+    supply.reuse.iter().any(|(_, label)| pressure.labels.contains(label))
+        || supply.launch.iter().any(|node| match label_resources(world, key, &node.label) {
+            Ok(Ok(resources)) => pressure.short.iter().any(|name| resources.amount(name) > 0.0),
+            _ => true,
+        })
+}
+
+fn zones<'a>(world: &World<'a>, key: &PoolKey, pool: &'a Pool) -> Result<&'a [String], Want> {
+    if !pool.availability_zones.is_empty() {
+        return Ok(&pool.availability_zones);
+    }
+    world.provider(&key.provider).and_then(|p| p.zones.as_deref()).ok_or_else(|| Want::Zones(key.provider.clone()))
+}
+
+/// The zone of all launches for a request: drawn once, from the request's id, so that a restart draws the same.
+fn choose_zone(request: &RequestId, zones: &[String]) -> Option<String> {
+    let mut hasher = DefaultHasher::new();
+    request.hash(&mut hasher);
+    let count = u64::try_from(zones.len()).ok().filter(|count| *count > 0)?;
+    zones.get(usize::try_from(hasher.finish() % count).ok()?).cloned()
+}

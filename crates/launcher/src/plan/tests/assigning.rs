@@ -1,0 +1,271 @@
+//! Which pool takes a waiting request, and which declines it.
+
+use super::*;
+
+#[test]
+fn a_request_that_a_pool_can_serve_is_accepted() {
+    let plan = Setting::new().provider("p", |_| {}).request("200-0000000001", &["small"], |_| {}).plan();
+    assert_eq!(accepts(&plan), [("200-0000000001".into(), "p".into())]);
+}
+
+#[test]
+fn a_request_that_no_pool_can_serve_is_declined_by_each_in_one_write() {
+    let plan = Setting::new()
+        .provider("p", |_| {})
+        .provider("q", |pool| pool.disabled = true)
+        .request("200-0000000001", &["huge"], |_| {})
+        .plan();
+    let declines = declines(&plan);
+    assert_eq!(declines.len(), 1);
+    assert_eq!(declines[0].1.len(), 2, "{declines:?}");
+    assert!(declines[0].1.iter().any(|reason| reason.contains("huge")), "{declines:?}");
+}
+
+/// Upstream's `test_request_order` and `test_request_order_missing_label`.
+#[test]
+fn requests_are_taken_by_priority_and_those_that_can_be_served_first() {
+    let plan = Setting::new()
+        .provider("p", |_| {})
+        .request("200-0000000001", &["small"], |r| r.relative_priority = 2)
+        .request("200-0000000002", &["small"], |r| r.relative_priority = 1)
+        .request("100-0000000003", &["small"], |r| r.relative_priority = 9)
+        .request("099-0000000004", &["huge"], |_| {})
+        .plan();
+    let order: Vec<_> = accepts(&plan).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(order, ["100-0000000003", "200-0000000002", "200-0000000001"]);
+    assert!(matches!(plan.decisions.last(), Some(Decision::Decline { .. })), "declines come last");
+}
+
+#[test]
+fn a_pool_whose_component_is_not_seen_yet_decides_nothing() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});
+    setting.records.pools.clear();
+    assert!(setting.plan().decisions.is_empty());
+}
+
+#[test]
+fn nothing_is_declined_before_all_our_pools_are_seen() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .provider("q", |_| {})
+        .request("200-0000000001", &["huge"], |_| {})
+        .request("200-0000000002", &["small"], |_| {});
+    setting.records.pools.retain(|_, pool| pool.provider_name.as_ref().is_some_and(|name| *name == *"p"));
+    let plan = setting.plan();
+    assert_eq!((declines(&plan).len(), accepts(&plan).len()), (0, 1), "{plan:?}");
+}
+
+#[test]
+fn a_request_is_left_to_the_provider_it_prefers_while_that_one_can_serve_it() {
+    let setting =
+        Setting::new()
+            .provider("p", |_| {})
+            .provider("q", |_| {})
+            .request("200-0000000001", &["small"], |r| r.provider = Some("q".into()));
+    assert_eq!(accepts(&setting.plan()), [("200-0000000001".into(), "q".into())]);
+    // Upstream's test_node_request_invalid_provider.
+    let unknown = Setting::new()
+        .provider("p", |_| {})
+        .request("200-0000000001", &["small"], |r| r.provider = Some("missing".into()));
+    assert_eq!(accepts(&unknown.plan()).len(), 1);
+}
+
+/// Upstream's `test_provider_priority`.
+#[test]
+fn a_pool_of_lower_priority_waits_until_the_better_one_is_paused() {
+    let mut setting = Setting::new()
+        .provider("low", |pool| pool.priority = 2)
+        .provider("high", |pool| pool.priority = 1)
+        .request("200-0000000001", &["small"], |_| {});
+    assert_eq!(accepts(&setting.plan())[0].1, "high");
+    let mut high = (*setting.records.pools["high"]).clone();
+    high.paused = true;
+    setting.records.pools.insert("high".to_owned(), Arc::new(high));
+    setting.pools.retain(|pool| pool.key.provider == *"low");
+    assert_eq!(accepts(&setting.plan())[0].1, "low");
+}
+
+#[test]
+fn a_request_whose_labels_nobody_has_is_given_a_moment() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});
+    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 0.5);
+    let plan = setting.plan();
+    assert!(plan.decisions.is_empty());
+    assert_eq!(plan.wake_at, Some(NOW + 1.5));
+}
+
+#[test]
+fn a_pool_without_the_labels_leaves_the_request_to_one_that_has_them() {
+    let plan = Setting::new()
+        .provider("p", |pool| {
+            pool.labels.shift_remove("big");
+        })
+        .provider("q", |_| {})
+        .request("200-0000000001", &["big"], |_| {})
+        .plan();
+    assert_eq!(accepts(&plan), [("200-0000000001".into(), "q".into())]);
+    assert!(declines(&plan).is_empty());
+}
+
+#[test]
+fn a_request_larger_than_the_limits_is_declined_and_one_that_only_has_to_wait_is_not() {
+    let too_large = Setting::new()
+        .provider("p", |pool| pool.limits = cores(7.0))
+        .request("200-0000000001", &["big", "big"], |_| {})
+        .plan();
+    assert!(declines(&too_large)[0].1[0].contains("exceed"), "{too_large:?}");
+    let has_to_wait = Setting::new()
+        .provider("p", |pool| pool.limits = cores(7.0))
+        .node("0000000001", "big", NodeState::InUse, |_| {})
+        .request("200-0000000001", &["big"], |_| {})
+        .plan();
+    assert_eq!(accepts(&has_to_wait).len(), 1);
+}
+
+#[test]
+fn a_pool_accepts_up_to_the_first_request_that_has_to_wait_and_leaves_the_rest_to_others() {
+    let mut setting = Setting::new().provider("p", |_| {}).quota(&cores(5.0));
+    for n in 1..=5 {
+        setting = setting.request(&format!("200-000000000{n}"), &["big"], |_| {});
+    }
+    let plan = setting.plan();
+    assert_eq!(accepts(&plan).len(), 2, "one that fits, one that waits: {plan:?}");
+}
+
+#[test]
+fn a_paused_pool_still_declines_what_it_cannot_serve() {
+    let plan = Setting::new()
+        .provider("p", |pool| pool.limits = cores(4.0))
+        .node("0000000001", "big", NodeState::InUse, |_| {})
+        .accepted("200-0000000001", &["big"])
+        .request("200-0000000002", &["huge"], |_| {})
+        .plan();
+    assert_eq!(plan.paused.len(), 1);
+    assert_eq!(declines(&plan).len(), 1);
+}
+
+#[test]
+fn a_paused_pool_takes_what_ready_nodes_can_serve_but_nothing_that_its_paused_requests_wait_for() {
+    let setting = Setting::new()
+        .provider("p", |pool| pool.limits = cores(5.0))
+        .node("0000000001", "big", NodeState::InUse, |_| {})
+        .node("0000000002", "small", NodeState::Ready, |_| {})
+        .node("0000000003", "small", NodeState::Used, |_| {})
+        .accepted("200-0000000001", &["big"])
+        .request("200-0000000002", &["small"], |_| {})
+        .request("200-0000000003", &["small"], |_| {});
+    let plan = setting.plan();
+    assert_eq!(accepts(&plan), [("200-0000000002".into(), "p".into())], "one ready node, one request: {plan:?}");
+}
+
+#[test]
+fn of_two_requests_that_each_have_a_part_the_later_one_lets_go_so_that_the_first_can_finish() {
+    let setting = Setting::new()
+        .provider("p", |pool| pool.limits = cores(4.0))
+        .accepted("200-0000000001", &["small", "small", "small"])
+        .accepted("200-0000000002", &["small", "small", "small"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", false, None)
+        .node("0000000002", "small", NodeState::Ready, |_| {})
+        .held("0000000002", "200-0000000001", false, None)
+        .node("0000000003", "small", NodeState::Ready, |_| {})
+        .held("0000000003", "200-0000000002", false, None)
+        .node("0000000004", "small", NodeState::Ready, |_| {})
+        .held("0000000004", "200-0000000002", false, None);
+    let plan = setting.plan();
+    let let_go: Vec<_> = plan.decisions.iter().filter(|d| matches!(d, Decision::LetGo { .. })).collect();
+    assert_eq!(let_go.len(), 2, "{plan:?}");
+    assert_eq!(launches(&plan), 0);
+}
+
+#[test]
+fn one_request_waits_in_a_pool_and_the_next_one_stays_free_while_an_action_is_under_way() {
+    let mut setting = Setting::new()
+        .provider("p", |pool| pool.limits = cores(4.0))
+        .node("0000000001", "big", NodeState::InUse, |_| {})
+        .accepted("200-0000000001", &["big"])
+        .request("200-0000000002", &["big"], |_| {});
+    assert!(accepts(&setting.plan()).is_empty(), "one waits already");
+    setting.holdings.busy_requests.insert("200-0000000001".into());
+    assert!(accepts(&setting.plan()).is_empty(), "whether it still waits is not clear at the moment");
+}
+
+#[test]
+fn what_every_pool_that_is_left_has_declined_is_failed_after_a_while() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .request("200-0000000001", &["small"], |r| r.declined_by = vec!["id-p".into(), "id-gone".into()]);
+    let plan = setting.plan();
+    assert_eq!(plan.decisions, [Decision::Decline { request: "200-0000000001".into(), pools: vec![] }]);
+    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 1.0);
+    let plan = setting.plan();
+    assert!(plan.decisions.is_empty());
+    assert_eq!(plan.wake_at, Some(NOW + 14.0));
+}
+
+/// Upstream's `test_node_assignment_at_tenant_quota_*`.
+#[test]
+fn a_tenant_at_its_limit_waits_and_others_do_not() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .node("0000000001", "small", NodeState::InUse, |n| {
+            n.tenant_name = Some("t".into());
+            n.resources = Some(cores(1.0));
+        })
+        .request("200-0000000001", &["small"], |r| r.tenant_name = Some("t".into()))
+        .request("200-0000000002", &["small"], |r| r.tenant_name = Some("t".into()))
+        .request("200-0000000003", &["small"], |r| r.tenant_name = Some("u".into()));
+    setting.config.tenant_limits.insert("t".into(), cores(2.0));
+    let plan = setting.plan();
+    let ids: Vec<_> = accepts(&plan).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, ["200-0000000001", "200-0000000003"]);
+    assert!(plan.waiting.values().any(|w| w.reason.contains("tenant t")), "{:?}", plan.waiting);
+}
+
+#[test]
+fn what_a_tenant_was_promised_counts_before_its_nodes_are_on_record() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .request("200-0000000001", &["small"], |r| r.tenant_name = Some("t".into()))
+        .request("200-0000000002", &["small"], |r| r.tenant_name = Some("t".into()));
+    setting.config.tenant_limits.insert("t".into(), cores(1.0));
+    let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+    setting.holdings.busy_requests.insert("200-0000000001".into());
+    setting.holdings.accepting.insert("200-0000000001".into(), pool.clone());
+    assert!(accepts(&setting.plan()).is_empty(), "while it is being accepted");
+    setting.holdings.accepting.clear();
+    setting.holdings.requests.insert("200-0000000001".into(), HeldRequest { pool });
+    assert!(accepts(&setting.plan()).is_empty(), "once it is accepted");
+}
+
+#[test]
+fn max_concurrency_of_zero_takes_and_declines_nothing() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["small"], |_| {}).request(
+        "200-0000000002",
+        &["huge"],
+        |_| {},
+    );
+    let mut provider = (*setting.config.providers["p"]).clone();
+    provider.max_concurrency = Some(0);
+    setting.config.providers.insert("p".into(), Arc::new(provider.clone()));
+    assert!(setting.plan().decisions.is_empty());
+    provider.max_concurrency = Some(1);
+    setting.config.providers.insert("p".into(), Arc::new(provider));
+    assert_eq!(accepts(&setting.plan()).len(), 1);
+    let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+    setting.holdings.busy_requests.insert("200-0000000001".into());
+    setting.holdings.accepting.insert("200-0000000001".into(), pool);
+    assert!(accepts(&setting.plan()).is_empty(), "one is being accepted");
+}
+
+#[test]
+fn what_is_not_known_yet_is_asked_for_and_nothing_is_declined_meanwhile() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["small"], |_| {});
+    let state = setting.providers.values_mut().next().unwrap();
+    state.quota = None;
+    state.trouble = Some("connection refused".to_owned());
+    let plan = setting.plan();
+    assert!(plan.decisions.is_empty());
+    assert!(plan.wants.contains(&Want::Quota("p".into())));
+    assert!(plan.waiting.values().next().unwrap().reason.contains("connection refused"));
+}

@@ -1,0 +1,142 @@
+//! How accepted requests get their nodes.
+
+use super::*;
+
+#[test]
+fn an_accepted_request_takes_ready_nodes_first_and_launches_the_rest_in_one_zone() {
+    let plan = Setting::new()
+        .provider("p", |_| {})
+        .node("0000000001", "small", NodeState::Ready, |n| n.az = Some("az2".to_owned()))
+        .node("0000000002", "big", NodeState::Ready, |n| n.az = Some("az1".to_owned()))
+        .accepted("200-0000000001", &["small", "big", "small"])
+        .plan();
+    let Some(Decision::Supply { reuse, launch, .. }) = plan.decisions.first() else { panic!("{plan:?}") };
+    assert_eq!(reuse, &[("0000000001".into(), "small".into())], "the big one is in another zone");
+    assert_eq!(launch.len(), 2);
+    assert!(launch.iter().all(|node| node.az.as_deref() == Some("az2")), "{launch:?}");
+}
+
+#[test]
+fn a_min_ready_request_never_takes_a_ready_node() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .accepted("900-0000000001", &["small"]);
+    let id = RequestId::from("900-0000000001");
+    let mut request = (**setting.records.requests[&id].record.as_ref().unwrap()).clone();
+    request.reuse = false;
+    setting.records.requests.get_mut(&id).unwrap().record = Ok(Arc::new(request));
+    assert_eq!(launches(&setting.plan()), 1);
+}
+
+/// Upstream's `test_node_assignment_order`.
+#[test]
+fn nodes_are_handed_over_in_the_order_of_the_labels() {
+    let plan = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["big", "small", "big"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", false, None)
+        .node("0000000002", "big", NodeState::Ready, |_| {})
+        .held("0000000002", "200-0000000001", false, None)
+        .node("0000000003", "big", NodeState::Ready, |_| {})
+        .held("0000000003", "200-0000000001", false, None)
+        .plan();
+    let Some(Decision::Fulfil { nodes, .. }) = plan.decisions.first() else { panic!("{plan:?}") };
+    assert_eq!(nodes[1], *"0000000001");
+    assert_eq!(nodes.len(), 3);
+}
+
+#[test]
+fn a_node_that_is_ready_on_record_counts_once_its_launch_has_given_the_lock_back() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["small"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", true, None);
+    assert!(setting.plan().decisions.is_empty());
+    setting.holdings.nodes.values_mut().next().unwrap().launching = false;
+    assert!(matches!(&setting.plan().decisions[..], [Decision::Fulfil { .. }]));
+}
+
+#[test]
+fn a_request_with_a_failed_node_is_given_up_with_the_reason() {
+    let plan = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["small"])
+        .node("0000000001", "small", NodeState::Failed, |_| {})
+        .held("0000000001", "200-0000000001", false, Some("no host keys"))
+        .plan();
+    assert_eq!(
+        plan.decisions[0],
+        Decision::GiveUp { request: "200-0000000001".into(), reasons: vec!["no host keys".to_owned()] }
+    );
+}
+
+#[test]
+fn an_aborted_node_is_let_go_and_its_request_waits_until_the_cloud_may_be_asked_again() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["small"])
+        .node("0000000001", "small", NodeState::Aborted, |_| {})
+        .held("0000000001", "200-0000000001", false, None);
+    setting.providers.values_mut().next().unwrap().launch_after = Some(NOW + 2.0);
+    let plan = setting.plan();
+    assert!(matches!(&plan.decisions[..], [Decision::LetGo { .. }]), "{plan:?}");
+    assert_eq!(plan.paused.len(), 1);
+    assert_eq!(plan.wake_at, Some(NOW + 2.0));
+}
+
+/// Upstream's `test_provider_wont_wedge`; one node at a time (traps.md 12).
+#[test]
+fn at_a_limit_one_idle_node_makes_room() {
+    let setting = Setting::new()
+        .provider("p", |pool| pool.limits = cores(2.0))
+        .node("0000000001", "small", NodeState::Ready, |n| n.state_time = NOW - 5.0)
+        .node("0000000002", "small", NodeState::Ready, |n| n.state_time = NOW - 9.0)
+        .accepted("200-0000000001", &["big"]);
+    let mut larger = Setting { config: setting.config.clone(), ..setting };
+    let mut provider = (*larger.config.providers["p"]).clone();
+    provider.pools[0].limits = cores(4.0);
+    larger.config.providers.insert("p".into(), Arc::new(provider));
+    let retired: Vec<_> =
+        larger.plan().decisions.into_iter().filter(|d| matches!(d, Decision::Retire { .. })).collect();
+    assert!(matches!(&retired[..], [Decision::Retire { node, .. }] if *node == *"0000000002"), "{retired:?}");
+    let leaving = larger.node("0000000003", "small", NodeState::Deleting, |_| {});
+    assert!(!leaving.plan().decisions.iter().any(|d| matches!(d, Decision::Retire { .. })), "one is on its way out");
+}
+
+/// Upstream's `test_fail_minready_request_at_capacity`.
+#[test]
+fn a_min_ready_request_at_capacity_is_declined_instead_of_pausing_the_pool() {
+    let plan = Setting::new()
+        .provider("p", |pool| pool.limits = cores(1.0))
+        .node("0000000001", "small", NodeState::InUse, |_| {})
+        .request("900-0000000001", &["small"], |r| r.requestor = Some("NodePool:min-ready".to_owned()))
+        .plan();
+    assert_eq!(declines(&plan).len(), 1);
+    assert!(plan.paused.is_empty());
+}
+
+/// Upstream's `test_paused_gets_declined`.
+#[test]
+fn a_paused_request_that_can_no_longer_be_served_at_all_is_given_up() {
+    let plan = Setting::new()
+        .provider("p", |pool| pool.limits = cores(1.0))
+        .accepted("200-0000000001", &["small", "small"])
+        .plan();
+    assert!(matches!(&plan.decisions[0], Decision::GiveUp { .. }), "{plan:?}");
+}
+
+#[test]
+fn a_withdrawn_request_is_forgotten_and_its_nodes_become_free() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["small"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", false, None);
+    setting.records.requests.clear();
+    assert_eq!(setting.plan().decisions, [Decision::Forget { request: "200-0000000001".into() }]);
+    setting.holdings.requests.clear();
+    assert!(matches!(&setting.plan().decisions[..], [Decision::LetGo { .. }]));
+}

@@ -1,0 +1,130 @@
+//! What becomes of nodes and requests that nobody works on.
+
+use super::*;
+
+#[test]
+fn unlocked_nodes_that_nobody_needs_are_deleted_and_locked_ones_are_left_alone() {
+    for state in [NodeState::Used, NodeState::InUse, NodeState::Building, NodeState::Failed, NodeState::Deleting] {
+        let mut setting = Setting::new().provider("p", |_| {}).node("0000000001", "small", state, |_| {});
+        assert_eq!(setting.plan().decisions, [Decision::Delete { node: "0000000001".into() }], "{state}");
+        let node = setting.records.nodes.get_mut(&NodeId::from("0000000001")).unwrap();
+        node.contenders.insert("somebody".to_owned());
+        assert!(setting.plan().decisions.is_empty(), "{state}");
+    }
+    let others = Setting::new().provider("p", |_| {}).node("1", "small", NodeState::Used, |n| {
+        n.provider = Some("elsewhere".into());
+    });
+    assert!(others.plan().decisions.is_empty(), "a node of a provider that is not ours");
+}
+
+/// Upstream's `test_node_deallocation` and `test_lost_requests`.
+#[test]
+fn what_a_dead_launcher_left_is_taken_up() {
+    let setting = Setting::new()
+        .provider("p", |_| {})
+        .node("0000000001", "small", NodeState::Ready, |n| n.allocated_to = Some("MISSING".into()))
+        .request("200-0000000001", &["small"], |r| r.state = RequestState::Pending);
+    let plan = setting.plan();
+    assert!(plan.decisions.contains(&Decision::Deallocate { node: "0000000001".into(), request: "MISSING".into() }));
+    assert!(plan.decisions.contains(&Decision::ResetLost { request: "200-0000000001".into() }));
+}
+
+#[test]
+fn a_pending_request_that_has_just_been_unlocked_is_given_a_moment() {
+    let mut setting =
+        Setting::new().provider("p", |_| {}).request("200-0000000001", &["small"], |r| r.state = RequestState::Pending);
+    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 0.1);
+    let plan = setting.plan();
+    assert!(plan.decisions.is_empty());
+    assert_eq!(plan.wake_at, Some(NOW + 0.9));
+}
+
+/// Upstream's `test_max_ready_age`, `test_max_hold_age` and `test_hold_expiration_*`.
+#[test]
+fn nodes_are_retired_at_their_age() {
+    let mut setting = Setting::new().provider("p", |_| {}).node("1", "small", NodeState::Ready, |_| {});
+    setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(100));
+    assert!(matches!(&setting.plan().decisions[..], [Decision::Retire { .. }]));
+    setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(130));
+    assert_eq!(setting.plan().wake_at, Some(NOW + 30.0));
+
+    for (own, general, retired) in [
+        (None, None, false),
+        (Some(99), None, true),
+        (Some(101), None, false),
+        (Some(0), None, false),
+        (None, Some(99), true),
+        (Some(5000), Some(99), true),
+        (Some(99), Some(5000), true),
+        (Some(5000), Some(5000), false),
+    ] {
+        let mut setting =
+            Setting::new().provider("p", |_| {}).node("1", "small", NodeState::Hold, |n| n.hold_expiration = own);
+        setting.config.max_hold_age = general.map(Duration::from_secs);
+        assert_eq!(!setting.plan().decisions.is_empty(), retired, "{own:?} {general:?}");
+    }
+}
+
+#[test]
+fn min_ready_counts_what_is_ready_and_what_is_ordered_by_anybody() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .node("1", "small", NodeState::Ready, |_| {})
+        .node("2", "small", NodeState::Ready, |n| n.allocated_to = Some("200-0000000009".into()))
+        .request("200-0000000009", &["small"], |r| r.state = RequestState::Fulfilled)
+        .request("900-0000000001", &["small"], |r| r.requestor = Some("NodePool:min-ready".to_owned()));
+    setting.config.labels.get_mut("small").unwrap().min_ready = 4;
+    let plan = setting.plan();
+    assert!(plan.decisions.contains(&Decision::CreateMinReady { label: "small".into(), count: 2 }), "{plan:?}");
+    setting.holdings.min_ready_after.insert("small".into(), NOW + 9.0);
+    let plan = setting.plan();
+    assert!(!plan.decisions.iter().any(|d| matches!(d, Decision::CreateMinReady { .. })));
+    assert_eq!(plan.wake_at, Some(NOW + 9.0));
+}
+
+#[test]
+fn our_own_min_ready_requests_are_finished_and_those_of_others_left_to_them() {
+    let mut setting = Setting::new().provider("p", |_| {}).request("900-0000000001", &["small"], |r| {
+        r.requestor = Some("NodePool:min-ready".to_owned());
+        r.state = RequestState::Failed;
+    });
+    assert!(setting.plan().decisions.is_empty());
+    setting.records.requests.values_mut().next().unwrap().stat.ephemeral_owner = 7;
+    assert_eq!(setting.plan().decisions, [Decision::FinishMinReady { request: "900-0000000001".into() }]);
+}
+
+#[test]
+fn empty_records_and_old_lock_directories_are_removed() {
+    let mut setting = Setting::new().provider("p", |_| {}).node("1", "small", NodeState::Ready, |_| {});
+    setting.records.nodes.get_mut(&NodeId::from("1")).unwrap().record = Err(nodepool_common::model::RecordError::Empty);
+    #[allow(clippy::cast_possible_truncation)]
+    let lock =
+        nodepool_common::model::RequestLock { ctime: ((NOW - 9.0 * 3600.0) * 1000.0) as i64, ..Default::default() };
+    setting.records.request_locks.insert("200-0000000001".into(), lock);
+    let plan = setting.plan();
+    assert!(plan.decisions.contains(&Decision::RemoveRecord { node: "1".into() }));
+    assert!(plan.decisions.contains(&Decision::RemoveRequestLock { request: "200-0000000001".into() }));
+}
+
+#[test]
+fn a_stopping_launcher_takes_nothing_on_and_finishes_what_it_has() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .request("200-0000000009", &["small"], |_| {})
+        .accepted("200-0000000001", &["small"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", false, None)
+        .accepted("200-0000000002", &["small"])
+        .accepted("200-0000000003", &["small"])
+        .node("0000000003", "small", NodeState::Building, |_| {})
+        .held("0000000003", "200-0000000003", true, None);
+    setting.stopping = true;
+    let plan = setting.plan();
+    assert!(
+        matches!(
+            &plan.decisions[..],
+            [Decision::Fulfil { .. }, Decision::PutBack { request, .. }] if *request == *"200-0000000002"
+        ),
+        "{plan:?}"
+    );
+}

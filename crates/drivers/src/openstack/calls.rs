@@ -20,6 +20,8 @@ use crate::ErrorClass;
 
 /// Nova answers a creation when the request is on its queue, which a loaded cloud takes its time for.
 const CREATE_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a creation waits for its turn, where Nova says "later" or is away.
+const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 /// The first compute microversion that takes `networks: auto`.
 const AUTO_NETWORKS: &str = "2.37";
 
@@ -82,6 +84,7 @@ impl Cloud for Nova {
         let mut call = Call::new("create_server", Method::POST, Service::Compute, "/servers");
         call.body = Some(server_body(create));
         call.deadline = CREATE_DEADLINE;
+        call.patience = CREATE_PATIENCE;
         if create.networks.is_empty() {
             call.microversion = Some(AUTO_NETWORKS);
         }
@@ -202,7 +205,7 @@ fn has_ipv6() -> bool {
 impl Nova {
     pub(super) async fn has_no(&self, service: Service) -> Result<bool, CloudError> {
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
+        let token = session.token().await?;
         Ok(session.keystone.find_endpoint(&token, service).is_none())
     }
 }

@@ -4,7 +4,10 @@
 //! `regions` or the address settings, and does not say where it looked. Someone whose launcher cannot find its cloud at
 //! night needs exactly that: which files were read, and which clouds were in them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
@@ -238,6 +241,33 @@ impl CloudSettings {
         // `2.1` means a microversion, `2.0` does not: people wrote it when there were none.
         let implied = version.filter(|version| version.split_once('.').is_some_and(|(_, minor)| minor != "0"));
         self.of_service(service, "default_microversion").and_then(text).or(implied)
+    }
+
+    /// A number for all services, or a map by service (`openstacksdk: config/cloud_region.py _get_service_config`).
+    fn number(&self, key: &str, service: Service) -> Option<f64> {
+        let value = self.settings.get(key)?;
+        let of_service = || service.types().iter().find_map(|name| value.get(name.replace('-', "_")));
+        let number = text(if value.is_object() { of_service()? } else { value })?;
+        number.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0)
+    }
+
+    /// Calls of a service in a second, at most.
+    pub fn rate_limit(&self, service: Service) -> Option<f64> {
+        self.number("rate_limit", service)
+    }
+
+    /// Calls of a service at a time, at most.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a positive number, and few calls
+    pub fn concurrency(&self, service: Service) -> Option<usize> {
+        self.number("concurrency", service).map(|number| number as usize)
+    }
+
+    /// How long an attempt may take; the SDK takes any key for it that ends so.
+    pub fn api_timeout(&self) -> Option<Duration> {
+        let of_service = |key: &String| key.ends_with("timeout") && key != "timeout" && key != "api_timeout";
+        let value = self.settings.iter().find(|(key, _)| of_service(key)).map(|(_, value)| value);
+        let seconds = value.or_else(|| self.settings.get("api_timeout")).and_then(text)?.parse().ok()?;
+        Duration::try_from_secs_f64(seconds).ok().filter(|timeout| !timeout.is_zero())
     }
 
     /// How certificates are judged.

@@ -101,7 +101,7 @@ impl ImageService for Nova {
     async fn images_with(&self, metadata: &[(&'static str, String)]) -> Result<Vec<Image>, CloudError> {
         // Our own project's, whatever the credentials may see besides.
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
+        let token = session.token().await?;
         let mut query: Vec<(&'static str, &str)> = vec![("limit", PAGE)];
         query.extend(token.project.iter().map(|project| ("owner", project.as_str())));
         query.extend(metadata.iter().map(|(key, value)| (*key, value.as_str())));
@@ -144,7 +144,7 @@ impl ImageService for Nova {
         };
         let began = Instant::now();
         let sent = self.send_data(name, &path, data).await;
-        self.record(name, began.elapsed(), sent.is_err());
+        self.record(name, began.elapsed(), sent.as_ref().map(drop));
         sent
     }
 
@@ -187,7 +187,7 @@ impl Nova {
         match status {
             200..300 => Ok(()),
             401 => {
-                session.keystone.refused(&token.value).await;
+                session.keystone.refused(&token.value);
                 let took = began.elapsed().as_secs();
                 let mut message = format!("{name}: Glance refused the token after {took} s: {}", message_of(&body));
                 if !token.is_over() {

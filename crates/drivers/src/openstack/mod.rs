@@ -7,12 +7,14 @@
 //! upstream's is.
 
 pub(crate) mod addresses;
+pub(crate) mod auth;
 pub(crate) mod calls;
 pub(crate) mod cloud;
 pub(crate) mod cloud_networks;
 pub(crate) mod clouds_yaml;
 pub(crate) mod config_files;
 pub(crate) mod format;
+pub(crate) mod gate;
 pub(crate) mod glance;
 pub(crate) mod http;
 pub(crate) mod identity;

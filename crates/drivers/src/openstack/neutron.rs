@@ -95,7 +95,7 @@ impl Nova {
     /// The project that our token is for.
     async fn project(&self) -> Result<Option<String>, CloudError> {
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
+        let token = session.token().await?;
         Ok(token.project.clone())
     }
 }

@@ -1,34 +1,43 @@
 //! [`Nova`]: the way into a real OpenStack, for the calls in `calls.rs`.
 //!
-//! Every call has a deadline; reads and deletions are repeated a few times when the cloud is unwell, creations never (the
-//! answer may have been lost after the fact). A refused token is renewed once per call. A service that says "later"
-//! (429, `Retry-After`) is obeyed up to a bound.
+//! Each attempt has a deadline, each call a time after which no further attempt begins. Reads, deletions and updates
+//! are repeated a few times when the cloud is unwell; creations only if the cloud cannot have heard of them (no
+//! connection) or has said "later" (429): the answer to anything else may have been lost after the fact, or be a proxy's
+//! who has given up waiting for Nova, so the driver looks for the server before it tries again. A refused token is renewed
+//! once per call. How a service is, is known to all calls of it ([`super::gate`]).
+//!
+//! The way into the cloud is opened anew when clouds.yaml changes; whatever was learnt of the cloud's health, being
+//! about the old one, is forgotten.
 
 use std::{
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use nodepool_common::{config, model::ProviderName};
 use reqwest::{Method, Url};
 use serde_json::Value;
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 use super::{
     cloud::{CloudError, Named},
     clouds_yaml::CloudSettings,
     config_files::Fingerprint,
-    http::{Call, Session},
-    identity::Service,
+    gate::Pass,
+    http::{Call, Sent, Session},
+    identity::{Meter, Service, Token},
 };
-use crate::{ApiCalls, Context, ErrorClass};
+use crate::{Context, ErrorClass};
 
-/// Repetitions of a read or a deletion.
+/// Repetitions of a call that failed; one that is told to come back later is repeated as long as its patience lasts.
 const RETRIES: usize = 2;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// A longer `Retry-After` is not waited for.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Of the harmless call that finds out whether a service is back.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// Pages of a listing; more mean that a service lost its way.
 const MOST_PAGES: usize = 1000;
 
@@ -43,7 +52,7 @@ pub(crate) struct Nova {
     region: Option<String>,
     pub(super) rate: Duration,
     context: Context,
-    calls: ApiCalls,
+    meter: Meter,
     current: Mutex<Option<Current>>,
     /// What the current session was opened with, for those who cannot wait for its lock.
     settings: std::sync::RwLock<Option<CloudSettings>>,
@@ -60,11 +69,11 @@ struct Current {
 impl Nova {
     pub fn new(provider: ProviderName, config: &config::OpenStack, context: &Context) -> Self {
         Self {
+            meter: Meter { provider: provider.clone(), calls: context.calls.clone() },
             provider,
             cloud: config.cloud.clone(),
             region: config.region_name.clone(),
             rate: config.rate,
-            calls: context.calls.clone(),
             context: context.clone(),
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
@@ -120,16 +129,18 @@ impl Nova {
         Ok(Arc::clone(&known.session))
     }
 
-    /// Counts a call.
-    pub(super) fn record(&self, call: &'static str, time: Duration, failed: bool) {
-        self.calls.record(&self.provider, call, time, failed);
+    /// Counts a call that was made beside [`Self::call`].
+    pub(super) fn record(&self, call: &'static str, time: Duration, result: Result<(), &CloudError>) {
+        let problem =
+            result.err().map(|error| error.status.map_or("connection".to_owned(), |status| status.to_string()));
+        self.meter.record(call, time, problem.as_deref());
     }
 
     async fn read(&self) -> Result<Current, CloudError> {
         let files = Fingerprint::take(&self.context, None);
         let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
         let named = settings.fingerprint(&self.context);
-        let session = Arc::new(Session::new(settings.clone(), &self.context).await?);
+        let session = Arc::new(Session::new(settings.clone(), &self.context, self.meter.clone()).await?);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         // One that has changed while it was read is read again.
         let files = if files.has_changed() { files } else { named };
@@ -138,39 +149,79 @@ impl Nova {
 
     /// Makes a call as often as is right, and reads its JSON.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, CloudError> {
-        let session = self.session().await?;
-        let repeatable = matches!(call.method, Method::GET | Method::DELETE);
+        self.repeat(call).await.map_err(|error| CloudError {
+            unanswered: error.status.is_none() && error.class == ErrorClass::Transient,
+            ..error
+        })
+    }
+
+    async fn repeat(&self, call: Call<'_>) -> Result<Value, CloudError> {
+        let until = Instant::now() + call.patience;
+        let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
         let mut delays =
             ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter().build();
         let mut renewed = false;
         loop {
-            let began = Instant::now();
-            let (result, wait, token) = session.send(&call).await;
-            let time = began.elapsed();
-            self.record(call.name, time, result.is_err());
-            tracing::debug!(provider = %self.provider, ok = result.is_ok(), "API call {} in {time:?}", call.name);
-            let mut error = match result {
+            // Each time: clouds.yaml may have changed while the call waited.
+            let session = self.session().await?;
+            let token = match session.token().await {
+                Ok(token) => token,
+                Err(error) if error.class == ErrorClass::Transient && Instant::now() < until => {
+                    sleep(FILE_CHECK_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let gate = session.gate(call.service);
+            let Some(pass) = gate.pass(!repeatable, until, FILE_CHECK_INTERVAL).await? else { continue };
+            if pass.is_probe && !repeatable {
+                // How the service is must not be found out by something that cannot be repeated.
+                let mut probe = Call::get("probe", call.service, "/");
+                probe.deadline = PROBE_DEADLINE;
+                self.send(&session, &probe, &token, pass).await;
+                continue;
+            }
+            let sent = self.send(&session, &call, &token, pass).await;
+            let (is_later, was_not_sent) = (sent.is_later(), sent.was_not_sent());
+            let mut error = match sent.result {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            error.unanswered = error.status.is_none() && error.class == ErrorClass::Transient;
-            if error.status == Some(401) && !renewed {
+            let refused = error.status == Some(401);
+            if refused && !renewed {
                 renewed = true;
-                session.keystone.refused(&token).await;
+                session.keystone.refused(&token.value);
                 continue;
             }
-            // What is "later" was not done, so it may be asked for again whatever it is.
-            let later = error.status == Some(429);
+            if refused {
+                // A service may know a new token a moment later only (keys that rotate, caches): it says nothing of ours.
+                error.class = ErrorClass::Transient;
+                error.message = format!("{}; the token is one that Keystone has just given", error.message);
+            }
             let unwell = error.class == ErrorClass::Transient && error.status != Some(409);
-            let delay = if later || (repeatable && unwell) { delays.next() } else { None };
-            let Some(delay) = delay else { return Err(error) };
-            let delay = wait.map_or(delay, |wait| wait.min(LONGEST_WAIT));
-            tracing::info!(
-                provider = %self.provider, %error,
-                "API call {} failed, trying again in {} ms", call.name, delay.as_millis()
-            );
+            let delay = match (is_later, unwell && (repeatable || was_not_sent || refused)) {
+                // The gate knows how long.
+                (true, _) => Some(Duration::ZERO),
+                (false, true) => delays.next(),
+                (false, false) => None,
+            };
+            let Some(delay) = delay.filter(|_| Instant::now() < until) else { return Err(error) };
+            tracing::info!(provider = %self.provider, "API call {} failed, trying again: {error}", call.name);
             sleep(delay).await;
         }
+    }
+
+    /// Makes a call once, tells the gate what it says of the service, and counts it.
+    async fn send(&self, session: &Session, call: &Call<'_>, token: &Token, pass: Pass<'_>) -> Sent {
+        let began = Instant::now();
+        let sent = session.send(call, token).await;
+        let time = began.elapsed();
+        pass.end(sent.health(), sent.result.as_ref().err());
+        let problem = sent.problem();
+        self.meter.record(call.name, time, problem.as_deref());
+        let result = problem.as_deref().unwrap_or("ok");
+        tracing::debug!(provider = %self.provider, result, "API call {} in {time:?}", call.name);
+        sent
     }
 
     /// All pages of a listing.
@@ -258,7 +309,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::openstack::cloud::{Cloud, Flavor};
+    use crate::{
+        ApiCalls,
+        openstack::cloud::{Cloud, Flavor},
+    };
 
     #[test]
     fn the_next_page_is_known_by_its_marker_only() {
@@ -282,7 +336,7 @@ mod tests {
             region: None,
             rate: Duration::ZERO,
             context: Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path),
-            calls: ApiCalls::default(),
+            meter: Meter { provider: "test".into(), calls: ApiCalls::default() },
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
         };
@@ -294,9 +348,9 @@ mod tests {
     async fn a_token_that_the_cloud_does_not_know_is_renewed() {
         let Some(nova) = real().await else { return };
         let session = nova.session().await.unwrap();
-        session.keystone.spoil_token().await;
+        session.keystone.spoil_token();
         nova.compute_limits().await.unwrap();
-        let calls = nova.calls.snapshot();
+        let calls = nova.meter.calls.snapshot();
         let call = calls[&("test".into(), "get_compute_limits")];
         assert_eq!((call.count, call.failed), (2, 1));
     }
@@ -308,7 +362,7 @@ mod tests {
         let query = [("limit", "2")];
         let paged = nova.list("paged", Service::Compute, "/flavors/detail", "flavors", &query).await.unwrap();
         assert_eq!(paged.iter().filter_map(Flavor::read).collect::<Vec<_>>(), all);
-        let calls = nova.calls.snapshot();
+        let calls = nova.meter.calls.snapshot();
         assert!(calls[&("test".into(), "paged")].count >= 3);
     }
 }

@@ -95,7 +95,7 @@ async fn attempts(
             (Lasting(refusal), Route::Direct) if is_refusal(&refusal) => {
                 if let Err(error) = cloud.takes_imports().await {
                     let message = format!("the cloud refuses direct uploads ({refusal}), and {}", error.message);
-                    return Err(CloudError { message, ..refusal });
+                    return Err(CloudError::new(error.class, message));
                 }
                 tracing::info!(%provider, image = image.name, %refusal, "no direct upload here: importing the image");
                 route = Route::Import;

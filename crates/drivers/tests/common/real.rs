@@ -30,7 +30,7 @@ pub const NETWORK: &str = "private-v4only";
 /// IPv4 and IPv6, with a router to the external network.
 pub const ROUTED: &str = "private";
 /// The cloud runs on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(300);
+pub const DEADLINE: Duration = Duration::from_secs(600);
 
 pub fn context() -> Option<Context> {
     let Ok(path) = std::env::var("NODEPOOL_TEST_CLOUDS_YAML") else {

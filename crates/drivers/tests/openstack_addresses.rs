@@ -127,7 +127,8 @@ async fn clouds_that_are_private_or_have_no_source_get_no_floating_ips() {
 
 #[tokio::test]
 async fn what_clouds_yaml_says_of_networks_counts() {
-    let networks = "networks: [{name: private, default_interface: true, nat_destination: true}, {name: public, nat_source: true}]";
+    let networks =
+        "networks: [{name: private, default_interface: true, nat_destination: true}, {name: public, nat_source: true}]";
     let Some((context, _dir)) = context_with(&[networks, "force_ipv4: true"]) else { return };
     let mut config = floating();
     config.pools["main"].labels["l"].networks = vec![NETWORK.to_owned(), ROUTED.to_owned()];

@@ -206,12 +206,11 @@ async fn a_creation_that_fails_with_a_server_reports_it() {
 }
 
 #[tokio::test]
-async fn a_creation_whose_answer_is_lost_is_found_by_its_metadata() {
+async fn a_server_whose_creation_was_not_heard_of_is_found_by_its_metadata_and_used() {
     let fake = Fake::new(&json!({"lose_create": {"times": 1}}));
     let (launched, ids) = fake.launch("small", "0000000001").await;
-    assert_eq!(class(&launched), ErrorClass::Transient);
-    assert_eq!(ids.len(), 1);
-    assert_eq!(fake.provider.list_resources().await.unwrap()[0].id, ids[0]);
+    assert_eq!(ids, [launched.unwrap().external_id]);
+    assert_eq!(fake.servers().await, 1);
 }
 
 #[tokio::test]

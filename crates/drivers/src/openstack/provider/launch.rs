@@ -114,7 +114,7 @@ impl OpenStackProvider {
         launch.metadata(&self.name).into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
     }
 
-    /// Creates the server and returns its id, after that was reported.
+    /// Creates the server; its id is reported before anything else.
     async fn create(&self, create: &CreateServer, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Server> {
         let doing = format!("creating server {}", create.name);
         let mut error = match self.cloud.create_server(create).await {
@@ -133,8 +133,15 @@ impl OpenStackProvider {
                 }
                 error.message = format!("{} ({})", error.message, fault.message);
             }
-        } else if error.is_ambiguous() {
-            self.report_lost(launch, progress).await;
+        } else if error.is_ambiguous()
+            && let Some(server) = self.lost_server(launch).await
+        {
+            tracing::warn!(
+                provider = %self.name, node = %launch.node, id = server.id, %error,
+                "the answer to the server's creation was lost, but it exists"
+            );
+            progress.created(json!(server.id)).await;
+            return Ok(Server::clone(&server));
         }
         match error.status {
             // Something that was kept does not exist any more.
@@ -148,8 +155,9 @@ impl OpenStackProvider {
         Err(self.error(&doing)(error))
     }
 
-    /// A creation whose answer was lost may have happened: the server's metadata tells.
-    async fn report_lost(&self, launch: &Launch, progress: &dyn LaunchProgress) {
+    /// A creation whose answer was lost may have happened: the server's metadata tells. It is this attempt's: what an
+    /// earlier one left was deleted before.
+    async fn lost_server(&self, launch: &Launch) -> Option<Arc<Server>> {
         self.servers.hurry_for_news();
         let mut since = Instant::now();
         for _ in 0..2 {
@@ -161,15 +169,11 @@ impl OpenStackProvider {
                     && server.tag("nodepool_provider_name") == Some(self.name.as_str())
                     && server.tag("nodepool_node_id") == Some(launch.node.as_str())
             });
-            if let Some(server) = lost {
-                tracing::warn!(
-                    provider = %self.name, node = %launch.node, id = server.id,
-                    "the answer to the server's creation was lost, but it exists"
-                );
-                progress.created(json!(server.id)).await;
-                return;
+            if lost.is_some() {
+                return lost.cloned();
             }
         }
+        None
     }
 
     async fn wait_until_active(&self, id: &str, create: &CreateServer, launch: &Launch) -> Result<Arc<Server>> {

@@ -22,7 +22,7 @@ use crate::{Context, ErrorClass};
 /// Of one attempt, unless clouds.yaml has an `api_timeout`.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a call may wait for its turn, or for the service to come back, before it is not attempted any more.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A way into the cloud.
 #[derive(Debug)]

@@ -204,8 +204,7 @@ fn has_ipv6() -> bool {
 
 impl Nova {
     pub(super) async fn has_no(&self, service: Service) -> Result<bool, CloudError> {
-        let session = self.session().await?;
-        let token = session.token().await?;
+        let (session, token) = self.token().await?;
         Ok(session.keystone.find_endpoint(&token, service).is_none())
     }
 }

@@ -100,8 +100,7 @@ impl ImageService for Nova {
 
     async fn images_with(&self, metadata: &[(&'static str, String)]) -> Result<Vec<Image>, CloudError> {
         // Our own project's, whatever the credentials may see besides.
-        let session = self.session().await?;
-        let token = session.token().await?;
+        let (_, token) = self.token().await?;
         let mut query: Vec<(&'static str, &str)> = vec![("limit", PAGE)];
         query.extend(token.project.iter().map(|project| ("owner", project.as_str())));
         query.extend(metadata.iter().map(|(key, value)| (*key, value.as_str())));

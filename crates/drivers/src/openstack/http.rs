@@ -1,7 +1,4 @@
 //! [`Session`]: one call of one service, once.
-//!
-//! Endpoints are taken from the catalogue as they stand there, without asking each service for its versions: two calls
-//! less per service, and no dependence on discovery documents that name internal addresses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +8,7 @@ use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
 use serde_json::Value;
 
 use super::{
+    catalog::address,
     cloud::{CloudError, speaks_of_quota},
     clouds_yaml::CloudSettings,
     gate::{Gate, Health},
@@ -22,7 +20,7 @@ use crate::{Context, ErrorClass};
 /// Of one attempt, unless clouds.yaml has an `api_timeout`.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a call may wait for its turn, or for the service to come back, before it is not attempted any more.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A way into the cloud.
 #[derive(Debug)]
@@ -249,23 +247,6 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     Some((date(after)? - now).to_std().unwrap_or_default())
 }
 
-/// A service's address with the version that its catalogue entry may lack.
-fn address(mut endpoint: Url, service: Service, path: &str) -> Url {
-    let version = match service {
-        Service::Network => Some(("v2", "v2.0")),
-        Service::Image => Some(("v2", "v2")),
-        Service::Compute | Service::Volume => None,
-    };
-    let mut base = endpoint.path().trim_end_matches('/').to_owned();
-    if let Some((prefix, version)) = version
-        && !base.rsplit('/').next().is_some_and(|last| last.starts_with(prefix))
-    {
-        base = format!("{base}/{version}");
-    }
-    endpoint.set_path(&format!("{base}{path}"));
-    endpoint
-}
-
 /// The newer of two microversions.
 fn newer<'a>(configured: Option<&'a str>, needed: Option<&'a str>) -> Option<&'a str> {
     let number = |version: &str| version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -365,19 +346,6 @@ mod tests {
             (None, Some("2.37"), Some("2.37")),
         ] {
             assert_eq!(newer(configured, needed), sent);
-        }
-    }
-
-    #[test]
-    fn a_catalogue_entry_gets_the_version_it_lacks() {
-        for (endpoint, service, expected) in [
-            ("http://n:9696", Service::Network, "http://n:9696/v2.0/ports"),
-            ("http://n:9696/networking/", Service::Network, "http://n:9696/networking/v2.0/ports"),
-            ("http://n:9696/v2.0", Service::Network, "http://n:9696/v2.0/ports"),
-            ("http://c:8774/v2.1/abc", Service::Compute, "http://c:8774/v2.1/abc/ports"),
-            ("http://g:9292/v2/", Service::Image, "http://g:9292/v2/ports"),
-        ] {
-            assert_eq!(address(Url::parse(endpoint).unwrap(), service, "/ports").as_str(), expected);
         }
     }
 

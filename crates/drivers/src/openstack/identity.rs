@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     auth::request,
+    catalog,
     cloud::CloudError,
     clouds_yaml::CloudSettings,
     http::{explain, message_of},
@@ -345,40 +346,8 @@ impl Keystone {
 
     /// The service's endpoint; `None`: the catalogue has none in the region.
     pub fn find_endpoint(&self, token: &Token, service: Service) -> Option<Url> {
-        if let Some(text) = self.settings.endpoint_override(service) {
-            return Url::parse(&with_project(&text, token.project.as_deref())).ok();
-        }
-        let text = |json: &Value, key: &str| json.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
-        let region = self.settings.region(service);
-        let name = self.settings.service_name(service);
-        let own_type = self.settings.service_type(service);
-        let types = own_type.iter().map(String::as_str).chain(service.types().iter().copied());
-        let entries = token.catalog.as_array()?;
-        types.into_iter().find_map(|of_type| {
-            // Several entries may have one type: one for each name, or a service that was registered twice.
-            let endpoints: Vec<&Value> = entries
-                .iter()
-                .filter(|entry| text(entry, "type").as_deref() == Some(of_type))
-                .filter(|entry| name.is_none() || text(entry, "name").is_none() || text(entry, "name") == name)
-                .filter_map(|entry| entry.get("endpoints")?.as_array())
-                .flatten()
-                .filter(|at| region.is_none() || text(at, "region_id").or_else(|| text(at, "region")) == region)
-                .collect();
-            self.settings.interfaces(service).iter().find_map(|interface| {
-                let mut fitting = endpoints.iter().filter(|at| text(at, "interface").as_ref() == Some(interface));
-                fitting.find_map(|at| Url::parse(&with_project(&text(at, "url")?, token.project.as_deref())).ok())
-            })
-        })
+        catalog::find(&token.catalog, &self.settings, service, token.project.as_deref())
     }
-}
-
-/// The project's id in the place of its names in catalogues and overrides (`keystoneauth1: session.py`).
-fn with_project(url: &str, project: Option<&str>) -> String {
-    let mut url = url.to_owned();
-    for name in ["%(project_id)s", "%(tenant_id)s", "$(project_id)s", "$(tenant_id)s"] {
-        url = url.replace(name, project.unwrap_or_default());
-    }
-    url
 }
 
 /// For `osauth`, whose trait must be owned.

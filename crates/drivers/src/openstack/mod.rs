@@ -1,7 +1,7 @@
 //! The `openstack` driver.
 //!
 //! [`provider`] tells the stories (launch, delete, quota, clean-up) over the few calls of [`cloud::Cloud`];
-//! `calls.rs` makes those calls, through [`nova`] (when and how often) and [`http`] (once), with what [`clouds_yaml`],
+//! `calls.rs` makes those calls, through [`nova`] (how often), [`gate`] (when) and [`http`] (once), with what [`clouds_yaml`],
 //! [`identity`] and [`tls`] know; `neutron.rs` and `glance.rs` have those of [`network_service`] and [`image_service`].
 //! [`listings`] shares one listing among all who wait. The `fake` driver is the same stories on a simulated cloud, as
 //! upstream's is.
@@ -9,6 +9,7 @@
 pub(crate) mod addresses;
 pub(crate) mod auth;
 pub(crate) mod calls;
+pub(crate) mod catalog;
 pub(crate) mod cloud;
 pub(crate) mod cloud_networks;
 pub(crate) mod clouds_yaml;

@@ -94,8 +94,7 @@ impl NetworkService for Nova {
 impl Nova {
     /// The project that our token is for.
     async fn project(&self) -> Result<Option<String>, CloudError> {
-        let session = self.session().await?;
-        let token = session.token().await?;
+        let (_, token) = self.token().await?;
         Ok(token.project.clone())
     }
 }

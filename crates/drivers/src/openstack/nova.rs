@@ -28,7 +28,7 @@ use super::{
     clouds_yaml::CloudSettings,
     config_files::Fingerprint,
     gate::Pass,
-    http::{Call, Sent, Session},
+    http::{Call, PATIENCE, Sent, Session},
     identity::{Meter, Service, Token},
 };
 use crate::{Context, ErrorClass};
@@ -147,12 +147,27 @@ impl Nova {
         Ok(Current { session, files, looked: Instant::now() })
     }
 
+    /// The way into the cloud and its token, waiting for Keystone as a call does.
+    pub(super) async fn token(&self) -> Result<(Arc<Session>, Arc<Token>), CloudError> {
+        self.token_until(Instant::now() + PATIENCE).await.map_err(marked)
+    }
+
+    async fn token_until(&self, until: Instant) -> Result<(Arc<Session>, Arc<Token>), CloudError> {
+        loop {
+            let session = self.session().await?;
+            match session.token().await {
+                Ok(token) => return Ok((session, token)),
+                Err(error) if error.class == ErrorClass::Transient && Instant::now() < until => {
+                    sleep(FILE_CHECK_INTERVAL).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Makes a call as often as is right, and reads its JSON.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, CloudError> {
-        self.repeat(call).await.map_err(|error| CloudError {
-            unanswered: error.status.is_none() && error.class == ErrorClass::Transient,
-            ..error
-        })
+        self.repeat(call).await.map_err(marked)
     }
 
     async fn repeat(&self, call: Call<'_>) -> Result<Value, CloudError> {
@@ -163,15 +178,7 @@ impl Nova {
         let mut renewed = false;
         loop {
             // Each time: clouds.yaml may have changed while the call waited.
-            let session = self.session().await?;
-            let token = match session.token().await {
-                Ok(token) => token,
-                Err(error) if error.class == ErrorClass::Transient && Instant::now() < until => {
-                    sleep(FILE_CHECK_INTERVAL).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+            let (session, token) = self.token_until(until).await?;
             let gate = session.gate(call.service);
             let Some(pass) = gate.pass(!repeatable, until, FILE_CHECK_INTERVAL).await? else { continue };
             if pass.is_probe && !repeatable {
@@ -288,6 +295,11 @@ impl Nova {
         }
         Ok(Vec::new())
     }
+}
+
+/// An error that is no answer says that the cloud is away.
+fn marked(error: CloudError) -> CloudError {
+    CloudError { unanswered: error.status.is_none() && error.class == ErrorClass::Transient, ..error }
 }
 
 /// From the `<key>_links` of a page, or Glance's `next`. Only its marker is used: the rest of the address may be an

@@ -1,0 +1,131 @@
+use super::*;
+
+fn context(dir: &tempfile::TempDir, clouds: &str) -> Context {
+    let path = dir.path().join("clouds.yaml");
+    std::fs::write(&path, clouds).unwrap();
+    Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path.to_str().unwrap())
+}
+
+#[test]
+fn secrets_regions_and_settings_are_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let secure = dir.path().join("secure.yaml");
+    std::fs::write(&secure, "clouds: {a: {auth: {password: hidden}}}").unwrap();
+    let clouds = "clouds:\n  a:\n    auth: {auth_url: 'http://k', username: u, project_id: 7}\n    verify: no\n    \
+                  private: yes\n    regions: [one, {name: two, values: {interface: internalURL}}]\n    \
+                  networks: [{name: net, default_interface: true}]\n";
+    let context = context(&dir, clouds).with_variable("OS_CLIENT_SECURE_FILE", secure.to_str().unwrap());
+    let cloud = CloudSettings::find(None, Some("two"), &context).unwrap();
+    assert_eq!(cloud.name, "a", "the only one");
+    assert_eq!(cloud.auth("password").as_deref(), Some("hidden"));
+    assert_eq!(cloud.auth("project_id").as_deref(), Some("7"));
+    assert_eq!(cloud.region(Service::Compute).as_deref(), Some("two"));
+    assert_eq!(cloud.interfaces(Service::Compute), ["internal"]);
+    assert_eq!(cloud.verify(&context), Verify::Not);
+    let addressing = cloud.addressing(true);
+    assert!(addressing.private && !addressing.force_ipv4);
+    assert_eq!(addressing.default_network.as_deref(), Some("net"));
+    assert!(!format!("{cloud:?}").contains("hidden"));
+    let error = CloudSettings::find(Some("a"), Some("three"), &context).unwrap_err();
+    assert!(error.message.contains("it has: one, two"), "{error}");
+}
+
+#[test]
+fn a_service_has_settings_of_its_own_under_any_name_of_its_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let clouds = "clouds:\n  a:\n    auth: {auth_url: 'http://{region_name}.k'}\n    region_name: one\n    \
+                  interface: [internal, public]\n    volumev3_interface: adminURL\n    \
+                  network-endpoint-override: 'http://n/%(project_id)s'\n    image_endpoint: http://g\n    \
+                  compute_region_name: two\n    compute_api_version: 2.1\n    \
+                  volume_default_microversion: 3.50\n    network_api_version: 2.0\n    \
+                  rate_limit: {compute: 5, block-storage: 0.5}\n    concurrency: 7\n    compute_timeout: 2.5\n";
+    let cloud = CloudSettings::find(None, None, &context(&dir, clouds)).unwrap();
+    assert_eq!(cloud.interfaces(Service::Compute), ["internal", "public"]);
+    assert_eq!(cloud.interfaces(Service::Volume), ["admin"]);
+    assert_eq!(cloud.endpoint_override(Service::Network).as_deref(), Some("http://n/%(project_id)s"));
+    assert_eq!(cloud.endpoint_override(Service::Image).as_deref(), Some("http://g"));
+    assert_eq!(cloud.region(Service::Compute).as_deref(), Some("two"));
+    assert_eq!(cloud.region(Service::Image).as_deref(), Some("one"));
+    assert_eq!(cloud.microversion(Service::Compute).as_deref(), Some("2.1"));
+    assert_eq!(cloud.microversion(Service::Volume).as_deref(), Some("3.50"));
+    assert_eq!(cloud.microversion(Service::Network), None, "2.0 is no microversion");
+    assert_eq!(cloud.rate_limit(Service::Compute), Some(5.0));
+    assert_eq!(cloud.rate_limit(Service::Volume), Some(0.5));
+    assert_eq!(cloud.rate_limit(Service::Image), None);
+    assert_eq!(cloud.concurrency(Service::Image), Some(7));
+    assert_eq!(cloud.api_timeout(), Some(Duration::from_millis(2500)));
+    assert_eq!(cloud.auth("auth_url").map(|url| cloud.expanded(&url)).as_deref(), Some("http://one.k"));
+}
+
+#[test]
+fn the_regions_that_are_written_down_are_all_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = context(&dir, "clouds: {a: {region_name: one}, b: {}}");
+    let find = |cloud, region| CloudSettings::find(Some(cloud), region, &context);
+    assert!(find("a", Some("two")).unwrap_err().message.contains("no region two (it has: one); check region-name"));
+    assert_eq!(find("b", Some("two")).unwrap().region(Service::Compute).as_deref(), Some("two"));
+    assert_eq!(find("b", None).unwrap().region(Service::Compute), None);
+}
+
+#[test]
+fn a_profile_is_overlaid_with_the_clouds_own_settings_and_an_unknown_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let public = dir.path().join("clouds-public.yaml");
+    let profile = "public-clouds: {p: {auth: {auth_url: 'http://k', username: u}, networks: [{name: n}]}}";
+    std::fs::write(&public, profile).unwrap();
+    let clouds = "clouds: {a: {profile: p, auth: {username: own}, networks: []}, b: {profile: rackspace}}";
+    let context = context(&dir, clouds).with_variable("OS_CLIENT_VENDOR_FILE", public.to_str().unwrap());
+    let cloud = CloudSettings::find(Some("a"), None, &context).unwrap();
+    assert_eq!((cloud.auth("auth_url").unwrap(), cloud.auth("username").unwrap()), ("http://k".into(), "own".into()));
+    assert!(cloud.addressing(false).networks.is_empty(), "only auth is merged");
+    let error = CloudSettings::find(Some("b"), None, &context).unwrap_err();
+    assert!(
+        error.message.contains("uses the profile rackspace") && error.message.contains("write auth_url"),
+        "{error}"
+    );
+}
+
+#[test]
+fn ipv4_is_forced_by_the_cloud_the_client_section_or_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    for (clouds, forced) in [
+        ("clouds: {a: {}}", false),
+        ("clouds: {a: {force_ipv4: true}}", true),
+        ("client: {force_ipv4: true}\nclouds: {a: {}}", true),
+        ("client: {prefer-ipv6: false}\nclouds: {a: {}}", true),
+        ("client: {force_ipv4: true}\nclouds: {a: {force_ipv4: false}}", false),
+    ] {
+        let cloud = CloudSettings::find(None, None, &context(&dir, clouds)).unwrap();
+        assert_eq!(cloud.addressing(true).force_ipv4, forced, "{clouds}");
+    }
+    let context = context(&dir, "clouds: {a: {}}").with_variable("OS_FORCE_IPV4", "true");
+    assert!(CloudSettings::find(None, None, &context).unwrap().addressing(true).force_ipv4);
+}
+
+#[test]
+fn certificates_are_judged_by_cacert_by_verify_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    for (settings, verify) in [
+        ("", Verify::System),
+        ("cacert: ~/ca.pem", Verify::With("/home/x/ca.pem".into())),
+        ("verify: /ca.pem", Verify::With("/ca.pem".into())),
+        ("verify: false, cacert: /ca.pem", Verify::Not),
+        ("insecure: true", Verify::Not),
+    ] {
+        let context = context(&dir, &format!("clouds: {{a: {{{settings}}}}}")).with_variable("HOME", "/home/x");
+        assert_eq!(CloudSettings::find(None, None, &context).unwrap().verify(&context), verify, "{settings}");
+    }
+}
+
+#[test]
+fn what_is_not_found_is_named_with_where_it_was_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = context(&dir, "clouds: {a: {}, b: {}}");
+    let error = CloudSettings::find(Some("c"), None, &context).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Config);
+    assert!(error.message.contains("no cloud c in ") && error.message.contains("it has: a, b"), "{error}");
+    let nowhere = dir.path().join("nothing.yaml");
+    let context = Context::default().with_variable("OS_CLIENT_CONFIG_FILE", nowhere.to_str().unwrap());
+    let error = CloudSettings::find(Some("c"), None, &context).unwrap_err();
+    assert!(error.message.contains("nothing.yaml"), "{error}");
+}

@@ -20,7 +20,7 @@ pub use context::{ApiCall, ApiCalls, Context};
 pub use image::ImageToUpload;
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
-    Provider, ProviderError, ResourceKind,
+    Provider, ProviderError, Quota, ResourceKind,
 };
 
 /// Makes the provider that a part of the configuration describes. It does not reach its cloud yet:

@@ -33,14 +33,8 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// The zones to choose from where the pool names none; empty: the cloud chooses.
     async fn availability_zones(&self) -> Result<Vec<String>, ProviderError>;
 
-    /// What the cloud allows this project in all; absent names are unlimited.
-    async fn quota_limits(&self) -> Result<Resources, ProviderError>;
-
-    /// What is used in all of those resources that others than servers use as well (volumes, ports, floating IPs), where
-    /// the cloud tells. Of the rest, [`Self::list_resources`] has everything.
-    async fn quota_used(&self) -> Result<Resources, ProviderError> {
-        Ok(Resources::new())
-    }
+    /// What the cloud allows this project.
+    async fn quota(&self) -> Result<Quota, ProviderError>;
 
     /// Every instance and other resource of the project that this provider would see in its quota or may have leaked.
     /// Other owners' resources are included (they take quota) and told apart by [`CloudResource::metadata`].
@@ -242,6 +236,16 @@ impl ResourceKind {
     }
 }
 
+/// What a cloud allows a project.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Quota {
+    /// In all; absent names are unlimited.
+    pub limits: Resources,
+    /// What is used in all of those resources that others than servers use as well (volumes, ports, floating IPs), where
+    /// the cloud tells. Of the rest, [`Provider::list_resources`] has everything.
+    pub used: Resources,
+}
+
 /// A resource that a cloud listed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CloudResource {
@@ -256,6 +260,11 @@ pub struct CloudResource {
 }
 
 impl CloudResource {
+    /// One that takes nothing of the quotas that nodes are reckoned with.
+    pub fn of(kind: ResourceKind, id: String, metadata: Map<String, Value>) -> Self {
+        Self { kind, id, metadata, resources: Resources::new() }
+    }
+
     /// A key of the metadata, where it is a text.
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).and_then(Value::as_str)

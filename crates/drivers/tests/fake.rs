@@ -85,7 +85,7 @@ async fn a_server_boots_with_upstreams_addresses_and_is_deleted() {
     assert_eq!((instance.public_ipv4.as_deref(), instance.public_ipv6.as_deref()), (Some("fake"), Some("")));
     assert_eq!((instance.private_ipv4.as_deref(), instance.host_id.as_deref()), (Some("fake"), Some("fake")));
     assert_eq!((instance.cloud.as_deref(), instance.region.as_deref()), (Some("fake"), Some("fake-region")));
-    assert_eq!(instance.resources, amounts(4.0, 1.0, 8192.0));
+    assert_eq!(instance.resources.recorded(), amounts(4.0, 1.0, 8192.0));
     let resources = fake.provider.list_resources().await.unwrap();
     assert_eq!(resources.len(), 1);
     assert_eq!(
@@ -93,7 +93,7 @@ async fn a_server_boots_with_upstreams_addresses_and_is_deleted() {
         json!({"groups": "fake-provider,Fake Precise,small", "a": "b", "tenant": "tenant-one",
             "nodepool_node_id": "0000000001", "nodepool_pool_name": "main", "nodepool_provider_name": "fake-provider"})
     );
-    assert_eq!(resources[0].resources, amounts(4.0, 1.0, 8192.0));
+    assert_eq!(resources[0].resources.recorded(), amounts(4.0, 1.0, 8192.0));
     fake.provider.delete(&instance.external_id).await.unwrap();
     fake.provider.delete(&instance.external_id).await.expect("gone already is no error");
     assert_eq!(fake.servers().await, 0);
@@ -143,11 +143,11 @@ async fn many_launches_at_once_all_end() {
 async fn quota_and_labels_are_as_upstreams() {
     let fake = Fake::new(&json!({}));
     let (main, of) = ("main".into(), |name: &str| name.into());
-    let limits = fake.provider.quota_limits().await.unwrap();
+    let limits = fake.provider.quota().await.unwrap().limits;
     let expected = amounts(100.0, 20.0, 1_000_000.0).with("volumes", 100.0).with("volume-gb", 1_000_000.0);
     assert_eq!(limits, expected);
     let volume = fake.provider.label_resources(&main, &of("volume")).await.unwrap();
-    assert_eq!(volume, amounts(4.0, 1.0, 8192.0).with("volumes", 1.0).with("volume-gb", 50.0));
+    assert_eq!(volume.recorded(), amounts(4.0, 1.0, 8192.0).with("volumes", 1.0).with("volume-gb", 50.0));
     let unknown = fake.provider.label_resources(&main, &of("unknown-flavor")).await;
     assert_eq!(class(&unknown), ErrorClass::Config);
     assert_eq!(
@@ -158,7 +158,7 @@ async fn quota_and_labels_are_as_upstreams() {
     assert_eq!(fake.provider.availability_zones().await.unwrap(), ["az1", "az2"]);
     assert!(fake.provider.label_ready(&main, &of("small")).await.unwrap());
     fake.script(&json!({"quota": {"instances": -1}}));
-    assert!(fake.provider.quota_limits().await.unwrap().limit("instances").is_infinite());
+    assert!(fake.provider.quota().await.unwrap().limits.limit("instances").is_infinite());
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ impl Fake {
             .with_variable("OS_CLIENT_CONFIG_FILE", clouds.to_str().unwrap());
         let mut config = openstack("fake", Vec::new());
         config.image_upload_timeout = limit;
-        config.image_name_format = String::from("{image_name}-{upload_id:>12}-{timestamp}");
+        "{image_name}-{upload_id:>12}-{timestamp}".clone_into(&mut config.image_name_format);
         make(&provider("fake-provider", Driver::Fake(config)), &context).unwrap()
     }
 

@@ -98,13 +98,13 @@ async fn a_server_is_launched_listed_and_deleted_with_few_calls() {
         assert_eq!((instance.cloud.as_deref(), instance.region.as_deref()), (Some(CLOUD), Some("RegionOne")));
         assert_eq!(instance.az, launch.az);
         assert!(instance.host_id.is_some_and(|id| !id.is_empty()));
-        assert_eq!(instance.resources, common::amounts(1.0, 1.0, 512.0));
+        assert_eq!(instance.resources.recorded(), common::amounts(1.0, 1.0, 512.0));
         let resources = provider.list_resources().await.unwrap();
         let ours = resources.iter().find(|resource| json!(resource.id) == instance.external_id).unwrap();
         assert_eq!(ours.tag("nodepool_node_id"), Some("0000000001"));
         assert_eq!(ours.tag("tenant"), Some("tenant-one"));
         assert_eq!(ours.tag("groups").unwrap(), format!("{},{IMAGE},small", provider.name()));
-        assert_eq!(ours.resources, common::amounts(1.0, 1.0, 512.0));
+        assert_eq!(ours.resources.recorded(), common::amounts(1.0, 1.0, 512.0));
         let console = provider.console_log(&launch.pool, &launch.label, &instance.external_id).await.unwrap();
         assert!(console.unwrap().contains("hello from the console"));
         provider.delete(&instance.external_id).await.unwrap();
@@ -164,22 +164,26 @@ async fn a_server_boots_from_a_volume() {
         let (instance, _) = launched(&provider, "volume", "0000000001").await;
         let instance = instance.unwrap();
         let expected = common::amounts(2.0, 1.0, 2048.0).with("volumes", 1.0).with("volume-gb", 3.0);
-        assert_eq!(instance.resources, expected);
+        assert_eq!(instance.resources.recorded(), expected);
         let resources = provider.list_resources().await.unwrap();
         let ours = resources.iter().find(|resource| json!(resource.id) == instance.external_id).unwrap();
-        assert_eq!(ours.resources, expected);
+        assert_eq!(ours.resources.recorded(), expected);
         provider.delete(&instance.external_id).await.unwrap();
     })
     .await;
 }
 
 #[tokio::test]
-async fn quota_is_read_from_nova_and_cinder() {
+async fn quota_is_read_from_nova_cinder_and_neutron() {
     let Some(context) = context() else { return };
     let provider = made("test-quota", openstack(SMALL, vec![tiny("small")]), &context);
     provider.start().await.unwrap();
-    let limits = provider.quota_limits().await.unwrap();
-    let expected = common::amounts(6.0, 3.0, 6144.0).with("volumes", 2.0).with("volume-gb", 20.0);
+    let limits = provider.quota().await.unwrap().limits;
+    let expected = common::amounts(6.0, 3.0, 6144.0)
+        .with("volumes", 2.0)
+        .with("volume-gb", 20.0)
+        .with("ports", 10.0)
+        .with("floating-ips", 2.0);
     assert_eq!(limits, expected);
 }
 
@@ -261,7 +265,7 @@ async fn an_application_credential_logs_in() {
     let Some(context) = context() else { return };
     let provider = made("test-appcred", openstack("npcloud-appcred", vec![tiny("small")]), &context);
     provider.start().await.unwrap();
-    assert!(provider.quota_limits().await.unwrap().limit("instances") >= 2000.0);
+    assert!(provider.quota().await.unwrap().limits.limit("instances") >= 2000.0);
 }
 
 #[tokio::test]

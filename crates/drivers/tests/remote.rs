@@ -149,11 +149,11 @@ async fn a_server_is_made_and_deleted_through_the_socket() {
             "userdata": null, "boot_from_volume": false, "volume_size": null})
     );
     assert!(provider.label_ready(&"main".into(), &"small".into()).await.unwrap());
-    let limits = provider.quota_limits().await.unwrap();
+    let limits = provider.quota().await.unwrap().limits;
     assert!(limits.limit("ram").is_infinite() && limits.limit("cores") <= 100.0);
     let keys = provider.host_keys(&"0000000001".into(), "192.0.2.1").await;
     assert_eq!(keys.unwrap().unwrap(), ["ssh-rsa FAKEKEY"], "the peer is asked for any address");
-    assert_eq!(provider.list_resources().await.unwrap()[0].resources, common::amounts(4.0, 1.0, 8192.0));
+    assert_eq!(provider.list_resources().await.unwrap()[0].resources.recorded(), common::amounts(4.0, 1.0, 8192.0));
     provider.delete(&instance.external_id).await.unwrap();
     assert!(provider.list_resources().await.unwrap().is_empty());
     peer.task.abort();
@@ -198,7 +198,7 @@ async fn a_dropped_connection_fails_the_call_and_is_made_again() {
     let error = provider.launch(&launch("small", "0000000001"), &reported).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Transient, "{error}");
     assert!(reported.ids().is_empty());
-    assert!(provider.quota_limits().await.is_ok(), "by a new connection");
+    assert!(provider.quota().await.is_ok(), "by a new connection");
     let hellos = peer.asked.lock().unwrap().calls.iter().filter(|(method, _)| method == "hello").count();
     assert_eq!(hellos, 2);
     peer.task.abort();

@@ -45,6 +45,9 @@ pub struct Rule {
     pub method: Option<String>,
     /// The path without its query. `*` stands for anything within a segment, `**` for anything.
     pub path: String,
+    /// Headers with these values, e.g. `{"x-auth-token": …}` for what one token may not do.
+    #[serde(default)]
+    pub with: BTreeMap<String, String>,
     /// What happens.
     pub fault: Fault,
     /// So often at most.
@@ -68,7 +71,17 @@ impl Rule {
     pub fn new(method: &str, path: &str, fault: Fault) -> Self {
         let method = (method != "*").then(|| method.to_owned());
         let path = path.to_owned();
-        Self { method, path, fault, times: None, probability: None, once_per: None, seed: 0, seen: BTreeSet::new() }
+        Self {
+            method,
+            path,
+            with: BTreeMap::new(),
+            fault,
+            times: None,
+            probability: None,
+            once_per: None,
+            seed: 0,
+            seen: BTreeSet::new(),
+        }
     }
 
     /// The first so many only.
@@ -86,6 +99,13 @@ impl Rule {
         self
     }
 
+    /// Those with this header only.
+    #[must_use]
+    pub fn with(mut self, header: &str, value: &str) -> Self {
+        self.with.insert(header.to_owned(), value.to_owned());
+        self
+    }
+
     /// Once for each value of this header only.
     #[must_use]
     pub fn once_per(mut self, header: &str) -> Self {
@@ -96,6 +116,9 @@ impl Rule {
     /// Whether this request meets it; counts it if so.
     pub fn applies<'a>(&mut self, method: &str, path: &str, header: impl Fn(&str) -> Option<&'a str>) -> bool {
         if self.times == Some(0) || self.method.as_ref().is_some_and(|own| own != method) || !glob(&self.path, path) {
+            return false;
+        }
+        if self.with.iter().any(|(name, value)| header(name) != Some(value)) {
             return false;
         }
         let value = match self.once_per.as_deref().map(header) {
@@ -216,6 +239,9 @@ mod tests {
         let mut rule = Rule::new("*", "**", Fault::CutBefore).once_per("x-auth-token");
         let taken = ["a", "b", "a", "b"].map(|token| rule.applies("GET", "/", |_| Some(token)));
         assert_eq!(taken, [true, true, false, false]);
+        assert!(!rule.applies("GET", "/", none), "a request without the header");
+        let mut rule = Rule::new("*", "**", Fault::CutBefore).with("x-auth-token", "a");
+        assert_eq!(["a", "b", "a"].map(|token| rule.applies("GET", "/", |_| Some(token))), [true, false, true]);
         assert!(!rule.applies("GET", "/", none), "a request without the header");
     }
 }

@@ -81,7 +81,7 @@ async fn attempts(
 ) -> Result<String, CloudError> {
     let mut delays =
         ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter().build();
-    let mut route = cloud.route()?;
+    let mut route = cloud.route().await?;
     if route == Route::Import {
         cloud.takes_imports().await?;
     }

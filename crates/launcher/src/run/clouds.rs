@@ -241,6 +241,8 @@ impl Clouds {
             entry.state.launch_after = Some(clock::now() + pause);
             entry.quota_at = 0.0;
             entry.until.remove(&Want::Quota(name.clone()));
+            // What a node takes may have turned out to be more than was thought (a floating IP).
+            entry.state.label_resources.retain(|_, takes| takes.is_err());
         }
     }
 
@@ -459,10 +461,9 @@ impl Launcher {
         let provider = &question.cloud.provider;
         match &question.want {
             Want::Quota(name) => {
-                let (limits, used, resources) =
-                    tokio::try_join!(provider.quota_limits(), provider.quota_used(), provider.list_resources())?;
-                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &used));
-                Ok(Answer::Quota(limits.less(&others)))
+                let (quota, resources) = tokio::try_join!(provider.quota(), provider.list_resources())?;
+                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &quota.used));
+                Ok(Answer::Quota(quota.limits.less(&others)))
             }
             Want::Zones(_) => provider.availability_zones().await.map(Answer::Zones),
             Want::LabelReady(_, pool, label) => provider.label_ready(pool, label).await.map(Answer::Ready),

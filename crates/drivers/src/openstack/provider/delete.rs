@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{super::cloud::CloudError, OpenStackProvider, Result};
-use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
+use crate::{ErrorClass, ProviderError};
 
 /// A deletion that leaves its server in ERROR is asked for so many times in all.
 const DELETE_ATTEMPTS: u32 = 3;
@@ -21,6 +21,7 @@ impl OpenStackProvider {
             ));
         };
         let doing = || format!("deleting server {id}");
+        self.delete_floating_ips(id).await?;
         for _ in 0..DELETE_ATTEMPTS {
             let mut since = Instant::now();
             match self.cloud.delete_server(id).await {
@@ -45,25 +46,5 @@ impl OpenStackProvider {
             ErrorClass::Transient,
             format!("it is still in ERROR after {DELETE_ATTEMPTS} deletions: {}", fault.message),
         )))
-    }
-
-    pub(super) async fn delete_leaked(&self, resource: &CloudResource) -> Result<()> {
-        let id = resource.id.as_str();
-        let deleted = match resource.kind {
-            ResourceKind::Instance => self.cloud.delete_server(id).await,
-            ResourceKind::Port => self.cloud.delete_port(id).await,
-            ResourceKind::FloatingIp => self.cloud.delete_floating_ip(id).await,
-            ResourceKind::Image => self.cloud.delete_image(id).await,
-            ResourceKind::Volume => {
-                Err(CloudError::new(ErrorClass::Bug, "the driver lists no such resources, so it deletes none"))
-            }
-        };
-        match deleted {
-            Err(error) if error.class != ErrorClass::Gone => {
-                let kind = resource.kind.plural();
-                Err(self.error(format_args!("deleting {id} of the leaked {kind}"))(error))
-            }
-            _ => Ok(()),
-        }
     }
 }

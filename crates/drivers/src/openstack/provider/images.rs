@@ -1,6 +1,6 @@
 //! Images of the builder's: what they are called and made as, and their way in and out.
 
-use nodepool_common::model::{ImageName, Resources, UploadId};
+use nodepool_common::model::{ImageName, UploadId};
 use serde_json::json;
 
 use super::{
@@ -49,14 +49,6 @@ impl OpenStackProvider {
     pub(super) async fn list_uploaded(&self) -> Result<Vec<CloudResource>> {
         let ours = [("nodepool_provider_name", self.name.to_string())];
         let images = self.cloud.images_with(&ours).await.map_err(self.error("listing images"))?;
-        Ok(images
-            .into_iter()
-            .map(|image| CloudResource {
-                kind: ResourceKind::Image,
-                id: image.id,
-                metadata: image.metadata,
-                resources: Resources::new(),
-            })
-            .collect())
+        Ok(images.into_iter().map(|image| CloudResource::of(ResourceKind::Image, image.id, image.metadata)).collect())
     }
 }

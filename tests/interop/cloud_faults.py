@@ -1,0 +1,177 @@
+"""What goes wrong in a cloud, done to a real one: every request is answered, and nothing of ours is left in it.
+
+A fault is real where one project can have it alone (quota, a server that fails or vanishes, a revoked token, nova-api
+killed); where it would hit everybody on the cloud for long, a proxy before the service plays it.
+"""
+import time
+
+from cloud import Cloud, answered, ctl, give_back, nothing_left, serve, tell
+from harness import wait_for
+from harness.faults import answer
+from world import check, passed
+
+# Of each kind of resource that can be left behind.
+MIXED = ['np-tiny'] * 4 + ['np-public'] * 2 + ['np-volume'] * 2
+KINDS = ('np-tiny', 'np-public', 'np-volume')
+
+
+def fault_nova_killed(world):
+    cloud = Cloud(world)
+    cloud.launcher(cloud.provider(labels=KINDS, properties={'np_spawn_delay': '2'}))
+
+    def kill():
+        wait_for('in the making: three servers', lambda: len(cloud.our_servers()) >= 3, 60)
+        ctl('kill', 'nova-api')
+        try:
+            time.sleep(5)
+        finally:
+            ctl('start', 'nova-api')
+    serve(world, cloud, MIXED + ['np-tiny'] * 2, meanwhile=kill)
+
+
+def fault_keystone_down(world):
+    cloud = Cloud(world)
+    cloud.launcher(cloud.provider())
+    serve(world, cloud, ['np-tiny'])
+
+    # Without Keystone a token that Nova takes still serves.
+    cloud.refuse_tokens()
+    cloud.proxies['identity'].down()
+    requests = [world.zuul.request(['np-tiny']) for _ in range(5)]
+    time.sleep(60)
+    ended = sum(r.id in world.zuul.provisioned() for r, _ in requests)
+    cloud.proxies['identity'].up()
+    started = time.monotonic()
+    served, reasons = answered(world, requests, 120)
+    passed(f'{ended} of 5 ended in the 60 s, the rest in {time.monotonic() - started:.0f} s after them')
+    give_back(world, served)
+    nothing_left(world, cloud)
+    tell(served, reasons, cloud)
+    serve(world, cloud, ['np-tiny'])
+
+
+def fault_tokens(world):
+    cloud = Cloud(world)
+    cloud.launcher(cloud.provider(labels=KINDS))
+    serve(world, cloud, ['np-tiny'])
+    refused = cloud.refuse_tokens()
+    served, _ = serve(world, cloud, MIXED)
+    check(cloud.faults(), 'no call carried a token that is refused')
+    check(len(served) == len(MIXED), 'a token that is refused cost a request')
+    passed(f'{refused} tokens were refused by Nova from then on, in {cloud.faults()} calls')
+    revoked = cloud.revoke()
+    cloud.forget_calls()
+    served, _ = serve(world, cloud, ['np-tiny'] * 3)
+    check(len(served) == 3, 'a token that Keystone has revoked cost a request')
+    refused = sum(ends.get('401', 0) for ends in cloud.calls().values())
+    passed(f'{revoked} tokens revoked in Keystone, {refused} calls refused for it')
+
+
+def fault_storms(world):
+    cloud = Cloud(world)
+    cloud.launcher(cloud.provider(labels=KINDS))
+    for name, fault in (('503', answer(503)), ('429', answer(429, Retry_After=2))):
+        for service in ('compute', 'network', 'block_storage', 'identity'):
+            cloud.proxies[service].rules({'path': '**', 'probability': 0.5, 'times': 20, 'seed': 1, 'fault': fault})
+        started = time.monotonic()
+        served, _ = serve(world, cloud, MIXED)
+        check(len(served) == len(MIXED), f'half of the calls answered {name}: requests were lost')
+        passed(f'half of the calls answered {name}: {time.monotonic() - started:.0f} s')
+        cloud.forget_calls()
+
+
+def fault_hangs(world):
+    cloud = Cloud(world)
+    cloud.launcher(cloud.provider(labels=KINDS))
+    for service, paths in (('compute', ('/v2.1/servers', '/v2.1/servers/detail', '/v2.1/servers/*')),
+                           ('network', ('/v2.0/ports', '/v2.0/floatingips', '**'))):
+        cloud.proxies[service].rules(*({'path': p, 'times': 1, 'fault': {'hang': 30}} for p in paths))
+    started = time.monotonic()
+    serve(world, cloud, MIXED)
+    passed(f'calls to Nova and Neutron that hang for 30 s: {time.monotonic() - started:.0f} s')
+
+
+def fault_lost_answers(world):
+    cloud = Cloud(world)
+    cloud.launcher(cloud.provider(labels=KINDS))
+    lost = [('compute', 'POST', '/v2.1/servers', 3), ('compute', 'DELETE', '/v2.1/servers/*', 3),
+            ('network', 'POST', '/v2.0/floatingips', 1), ('network', 'PUT', '/v2.0/floatingips/*', 1),
+            ('network', 'DELETE', '/v2.0/floatingips/*', 1), ('identity', 'POST', '**', 1)]
+    for service in ('compute', 'network', 'identity'):
+        cloud.proxies[service].rules(*({'method': method, 'path': path, 'times': times, 'fault': 'cut_after'}
+                                       for s, method, path, times in lost if s == service))
+    served, _ = serve(world, cloud, MIXED)
+    check(len(served) == len(MIXED), 'a lost answer cost a request')
+    ends = cloud.calls().get('compute POST /v2.1/servers', {})
+    passed(f'POST /servers ended {ends} for {len(MIXED)} nodes')
+
+
+def fault_servers(world):
+    """Servers that fail, once and for ever, and servers that somebody deletes."""
+    cloud = Cloud(world)
+    bad = cloud.provider(f'{cloud.name}-bad', labels=['np-volume'], properties={'np_spawn_fail': 'abort'})
+    good = cloud.provider(labels=['np-tiny', 'np-public'], properties={'np_spawn_delay': '4'})
+    launcher = cloud.launcher(good, bad)
+    served, reasons = serve(world, cloud, ['np-volume'])
+    check(not served and reasons, 'a server that always fails was given out')
+    check('np_spawn_fail' in reasons[0] or 'ERROR' in reasons[0], f"the reason does not have Nova's: {reasons[0]}")
+
+    def strike():
+        """The first attempt of each: one goes to ERROR, one is deleted in BUILD, and so on."""
+        building = wait_for('building: four servers',
+                            lambda: len(s := [s for s in cloud.our_servers() if s['status'] == 'BUILD']) >= 4 and s, 60)
+        for index, server in enumerate(building[:4]):
+            cloud.fate(server['id']) if index % 2 else cloud.delete_servers([server['id']])
+    served, _ = serve(world, cloud, ['np-tiny'] * 2 + ['np-public'] * 2, meanwhile=strike)
+    check(len(served) == 4, 'a server that failed or vanished in BUILD cost a request')
+    passed('two servers went to ERROR and two were deleted in BUILD')
+
+    # Behind our back while READY: Zuul has not locked it yet. What matters is that it does not stay for ever.
+    [(request, nodeset)] = [world.zuul.request(['np-tiny'])]
+    done = world.zuul.wait(request, 120)
+    cloud.delete_servers(s['id'] for s in cloud.our_servers())
+    wait_for('gone: the server', lambda: not cloud.our_servers(), 60)
+    world.zuul.accept(done, nodeset)
+    give_back(world, [nodeset])
+    nothing_left(world, cloud)
+    check(launcher.running(), 'the launcher has ended')
+    passed('a node whose server was deleted while READY was given back and removed')
+
+
+def fault_quota(world):
+    """Somebody else in the project takes what was ours a moment ago."""
+    cloud = Cloud(world, instances=3)
+    others = cloud.other_user(3)
+    check(len(others) == 3, f'{len(others)} servers of the other user for a quota of 3')
+    cloud.launcher(cloud.provider())
+    requests = [world.zuul.request(['np-tiny']) for _ in range(3)]
+    time.sleep(8)
+    check(not cloud.our_servers(), 'a server beyond the quota')
+    check(not any(r.id in world.zuul.provisioned() for r, _ in requests), 'a request ended for lack of quota')
+    cloud.delete_servers(others)
+    started = time.monotonic()
+    served, reasons = answered(world, requests, 180)
+    check(len(served) == 3, f'requests failed for lack of quota: {reasons}')
+    passed(f'the other user freed the quota: 3 requests fulfilled {time.monotonic() - started:.0f} s later')
+    give_back(world, served)
+    nothing_left(world, cloud)
+
+    # Both at once: Nova accepts more than there is room for, and the surplus ends in ERROR.
+    cloud.quota(6)
+    cloud.forget_calls()
+    time.sleep(16)  # until the launcher may ask for its quota anew
+    requests = [world.zuul.request(['np-tiny']) for _ in range(6)]
+    others = cloud.other_user(4)
+    time.sleep(15)
+    cloud.delete_servers(others)
+    served, reasons = answered(world, requests, 240)
+    check(len(served) == 6, f'requests failed for lack of quota: {reasons}')
+    give_back(world, served)
+    nothing_left(world, cloud)
+    quota = [m for m in cloud.faults_of_the_dead() if 'uota' in m]
+    passed(f'{len(others)} servers of another user beside 6 of ours at a quota of 6: POST /servers ended '
+           f'{cloud.calls().get("compute POST /v2.1/servers")}, {len(quota)} servers in ERROR for quota (of both)')
+
+
+SCENARIOS = (fault_nova_killed, fault_keystone_down, fault_tokens, fault_storms, fault_hangs, fault_lost_answers,
+             fault_servers, fault_quota)

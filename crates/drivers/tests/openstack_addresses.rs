@@ -23,7 +23,7 @@ fn floating() -> OpenStack {
 
 #[tokio::test]
 async fn a_floating_ip_is_made_recorded_and_deleted_with_the_server() {
-    let Some(context) = context() else { return };
+    let Some((context, _dir)) = context_with(&["force_ipv4: true"]) else { return };
     let person = Person::log_in(&context, CLOUD).await;
     with_provider("floating", floating(), &context, |provider| async move {
         let instance = launched(&provider, "l", "0000000001").await.0.unwrap();
@@ -42,6 +42,24 @@ async fn a_floating_ip_is_made_recorded_and_deleted_with_the_server() {
         }
         provider.delete(&instance.external_id).await.unwrap();
         assert_eq!(person.floating_ips(provider.name()).await, [json!(null); 0]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ipv6_is_preferred_where_this_host_has_a_default_route_for_it() {
+    let Some(context) = context() else { return };
+    let routes = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let has_ipv6 = routes.lines().any(|route| {
+        let fields: Vec<&str> = route.split_whitespace().collect();
+        fields[..2] == ["0".repeat(32).as_str(), "00"] && fields.last() != Some(&"lo")
+    });
+    let mut config = floating();
+    config.pools["main"].auto_floating_ip = false;
+    with_provider("ipv6", config, &context, move |provider| async move {
+        let instance = launched(&provider, "l", "0000000001").await.0.unwrap();
+        let expected = if has_ipv6 { &instance.public_ipv6 } else { &instance.private_ipv4 };
+        assert!(expected.is_some() && instance.interface_ip == *expected, "{has_ipv6} {instance:?}");
     })
     .await;
 }
@@ -81,14 +99,14 @@ async fn few_calls_per_node(what: &'static str, config: OpenStack) {
 
 #[tokio::test]
 async fn without_auto_floating_ip_a_server_is_reached_at_its_private_address() {
-    let Some(context) = context() else { return };
+    let Some((context, _dir)) = context_with(&["force_ipv4: true"]) else { return };
     let person = Person::log_in(&context, CLOUD).await;
     let mut config = floating();
     config.pools["main"].auto_floating_ip = false;
     with_provider("no-floating", config, &context, |provider| async move {
         let instance = launched(&provider, "l", "0000000001").await.0.unwrap();
         assert_eq!(instance.public_ipv4, None);
-        assert!(instance.interface_ip.unwrap().starts_with("127.64."));
+        assert!(instance.interface_ip.as_ref().unwrap().starts_with("127.64."), "{instance:?}");
         assert_eq!(person.floating_ips(provider.name()).await.len(), 0);
     })
     .await;
@@ -97,7 +115,7 @@ async fn without_auto_floating_ip_a_server_is_reached_at_its_private_address() {
 #[tokio::test]
 async fn clouds_that_are_private_or_have_no_source_get_no_floating_ips() {
     for setting in ["private: true", "floating_ip_source: None"] {
-        let Some((context, _dir)) = context_with(&[setting]) else { return };
+        let Some((context, _dir)) = context_with(&[setting, "force_ipv4: true"]) else { return };
         with_provider("private", floating(), &context, |provider| async move {
             let instance = launched(&provider, "l", "0000000001").await.0.unwrap();
             assert_eq!(instance.public_ipv4, None);
@@ -109,7 +127,8 @@ async fn clouds_that_are_private_or_have_no_source_get_no_floating_ips() {
 
 #[tokio::test]
 async fn what_clouds_yaml_says_of_networks_counts() {
-    let networks = "networks: [{name: private, default_interface: true, nat_destination: true}, {name: public, nat_source: true}]";
+    let networks =
+        "networks: [{name: private, default_interface: true, nat_destination: true}, {name: public, nat_source: true}]";
     let Some((context, _dir)) = context_with(&[networks, "force_ipv4: true"]) else { return };
     let mut config = floating();
     config.pools["main"].labels["l"].networks = vec![NETWORK.to_owned(), ROUTED.to_owned()];
@@ -169,8 +188,8 @@ async fn a_floating_ip_whose_creation_was_not_heard_of_is_found_again() {
 
         proxy.set(Rule::new("POST", "/v2.0/floatingips", Fault::DelayAnswer(60)).times(1));
         let reported = Reported::default();
-        let launch = launch("l", "0000000002");
-        let launching = provider.launch(&launch, &reported);
+        let dropped = launch("l", "0000000002");
+        let launching = provider.launch(&dropped, &reported);
         let exists = wait_for(Duration::from_secs(120), "the floating IP exists", || async {
             (!person.floating_ips(provider.name()).await.is_empty()).then_some(())
         });

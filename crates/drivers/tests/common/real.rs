@@ -30,7 +30,7 @@ pub const NETWORK: &str = "private-v4only";
 /// IPv4 and IPv6, with a router to the external network.
 pub const ROUTED: &str = "private";
 /// The cloud runs on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(300);
+pub const DEADLINE: Duration = Duration::from_secs(600);
 
 pub fn context() -> Option<Context> {
     let Ok(path) = std::env::var("NODEPOOL_TEST_CLOUDS_YAML") else {
@@ -43,8 +43,8 @@ pub fn context() -> Option<Context> {
 /// The same with more settings of the cloud, each line as it stands in its clouds.yaml.
 pub fn context_with(settings: &[&str]) -> Option<(Context, TempDir)> {
     let clouds = std::fs::read_to_string(context()?.variable("OS_CLIENT_CONFIG_FILE").unwrap()).unwrap();
-    let settings: String = settings.iter().map(|line| format!("    {line}\n")).collect();
-    let clouds = clouds.replacen("  npcloud:\n", &format!("  npcloud:\n{settings}"), 1);
+    let settings = settings.join("\n    ");
+    let clouds = clouds.replacen("  npcloud:\n", &format!("  npcloud:\n    {settings}\n"), 1);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("clouds.yaml");
     std::fs::write(&path, clouds).unwrap();

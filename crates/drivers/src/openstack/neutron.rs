@@ -1,5 +1,7 @@
 //! [`NetworkService`] over HTTP.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use reqwest::Method;
 
@@ -11,6 +13,9 @@ use super::{
     nova::Nova,
 };
 use crate::ErrorClass;
+
+/// Neutron may try an address many times over while others take theirs from the same subnet.
+const CREATE_DEADLINE: Duration = Duration::from_secs(120);
 
 #[async_trait]
 impl NetworkService for Nova {
@@ -79,6 +84,7 @@ impl NetworkService for Nova {
     async fn create_floating_ip(&self, create: &CreateFloatingIp) -> Result<FloatingIp, CloudError> {
         let mut call = Call::new("create_floating_ip", Method::POST, Service::Network, "/floatingips");
         call.body = Some(create.body());
+        call.deadline = CREATE_DEADLINE;
         let answer = self.call(call).await?;
         answer.get("floatingip").and_then(FloatingIp::read).ok_or_else(|| {
             CloudError::new(ErrorClass::Transient, "Neutron accepted the floating IP's creation without naming its id")

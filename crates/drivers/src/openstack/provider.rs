@@ -22,7 +22,10 @@ use nodepool_common::{
     model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, UploadId},
 };
 use serde_json::Value;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::Instant,
+};
 
 use super::{
     cloud::{Cloud, CloudError, Fault, Server},
@@ -42,6 +45,8 @@ pub(crate) struct OpenStackProvider {
     context: Context,
     servers: Listings<Server>,
     floating_ips: Listings<FloatingIp>,
+    /// See [`floating_ips::AT_ONCE`].
+    floating_ip_changes: Semaphore,
     lookups: lookups::Lookups,
     ports: Mutex<Option<cleanup::PortCheck>>,
     /// Pools whose servers turned out to need floating IPs: whether one does is known only once it has its addresses.
@@ -66,6 +71,7 @@ impl OpenStackProvider {
         Self {
             servers: Listings::new(Arc::clone(&cloud)),
             floating_ips: Listings::new(Arc::clone(&cloud)),
+            floating_ip_changes: Semaphore::new(floating_ips::AT_ONCE),
             lookups: lookups::Lookups::new(name.clone(), Arc::clone(&cloud)),
             name,
             config,

@@ -29,6 +29,10 @@ use crate::{ErrorClass, Launch, ProviderError};
 /// So long it may take until the address leads to its server (`openstacksdk: cloud/_floating_ip.py`).
 const ACTIVE_WITHIN: Duration = Duration::from_secs(60);
 
+/// So many are made or deleted at a time. Neutron's transactions on one external network get into each other's way and
+/// are repeated: on a cloud where one takes 1 s, twenty at once took 20 s to 90 s each.
+pub(super) const AT_ONCE: usize = 4;
+
 impl OpenStackProvider {
     /// Whether this cloud gives floating IPs at all. `floating_ip_source: nova` is Neutron's as well: Nova has only
     /// ever passed them on since it has no network of its own.
@@ -57,7 +61,8 @@ impl OpenStackProvider {
         for (port, fixed) in self.nat_ports(server).await? {
             let create =
                 CreateFloatingIp { network: network.clone(), port: port.id.clone(), fixed, tags: tags.clone() };
-            let since = Instant::now();
+            // The semaphore is never closed.
+            let turn = self.floating_ip_changes.acquire().await.ok();
             let made = match self.cloud.create_floating_ip(&create).await {
                 Ok(made) => made,
                 // No router leads from there to this port's network; another port may be better placed.
@@ -65,12 +70,13 @@ impl OpenStackProvider {
                     unreachable = Some(error);
                     continue;
                 }
-                Err(error) => match self.lost_floating_ip(&create, since, &error).await {
+                Err(error) => match self.lost_floating_ip(&create, &error).await {
                     Some(made) => made,
                     None => return Err(self.error(doing())(error)),
                 },
             };
-            let address = self.wait_for_floating_ip(made, &port.id, since, &doing()).await?;
+            drop(turn);
+            let address = self.wait_for_floating_ip(made, &port.id, &doing()).await?;
             tracing::info!(
                 provider = %self.name, node = %launch.node, id = server.id, "Floating IP {address} leads to {}", create.fixed
             );
@@ -129,36 +135,35 @@ impl OpenStackProvider {
     }
 
     /// A creation whose answer was lost may have happened.
-    async fn lost_floating_ip(
-        &self,
-        create: &CreateFloatingIp,
-        since: Instant,
-        error: &CloudError,
-    ) -> Option<FloatingIp> {
+    async fn lost_floating_ip(&self, create: &CreateFloatingIp, error: &CloudError) -> Option<FloatingIp> {
         if !error.is_ambiguous() {
             return None;
         }
-        self.floating_ips.hurry_for_news();
-        let listed = self.floating_ips.after(since).await.found.ok()?;
-        let lost = listed.values().find(|ip| ip.tags == create.tags && ip.port.as_ref() == Some(&create.port))?;
-        tracing::warn!(
-            provider = %self.name, floating_ip = lost.id,
-            "the answer to the floating IP's creation was lost, but it exists"
-        );
-        Some(FloatingIp::clone(lost))
+        let mut since = Instant::now();
+        for _ in 0..2 {
+            self.floating_ips.hurry_for_news();
+            let listing = self.floating_ips.after(since).await;
+            since = listing.started;
+            let Ok(listed) = listing.found else { continue };
+            if let Some(lost) =
+                listed.values().find(|ip| ip.tags == create.tags && ip.port.as_ref() == Some(&create.port))
+            {
+                tracing::warn!(
+                    provider = %self.name, floating_ip = lost.id,
+                    "the answer to the floating IP's creation was lost, but it exists"
+                );
+                return Some(FloatingIp::clone(lost));
+            }
+        }
+        None
     }
 
     /// Waits until it leads to the port, and returns its address. It is deleted with its server if it does not.
-    async fn wait_for_floating_ip(
-        &self,
-        made: FloatingIp,
-        port: &str,
-        mut since: Instant,
-        doing: &str,
-    ) -> Result<String> {
+    async fn wait_for_floating_ip(&self, made: FloatingIp, port: &str, doing: &str) -> Result<String> {
         let fail = |class, why: String| Err(self.error(doing)(CloudError::new(class, why)));
         let waiting = async {
             let mut now = Arc::new(made);
+            let mut since = Instant::now();
             loop {
                 if now.port.as_deref() != Some(port) {
                     return fail(ErrorClass::Transient, format!("{} no longer leads to port {port}", now.address));
@@ -169,7 +174,7 @@ impl OpenStackProvider {
                     _ => {}
                 }
                 self.floating_ips.hurry_for_news();
-                let listing = self.floating_ips.after(since.max(Instant::now())).await;
+                let listing = self.floating_ips.after(since).await;
                 since = listing.started;
                 let Ok(listed) = listing.found else { continue };
                 match listed.get(&now.id) {
@@ -201,6 +206,7 @@ impl OpenStackProvider {
             listed => listed.map_err(self.error(doing))?,
         };
         for ip in listed.values().filter(|ip| ip.is_of(server)) {
+            let _turn = self.floating_ip_changes.acquire().await.ok();
             match self.cloud.delete_floating_ip(&ip.id).await {
                 Err(error) if error.class != ErrorClass::Gone => {
                     let doing = format!("deleting floating IP {} of server {server}", ip.address);

@@ -40,14 +40,15 @@ pub struct ApiCall {
 }
 
 impl ApiCalls {
-    pub(crate) fn record(&self, provider: &ProviderName, call: &'static str, time: Duration, failed: bool) {
+    /// Counts a call; `error`: what it failed with, in a word.
+    pub(crate) fn record(&self, provider: &ProviderName, call: &'static str, time: Duration, error: Option<&str>) {
         if let Some(stats) = &self.stats {
-            stats.cloud_call(provider, call, failed.then_some("failed"), time);
+            stats.cloud_call(provider, call, error, time);
         }
         let mut calls = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = calls.entry((provider.clone(), call)).or_default();
         entry.count += 1;
-        entry.failed += u64::from(failed);
+        entry.failed += u64::from(error.is_some());
         entry.time += time;
     }
 

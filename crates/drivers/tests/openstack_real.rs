@@ -174,12 +174,16 @@ async fn a_server_boots_from_a_volume() {
 }
 
 #[tokio::test]
-async fn quota_is_read_from_nova_and_cinder() {
+async fn quota_is_read_from_nova_cinder_and_neutron() {
     let Some(context) = context() else { return };
     let provider = made("test-quota", openstack(SMALL, vec![tiny("small")]), &context);
     provider.start().await.unwrap();
     let limits = provider.quota().await.unwrap().limits;
-    let expected = common::amounts(6.0, 3.0, 6144.0).with("volumes", 2.0).with("volume-gb", 20.0);
+    let expected = common::amounts(6.0, 3.0, 6144.0)
+        .with("volumes", 2.0)
+        .with("volume-gb", 20.0)
+        .with("ports", 10.0)
+        .with("floating-ips", 2.0);
     assert_eq!(limits, expected);
 }
 

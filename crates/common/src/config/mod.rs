@@ -24,7 +24,7 @@ mod reload;
 mod report;
 mod source;
 mod types;
-mod yaml;
+pub mod yaml;
 
 #[cfg(test)]
 mod tests;

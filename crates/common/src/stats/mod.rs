@@ -287,8 +287,8 @@ impl Stats {
         histogram.observe(duration.as_secs_f64());
     }
 
-    /// A call of a cloud's API has returned. `operation` is a short constant such as `create_server`; `error` the
-    /// error's class.
+    /// A call of a cloud's API has returned. `operation` is a short constant such as `create_server`; `error` is an HTTP
+    /// status (`503`), `timeout`, `connection` (it was not made) or `broken` (its answer was lost or is none).
     pub fn cloud_call(&self, provider: &ProviderName, operation: &str, error: Option<&str>, duration: Duration) {
         let metrics = &self.0.metrics;
         metrics.cloud_calls.with_label_values(&[provider.as_str(), operation]).inc();

@@ -13,6 +13,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -35,9 +36,10 @@ use super::{
 use crate::{
     ErrorClass,
     openstack::cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, Volume,
-        VolumeLimits, speaks_of_quota,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, Volume, VolumeLimits,
+        speaks_of_quota,
     },
+    openstack::network_service::{FloatingIp, NetworkService, Port},
 };
 
 const FAKE_KEY: &str = "ssh-rsa FAKEKEY";
@@ -71,7 +73,7 @@ pub(super) struct World {
     pub images: BTreeMap<String, StoredImage>,
     down_ports: Option<Vec<Port>>,
     /// The file that servers and images were last read from or written to, and its time.
-    file: Option<(PathBuf, SystemTime)>,
+    file: Option<(PathBuf, Written)>,
     last_listed: f64,
 }
 
@@ -81,6 +83,19 @@ pub(super) struct World {
 struct State<Servers, Images> {
     servers: Servers,
     images: Images,
+}
+
+/// Which state of a file it is. The time alone is too coarse for two writes close together; each makes a new file.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    modified: SystemTime,
+    inode: u64,
+}
+
+impl Written {
+    fn of(metadata: &std::fs::Metadata) -> std::io::Result<Self> {
+        Ok(Self { modified: metadata.modified()?, inode: metadata.ino() })
+    }
 }
 
 /// A server; times are seconds since the epoch.
@@ -133,12 +148,12 @@ impl Record {
 impl World {
     fn read_state(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = self.director.state_file(provider) else { return Ok(()) };
-        let modified = match std::fs::metadata(&path).and_then(|metadata| metadata.modified()) {
-            Ok(modified) => modified,
+        let written = match std::fs::metadata(&path).and_then(|metadata| Written::of(&metadata)) {
+            Ok(written) => written,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(format!("cannot read the fake cloud's state {}: {error}", path.display())),
         };
-        let as_known = (path, modified);
+        let as_known = (path, written);
         if self.file.as_ref() == Some(&as_known) {
             return Ok(());
         }
@@ -152,18 +167,18 @@ impl World {
 
     pub fn write_state(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = self.director.state_file(provider) else { return Ok(()) };
-        let modified = write(&path, &State { servers: &self.servers, images: &self.images })
+        let written = write(&path, &State { servers: &self.servers, images: &self.images })
             .map_err(|error| format!("cannot write the fake cloud's state {}: {error}", path.display()))?;
-        self.file = Some((path, modified));
+        self.file = Some((path, written));
         Ok(())
     }
 }
 
-fn write(path: &Path, state: &impl Serialize) -> std::io::Result<SystemTime> {
+fn write(path: &Path, state: &impl Serialize) -> std::io::Result<Written> {
     let aside = path.with_extension(format!("{}.new", std::process::id()));
     std::fs::write(&aside, serde_json::to_vec(state)?)?;
     std::fs::rename(&aside, path)?;
-    std::fs::metadata(path)?.modified()
+    Written::of(&std::fs::metadata(path)?)
 }
 
 pub(super) fn unusable(error: String) -> CloudError {
@@ -343,6 +358,46 @@ pub(super) async fn pause(seconds: f64) {
 }
 
 #[async_trait]
+impl NetworkService for FakeCloud {
+    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
+        self.begin().await?;
+        let found = self.networks.iter().find(|network| network.name == name_or_id || network.id == name_or_id);
+        Ok(found.or_else(|| self.networks.first()).cloned())
+    }
+
+    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
+        self.begin().await?;
+        if status != "DOWN" {
+            return Ok(Vec::new());
+        }
+        let mut world = self.lock();
+        let count = world.director.script.down_ports;
+        // Upstream's two: one was a server's, one was nobody's.
+        let owner = |number: usize| number.is_multiple_of(2).then(|| "compute:nova".to_owned());
+        let make =
+            || (0..count).map(|number| Port { id: new_id(), device_owner: owner(number), ..Port::default() }).collect();
+        Ok(world.down_ports.get_or_insert_with(make).clone())
+    }
+
+    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
+        self.begin().await?;
+        if let Some(ports) = &mut self.lock().down_ports {
+            ports.retain(|port| port.id != id);
+        }
+        Ok(())
+    }
+
+    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
+        self.begin().await?;
+        Ok(Vec::new())
+    }
+
+    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
+        Err(CloudError::answered(404, format!("Floating IP {id} could not be found")))
+    }
+}
+
+#[async_trait]
 impl Cloud for FakeCloud {
     fn is_simulated(&self) -> bool {
         true
@@ -431,12 +486,6 @@ impl Cloud for FakeCloud {
         Ok(exists.then(|| Named { id: id.to_owned(), name: name_or_id.to_owned() }))
     }
 
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
-        self.begin().await?;
-        let found = self.networks.iter().find(|network| network.name == name_or_id || network.id == name_or_id);
-        Ok(found.or_else(|| self.networks.first()).cloned())
-    }
-
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError> {
         self.begin().await?;
         Ok(self.lock().director.script.azs.clone())
@@ -467,36 +516,6 @@ impl Cloud for FakeCloud {
             ..Volume::default()
         };
         Ok(volumes.map(volume).collect())
-    }
-
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
-        self.begin().await?;
-        if status != "DOWN" {
-            return Ok(Vec::new());
-        }
-        let mut world = self.lock();
-        let count = world.director.script.down_ports;
-        // Upstream's two: one was a server's, one was nobody's.
-        let owner = |number: usize| number.is_multiple_of(2).then(|| "compute:nova".to_owned());
-        let make = || (0..count).map(|number| Port { id: new_id(), device_owner: owner(number) }).collect();
-        Ok(world.down_ports.get_or_insert_with(make).clone())
-    }
-
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
-        self.begin().await?;
-        if let Some(ports) = &mut self.lock().down_ports {
-            ports.retain(|port| port.id != id);
-        }
-        Ok(())
-    }
-
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
-        self.begin().await?;
-        Ok(Vec::new())
-    }
-
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
-        Err(CloudError::answered(404, format!("Floating IP {id} could not be found")))
     }
 
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError> {

@@ -69,10 +69,10 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     ErrorClass,
     openstack::cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, Pace, Port, Server, VolumeLimits,
-        read_all,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, VolumeLimits, read_all,
     },
     openstack::image_service::{Image, ImageService, NewImage},
+    openstack::network_service::{FloatingIp, NetworkService, Port},
 };
 
 /// The peer may hold a call back on purpose (upstream's `pause_creates`), so this is generous.
@@ -301,6 +301,32 @@ impl ImageService for RemoteCloud {
 }
 
 #[async_trait]
+impl NetworkService for RemoteCloud {
+    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
+        Ok(Named::read(&self.call("find_network", json!({"name_or_id": name_or_id})).await?))
+    }
+
+    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
+        Ok(read_all(&self.call("list_ports", json!({"status": status})).await?, Port::read))
+    }
+
+    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
+        self.call("delete_port", json!({"id": id})).await.map(drop)
+    }
+
+    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
+        Ok(read_all(&self.call("list_floating_ips", json!({})).await?, FloatingIp::read))
+    }
+
+    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
+        Err(CloudError::new(
+            ErrorClass::Config,
+            format!("the fake cloud's protocol cannot delete floating IP {id}; set clean-floating-ips: false"),
+        ))
+    }
+}
+
+#[async_trait]
 impl Cloud for RemoteCloud {
     fn is_simulated(&self) -> bool {
         true
@@ -339,10 +365,6 @@ impl Cloud for RemoteCloud {
         Ok(Named::read(&self.call("find_image", json!({"name_or_id": name_or_id})).await?))
     }
 
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
-        Ok(Named::read(&self.call("find_network", json!({"name_or_id": name_or_id})).await?))
-    }
-
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError> {
         let reply = self.call("availability_zones", json!({})).await?;
         Ok(read_all(&reply, |name| name.as_str().map(ToOwned::to_owned)))
@@ -355,25 +377,6 @@ impl Cloud for RemoteCloud {
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError> {
         let reply = self.call("volume_limits", json!({})).await?;
         Ok((!reply.is_null()).then(|| VolumeLimits::read(&reply)))
-    }
-
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
-        Ok(read_all(&self.call("list_ports", json!({"status": status})).await?, Port::read))
-    }
-
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
-        self.call("delete_port", json!({"id": id})).await.map(drop)
-    }
-
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
-        Ok(read_all(&self.call("list_floating_ips", json!({})).await?, FloatingIp::read))
-    }
-
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
-        Err(CloudError::new(
-            ErrorClass::Config,
-            format!("the fake cloud's protocol cannot delete floating IP {id}; set clean-floating-ips: false"),
-        ))
     }
 
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError> {

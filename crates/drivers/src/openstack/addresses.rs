@@ -6,9 +6,12 @@
 
 use std::net::Ipv4Addr;
 
-use super::cloud::{Address, Server};
+use super::{
+    cloud::{Address, Server},
+    cloud_networks::{CloudNetwork, FloatingIpSource},
+};
 
-/// How a cloud wants addresses to be chosen.
+/// How a cloud wants addresses to be chosen and made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addressing {
     /// `private: true` in clouds.yaml: the launcher is inside.
@@ -19,6 +22,10 @@ pub(crate) struct Addressing {
     pub local_ipv6: bool,
     /// The network marked `default_interface` in clouds.yaml.
     pub default_network: Option<String>,
+    /// What clouds.yaml says of networks.
+    pub networks: Vec<CloudNetwork>,
+    /// Who gives floating IPs.
+    pub floating_ip_source: FloatingIpSource,
 }
 
 /// The addresses of a node's record; empty is `None`.
@@ -65,7 +72,7 @@ fn find(server: &Server, version: u64, accept: impl Fn(&Address) -> bool) -> Opt
         server
             .addresses
             .iter()
-            .filter(move |address| (address.kind.as_deref() == Some("floating")) == floating)
+            .filter(move |address| address.is_floating() == floating)
             .find(|address| address.version == version && !address.addr.is_empty() && accept(address))
             .map(|address| address.addr.clone())
     };
@@ -77,21 +84,17 @@ fn public_v4(server: &Server, external: &[String]) -> Option<String> {
         .access_ipv4
         .clone()
         .or_else(|| find(server, 4, |address| external.contains(&address.network)))
-        .or_else(|| find(server, 4, |address| address.kind.as_deref() == Some("floating")))
+        .or_else(|| find(server, 4, Address::is_floating))
         .or_else(|| find(server, 4, |address| address.network == "public"))
         .or_else(|| find(server, 4, |address| address.addr.parse().is_ok_and(|ip| !is_private(ip))))
 }
 
 fn private_v4(server: &Server, external: &[String]) -> Option<String> {
     // The one behind the floating address, if there is one.
-    let mac = server
-        .addresses
-        .iter()
-        .find(|address| address.kind.as_deref() == Some("floating"))
-        .and_then(|address| address.mac.as_deref());
+    let mac = server.addresses.iter().find(|address| address.is_floating()).and_then(|address| address.mac.as_deref());
     let internal = |address: &Address| {
         !external.contains(&address.network)
-            && address.kind.as_deref() != Some("floating")
+            && !address.is_floating()
             && (mac.is_none() || address.mac.as_deref() == mac)
     };
     find(server, 4, |address| internal(address) && address.network == "private").or_else(|| find(server, 4, internal))

@@ -5,13 +5,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     addresses::Addressing,
     cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, NetworkQuota, Pace, Port, Server,
-        Volume, VolumeLimits, read_all,
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, Volume, VolumeLimits, read_all,
     },
     http::Call,
     identity::Service,
@@ -21,6 +20,8 @@ use crate::ErrorClass;
 
 /// Nova answers a creation when the request is on its queue, which a loaded cloud takes its time for.
 const CREATE_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a creation waits for its turn, where Nova says "later" or is away.
+const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 /// The first compute microversion that takes `networks: auto`.
 const AUTO_NETWORKS: &str = "2.37";
 
@@ -67,9 +68,7 @@ fn server_body(create: &CreateServer) -> Value {
 #[async_trait]
 impl Cloud for Nova {
     async fn start(&self) -> Result<(), CloudError> {
-        // Anew: the file may have been corrected since the last attempt.
-        *self.session.write().await = None;
-        self.session().await.map(drop)
+        self.open().await
     }
 
     fn pace(&self) -> Pace {
@@ -85,8 +84,9 @@ impl Cloud for Nova {
         let mut call = Call::new("create_server", Method::POST, Service::Compute, "/servers");
         call.body = Some(server_body(create));
         call.deadline = CREATE_DEADLINE;
+        call.patience = CREATE_PATIENCE;
         if create.networks.is_empty() {
-            call.headers.push(("x-openstack-nova-api-version", AUTO_NETWORKS));
+            call.microversion = Some(AUTO_NETWORKS);
         }
         let answer = self.call(call).await?;
         answer.get("server").and_then(Server::read).ok_or_else(|| {
@@ -124,16 +124,6 @@ impl Cloud for Nova {
         self.by_name_or_id("get_image", Service::Image, ("/images", "images"), name_or_id, &query).await
     }
 
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
-        self.by_name_or_id("get_network", Service::Network, ("/networks", "networks"), name_or_id, &[]).await
-    }
-
-    async fn external_networks(&self) -> Result<Vec<String>, CloudError> {
-        let query = [("router:external", "true")];
-        let networks = self.list("list_networks", Service::Network, "/networks", "networks", &query).await?;
-        Ok(networks.iter().filter_map(Named::read).map(|network| network.name).collect())
-    }
-
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError> {
         let call = Call::get("list_availability_zone_names", Service::Compute, "/os-availability-zone");
         let answer = self.call(call).await?;
@@ -153,7 +143,7 @@ impl Cloud for Nova {
     }
 
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError> {
-        if self.has_no_volumes().await? {
+        if self.has_no(Service::Volume).await? {
             return Ok(None);
         }
         match self.call(Call::get("get_volume_limits", Service::Volume, "/limits")).await {
@@ -165,57 +155,23 @@ impl Cloud for Nova {
     }
 
     async fn list_volumes(&self) -> Result<Vec<Volume>, CloudError> {
-        if self.has_no_volumes().await? {
+        if self.has_no(Service::Volume).await? {
             return Ok(Vec::new());
         }
         let volumes = self.list("list_volumes", Service::Volume, "/volumes/detail", "volumes", &[]).await?;
         Ok(volumes.iter().filter_map(Volume::read).collect())
     }
 
+    async fn tag_volume(&self, id: &str, tags: &Map<String, Value>) -> Result<(), CloudError> {
+        let path = format!("/volumes/{id}/metadata");
+        // This adds; a PUT would replace what others have put there.
+        let mut call = Call::new("set_volume_metadata", Method::POST, Service::Volume, path);
+        call.body = Some(json!({"metadata": tags}));
+        self.call(call).await.map(drop)
+    }
+
     async fn delete_volume(&self, id: &str) -> Result<(), CloudError> {
         self.call(Call::new("delete_volume", Method::DELETE, Service::Volume, format!("/volumes/{id}"))).await.map(drop)
-    }
-
-    async fn network_quota(&self) -> Result<Option<NetworkQuota>, CloudError> {
-        let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
-        let Some(project) = &token.project else { return Ok(None) };
-        let path = format!("/quotas/{project}/details");
-        match self.call(Call::get("get_network_quotas", Service::Network, path)).await {
-            Ok(answer) => Ok(answer.get("quota").map(NetworkQuota::read)),
-            // Without that extension, or not for this user.
-            Err(error) if matches!(error.status, Some(403 | 404)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
-        // Our own project's, whatever the credentials may see besides.
-        let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
-        let mut query = vec![("status", status), ("fields", "id"), ("fields", "device_owner")];
-        if let Some(project) = &token.project {
-            query.push(("project_id", project));
-        }
-        let ports = self.list("list_ports", Service::Network, "/ports", "ports", &query).await?;
-        Ok(ports.iter().filter_map(Port::read).collect())
-    }
-
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
-        self.call(Call::new("delete_port", Method::DELETE, Service::Network, format!("/ports/{id}"))).await.map(drop)
-    }
-
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
-        let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
-        let query: Vec<_> = token.project.iter().map(|project| ("project_id", project.as_str())).collect();
-        let ips = self.list("list_floating_ips", Service::Network, "/floatingips", "floatingips", &query).await?;
-        Ok(ips.iter().filter_map(FloatingIp::read).collect())
-    }
-
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
-        let path = format!("/floatingips/{id}");
-        self.call(Call::new("delete_floating_ip", Method::DELETE, Service::Network, path)).await.map(drop)
     }
 
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError> {
@@ -227,19 +183,30 @@ impl Cloud for Nova {
     }
 
     fn addressing(&self) -> Addressing {
-        self.known.get().map(|(_, addressing)| addressing.clone()).unwrap_or_default()
+        self.settings().map(|settings| settings.addressing(has_ipv6())).unwrap_or_default()
     }
 
     fn cloud_name(&self) -> Option<String> {
-        self.known.get().map(|(name, _)| name.clone())
+        self.settings().map(|settings| settings.name)
     }
 }
 
+/// Whether this host has a default route for IPv6, as the SDK asks before it prefers such addresses.
+fn has_ipv6() -> bool {
+    let zero = "0".repeat(32);
+    std::fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|routes| {
+        routes.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.first() == Some(&zero.as_str()) && fields.get(1) == Some(&"00") && fields.last() != Some(&"lo")
+        })
+    })
+}
+
 impl Nova {
-    async fn has_no_volumes(&self) -> Result<bool, CloudError> {
+    pub(super) async fn has_no(&self, service: Service) -> Result<bool, CloudError> {
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
-        Ok(session.keystone.endpoint(&token, Service::Volume).is_none())
+        let token = session.token().await?;
+        Ok(session.keystone.find_endpoint(&token, service).is_none())
     }
 }
 

@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use nodepool_common::model::{LabelName, NodeId, PoolName};
 use serde_json::{Map, Value, json};
 
-use super::image_service::ImageService;
+use super::{image_service::ImageService, network_service::NetworkService};
 use crate::ErrorClass;
 
 /// What a driver needs of an OpenStack. Every call has its own deadline and, where repeating is harmless, its own
 /// retries.
 #[async_trait]
-pub(crate) trait Cloud: ImageService + Send + Sync + fmt::Debug {
+pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug {
     /// Credentials, endpoints.
     async fn start(&self) -> Result<(), CloudError>;
     /// How often the list of servers is worth reading.
@@ -36,14 +36,14 @@ pub(crate) trait Cloud: ImageService + Send + Sync + fmt::Debug {
     async fn list_flavors(&self) -> Result<Vec<Flavor>, CloudError>;
     /// An active image.
     async fn find_image(&self, name_or_id: &str) -> Result<Option<Named>, CloudError>;
-    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError>;
-    /// The names of networks that lead outside.
-    async fn external_networks(&self) -> Result<Vec<String>, CloudError> {
-        Ok(Vec::new())
-    }
     /// Names of those that are available.
     async fn availability_zones(&self) -> Result<Vec<String>, CloudError>;
     async fn compute_limits(&self) -> Result<ComputeLimits, CloudError>;
+    /// Adds to a volume's metadata.
+    async fn tag_volume(&self, id: &str, tags: &Map<String, Value>) -> Result<(), CloudError> {
+        let _ = tags;
+        Err(CloudError::new(ErrorClass::Bug, format!("this cloud has no volumes, so none {id}")))
+    }
     /// `None`: a cloud without volumes.
     async fn volume_limits(&self) -> Result<Option<VolumeLimits>, CloudError>;
     /// Empty without volumes.
@@ -53,14 +53,6 @@ pub(crate) trait Cloud: ImageService + Send + Sync + fmt::Debug {
     async fn delete_volume(&self, id: &str) -> Result<(), CloudError> {
         Err(CloudError::new(ErrorClass::Bug, format!("this cloud has no volumes, so none {id}")))
     }
-    /// `None`: the network service does not tell.
-    async fn network_quota(&self) -> Result<Option<NetworkQuota>, CloudError> {
-        Ok(None)
-    }
-    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError>;
-    async fn delete_port(&self, id: &str) -> Result<(), CloudError>;
-    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError>;
-    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError>;
     async fn console(&self, id: &str) -> Result<Option<String>, CloudError>;
     /// Answers in place of the driver's own rule, where a peer stands for the whole adapter.
     async fn label_ready(&self, pool: &PoolName, label: &LabelName) -> Option<Result<bool, CloudError>> {
@@ -125,9 +117,9 @@ impl CloudError {
             _ if speaks_of_quota(&message) && matches!(status, 400 | 403 | 409 | 413 | 429) => ErrorClass::Quota,
             413 => ErrorClass::Quota,
             404 | 410 => ErrorClass::Gone,
+            _ if speaks_of_capacity(&message) && status < 500 => ErrorClass::Capacity,
             // 409 on a server is "it is busy", 408 and 429 mean "later".
             408 | 409 | 425 | 429 | 500.. => ErrorClass::Transient,
-            _ if speaks_of_capacity(&message) => ErrorClass::Capacity,
             400..500 => ErrorClass::Config,
             _ => ErrorClass::Bug,
         };
@@ -164,10 +156,12 @@ pub(crate) fn speaks_of_quota(message: &str) -> bool {
     message.contains("quota") || message.contains("number of ports exceeded")
 }
 
-/// Nova's scheduler found no host, or a compute host gave up and no other was left.
+/// Nova's scheduler found no host, or a compute host gave up and no other was left, or a network is full.
 pub(crate) fn speaks_of_capacity(message: &str) -> bool {
     let message = message.to_lowercase();
-    message.contains("no valid host") || message.contains("exceeded maximum number of retries")
+    ["no valid host", "exceeded maximum number of retries", "no more ip addresses available"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// What a server is made from.
@@ -298,6 +292,10 @@ impl Server {
 }
 
 impl Address {
+    pub fn is_floating(&self) -> bool {
+        self.kind.as_deref() == Some("floating")
+    }
+
     fn read(network: &str, json: &Value) -> Self {
         let text = |key: &str| json.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
         Self {
@@ -369,15 +367,6 @@ pub(crate) struct VolumeLimits {
     pub gigabytes_used: f64,
 }
 
-/// What Neutron allows the project (`None`: unlimited) and what everybody in it uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct NetworkQuota {
-    pub ports: Option<f64>,
-    pub ports_used: f64,
-    pub floating_ips: Option<f64>,
-    pub floating_ips_used: f64,
-}
-
 /// A limit as the APIs spell it: -1 is unlimited.
 pub(crate) fn limit(json: &Value, keys: &[&str]) -> Option<f64> {
     keys.iter().find_map(|key| json.get(key)).and_then(Value::as_f64).filter(|limit| *limit >= 0.0)
@@ -408,22 +397,6 @@ impl VolumeLimits {
     }
 }
 
-impl NetworkQuota {
-    /// From the `quota` of `GET /quotas/<project>/details`.
-    pub fn read(json: &Value) -> Self {
-        let of = |resource: &str| json.get(resource).cloned().unwrap_or_default();
-        let (ports, ips) = (of("port"), of("floatingip"));
-        // What is reserved is about to be used.
-        let used = |json: &Value| ["used", "reserved"].map(|key| limit(json, &[key]).unwrap_or(0.0)).iter().sum();
-        Self {
-            ports: limit(&ports, &["limit"]),
-            ports_used: used(&ports),
-            floating_ips: limit(&ips, &["limit"]),
-            floating_ips_used: used(&ips),
-        }
-    }
-}
-
 /// A volume.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Volume {
@@ -442,44 +415,6 @@ impl Volume {
             size: json.get("size")?.as_f64()?,
             metadata: json.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default(),
             attached: json.get("attachments").and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
-        })
-    }
-}
-
-/// A network port.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Port {
-    pub id: String,
-    pub device_owner: Option<String>,
-}
-
-impl Port {
-    pub fn read(json: &Value) -> Option<Self> {
-        Some(Self {
-            id: json.get("id")?.as_str()?.to_owned(),
-            device_owner: json.get("device_owner").and_then(Value::as_str).map(ToOwned::to_owned),
-        })
-    }
-
-    /// Whether a server had it, or nobody: not a router's, not DHCP's.
-    pub fn is_for_compute(&self) -> bool {
-        self.device_owner.as_deref().is_none_or(|owner| owner.is_empty() || owner.starts_with("compute:"))
-    }
-}
-
-/// A floating IP address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FloatingIp {
-    pub id: String,
-    /// What it leads to.
-    pub port: Option<String>,
-}
-
-impl FloatingIp {
-    pub fn read(json: &Value) -> Option<Self> {
-        Some(Self {
-            id: json.get("id")?.as_str()?.to_owned(),
-            port: json.get("port_id").and_then(Value::as_str).map(ToOwned::to_owned),
         })
     }
 }
@@ -526,6 +461,8 @@ mod tests {
             (409, "Cannot 'delete' instance x while it is in task_state spawning", ErrorClass::Transient),
             (500, "No valid host was found.", ErrorClass::Transient),
             (503, "<html>", ErrorClass::Transient),
+            (409, "Quota exceeded for resources: ['floatingip'].", ErrorClass::Quota),
+            (409, "No more IP addresses available on network x.", ErrorClass::Capacity),
         ] {
             assert_eq!(CloudError::answered(status, message).class, class, "{status} {message}");
         }
@@ -551,13 +488,6 @@ mod tests {
         assert!(!server.knows_addresses && server.fault.is_none());
         assert!(Server::read(&json!({"name": "without an id"})).is_none());
         assert!(Server::read(&json!({"id": "s", "status": "soft_deleted"})).unwrap().is_gone());
-    }
-
-    #[test]
-    fn what_is_reserved_in_the_network_counts_as_used() {
-        let quota = json!({"port": {"limit": 10, "used": 2, "reserved": 1}, "floatingip": {"limit": -1, "used": 3}});
-        let expected = NetworkQuota { ports: Some(10.0), ports_used: 3.0, floating_ips: None, floating_ips_used: 3.0 };
-        assert_eq!(NetworkQuota::read(&quota), expected);
     }
 
     #[test]

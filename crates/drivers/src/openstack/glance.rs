@@ -79,7 +79,7 @@ fn image_path(id: &str) -> String {
 impl ImageService for Nova {
     async fn create_image(&self, image: &NewImage) -> Result<Image, CloudError> {
         let mut call = Call::new("create_image", Method::POST, Service::Image, "/images");
-        call.body = Some(image_body(image, &self.settings()?.object("disable_vendor_agent")));
+        call.body = Some(image_body(image, &self.session().await?.settings.object("disable_vendor_agent")));
         let answer = self.call(call).await?;
         Image::read(&answer).ok_or_else(|| {
             CloudError::new(ErrorClass::Transient, "Glance accepted the creation without naming the image's id")
@@ -101,7 +101,7 @@ impl ImageService for Nova {
     async fn images_with(&self, metadata: &[(&'static str, String)]) -> Result<Vec<Image>, CloudError> {
         // Our own project's, whatever the credentials may see besides.
         let session = self.session().await?;
-        let token = session.keystone.token(session.http.inner()).await?;
+        let token = session.token().await?;
         let mut query: Vec<(&'static str, &str)> = vec![("limit", PAGE)];
         query.extend(token.project.iter().map(|project| ("owner", project.as_str())));
         query.extend(metadata.iter().map(|(key, value)| (*key, value.as_str())));
@@ -110,8 +110,8 @@ impl ImageService for Nova {
         Ok(images.iter().filter_map(Image::read).filter(|image| image.has(metadata)).collect())
     }
 
-    fn route(&self) -> Result<Route, CloudError> {
-        let tasks = self.settings()?.is_on("image_api_use_tasks");
+    async fn route(&self) -> Result<Route, CloudError> {
+        let tasks = self.session().await?.settings.is_on("image_api_use_tasks");
         Ok(if tasks { Route::Import } else { Route::Direct })
     }
 
@@ -144,7 +144,7 @@ impl ImageService for Nova {
         };
         let began = Instant::now();
         let sent = self.send_data(name, &path, data).await;
-        self.record(name, began.elapsed(), sent.is_err());
+        self.record(name, began.elapsed(), sent.as_ref().map(drop));
         sent
     }
 
@@ -187,7 +187,7 @@ impl Nova {
         match status {
             200..300 => Ok(()),
             401 => {
-                session.keystone.refused(&token.value).await;
+                session.keystone.refused(&token.value);
                 let took = began.elapsed().as_secs();
                 let mut message = format!("{name}: Glance refused the token after {took} s: {}", message_of(&body));
                 if !token.is_over() {

@@ -5,25 +5,37 @@
 //! (Identity v3 `POST /auth/tokens`) for all of clouds.yaml's names and ids, and renews on demand, once for all who
 //! found the same token refused.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use nodepool_common::model::ProviderName;
 use osauth::{AuthType, EndpointFilters, Error, ErrorKind};
 use reqwest::{Client, RequestBuilder, Url};
-use serde_json::{Map, Value, json};
-use tokio::sync::RwLock;
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
 
 use super::{
+    auth::request,
     cloud::CloudError,
     clouds_yaml::CloudSettings,
     http::{explain, message_of},
 };
-use crate::ErrorClass;
+use crate::{ApiCalls, ErrorClass};
 
 /// Whole answer included.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// A token with less left is renewed.
+/// Of an attempt to renew a token that is still good.
+const RENEWAL_DEADLINE: Duration = Duration::from_secs(5);
+/// Before Keystone is asked again when it was away, at first and at most.
+const AWAY_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// The same when it refused the credentials; other ones, from a changed file, are tried at once.
+const REFUSED_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// A token with less left is renewed, or with less than a fifth of its life.
 const MARGIN: Duration = Duration::from_secs(300);
 
 /// See the module's comment.
@@ -35,30 +47,64 @@ pub(crate) struct Keystone {
     file: String,
     url: Url,
     body: Value,
-    interface: String,
-    region: Option<String>,
-    overrides: Vec<(&'static str, Url)>,
-    token: RwLock<Option<Arc<Token>>>,
+    settings: CloudSettings,
+    token: Mutex<Option<Arc<Token>>>,
+    /// The last attempt to log in, if it failed. Locked by whoever makes the next one.
+    failed: tokio::sync::Mutex<Option<Failed>>,
+    meter: Meter,
+}
+
+/// An attempt to log in that failed.
+#[derive(Debug)]
+struct Failed {
+    error: CloudError,
+    pause: Duration,
+    next: Instant,
+}
+
+/// Where calls are counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    pub provider: ProviderName,
+    pub calls: ApiCalls,
+}
+
+impl Meter {
+    /// Counts one; `problem` is for metrics ([`nodepool_common::stats::Stats::cloud_call`]).
+    pub fn record(&self, call: &'static str, time: Duration, problem: Option<&str>) {
+        self.calls.record(&self.provider, call, time, problem);
+    }
 }
 
 /// What Keystone gives.
 pub(crate) struct Token {
     pub value: String,
     pub project: Option<String>,
-    expires: DateTime<Utc>,
-    issued: DateTime<Utc>,
+    /// By our clock, and how long it is good by Keystone's: clocks differ.
+    issued: Instant,
+    lifetime: Duration,
     catalog: Value,
 }
 
 impl Token {
     /// Whether its time is over.
     pub fn is_over(&self) -> bool {
-        self.expires <= Utc::now()
+        self.left().is_zero()
     }
 
     /// How long the cloud lets its tokens live.
     pub fn lifetime(&self) -> Duration {
-        (self.expires - self.issued).to_std().unwrap_or_default()
+        self.lifetime
+    }
+
+    /// How long it is good.
+    fn left(&self) -> Duration {
+        self.lifetime.saturating_sub(self.issued.elapsed())
+    }
+
+    /// With so much left it is renewed: early enough for the calls that have it.
+    fn margin(&self) -> Duration {
+        MARGIN.min(self.lifetime / 5)
     }
 }
 
@@ -86,7 +132,7 @@ impl Service {
             Self::Compute => &["compute"],
             Self::Image => &["image"],
             Self::Network => &["network"],
-            Self::Volume => &["block-storage", "volumev3", "block-store", "volume"],
+            Self::Volume => &["block-storage", "volumev3", "volumev2", "volume", "block-store"],
         }
     }
 
@@ -99,113 +145,21 @@ fn config_error(message: String) -> CloudError {
     CloudError::new(ErrorClass::Config, message)
 }
 
-/// `{"name": …}` or `{"id": …}`.
-fn name_or_id(settings: &CloudSettings, prefix: &str) -> Option<Value> {
-    let id = settings.auth(&format!("{prefix}_id")).map(|id| json!({"id": id}));
-    id.or_else(|| settings.auth(&format!("{prefix}_name")).map(|name| json!({"name": name})))
-}
-
-fn domain(settings: &CloudSettings, prefix: &str) -> Value {
-    name_or_id(settings, prefix)
-        .or_else(|| name_or_id(settings, "domain"))
-        .or_else(|| name_or_id(settings, "default_domain"))
-        .unwrap_or_else(|| json!({"id": "default"}))
-}
-
-fn user(settings: &CloudSettings) -> Option<Map<String, Value>> {
-    let mut user = Map::new();
-    if let Some(id) = settings.auth("user_id") {
-        user.insert("id".to_owned(), json!(id));
-    } else {
-        user.insert("name".to_owned(), json!(settings.auth("username")?));
-        user.insert("domain".to_owned(), domain(settings, "user_domain"));
-    }
-    Some(user)
-}
-
-/// The body of `POST /auth/tokens`, and who that is.
-fn request(settings: &CloudSettings) -> Result<(Value, String), CloudError> {
-    let missing = |what: &str| {
-        config_error(format!("cloud {} in {} has no {what} in its auth", settings.name, settings.file.display()))
-    };
-    let app_credential =
-        settings.auth("application_credential_id").or_else(|| settings.auth("application_credential_name"));
-    let auth_type = settings.text("auth_type").unwrap_or_else(|| {
-        // Kinder than the SDK, which wants it said.
-        let by_credential = app_credential.is_some() && settings.auth("password").is_none();
-        if by_credential { "v3applicationcredential" } else { "password" }.to_owned()
-    });
-    let (method, details, who) = match auth_type.as_str() {
-        "password" | "v3password" => {
-            let mut user = user(settings).ok_or_else(|| missing("username or user_id"))?;
-            let who = user.get("name").or_else(|| user.get("id")).and_then(Value::as_str).unwrap_or_default();
-            let who = format!("user {who}");
-            let password = settings.auth("password").ok_or_else(|| missing("password"))?;
-            user.insert("password".to_owned(), json!(password));
-            ("password", json!({"user": user}), who)
-        }
-        "v3applicationcredential" => {
-            let secret = settings
-                .auth("application_credential_secret")
-                .ok_or_else(|| missing("application_credential_secret"))?;
-            let mut details = Map::from_iter([("secret".to_owned(), json!(secret))]);
-            if let Some(id) = settings.auth("application_credential_id") {
-                details.insert("id".to_owned(), json!(id));
-            } else {
-                let name = app_credential.clone().ok_or_else(|| missing("application_credential_id"))?;
-                details.insert("name".to_owned(), json!(name));
-                let user = user(settings).ok_or_else(|| missing("username or user_id beside the credential's name"))?;
-                details.insert("user".to_owned(), Value::Object(user));
-            }
-            let who = format!("application credential {}", app_credential.unwrap_or_default());
-            ("application_credential", Value::Object(details), who)
-        }
-        "token" | "v3token" => {
-            let token = settings.auth("token").ok_or_else(|| missing("token"))?;
-            ("token", json!({"id": token}), "a token".to_owned())
-        }
-        other => {
-            return Err(config_error(format!(
-                "cloud {} in {} has auth_type {other}; supported are password, v3password, v3applicationcredential, \
-                 token, v3token",
-                settings.name,
-                settings.file.display()
-            )));
-        }
-    };
-    let mut auth = json!({"identity": {"methods": [method], method: details}});
-    // An application credential has its project in it, and refuses another.
-    if method != "application_credential" {
-        let project = match name_or_id(settings, "project").or_else(|| name_or_id(settings, "tenant")) {
-            Some(Value::Object(mut project)) => {
-                if !project.contains_key("id") {
-                    project.insert("domain".to_owned(), domain(settings, "project_domain"));
-                }
-                project
-            }
-            _ => return Err(missing("project_name or project_id")),
-        };
-        auth["scope"] = json!({"project": project});
-    }
-    Ok((json!({"auth": auth}), who))
-}
-
 impl Keystone {
-    pub fn new(settings: &CloudSettings) -> Result<Self, CloudError> {
+    pub fn new(settings: &CloudSettings, meter: Meter) -> Result<Self, CloudError> {
         let (body, who) = request(settings)?;
         let place = format!("cloud {} in {}", settings.name, settings.file.display());
         let parse = |key: &str, text: &str| {
             Url::parse(text).map_err(|error| config_error(format!("{key} {text:?} of {place} is no URL: {error}")))
         };
-        let auth_url = settings.auth("auth_url").ok_or_else(|| config_error(format!("{place} has no auth_url")))?;
+        let auth_url = settings
+            .auth("auth_url")
+            .map(|url| settings.expanded(&url))
+            .ok_or_else(|| config_error(format!("{place} has no auth_url")))?;
         let base = auth_url.trim_end_matches('/').trim_end_matches("/v2.0").trim_end_matches("/v3");
-        let mut overrides = Vec::new();
         for service in Service::ALL {
-            for alias in service.types() {
-                let key = format!("{}_endpoint_override", alias.replace('-', "_"));
-                if let Some(text) = settings.text(&key) {
-                    overrides.push((service.name(), parse(&key, &text)?));
-                }
+            if let Some(text) = settings.endpoint_override(service) {
+                parse(&format!("the endpoint_override of {}", service.name()), &text)?;
             }
         }
         Ok(Self {
@@ -214,36 +168,91 @@ impl Keystone {
             file: settings.file.display().to_string(),
             url: parse("auth_url", &format!("{base}/v3/auth/tokens"))?,
             body,
-            interface: settings.interface(),
-            region: settings.region.clone(),
-            overrides,
-            token: RwLock::default(),
+            settings: settings.clone(),
+            token: Mutex::default(),
+            failed: tokio::sync::Mutex::default(),
+            meter,
         })
     }
 
-    /// The token, a new one if there is none that lasts.
+    /// The token, a new one if there is none that lasts. While Keystone is away, the old one is good to its end.
     pub async fn token(&self, client: &Client) -> Result<Arc<Token>, CloudError> {
-        self.token_lasting(client, MARGIN).await
+        let known = self.known();
+        if let Some(token) = known.as_ref().filter(|token| token.left() > token.margin()) {
+            return Ok(Arc::clone(token));
+        }
+        if let Some(usable) = known.filter(|token| !token.is_over()) {
+            // One renews it, and not for long; the others go on.
+            let Ok(mut failed) = self.failed.try_lock() else { return Ok(usable) };
+            return Ok(self.renew(client, &mut failed, RENEWAL_DEADLINE).await.unwrap_or(usable));
+        }
+        let mut failed = self.failed.lock().await;
+        if let Some(token) = self.known().filter(|token| !token.is_over()) {
+            return Ok(token);
+        }
+        self.renew(client, &mut failed, self.settings.api_timeout().unwrap_or(DEADLINE)).await
     }
 
-    /// The token, a new one if the one there is has less left than that.
+    /// The token, a new one if the one there is has less left than that, for a call that takes long.
     pub async fn token_lasting(&self, client: &Client, least: Duration) -> Result<Arc<Token>, CloudError> {
-        let lasts = |token: &Arc<Token>| (token.expires - Utc::now()).to_std().is_ok_and(|left| left > least);
-        if let Some(token) = self.token.read().await.as_ref().filter(|token| lasts(token)) {
-            return Ok(Arc::clone(token));
+        if let Some(token) = self.known().filter(|token| token.left() > least) {
+            return Ok(token);
         }
-        let mut current = self.token.write().await;
-        if let Some(token) = current.as_ref().filter(|token| lasts(token)) {
-            return Ok(Arc::clone(token));
+        let mut failed = self.failed.lock().await;
+        if let Some(token) = self.known().filter(|token| token.left() > least) {
+            return Ok(token);
         }
-        let token = Arc::new(self.log_in(client).await?);
-        *current = Some(Arc::clone(&token));
-        Ok(token)
+        self.renew(client, &mut failed, self.settings.api_timeout().unwrap_or(DEADLINE)).await
+    }
+
+    fn known(&self) -> Option<Arc<Token>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logs in, or says why that failed a moment ago: Keystone is not asked by each call that wants a token, and one
+    /// that refuses a password may lock its user out.
+    async fn renew(
+        &self,
+        client: &Client,
+        failed: &mut Option<Failed>,
+        deadline: Duration,
+    ) -> Result<Arc<Token>, CloudError> {
+        if let Some(failed) = failed.as_ref().filter(|failed| failed.next > Instant::now()) {
+            return Err(failed.error.clone());
+        }
+        let began = Instant::now();
+        let answer = timeout(deadline, self.log_in(client)).await.unwrap_or_else(|_| {
+            let message = format!(
+                "Keystone at {} (auth_url of cloud {}) does not answer within {} s",
+                self.url,
+                self.cloud,
+                deadline.as_secs_f64()
+            );
+            Err((CloudError::new(ErrorClass::Transient, message), "timeout".to_owned()))
+        });
+        let problem = answer.as_ref().err().map(|(_, problem)| problem.as_str());
+        self.meter.record("authenticate", began.elapsed(), problem);
+        match answer {
+            Ok(token) => {
+                if let Some(failed) = failed.take() {
+                    tracing::info!("Keystone at {} gives tokens again; before: {}", self.url, failed.error);
+                }
+                let token = Arc::new(token);
+                *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&token));
+                Ok(token)
+            }
+            Err((error, _)) => {
+                let (first, last) = if error.class == ErrorClass::Config { REFUSED_AGAIN } else { AWAY_AGAIN };
+                let pause = failed.as_ref().map_or(first, |failed| (failed.pause * 2).clamp(first, last));
+                *failed = Some(Failed { error: error.clone(), pause, next: Instant::now() + pause });
+                Err(error)
+            }
+        }
     }
 
     /// Forgets a token that the cloud has refused, unless somebody has renewed it already.
-    pub async fn refused(&self, token: &str) {
-        let mut current = self.token.write().await;
+    pub fn refused(&self, token: &str) {
+        let mut current = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|current| current.value == token) {
             *current = None;
         }
@@ -251,26 +260,27 @@ impl Keystone {
 
     /// Puts a token that no cloud knows in the place of the good one.
     #[cfg(test)]
-    pub async fn spoil_token(&self) {
-        let mut current = self.token.write().await;
+    pub fn spoil_token(&self) {
+        let mut current = self.token.lock().unwrap();
         let token = current.take().unwrap();
         *current = Some(Arc::new(Token {
             value: "spoilt".to_owned(),
             project: token.project.clone(),
-            expires: token.expires,
             issued: token.issued,
+            lifetime: token.lifetime,
             catalog: token.catalog.clone(),
         }));
     }
 
-    async fn log_in(&self, client: &Client) -> Result<Token, CloudError> {
+    /// An error comes with its word for metrics.
+    async fn log_in(&self, client: &Client) -> Result<Token, (CloudError, String)> {
         let unreachable = |error: &reqwest::Error| {
-            CloudError::new(
-                ErrorClass::Transient,
-                format!("cannot reach Keystone at {} (auth_url of cloud {}): {}", self.url, self.cloud, explain(error)),
-            )
+            let message =
+                format!("cannot reach Keystone at {} (auth_url of cloud {}): {}", self.url, self.cloud, explain(error));
+            (CloudError::new(ErrorClass::Transient, message), "connection".to_owned())
         };
-        let answer = client.post(self.url.clone()).json(&self.body).timeout(DEADLINE).send().await;
+        let asked = Instant::now();
+        let answer = client.post(self.url.clone()).json(&self.body).send().await;
         let answer = answer.map_err(|error| unreachable(&error))?;
         let status = answer.status().as_u16();
         let value = answer.headers().get("x-subject-token").and_then(|value| value.to_str().ok());
@@ -300,50 +310,75 @@ impl Keystone {
                 error.class = ErrorClass::Config;
             }
             error.status = None;
-            return Err(error);
+            return Err((error, status.to_string()));
         }
         let malformed = |what: &str| {
-            CloudError::new(ErrorClass::Transient, format!("Keystone at {} answers {status} {what}", self.url))
+            let message = format!("Keystone at {} answers {status} {what}", self.url);
+            (CloudError::new(ErrorClass::Transient, message), "broken".to_owned())
         };
         let body: Value = serde_json::from_slice(&data).map_err(|_| malformed("without JSON"))?;
         let token = body.get("token").ok_or_else(|| malformed("without a token"))?;
-        let expires = token.get("expires_at").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        let time = |key: &str| -> Option<DateTime<Utc>> { token.get(key)?.as_str()?.parse().ok() };
+        let expires = time("expires_at").ok_or_else(|| malformed("without expires_at"))?;
         Ok(Token {
             value: value.ok_or_else(|| malformed("without X-Subject-Token"))?,
             project: token.pointer("/project/id").and_then(Value::as_str).map(ToOwned::to_owned),
-            expires: expires.ok_or_else(|| malformed("without expires_at"))?,
-            issued: Utc::now(),
+            issued: asked,
+            lifetime: (expires - time("issued_at").unwrap_or_else(Utc::now)).to_std().unwrap_or_default(),
             catalog: token.get("catalog").cloned().unwrap_or_default(),
         })
     }
 
-    /// The service's endpoint; `None`: the catalogue has none in the region.
-    pub fn endpoint(&self, token: &Token, service: Service) -> Option<Url> {
-        if let Some((_, url)) = self.overrides.iter().find(|(name, _)| *name == service.name()) {
-            return Some(url.clone());
-        }
-        let services = token.catalog.as_array()?;
-        service.types().iter().find_map(|name| {
-            let entry = services.iter().find(|entry| entry.get("type").and_then(Value::as_str) == Some(name))?;
-            let endpoints = entry.get("endpoints")?.as_array()?;
-            let fits = |endpoint: &&Value| {
-                let text = |key: &str| endpoint.get(key).and_then(Value::as_str);
-                text("interface") == Some(&self.interface)
-                    && self
-                        .region
-                        .as_deref()
-                        .is_none_or(|region| text("region_id") == Some(region) || text("region") == Some(region))
-            };
-            Url::parse(endpoints.iter().find(fits)?.get("url")?.as_str()?).ok()
+    /// The service's endpoint.
+    pub fn endpoint(&self, token: &Token, service: Service) -> Result<Url, CloudError> {
+        self.find_endpoint(token, service).ok_or_else(|| {
+            let region = self.settings.region(service);
+            config_error(format!(
+                "there is no {} service in the catalogue of cloud {} ({} interface, {}); check region-name and interface",
+                service.name(),
+                self.cloud,
+                self.settings.interfaces(service).join(" or "),
+                region.map_or_else(|| "any region".to_owned(), |region| format!("region {region}")),
+            ))
         })
     }
 
-    /// For a message: what an operator needs to see why an endpoint is missing.
-    pub fn where_endpoints_are_looked_for(&self) -> String {
-        let region =
-            self.region.as_deref().map_or_else(|| "any region".to_owned(), |region| format!("region {region}"));
-        format!("the catalogue of cloud {} ({} interface, {region})", self.cloud, self.interface)
+    /// The service's endpoint; `None`: the catalogue has none in the region.
+    pub fn find_endpoint(&self, token: &Token, service: Service) -> Option<Url> {
+        if let Some(text) = self.settings.endpoint_override(service) {
+            return Url::parse(&with_project(&text, token.project.as_deref())).ok();
+        }
+        let text = |json: &Value, key: &str| json.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
+        let region = self.settings.region(service);
+        let name = self.settings.service_name(service);
+        let own_type = self.settings.service_type(service);
+        let types = own_type.iter().map(String::as_str).chain(service.types().iter().copied());
+        let entries = token.catalog.as_array()?;
+        types.into_iter().find_map(|of_type| {
+            // Several entries may have one type: one for each name, or a service that was registered twice.
+            let endpoints: Vec<&Value> = entries
+                .iter()
+                .filter(|entry| text(entry, "type").as_deref() == Some(of_type))
+                .filter(|entry| name.is_none() || text(entry, "name").is_none() || text(entry, "name") == name)
+                .filter_map(|entry| entry.get("endpoints")?.as_array())
+                .flatten()
+                .filter(|at| region.is_none() || text(at, "region_id").or_else(|| text(at, "region")) == region)
+                .collect();
+            self.settings.interfaces(service).iter().find_map(|interface| {
+                let mut fitting = endpoints.iter().filter(|at| text(at, "interface").as_ref() == Some(interface));
+                fitting.find_map(|at| Url::parse(&with_project(&text(at, "url")?, token.project.as_deref())).ok())
+            })
+        })
     }
+}
+
+/// The project's id in the place of its names in catalogues and overrides (`keystoneauth1: session.py`).
+fn with_project(url: &str, project: Option<&str>) -> String {
+    let mut url = url.to_owned();
+    for name in ["%(project_id)s", "%(tenant_id)s", "$(project_id)s", "$(tenant_id)s"] {
+        url = url.replace(name, project.unwrap_or_default());
+    }
+    url
 }
 
 /// For `osauth`, whose trait must be owned.
@@ -381,79 +416,13 @@ impl AuthType for Login {
     async fn get_endpoint(&self, client: &Client, service: &str, _: &EndpointFilters) -> Result<Url, Error> {
         let token = self.0.token(client).await.map_err(|error| to_osauth(&error))?;
         let known = Service::ALL.into_iter().find(|known| known.types().contains(&service));
-        known.and_then(|service| self.0.endpoint(&token, service)).ok_or_else(|| {
-            let place = self.0.where_endpoints_are_looked_for();
-            Error::new(
-                ErrorKind::EndpointNotFound,
-                format!("there is no {service} service in {place}; check region-name and interface"),
-            )
-        })
+        let unknown = || Error::new(ErrorKind::EndpointNotFound, format!("no call is made of {service} services"));
+        self.0.endpoint(&token, known.ok_or_else(unknown)?).map_err(|error| to_osauth(&error))
     }
 
-    async fn refresh(&self, client: &Client) -> Result<(), Error> {
-        *self.0.token.write().await = None;
-        self.0.token(client).await.map(drop).map_err(|error| to_osauth(&error))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Context;
-
-    fn settings(auth: &str) -> CloudSettings {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("clouds.yaml");
-        std::fs::write(&path, format!("clouds: {{c: {{{auth}}}}}")).unwrap();
-        let context = Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path.to_str().unwrap());
-        CloudSettings::find(Some("c"), None, &context).unwrap()
-    }
-
-    #[test]
-    fn names_and_ids_of_users_and_domains_are_sent() {
-        let (body, who) = request(&settings(
-            "auth: {auth_url: 'http://k', user_id: u1, password: p, project_name: pr, project_domain_id: d1}",
-        ))
-        .unwrap();
-        assert_eq!(who, "user u1");
-        assert_eq!(
-            body,
-            json!({"auth": {
-                "identity": {"methods": ["password"], "password": {"user": {"id": "u1", "password": "p"}}},
-                "scope": {"project": {"name": "pr", "domain": {"id": "d1"}}}}})
-        );
-        let (body, _) = request(&settings("auth: {username: u, password: p, project_id: x}")).unwrap();
-        assert_eq!(
-            body.pointer("/auth/identity/password/user/domain"),
-            Some(&json!({"id": "default"})),
-            "as keystoneauth has it"
-        );
-    }
-
-    #[test]
-    fn an_application_credential_has_no_scope() {
-        let (body, who) = request(&settings(
-            "auth_type: v3applicationcredential, auth: {application_credential_id: a, application_credential_secret: s}",
-        ))
-        .unwrap();
-        assert_eq!(who, "application credential a");
-        assert_eq!(
-            body,
-            json!({"auth": {"identity": {"methods": ["application_credential"],
-                "application_credential": {"id": "a", "secret": "s"}}}})
-        );
-    }
-
-    #[test]
-    fn what_is_missing_is_said() {
-        for (auth, what) in [
-            ("auth: {username: u, project_name: p}", "no password"),
-            ("auth: {username: u, password: p}", "no project_name"),
-            ("auth_type: v3kerberos, auth: {}", "v3kerberos; supported are"),
-        ] {
-            let error = request(&settings(auth)).unwrap_err();
-            assert!(error.message.contains(what), "{error}");
-            assert_eq!(error.class, ErrorClass::Config);
-        }
+    /// The next call logs in.
+    async fn refresh(&self, _: &Client) -> Result<(), Error> {
+        *self.0.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
     }
 }

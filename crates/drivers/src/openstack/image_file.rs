@@ -19,6 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
 use tokio::{
     sync::mpsc,
@@ -181,7 +182,7 @@ impl Checksums {
 #[derive(Default)]
 pub(crate) struct Checksumming {
     size: u64,
-    md5: md5::Context,
+    md5: Md5,
     sha256: Sha256,
     sha512: Sha512,
 }
@@ -189,7 +190,7 @@ pub(crate) struct Checksumming {
 impl Checksumming {
     pub fn update(&mut self, chunk: &[u8]) {
         self.size += chunk.len() as u64;
-        self.md5.consume(chunk);
+        self.md5.update(chunk);
         self.sha256.update(chunk);
         self.sha512.update(chunk);
     }
@@ -198,7 +199,7 @@ impl Checksumming {
         let hex = |digest: &[u8]| format!("{:x}", Bytes::copy_from_slice(digest));
         Checksums {
             size: self.size,
-            md5: hex(&self.md5.finalize().0),
+            md5: hex(&self.md5.finalize()),
             sha256: hex(&self.sha256.finalize()),
             sha512: hex(&self.sha512.finalize()),
         }

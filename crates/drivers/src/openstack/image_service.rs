@@ -31,7 +31,7 @@ pub(crate) trait ImageService {
     /// The project's images, in any state, that have all of this metadata.
     async fn images_with(&self, metadata: &[(&'static str, String)]) -> Result<Vec<Image>, CloudError>;
     /// Which route the configuration wants.
-    fn route(&self) -> Result<Route, CloudError> {
+    async fn route(&self) -> Result<Route, CloudError> {
         Ok(Route::Direct)
     }
     /// Whether the cloud takes images by import; the error says what it does instead.

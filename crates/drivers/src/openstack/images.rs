@@ -81,7 +81,7 @@ async fn attempts(
 ) -> Result<String, CloudError> {
     let mut delays =
         ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter().build();
-    let mut route = cloud.route()?;
+    let mut route = cloud.route().await?;
     if route == Route::Import {
         cloud.takes_imports().await?;
     }
@@ -95,7 +95,7 @@ async fn attempts(
             (Lasting(refusal), Route::Direct) if is_refusal(&refusal) => {
                 if let Err(error) = cloud.takes_imports().await {
                     let message = format!("the cloud refuses direct uploads ({refusal}), and {}", error.message);
-                    return Err(CloudError { message, ..refusal });
+                    return Err(CloudError::new(error.class, message));
                 }
                 tracing::info!(%provider, image = image.name, %refusal, "no direct upload here: importing the image");
                 route = Route::Import;

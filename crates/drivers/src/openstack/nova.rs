@@ -1,38 +1,48 @@
 //! [`Nova`]: the way into a real OpenStack, for the calls in `calls.rs`.
 //!
-//! Every call has a deadline; reads and deletions are repeated a few times when the cloud is unwell, creations never (the
-//! answer may have been lost after the fact). A refused token is renewed once per call. A service that says "later"
-//! (429, `Retry-After`) is obeyed up to a bound.
+//! Each attempt has a deadline, each call a time after which no further attempt begins. Reads, deletions and updates
+//! are repeated a few times when the cloud is unwell; creations only if the cloud cannot have heard of them (no
+//! connection) or has said "later" (429): the answer to anything else may have been lost after the fact, or be a proxy's
+//! who has given up waiting for Nova, so the driver looks for the server before it tries again. A refused token is renewed
+//! once per call. How a service is, is known to all calls of it ([`super::gate`]).
+//!
+//! The way into the cloud is opened anew when clouds.yaml changes; whatever was learnt of the cloud's health, being
+//! about the old one, is forgotten.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use nodepool_common::{config, model::ProviderName};
-use osauth::{EndpointFilters, client::AuthenticatedClient};
 use reqwest::{Method, Url};
 use serde_json::Value;
-use tokio::{sync::RwLock, time::sleep};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 use super::{
-    addresses::Addressing,
     cloud::{CloudError, Named},
     clouds_yaml::CloudSettings,
-    http::{Call, Session},
-    identity::{Keystone, Login, Service, from_osauth},
-    tls::client,
+    config_files::Fingerprint,
+    gate::Pass,
+    http::{Call, Sent, Session},
+    identity::{Meter, Service, Token},
 };
-use crate::{ApiCalls, Context, ErrorClass};
+use crate::{Context, ErrorClass};
 
-/// Repetitions of a read or a deletion.
+/// Repetitions of a call that failed; one that is told to come back later is repeated as long as its patience lasts.
 const RETRIES: usize = 2;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// A longer `Retry-After` is not waited for.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Of the harmless call that finds out whether a service is back.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// Pages of a listing; more mean that a service lost its way.
 const MOST_PAGES: usize = 1000;
+
+/// How often files are looked at, at most.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// See the module's comment.
 #[derive(Debug)]
@@ -42,99 +52,176 @@ pub(crate) struct Nova {
     region: Option<String>,
     pub(super) rate: Duration,
     context: Context,
-    calls: ApiCalls,
-    pub(super) session: RwLock<Option<Arc<Session>>>,
-    /// Beside the session for those who cannot wait for its lock.
-    pub(super) known: std::sync::OnceLock<(String, Addressing)>,
+    meter: Meter,
+    current: Mutex<Option<Current>>,
+    /// What the current session was opened with, for those who cannot wait for its lock.
+    settings: std::sync::RwLock<Option<CloudSettings>>,
+}
+
+/// The session and when it must be opened anew.
+#[derive(Debug)]
+struct Current {
+    session: Arc<Session>,
+    files: Fingerprint,
+    looked: Instant,
 }
 
 impl Nova {
     pub fn new(provider: ProviderName, config: &config::OpenStack, context: &Context) -> Self {
         Self {
+            meter: Meter { provider: provider.clone(), calls: context.calls.clone() },
             provider,
             cloud: config.cloud.clone(),
             region: config.region_name.clone(),
             rate: config.rate,
-            calls: context.calls.clone(),
             context: context.clone(),
-            session: RwLock::default(),
-            known: std::sync::OnceLock::new(),
+            current: Mutex::default(),
+            settings: std::sync::RwLock::default(),
         }
     }
 
+    /// What clouds.yaml says of the cloud; `None`: nobody has read it yet.
+    pub(super) fn settings(&self) -> Option<CloudSettings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads clouds.yaml anew, logs in, and sees that there is a compute service.
+    pub(super) async fn open(&self) -> Result<(), CloudError> {
+        let session = {
+            let mut current = self.current.lock().await;
+            Arc::clone(&current.insert(self.read().await?).session)
+        };
+        session.url(Service::Compute, "").await.map(drop)
+    }
+
+    /// The way into the cloud. Once a second the files are looked at that it was opened with: if any has changed, a new
+    /// one takes its place, or, if the files are broken now, a warning says so and the old one stays.
     pub(super) async fn session(&self) -> Result<Arc<Session>, CloudError> {
-        if let Some(session) = self.session.read().await.as_ref() {
-            return Ok(Arc::clone(session));
+        let mut current = self.current.lock().await;
+        let Some(known) = current.as_mut() else {
+            return Ok(Arc::clone(&current.insert(self.read().await?).session));
+        };
+        if known.looked.elapsed() >= FILE_CHECK_INTERVAL {
+            known.looked = Instant::now();
+            if known.files.has_changed() {
+                // Taken before they are read: what changes meanwhile is seen the next time.
+                let files = known.session.settings.fingerprint(&self.context);
+                match self.read().await {
+                    Ok(new) => {
+                        tracing::info!(
+                            provider = %self.provider,
+                            "{} has changed: cloud {} is used as it says now",
+                            new.session.settings.file.display(), new.session.settings.name
+                        );
+                        *known = new;
+                    }
+                    Err(error) => {
+                        known.files = files;
+                        tracing::warn!(
+                            provider = %self.provider, %error,
+                            "clouds.yaml or one of its companions has changed and cannot be used: the old settings stay \
+                             in force"
+                        );
+                    }
+                }
+            }
         }
-        let mut current = self.session.write().await;
-        if let Some(session) = current.as_ref() {
-            return Ok(Arc::clone(session));
-        }
-        let (session, addressing, name) = self.log_in().await?;
-        // A later start reads the file anew, but what was told of it once stays for those who asked.
-        let _ = self.known.set((name, addressing));
-        Ok(Arc::clone(current.insert(Arc::new(session))))
+        Ok(Arc::clone(&known.session))
     }
 
-    /// What clouds.yaml says of the cloud now.
-    pub(super) fn settings(&self) -> Result<CloudSettings, CloudError> {
-        CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)
+    /// Counts a call that was made beside [`Self::call`].
+    pub(super) fn record(&self, call: &'static str, time: Duration, result: Result<(), &CloudError>) {
+        let problem =
+            result.err().map(|error| error.status.map_or("connection".to_owned(), |status| status.to_string()));
+        self.meter.record(call, time, problem.as_deref());
     }
 
-    /// Counts a call.
-    pub(super) fn record(&self, call: &'static str, time: Duration, failed: bool) {
-        self.calls.record(&self.provider, call, time, failed);
-    }
-
-    async fn log_in(&self) -> Result<(Session, Addressing, String), CloudError> {
-        let settings = self.settings()?;
-        let client = client(&settings, &self.context)?;
-        let keystone = Arc::new(Keystone::new(&settings)?);
-        // This logs in.
-        let http = AuthenticatedClient::new(client, Login(Arc::clone(&keystone)))
-            .await
-            .map_err(|error| from_osauth(&error))?;
-        http.get_endpoint(Service::Compute.name(), &EndpointFilters::default())
-            .await
-            .map_err(|error| from_osauth(&error))?;
-        Ok((Session { http, keystone }, settings.addressing(has_ipv6()), settings.name.clone()))
+    async fn read(&self) -> Result<Current, CloudError> {
+        let files = Fingerprint::take(&self.context, None);
+        let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
+        let named = settings.fingerprint(&self.context);
+        let session = Arc::new(Session::new(settings.clone(), &self.context, self.meter.clone()).await?);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+        // One that has changed while it was read is read again.
+        let files = if files.has_changed() { files } else { named };
+        Ok(Current { session, files, looked: Instant::now() })
     }
 
     /// Makes a call as often as is right, and reads its JSON.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, CloudError> {
-        let session = self.session().await?;
-        let repeatable = matches!(call.method, Method::GET | Method::DELETE);
+        self.repeat(call).await.map_err(|error| CloudError {
+            unanswered: error.status.is_none() && error.class == ErrorClass::Transient,
+            ..error
+        })
+    }
+
+    async fn repeat(&self, call: Call<'_>) -> Result<Value, CloudError> {
+        let until = Instant::now() + call.patience;
+        let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
         let mut delays =
             ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter().build();
         let mut renewed = false;
         loop {
-            let began = Instant::now();
-            let (result, wait, token) = session.send(&call).await;
-            let time = began.elapsed();
-            self.record(call.name, time, result.is_err());
-            tracing::debug!(provider = %self.provider, ok = result.is_ok(), "API call {} in {time:?}", call.name);
-            let mut error = match result {
+            // Each time: clouds.yaml may have changed while the call waited.
+            let session = self.session().await?;
+            let token = match session.token().await {
+                Ok(token) => token,
+                Err(error) if error.class == ErrorClass::Transient && Instant::now() < until => {
+                    sleep(FILE_CHECK_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let gate = session.gate(call.service);
+            let Some(pass) = gate.pass(!repeatable, until, FILE_CHECK_INTERVAL).await? else { continue };
+            if pass.is_probe && !repeatable {
+                // How the service is must not be found out by something that cannot be repeated.
+                let mut probe = Call::get("probe", call.service, "/");
+                probe.deadline = PROBE_DEADLINE;
+                self.send(&session, &probe, &token, pass).await;
+                continue;
+            }
+            let sent = self.send(&session, &call, &token, pass).await;
+            let (is_later, was_not_sent) = (sent.is_later(), sent.was_not_sent());
+            let mut error = match sent.result {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            error.unanswered = error.status.is_none() && error.class == ErrorClass::Transient;
-            if error.status == Some(401) && !renewed {
+            let refused = error.status == Some(401);
+            if refused && !renewed {
                 renewed = true;
-                session.keystone.refused(&token).await;
+                session.keystone.refused(&token.value);
                 continue;
             }
-            // What is "later" was not done, so it may be asked for again whatever it is.
-            let later = error.status == Some(429);
+            if refused {
+                // A service may know a new token a moment later only (keys that rotate, caches): it says nothing of ours.
+                error.class = ErrorClass::Transient;
+                error.message = format!("{}; the token is one that Keystone has just given", error.message);
+            }
             let unwell = error.class == ErrorClass::Transient && error.status != Some(409);
-            let delay = if later || (repeatable && unwell) { delays.next() } else { None };
-            let Some(delay) = delay else { return Err(error) };
-            let delay = wait.map_or(delay, |wait| wait.min(LONGEST_WAIT));
-            tracing::info!(
-                provider = %self.provider, %error,
-                "API call {} failed, trying again in {} ms", call.name, delay.as_millis()
-            );
+            let delay = match (is_later, unwell && (repeatable || was_not_sent || refused)) {
+                // The gate knows how long.
+                (true, _) => Some(Duration::ZERO),
+                (false, true) => delays.next(),
+                (false, false) => None,
+            };
+            let Some(delay) = delay.filter(|_| Instant::now() < until) else { return Err(error) };
+            tracing::info!(provider = %self.provider, "API call {} failed, trying again: {error}", call.name);
             sleep(delay).await;
         }
+    }
+
+    /// Makes a call once, tells the gate what it says of the service, and counts it.
+    async fn send(&self, session: &Session, call: &Call<'_>, token: &Token, pass: Pass<'_>) -> Sent {
+        let began = Instant::now();
+        let sent = session.send(call, token).await;
+        let time = began.elapsed();
+        pass.end(sent.health(), sent.result.as_ref().err());
+        let problem = sent.problem();
+        self.meter.record(call.name, time, problem.as_deref());
+        let result = problem.as_deref().unwrap_or("ok");
+        tracing::debug!(provider = %self.provider, result, "API call {} in {time:?}", call.name);
+        sent
     }
 
     /// All pages of a listing.
@@ -169,24 +256,37 @@ impl Nova {
         Err(CloudError::new(ErrorClass::Transient, format!("{name} has more than {MOST_PAGES} pages")))
     }
 
+    /// The first of those that [`Self::all_by_name_or_id`] finds.
     pub(super) async fn by_name_or_id(
+        &self,
+        name: &'static str,
+        service: Service,
+        path_and_key: (&str, &str),
+        name_or_id: &str,
+        query: &[(&'static str, &str)],
+    ) -> Result<Option<Named>, CloudError> {
+        Ok(self.all_by_name_or_id(name, service, path_and_key, name_or_id, query).await?.into_iter().next())
+    }
+
+    pub(super) async fn all_by_name_or_id(
         &self,
         name: &'static str,
         service: Service,
         (path, key): (&str, &str),
         name_or_id: &str,
         query: &[(&'static str, &str)],
-    ) -> Result<Option<Named>, CloudError> {
+    ) -> Result<Vec<Named>, CloudError> {
         // Ids are UUIDs almost everywhere, and hardly any name is one.
         let by = if uuid::Uuid::parse_str(name_or_id).is_ok() { ["id", "name"] } else { ["name", "id"] };
         for by in by {
             let query: Vec<_> = query.iter().copied().chain([(by, name_or_id)]).collect();
             let found = self.list(name, service, path, key, &query).await?;
-            if let Some(named) = found.iter().find_map(Named::read) {
-                return Ok(Some(named));
+            let found: Vec<Named> = found.iter().filter_map(Named::read).collect();
+            if !found.is_empty() {
+                return Ok(found);
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 }
 
@@ -204,23 +304,15 @@ fn next_marker(page: &Value, key: &str) -> Option<String> {
         .map(|(_, marker)| marker.into_owned())
 }
 
-/// Whether this host has a default route for IPv6, as the SDK asks before it prefers such addresses.
-fn has_ipv6() -> bool {
-    let zero = "0".repeat(32);
-    std::fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|routes| {
-        routes.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.first() == Some(&zero.as_str()) && fields.get(1) == Some(&"00") && fields.last() != Some(&"lo")
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::openstack::cloud::{Cloud, Flavor};
+    use crate::{
+        ApiCalls,
+        openstack::cloud::{Cloud, Flavor},
+    };
 
     #[test]
     fn the_next_page_is_known_by_its_marker_only() {
@@ -244,9 +336,9 @@ mod tests {
             region: None,
             rate: Duration::ZERO,
             context: Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path),
-            calls: ApiCalls::default(),
-            session: RwLock::default(),
-            known: std::sync::OnceLock::new(),
+            meter: Meter { provider: "test".into(), calls: ApiCalls::default() },
+            current: Mutex::default(),
+            settings: std::sync::RwLock::default(),
         };
         nova.start().await.unwrap();
         Some(nova)
@@ -256,9 +348,9 @@ mod tests {
     async fn a_token_that_the_cloud_does_not_know_is_renewed() {
         let Some(nova) = real().await else { return };
         let session = nova.session().await.unwrap();
-        session.keystone.spoil_token().await;
+        session.keystone.spoil_token();
         nova.compute_limits().await.unwrap();
-        let calls = nova.calls.snapshot();
+        let calls = nova.meter.calls.snapshot();
         let call = calls[&("test".into(), "get_compute_limits")];
         assert_eq!((call.count, call.failed), (2, 1));
     }
@@ -270,7 +362,7 @@ mod tests {
         let query = [("limit", "2")];
         let paged = nova.list("paged", Service::Compute, "/flavors/detail", "flavors", &query).await.unwrap();
         assert_eq!(paged.iter().filter_map(Flavor::read).collect::<Vec<_>>(), all);
-        let calls = nova.calls.snapshot();
+        let calls = nova.meter.calls.snapshot();
         assert!(calls[&("test".into(), "paged")].count >= 3);
     }
 }

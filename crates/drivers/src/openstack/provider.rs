@@ -1,22 +1,20 @@
 //! [`OpenStackProvider`]: the driver's stories over a [`Cloud`].
 //!
-//! This file has what they share; each story has a file of its own: [`launch`], [`delete`], [`usage`], [`cleanup`],
-//! [`tagged`].
+//! This file has what they share; each story has a file of its own: [`launch`] with [`instance`], [`delete`],
+//! [`floating_ips`], [`usage`], [`cleanup`], [`tagged`].
 //! What a label means to the cloud is looked up once and kept: [`lookups`].
 
 mod cleanup;
 mod delete;
+mod floating_ips;
 mod images;
+mod instance;
 mod launch;
 mod lookups;
 mod tagged;
 mod usage;
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use nodepool_common::{
@@ -27,8 +25,9 @@ use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
-    cloud::{Cloud, CloudError, Fault},
-    servers::{ServerList, Servers},
+    cloud::{Cloud, CloudError, Fault, Server},
+    listings::{Listings, Servers},
+    network_service::FloatingIp,
 };
 use crate::{
     CloudImageSource, CloudResource, Context, ErrorClass, ImageToUpload, Instance, Launch, LaunchProgress,
@@ -41,12 +40,14 @@ pub(crate) struct OpenStackProvider {
     config: config::OpenStack,
     cloud: Arc<dyn Cloud>,
     context: Context,
-    servers: ServerList,
+    servers: Listings<Server>,
+    floating_ips: Listings<FloatingIp>,
     lookups: lookups::Lookups,
     ports: Mutex<Option<cleanup::PortCheck>>,
+    /// Pools whose servers turned out to need floating IPs: whether one does is known only once it has its addresses.
+    gives_floating_ips: std::sync::Mutex<HashSet<PoolName>>,
     /// Kinds of resources that could not be listed in the last search for leaks.
     unlisted: std::sync::Mutex<HashSet<ResourceKind>>,
-    warned_of_floating_ips: AtomicBool,
 }
 
 impl fmt::Debug for OpenStackProvider {
@@ -63,15 +64,16 @@ type Result<T> = std::result::Result<T, ProviderError>;
 impl OpenStackProvider {
     pub fn new(name: ProviderName, config: config::OpenStack, cloud: Arc<dyn Cloud>, context: Context) -> Self {
         Self {
-            servers: ServerList::new(Arc::clone(&cloud)),
+            servers: Listings::new(Arc::clone(&cloud)),
+            floating_ips: Listings::new(Arc::clone(&cloud)),
             lookups: lookups::Lookups::new(name.clone(), Arc::clone(&cloud)),
             name,
             config,
             cloud,
             context,
             ports: Mutex::default(),
+            gives_floating_ips: std::sync::Mutex::default(),
             unlisted: std::sync::Mutex::default(),
-            warned_of_floating_ips: AtomicBool::new(false),
         }
     }
 
@@ -102,6 +104,10 @@ impl OpenStackProvider {
                 format!("{name} is not in the provider's {what}; add it there"),
             )
         })
+    }
+
+    fn gives_floating_ips(&self) -> std::sync::MutexGuard<'_, HashSet<PoolName>> {
+        self.gives_floating_ips.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn unlisted(&self) -> std::sync::MutexGuard<'_, HashSet<ResourceKind>> {
@@ -135,7 +141,7 @@ impl OpenStackProvider {
     async fn next_listing(&self, since: &mut Instant, doing: impl Fn() -> String) -> Result<Option<Arc<Servers>>> {
         let listing = self.servers.after(*since).await;
         *since = listing.started;
-        match listing.servers {
+        match listing.found {
             Ok(servers) => Ok(Some(servers)),
             Err(error) if matches!(error.class, ErrorClass::Config | ErrorClass::Bug) => {
                 Err(self.error(doing())(error))
@@ -221,7 +227,9 @@ impl Provider for OpenStackProvider {
 
     async fn label_resources(&self, pool: &PoolName, label: &LabelName) -> Result<Resources> {
         let (_, label) = self.label(pool, label)?;
-        Ok(usage::need(&self.lookups.flavor(label).await?, label))
+        let need = usage::need(&self.lookups.flavor(label).await?, label);
+        let floating_ips = if self.gives_floating_ips().contains(pool) { Some(1.0) } else { None };
+        Ok(need.with("floating-ips", floating_ips))
     }
 
     async fn label_ready(&self, pool: &PoolName, label: &LabelName) -> Result<bool> {
@@ -279,6 +287,10 @@ impl Provider for OpenStackProvider {
             removed.extend(self.clean_up_floating_ips().await?);
         }
         Ok(removed)
+    }
+
+    async fn list_orphans(&self) -> Result<Vec<(CloudResource, String)>> {
+        self.orphans().await
     }
 
     async fn console_log(&self, pool: &PoolName, label: &LabelName, external_id: &Value) -> Result<Option<String>> {

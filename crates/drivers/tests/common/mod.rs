@@ -1,6 +1,8 @@
 //! Configurations and launches for the tests of drivers.
 #![allow(dead_code, missing_docs)] // each test file uses its part
 
+pub mod real;
+
 use std::{
     collections::BTreeMap,
     path::Path,

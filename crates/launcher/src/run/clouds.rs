@@ -241,6 +241,8 @@ impl Clouds {
             entry.state.launch_after = Some(clock::now() + pause);
             entry.quota_at = 0.0;
             entry.until.remove(&Want::Quota(name.clone()));
+            // What a node takes may have turned out to be more than was thought (a floating IP).
+            entry.state.label_resources.retain(|_, takes| takes.is_err());
         }
     }
 

@@ -21,6 +21,7 @@ impl OpenStackProvider {
             ));
         };
         let doing = || format!("deleting server {id}");
+        self.delete_floating_ips(id).await?;
         for _ in 0..DELETE_ATTEMPTS {
             let mut since = Instant::now();
             match self.cloud.delete_server(id).await {

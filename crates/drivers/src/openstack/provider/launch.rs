@@ -3,18 +3,14 @@
 //! It may be dropped at any await. What exists in the cloud by then is found again: its id was reported through
 //! [`LaunchProgress`] before anything else was awaited, or its metadata names the node.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use nodepool_common::{config, model::Resources};
+use nodepool_common::config;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
     super::{
-        addresses,
         cloud::{CloudError, CreateServer, Server},
         format::{format, safe_attributes},
     },
@@ -35,7 +31,7 @@ impl OpenStackProvider {
         let flavor = self.lookups.flavor(label).await?;
         let mut networks = Vec::new();
         for name in &label.networks {
-            networks.push(self.lookups.network_id(name).await?);
+            networks.push(self.lookups.network(name).await?.id);
         }
         let create = CreateServer {
             name: launch.hostname.clone(),
@@ -54,9 +50,9 @@ impl OpenStackProvider {
         let server = if created.status == "ACTIVE" {
             Arc::new(created)
         } else {
-            self.wait_until_active(&created.id, &create.name).await?
+            self.wait_until_active(&created.id, &create, launch).await?
         };
-        Ok(self.instance(pool, &server, need(&flavor, label)).await)
+        self.instance(launch, pool, &server, need(&flavor, label)).await
     }
 
     async fn image_id(&self, launch: &Launch, image: &Image<'_>) -> Result<String> {
@@ -109,10 +105,13 @@ impl OpenStackProvider {
                 ),
             }
         }
-        for (key, value) in launch.metadata(&self.name) {
-            meta.insert(key.to_owned(), json!(value));
-        }
+        meta.extend(self.tags(launch));
         meta
+    }
+
+    /// What finds again what a launch has made.
+    pub(super) fn tags(&self, launch: &Launch) -> Map<String, Value> {
+        launch.metadata(&self.name).into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
     }
 
     /// Creates the server and returns its id, after that was reported.
@@ -156,7 +155,7 @@ impl OpenStackProvider {
         for _ in 0..2 {
             let listing = self.servers.after(since).await;
             since = listing.started;
-            let Ok(servers) = listing.servers else { continue };
+            let Ok(servers) = listing.found else { continue };
             let lost = servers.values().find(|server| {
                 !server.is_gone()
                     && server.tag("nodepool_provider_name") == Some(self.name.as_str())
@@ -173,8 +172,9 @@ impl OpenStackProvider {
         }
     }
 
-    async fn wait_until_active(&self, id: &str, name: &str) -> Result<Arc<Server>> {
-        let doing = || format!("waiting for server {name} ({id})");
+    async fn wait_until_active(&self, id: &str, create: &CreateServer, launch: &Launch) -> Result<Arc<Server>> {
+        let doing = || format!("waiting for server {} ({id})", create.name);
+        let mut tagged = create.volume_size.is_none();
         let mut since = Instant::now();
         let mut missing = 0;
         let mut missing_since = None;
@@ -197,6 +197,10 @@ impl OpenStackProvider {
             };
             missing = 0;
             missing_since = None;
+            if !tagged && !server.volumes.is_empty() {
+                tagged = true;
+                self.tag_volumes(&server.volumes, launch).await;
+            }
             match server.status.as_str() {
                 "ACTIVE" => return Ok(Arc::clone(server)),
                 "ERROR" => return Err(self.server_failed(doing(), server).await),
@@ -204,6 +208,19 @@ impl OpenStackProvider {
                     return Err(self.error(doing())(CloudError::new(ErrorClass::Gone, "somebody deleted it")));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// So that they are found should they outlive their server.
+    async fn tag_volumes(&self, volumes: &[String], launch: &Launch) {
+        let tags = self.tags(launch);
+        for id in volumes {
+            if let Err(error) = self.cloud.tag_volume(id, &tags).await {
+                tracing::warn!(
+                    provider = %self.name, node = %launch.node, volume = %id, %error,
+                    "cannot mark the server's volume as ours; should it outlive the server, nobody will know"
+                );
             }
         }
     }
@@ -219,43 +236,6 @@ impl OpenStackProvider {
         match error.class {
             ErrorClass::Transient => error.with_launch_result("error.status"),
             _ => error,
-        }
-    }
-
-    async fn instance(&self, pool: &config::OpenStackPool, server: &Server, resources: Resources) -> Instance {
-        let external = if server.knows_addresses { Arc::default() } else { self.lookups.external_networks().await };
-        let addressing = self.cloud.addressing();
-        let addresses = addresses::choose(server, &external, &addressing);
-        let wants_floating_ip = pool.auto_floating_ip
-            && !server.knows_addresses
-            && !addressing.private
-            && !external.is_empty()
-            && addresses.public_v4.is_none()
-            && addresses.private_v4.is_some();
-        if wants_floating_ip && !self.warned_of_floating_ips.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                provider = %self.name, pool = %pool.name,
-                "auto-floating-ip is on, but floating IPs are not supported yet: servers without a public address are \
-                 reached at their private one. Set auto-floating-ip: false if that is what you want"
-            );
-        }
-        let text = |value: &Option<String>| value.clone();
-        Instance {
-            external_id: json!(server.id),
-            interface_ip: addresses.interface_ip.clone(),
-            // For backwards compatibility, says upstream.
-            private_ipv4: text(&addresses.private_v4)
-                .or_else(|| text(&addresses.public_v4).filter(|address| !address.is_empty())),
-            public_ipv4: addresses.public_v4,
-            public_ipv6: addresses.public_v6,
-            host_id: server.host_id.clone(),
-            cloud: self.config.cloud.clone().or_else(|| self.cloud.cloud_name()),
-            region: self.config.region_name.clone(),
-            az: server.az.clone(),
-            driver_data: None,
-            slot: None,
-            node_properties: Map::new(),
-            resources,
         }
     }
 }

@@ -38,7 +38,7 @@ struct Kept {
     /// By RAM, then name.
     flavors: Slot<Arc<Vec<Flavor>>>,
     zones: Slot<Vec<String>>,
-    external_networks: Slot<Arc<Vec<String>>>,
+    external_networks: Slot<Arc<Vec<Named>>>,
     images: Mutex<HashMap<String, Arc<Slot<Option<Named>>>>>,
     networks: Mutex<HashMap<String, Arc<Slot<Option<Named>>>>>,
 }
@@ -147,27 +147,24 @@ impl Lookups {
     }
 
     /// A network of the cloud that the configuration names.
-    pub async fn network_id(&self, name: &str) -> Result<String> {
+    pub async fn network(&self, name: &str) -> Result<Named> {
         let doing = format!("looking for network {name}");
         let will_do = |network: &Option<Named>, _| network.is_some();
         let network = slot(&self.kept().networks, name).get(will_do, self.cloud.find_network(name)).await;
-        let network = network.map_err(self.error(&doing))?.ok_or_else(|| {
+        network.map_err(self.error(&doing))?.ok_or_else(|| {
             ProviderError::new(
                 ErrorClass::Config,
                 format!("{doing} in provider {}", self.provider),
-                "the cloud has no network of that name or id that this project may see; check `networks`",
+                "the cloud has no network of that name or id that this project may see; check `networks`, here \
+                 and in clouds.yaml",
             )
-        })?;
-        Ok(network.id)
+        })
     }
 
-    /// Without them, addresses are only classed less well, so an error is no reason to fail.
-    pub async fn external_networks(&self) -> Arc<Vec<String>> {
+    /// Those that lead outside.
+    pub async fn external_networks(&self) -> Result<Arc<Vec<Named>>> {
         let look_up = async { self.cloud.external_networks().await.map(Arc::new) };
-        self.kept().external_networks.get(|_, _| true, look_up).await.unwrap_or_else(|error| {
-            tracing::warn!(provider = %self.provider, %error, "cannot list external networks");
-            Arc::default()
-        })
+        self.kept().external_networks.get(|_, _| true, look_up).await.map_err(self.error("listing external networks"))
     }
 
     /// Those that are available.

@@ -1,8 +1,8 @@
 //! What carries this provider's metadata: servers, and what was made with them or uploaded. A search for leaks looks at
 //! all of it; what has leaked is for the caller to say, who has the records ([`crate::leaks`]).
 //!
-//! A volume that is attached is left out: it goes with its server. A kind that cannot be listed is left out, said once,
-//! and said again only after it could be listed in between.
+//! What is attached goes with its server, so only volumes and floating IPs that are not are looked at. A kind that cannot
+//! be listed is left out, said once, and said again only after it could be listed in between.
 
 use super::{OpenStackProvider, Result};
 use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
@@ -10,8 +10,11 @@ use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
 impl OpenStackProvider {
     pub(super) async fn tagged(&self) -> Result<Vec<CloudResource>> {
         let mut found = self.resources().await?;
-        let others =
-            [(ResourceKind::Volume, self.own_volumes().await), (ResourceKind::Image, self.list_uploaded().await)];
+        let others = [
+            (ResourceKind::FloatingIp, self.own_floating_ips().await),
+            (ResourceKind::Volume, self.own_volumes().await),
+            (ResourceKind::Image, self.list_uploaded().await),
+        ];
         for (kind, listed) in others {
             match listed {
                 Ok(resources) => {
@@ -22,6 +25,19 @@ impl OpenStackProvider {
             }
         }
         Ok(found)
+    }
+
+    async fn own_floating_ips(&self) -> Result<Vec<CloudResource>> {
+        if !self.has_floating_ips() {
+            return Ok(Vec::new());
+        }
+        let ips = self.cloud.list_floating_ips().await.map_err(self.error("listing floating IPs"))?;
+        // One that leads somewhere goes with its server.
+        let ours = ips.into_iter().filter(|ip| ip.port.is_none());
+        Ok(ours
+            .map(|ip| CloudResource::of(ResourceKind::FloatingIp, ip.id, ip.tags))
+            .filter(|ip| ip.tag("nodepool_provider_name") == Some(self.name.as_str()))
+            .collect())
     }
 
     async fn own_volumes(&self) -> Result<Vec<CloudResource>> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    super::cloud::{Address, Flavor, Server},
+    super::cloud::{Flavor, Server},
     OpenStackProvider, Result,
 };
 use crate::{CloudResource, Quota, ResourceKind};
@@ -52,7 +52,7 @@ impl OpenStackProvider {
     pub(super) async fn resources(&self) -> Result<Vec<CloudResource>> {
         let now = Instant::now();
         self.servers.hurry(Duration::ZERO);
-        let servers = self.servers.after(now).await.servers.map_err(self.error("listing servers"))?;
+        let servers = self.servers.after(now).await.found.map_err(self.error("listing servers"))?;
         let servers: Vec<&Arc<Server>> = servers.values().filter(|server| server.status != "DELETED").collect();
         let known = |flavors: &[Flavor]| {
             servers
@@ -95,11 +95,10 @@ fn usage(server: &Server, flavors: &[Flavor], sizes: &HashMap<String, f64>) -> R
         resources.set("volumes", amount(volumes.len()));
         resources.set("volume-gb", volumes.iter().sum());
     }
-    let floating = |address: &&Address| address.kind.as_deref() == Some("floating");
     let ports: HashSet<_> = server.addresses.iter().filter_map(|address| address.mac.as_deref()).collect();
     // While it is being built it has one that Nova does not tell of yet.
     resources.set("ports", amount(ports.len().max(1)));
-    let floating = server.addresses.iter().filter(floating).count();
+    let floating = server.addresses.iter().filter(|address| address.is_floating()).count();
     if floating > 0 {
         resources.set("floating-ips", amount(floating));
     }

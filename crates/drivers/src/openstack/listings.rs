@@ -1,6 +1,7 @@
-//! [`ServerList`]: one listing of the project's servers serves everybody who waits for a server to change.
+//! [`Listings`]: one listing of the project's servers serves everybody who waits for a server to change; floating IPs
+//! likewise.
 //!
-//! Whoever waits calls [`ServerList::after`] with the moment before which a listing is of no use to him (his server
+//! Whoever waits calls [`Listings::after`] with the moment before which a listing is of no use to him (his server
 //! may be missing from an older one). One of those who wait reads the list, the others get what he read; if he gives
 //! up (a launch may be dropped at any await) the next one takes over. So there is no task to stop, and no call at
 //! all while nobody waits. The interval follows [`Pace`]: short after somebody begins to wait and while servers
@@ -13,32 +14,90 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until},
 };
 
-use super::cloud::{Cloud, CloudError, Pace, Server};
+use super::{
+    cloud::{Cloud, CloudError, Pace, Server},
+    network_service::FloatingIp,
+};
 
 /// The servers by id.
 pub(crate) type Servers = HashMap<String, Arc<Server>>;
 
+/// What is listed.
+#[async_trait]
+pub(crate) trait Listed: Send + Sync + Sized + 'static {
+    async fn list(cloud: &dyn Cloud) -> Result<Vec<Arc<Self>>, CloudError>;
+    fn id(&self) -> &str;
+    fn status(&self) -> &str;
+    /// Returns when the list has changed since the last listing, where the cloud can tell.
+    async fn changed(cloud: &dyn Cloud) {
+        let _ = cloud;
+        std::future::pending::<()>().await;
+    }
+}
+
+#[async_trait]
+impl Listed for Server {
+    async fn list(cloud: &dyn Cloud) -> Result<Vec<Arc<Self>>, CloudError> {
+        cloud.list_servers().await
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn status(&self) -> &str {
+        &self.status
+    }
+
+    async fn changed(cloud: &dyn Cloud) {
+        cloud.changed().await;
+    }
+}
+
+#[async_trait]
+impl Listed for FloatingIp {
+    async fn list(cloud: &dyn Cloud) -> Result<Vec<Arc<Self>>, CloudError> {
+        Ok(cloud.list_floating_ips().await?.into_iter().map(Arc::new).collect())
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn status(&self) -> &str {
+        &self.status
+    }
+}
+
 /// What one call of the cloud brought.
-#[derive(Clone, Debug)]
-pub(crate) struct Listing {
+#[derive(Debug)]
+pub(crate) struct Listing<T> {
     /// When the call began.
     pub started: Instant,
-    pub servers: Result<Arc<Servers>, CloudError>,
+    /// By id.
+    pub found: Result<Arc<HashMap<String, Arc<T>>>, CloudError>,
+}
+
+impl<T> Clone for Listing<T> {
+    fn clone(&self) -> Self {
+        Self { started: self.started, found: self.found.clone() }
+    }
 }
 
 /// See the module's comment.
 #[derive(Debug)]
-pub(crate) struct ServerList {
+pub(crate) struct Listings<T> {
     cloud: Arc<dyn Cloud>,
     pace: Pace,
     /// Held by whoever reads the list.
     reader: tokio::sync::Mutex<()>,
-    latest: watch::Sender<Option<Listing>>,
+    latest: watch::Sender<Option<Listing<T>>>,
     schedule: Mutex<Schedule>,
     /// The schedule has been brought forward.
     sooner: Notify,
@@ -62,7 +121,7 @@ impl Schedule {
     }
 }
 
-impl ServerList {
+impl<T: Listed> Listings<T> {
     pub fn new(cloud: Arc<dyn Cloud>) -> Self {
         let pace = cloud.pace();
         Self {
@@ -100,8 +159,13 @@ impl ServerList {
         self.hurry(self.pace.first);
     }
 
+    /// The last one that succeeded, however old; `None`: the last one failed, or there was none.
+    pub fn latest(&self) -> Option<Arc<HashMap<String, Arc<T>>>> {
+        self.latest.borrow().as_ref()?.found.as_ref().ok().map(Arc::clone)
+    }
+
     /// A listing that began after `moment`, maybe one that somebody else is waiting for.
-    pub async fn after(&self, moment: Instant) -> Listing {
+    pub async fn after(&self, moment: Instant) -> Listing<T> {
         let mut latest = self.latest.subscribe();
         loop {
             if let Some(listing) = latest.borrow_and_update().as_ref().filter(|listing| listing.started > moment) {
@@ -129,15 +193,15 @@ impl ServerList {
                 biased;
                 () = sleep_until(due) => break,
                 () = self.sooner.notified() => {}
-                () = self.cloud.changed() => self.hurry(Duration::ZERO),
+                () = T::changed(&*self.cloud) => self.hurry(Duration::ZERO),
             }
         }
         self.schedule().requested = None;
         let started = Instant::now();
-        let servers = self.cloud.list_servers().await.map(|servers| {
-            Arc::new(servers.into_iter().map(|server| (server.id.clone(), server)).collect::<Servers>())
+        let found = T::list(&*self.cloud).await.map(|found| {
+            Arc::new(found.into_iter().map(|item| (item.id().to_owned(), item)).collect::<HashMap<_, _>>())
         });
-        let news = match (&servers, self.latest.borrow().as_ref().map(|listing| &listing.servers)) {
+        let news = match (&found, self.latest.borrow().as_ref().map(|listing| &listing.found)) {
             (Ok(now), Some(Ok(before))) => differ(now, before),
             (now, before) => now.is_ok() && before.is_none_or(Result::is_err),
         };
@@ -148,11 +212,11 @@ impl ServerList {
             schedule.regular = finished + schedule.interval;
             schedule.finished = Some(finished);
         }
-        self.latest.send_replace(Some(Listing { started, servers }));
+        self.latest.send_replace(Some(Listing { started, found }));
     }
 }
 
-fn differ(now: &Servers, before: &Servers) -> bool {
+fn differ<T: Listed>(now: &HashMap<String, Arc<T>>, before: &HashMap<String, Arc<T>>) -> bool {
     now.len() != before.len()
-        || now.iter().any(|(id, server)| before.get(id).is_none_or(|before| before.status != server.status))
+        || now.iter().any(|(id, item)| before.get(id).is_none_or(|before| before.status() != item.status()))
 }

@@ -1,0 +1,101 @@
+//! [`NetworkService`] over HTTP.
+
+use async_trait::async_trait;
+use reqwest::Method;
+
+use super::{
+    cloud::{CloudError, Named},
+    http::Call,
+    identity::Service,
+    network_service::{CreateFloatingIp, FloatingIp, NetworkQuota, NetworkService, Port},
+    nova::Nova,
+};
+use crate::ErrorClass;
+
+#[async_trait]
+impl NetworkService for Nova {
+    async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {
+        let name = "get_network";
+        let mut found =
+            self.all_by_name_or_id(name, Service::Network, ("/networks", "networks"), name_or_id, &[]).await?;
+        if found.len() > 1 {
+            let ids: Vec<&str> = found.iter().map(|network| network.id.as_str()).collect();
+            return Err(CloudError::new(
+                ErrorClass::Config,
+                format!("{} networks are called {name_or_id}; name one by its id: {}", ids.len(), ids.join(", ")),
+            ));
+        }
+        Ok(found.pop())
+    }
+
+    async fn external_networks(&self) -> Result<Vec<Named>, CloudError> {
+        if self.has_no(Service::Network).await? {
+            return Ok(Vec::new());
+        }
+        let query = [("router:external", "true"), ("fields", "id"), ("fields", "name")];
+        let networks = self.list("list_networks", Service::Network, "/networks", "networks", &query).await?;
+        Ok(networks.iter().filter_map(Named::read).collect())
+    }
+
+    async fn network_quota(&self) -> Result<Option<NetworkQuota>, CloudError> {
+        let Some(project) = self.project().await? else { return Ok(None) };
+        let path = format!("/quotas/{project}/details");
+        match self.call(Call::get("get_network_quotas", Service::Network, path)).await {
+            Ok(answer) => Ok(answer.get("quota").map(NetworkQuota::read)),
+            // Without that extension, or not for this user.
+            Err(error) if matches!(error.status, Some(403 | 404)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_ports(&self, status: &str) -> Result<Vec<Port>, CloudError> {
+        // Our own project's, whatever the credentials may see besides.
+        let project = self.project().await?;
+        let mut query = vec![("status", status), ("fields", "id"), ("fields", "device_owner"), ("fields", "device_id")];
+        query.extend(project.as_deref().map(|project| ("project_id", project)));
+        let ports = self.list("list_ports", Service::Network, "/ports", "ports", &query).await?;
+        Ok(ports.iter().filter_map(Port::read).collect())
+    }
+
+    async fn server_ports(&self, server: &str) -> Result<Vec<Port>, CloudError> {
+        let ports = self.list("list_ports", Service::Network, "/ports", "ports", &[("device_id", server)]).await?;
+        Ok(ports.iter().filter_map(Port::read).collect())
+    }
+
+    async fn delete_port(&self, id: &str) -> Result<(), CloudError> {
+        self.call(Call::new("delete_port", Method::DELETE, Service::Network, format!("/ports/{id}"))).await.map(drop)
+    }
+
+    async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError> {
+        if self.has_no(Service::Network).await? {
+            return Ok(Vec::new());
+        }
+        let project = self.project().await?;
+        let query: Vec<_> = project.iter().map(|project| ("project_id", project.as_str())).collect();
+        let ips = self.list("list_floating_ips", Service::Network, "/floatingips", "floatingips", &query).await?;
+        Ok(ips.iter().filter_map(FloatingIp::read).collect())
+    }
+
+    async fn create_floating_ip(&self, create: &CreateFloatingIp) -> Result<FloatingIp, CloudError> {
+        let mut call = Call::new("create_floating_ip", Method::POST, Service::Network, "/floatingips");
+        call.body = Some(create.body());
+        let answer = self.call(call).await?;
+        answer.get("floatingip").and_then(FloatingIp::read).ok_or_else(|| {
+            CloudError::new(ErrorClass::Transient, "Neutron accepted the floating IP's creation without naming its id")
+        })
+    }
+
+    async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
+        let path = format!("/floatingips/{id}");
+        self.call(Call::new("delete_floating_ip", Method::DELETE, Service::Network, path)).await.map(drop)
+    }
+}
+
+impl Nova {
+    /// The project that our token is for.
+    async fn project(&self) -> Result<Option<String>, CloudError> {
+        let session = self.session().await?;
+        let token = session.token().await?;
+        Ok(token.project.clone())
+    }
+}

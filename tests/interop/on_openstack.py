@@ -252,4 +252,4 @@ def hanging_provider(world):
 
 SCENARIOS = (openstack_one, openstack_fifty, wrong_password, openstack_quota, hanging_provider)
 # Not among those that run by themselves.
-LONG = (openstack_two_hundred,)
+BY_NAME = (openstack_two_hundred,)

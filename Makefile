@@ -1,5 +1,5 @@
 # The front door. Each target is one script; what they need is installed by tests/setup.
-.PHONY: help demo test lint bench conformance interop openstack-up openstack-down
+.PHONY: help demo test lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -18,6 +18,15 @@ conformance: ## upstream's unmodified test suite against our launcher
 
 interop: ## Zuul's own classes, Python Nodepool and a real OpenStack against our launcher
 	tests/run setup interop
+
+openstack-faults: ## what goes wrong in a cloud, done to a real OpenStack under our launcher (part of interop)
+	tests/setup test openstack && cargo build --workspace
+	tests/interop/run openstack-quota hanging-provider fault-nova-killed fault-keystone-down fault-tokens fault-storms \
+	  fault-hangs fault-lost-answers fault-servers fault-quota
+
+openstack-two-hundred: ## two hundred servers at once on a real OpenStack, with the cloud calls that each cost
+	tests/setup test openstack && cargo build --workspace
+	tests/interop/run openstack-two-hundred
 
 bench: ## latency and idle cost beside Python Nodepool's
 	tests/run setup bench

@@ -7,8 +7,9 @@ from .services import Process
 
 
 def answer(status, body='', **headers):
-    return {'answer': {'status': status, 'body': body, 'headers': {k.replace('_', '-'): str(v)
-                                                                   for k, v in headers.items()}}}
+    """The fault that answers so; Retry_After=2 is a header."""
+    headers = {name.replace('_', '-'): str(value) for name, value in headers.items()}
+    return {'answer': {'status': status, 'body': body, 'headers': headers}}
 
 
 class FaultProxy(Process):
@@ -38,7 +39,7 @@ class FaultProxy(Process):
         self._ask('DELETE', 'rules')
 
     def calls(self):
-        """What has been asked since the start or `forget`: {'calls': {call: {end: count}}, 'faults': n, 'tokens': […]}."""
+        """Since the start or `forget`: {'calls': {call: {end: count}}, 'faults': n, 'tokens': […]}."""
         return json.loads(self._ask('GET', 'calls'))
 
     def forget(self):

@@ -103,17 +103,18 @@ class Cloud:
             pools.append({'max-servers': servers, 'host-key-checking': False, **pool, 'labels': [label]})
         return {
             'name': name or self.name, 'driver': 'openstack', 'cloud': 'npcloud', 'region-name': 'RegionOne',
-            'launch-timeout': 300, 'launch-retries': 3,
+            'launch-timeout': 900, 'launch-retries': 3,
             # A port is DOWN for a while before its server has it: on a busy machine, for half a minute.
             'port-cleanup-interval': 60, 'clean-floating-ips': True,
             'cloud-images': [{'name': 'cirros-np', 'username': 'cirros'}], 'pools': pools, **more,
         }
 
-    def launcher(self, *providers, stem='openstack', python=None):
+    def launcher(self, *providers, stem='openstack', python=None, often=True):
+        """With `often` it looks for leaks every few seconds, so that a scenario need not wait for it."""
         python = self.world.python if python is None else python
         labels = sorted({label['name'] for p in providers for pool in p['pools'] for label in pool['labels']})
         config = self.world.write_config(stem, labels, list(providers))
-        return self.world.launcher(config, python=python, env=self.env, arguments=[] if python else OFTEN)
+        return self.world.launcher(config, python=python, env=self.env, arguments=OFTEN if often and not python else [])
 
     def servers(self):
         """Ours and, where a scenario makes some, the other user's."""

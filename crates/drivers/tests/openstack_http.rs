@@ -13,16 +13,18 @@ use std::{
 use common::{Reported, label, launch, openstack, provider};
 use futures::future::join_all;
 use nodepool_common::config::Driver;
-use nodepool_drivers::{Context, ErrorClass, Provider, ProviderError, Quota, make};
+use nodepool_drivers::{CloudResource, Context, ErrorClass, Provider, ProviderError, ResourceKind, make};
 use nodepool_testing::{Calls, Fault, FaultProxy, Rule};
-use serde_json::json;
+use serde_json::{Map, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 const CLOUD: &str = "npcloud";
 const KEYSTONE: &str = "http://127.0.0.1:5000/v3";
 const NOVA: &str = "http://127.0.0.1:8774/v2.1";
-const LIMITS: &str = "/v2.1/limits";
+/// No server has this id.
+const NOBODY: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
+const SERVER: &str = "/v2.1/servers/*";
 const SERVERS: &str = "/v2.1/servers";
 const LOGIN: &str = "POST /v3/auth/tokens";
 /// The cloud runs on a loaded machine.
@@ -79,9 +81,10 @@ impl Front {
         std::fs::write(path(&self.dir), settings).unwrap();
     }
 
-    /// One call of Nova (and of others, which stand in no proxy's shadow).
-    async fn ask(&self) -> Result<Quota, ProviderError> {
-        timeout(DEADLINE, self.provider.quota()).await.expect("it ends")
+    /// One call of Nova that changes nothing: it deletes a server that is not there.
+    async fn ask(&self) -> Result<(), ProviderError> {
+        let none = CloudResource::of(ResourceKind::Instance, NOBODY.to_owned(), Map::new());
+        timeout(DEADLINE, self.provider.delete_resource(&none)).await.expect("it ends")
     }
 
     /// So many at once; all must succeed.
@@ -92,7 +95,7 @@ impl Front {
     }
 
     /// Asks until it fits: settings take a second to be seen.
-    async fn until(&self, what: &str, fits: impl Fn(&Result<Quota, ProviderError>) -> bool) {
+    async fn until(&self, what: &str, fits: impl Fn(&Result<(), ProviderError>) -> bool) {
         let began = Instant::now();
         loop {
             let answer = self.ask().await;
@@ -127,11 +130,11 @@ fn ended(calls: &Calls, call: &str, end: &str) -> u64 {
 #[tokio::test]
 async fn a_429_keeps_all_calls_waiting_for_as_long_as_it_says() {
     let Some(front) = Front::started("later", &[]).await else { return };
-    front.nova.set(Rule::new("GET", LIMITS, answer(429, &[("Retry-After", "3")])).times(1));
+    front.nova.set(Rule::new("DELETE", SERVER, answer(429, &[("Retry-After", "3")])).times(1));
     let began = Instant::now();
     let first = front.ask();
     let others = async {
-        while ended(&front.nova.calls(), "GET /v2.1/limits", "429") == 0 {
+        while ended(&front.nova.calls(), "DELETE /v2.1/servers/*", "429") == 0 {
             sleep(Duration::from_millis(10)).await;
         }
         front.ask_often(20).await;
@@ -140,7 +143,7 @@ async fn a_429_keeps_all_calls_waiting_for_as_long_as_it_says() {
     first.unwrap();
     assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
     let calls = front.nova.calls();
-    assert_eq!(calls.of("GET /v2.1/limits"), 22, "{calls:?}");
+    assert_eq!(calls.of("DELETE /v2.1/servers/*"), 22, "{calls:?}");
 }
 
 #[tokio::test]
@@ -198,13 +201,13 @@ async fn a_launch_waits_for_a_service_that_is_down_and_makes_one_server() {
 #[tokio::test]
 async fn a_call_that_hangs_ends_by_its_deadline_and_says_which_it_was() {
     let Some(front) = Front::started("hang", &["api_timeout: 4"]).await else { return };
-    front.nova.set(Rule::new("GET", LIMITS, Fault::Hang(120)));
+    front.nova.set(Rule::new("DELETE", SERVER, Fault::Hang(120)));
     let began = Instant::now();
     let error = front.ask().await.unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     let text = format!("{error:?}");
     let host = front.nova.url().replace("http://", "").replace("/v2.1", "");
-    assert!(text.contains(&format!("no answer within 4 s (get_compute_limits, compute API at {host})")), "{text}");
+    assert!(text.contains(&format!("no answer within 4 s (delete_server, compute API at {host})")), "{text}");
     assert_eq!(error.class, ErrorClass::Transient);
     front.nova.clear();
     front.until("it heals", Result::is_ok).await;
@@ -215,7 +218,7 @@ async fn calls_that_hang_hold_few_connections() {
     let Some(front) = Front::started("hang-many", &["api_timeout: 2", "concurrency: {compute: 8}"]).await else {
         return;
     };
-    front.nova.set(Rule::new("GET", LIMITS, Fault::Hang(120)));
+    front.nova.set(Rule::new("DELETE", SERVER, Fault::Hang(120)));
     let asked = timeout(Duration::from_secs(9), join_all((0..100).map(|_| front.ask()))).await;
     assert!(asked.is_err(), "they wait, or have failed one by one");
     let calls = front.nova.calls();
@@ -264,7 +267,7 @@ async fn a_refused_token_is_renewed_once_for_all() {
     let Some(front) = Front::started("token", &[]).await else { return };
     assert_eq!(front.keystone.calls().of(LOGIN), 1);
     // Those that are on their way at once all have the old one.
-    front.nova.set(Rule::new("GET", LIMITS, answer(401, &[])).times(20));
+    front.nova.set(Rule::new("DELETE", SERVER, answer(401, &[])).times(20));
     front.ask_often(20).await;
     assert_eq!(front.keystone.calls().of(LOGIN), 2);
 }
@@ -272,7 +275,7 @@ async fn a_refused_token_is_renewed_once_for_all() {
 #[tokio::test]
 async fn a_new_token_that_a_service_does_not_know_yet_is_no_reason_to_fail() {
     let Some(front) = Front::started("token-late", &[]).await else { return };
-    front.nova.set(Rule::new("GET", LIMITS, answer(401, &[])).once_per("x-auth-token"));
+    front.nova.set(Rule::new("DELETE", SERVER, answer(401, &[])).once_per("x-auth-token"));
     front.ask().await.unwrap();
     assert_eq!(front.keystone.calls().of(LOGIN), 2);
 }
@@ -308,7 +311,7 @@ async fn an_endpoint_that_moves_is_followed() {
     front.write(&front.settings(&[]).replace(&front.nova.url(), &elsewhere.url()));
     // Also by a call that waits for the old one to come back.
     front.ask().await.unwrap();
-    assert_eq!(ended(&elsewhere.calls(), "GET /v2.1/limits", "200"), 1);
+    assert_eq!(ended(&elsewhere.calls(), "DELETE /v2.1/servers/*", "404"), 1);
 }
 
 #[tokio::test]
@@ -327,10 +330,10 @@ async fn a_broken_file_leaves_the_old_settings_in_force() {
 #[tokio::test]
 async fn why_calls_failed_is_counted() {
     let Some(front) = Front::started("metrics", &[]).await else { return };
-    front.nova.set(Rule::new("GET", LIMITS, answer(503, &[])).times(1));
+    front.nova.set(Rule::new("DELETE", SERVER, answer(503, &[])).times(1));
     front.ask().await.unwrap();
     let calls = front.context.calls.snapshot();
-    let call = calls[&(front.provider.name().clone(), "get_compute_limits")];
-    assert_eq!((call.count, call.failed), (2, 1));
+    let call = calls[&(front.provider.name().clone(), "delete_server")];
+    assert_eq!((call.count, call.failed), (2, 2), "503, then 404");
     assert_eq!(calls[&(front.provider.name().clone(), "authenticate")].failed, 0);
 }

@@ -71,3 +71,110 @@ pub(super) fn client(settings: &CloudSettings, context: &Context) -> Result<Clie
     }
     builder.build().map_err(|error| config(format!("cannot make an HTTP client for {place}: {}", explain(&error))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{TcpListener, TcpStream},
+        process::{Child, Command, Stdio},
+        time::Instant,
+    };
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn openssl(dir: &TempDir, args: &str) {
+        let output = Command::new("openssl").current_dir(dir.path()).args(args.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// An authority, and a server's and a client's certificate by it.
+    fn certificates() -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ext"), "subjectAltName=DNS:localhost\n").unwrap();
+        let new = "-newkey rsa:2048 -nodes";
+        openssl(&dir, &format!("req -x509 {new} -subj /CN=ca -addext keyUsage=keyCertSign -keyout ca.key -out ca.pem"));
+        for name in ["server", "client"] {
+            openssl(&dir, &format!("req {new} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+            let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext";
+            openssl(&dir, &format!("x509 -req -in {name}.csr {by} -out {name}.pem"));
+        }
+        dir
+    }
+
+    /// `openssl s_server`, which answers with a page about the connection.
+    struct Server(Child, u16);
+
+    impl Server {
+        fn start(dir: &TempDir, args: &str) -> Self {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let args = format!("s_server -accept 127.0.0.1:{port} -www -cert server.pem -key server.key {args}");
+            let child = Command::new("openssl")
+                .current_dir(dir.path())
+                .args(args.split_whitespace())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let server = Self(child, port);
+            let began = Instant::now();
+            while TcpStream::connect(("127.0.0.1", port)).is_err() {
+                assert!(began.elapsed() < Duration::from_secs(20), "the server listens");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            server
+        }
+
+        /// What comes of a call with these settings.
+        async fn get(&self, dir: &TempDir, settings: &str) -> Result<(), String> {
+            let path = dir.path().join("clouds.yaml");
+            std::fs::write(&path, format!("clouds: {{c: {{{settings}}}}}")).unwrap();
+            let context = Context::default()
+                .with_variable("OS_CLIENT_CONFIG_FILE", path.to_str().unwrap())
+                .with_variable("HOME", dir.path().to_str().unwrap());
+            let settings = CloudSettings::find(Some("c"), None, &context).unwrap();
+            let client = client(&settings, &context).map_err(|error| error.message)?;
+            let answer = client.get(format!("https://localhost:{}/", self.1)).timeout(Duration::from_secs(20)).send();
+            answer.await.map(drop).map_err(|error| explain(&error))
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_judged_by_cacert_and_not_at_all_where_verify_is_off() {
+        let dir = certificates();
+        let server = Server::start(&dir, "");
+        server.get(&dir, "cacert: ~/ca.pem").await.unwrap();
+        server.get(&dir, "verify: ~/ca.pem").await.unwrap();
+        server.get(&dir, "verify: false").await.unwrap();
+        let error = server.get(&dir, "").await.unwrap_err();
+        assert!(error.contains("certificate"), "{error}");
+        let error = server.get(&dir, "cacert: ~/client.pem").await.unwrap_err();
+        assert!(error.contains("certificate"), "another's authority: {error}");
+        let error = server.get(&dir, "cacert: /nowhere.pem").await.unwrap_err();
+        assert!(error.contains("cannot read /nowhere.pem, the cacert of cloud c in "), "{error}");
+        let error = server.get(&dir, "cacert: ~/ext").await.unwrap_err();
+        assert!(error.contains("has no certificate in PEM"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_client_certificate_is_shown_to_a_cloud_that_wants_one() {
+        let dir = certificates();
+        let server = Server::start(&dir, "-CAfile ca.pem -Verify 1 -verify_return_error");
+        server.get(&dir, "cacert: ~/ca.pem").await.unwrap_err();
+        server.get(&dir, "cacert: ~/ca.pem, cert: ~/client.pem, key: ~/client.key").await.unwrap();
+        let both = ["client.pem", "client.key"].map(|name| std::fs::read_to_string(dir.path().join(name)).unwrap());
+        std::fs::write(dir.path().join("both.pem"), both.concat()).unwrap();
+        server.get(&dir, "cacert: ~/ca.pem, cert: ~/both.pem").await.unwrap();
+        let error = server.get(&dir, "cert: ~/client.pem").await.unwrap_err();
+        assert!(error.contains("the client certificate of cloud c") && error.contains("cert and key"), "{error}");
+    }
+}

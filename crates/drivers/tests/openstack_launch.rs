@@ -144,7 +144,7 @@ async fn flavors_are_found_by_name_by_id_and_by_their_memory() {
         }
         let error = memory("too-much").await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Config);
-        assert!(error.to_string().contains("it has: np.tiny"), "{error}");
+        assert!(error.to_string().contains("it has: ") && error.to_string().contains("np.tiny"), "{error}");
     })
     .await;
 }

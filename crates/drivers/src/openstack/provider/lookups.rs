@@ -236,4 +236,24 @@ mod tests {
             assert_eq!(chosen, expected, "{min_ram} {name:?}");
         }
     }
+
+    /// A cloud that is down is asked once, not once by each who waits.
+    #[tokio::test]
+    async fn who_waits_for_a_look_up_shares_its_failure_and_who_comes_later_does_not() {
+        let slot: Slot<u32> = Slot::default();
+        let calls = std::sync::atomic::AtomicU32::new(0);
+        let ask = || {
+            slot.get(|_, _| true, async {
+                tokio::task::yield_now().await;
+                match calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                    0 => Err(CloudError::new(ErrorClass::Transient, "down")),
+                    call => Ok(call),
+                }
+            })
+        };
+        let (one, two, three) = tokio::join!(ask(), ask(), ask());
+        assert!(one.is_err() && one == two && two == three);
+        assert_eq!(ask().await, Ok(1));
+        assert_eq!(ask().await, Ok(1), "kept");
+    }
 }

@@ -117,6 +117,8 @@ impl CloudError {
             _ if speaks_of_quota(&message) && matches!(status, 400 | 403 | 409 | 413 | 429) => ErrorClass::Quota,
             413 => ErrorClass::Quota,
             404 | 410 => ErrorClass::Gone,
+            // Nova cannot choose among several networks: `networks` has to.
+            409 if message.contains("Multiple possible networks") => ErrorClass::Config,
             _ if speaks_of_capacity(&message) && status < 500 => ErrorClass::Capacity,
             // 409 on a server is "it is busy", 408 and 429 mean "later".
             408 | 409 | 425 | 429 | 500.. => ErrorClass::Transient,
@@ -458,6 +460,7 @@ mod tests {
             (400, "Invalid key_name provided.", ErrorClass::Config),
             (401, "The request you have made requires authentication.", ErrorClass::Config),
             (404, "Instance x could not be found.", ErrorClass::Gone),
+            (409, "Multiple possible networks found, use a Network ID to be more specific.", ErrorClass::Config),
             (409, "Cannot 'delete' instance x while it is in task_state spawning", ErrorClass::Transient),
             (500, "No valid host was found.", ErrorClass::Transient),
             (503, "<html>", ErrorClass::Transient),

@@ -173,7 +173,7 @@ impl Pass<'_> {
                 Fit::Broken(error) => return Verdict::Wait(error),
             }
         }
-        match decline_reason(world, key, pool, &request.node_types) {
+        match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => return Verdict::Decline(reason),
             Declining::Unknown(want) => {
                 let waiting = unknown(world, key, &want);

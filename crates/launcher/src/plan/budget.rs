@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, Node, NodeState, ProviderName, Resources, TenantName},
+    model::{LabelName, Node, NodeRequest, NodeState, ProviderName, Resources, TenantName},
 };
 
 use super::{PoolKey, Want, World};
@@ -116,10 +116,12 @@ impl Budget {
         }
     }
 
-    /// Whether a set of labels could ever be served by the pool, whatever else runs there (the check at acceptance).
-    pub fn could_ever_fit(world: &World<'_>, key: &PoolKey, pool: &Pool, labels: &[LabelName]) -> Fit {
+    /// Whether a request could ever be served by the pool, whatever else runs there (the check at acceptance). What
+    /// other users of the project take may come back: it counts only where another provider could serve instead
+    /// (upstream always declines).
+    pub fn could_ever_fit(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &NodeRequest) -> Fit {
         let mut need = Resources::new();
-        for label in labels {
+        for label in &request.node_types {
             match label_resources(world, key, label) {
                 Ok(Ok(resources)) => need.add(resources),
                 Ok(Err(error)) => return Fit::Broken(error.clone()),
@@ -130,8 +132,11 @@ impl Budget {
             let Some(quota) = world.provider(&key.provider).and_then(|p| p.quota.as_ref()) else {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             };
-            if !quota.fits(&need) {
-                return no("the provider's quota", quota, &need, true);
+            let mut others = world.records.pools_that_may_serve(request);
+            let elsewhere = others.any(|pool| pool.provider_name.as_ref() != Some(&key.provider));
+            let allowed = if elsewhere { &quota.ours } else { &quota.limits };
+            if !allowed.fits(&need) {
+                return no("the provider's quota", allowed, &need, true);
             }
         }
         if pool.limits.fits(&need) { Fit::Yes } else { no("the pool's limits", &pool.limits, &need, false) }
@@ -149,7 +154,7 @@ impl Budget {
             let Some(quota) = world.provider(&key.provider).and_then(|p| p.quota.as_ref()) else {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             };
-            let remaining = quota.less(self.providers.get(&key.provider).unwrap_or(&nothing));
+            let remaining = quota.ours.less(self.providers.get(&key.provider).unwrap_or(&nothing));
             if !remaining.fits(need) {
                 return no("what remains of the provider's quota", &remaining, need, true);
             }

@@ -37,7 +37,7 @@ mod upkeep;
 mod world;
 
 pub use decision::{Decision, NewNode, Plan, Waiting, Want};
-pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProviderState, Timing, World};
+pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World};
 
 use budget::Budget;
 use supply::Taken;

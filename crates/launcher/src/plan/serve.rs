@@ -10,7 +10,7 @@ use std::{
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, Node, NodeId, NodeState, RequestId, RequestState},
+    model::{LabelName, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
 };
 
 use super::{
@@ -100,7 +100,7 @@ impl Pass<'_> {
             plan.decisions.push(put_back("its pool was removed from the configuration"));
             return;
         };
-        match decline_reason(world, key, pool, &request.node_types) {
+        match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => {
                 plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });
                 return;
@@ -211,7 +211,8 @@ pub enum Declining {
 }
 
 /// See [`Declining`]. The first reason that applies.
-pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, labels: &[LabelName]) -> Declining {
+pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &NodeRequest) -> Declining {
+    let labels = &request.node_types;
     if pool.disabled {
         return Declining::Yes("pool is disabled by max-servers".to_owned());
     }
@@ -240,7 +241,7 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, labels: &[L
             Err(want) => return Declining::Unknown(want),
         }
     }
-    match Budget::could_ever_fit(world, key, pool, labels) {
+    match Budget::could_ever_fit(world, key, pool, request) {
         Fit::Yes => Declining::No,
         Fit::No { reason, .. } => Declining::Yes(format!("it would exceed quota: the request alone {reason}")),
         Fit::Unknown(want) => Declining::Unknown(want),

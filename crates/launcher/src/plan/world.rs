@@ -84,8 +84,8 @@ pub struct PoolState {
 /// What is known of a cloud. Everything is a cached answer; what is missing is asked for through [`super::Want`].
 #[derive(Clone, Debug, Default)]
 pub struct ProviderState {
-    /// What the cloud allows us: its limits less what others use. `None`: not known yet.
-    pub quota: Option<Resources>,
+    /// `None`: not known yet.
+    pub quota: Option<ProjectQuota>,
     /// What a node of a label takes, or the error of the configuration that forbids to know.
     pub label_resources: BTreeMap<(PoolName, LabelName), Result<Resources, String>>,
     /// Whether the image of a label without a diskimage is there.
@@ -96,6 +96,15 @@ pub struct ProviderState {
     pub launch_after: Option<Timestamp>,
     /// Why the cloud does not answer, while it does not.
     pub trouble: Option<String>,
+}
+
+/// What a cloud allows the project that we share with others.
+#[derive(Clone, Debug, Default)]
+pub struct ProjectQuota {
+    /// In all.
+    pub limits: Resources,
+    /// The limits less what others use.
+    pub ours: Resources,
 }
 
 /// What this launcher holds and does.

@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 use super::Launcher;
 use crate::{
     nodescan::Nodescan,
-    plan::{Plan, PoolKey, ProviderState, Want},
+    plan::{Plan, PoolKey, ProjectQuota, ProviderState, Want},
 };
 
 /// Seconds that a quota is believed (`nodepool 11.0.0: driver/utils.py MAX_QUOTA_AGE`).
@@ -101,7 +101,7 @@ pub struct Question {
 }
 
 enum Answer {
-    Quota(Resources),
+    Quota(ProjectQuota),
     Takes(Result<Resources, String>),
     Ready(bool),
     Zones(Vec<String>),
@@ -463,7 +463,8 @@ impl Launcher {
             Want::Quota(name) => {
                 let (quota, resources) = tokio::try_join!(provider.quota(), provider.list_resources())?;
                 let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &quota.used));
-                Ok(Answer::Quota(quota.limits.less(&others)))
+                let ours = quota.limits.less(&others);
+                Ok(Answer::Quota(ProjectQuota { limits: quota.limits, ours }))
             }
             Want::Zones(_) => provider.availability_zones().await.map(Answer::Zones),
             Want::LabelReady(_, pool, label) => provider.label_ready(pool, label).await.map(Answer::Ready),

@@ -123,6 +123,20 @@ fn a_request_larger_than_the_limits_is_declined_and_one_that_only_has_to_wait_is
 }
 
 #[test]
+fn a_request_waits_for_what_others_of_the_project_use_unless_another_provider_can_serve_it() {
+    let full = |setting: Setting| {
+        let mut setting = setting.request("200-0000000001", &["big"], |_| {});
+        let quota = ProjectQuota { limits: cores(4.0), ours: cores(1.0) };
+        setting.providers.get_mut("p").unwrap().quota = Some(quota);
+        setting.plan()
+    };
+    let alone = full(Setting::new().provider("p", |_| {}));
+    assert_eq!((accepts(&alone).len(), declines(&alone).len()), (1, 0), "it waits in the pool: {alone:?}");
+    let beside = full(Setting::new().provider("p", |pool| pool.priority = 1).provider("q", |_| {}));
+    assert_eq!(declines(&beside).len(), 1, "{beside:?}");
+}
+
+#[test]
 fn a_pool_accepts_up_to_the_first_request_that_has_to_wait_and_leaves_the_rest_to_others() {
     let mut setting = Setting::new().provider("p", |_| {}).quota(&cores(5.0));
     for n in 1..=5 {

@@ -86,7 +86,8 @@ impl Setting {
                 extra: serde_json::Map::new(),
             }),
         );
-        let mut state = ProviderState { quota: Some(Resources::new()), zones: Some(vec![]), ..Default::default() };
+        let mut state =
+            ProviderState { quota: Some(ProjectQuota::default()), zones: Some(vec![]), ..Default::default() };
         for (label, cores) in [("small", 1.0), ("big", 4.0)] {
             let at = (pool.name.clone(), LabelName::from(label));
             state.label_resources.insert(at.clone(), Ok(Resources::new().with("cores", cores).with("instances", 1.0)));
@@ -181,7 +182,7 @@ impl Setting {
 
     fn quota(mut self, quota: &Resources) -> Self {
         for state in self.providers.values_mut() {
-            state.quota = Some(quota.clone());
+            state.quota = Some(ProjectQuota { limits: quota.clone(), ours: quota.clone() });
         }
         self
     }

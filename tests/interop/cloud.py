@@ -23,6 +23,9 @@ UPSTREAMS = {
 # Short, so that what leaked is gone while a scenario looks.
 OFTEN = ['--cleanup-interval', '5', '--delete-interval', '1']
 
+# What a withdrawn request leaves becomes ready, and is gone soon.
+NOT_KEPT = {'max-ready-age': 20}
+
 
 def ctl(*arguments):
     """A fault of the cloud itself, which everybody on this machine feels."""
@@ -113,7 +116,7 @@ class Cloud:
         """With `often` it looks for leaks every few seconds, so that a scenario need not wait for it."""
         python = self.world.python if python is None else python
         labels = sorted({label['name'] for p in providers for pool in p['pools'] for label in pool['labels']})
-        config = self.world.write_config(stem, labels, list(providers))
+        config = self.world.write_config(stem, labels, list(providers), label=NOT_KEPT)
         return self.world.launcher(config, python=python, env=self.env, arguments=OFTEN if often and not python else [])
 
     def servers(self):
@@ -254,7 +257,7 @@ def nothing_left(world, cloud, timeout=180):
         raise AssertionError(f'left in the cloud: {cloud.left()}') from error
 
 
-def serve(world, cloud, labels, timeout=240, meanwhile=None):
+def serve(world, cloud, labels, timeout=600, meanwhile=None):
     """One request for each label at once; what happens meanwhile; then the end of every scenario."""
     requests = [world.zuul.request([label]) for label in labels]
     if meanwhile:

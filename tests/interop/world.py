@@ -2,6 +2,7 @@
 import json
 import pathlib
 import tempfile
+from types import MappingProxyType
 
 import zuul.model
 
@@ -36,11 +37,12 @@ class World:
         self.zuul = Zuul(self.zookeeper)
         stack.callback(self.zuul.stop)
 
-    def write_config(self, name, labels, providers, **more):
+    def write_config(self, name, labels, providers, label=MappingProxyType({}), **more):
+        """`label`: what all labels say beside their names."""
         path = self.directory / f'{name}.yaml'
         # JSON is YAML.
         path.write_text(json.dumps({**self.zookeeper.config(), **more, 'webapp': {'port': 0},
-                                    'labels': [{'name': n} for n in labels], 'providers': providers}, indent=1))
+                                    'labels': [{'name': n, **label} for n in labels], 'providers': providers}, indent=1))
         return path
 
     def launcher(self, config, python=None, env=None, arguments=()):

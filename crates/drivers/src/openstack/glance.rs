@@ -167,7 +167,7 @@ impl Nova {
     /// One PUT of hours: without a deadline of its own, never repeated.
     async fn send_data(&self, name: &str, path: &str, data: ImageData) -> Result<(), CloudError> {
         let session = self.session().await?;
-        let client = session.http.inner();
+        let client = &session.http;
         let url = session.url(Service::Image, path).await?;
         let token = session.keystone.token_lasting(client, LASTING).await?;
         let unreachable = |error: &reqwest::Error| {

@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use osauth::client::AuthenticatedClient;
-use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
+use reqwest::{Client, Method, RequestBuilder, Url, header::HeaderMap};
 use serde_json::Value;
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
     cloud::{CloudError, speaks_of_quota},
     clouds_yaml::CloudSettings,
     gate::{Gate, Health},
-    identity::{Keystone, Login, Meter, Service, Token, from_osauth},
+    identity::{Keystone, Meter, Service, Token},
     tls::client,
 };
 use crate::{Context, ErrorClass};
@@ -25,8 +24,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// A way into the cloud.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub http: AuthenticatedClient,
-    pub keystone: Arc<Keystone>,
+    pub http: Client,
+    pub keystone: Keystone,
     pub settings: CloudSettings,
     gates: [Gate; Service::ALL.len()],
 }
@@ -137,11 +136,9 @@ impl<'a> Call<'a> {
 
 impl Session {
     /// Of the cloud with these settings. Nothing is asked of it yet.
-    pub async fn new(settings: CloudSettings, context: &Context, meter: Meter) -> Result<Self, CloudError> {
-        let client = client(&settings, context)?;
-        let keystone = Arc::new(Keystone::new(&settings, meter)?);
-        let http = AuthenticatedClient::new(client, Login(Arc::clone(&keystone))).await;
-        let http = http.map_err(|error| from_osauth(&error))?;
+    pub fn new(settings: CloudSettings, context: &Context, meter: Meter) -> Result<Self, CloudError> {
+        let http = client(&settings, context)?;
+        let keystone = Keystone::new(&settings, meter)?;
         let gates = Service::ALL.map(|service| Gate::new(settings.rate_limit(service), settings.concurrency(service)));
         Ok(Self { http, keystone, settings, gates })
     }
@@ -153,7 +150,7 @@ impl Session {
 
     /// The token for a call, a new one if there is none that lasts.
     pub async fn token(&self) -> Result<Arc<Token>, CloudError> {
-        self.keystone.token(self.http.inner()).await
+        self.keystone.token(&self.http).await
     }
 
     /// Where a path of a service is.
@@ -192,7 +189,7 @@ impl Session {
             ),
             error => failed(ErrorClass::Transient, format!("the connection broke: {}", explain(error)), End::Broken),
         };
-        let mut request = self.http.inner().request(call.method.clone(), url.clone()).query(&call.query);
+        let mut request = self.http.request(call.method.clone(), url.clone()).query(&call.query);
         request = request.header("x-auth-token", &token.value);
         let configured = self.settings.microversion(call.service);
         if let Some(version) = newer(configured.as_deref(), call.microversion) {

@@ -1,9 +1,7 @@
-//! [`Keystone`]: a token and the catalogue, as an authentication type of `osauth`.
+//! [`Keystone`]: a token and the catalogue (Identity v3 `POST /auth/tokens`).
 //!
-//! `osauth`'s own password type knows users and domains by name only, and its `refresh` keeps a token that has not
-//! expired, also when the cloud has just refused it (revoked, Fernet keys lost). This one speaks the same protocol
-//! (Identity v3 `POST /auth/tokens`) for all of clouds.yaml's names and ids, and renews on demand, once for all who
-//! found the same token refused.
+//! A token is renewed before it ends, and on demand where a service has refused it although it has not (revoked, Fernet
+//! keys lost): once for all who found the same token refused.
 
 use std::{
     fmt,
@@ -11,11 +9,9 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use nodepool_common::model::ProviderName;
-use osauth::{AuthType, EndpointFilters, Error, ErrorKind};
-use reqwest::{Client, RequestBuilder, Url};
+use reqwest::{Client, Url};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
@@ -347,51 +343,5 @@ impl Keystone {
     /// The service's endpoint; `None`: the catalogue has none in the region.
     pub fn find_endpoint(&self, token: &Token, service: Service) -> Option<Url> {
         catalog::find(&token.catalog, &self.settings, service, token.project.as_deref())
-    }
-}
-
-/// For `osauth`, whose trait must be owned.
-#[derive(Clone, Debug)]
-pub(crate) struct Login(pub Arc<Keystone>);
-
-/// The class survives as the kind.
-fn to_osauth(error: &CloudError) -> Error {
-    let kind = match error.class {
-        ErrorClass::Config => ErrorKind::AuthenticationFailed,
-        _ => ErrorKind::ProtocolError,
-    };
-    Error::new(kind, error.message.clone())
-}
-
-/// The reverse.
-pub(crate) fn from_osauth(error: &Error) -> CloudError {
-    let class = match error.kind() {
-        ErrorKind::AuthenticationFailed | ErrorKind::EndpointNotFound => ErrorClass::Config,
-        _ => ErrorClass::Transient,
-    };
-    // The kind's own words would only repeat the message.
-    let text = error.to_string();
-    let message = text.strip_prefix(&format!("{}: ", error.kind())).unwrap_or(&text);
-    CloudError::new(class, message)
-}
-
-#[async_trait]
-impl AuthType for Login {
-    async fn authenticate(&self, client: &Client, request: RequestBuilder) -> Result<RequestBuilder, Error> {
-        let token = self.0.token(client).await.map_err(|error| to_osauth(&error))?;
-        Ok(request.header("x-auth-token", &token.value))
-    }
-
-    async fn get_endpoint(&self, client: &Client, service: &str, _: &EndpointFilters) -> Result<Url, Error> {
-        let token = self.0.token(client).await.map_err(|error| to_osauth(&error))?;
-        let known = Service::ALL.into_iter().find(|known| known.types().contains(&service));
-        let unknown = || Error::new(ErrorKind::EndpointNotFound, format!("no call is made of {service} services"));
-        self.0.endpoint(&token, known.ok_or_else(unknown)?).map_err(|error| to_osauth(&error))
-    }
-
-    /// The next call logs in.
-    async fn refresh(&self, _: &Client) -> Result<(), Error> {
-        *self.0.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
     }
 }

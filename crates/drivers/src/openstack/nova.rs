@@ -89,7 +89,7 @@ impl Nova {
     pub(super) async fn open(&self) -> Result<(), CloudError> {
         let session = {
             let mut current = self.current.lock().await;
-            Arc::clone(&current.insert(self.read().await?).session)
+            Arc::clone(&current.insert(self.read()?).session)
         };
         session.url(Service::Compute, "").await.map(drop)
     }
@@ -99,14 +99,14 @@ impl Nova {
     pub(super) async fn session(&self) -> Result<Arc<Session>, CloudError> {
         let mut current = self.current.lock().await;
         let Some(known) = current.as_mut() else {
-            return Ok(Arc::clone(&current.insert(self.read().await?).session));
+            return Ok(Arc::clone(&current.insert(self.read()?).session));
         };
         if known.looked.elapsed() >= FILE_CHECK_INTERVAL {
             known.looked = Instant::now();
             if known.files.has_changed() {
                 // Taken before they are read: what changes meanwhile is seen the next time.
                 let files = known.session.settings.fingerprint(&self.context);
-                match self.read().await {
+                match self.read() {
                     Ok(new) => {
                         tracing::info!(
                             provider = %self.provider,
@@ -136,11 +136,11 @@ impl Nova {
         self.meter.record(call, time, problem.as_deref());
     }
 
-    async fn read(&self) -> Result<Current, CloudError> {
+    fn read(&self) -> Result<Current, CloudError> {
         let files = Fingerprint::take(&self.context, None);
         let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
         let named = settings.fingerprint(&self.context);
-        let session = Arc::new(Session::new(settings.clone(), &self.context, self.meter.clone()).await?);
+        let session = Arc::new(Session::new(settings.clone(), &self.context, self.meter.clone())?);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         // One that has changed while it was read is read again.
         let files = if files.has_changed() { files } else { named };

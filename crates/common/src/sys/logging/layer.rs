@@ -93,7 +93,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for PythonLayer {
     }
 }
 
-/// Brings the records of crates that use `log` (russh, osauth, reqwest) to the same handlers.
+/// Brings the records of crates that use `log` (russh, reqwest) to the same handlers.
 #[derive(Debug)]
 pub struct LogBridge(pub Arc<Router>);
 

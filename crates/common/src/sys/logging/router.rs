@@ -118,7 +118,6 @@ pub fn logger_of(target: &str) -> String {
         _ if first.starts_with("nodepool_") => return dotted.replacen('_', ".", 1),
         "zookeeper_client" => "kazoo",
         "reqwest" | "hyper" | "hyper_util" | "h2" | "rustls" => "requests",
-        "osauth" => "openstack",
         "russh" => "paramiko",
         "kube" | "kube_client" | "kube_runtime" => "kubernetes",
         _ => return dotted,

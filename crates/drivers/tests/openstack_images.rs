@@ -4,31 +4,23 @@
 
 mod common;
 
-use std::{
-    fs::File,
-    future::Future,
-    io::Write,
-    panic::resume_unwind,
-    process::Command,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fs::File, future::Future, io::Write, process::Command, sync::Arc, time::Duration};
 
-use common::{Reported, image, label, launch, openstack, provider};
+use common::{
+    Reported, image, label, launch, openstack,
+    real::{CLOUD, DEADLINE, context_with, end, made, unique},
+};
 use nodepool_common::{
-    config::{Driver, LabelImage, OpenStack, OpenStackDiskimage},
+    config::{LabelImage, OpenStack, OpenStackDiskimage},
     model::{ImageUpload, UploadState},
 };
-use nodepool_drivers::{CloudResource, Context, ErrorClass, ImageToUpload, Provider, ResourceKind, make};
+use nodepool_drivers::{CloudResource, Context, ErrorClass, ImageToUpload, Provider, ResourceKind};
 use nodepool_testing::{Fault, FaultProxy, Rule, wait_for};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
-const CLOUD: &str = "npcloud";
 const GLANCE: &str = "http://127.0.0.1:9292";
-/// The cloud runs on a loaded machine.
-const DEADLINE: Duration = Duration::from_secs(600);
 const MIB: u64 = 1 << 20;
 
 /// A provider of this run's own, and files for it.
@@ -91,37 +83,14 @@ async fn run<F: Future<Output = ()> + Send + 'static>(
     body: impl FnOnce(Arc<Test>) -> F,
     before_removal: impl FnOnce(),
 ) {
-    let Ok(path) = std::env::var("NODEPOOL_TEST_CLOUDS_YAML") else {
-        eprintln!("skipped: NODEPOOL_TEST_CLOUDS_YAML does not name the clouds.yaml of a test cloud");
-        return;
-    };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-    let dir = tempfile::tempdir().unwrap();
-    let clouds = std::fs::read_to_string(path).unwrap();
-    let cloud = config.cloud.get_or_insert_with(|| CLOUD.to_owned());
-    let clouds = clouds.replace(&format!("  {cloud}:\n"), &format!("  {cloud}:\n    {settings}\n"));
-    let path = dir.path().join("clouds.yaml");
-    std::fs::write(&path, clouds).unwrap();
-    let context = Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path.to_str().unwrap());
-    let name = format!("test-{test}-{now}");
-    let provider = make(&provider(&name, Driver::OpenStack(config)), &context).unwrap();
+    let Some((context, dir)) = context_with(&[settings]) else { return };
+    config.cloud.get_or_insert_with(|| CLOUD.to_owned());
+    let provider = made(&unique(test), config, &context);
     provider.start().await.unwrap();
     let test = Arc::new(Test { context, provider: Arc::clone(&provider), dir });
     let done = tokio::spawn(timeout(DEADLINE, body(Arc::clone(&test)))).await;
     before_removal();
-    let servers = provider.list_resources().await.unwrap();
-    for server in servers.iter().filter(|server| server.tag("nodepool_provider_name") == Some(&name)) {
-        eprintln!("removing server {}", server.id);
-        timeout(DEADLINE, provider.delete(&json!(server.id))).await.unwrap().unwrap();
-    }
-    for image in provider.list_images().await.unwrap() {
-        eprintln!("removing image {}", image.id);
-        provider.delete_image(&image.id).await.unwrap();
-    }
-    match done {
-        Ok(in_time) => in_time.expect("the test ends in time"),
-        Err(error) => resume_unwind(error.into_panic()),
-    }
+    end(&provider, done).await;
 }
 
 /// The same with a proxy before Glance.
@@ -257,7 +226,7 @@ async fn a_listing_has_no_images_of_others() {
         // One who may see every project's, by the name of ours.
         let name = mine.provider.name().as_str().to_owned();
         let admin = openstack("npcloud-admin", Vec::new());
-        let admin = make(&provider(&name, Driver::OpenStack(admin)), &mine.context).unwrap();
+        let admin = made(&name, admin, &mine.context);
         admin.start().await.unwrap();
         assert_eq!(admin.list_images().await.unwrap(), []);
     })

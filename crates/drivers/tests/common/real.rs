@@ -18,7 +18,10 @@ use nodepool_drivers::{ApiCalls, CloudResource, Context, Instance, Provider, Pro
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{
+    task::JoinError,
+    time::{error::Elapsed, timeout},
+};
 
 use super::{Reported, label, launch, provider};
 
@@ -64,7 +67,7 @@ pub fn unique(test: &str) -> String {
     format!("test-{test}-{now}")
 }
 
-/// A provider whose servers are removed at the end. Its name is this run's own.
+/// A provider whose servers and images are removed at the end. Its name is this run's own.
 pub async fn with_provider<F: Future<Output = ()> + Send + 'static>(
     test: &str,
     config: OpenStack,
@@ -74,9 +77,18 @@ pub async fn with_provider<F: Future<Output = ()> + Send + 'static>(
     let provider = made(&unique(test), config, context);
     provider.start().await.unwrap();
     let done = tokio::spawn(timeout(DEADLINE, body(Arc::clone(&provider)))).await;
-    for resource in own(&provider).await {
-        eprintln!("removing server {}", resource.id);
-        timeout(DEADLINE, provider.delete(&json!(resource.id))).await.unwrap().unwrap();
+    end(&provider, done).await;
+}
+
+/// Removes what a test has left of servers and images, and ends as the test did.
+pub async fn end(provider: &Arc<dyn Provider>, done: Result<Result<(), Elapsed>, JoinError>) {
+    for server in own(provider).await {
+        eprintln!("removing server {}", server.id);
+        timeout(DEADLINE, provider.delete(&json!(server.id))).await.unwrap().unwrap();
+    }
+    for image in provider.list_images().await.unwrap() {
+        eprintln!("removing image {}", image.id);
+        provider.delete_image(&image.id).await.unwrap();
     }
     match done {
         Ok(in_time) => in_time.expect("the test ends in time"),

@@ -178,11 +178,11 @@ async fn leaks_are_listed_and_stay_where_they_are() {
     };
     let directory = world.server.directory();
     let state = directory.join("fake-cloud.json");
-    let servers = json!({"s1": server("s1", "fake-cloud", "0000000001"), "s2": server("s2", "fake-cloud", "0000000002"),
-        "s3": server("s3", "their-cloud", "0000000003")});
+    let servers = json!({"servers": {"s1": server("s1", "fake-cloud", "0000000001"), "s2": server("s2", "fake-cloud", "0000000002"),
+        "s3": server("s3", "their-cloud", "0000000003")}, "images": {}});
     fs::write(&state, servers.to_string()).unwrap();
     let script = directory.join("script.json");
-    fs::write(&script, json!({"*": {"state_dir": directory}}).to_string()).unwrap();
+    fs::write(&script, json!({"*": {"state_dir": directory, "down_ports": 0}}).to_string()).unwrap();
     let mut command = Command::new(NODEPOOL);
     command.arg("-c").arg(world.config()).arg("leaks").env("NODEPOOL_FAKE_CLOUD_SCRIPT", script);
     let leaks = tokio::task::spawn_blocking(move || run(command, "")).await.unwrap();

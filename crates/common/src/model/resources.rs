@@ -85,9 +85,13 @@ impl Resources {
         Self(self.0.iter().map(|(name, limit)| (name.clone(), limit - usage.amount(name))).collect())
     }
 
-    /// The resources of which `need` wants more than this limit, with what is wanted and what there is.
+    /// The resources of which `need` wants more than this limit, with what is wanted and what there is. Of what others
+    /// than servers use as well, an overdrawn limit matters to those who need some.
     pub fn shortages<'a>(&'a self, need: &'a Self) -> impl Iterator<Item = (&'a str, f64, f64)> {
-        self.iter().map(move |(name, limit)| (name, need.amount(name), limit)).filter(|(_, need, limit)| need > limit)
+        let is_shared = |name: &str| UNRECORDED.contains(&name) || name.starts_with("volume");
+        self.iter()
+            .map(move |(name, limit)| (name, need.amount(name), limit))
+            .filter(move |(name, need, limit)| need > limit && (*need > 0.0 || !is_shared(name)))
     }
 
     /// Whether `need` fits in this limit. A resource of which nothing is left and nothing is needed fits, one that

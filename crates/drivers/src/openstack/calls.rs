@@ -101,7 +101,10 @@ impl Cloud for Nova {
 
     async fn get_server(&self, id: &str) -> Result<Option<Arc<Server>>, CloudError> {
         match self.call(Call::get("get_server_by_id", Service::Compute, format!("/servers/{id}"))).await {
-            Ok(answer) => Ok(answer.get("server").and_then(Server::read).map(Arc::new)),
+            Ok(answer) => match answer.get("server").and_then(Server::read) {
+                Some(server) => Ok(Some(Arc::new(server))),
+                None => Err(CloudError::new(ErrorClass::Transient, format!("server {id} was answered without it"))),
+            },
             Err(error) if error.class == ErrorClass::Gone => Ok(None),
             Err(error) => Err(error),
         }

@@ -146,7 +146,11 @@ impl Gate {
                 Ok((is_probe, turn)) => {
                     let pass = Pass { gate: self, is_probe, ended: false, _call: call, _creation: creation };
                     sleep_until(turn).await;
-                    return Ok(Some(pass));
+                    // While it waited for its turn, others may have learnt better.
+                    if is_probe || !self.has_closed() {
+                        return Ok(Some(pass));
+                    }
+                    continue;
                 }
                 Err(closed) => closed,
             };
@@ -187,6 +191,11 @@ impl Gate {
             trouble.probing = true;
         }
         Ok((is_probe, turn))
+    }
+
+    fn has_closed(&self) -> bool {
+        let state = self.state();
+        state.trouble.is_some() || state.later.as_ref().is_some_and(|later| later.until > Instant::now())
     }
 
     fn ended(&self, health: Health, is_probe: bool, error: Option<&CloudError>) {
@@ -230,7 +239,8 @@ impl State {
         // Answers to calls that were on their way when the gate was closed are no new round.
         let again = self.later.as_ref().filter(|later| later.until <= now).map(|later| later.wait * 2);
         let current = self.later.as_ref().map(|later| later.wait);
-        let wait = wait.or(again).or(current).unwrap_or(FIRST_WAIT).min(LONGEST_WAIT);
+        // At least for a moment, also where it says "now": it has just said "later".
+        let wait = wait.or(again).or(current).unwrap_or(FIRST_WAIT).clamp(FIRST_WAIT, LONGEST_WAIT);
         if self.later.as_ref().is_none_or(|later| later.until < now + wait) {
             self.later = Some(Later { until: now + wait, wait, error: error.clone() });
         }

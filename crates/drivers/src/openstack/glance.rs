@@ -106,7 +106,8 @@ impl ImageService for Nova {
         query.extend(metadata.iter().map(|(key, value)| (*key, value.as_str())));
         let images = self.list("list_images", Service::Image, "/images", "images", &query).await?;
         // A service that does not know a filter may have ignored it.
-        Ok(images.iter().filter_map(Image::read).filter(|image| image.has(metadata)).collect())
+        let ours = |image: &Image| image.has(metadata) && !image.is_copy();
+        Ok(images.iter().filter_map(Image::read).filter(ours).collect())
     }
 
     async fn route(&self) -> Result<Route, CloudError> {

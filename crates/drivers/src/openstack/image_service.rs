@@ -28,7 +28,7 @@ pub(crate) trait ImageService {
     async fn get_image(&self, id: &str) -> Result<Option<Image>, CloudError>;
     /// One that is gone is [`ErrorClass::Gone`], one in use [`ErrorClass::Transient`].
     async fn delete_image(&self, id: &str) -> Result<(), CloudError>;
-    /// The project's images, in any state, that have all of this metadata.
+    /// The project's images, in any state, that have all of this metadata; without copies that others made of them.
     async fn images_with(&self, metadata: &[(&'static str, String)]) -> Result<Vec<Image>, CloudError>;
     /// Which route the configuration wants.
     async fn route(&self) -> Result<Route, CloudError> {
@@ -124,6 +124,17 @@ impl Image {
         })
     }
 
+    /// Whether somebody made it from an image of ours: a server's snapshot, a volume's copy. Nova and Cinder give those
+    /// all properties of the image that was booted, our marks too. The file's name is in the properties of an upload
+    /// as the SDK writes them, ours or Python Nodepool's, and is that of the image.
+    pub fn is_copy(&self) -> bool {
+        let text = |key: &str| self.metadata.get(key).and_then(Value::as_str);
+        let snapshot = text("image_type") == Some("snapshot")
+            || ["base_image_ref", "instance_uuid"].into_iter().any(|key| self.metadata.contains_key(key));
+        let uploaded_as = text("owner_specified.openstack.object").map(|object| object.trim_start_matches("images/"));
+        snapshot || uploaded_as.is_some_and(|name| text("name") != Some(name))
+    }
+
     /// Whether it has all of this metadata.
     pub fn has(&self, metadata: &[(&'static str, String)]) -> bool {
         metadata.iter().all(|(key, value)| self.metadata.get(*key).and_then(Value::as_str) == Some(value))
@@ -145,5 +156,20 @@ mod tests {
         assert!(image.has(&[("nodepool_build_id", "b".to_owned())]));
         assert!(!image.has(&[("nodepool_build_id", "b".to_owned()), ("nodepool_upload_id", "1".to_owned())]));
         assert!(Image::read(&json!({"name": "without an id"})).is_none());
+    }
+
+    #[test]
+    fn what_nova_and_cinder_make_from_an_image_of_ours_is_a_copy() {
+        let marked = json!({"id": "i", "name": "n-1", "nodepool_build_id": "b",
+            "owner_specified.openstack.object": "images/n-1"});
+        let with = |change: Value| {
+            let mut json = marked.clone();
+            json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            Image::read(&json).unwrap()
+        };
+        assert!(!with(json!({})).is_copy());
+        assert!(with(json!({"name": "held-for-debugging", "image_type": "snapshot"})).is_copy());
+        assert!(with(json!({"base_image_ref": "i0"})).is_copy());
+        assert!(with(json!({"name": "from-a-volume"})).is_copy());
     }
 }

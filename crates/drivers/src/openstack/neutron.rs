@@ -43,13 +43,19 @@ impl NetworkService for Nova {
     }
 
     async fn network_quota(&self) -> Result<Option<NetworkQuota>, CloudError> {
+        if self.has_no(Service::Network).await? {
+            return Ok(None);
+        }
         let Some(project) = self.project().await? else { return Ok(None) };
         let path = format!("/quotas/{project}/details");
         match self.call(Call::get("get_network_quotas", Service::Network, path)).await {
             Ok(answer) => Ok(answer.get("quota").map(NetworkQuota::read)),
-            // Without that extension, or not for this user.
-            Err(error) if matches!(error.status, Some(403 | 404)) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) if error.is_away() => Err(error),
+            // Without that extension, not for this user, or a vendor's own network service: nodes are served all the same.
+            Err(error) => {
+                tracing::debug!(%error, "the network service does not tell its quotas");
+                Ok(None)
+            }
         }
     }
 

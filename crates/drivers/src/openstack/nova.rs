@@ -63,6 +63,8 @@ pub(crate) struct Nova {
 struct Current {
     session: Arc<Session>,
     files: Fingerprint,
+    /// The files were like this at the last look, and not as they were read: they may be being written.
+    pending: Option<Fingerprint>,
     looked: Instant,
 }
 
@@ -94,8 +96,8 @@ impl Nova {
         session.url(Service::Compute, "").await.map(drop)
     }
 
-    /// The way into the cloud. Once a second the files are looked at that it was opened with: if any has changed, a new
-    /// one takes its place, or, if the files are broken now, a warning says so and the old one stays.
+    /// The way into the cloud. Once a second the files are looked at that it was opened with: if any has changed and
+    /// stands still, a new one takes its place, or, if the files are broken now, a warning says so and the old one stays.
     pub(super) async fn session(&self) -> Result<Arc<Session>, CloudError> {
         let mut current = self.current.lock().await;
         let Some(known) = current.as_mut() else {
@@ -103,9 +105,13 @@ impl Nova {
         };
         if known.looked.elapsed() >= FILE_CHECK_INTERVAL {
             known.looked = Instant::now();
-            if known.files.has_changed() {
-                // Taken before they are read: what changes meanwhile is seen the next time.
-                let files = known.session.settings.fingerprint(&self.context);
+            // Taken before they are read: what changes meanwhile is seen the next time.
+            let files = known.session.settings.fingerprint(&self.context);
+            if !known.files.has_changed() {
+                known.pending = None;
+            } else if known.pending.as_ref() != Some(&files) {
+                known.pending = Some(files);
+            } else {
                 match self.read() {
                     Ok(new) => {
                         tracing::info!(
@@ -116,7 +122,7 @@ impl Nova {
                         *known = new;
                     }
                     Err(error) => {
-                        known.files = files;
+                        (known.files, known.pending) = (files, None);
                         tracing::warn!(
                             provider = %self.provider, %error,
                             "clouds.yaml or one of its companions has changed and cannot be used: the old settings stay \
@@ -144,7 +150,7 @@ impl Nova {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         // One that has changed while it was read is read again.
         let files = if files.has_changed() { files } else { named };
-        Ok(Current { session, files, looked: Instant::now() })
+        Ok(Current { session, files, pending: None, looked: Instant::now() })
     }
 
     /// The way into the cloud and its token, waiting for Keystone as a call does.
@@ -252,9 +258,11 @@ impl Nova {
             }
             let mut page = self.call(call).await?;
             let next = next_marker(&page, key);
-            if let Some(Value::Array(mut items)) = page.get_mut(key).map(Value::take) {
-                all.append(&mut items);
-            }
+            // An answer that is none must not pass for "there is nothing": what is not there gets deleted.
+            let Some(Value::Array(mut items)) = page.get_mut(key).map(Value::take) else {
+                return Err(CloudError::new(ErrorClass::Transient, format!("{name} was answered without {key}")));
+            };
+            all.append(&mut items);
             if next.is_none() || next == marker {
                 return Ok(all);
             }

@@ -49,8 +49,8 @@ pub(crate) struct OpenStackProvider {
     floating_ip_changes: Semaphore,
     lookups: lookups::Lookups,
     ports: Mutex<Option<cleanup::PortCheck>>,
-    /// Pools whose servers turned out to need floating IPs: whether one does is known only once it has its addresses.
-    gives_floating_ips: std::sync::Mutex<HashSet<PoolName>>,
+    /// Labels whose servers turned out to need floating IPs: whether one does is known only once it has its addresses.
+    gives_floating_ips: std::sync::Mutex<HashSet<(PoolName, LabelName)>>,
     /// Kinds of resources that could not be listed in the last search for leaks.
     unlisted: std::sync::Mutex<HashSet<ResourceKind>>,
 }
@@ -112,7 +112,7 @@ impl OpenStackProvider {
         })
     }
 
-    fn gives_floating_ips(&self) -> std::sync::MutexGuard<'_, HashSet<PoolName>> {
+    fn gives_floating_ips(&self) -> std::sync::MutexGuard<'_, HashSet<(PoolName, LabelName)>> {
         self.gives_floating_ips.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -149,9 +149,8 @@ impl OpenStackProvider {
         *since = listing.started;
         match listing.found {
             Ok(servers) => Ok(Some(servers)),
-            Err(error) if matches!(error.class, ErrorClass::Config | ErrorClass::Bug) => {
-                Err(self.error(doing())(error))
-            }
+            Err(error) if error.class == ErrorClass::Bug => Err(self.error(doing())(error)),
+            // Also where it refuses: what waits has done nothing wrong, and credentials are mended.
             Err(_) => Ok(None),
         }
     }
@@ -232,9 +231,10 @@ impl Provider for OpenStackProvider {
     }
 
     async fn label_resources(&self, pool: &PoolName, label: &LabelName) -> Result<Resources> {
+        let gives = self.gives_floating_ips().contains(&(pool.clone(), label.clone()));
         let (_, label) = self.label(pool, label)?;
         let need = usage::need(&self.lookups.flavor(label).await?, label);
-        let floating_ips = if self.gives_floating_ips().contains(pool) { Some(1.0) } else { None };
+        let floating_ips = gives.then_some(1.0);
         Ok(need.with("floating-ips", floating_ips))
     }
 

@@ -170,11 +170,16 @@ impl Pass<'_> {
                     self.plan.wants.insert(want);
                     return Verdict::Wait(waiting.reason);
                 }
-                Fit::Broken(error) => return Verdict::Wait(error),
+                Fit::NotNow(reason) | Fit::Broken(reason) => return Verdict::Wait(reason),
             }
         }
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => return Verdict::Decline(reason),
+            Declining::NotNow(reason) if request.is_min_ready() => return Verdict::Decline(reason),
+            Declining::NotNow(reason) => {
+                self.plan.starved.insert(key.provider.clone());
+                return Verdict::Wait(reason);
+            }
             Declining::Unknown(want) => {
                 let waiting = unknown(world, key, &want);
                 self.plan.wants.insert(want);

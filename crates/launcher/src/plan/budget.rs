@@ -33,6 +33,8 @@ pub enum Fit {
         /// Whether it is the provider that is short of them.
         of_provider: bool,
     },
+    /// Other users of the project take what it would need: that may come back.
+    NotNow(String),
     /// Something has to be found out first.
     Unknown(Want),
     /// The cloud or the configuration makes it impossible to say.
@@ -116,9 +118,7 @@ impl Budget {
         }
     }
 
-    /// Whether a request could ever be served by the pool, whatever else runs there (the check at acceptance). What
-    /// other users of the project take may come back: it counts only where another provider could serve instead
-    /// (upstream always declines).
+    /// Whether a request could ever be served by the pool, whatever else runs there (the check at acceptance).
     pub fn could_ever_fit(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &NodeRequest) -> Fit {
         let mut need = Resources::new();
         for label in &request.node_types {
@@ -132,11 +132,15 @@ impl Budget {
             let Some(quota) = world.provider(&key.provider).and_then(|p| p.quota.as_ref()) else {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             };
-            let mut others = world.records.pools_that_may_serve(request);
-            let elsewhere = others.any(|pool| pool.provider_name.as_ref() != Some(&key.provider));
-            let allowed = if elsewhere { &quota.ours } else { &quota.limits };
-            if !allowed.fits(&need) {
-                return no("the provider's quota", allowed, &need, true);
+            if !quota.limits.fits(&need) {
+                return no("the provider's quota", &quota.limits, &need, true);
+            }
+            if !quota.ours.fits(&need) {
+                return Fit::NotNow(exceeds(
+                    "what others of its project leave of the provider's quota",
+                    &quota.ours,
+                    &need,
+                ));
             }
         }
         if pool.limits.fits(&need) { Fit::Yes } else { no("the pool's limits", &pool.limits, &need, false) }
@@ -231,9 +235,12 @@ fn node_usage(world: &World<'_>, node: &Node) -> Option<(PoolKey, Resources)> {
 }
 
 fn no(what: &str, remaining: &Resources, need: &Resources, of_provider: bool) -> Fit {
-    let (short, amounts): (Vec<_>, Vec<_>) = remaining
-        .shortages(need)
-        .map(|(name, wanted, there)| (name.to_owned(), format!("{wanted} {name} needed, {there} there")))
-        .unzip();
-    Fit::No { reason: format!("exceeds {what}: {}", amounts.join(", ")), short, of_provider }
+    let short = remaining.shortages(need).map(|(name, _, _)| name.to_owned()).collect();
+    Fit::No { reason: exceeds(what, remaining, need), short, of_provider }
+}
+
+fn exceeds(what: &str, remaining: &Resources, need: &Resources) -> String {
+    let amounts =
+        remaining.shortages(need).map(|(name, wanted, there)| format!("{wanted} {name} needed, {there} there"));
+    format!("exceeds {what}: {}", amounts.collect::<Vec<_>>().join(", "))
 }

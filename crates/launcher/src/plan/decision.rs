@@ -17,6 +17,8 @@ pub struct Plan {
     pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
     /// Pools with a request that waits for quota.
     pub paused: BTreeSet<PoolKey>,
+    /// Providers with a request that waits for what other users of the project take.
+    pub starved: BTreeSet<ProviderName>,
     /// When time alone will change the plan.
     pub wake_at: Option<Timestamp>,
 }

@@ -110,7 +110,11 @@ impl Pass<'_> {
                 plan.wants.insert(want);
                 return;
             }
-            Declining::No => {}
+            Declining::NotNow(reason) if has.is_empty() => {
+                plan.decisions.push(put_back(&reason));
+                return;
+            }
+            Declining::No | Declining::NotNow(_) => {}
         }
         if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
             plan.wake(*at);
@@ -206,6 +210,8 @@ pub enum Declining {
     Yes(String),
     /// No.
     No,
+    /// Not for now: other users of the project take what it would need, and nobody but this provider could serve it.
+    NotNow(String),
     /// To be found out first.
     Unknown(Want),
 }
@@ -244,6 +250,13 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
     match Budget::could_ever_fit(world, key, pool, request) {
         Fit::Yes => Declining::No,
         Fit::No { reason, .. } => Declining::Yes(format!("it would exceed quota: the request alone {reason}")),
+        // Upstream always declines. It does not pause the pool: others may need less, and nobody knows how long it is.
+        Fit::NotNow(reason) => {
+            let mut others = world.records.pools_that_may_serve(request);
+            let elsewhere = others.any(|pool| pool.provider_name.as_ref() != Some(&key.provider));
+            let reason = format!("the request alone {reason}");
+            if elsewhere { Declining::Yes(reason) } else { Declining::NotNow(reason) }
+        }
         Fit::Unknown(want) => Declining::Unknown(want),
         Fit::Broken(error) => Declining::Yes(error),
     }

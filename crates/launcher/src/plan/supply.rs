@@ -205,7 +205,7 @@ impl Pass<'_> {
                     break;
                 }
                 // decline_reason has looked at this label already.
-                Fit::Broken(_) => break,
+                Fit::NotNow(_) | Fit::Broken(_) => break,
             }
             if zone.is_none() {
                 zone = match zones(world, key, pool) {

@@ -218,7 +218,7 @@ impl Clouds {
         let mut wants = Vec::new();
         let mut next = None;
         for (name, entry) in self.open().iter() {
-            let paused = plan.paused.iter().any(|pool| pool.provider == *name);
+            let paused = plan.starved.contains(name) || plan.paused.iter().any(|pool| pool.provider == *name);
             let relied_on = paused || plan.waiting.keys().any(|(_, pool)| pool.provider == *name);
             let due = entry.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
             if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.quota_at == 0.0) {
@@ -251,6 +251,13 @@ impl Clouds {
         if let Some(entry) = self.open().get_mut(name) {
             entry.quota_errors = 0;
             entry.state.launch_after = None;
+            entry.answered();
+        }
+    }
+
+    /// A cloud has answered something that the planner did not ask.
+    pub fn answered(&self, name: &ProviderName) {
+        if let Some(entry) = self.open().get_mut(name) {
             entry.answered();
         }
     }

@@ -8,7 +8,7 @@
 //! | quota | the node is aborted and its request waits |
 //! | the configuration names what the cloud does not have | the node fails: another attempt would not find it either |
 //! | the cloud has no room | the next zone, if the node stands alone (the nodes of a request share theirs); once all zones were tried, the request goes to a pool of another provider, if there is one; else again here |
-//! | the cloud does not answer | it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first; where a pool of another provider can serve, it counts |
+//! | the cloud does not answer | where a pool of another provider can serve, the request goes there; else it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first |
 //! | anything else | again, `launch-retries` attempts in all |
 //!
 //! Before another attempt, what the last one made is deleted: a node never has two servers. Everything that must
@@ -179,7 +179,7 @@ impl NodeLaunch {
                 break Some(failure);
             }
             let elsewhere = self.another_provider_may_serve();
-            let counts = !failure.is_away() || elsewhere || began.elapsed() >= limit;
+            let counts = !failure.is_away() || began.elapsed() >= limit;
             if counts {
                 warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
             } else {
@@ -194,7 +194,8 @@ impl NodeLaunch {
                 zones.remove(0);
             }
             // What the configuration asks for and the cloud does not have will not come with another attempt.
-            let pointless = class == ErrorClass::Config || (no_room && zones.is_empty() && elsewhere);
+            let pointless =
+                class == ErrorClass::Config || (elsewhere && (failure.is_away() || (no_room && zones.is_empty())));
             if pointless || (counts && attempt >= retries) || !self.undo(&held).await {
                 break Some(failure);
             }
@@ -341,7 +342,7 @@ impl NodeLaunch {
 
     /// The servers that carry this node's id: what an attempt left whose answer we never saw.
     async fn unanswered(&self, node: &str) -> Result<Vec<Value>, ProviderError> {
-        let resources = self.cloud.provider.list_resources().await?;
+        let resources = self.cloud.provider.list_tagged().await?;
         let ours = resources.into_iter().filter(|resource| {
             resource.kind == ResourceKind::Instance
                 && resource.tag("nodepool_provider_name") == Some(self.pool.provider.as_str())
@@ -371,6 +372,11 @@ impl NodeLaunch {
             };
             match tokio::time::timeout_at(give_up, deleting).await {
                 Ok(Ok(())) => break,
+                Ok(Err(error)) if error.away && self.another_provider_may_serve() => {
+                    warn!(logger = %self.logger, "The server of a failed attempt cannot be deleted now: {error}");
+                    *self.made() = known;
+                    return false;
+                }
                 Ok(Err(error)) if Instant::now() + pause < give_up => {
                     warn!(logger = %self.logger, "Deleting the server of a failed attempt, to be repeated: {error}");
                     tokio::time::sleep(pause).await;

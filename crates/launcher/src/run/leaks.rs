@@ -36,6 +36,7 @@ impl Launcher {
     async fn search(&self, cloud: &Cloud, suspects: &mut BTreeSet<String>) -> Result<(), ProviderError> {
         let name = &cloud.config.name;
         let resources = cloud.provider.list_tagged().await?;
+        self.clouds.answered(name);
         let with_reason = |records: &Records| {
             let why = resources.into_iter().map(|resource| (leaked(records, name, &resource), resource));
             why.filter_map(|(why, resource)| Some((why?, resource))).collect::<Vec<_>>()

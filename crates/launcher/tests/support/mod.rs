@@ -300,8 +300,9 @@ impl Stage {
         let mut servers = BTreeMap::new();
         for file in fs::read_dir(self.state_dir()).unwrap().map(|file| file.unwrap().path()) {
             if file.extension().is_some_and(|extension| extension == "json") {
-                let provider: BTreeMap<String, Value> = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-                servers.extend(provider);
+                let state: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+                let provider = state["servers"].as_object().unwrap();
+                servers.extend(provider.iter().map(|(id, server)| (id.clone(), server.clone())));
             }
         }
         servers.retain(|_, server| server["gone_at"].as_f64().is_none_or(|at| at > now()));

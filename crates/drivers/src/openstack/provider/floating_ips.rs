@@ -55,8 +55,10 @@ impl OpenStackProvider {
         let Some(network) = self.floating_network().await? else { return Ok(None) };
         let doing = || format!("making a floating IP for server {} ({})", server.name, server.id);
         let mut tags = self.tags(launch);
+        // A description has room for 255 characters, and nobody looks for this one.
+        tags.remove("nodepool_pool_name");
         tags.insert(SERVER_TAG.to_owned(), json!(server.id));
-        self.gives_floating_ips().insert(launch.pool.clone());
+        self.gives_floating_ips().insert((launch.pool.clone(), launch.label.clone()));
         let mut unreachable = None;
         for (port, fixed) in self.nat_ports(server).await? {
             let create =

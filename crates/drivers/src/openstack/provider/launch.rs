@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use nodepool_common::config;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     super::{
-        cloud::{CloudError, CreateServer, Server},
+        cloud::{CloudError, CreateServer, Flavor, Server},
         format::{format, safe_attributes},
     },
     ExternalName, Image, OpenStackProvider, Result,
@@ -24,9 +24,43 @@ const MISSING_LISTINGS: u32 = 3;
 /// … and for so long: a list may lag behind the server's creation.
 const MISSING_FOR: Duration = Duration::from_secs(10);
 
+/// Longest time for marking a volume.
+const TAG_WITHIN: Duration = Duration::from_secs(5);
+
 impl OpenStackProvider {
     pub(super) async fn launch_server(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance> {
         let (pool, label) = self.label(&launch.pool, &launch.label)?;
+        let (mut flavor, mut create) = self.what_to_create(launch, pool, label).await?;
+        let created = match self.create(&create, launch, progress).await {
+            // Something that was kept may have been replaced in the cloud: once more with what is there now, if that
+            // is something else.
+            Err(error) if matches!(error.status, Some(400 | 404)) => {
+                self.forget();
+                let anew = self.what_to_create(launch, pool, label).await?;
+                if anew.1 == create {
+                    Err(error)
+                } else {
+                    (flavor, create) = anew;
+                    self.create(&create, launch, progress).await
+                }
+            }
+            created => created,
+        };
+        let created = created.map_err(self.error(format_args!("creating server {}", create.name)))?;
+        let server = if created.status == "ACTIVE" {
+            Arc::new(created)
+        } else {
+            self.wait_until_active(&created.id, &create, launch).await?
+        };
+        self.instance(launch, pool, &server, need(&flavor, label)).await
+    }
+
+    async fn what_to_create(
+        &self,
+        launch: &Launch,
+        pool: &config::OpenStackPool,
+        label: &config::OpenStackLabel,
+    ) -> Result<(Flavor, CreateServer)> {
         let image = self.image(label)?;
         let flavor = self.lookups.flavor(label).await?;
         let mut networks = Vec::new();
@@ -46,13 +80,7 @@ impl OpenStackProvider {
             userdata: label.userdata.clone(),
             volume_size: label.boot_from_volume.then_some(label.volume_size),
         };
-        let created = self.create(&create, launch, progress).await?;
-        let server = if created.status == "ACTIVE" {
-            Arc::new(created)
-        } else {
-            self.wait_until_active(&created.id, &create, launch).await?
-        };
-        self.instance(launch, pool, &server, need(&flavor, label)).await
+        Ok((flavor, create))
     }
 
     async fn image_id(&self, launch: &Launch, image: &Image<'_>) -> Result<String> {
@@ -115,8 +143,12 @@ impl OpenStackProvider {
     }
 
     /// Creates the server; its id is reported before anything else.
-    async fn create(&self, create: &CreateServer, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Server> {
-        let doing = format!("creating server {}", create.name);
+    async fn create(
+        &self,
+        create: &CreateServer,
+        launch: &Launch,
+        progress: &dyn LaunchProgress,
+    ) -> std::result::Result<Server, CloudError> {
         let mut error = match self.cloud.create_server(create).await {
             Ok(server) => {
                 progress.created(json!(server.id)).await;
@@ -143,16 +175,10 @@ impl OpenStackProvider {
             progress.created(json!(server.id)).await;
             return Ok(Server::clone(&server));
         }
-        match error.status {
-            // Something that was kept does not exist any more.
-            Some(400) => self.forget(),
-            Some(404) => {
-                self.forget();
-                error.class = ErrorClass::Config;
-            }
-            _ => {}
+        if error.status == Some(404) {
+            error.class = ErrorClass::Config;
         }
-        Err(self.error(&doing)(error))
+        Err(error)
     }
 
     /// A creation whose answer was lost may have happened: the server's metadata tells. It is this attempt's: what an
@@ -220,7 +246,10 @@ impl OpenStackProvider {
     async fn tag_volumes(&self, volumes: &[String], launch: &Launch) {
         let tags = self.tags(launch);
         for id in volumes {
-            if let Err(error) = self.cloud.tag_volume(id, &tags).await {
+            // The server may be ready: it does not wait for a volume service that is away.
+            let tagged = timeout(TAG_WITHIN, self.cloud.tag_volume(id, &tags)).await;
+            let late = || CloudError::new(ErrorClass::Timeout, format!("not done within {TAG_WITHIN:?}"));
+            if let Err(error) = tagged.unwrap_or_else(|_| Err(late())) {
                 tracing::warn!(
                     provider = %self.name, node = %launch.node, volume = %id, %error,
                     "cannot mark the server's volume as ours; should it outlive the server, nobody will know"

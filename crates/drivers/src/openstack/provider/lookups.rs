@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{ErrorClass, ProviderError};
 
+/// A flavor that was not found is looked for again after this.
+const FLAVOR_MISSED: Duration = Duration::from_secs(30);
 /// A cloud image that was not found is looked for again after this (`nodepool 11.0.0: IMAGE_CHECK_TIMEOUT`).
 pub(super) const IMAGE_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -122,7 +124,11 @@ impl Lookups {
 
     /// The one that a label asks for.
     pub async fn flavor(&self, label: &config::OpenStackLabel) -> Result<Flavor> {
-        let flavors = self.flavors(None).await?;
+        let mut flavors = self.flavors(None).await?;
+        if choose_flavor(&flavors, label).is_none() {
+            // It may have been made since.
+            flavors = self.flavors(Some(FLAVOR_MISSED)).await?;
+        }
         choose_flavor(&flavors, label).cloned().ok_or_else(|| {
             let names: Vec<&str> = flavors.iter().map(|flavor| flavor.name.as_str()).collect();
             let wanted = match (label.min_ram, &label.flavor_name) {

@@ -4,12 +4,19 @@
 //! What is attached goes with its server, so only volumes and floating IPs that are not are looked at. A kind that cannot
 //! be listed is left out, said once, and said again only after it could be listed in between.
 
-use super::{OpenStackProvider, Result};
+use std::sync::Arc;
+
+use super::{super::cloud::Server, OpenStackProvider, Result};
 use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
 
 impl OpenStackProvider {
     pub(super) async fn tagged(&self) -> Result<Vec<CloudResource>> {
-        let mut found = self.resources().await?;
+        // Without their flavors and volumes, which only quotas need.
+        let servers = self.servers_now().await?;
+        let server = |server: &Arc<Server>| {
+            CloudResource::of(ResourceKind::Instance, server.id.clone(), server.metadata.clone())
+        };
+        let mut found: Vec<_> = servers.values().filter(|server| server.status != "DELETED").map(server).collect();
         let others = [
             (ResourceKind::FloatingIp, self.own_floating_ips().await),
             (ResourceKind::Volume, self.own_volumes().await),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     super::cloud::{Flavor, Server},
-    OpenStackProvider, Result,
+    OpenStackProvider, Result, Servers,
 };
 use crate::{CloudResource, Quota, ResourceKind};
 
@@ -49,10 +49,15 @@ impl OpenStackProvider {
         Ok(quota)
     }
 
-    pub(super) async fn resources(&self) -> Result<Vec<CloudResource>> {
+    /// A listing that begins now.
+    pub(super) async fn servers_now(&self) -> Result<Arc<Servers>> {
         let now = Instant::now();
         self.servers.hurry(Duration::ZERO);
-        let servers = self.servers.after(now).await.found.map_err(self.error("listing servers"))?;
+        self.servers.after(now).await.found.map_err(self.error("listing servers"))
+    }
+
+    pub(super) async fn resources(&self) -> Result<Vec<CloudResource>> {
+        let servers = self.servers_now().await?;
         let servers: Vec<&Arc<Server>> = servers.values().filter(|server| server.status != "DELETED").collect();
         let known = |flavors: &[Flavor]| {
             servers

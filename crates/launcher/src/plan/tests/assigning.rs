@@ -131,7 +131,12 @@ fn a_request_waits_for_what_others_of_the_project_use_unless_another_provider_ca
         setting.plan()
     };
     let alone = full(Setting::new().provider("p", |_| {}));
-    assert_eq!((accepts(&alone).len(), declines(&alone).len()), (1, 0), "it waits in the pool: {alone:?}");
+    assert_eq!((accepts(&alone).len(), declines(&alone).len(), alone.paused.len()), (0, 0, 0), "{alone:?}");
+    assert_eq!(alone.starved.len(), 1, "the quota is looked at again soon: {alone:?}");
+    let reason = &alone.waiting.values().next().unwrap().reason;
+    assert!(reason.contains("others of its project leave"), "{reason}");
+    let smaller = full(Setting::new().provider("p", |_| {}).request("300-0000000002", &["small"], |_| {}));
+    assert_eq!(accepts(&smaller).len(), 1, "what needs less is served meanwhile: {smaller:?}");
     let beside = full(Setting::new().provider("p", |pool| pool.priority = 1).provider("q", |_| {}));
     assert_eq!(declines(&beside).len(), 1, "{beside:?}");
 }

@@ -17,6 +17,8 @@
 //! * The zone of a request is drawn from its id, so that it is the same after a restart ([`serve`]).
 //! * A request whose labels no registered pool has is declined after two seconds, not at once: the launcher that has
 //!   them may be starting again ([`assign`]).
+//! * A request for which other users of the project leave too little of a quota waits, unless another provider may serve
+//!   it; it does not pause its pool ([`assign`]). Upstream declines it.
 //! * `min-ready` counts the requests of other launchers too, and backs off when it fails ([`upkeep`]).
 //! * `max-concurrency` counts launches that are running ([`assign`]); upstream counts those that are complete.
 //!

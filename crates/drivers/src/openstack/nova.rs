@@ -43,6 +43,8 @@ const MOST_PAGES: usize = 1000;
 
 /// How often files are looked at, at most.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A file that has not changed for so long is not being written.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// See the module's comment.
 #[derive(Debug)]
@@ -63,8 +65,6 @@ pub(crate) struct Nova {
 struct Current {
     session: Arc<Session>,
     files: Fingerprint,
-    /// The files were like this at the last look, and not as they were read: they may be being written.
-    pending: Option<Fingerprint>,
     looked: Instant,
 }
 
@@ -107,11 +107,7 @@ impl Nova {
             known.looked = Instant::now();
             // Taken before they are read: what changes meanwhile is seen the next time.
             let files = known.session.settings.fingerprint(&self.context);
-            if !known.files.has_changed() {
-                known.pending = None;
-            } else if known.pending.as_ref() != Some(&files) {
-                known.pending = Some(files);
-            } else {
+            if known.files.has_changed() && self.stands_still(&files).await {
                 match self.read() {
                     Ok(new) => {
                         tracing::info!(
@@ -122,7 +118,7 @@ impl Nova {
                         *known = new;
                     }
                     Err(error) => {
-                        (known.files, known.pending) = (files, None);
+                        known.files = files;
                         tracing::warn!(
                             provider = %self.provider, %error,
                             "clouds.yaml or one of its companions has changed and cannot be used: the old settings stay \
@@ -133,6 +129,12 @@ impl Nova {
             }
         }
         Ok(Arc::clone(&known.session))
+    }
+
+    /// Whether the files are not just being written.
+    async fn stands_still(&self, files: &Fingerprint) -> bool {
+        sleep(SETTLE).await;
+        !files.has_changed()
     }
 
     /// Counts a call that was made beside [`Self::call`].
@@ -150,7 +152,7 @@ impl Nova {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         // One that has changed while it was read is read again.
         let files = if files.has_changed() { files } else { named };
-        Ok(Current { session, files, pending: None, looked: Instant::now() })
+        Ok(Current { session, files, looked: Instant::now() })
     }
 
     /// The way into the cloud and its token, waiting for Keystone as a call does.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    BuildId, ImageName, ProviderName, Timestamp, UploadId, states,
+    BuildId, ImageName, ProviderName, Timestamp, UploadId, UploadKey, states,
     wire::{Reading, RecordError, to_python_json},
 };
 
@@ -78,7 +78,67 @@ impl ImageBuild {
         build.extra = extra;
         Ok((build, oddities))
     }
+
+    /// A build that begins.
+    pub fn begun(image: ImageName, id: BuildId, now: Timestamp) -> Self {
+        Self {
+            image,
+            id,
+            state: BuildState::Building,
+            state_time: now,
+            builder: None,
+            builder_id: None,
+            formats: Vec::new(),
+            username: None,
+            python_path: None,
+            shell_type: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// A new state, with its time.
+    pub const fn set_state(&mut self, state: BuildState, now: Timestamp) {
+        self.state = state;
+        self.state_time = now;
+    }
+
+    /// Why it failed: a key of ours, which Python Nodepool ignores.
+    pub fn reason(&self) -> Option<&str> {
+        self.extra.get(REASON).and_then(Value::as_str)
+    }
+
+    /// Says why it failed.
+    pub fn set_reason(&mut self, reason: &str) {
+        self.extra.insert(REASON.to_owned(), json!(reason));
+    }
+
+    /// The record's bytes: upstream's keys in upstream's order, those without a value left out as there, then those of
+    /// others.
+    pub fn write(&self) -> Vec<u8> {
+        let mut map = Map::new();
+        map.insert("state".to_owned(), json!(self.state.as_str()));
+        map.insert("state_time".to_owned(), json!(self.state_time));
+        let formats = {
+            let mut formats: Vec<&str> = self.formats.iter().map(String::as_str).collect();
+            formats.sort_unstable();
+            Some(formats.join(",")).filter(|formats| !formats.is_empty())
+        };
+        let optional = [("builder", &self.builder), ("builder_id", &self.builder_id), ("formats", &formats)];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                map.insert(key.to_owned(), json!(value));
+            }
+        }
+        let rest =
+            [("username", &self.username), ("python_path", &self.python_path), ("shell_type", &self.shell_type)];
+        map.extend(rest.map(|(key, value)| (key.to_owned(), json!(value))));
+        map.extend(self.extra.clone());
+        to_python_json(&map)
+    }
 }
+
+/// Beyond upstream's keys: why a build or an upload failed.
+const REASON: &str = "reason";
 
 /// An upload of a build to a provider (zookeeper.md 4.5).
 #[derive(Clone, Debug, PartialEq)]
@@ -131,6 +191,32 @@ impl ImageUpload {
         Ok((upload, oddities))
     }
 
+    /// A new state, with its time.
+    pub const fn set_state(&mut self, state: UploadState, now: Timestamp) {
+        self.state = state;
+        self.state_time = now;
+    }
+
+    /// Why it failed: a key of ours, which Python Nodepool ignores.
+    pub fn reason(&self) -> Option<&str> {
+        self.extra.get(REASON).and_then(Value::as_str)
+    }
+
+    /// Says why it failed.
+    pub fn set_reason(&mut self, reason: &str) {
+        self.extra.insert(REASON.to_owned(), json!(reason));
+    }
+
+    /// Its place in the tree.
+    pub fn key(&self) -> UploadKey {
+        UploadKey {
+            image: self.image.clone(),
+            provider: self.provider.clone(),
+            build: self.build.clone(),
+            id: self.id.clone(),
+        }
+    }
+
     /// The record's bytes: upstream's 8 keys in upstream's order, then those of others.
     pub fn write(&self) -> Vec<u8> {
         let Value::Object(mut map) = json!({
@@ -152,5 +238,39 @@ impl ImageUpload {
     /// The upload's znode, which a node made from it names as its `image_id`.
     pub fn path(&self) -> String {
         format!("/nodepool/images/{}/builds/{}/providers/{}/images/{}", self.image, self.build, self.provider, self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_build_is_written_as_upstream_writes_it() {
+        let mut build = ImageBuild::begun("i".into(), "b".into(), 1_760_000_000.25);
+        build.builder = Some("b1.example".to_owned());
+        build.builder_id = Some("3f0a".to_owned());
+        build.formats = vec!["raw".to_owned(), "qcow2".to_owned()];
+        assert_eq!(
+            text(build.write()),
+            r#"{"state": "building", "state_time": 1760000000.25, "builder": "b1.example", "builder_id": "3f0a", "#
+                .to_owned()
+                + r#""formats": "qcow2,raw", "username": null, "python_path": null, "shell_type": null}"#
+        );
+        build.set_state(BuildState::Failed, 2.0);
+        build.formats.clear();
+        build.set_reason("exit code 1");
+        assert_eq!(
+            text(build.write()),
+            r#"{"state": "failed", "state_time": 2.0, "builder": "b1.example", "builder_id": "3f0a", "#.to_owned()
+                + r#""username": null, "python_path": null, "shell_type": null, "reason": "exit code 1"}"#
+        );
+        let (read, oddities) = ImageBuild::read("i".into(), "b".into(), &build.write()).unwrap();
+        assert_eq!(read.reason(), Some("exit code 1"));
+        assert_eq!((read, oddities.len()), (build, 0));
     }
 }

@@ -24,7 +24,7 @@ pub use ids::{
 };
 pub use image::{BuildState, ImageBuild, ImageUpload, UploadState};
 pub use node::{Node, NodeState};
-pub use records::{Entry, Records, RequestLock, Stat, UploadKey};
+pub use records::{Entry, Records, RequestLock, Stat, UploadKey, WorkLock};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
 pub use resources::Resources;
 pub use wire::{Reading, RecordError};

@@ -71,6 +71,22 @@ pub struct RequestLock {
     pub ctime: i64,
 }
 
+/// A lock that protects more than one record: who builds an image, who uploads a build to a provider.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkLock {
+    /// The children of its directory; not empty: probably locked.
+    pub contenders: BTreeSet<String>,
+    /// Since when there are none, as this process saw it. Seconds since the epoch.
+    pub free_since: Option<Timestamp>,
+}
+
+impl WorkLock {
+    /// Whether somebody has it, or waits for it.
+    pub fn is_locked(&self) -> bool {
+        !self.contenders.is_empty()
+    }
+}
+
 /// Everything under `/nodepool`, as last seen.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
@@ -90,6 +106,10 @@ pub struct Records {
     pub paused_images: BTreeSet<ImageName>,
     /// Images with a `request-build` child, and its stat.
     pub build_requests: BTreeMap<ImageName, Stat>,
+    /// `/nodepool/images/<image>/builds/lock`, where somebody has had it since we look: who builds the image.
+    pub building: BTreeMap<ImageName, WorkLock>,
+    /// `…/builds/<build>/providers/<provider>/images/lock`, likewise: who uploads the build to the provider.
+    pub uploading: BTreeMap<(ImageName, BuildId, ProviderName), WorkLock>,
     /// `/nodepool/components/pool`, by the znode's name. Unusable ones are left out.
     pub pools: BTreeMap<String, Arc<PoolComponent>>,
 }

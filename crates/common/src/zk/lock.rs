@@ -59,6 +59,16 @@ impl Contender {
         self.name = path.rsplit('/').next().map(str::to_owned);
     }
 
+    /// The session that it lives with.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// It is gone: there is nothing to delete any more.
+    pub fn forget(&mut self) {
+        self.armed = false;
+    }
+
     /// Its shared connection.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared

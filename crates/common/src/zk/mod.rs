@@ -4,7 +4,8 @@
 //! one follows it:
 //!
 //! * [`Cache`]: everything under `/nodepool`, fed by one persistent recursive watch, walked anew after each loss
-//! * [`Held`]: a lock with the record it protects; each write checks the lock in the same transaction
+//! * [`Held`]: a lock with the record it protects; each write checks the lock in the same transaction. [`HeldWork`] is
+//!   the same for what builders do
 //! * [`Registration`]: a component (who is alive), registered anew in each session
 //! * elections: kazoo's, entered anew in each session
 //!
@@ -20,6 +21,7 @@ mod diagnose;
 mod election;
 mod error;
 mod fenced;
+mod images;
 mod lock;
 mod nodes;
 pub mod paths;
@@ -46,6 +48,7 @@ pub use self::{
     components::Registration,
     error::{SharedError, ZkError},
     fenced::Held,
+    images::{HeldWork, Work},
     record::Record,
 };
 use crate::config;

@@ -1,6 +1,6 @@
 //! Where things are under `/nodepool` (zookeeper.md 2): the paths, and what a path of an event means.
 
-use crate::model::{BuildId, ImageName, NodeId, RequestId, UploadId, UploadKey};
+use crate::model::{BuildId, ImageName, NodeId, ProviderName, RequestId, UploadId, UploadKey};
 
 /// The root of everything that Nodepool keeps.
 pub const ROOT: &str = "/nodepool";
@@ -39,6 +39,26 @@ pub fn request_lock(id: &RequestId) -> String {
     format!("{REQUEST_LOCKS}/{id}")
 }
 
+/// `/nodepool/images/<image>`.
+pub fn image(image: &ImageName) -> String {
+    format!("{IMAGES}/{image}")
+}
+
+/// A build's record.
+pub fn build(image: &ImageName, build: &BuildId) -> String {
+    format!("{IMAGES}/{image}/builds/{build}")
+}
+
+/// The directory of a build's uploads to a provider.
+pub fn uploads(image: &ImageName, build: &BuildId, provider: &ProviderName) -> String {
+    format!("{IMAGES}/{image}/builds/{build}/providers/{provider}/images")
+}
+
+/// An upload's record.
+pub fn upload(key: &UploadKey) -> String {
+    format!("{}/{}", uploads(&key.image, &key.build, &key.provider), key.id)
+}
+
 /// What a path under `/nodepool` is; what nobody reads from the cache has none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Spot {
@@ -59,8 +79,26 @@ pub(super) enum Spot {
 pub(super) enum Lock {
     Node(NodeId),
     Request(RequestId),
+    /// Who has it builds the image.
+    Building(ImageName),
     Build(ImageName, BuildId),
+    /// Who has it uploads the build to the provider.
+    Uploading(ImageName, BuildId, ProviderName),
     Upload(UploadKey),
+}
+
+impl Lock {
+    /// The directory of its contenders.
+    pub fn dir(&self) -> String {
+        match self {
+            Self::Node(id) => node_lock(id),
+            Self::Request(id) => request_lock(id),
+            Self::Building(of) => format!("{}/builds/lock", image(of)),
+            Self::Build(image, id) => format!("{}/lock", build(image, id)),
+            Self::Uploading(image, build, provider) => format!("{}/lock", uploads(image, build, provider)),
+            Self::Upload(key) => format!("{}/lock", upload(key)),
+        }
+    }
 }
 
 impl Spot {
@@ -82,9 +120,14 @@ impl Spot {
             ["images", image] => Self::Image(image.into()),
             ["images", image, "pause"] => Self::Pause(image.into()),
             ["images", image, "request-build"] => Self::BuildRequest(image.into()),
-            ["images", _, "builds", "lock", ..] | ["images", _, "builds", _, "providers", _, "images", "lock", ..] => {
-                return None;
+            ["images", image, "builds", "lock", contender] => {
+                Self::Contender(Lock::Building(image.into()), contender.to_owned())
             }
+            ["images", image, "builds", build, "providers", provider, "images", "lock", contender] => {
+                let lock = Lock::Uploading(image.into(), build.into(), provider.into());
+                Self::Contender(lock, contender.to_owned())
+            }
+            ["images", _, "builds", "lock"] | ["images", _, "builds", _, "providers", _, "images", "lock"] => return None,
             ["images", image, "builds", build] => Self::Build(image.into(), build.into()),
             ["images", image, "builds", build, "lock", contender] => {
                 Self::Contender(Lock::Build(image.into(), build.into()), contender.to_owned())
@@ -102,25 +145,17 @@ impl Spot {
 
     /// The path of it.
     pub fn path(&self) -> String {
-        let upload = |key: &UploadKey| {
-            format!("{IMAGES}/{}/builds/{}/providers/{}/images/{}", key.image, key.build, key.provider, key.id)
-        };
         match self {
             Self::Node(id) => node(id),
             Self::Request(id) => request(id),
             Self::RequestLock(id) => request_lock(id),
-            Self::Image(image) => format!("{IMAGES}/{image}"),
+            Self::Image(of) => image(of),
             Self::Pause(image) => format!("{IMAGES}/{image}/pause"),
             Self::BuildRequest(image) => format!("{IMAGES}/{image}/request-build"),
-            Self::Build(image, build) => format!("{IMAGES}/{image}/builds/{build}"),
+            Self::Build(image, id) => build(image, id),
             Self::Upload(key) => upload(key),
             Self::Pool(name) => format!("{POOLS}/{name}"),
-            Self::Contender(lock, contender) => match lock {
-                Lock::Node(id) => format!("{}/{contender}", node_lock(id)),
-                Lock::Request(id) => format!("{}/{contender}", request_lock(id)),
-                Lock::Build(image, build) => format!("{IMAGES}/{image}/builds/{build}/lock/{contender}"),
-                Lock::Upload(key) => format!("{}/lock/{contender}", upload(key)),
-            },
+            Self::Contender(lock, contender) => format!("{}/{contender}", lock.dir()),
         }
     }
 
@@ -155,7 +190,9 @@ mod tests {
             "/nodepool/images/i/pause",
             "/nodepool/images/i/request-build",
             "/nodepool/images/i/builds/b",
+            "/nodepool/images/i/builds/lock/c",
             "/nodepool/images/i/builds/b/lock/c",
+            "/nodepool/images/i/builds/b/providers/p/images/lock/c",
             "/nodepool/images/i/builds/b/providers/p/images/0000000001",
             "/nodepool/images/i/builds/b/providers/p/images/0000000001/lock/c",
             "/nodepool/components/pool/host0000000000",
@@ -170,9 +207,8 @@ mod tests {
             "/nodepool",
             "/nodepool/nodes/1/lock",
             "/nodepool/images/i/builds/lock",
-            "/nodepool/images/i/builds/lock/c",
             "/nodepool/images/i/builds/b/providers/p/images/lock",
-            "/nodepool/images/i/builds/b/providers/p/images/lock/c",
+            "/nodepool/images/i/builds/lock/c/d",
             "/nodepoolx/nodes/1",
             "/zuul/nodepool",
         ] {

@@ -167,6 +167,18 @@ impl Cache {
         }
     }
 
+    /// We wrote a build or an upload, or read it under its lock.
+    pub(super) fn wrote_image_record(&self, spot: &Spot, data: &[u8], stat: Stat) {
+        if self.is_started() {
+            self.change(|tree| tree.update_image_record(spot, data, stat, now()));
+        }
+    }
+
+    /// We deleted a build or an upload, or it turned out to be gone.
+    pub(super) fn missed_image_record(&self, spot: &Spot) {
+        self.missed(spot);
+    }
+
     /// We deleted a node.
     pub(super) fn deleted_node(&self, id: &NodeId) {
         if self.is_started() {
@@ -215,6 +227,11 @@ impl Asking {
         self.put(&Spot::Request(request.id.clone()), |tree| {
             tree.put_request(request.id.clone(), Ok(request.clone()), stat, now())
         });
+    }
+
+    /// We created a build or an upload.
+    pub(super) fn created_image_record(&self, spot: &Spot, data: &[u8], stat: Stat) {
+        self.put(spot, |tree| tree.put(spot, data, stat, now()));
     }
 
     /// We hold a lock.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent, RecordError, Records,
-    RequestId, RequestLock, Stat, Timestamp,
+    RequestId, RequestLock, Stat, Timestamp, WorkLock,
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
@@ -144,6 +144,16 @@ impl Tree {
         self.records.requests.contains_key(&id) && self.put_request(id, record, stat, now)
     }
 
+    /// Likewise, of a build or an upload: what we wrote, or read under its lock.
+    pub fn update_image_record(&mut self, spot: &Spot, data: &[u8], stat: Stat, now: Timestamp) -> bool {
+        let known = match spot {
+            Spot::Build(image, build) => self.records.builds.contains_key(&(image.clone(), build.clone())),
+            Spot::Upload(key) => self.records.uploads.contains_key(key),
+            _ => false,
+        };
+        known && self.put(spot, data, stat, now)
+    }
+
     /// A node's record, unless we deleted it.
     pub fn put_node(&mut self, id: NodeId, record: Result<Arc<Node>, RecordError>, stat: Stat, now: Timestamp) -> bool {
         if self.gone.contains(&id) {
@@ -193,11 +203,15 @@ impl Tree {
                 set_contenders(self.records.requests.get_mut(id), &BTreeSet::new(), now);
                 self.records.request_locks.remove(id).is_some()
             }
-            Spot::Image(image) => self.records.images.remove(image),
+            Spot::Image(image) => {
+                self.records.building.remove(image);
+                self.records.images.remove(image)
+            }
             Spot::Pause(image) => self.records.paused_images.remove(image),
             Spot::BuildRequest(image) => self.records.build_requests.remove(image).is_some(),
             Spot::Build(image, build) => {
                 self.locks.remove(&Lock::Build(image.clone(), build.clone()));
+                self.records.uploading.retain(|(of, id, _), _| (of, id) != (image, build));
                 self.records.builds.remove(&(image.clone(), build.clone())).is_some()
             }
             Spot::Upload(key) => {
@@ -236,6 +250,12 @@ impl Tree {
         for (id, entry) in std::mem::take(&mut self.records.requests) {
             keep_newer(new.records.requests.get_mut(&id), entry);
         }
+        for (id, entry) in std::mem::take(&mut self.records.builds) {
+            keep_newer(new.records.builds.get_mut(&id), entry);
+        }
+        for (key, entry) in std::mem::take(&mut self.records.uploads) {
+            keep_newer(new.records.uploads.get_mut(&key), entry);
+        }
         new.removals = std::mem::take(&mut self.removals);
         new.removals.walked();
         *self = new;
@@ -243,8 +263,16 @@ impl Tree {
 
     /// Contenders come and go.
     fn contend(&mut self, lock: &Lock, now: Timestamp, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> bool {
-        if let Lock::Request(id) = lock {
-            return self.contend_for_request(id, now, change);
+        match lock {
+            Lock::Request(id) => return self.contend_for_request(id, now, change),
+            Lock::Building(image) => {
+                return work(self.records.building.entry(image.clone()).or_default(), now, change);
+            }
+            Lock::Uploading(image, build, provider) => {
+                let key = (image.clone(), build.clone(), provider.clone());
+                return work(self.records.uploading.entry(key).or_default(), now, change);
+            }
+            Lock::Node(_) | Lock::Build(..) | Lock::Upload(_) => {}
         }
         let contenders = self.locks.entry(lock.clone()).or_default();
         let changed = change(contenders);
@@ -255,7 +283,7 @@ impl Tree {
                 set_contenders(self.records.builds.get_mut(&key), contenders, now);
             }
             Lock::Upload(key) => set_contenders(self.records.uploads.get_mut(key), contenders, now),
-            Lock::Request(_) => {}
+            Lock::Request(_) | Lock::Building(_) | Lock::Uploading(..) => {}
         }
         if contenders.is_empty() {
             self.locks.remove(lock);
@@ -312,6 +340,13 @@ impl Tree {
             }
         }
     }
+}
+
+/// Contenders for work come and go.
+fn work(lock: &mut WorkLock, now: Timestamp, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> bool {
+    let changed = change(&mut lock.contenders);
+    lock.free_since = free_since(&lock.contenders, lock.free_since, now);
+    changed
 }
 
 /// A directory whose stat has not been read yet: by our own clock, so that nobody takes it for an old one.

@@ -29,6 +29,8 @@ enum Visit {
     Record(Spot, Option<Lock>),
     Image(ImageName),
     Build(ImageName, BuildId),
+    /// The contenders for a lock that protects work, not a record.
+    Contenders(Lock),
 }
 
 /// A directory, and what its children are.
@@ -51,10 +53,19 @@ impl Directory {
             Self::RequestLocks => paths::REQUEST_LOCKS.to_owned(),
             Self::Images => paths::IMAGES.to_owned(),
             Self::Builds(image) => format!("{}/{image}/builds", paths::IMAGES),
-            Self::Uploads(image, build, provider) => {
-                format!("{}/{image}/builds/{build}/providers/{provider}/images", paths::IMAGES)
-            }
+            Self::Uploads(image, build, provider) => paths::uploads(image, build, provider),
             Self::Pools => paths::POOLS.to_owned(),
+        }
+    }
+
+    /// The lock that stands among the records of a directory, and protects the making of them.
+    fn lock(&self) -> Option<Lock> {
+        match self {
+            Self::Builds(image) => Some(Lock::Building(image.clone())),
+            Self::Uploads(image, build, provider) => {
+                Some(Lock::Uploading(image.clone(), build.clone(), provider.clone()))
+            }
+            _ => None,
         }
     }
 
@@ -153,6 +164,7 @@ impl Visit {
                 let path = Spot::Build(image.clone(), build.clone()).path();
                 vec![Ask::Children(format!("{path}/providers"))]
             }
+            Self::Contenders(lock) => vec![Ask::Children(lock.dir())],
         }
     }
 
@@ -169,8 +181,14 @@ impl Visit {
         match self {
             Self::Directory(directory) => {
                 // `lock` is never a record's name (zookeeper.md 2).
-                let names = children.unwrap_or_default().into_iter().filter(|name| name != "lock");
-                todo.extend(names.map(|name| directory.child(&name)));
+                let names = children.unwrap_or_default().into_iter();
+                for name in names {
+                    if name != "lock" {
+                        todo.push(directory.child(&name));
+                    } else if let Some(lock) = directory.lock() {
+                        todo.push(Self::Contenders(lock));
+                    }
+                }
             }
             Self::Record(spot, lock) => {
                 if let Some(lock) = lock {
@@ -201,6 +219,11 @@ impl Visit {
                 }
                 let spot = Spot::Build(image.clone(), build.clone());
                 todo.push(Self::Record(spot, Some(Lock::Build(image, build))));
+            }
+            Self::Contenders(lock) => {
+                for name in children.unwrap_or_default() {
+                    tree.add(&Spot::Contender(lock.clone(), name), now());
+                }
             }
         }
     }

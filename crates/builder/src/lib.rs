@@ -1,6 +1,18 @@
-//! `nodepool-builder` is not built yet: this crate holds its place in the workspace, and there is no binary.
+//! `nodepool-builder`: builds images, uploads them to every provider that wants them, keeps them fresh, retires them.
 //!
-//! Until it is, Python Nodepool's `nodepool-builder` does the work beside our launcher: both use the same records in
-//! ZooKeeper. It builds images and uploads them, our launcher boots nodes from the newest ready upload
-//! (`tests/conformance`: upstream's tests of diskimages run with upstream's builder and our launcher), and our
-//! `nodepool` command leaves the marks that it acts on (`image-build`, `image-delete`, …).
+//! As the launcher's, its loop waits until something may have changed (a record, a file's end, an upload's, the
+//! configuration), calls [`plan::plan`] and hands each decision to a task of its own. A task locks, reads again under the
+//! lock, does its step and ends; what comes next is the next plan's business. So an image that somebody asks for, one
+//! that has aged, and one that a killed builder left half done are one path, and nothing polls ZooKeeper.
+//!
+//! | module | is about |
+//! |---|---|
+//! | [`plan`] | deciding: pure |
+//! | [`run`] | the loop, and the actions on records and clouds |
+//! | [`build`] | one build's child process: its command, environment, log, time and end |
+//! | [`files`] | what is in images-dir: files of builds, checksums, space |
+
+pub mod build;
+pub mod files;
+pub mod plan;
+pub mod run;

@@ -53,6 +53,19 @@ pub struct Loaded {
     pub broken_providers: Vec<BrokenProvider>,
 }
 
+impl Loaded {
+    /// For a reload: a provider that has become unusable in an otherwise valid file stays as it runs.
+    pub fn keeping_broken_providers(&self, running: &Config) -> Arc<Config> {
+        let mut config = Arc::clone(&self.config);
+        for broken in &self.broken_providers {
+            if let Some(provider) = running.providers.get(&broken.name) {
+                Arc::make_mut(&mut config).providers.insert(broken.name.clone(), Arc::clone(provider));
+            }
+        }
+        config
+    }
+}
+
 /// A provider that was left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenProvider {

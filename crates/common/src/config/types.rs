@@ -3,7 +3,12 @@
 //! Two views of a provider stand side by side: [`Provider`] with its [`Pool`]s is what the planner needs to know of
 //! any driver; [`Driver`] holds what only that driver reads.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
@@ -211,6 +216,20 @@ impl Driver {
         match self {
             Self::OpenStack(_) => "openstack",
             Self::Fake(_) => "fake",
+        }
+    }
+
+    /// The images that are uploaded to this provider, whichever driver it has.
+    pub const fn diskimages(&self) -> &IndexMap<ImageName, OpenStackDiskimage> {
+        match self {
+            Self::OpenStack(openstack) | Self::Fake(openstack) => &openstack.diskimages,
+        }
+    }
+
+    /// `post-upload-hook`: what is run after each upload.
+    pub fn post_upload_hook(&self) -> Option<&Path> {
+        match self {
+            Self::OpenStack(openstack) | Self::Fake(openstack) => openstack.post_upload_hook.as_deref(),
         }
     }
 }

@@ -129,8 +129,7 @@ impl ImageBuild {
                 map.insert(key.to_owned(), json!(value));
             }
         }
-        let rest =
-            [("username", &self.username), ("python_path", &self.python_path), ("shell_type", &self.shell_type)];
+        let rest = [("username", &self.username), ("python_path", &self.python_path), ("shell_type", &self.shell_type)];
         map.extend(rest.map(|(key, value)| (key.to_owned(), json!(value))));
         map.extend(self.extra.clone());
         to_python_json(&map)

@@ -19,7 +19,7 @@ use std::{
 
 pub use self::count::{NodeCounts, StateCounts, count_addressable_requests, count_nodes};
 use self::{prometheus::Metrics, statsd::Statsd};
-use crate::model::{PoolName, ProviderName};
+use crate::model::{ImageName, PoolName, ProviderName};
 
 /// What became of a request in a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,30 @@ pub struct ZkQueues {
     pub request_playback: usize,
     pub image_event: usize,
     pub image_playback: usize,
+}
+
+/// What a builder does with an image; the number is upstream's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkState {
+    /// Nothing.
+    Idle = 0,
+    /// It is being built.
+    Building = 1,
+    /// It is being uploaded.
+    Uploading = 2,
+    /// Nothing, because it is paused.
+    Paused = 3,
+}
+
+/// What a builder does, for the metrics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BuilderWork {
+    /// By image.
+    pub builds: BTreeMap<ImageName, WorkState>,
+    /// By image and provider.
+    pub uploads: BTreeMap<(ImageName, ProviderName), WorkState>,
+    /// Requests for builds that nobody works on: 0 or 1 for each image.
+    pub requests: BTreeMap<ImageName, usize>,
 }
 
 /// Where to report to. Cheap to clone.
@@ -308,6 +332,70 @@ impl Stats {
     /// One pass of planning has ended.
     pub fn plan(&self, duration: Duration) {
         self.0.metrics.plan_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// A build has ended. `sizes`: the bytes that each format's file takes on the disk, where it ended well
+    /// (`nodepool 11.0.0: builder.py _buildImage`).
+    pub fn image_built(&self, image: &ImageName, ok: bool, code: i32, duration: Duration, sizes: &[(String, u64)]) {
+        let metrics = &self.0.metrics;
+        let result = if ok { "ready" } else { "failed" };
+        metrics.image_builds.with_label_values(&[image.as_str(), result]).inc();
+        metrics.image_build_seconds.with_label_values(&[image.as_str()]).set(duration.as_secs_f64());
+        #[allow(clippy::cast_precision_loss)] // sizes of files
+        let sizes = sizes.iter().map(|(format, size)| (format, *size as f64));
+        for (format, size) in sizes.clone() {
+            metrics.image_bytes.with_label_values(&[image.as_str(), format.as_str()]).set(size);
+        }
+        let now = crate::sys::clock::now().floor();
+        if ok {
+            metrics.image_built_at.with_label_values(&[image.as_str()]).set(now);
+        }
+        let Some(statsd) = &self.0.statsd else { return };
+        let pipeline = statsd.pipeline(true);
+        let base = format!("nodepool.dib_image_build.{image}");
+        for (format, size) in sizes {
+            pipeline.gauge(&format!("{base}.{format}.size"), size);
+        }
+        pipeline.timing(&format!("{base}.status.duration"), duration);
+        pipeline.gauge(&format!("{base}.status.rc"), f64::from(code));
+        pipeline.gauge(&format!("{base}.status.last_build"), now);
+    }
+
+    /// An upload has ended well.
+    pub fn image_uploaded(&self, image: &ImageName, provider: &ProviderName, duration: Duration) {
+        let metrics = &self.0.metrics;
+        metrics.image_uploads.with_label_values(&[image.as_str(), provider.as_str()]).inc();
+        metrics
+            .image_upload_seconds
+            .with_label_values(&[image.as_str(), provider.as_str()])
+            .set(duration.as_secs_f64());
+        if let Some(statsd) = &self.0.statsd {
+            let pipeline = statsd.pipeline(false);
+            let name = format!("nodepool.image_update.{image}.{provider}");
+            pipeline.timing(&name, duration);
+            pipeline.count(&name, 1);
+        }
+    }
+
+    /// What a builder does with each image, and what is asked for; sent as often as it is called. `host`
+    /// is the full host name, dots and all.
+    pub fn builder(&self, host: &str, work: &BuilderWork) {
+        let mut gauges = BTreeMap::new();
+        for (image, state) in &work.builds {
+            self.0.metrics.builder_build.with_label_values(&[image.as_str()]).set(f64::from(*state as u8));
+            gauges.insert(format!("nodepool.builder.{host}.image.{image}.build.state"), f64::from(*state as u8));
+        }
+        for ((image, provider), state) in &work.uploads {
+            let labels = [image.as_str(), provider.as_str()];
+            self.0.metrics.builder_upload.with_label_values(&labels).set(f64::from(*state as u8));
+            let name = format!("nodepool.builder.{host}.image.{image}.provider.{provider}.upload.state");
+            gauges.insert(name, f64::from(*state as u8));
+        }
+        for (image, requests) in &work.requests {
+            gauges.insert(format!("nodepool.image.{image}.image_build_requests"), number(*requests));
+        }
+        gauges.insert("nodepool.image_build_requests".to_owned(), number(work.requests.values().sum()));
+        self.report("builder", gauges, true);
     }
 
     fn gauge(&self, name: &str, value: f64) {

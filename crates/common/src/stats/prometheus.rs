@@ -41,6 +41,14 @@ pub struct Metrics {
     pub cloud_seconds: HistogramVec,
     pub host_key_scans: HistogramVec,
     pub plan_seconds: Histogram,
+    pub image_builds: IntCounterVec,
+    pub image_build_seconds: GaugeVec,
+    pub image_built_at: GaugeVec,
+    pub image_bytes: GaugeVec,
+    pub image_uploads: IntCounterVec,
+    pub image_upload_seconds: GaugeVec,
+    pub builder_build: GaugeVec,
+    pub builder_upload: GaugeVec,
 }
 
 impl Metrics {
@@ -165,6 +173,44 @@ impl Metrics {
                     HistogramOpts::new("nodepool_plan_seconds", "Duration of one pass of planning")
                         .buckets(PLANS.to_vec()),
                 ),
+            ),
+            image_builds: counters(
+                r,
+                "nodepool_image_builds_total",
+                "Builds of images by result",
+                &["image", "result"],
+            ),
+            image_build_seconds: gauges(r, "nodepool_image_build_seconds", "Duration of the last build", &["image"]),
+            image_built_at: gauges(
+                r,
+                "nodepool_image_built_timestamp_seconds",
+                "When the last build that worked ended, in seconds since the epoch",
+                &["image"],
+            ),
+            image_bytes: gauges(
+                r,
+                "nodepool_image_bytes",
+                "What the last build takes on the builder's disk",
+                &["image", "format"],
+            ),
+            image_uploads: counters(r, "nodepool_image_uploads_total", "Uploads that worked", &["image", "provider"]),
+            image_upload_seconds: gauges(
+                r,
+                "nodepool_image_upload_seconds",
+                "Duration of the last upload that worked",
+                &["image", "provider"],
+            ),
+            builder_build: gauges(
+                r,
+                "nodepool_builder_build_state",
+                "What this builder does with an image: 0 nothing, 1 builds it, 3 nothing because it is paused",
+                &["image"],
+            ),
+            builder_upload: gauges(
+                r,
+                "nodepool_builder_upload_state",
+                "What this builder does with an image and a provider: 0 nothing, 2 uploads it, 3 nothing because it is paused",
+                &["image", "provider"],
             ),
             registry,
         }

@@ -26,11 +26,19 @@ impl ZooKeeper {
 
     /// Registers a launcher process: `stopped` first, then `running`, as upstream.
     pub fn register_launcher(&self, hostname: &str, version: &str) -> Registration {
-        let document =
-            Document::Launcher { hostname: hostname.to_owned(), version: version.to_owned(), state: "stopped" };
-        let registration = self.register(document);
+        self.register_process("launcher", hostname, version)
+    }
+
+    /// Registers a builder process, likewise. (Upstream's builders stay `stopped`; nobody reads it.)
+    pub fn register_builder(&self, hostname: &str, version: &str) -> Registration {
+        self.register_process("builder", hostname, version)
+    }
+
+    fn register_process(&self, kind: &'static str, hostname: &str, version: &str) -> Registration {
+        let (hostname, version) = (hostname.to_owned(), version.to_owned());
+        let registration = self.register(Document::Process { kind, hostname, version, state: "stopped" });
         registration.document.send_modify(|document| {
-            if let Some(Document::Launcher { state, .. }) = document {
+            if let Some(Document::Process { state, .. }) = document {
                 *state = "running";
             }
         });
@@ -87,24 +95,24 @@ impl Registration {
 #[derive(Clone, Debug, PartialEq)]
 enum Document {
     Pool(PoolComponent),
-    Launcher { hostname: String, version: String, state: &'static str },
+    Process { kind: &'static str, hostname: String, version: String, state: &'static str },
 }
 
 impl Document {
     fn prefix(&self) -> String {
         match self {
             Self::Pool(pool) => format!("{}/pool/{}", paths::COMPONENTS, pool.hostname),
-            Self::Launcher { hostname, .. } => format!("{}/launcher/{hostname}", paths::COMPONENTS),
+            Self::Process { kind, hostname, .. } => format!("{}/{kind}/{hostname}", paths::COMPONENTS),
         }
     }
 
     fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Pool(pool) => pool.write(),
-            Self::Launcher { hostname, version, state } => {
+            Self::Process { kind, hostname, version, state } => {
                 // The keys in their order: upstream sorts them.
                 match json!({
-                    "hostname": hostname, "kind": "launcher", "model_api": 0, "state": state, "version": version,
+                    "hostname": hostname, "kind": kind, "model_api": 0, "state": state, "version": version,
                 }) {
                     Value::Object(map) => to_python_json(&map),
                     _ => Vec::new(),

@@ -202,10 +202,15 @@ impl HeldWork {
         let (path, data) = (spot.path(), build.write());
         let asking = self.contender.shared().cache().asking();
         let created = self
-            .fenced("creating", &path, |multi| multi.add_create(&path, &data, &raw::PERSISTENT), || async {
-                // An earlier try may have made it: the id is ours alone.
-                Ok(self.get(&path).await?.map(|(_, new)| (path.clone(), new)))
-            })
+            .fenced(
+                "creating",
+                &path,
+                |multi| multi.add_create(&path, &data, &raw::PERSISTENT),
+                || async {
+                    // An earlier try may have made it: the id is ours alone.
+                    Ok(self.get(&path).await?.map(|(_, new)| (path.clone(), new)))
+                },
+            )
             .await?;
         Ok(remember_creation(&asking, &spot, &data, created.1))
     }
@@ -218,9 +223,12 @@ impl HeldWork {
         let mode = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
         let asking = self.contender.shared().cache().asking();
         let (path, new) = self
-            .fenced("creating an upload in", &dir, |multi| multi.add_create(&prefix, &data, &mode), || async {
-                self.find_own_upload(&dir, &data).await
-            })
+            .fenced(
+                "creating an upload in",
+                &dir,
+                |multi| multi.add_create(&prefix, &data, &mode),
+                || async { self.find_own_upload(&dir, &data).await },
+            )
             .await?;
         upload.id = UploadId::from(path.rsplit('/').next().unwrap_or_default());
         Ok(remember_creation(&asking, &Spot::Upload(upload.key()), &data, new))
@@ -260,10 +268,17 @@ impl HeldWork {
     async fn write(&self, spot: &Spot, data: &[u8], version: i32) -> Result<Stat, ZkError> {
         let path = spot.path();
         let written = self
-            .fenced("writing", &path, |multi| multi.add_set_data(&path, data, Some(version)), || async {
-                let now = self.get(&path).await?;
-                Ok(now.filter(|(now, new)| now == data && new.version > version).map(|(_, new)| (path.clone(), new)))
-            })
+            .fenced(
+                "writing",
+                &path,
+                |multi| multi.add_set_data(&path, data, Some(version)),
+                || async {
+                    let now = self.get(&path).await?;
+                    Ok(now
+                        .filter(|(now, new)| now == data && new.version > version)
+                        .map(|(_, new)| (path.clone(), new)))
+                },
+            )
             .await;
         let cache = self.contender.shared().cache();
         match written {

@@ -127,7 +127,9 @@ impl Spot {
                 let lock = Lock::Uploading(image.into(), build.into(), provider.into());
                 Self::Contender(lock, contender.to_owned())
             }
-            ["images", _, "builds", "lock"] | ["images", _, "builds", _, "providers", _, "images", "lock"] => return None,
+            ["images", _, "builds", "lock"] | ["images", _, "builds", _, "providers", _, "images", "lock"] => {
+                return None;
+            }
             ["images", image, "builds", build] => Self::Build(image.into(), build.into()),
             ["images", image, "builds", build, "lock", contender] => {
                 Self::Contender(Lock::Build(image.into(), build.into()), contender.to_owned())

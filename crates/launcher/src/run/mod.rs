@@ -256,18 +256,6 @@ impl Launcher {
         self.wake.notify_one();
     }
 
-    /// A provider that has become unusable in an otherwise valid file keeps running as it was.
-    fn keep_broken_providers(&self, loaded: &config::Loaded) -> Arc<Config> {
-        let running = self.config();
-        let mut config = Arc::clone(&loaded.config);
-        for broken in &loaded.broken_providers {
-            if let Some(provider) = running.providers.get(&broken.name) {
-                Arc::make_mut(&mut config).providers.insert(broken.name.clone(), Arc::clone(provider));
-            }
-        }
-        config
-    }
-
     /// Looks at the file once a second; a half-written or broken one leaves the running configuration in place.
     async fn watch_config(self: Arc<Self>) {
         let mut watcher = config::Watcher::new(&self.options.config, self.options.secure.clone());
@@ -280,7 +268,7 @@ impl Launcher {
                 config::Poll::Changed(loaded) => {
                     info!(logger = LOGGER, "Configuration changed");
                     self.note_loaded(&loaded);
-                    self.apply_config(&self.keep_broken_providers(&loaded));
+                    self.apply_config(&loaded.keeping_broken_providers(&self.config()));
                 }
                 config::Poll::Invalid(errors) => {
                     error!(

@@ -1,0 +1,263 @@
+//! Running a build: a child process in a process group of its own, its output in the log.
+//!
+//! The child writes to the log's file itself, so nothing is lost or held up if we are busy, stopped or killed. When its time
+//! is up, or the builder stops, the whole group is asked to end (SIGTERM), and after [`GRACE`] made to (SIGKILL): a build
+//! is a tree of processes, and half of one that goes on would write into the next build's disk space. The child may use
+//! the grace to end what it has started elsewhere; `dib-ansible` does.
+//!
+//! A builder that was killed has no time for that. Its successor in the same images-dir finds the builds' processes by
+//! their environment and ends them before it does anything else ([`end_leftovers`]).
+
+use std::{
+    fs,
+    fs::File,
+    io::{self, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tokio::{process::Command, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::command::{BuildCommand, FILENAME};
+
+/// Between asking a build to end and making it.
+pub const GRACE: Duration = Duration::from_secs(15);
+
+/// How a build's process ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// By itself.
+    Exited(ExitStatus),
+    /// It ran longer than it may, and was ended.
+    TimedOut,
+    /// The builder did not want it any more, and it was ended.
+    Cancelled,
+    /// It could not be started.
+    NotStarted(io::Error),
+}
+
+impl Ended {
+    /// The number for the metrics and the log's last line: the exit code, as Python gives it (a signal is negative).
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Exited(status) => status.code().unwrap_or_else(|| -status.signal().unwrap_or(1)),
+            // As a shell says of a command that it does not find.
+            Self::NotStarted(_) => 127,
+            Self::TimedOut | Self::Cancelled => 1,
+        }
+    }
+}
+
+/// Runs a build to its end, or ends it. Its last line in the log is upstream's `Exit code: N` where it ended by itself.
+pub async fn run(command: &BuildCommand, mut log: File, limit: Duration, cancel: &CancellationToken) -> Ended {
+    let mut group = match Group::start(command, &log) {
+        Ok(group) => group,
+        Err(error) => return Ended::NotStarted(error),
+    };
+    let (ended, note) = tokio::select! {
+        status = group.child.wait() => match status {
+            Ok(status) => {
+                let ended = Ended::Exited(status);
+                let note = format!("Exit code: {}", ended.code());
+                (ended, note)
+            }
+            Err(error) => (Ended::NotStarted(error), "Nobody knows how it ended".to_owned()),
+        },
+        () = tokio::time::sleep(limit) => {
+            group.end().await;
+            (Ended::TimedOut, format!("Build timeout: ended after {} s (build-timeout)", limit.as_secs()))
+        }
+        () = cancel.cancelled() => {
+            group.end().await;
+            (Ended::Cancelled, "Ended: the builder was stopped".to_owned())
+        }
+    };
+    group.is_over = true;
+    // A full disk has no room for it.
+    let _ = writeln!(log, "{note}");
+    ended
+}
+
+/// A child with its process group. Dropped while it runs, all of it is killed.
+struct Group {
+    child: tokio::process::Child,
+    id: Pid,
+    is_over: bool,
+}
+
+impl Group {
+    fn start(command: &BuildCommand, log: &File) -> io::Result<Self> {
+        let Some((program, arguments)) = command.arguments.split_first() else {
+            return Err(io::Error::other("there is no program to run"));
+        };
+        let child = Command::new(program)
+            .args(arguments)
+            .envs(command.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?)
+            .process_group(0)
+            .spawn()?;
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let id = id.ok_or_else(|| io::Error::other("it has no process id"))?;
+        Ok(Self { child, id, is_over: false })
+    }
+
+    /// Asks, then makes. Some of the group may outlive its first process: as long as one does, the group keeps its id.
+    async fn end(&mut self) {
+        let _ = killpg(self.id, Signal::SIGTERM);
+        let _ = timeout(GRACE, self.child.wait()).await;
+        let _ = killpg(self.id, Signal::SIGKILL);
+        let _ = self.child.wait().await;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let _ = killpg(self.id, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Ends the processes of builds in this images-dir that an earlier builder has left, and returns how many there were.
+/// Only to be called before a build is begun. Blocks for up to [`GRACE`].
+pub fn end_leftovers(images_dir: &Path) -> usize {
+    let found = leftovers(images_dir);
+    for process in &found {
+        let _ = kill(*process, Signal::SIGTERM);
+    }
+    let deadline = std::time::Instant::now() + GRACE;
+    while !found.is_empty() && !leftovers(images_dir).is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for process in leftovers(images_dir) {
+        let _ = kill(process, Signal::SIGKILL);
+    }
+    found.len()
+}
+
+/// Processes whose environment names a file of images-dir as the image that they build.
+fn leftovers(images_dir: &Path) -> Vec<Pid> {
+    let mark = format!("{FILENAME}={}/", images_dir.display());
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    ids.filter(|id| *id != own)
+        // Other users' cannot be read, and are not ours to end.
+        .filter(|id| {
+            fs::read(format!("/proc/{id}/environ"))
+                .is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|one| one.starts_with(mark.as_bytes())))
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, environment: &[(&str, &str)]) -> BuildCommand {
+        BuildCommand {
+            arguments: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        }
+    }
+
+    struct Try {
+        dir: tempfile::TempDir,
+    }
+
+    impl Try {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn log(&self) -> File {
+            super::super::log::create(&self.dir.path().join("log")).unwrap()
+        }
+
+        fn said(&self) -> String {
+            fs::read_to_string(self.dir.path().join("log")).unwrap()
+        }
+    }
+
+    fn is_alive(id: &str) -> bool {
+        // A zombie has ended.
+        fs::read_to_string(format!("/proc/{}/stat", id.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[tokio::test]
+    async fn output_and_errors_go_to_the_log_with_the_exit_code_last() {
+        let this = Try::new();
+        let command = shell("echo $GREETING; echo problem >&2; exit 3", &[("GREETING", "hello")]);
+        let ended = run(&command, this.log(), GRACE, &CancellationToken::new()).await;
+        assert_eq!(ended.code(), 3);
+        assert_eq!(this.said(), "hello\nproblem\nExit code: 3\n");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_says_so() {
+        let this = Try::new();
+        let command = BuildCommand { arguments: vec!["/nowhere/dib".to_owned()], environment: Vec::new() };
+        let ended = run(&command, this.log(), GRACE, &CancellationToken::new()).await;
+        assert!(matches!(&ended, Ended::NotStarted(error) if error.kind() == io::ErrorKind::NotFound), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_build_that_takes_too_long_ends_with_its_children() {
+        let this = Try::new();
+        let command = shell("sleep 1000 & echo $!; wait", &[]);
+        let ended = run(&command, this.log(), Duration::from_millis(500), &CancellationToken::new()).await;
+        assert!(matches!(ended, Ended::TimedOut), "{ended:?}");
+        let said = this.said();
+        let (child, note) = said.split_once('\n').unwrap();
+        assert!(note.starts_with("Build timeout: ended after 0 s"), "{note}");
+        assert!(!is_alive(child), "its child lives on");
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_build_may_tidy_up_first() {
+        let this = Try::new();
+        let cancel = CancellationToken::new();
+        let command = shell("trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.05; done", &[]);
+        let running = run(&command, this.log(), GRACE, &cancel);
+        let cancelling = async {
+            while !this.said().contains("ready") {
+                tokio::task::yield_now().await;
+            }
+            cancel.cancel();
+        };
+        let (ended, ()) = tokio::join!(running, cancelling);
+        assert!(matches!(ended, Ended::Cancelled), "{ended:?}");
+        assert_eq!(this.said(), "ready\ntidied\nEnded: the builder was stopped\n");
+    }
+
+    #[tokio::test]
+    async fn the_processes_of_a_killed_builder_are_found_and_ended() {
+        let this = Try::new();
+        let images = this.dir.path().to_owned();
+        let mark = images.join("i-1").display().to_string();
+        let mut left = shell("sleep 1000", &[(FILENAME, &mark)]);
+        left.arguments[2] = "echo started; exec sleep 1000".to_owned();
+        let group = Group::start(&left, &this.log()).unwrap();
+        let other = Group::start(&shell("exec sleep 1000", &[(FILENAME, "/elsewhere/i-1")]), &this.log()).unwrap();
+        while !this.said().contains("started") {
+            tokio::task::yield_now().await;
+        }
+        let mut group = group;
+        let (ended, status) =
+            tokio::join!(tokio::task::spawn_blocking(move || end_leftovers(&images)), group.child.wait());
+        assert_eq!(ended.unwrap(), 1);
+        assert_eq!(status.unwrap().signal(), Some(Signal::SIGTERM as i32));
+        assert!(is_alive(&other.id.to_string()));
+        group.is_over = true;
+    }
+}

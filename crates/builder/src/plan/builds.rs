@@ -1,0 +1,75 @@
+//! Which images to build (`nodepool 11.0.0: builder.py _checkImageForScheduledImageUpdates,
+//! _checkImageForManualBuildRequest`).
+
+use std::collections::BTreeSet;
+
+use nodepool_common::{
+    config::{Config, Diskimage},
+    model::ProviderName,
+};
+
+use super::{Decision, Plan, ProviderImages, Why, World};
+
+/// The formats that an image is built in: its own, and those of the providers that use it. Empty: it is never built.
+pub fn wanted_formats<'a>(
+    image: &Diskimage,
+    config: &'a Config,
+    providers: impl IntoIterator<Item = (&'a ProviderName, &'a ProviderImages)>,
+) -> Vec<String> {
+    let uses = |name: &ProviderName| {
+        config.providers.get(name).is_some_and(|provider| provider.driver.diskimages().contains_key(&image.name))
+    };
+    let theirs =
+        providers.into_iter().filter(|(name, _)| uses(name)).filter_map(|(_, provider)| provider.format.clone());
+    image.formats.iter().cloned().chain(theirs).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
+    let mut due: Vec<(Why, Decision)> = Vec::new();
+    for image in world.config.diskimages.values() {
+        due.extend(judge(world, image, plan));
+    }
+    // Stable: within one reason the order of the file.
+    due.sort_by_key(|(why, _)| *why);
+    let free = world.build_workers.saturating_sub(world.doing.building.len());
+    plan.decisions.extend(due.into_iter().take(free).map(|(_, decision)| decision));
+}
+
+fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, Decision)> {
+    let name = &image.name;
+    if image.pause || world.records.paused_images.contains(name) || world.is_being_built(name) {
+        return None;
+    }
+    let formats = wanted_formats(image, world.config, world.providers);
+    if formats.is_empty() {
+        return None;
+    }
+    let newest = world.newest_ready(name);
+    let request = world.records.build_requests.get(name);
+    let why = match newest {
+        _ if request.is_some() => Why::Requested,
+        None => Why::NoBuild,
+        Some(build) if formats.iter().any(|format| !build.formats.contains(format)) => Why::Formats,
+        Some(build) => {
+            let at = build.state_time + image.rebuild_age.as_secs_f64();
+            if world.now < at {
+                plan.wake(at);
+                return None;
+            }
+            Why::Age
+        }
+    };
+    if let Some((after, since)) = world.doing.builds_after.get(name)
+        && world.now < *after
+    {
+        // What somebody asks for after a failure does not wait for its end. ZooKeeper's clock counts ms.
+        #[allow(clippy::cast_precision_loss)]
+        let asked_since = request.is_some_and(|stat| stat.ctime as f64 / 1000.0 > *since);
+        if !asked_since {
+            plan.wake(*after);
+            return None;
+        }
+    }
+    let newest = newest.map(|build| build.id.clone());
+    Some((why, Decision::Build { image: name.clone(), formats, newest, why }))
+}

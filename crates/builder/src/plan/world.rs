@@ -1,0 +1,120 @@
+//! What the planner knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nodepool_common::{
+    config::Config,
+    model::{BuildId, BuildState, ImageBuild, ImageName, ProviderName, Records, Timestamp, UploadKey},
+};
+
+use super::Subject;
+
+/// A build of an image.
+pub type LocalBuild = (ImageName, BuildId);
+
+/// A build on its way to a provider.
+pub type UploadTo = (ImageName, BuildId, ProviderName);
+
+/// What images-dir has: the extensions of each build's files, as upstream finds them (`<image>-<build id>.<extension>`).
+pub type LocalFiles = BTreeMap<LocalBuild, BTreeSet<String>>;
+
+/// A provider that images are uploaded to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderImages {
+    /// The format that it takes; `None`: not known now (a clouds.yaml that cannot be read), so nothing is uploaded.
+    pub format: Option<String>,
+}
+
+/// What this process does at the moment, and what it does not try again yet.
+#[derive(Clone, Debug, Default)]
+pub struct Doing {
+    /// Images that are being built here.
+    pub building: BTreeSet<ImageName>,
+    /// Uploads that are under way here.
+    pub uploading: BTreeSet<UploadTo>,
+    /// What an action of retirement works on.
+    pub busy: BTreeSet<Subject>,
+    /// No build before; the second time: since when (a request for a build that came later does not wait).
+    pub builds_after: BTreeMap<ImageName, (Timestamp, Timestamp)>,
+    /// No upload before.
+    pub uploads_after: BTreeMap<UploadTo, Timestamp>,
+    /// No deletion before.
+    pub retire_after: BTreeMap<Subject, Timestamp>,
+}
+
+/// Everything that a plan follows from.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// Seconds since the epoch.
+    pub now: Timestamp,
+    /// The configuration in force.
+    pub config: &'a Config,
+    /// ZooKeeper, as last seen.
+    pub records: &'a Records,
+    /// The id of this builder (`builder_id.txt`).
+    pub builder_id: &'a str,
+    /// The files in images-dir.
+    pub files: &'a LocalFiles,
+    /// The providers of the configuration that images are uploaded to.
+    pub providers: &'a BTreeMap<ProviderName, ProviderImages>,
+    /// What we do.
+    pub doing: &'a Doing,
+    /// How many builds may run at a time (`--build-workers`).
+    pub build_workers: usize,
+    /// How many uploads may run at a time (`--upload-workers`).
+    pub upload_workers: usize,
+    /// Whether anything is retired at all (`--cleanup-interval` 0: no).
+    pub retires: bool,
+    /// Nothing new is begun any more.
+    pub stopping: bool,
+}
+
+/// Seconds for a builder to take up again what it lost with its session, before somebody else cleans it away.
+const GRACE: f64 = 30.0;
+
+impl World<'_> {
+    /// The builds of an image that can be used, oldest first.
+    pub(super) fn builds<'w>(&'w self, image: &ImageName) -> Vec<&'w ImageBuild> {
+        let first = (image.clone(), BuildId::from(""));
+        let of_image = self.records.builds.range(first..).take_while(|((of, _), _)| of == image);
+        let mut builds: Vec<_> = of_image.filter_map(|(_, entry)| entry.usable()).map(AsRef::as_ref).collect();
+        builds.sort_by(|a, b| a.state_time.total_cmp(&b.state_time));
+        builds
+    }
+
+    /// The newest ready build of an image.
+    pub(super) fn newest_ready<'w>(&'w self, image: &ImageName) -> Option<&'w ImageBuild> {
+        self.builds(image).into_iter().rfind(|build| build.state == BuildState::Ready)
+    }
+
+    /// Whether this builder made it.
+    pub(super) fn is_ours(&self, build: &ImageBuild) -> bool {
+        build.builder_id.as_deref() == Some(self.builder_id)
+    }
+
+    /// Whether it is ours to retire when it is no longer needed: one of an image that we know, as any builder of the same
+    /// configuration may, or one of our own.
+    pub(super) fn may_retire(&self, build: &ImageBuild) -> bool {
+        self.config.diskimages.contains_key(&build.image) || self.is_ours(build)
+    }
+
+    /// Whether somebody uploads this build to that provider.
+    pub(super) fn is_being_uploaded(&self, to: &UploadTo) -> bool {
+        self.doing.uploading.contains(to) || self.records.uploading.get(to).is_some_and(|lock| lock.is_locked())
+    }
+
+    /// Whether somebody builds this image.
+    pub(super) fn is_being_built(&self, image: &ImageName) -> bool {
+        self.doing.building.contains(image) || self.records.building.get(image).is_some_and(|lock| lock.is_locked())
+    }
+
+    /// When work that nobody holds the lock of may be cleaned away: `begun` is its record's time.
+    pub(super) fn abandoned_at(free_since: Option<Timestamp>, begun: Timestamp) -> Timestamp {
+        free_since.unwrap_or(begun).max(begun) + GRACE
+    }
+
+    /// Whether an upload's provider is one that we can delete images from.
+    pub(super) fn reaches(&self, key: &UploadKey) -> bool {
+        self.providers.contains_key(&key.provider)
+    }
+}

@@ -1,0 +1,221 @@
+//! Carrying a decision out: one task, what it works on marked, its end noted; and [`State`], what this builder does.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use nodepool_common::{
+    config::Config,
+    model::{ImageName, ProviderName, Timestamp},
+    sys::clock,
+    zk::ZkError,
+};
+use tracing::{debug, error, info};
+
+use super::{Builder, LOGGER};
+use crate::plan::{Decision, Doing, Subject, UploadTo};
+
+/// Seconds before an action that ZooKeeper made fail is tried again.
+const AFTER_AN_ERROR: f64 = 1.0;
+/// Seconds before something is tried again whose lock somebody else has: its end is an event, this only a net.
+pub(super) const WHILE_LOCKED: f64 = 5.0;
+/// The longest pause after failures, in first pauses.
+const LONGEST: f64 = 60.0;
+
+/// What this builder does, and how often it has failed.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// What the planner sees.
+    pub doing: Doing,
+    /// Builds that failed in a row.
+    build_failures: BTreeMap<ImageName, u32>,
+    /// Uploads that failed in a row.
+    upload_failures: BTreeMap<UploadTo, u32>,
+    /// Deletions that failed in a row.
+    retire_failures: BTreeMap<Subject, u32>,
+    /// What was last said of images-dir.
+    pub files_trouble: String,
+}
+
+impl State {
+    /// Whether nothing runs.
+    pub fn is_idle(&self) -> bool {
+        self.doing.building.is_empty() && self.doing.uploading.is_empty() && self.doing.busy.is_empty()
+    }
+
+    /// What runs, for the log; empty: nothing.
+    pub fn under_way(&self) -> String {
+        let builds = self.doing.building.iter().map(|image| format!("build of {image}"));
+        let uploads =
+            self.doing.uploading.iter().map(|(image, _, provider)| format!("upload of {image} to {provider}"));
+        builds.chain(uploads).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Drops pauses that are over.
+    pub fn tidy(&mut self, now: Timestamp) {
+        self.doing.builds_after.retain(|_, (at, _)| *at > now);
+        self.doing.retire_after.retain(|_, at| *at > now);
+    }
+
+    /// A new configuration may have mended what failed.
+    pub fn reconsider(&mut self, before: &Config, now: &Config, providers: &[ProviderName]) {
+        let is_same = |image: &ImageName| before.diskimages.get(image) == now.diskimages.get(image);
+        self.build_failures.retain(|image, _| is_same(image));
+        self.doing.builds_after.retain(|image, _| is_same(image));
+        self.upload_failures.retain(|(image, _, provider), _| is_same(image) && !providers.contains(provider));
+        self.doing.uploads_after.retain(|(image, _, provider), _| is_same(image) && !providers.contains(provider));
+        self.doing.retire_after.clear();
+        self.retire_failures.clear();
+    }
+
+    /// A build failed: none before the pause is over.
+    pub fn build_failed(&mut self, image: &ImageName, first: f64, now: Timestamp) -> f64 {
+        let pause = longer(self.build_failures.entry(image.clone()).or_default(), first);
+        self.doing.builds_after.insert(image.clone(), (now + pause, now));
+        pause
+    }
+
+    /// A build worked.
+    pub fn build_worked(&mut self, image: &ImageName) {
+        self.build_failures.remove(image);
+        self.doing.builds_after.remove(image);
+    }
+
+    /// An upload failed: none before the pause is over.
+    pub fn upload_failed(&mut self, to: &UploadTo, first: f64, now: Timestamp) -> f64 {
+        let pause = longer(self.upload_failures.entry(to.clone()).or_default(), first);
+        self.doing.uploads_after.insert(to.clone(), now + pause);
+        pause
+    }
+
+    /// An upload worked.
+    pub fn upload_worked(&mut self, to: &UploadTo) {
+        self.upload_failures.remove(to);
+        self.doing.uploads_after.remove(to);
+    }
+
+    /// A deletion failed: none before the pause is over.
+    pub fn retirement_failed(&mut self, subject: &Subject, first: f64, now: Timestamp) {
+        let pause = longer(self.retire_failures.entry(subject.clone()).or_default(), first);
+        self.doing.retire_after.insert(subject.clone(), now + pause);
+    }
+}
+
+/// The next pause: doubling.
+fn longer(failures: &mut u32, first: f64) -> f64 {
+    *failures = failures.saturating_add(1);
+    let doublings = i32::try_from(*failures - 1).unwrap_or(i32::MAX).min(16);
+    (first * 2f64.powi(doublings)).min(first * LONGEST)
+}
+
+impl Builder {
+    /// Starts an action; what it works on is marked until it ends, however it ends.
+    pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
+        let marked = self.mark(&decision);
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _marked = marked;
+            debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
+            if let Err(error) = this.act(&decision).await {
+                this.action_failed(&decision, &error);
+            }
+        });
+    }
+
+    /// Builds and uploads know that they may have to end; deletions just stop.
+    async fn act(self: &Arc<Self>, decision: &Decision) -> Result<(), ZkError> {
+        let ending = self.ending.clone();
+        let retire = async {
+            match decision {
+                Decision::Build { .. } | Decision::Upload { .. } => Ok(()),
+                Decision::DeleteUpload { key, reason } => self.delete_upload(key, reason).await,
+                Decision::ForgetUpload { key } => self.forget_upload(key).await,
+                Decision::RetireBuild { image, build, reason } => self.retire_build(image, build, reason).await,
+                Decision::DeleteBuild { image, build } => self.delete_build(image, build).await,
+                Decision::RemoveEmpty { what } => self.remove_empty(what).await,
+                Decision::DeleteFiles { image, build, formats, reason } => {
+                    self.delete_files(image, build, formats.as_deref(), reason).await
+                }
+            }
+        };
+        match decision {
+            Decision::Build { image, formats, newest, why } => self.build(image, formats, newest.as_ref(), *why).await,
+            Decision::Upload { image, build, provider, format } => self.upload(image, build, provider, format).await,
+            _ => tokio::select! {
+                result = retire => result,
+                () = ending.cancelled() => Ok(()),
+            },
+        }
+    }
+
+    /// Notes that an action failed, so that the next plan does not repeat it at once.
+    fn action_failed(&self, decision: &Decision, error: &ZkError) {
+        if error.is_transient() {
+            info!(logger = LOGGER, "Will be tried again: {error}");
+        } else {
+            error!(logger = LOGGER, "{error} (while carrying out {decision:?})");
+        }
+        let now = clock::now();
+        let after = now + AFTER_AN_ERROR;
+        let mut state = self.state();
+        match decision {
+            Decision::Build { image, .. } => {
+                state.doing.builds_after.entry(image.clone()).or_insert((after, now));
+            }
+            Decision::Upload { image, build, provider, .. } => {
+                let to = (image.clone(), build.clone(), provider.clone());
+                state.doing.uploads_after.entry(to).or_insert(after);
+            }
+            _ => {
+                if let Some(subject) = decision.subject() {
+                    state.doing.retire_after.entry(subject).or_insert(after);
+                }
+            }
+        }
+    }
+
+    fn mark(self: &Arc<Self>, decision: &Decision) -> Marked {
+        let mut state = self.state();
+        let work = match decision {
+            Decision::Build { image, .. } => {
+                state.doing.building.insert(image.clone());
+                Marking::Build(image.clone())
+            }
+            Decision::Upload { image, build, provider, .. } => {
+                let to = (image.clone(), build.clone(), provider.clone());
+                state.doing.uploading.insert(to.clone());
+                Marking::Upload(to)
+            }
+            _ => {
+                let subject = decision.subject();
+                state.doing.busy.extend(subject.clone());
+                Marking::Retire(subject)
+            }
+        };
+        Marked { builder: Arc::clone(self), work }
+    }
+}
+
+enum Marking {
+    Build(ImageName),
+    Upload(UploadTo),
+    Retire(Option<Subject>),
+}
+
+/// What an action works on; released when it ends, also by a panic.
+struct Marked {
+    builder: Arc<Builder>,
+    work: Marking,
+}
+
+impl Drop for Marked {
+    fn drop(&mut self) {
+        let mut state = self.builder.state();
+        match &self.work {
+            Marking::Build(image) => drop(state.doing.building.remove(image)),
+            Marking::Upload(to) => drop(state.doing.uploading.remove(to)),
+            Marking::Retire(Some(subject)) => drop(state.doing.busy.remove(subject)),
+            Marking::Retire(None) => {}
+        }
+        drop(state);
+        self.builder.wake.notify_one();
+    }
+}

@@ -1,0 +1,245 @@
+//! The story of an upload: lock, look again, record, send, hook, record.
+//!
+//! The record says `uploading` from before the first byte, and carries the number by which the image in the cloud is
+//! marked, so that whatever a dead builder has left there can be found. `ready` is written only when the cloud has the
+//! whole image and what it has was found to be what the build made (the driver checks), and the site's hook agrees.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nodepool_common::{
+    config::{Diskimage, Provider},
+    model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadState},
+    sys::clock,
+    zk::{HeldWork, Work, ZkError},
+};
+use nodepool_drivers::ImageToUpload;
+use serde_json::Map;
+use tracing::{error, info, warn};
+
+use super::{Builder, actions::WHILE_LOCKED, clouds::Cloud};
+use crate::{files, plan::UploadTo};
+
+const LOGGER: &str = "nodepool.builder.UploadWorker";
+/// How long an upload that lost its lock with its session tries to take it again.
+const TAKE_AGAIN: Duration = Duration::from_secs(120);
+/// For looking for a half image when the process is told to end.
+const SWEEP_AT_END: Duration = Duration::from_secs(8);
+
+impl Builder {
+    /// Uploads a build, if that is still called for under the lock.
+    pub(super) async fn upload(
+        &self,
+        image: &ImageName,
+        build: &BuildId,
+        provider: &ProviderName,
+        format: &str,
+    ) -> Result<(), ZkError> {
+        let to: UploadTo = (image.clone(), build.clone(), provider.clone());
+        let config = self.config();
+        let (Some(cloud), Some(diskimage)) = (self.clouds.get(provider), config.diskimages.get(image)) else {
+            return Ok(());
+        };
+        let work = Work::Uploading(image.clone(), build.clone(), provider.clone());
+        let Some(lock) = self.zk.try_lock_work(work).await? else {
+            self.state().doing.uploads_after.insert(to, clock::now() + WHILE_LOCKED);
+            return Ok(());
+        };
+        let built = self.zk.read_build(image, build).await?.map(|(build, _)| build);
+        let built = built.filter(|build| build.state == BuildState::Ready);
+        let uploads = self.zk.read_uploads(image, build, provider).await?;
+        let is_there = uploads.iter().any(|(upload, _)| upload.state == UploadState::Ready);
+        let Some(built) = built.filter(|_| !is_there && !self.ending.is_cancelled()) else {
+            return lock.unlock().await;
+        };
+
+        let mut upload = begun(&built, provider, clock::now());
+        let stat = lock.create_upload(&mut upload).await?;
+        let name = format!("build {build} of image {image} to provider {provider}");
+        info!(logger = LOGGER, image = %image, build = %build, provider = %provider, "Uploading {name} as upload {}", upload.id);
+        let started = Instant::now();
+        let sent = tokio::select! {
+            sent = self.send(&cloud, diskimage, &built, &upload, format) => sent,
+            () = self.ending.cancelled() => Err("the builder was stopped".to_owned()),
+        };
+        match sent {
+            Ok((external_name, external_id)) => {
+                upload.set_state(UploadState::Ready, clock::now());
+                upload.external_name = Some(external_name);
+                upload.external_id = Some(external_id);
+                upload.format = Some(format.to_owned());
+                info!(
+                    logger = LOGGER, image = %image, build = %build, provider = %provider,
+                    "Image build {image}-{build} in {provider} is ready, after {:.0} s", started.elapsed().as_secs_f64()
+                );
+            }
+            Err(reason) => {
+                // The driver deletes what it has begun; of an upload that was broken off we make sure.
+                if self.ending.is_cancelled() {
+                    let swept = tokio::time::timeout(SWEEP_AT_END, cloud.sweep(build, &upload.id)).await;
+                    if !matches!(swept, Ok(Ok(_))) {
+                        // The record stays as it is, so that whoever comes next looks in the cloud.
+                        return lock.unlock().await;
+                    }
+                }
+                upload = failed(upload, &reason);
+                let pause = self.state().upload_failed(&to, self.options.retry_interval.as_secs_f64(), clock::now());
+                error!(
+                    logger = LOGGER, image = %image, build = %build, provider = %provider,
+                    "Failed to upload {name}: {reason}; next attempt in {pause:.0} s"
+                );
+            }
+        }
+        let concluded = self.conclude_upload(lock, &upload, stat).await;
+        if upload.state == UploadState::Ready {
+            match &concluded {
+                Ok(true) => {
+                    self.state().upload_worked(&to);
+                    self.stats.image_uploaded(image, provider, started.elapsed());
+                }
+                // Nobody will ever know of the image.
+                Ok(false) => {
+                    if let Err(error) = cloud.sweep(build, &upload.id).await {
+                        warn!(logger = LOGGER, "Image {} stays in provider {provider}: {error}", upload.id);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        concluded.map(drop)
+    }
+
+    /// Sends a build's file and runs the hook; the image's name and id in the cloud, or why there is none.
+    async fn send(
+        &self,
+        cloud: &Cloud,
+        diskimage: &Diskimage,
+        build: &ImageBuild,
+        upload: &ImageUpload,
+        format: &str,
+    ) -> Result<(String, String), String> {
+        let path = files::image_file(&self.images_dir(), &build.image, &build.id, format);
+        let (md5, sha256) = files::checksums(&path);
+        // Seconds since the epoch fit.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let at = upload.state_time as u64;
+        let provider = cloud.connected().await.map_err(|error| error.to_string())?;
+        let name = provider.image_name(&build.image, &upload.id, at).map_err(|error| error.to_string())?;
+        let to_upload = ImageToUpload {
+            name: name.clone(),
+            path: path.clone(),
+            format: format.to_owned(),
+            build: build.id.clone(),
+            upload: upload.id.clone(),
+            properties: properties(diskimage, &cloud.config),
+            md5,
+            sha256,
+        };
+        let id = provider.upload_image(&to_upload).await.map_err(|error| error.to_string())?;
+        if let Some(hook) = cloud.config.driver.post_upload_hook()
+            && let Err(reason) = run_hook(hook, &cloud.config.name, &id, &path).await
+        {
+            if let Err(error) = provider.delete_image(&id).await {
+                warn!(logger = LOGGER, "Image {id} stays in provider {}: {error}", cloud.config.name);
+            }
+            return Err(reason);
+        }
+        Ok((name, id))
+    }
+
+    /// Records the end of an upload, whatever happened to our lock meanwhile. False: the record was taken from us.
+    async fn conclude_upload(&self, mut lock: HeldWork, upload: &ImageUpload, mut stat: Stat) -> Result<bool, ZkError> {
+        let until = Instant::now() + TAKE_AGAIN;
+        loop {
+            let error = match lock.write_upload(upload, stat.version).await {
+                Ok(_) => return lock.unlock().await.map(|()| true),
+                Err(error) => error,
+            };
+            if error.is_no_node() {
+                return lock.unlock().await.map(|()| false);
+            }
+            if !error.is_transient() || Instant::now() >= until || self.ending.is_cancelled() {
+                return Err(error);
+            }
+            info!(
+                logger = LOGGER, image = %upload.image, build = %upload.build, provider = %upload.provider,
+                "Recording the end of the upload failed, taking its lock again: {error}"
+            );
+            tokio::select! {
+                _ = self.zk.connected() => {}
+                () = self.ending.cancelled() => return Err(error),
+            }
+            drop(lock);
+            let work = || Work::Uploading(upload.image.clone(), upload.build.clone(), upload.provider.clone());
+            lock = loop {
+                if let Some(lock) = self.zk.try_lock_work(work()).await? {
+                    break lock;
+                }
+                if Instant::now() >= until || self.ending.is_cancelled() {
+                    return Err(error);
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            };
+            match self.zk.read_upload(&upload.key()).await? {
+                Some((now, newer)) if now.state == UploadState::Uploading => stat = newer,
+                // Somebody else has decided about it.
+                _ => return lock.unlock().await.map(|()| false),
+            }
+        }
+    }
+}
+
+/// The record of an upload that begins; its number is still the server's to give.
+fn begun(build: &ImageBuild, provider: &ProviderName, now: f64) -> ImageUpload {
+    ImageUpload {
+        image: build.image.clone(),
+        build: build.id.clone(),
+        provider: provider.clone(),
+        id: UploadId::from(""),
+        state: UploadState::Uploading,
+        state_time: now,
+        external_id: None,
+        external_name: None,
+        format: None,
+        username: build.username.clone(),
+        python_path: build.python_path.clone(),
+        shell_type: build.shell_type.clone(),
+        extra: Map::new(),
+    }
+}
+
+/// As upstream leaves it, with the reason.
+fn failed(mut upload: ImageUpload, reason: &str) -> ImageUpload {
+    upload.username = None;
+    upload.python_path = None;
+    upload.shell_type = None;
+    upload.set_reason(reason);
+    upload.set_state(UploadState::Failed, clock::now());
+    upload
+}
+
+/// `metadata` of the diskimage, overlaid by `meta` of the provider's.
+fn properties(diskimage: &Diskimage, provider: &Provider) -> BTreeMap<String, String> {
+    let own = provider.driver.diskimages().get(&diskimage.name).map(|image| &image.meta);
+    let all = diskimage.metadata.iter().chain(own.into_iter().flatten());
+    all.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Runs `post-upload-hook` with the provider's name, the image's id and the file's path (`nodepool 11.0.0: builder.py`).
+async fn run_hook(hook: &Path, provider: &ProviderName, id: &str, file: &Path) -> Result<(), String> {
+    let mut command = tokio::process::Command::new(hook);
+    command.arg(provider.as_str()).arg(id).arg(file).stdin(Stdio::null()).kill_on_drop(true);
+    let ran = command.output().await;
+    let shown = hook.display();
+    let output = ran.map_err(|error| format!("cannot run post-upload-hook {shown}: {error}"))?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+    if output.status.success() {
+        info!(logger = LOGGER, provider = %provider, "post-upload-hook {shown} ended well: {said}");
+        return Ok(());
+    }
+    Err(format!("post-upload-hook {shown} ended with {}: {said}", output.status))
+}

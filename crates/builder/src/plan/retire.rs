@@ -210,7 +210,7 @@ impl<'a> Pass<'a> {
                 return;
             }
             BuildState::Failed => {
-                let ended = [BuildState::Ready, BuildState::Failed, BuildState::Deleting];
+                let ended = [BuildState::Ready, BuildState::Failed];
                 let later = all.iter().any(|other| {
                     other.id != build.id && other.state_time > build.state_time && ended.contains(&other.state)
                 });

@@ -443,8 +443,9 @@ impl HeldWork {
     }
 }
 
+/// What was created in a `multi` has no stat (ZOOKEEPER-4667), but certainly version 0. The event brings the rest.
 fn remember_creation(asking: &Asking, spot: &Spot, data: &[u8], new: zookeeper_client::Stat) -> Stat {
-    let new = stat(&new);
+    let new = if new.is_invalid() { Stat::default() } else { stat(&new) };
     asking.created_image_record(spot, data, new);
     new
 }

@@ -1,0 +1,176 @@
+//! Builds and uploads under the builders' locks, on one real ZooKeeper; each test has a chroot of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
+mod zk_common;
+
+use std::sync::LazyLock;
+
+use nodepool_common::{
+    model::{BuildState, ImageBuild, ImageUpload, UploadId, UploadState},
+    zk::{HeldWork, Work, ZkError, ZooKeeper, paths},
+};
+use nodepool_testing::{ZooKeeperServer, wait_for};
+use zk_common::*;
+use zookeeper_client::{Acls, CreateMode};
+
+/// Ends with the process.
+static SERVER: LazyLock<ZooKeeperServer> = LazyLock::new(ZooKeeperServer::start);
+
+async fn open(chroot: &str) -> ZooKeeper {
+    let zk = connect(&config(&SERVER, chroot));
+    zk.connected().await;
+    tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
+    zk
+}
+
+fn build() -> ImageBuild {
+    ImageBuild::begun("i".into(), "b1".into(), 1.0)
+}
+
+fn upload() -> ImageUpload {
+    let data = br#"{"state": "uploading", "state_time": 1.0}"#;
+    ImageUpload::read("i".into(), "b1".into(), "p".into(), UploadId::from(""), data).unwrap().0
+}
+
+async fn lock(zk: &ZooKeeper, work: Work) -> HeldWork {
+    zk.try_lock_work(work).await.unwrap().expect("nobody has it")
+}
+
+fn building() -> Work {
+    Work::Building("i".into())
+}
+
+fn uploading() -> Work {
+    Work::Uploading("i".into(), "b1".into(), "p".into())
+}
+
+async fn built(zk: &ZooKeeper) -> HeldWork {
+    let held = lock(zk, building()).await;
+    held.create_build(&build()).await.unwrap();
+    held
+}
+
+#[tokio::test]
+async fn who_builds_an_image_is_known_and_keeps_others_out() {
+    let zk = open("/building").await;
+    let other = open("/building").await;
+    let held = built(&zk).await;
+    assert!(other.try_lock_work(building()).await.unwrap().is_none());
+    let sees = || async {
+        other.cache().read(|records| {
+            let entry = records.builds.get(&("i".into(), "b1".into()))?;
+            let known = entry.usable()?.state == BuildState::Building && records.building.get("i")?.is_locked();
+            known.then_some(())
+        })
+    };
+    wait_for(SOON, "the other one sees who builds", sees).await;
+    zk.cache().read(|records| assert!(records.builds.contains_key(&("i".into(), "b1".into())), "our own at once"));
+    held.unlock().await.unwrap();
+    let free = || async { other.cache().read(|records| records.building["i"].free_since) };
+    wait_for(SOON, "the other one sees that nobody does", free).await;
+    assert!(other.try_lock_work(building()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_later_walk_finds_the_locks_too() {
+    let zk = open("/walk").await;
+    let _held = built(&zk).await;
+    let _uploading = lock(&zk, uploading()).await;
+    let late = open("/walk").await;
+    late.cache().read(|records| {
+        assert!(records.building["i"].is_locked());
+        assert!(records.uploading[&("i".into(), "b1".into(), "p".into())].is_locked());
+        assert_eq!(records.builds.len(), 1, "a lock is no build");
+        assert!(records.uploads.is_empty(), "a lock is no upload");
+    });
+}
+
+#[tokio::test]
+async fn the_first_upload_is_number_one_and_its_record_is_upstreams() {
+    let zk = open("/upload").await;
+    let _building = built(&zk).await;
+    let held = lock(&zk, uploading()).await;
+    let mut first = upload();
+    let stat = held.create_upload(&mut first).await.unwrap();
+    assert_eq!(first.id, "0000000001");
+    assert_eq!(first.path(), "/nodepool/images/i/builds/b1/providers/p/images/0000000001");
+    let mut second = upload();
+    second.state_time = 2.0;
+    held.create_upload(&mut second).await.unwrap();
+    assert_eq!(second.id, "0000000002");
+    first.set_state(UploadState::Ready, 3.0);
+    first.external_id = Some("x".to_owned());
+    held.write_upload(&first, stat.version).await.unwrap();
+    let read = zk.read_uploads(&"i".into(), &"b1".into(), &"p".into()).await.unwrap();
+    assert_eq!(
+        read.iter().map(|(upload, _)| upload.state).collect::<Vec<_>>(),
+        [UploadState::Ready, UploadState::Uploading]
+    );
+    zk.cache()
+        .read(|records| assert_eq!(records.uploads[&first.key()].usable().unwrap().external_id, first.external_id));
+    let stale = held.write_upload(&first, stat.version).await;
+    assert!(matches!(stale, Err(ZkError::Other { .. })), "somebody may have marked it since: {stale:?}");
+}
+
+#[tokio::test]
+async fn a_lock_does_not_bring_back_what_is_gone() {
+    let zk = open("/gone").await;
+    assert!(zk.try_lock_work(uploading()).await.unwrap().is_none(), "there is no such build");
+    assert!(zk.try_lock_work(Work::Build("i".into(), "b1".into())).await.unwrap().is_none());
+    let held = built(&zk).await;
+    held.unlock().await.unwrap();
+    zk.delete_recursive(&paths::build(&"i".into(), &"b1".into())).await.unwrap();
+    assert!(zk.try_lock_work(uploading()).await.unwrap().is_none());
+    assert!(zk.get("/nodepool/images/i/builds/b1").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_lost_the_lock_cannot_write() {
+    let zk = open("/lost").await;
+    let held = built(&zk).await;
+    let stranger = stranger(&SERVER, "/lost").await;
+    let dir = "/nodepool/images/i/builds/lock";
+    for contender in stranger.list_children(dir).await.unwrap() {
+        stranger.delete(&format!("{dir}/{contender}"), None).await.unwrap();
+    }
+    let mut done = build();
+    done.set_state(BuildState::Ready, 2.0);
+    let error = held.write_build(&done, 0).await.unwrap_err();
+    assert!(error.is_lock_lost(), "{error}");
+    assert_eq!(zk.read_build(&"i".into(), &"b1".into()).await.unwrap().unwrap().0.state, BuildState::Building);
+}
+
+#[tokio::test]
+async fn a_build_goes_with_all_below_it_but_not_with_an_upload() {
+    let zk = open("/delete").await;
+    built(&zk).await.unlock().await.unwrap();
+    let sending = lock(&zk, uploading()).await;
+    let mut there = upload();
+    sending.create_upload(&mut there).await.unwrap();
+    sending.unlock().await.unwrap();
+    let of_build = || Work::Build("i".into(), "b1".into());
+    assert!(!lock(&zk, of_build()).await.delete_build(&"i".into(), &"b1".into()).await.unwrap());
+    lock(&zk, Work::Upload(there.key())).await.delete_upload(&there.key()).await.unwrap();
+    assert!(zk.get(&paths::upload(&there.key())).await.unwrap().is_none());
+    // Somebody stands in line for it, as a Python builder may.
+    let stranger = stranger(&SERVER, "/delete").await;
+    let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    let held = lock(&zk, of_build()).await;
+    stranger.create("/nodepool/images/i/builds/b1/lock/x__lock__", b"", &ephemeral).await.unwrap();
+    assert!(held.delete_build(&"i".into(), &"b1".into()).await.unwrap());
+    assert_eq!(zk.children("/nodepool/images/i/builds").await.unwrap(), ["lock"]);
+    zk.cache().read(|records| assert!(records.builds.is_empty() && records.uploads.is_empty()));
+}
+
+#[tokio::test]
+async fn a_request_for_a_build_is_struck_when_it_is_done() {
+    let zk = open("/request").await;
+    let held = built(&zk).await;
+    assert!(!zk.has_build_request(&"i".into()).await.unwrap());
+    zk.create("/nodepool/images/i/request-build", b"").await.unwrap();
+    assert!(zk.has_build_request(&"i".into()).await.unwrap());
+    held.delete_build_request(&"i".into()).await.unwrap();
+    held.delete_build_request(&"i".into()).await.unwrap();
+    assert!(!zk.has_build_request(&"i".into()).await.unwrap());
+}

@@ -1,7 +1,7 @@
 //! The command line: upstream's sub-commands, options and words (interfaces.md 2).
 //!
 //! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
-//! sub-command, a usage error is status 2. `alien-image-list` is not built; it is not in the help either.
+//! sub-command, a usage error is status 2. `leaks` is ours alone.
 
 use std::path::PathBuf;
 
@@ -50,6 +50,11 @@ pub enum Command {
     ImageBuild {
         /// image name
         image: String,
+    },
+    /// list images not accounted for by nodepool
+    AlienImageList {
+        /// provider name
+        provider: Option<String>,
     },
     /// place a node in the DELETE state
     Delete {

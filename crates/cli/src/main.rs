@@ -3,6 +3,7 @@
 //! Output goes to stdout and is upstream's to the character; logs and errors go to stderr. The exit status is 0, 1
 //! for an error, 2 for a wrong command line (interfaces.md 2).
 
+mod aliens;
 mod args;
 mod failure;
 mod images;
@@ -92,6 +93,7 @@ async fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::DibImageList => images::dib_image_list(zk).await,
         Command::ImageStatus => images::image_status(zk).await,
         Command::ImageBuild { image } => images::build(session, &image).await,
+        Command::AlienImageList { provider } => aliens::list(session, provider.as_deref()).await,
         Command::ImagePause { image } => images::pause(zk, &image).await,
         Command::ImageUnpause { image } => images::unpause(zk, &image).await,
         Command::ImageDelete(upload) => images::delete_upload(zk, &upload).await,

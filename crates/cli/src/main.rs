@@ -5,6 +5,7 @@
 
 mod aliens;
 mod args;
+mod build_log;
 mod failure;
 mod images;
 mod leaks;
@@ -94,6 +95,7 @@ async fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::ImageStatus => images::image_status(zk).await,
         Command::ImageBuild { image } => images::build(session, &image).await,
         Command::AlienImageList { provider } => aliens::list(session, provider.as_deref()).await,
+        Command::BuildLog(wanted) => build_log::print(session, &wanted).await,
         Command::ImagePause { image } => images::pause(zk, &image).await,
         Command::ImageUnpause { image } => images::unpause(zk, &image).await,
         Command::ImageDelete(upload) => images::delete_upload(zk, &upload).await,

@@ -1,7 +1,7 @@
 //! The command line: upstream's sub-commands, options and words (interfaces.md 2).
 //!
 //! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
-//! sub-command, a usage error is status 2. `alien-image-list` is not built; it is not in the help either.
+//! sub-command, a usage error is status 2. `leaks` and `build-log` are ours alone.
 
 use std::path::PathBuf;
 
@@ -51,6 +51,13 @@ pub enum Command {
         /// image name
         image: String,
     },
+    /// list images not accounted for by nodepool
+    AlienImageList {
+        /// provider name
+        provider: Option<String>,
+    },
+    /// print the log of an image's running build, or of its newest one
+    BuildLog(WhichLog),
     /// place a node in the DELETE state
     Delete {
         /// node id
@@ -133,6 +140,19 @@ pub struct WhichUpload {
     /// image build id
     #[arg(long)]
     pub build_id: String,
+}
+
+/// Which log `build-log` prints, and for how long.
+#[derive(Debug, Args)]
+pub struct WhichLog {
+    /// image name
+    pub image: String,
+    /// print what is added, until the build has ended
+    #[arg(short, long)]
+    pub follow: bool,
+    /// image build id, where it is another build that is asked for
+    #[arg(long)]
+    pub build_id: Option<String>,
 }
 
 #[cfg(test)]

@@ -52,3 +52,8 @@ pub fn say(line: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Failure::Output)
 }
+
+/// A line on stderr, for people. That nobody reads it is no reason to stop.
+pub fn say_aside(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "nodepool: {line}");
+}

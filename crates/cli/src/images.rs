@@ -71,14 +71,17 @@ pub async fn build(session: &Session, image: &str) -> Result<(), Failure> {
 /// `image-pause IMAGE`.
 pub async fn pause(zk: &ZooKeeper, image: &str) -> Result<(), Failure> {
     let path = format!("{IMAGES}/{image}");
-    if image.is_empty() || zk.get(&path).await?.is_none() {
+    if !walk::is_name(image) || zk.get(&path).await?.is_none() {
         return Err(Failure::Refused(format!("There is no image {image} in ZooKeeper; `image-status` lists them")));
     }
     Ok(zk.create(&format!("{path}/pause"), b"").await?)
 }
 
-/// `image-unpause IMAGE`.
+/// `image-unpause IMAGE`. One that is not paused, or not there at all, is fine.
 pub async fn unpause(zk: &ZooKeeper, image: &str) -> Result<(), Failure> {
+    if !walk::is_name(image) {
+        return Ok(());
+    }
     Ok(zk.delete_recursive(&format!("{IMAGES}/{image}/pause")).await?)
 }
 
@@ -88,7 +91,8 @@ pub async fn delete_build(zk: &ZooKeeper, id: &str) -> Result<(), Failure> {
         return Err(Failure::Refused(format!("{id} is no id of `dib-image-list`, which are IMAGE-BUILDID")));
     };
     let path = walk::build_path(&ImageName::from(image), &BuildId::from(build));
-    match mark_for_deletion(zk, &path, "building").await? {
+    let can_be = walk::is_name(image) && walk::is_record_id(build);
+    match if can_be { mark_for_deletion(zk, &path, "building").await? } else { Marked::Missing } {
         Marked::Yes => Ok(()),
         Marked::Missing => say(&format!("Build {id} not found")),
         Marked::Busy => say("Cannot delete a build in progress"),
@@ -103,7 +107,9 @@ pub async fn delete_upload(zk: &ZooKeeper, upload: &WhichUpload) -> Result<(), F
         build: upload.build_id.as_str().into(),
         id: upload.upload_id.as_str().into(),
     });
-    match mark_for_deletion(zk, &path, "uploading").await? {
+    let can_be = [&upload.image, &upload.provider, &upload.build_id].into_iter().all(|word| walk::is_name(word))
+        && walk::is_record_id(&upload.upload_id);
+    match if can_be { mark_for_deletion(zk, &path, "uploading").await? } else { Marked::Missing } {
         Marked::Yes => Ok(()),
         Marked::Missing => say("Image upload not found"),
         Marked::Busy => say("Cannot delete because image upload in progress"),

@@ -3,7 +3,9 @@
 //! Output goes to stdout and is upstream's to the character; logs and errors go to stderr. The exit status is 0, 1
 //! for an error, 2 for a wrong command line (interfaces.md 2).
 
+mod aliens;
 mod args;
+mod build_log;
 mod failure;
 mod images;
 mod leaks;
@@ -92,6 +94,8 @@ async fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::DibImageList => images::dib_image_list(zk).await,
         Command::ImageStatus => images::image_status(zk).await,
         Command::ImageBuild { image } => images::build(session, &image).await,
+        Command::AlienImageList { provider } => aliens::list(session, provider.as_deref()).await,
+        Command::BuildLog(wanted) => build_log::print(session, &wanted).await,
         Command::ImagePause { image } => images::pause(zk, &image).await,
         Command::ImageUnpause { image } => images::unpause(zk, &image).await,
         Command::ImageDelete(upload) => images::delete_upload(zk, &upload).await,

@@ -68,9 +68,7 @@ pub async fn delete_now(session: &Session, id: &str) -> Result<(), Failure> {
 
 /// Locks a node, or says that there is none.
 async fn lock(zk: &ZooKeeper, id: &str) -> Result<Option<(NodeId, Held<Node>)>, Failure> {
-    // What is no name of a znode cannot be there.
-    let is_name = !id.is_empty() && !id.contains('/') && id != "." && id != "..";
-    let held = if is_name { zk.lock_node(&NodeId::from(id), LOCK_TIMEOUT).await? } else { None };
+    let held = if walk::is_name(id) { zk.lock_node(&NodeId::from(id), LOCK_TIMEOUT).await? } else { None };
     match held {
         Some(held) => Ok(Some((NodeId::from(id), held))),
         None => say(&format!("Node id {id} not found")).map(|()| None),

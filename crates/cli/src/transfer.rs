@@ -32,7 +32,8 @@ pub async fn export(zk: &ZooKeeper, path: &Path) -> Result<(), Failure> {
     file.write_all(&to_python_json(&data)).map_err(failed)
 }
 
-/// `import-image-data PATH`. For a quiet ZooKeeper: nothing is locked.
+/// `import-image-data PATH`. For a quiet ZooKeeper: nothing is locked, and a builder that is at work is a reason not to
+/// begin.
 pub async fn import(zk: &ZooKeeper, path: &Path) -> Result<(), Failure> {
     let failed = |source| Failure::File { doing: "reading", path: path.to_owned(), source };
     let text = fs::read(path).map_err(failed)?;
@@ -53,7 +54,7 @@ pub async fn import(zk: &ZooKeeper, path: &Path) -> Result<(), Failure> {
 
 /// Makes ZooKeeper count on from the highest upload number of each directory. It numbers by how many children a
 /// directory has ever had, so as many are created (and deleted) as there were; else a builder's next upload would get
-/// a number that is taken.
+/// a number that is taken. Nothing is created before it is known that no builder is at work there.
 async fn advance_upload_numbers(zk: &ZooKeeper, data: &BTreeMap<String, String>) -> Result<(), Failure> {
     let mut highest: BTreeMap<&str, u32> = BTreeMap::new();
     for path in data.keys() {
@@ -66,13 +67,22 @@ async fn advance_upload_numbers(zk: &ZooKeeper, data: &BTreeMap<String, String>)
             *known = number.max(*known);
         }
     }
-    for (directory, number) in highest {
-        // Not called like a number: it must not be taken for an upload.
-        let place_holder = format!("{directory}/lock");
-        for _ in 0..number {
-            zk.create(&place_holder, b"").await?;
-            zk.delete_recursive(&place_holder).await?;
+    // Not called like a number: it must not be taken for an upload.
+    let place_holder = |directory: &str| format!("{directory}/lock");
+    for directory in highest.keys() {
+        if !zk.children(&place_holder(directory)).await?.is_empty() {
+            return Err(Failure::Refused(format!(
+                "a builder is uploading images: {directory} is locked. Stop all builders before importing"
+            )));
         }
+    }
+    for (directory, number) in highest {
+        for _ in 0..number {
+            // One of an earlier time is taken away first: only a creation counts.
+            zk.delete_recursive(&place_holder(directory)).await?;
+            zk.create(&place_holder(directory), b"").await?;
+        }
+        zk.delete_recursive(&place_holder(directory)).await?;
     }
     Ok(())
 }

@@ -25,6 +25,17 @@ pub const REQUESTS: &str = "/nodepool/requests";
 /// `/nodepool/images`.
 pub const IMAGES: &str = "/nodepool/images";
 
+/// Whether a word of the command line can be the name of one znode. One that cannot must not become part of a path: it
+/// would lead to something else.
+pub fn is_name(word: &str) -> bool {
+    !word.is_empty() && !word.contains('/') && word != "." && word != ".."
+}
+
+/// Whether a word can be the id of a build or an upload, among which their lock's directory stands.
+pub fn is_record_id(word: &str) -> bool {
+    is_name(word) && word != "lock"
+}
+
 /// All nodes with the contenders for their locks.
 pub async fn nodes(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let ids = zk.children(NODES).await?;
@@ -110,7 +121,7 @@ pub async fn uploads(zk: &ZooKeeper) -> Result<Records, ZkError> {
             build: build.clone(),
             id: UploadId::from(id),
         };
-        Ok(ids.into_iter().filter(|id| id != "lock").map(key).collect::<Vec<_>>())
+        Ok(ids.into_iter().filter(|id| is_record_id(id)).map(key).collect::<Vec<_>>())
     })
     .await?;
     let entries = each(keys.into_iter().flatten().collect(), |key: UploadKey| async move {
@@ -165,8 +176,7 @@ pub async fn provider_directories(zk: &ZooKeeper) -> Result<Vec<ProviderDirector
 async fn build_ids(zk: &ZooKeeper, images: &BTreeSet<ImageName>) -> Result<Vec<(ImageName, BuildId)>, ZkError> {
     let found = each(images.iter().cloned().collect(), |image: ImageName| async move {
         let ids = zk.children(&format!("{IMAGES}/{image}/builds")).await?;
-        // The lock for building stands among the builds.
-        let ids = ids.into_iter().filter(|id| id != "lock");
+        let ids = ids.into_iter().filter(|id| is_record_id(id));
         Ok(ids.map(|id| (image.clone(), BuildId::from(id))).collect::<Vec<_>>())
     })
     .await?;

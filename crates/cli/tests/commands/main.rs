@@ -5,112 +5,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
+mod build_log;
+mod images;
+mod world;
+
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
-    path::PathBuf,
-    process::{Command, Output, Stdio},
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
 
-use nodepool_common::{config, zk::ZooKeeper};
-use nodepool_testing::{ZooKeeperServer, free_port};
-use serde_json::{Value, json};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use nodepool_testing::free_port;
+use serde_json::json;
 
-const NODEPOOL: &str = env!("CARGO_BIN_EXE_nodepool");
-
-/// A ZooKeeper, a configuration that leads to it, and a second connection for a look behind the command line.
-struct World {
-    server: ZooKeeperServer,
-    zk: ZooKeeper,
-}
-
-impl World {
-    async fn start() -> Self {
-        let server = ZooKeeperServer::start_tls();
-        let tls = config::ZooKeeperTls {
-            cert: server.tls_file("client.pem"),
-            key: server.tls_file("client-operator.key"),
-            ca: server.tls_file("ca.pem"),
-            verify_hostname: false,
-        };
-        let zookeeper = config::ZooKeeper {
-            servers: vec![config::ZooKeeperServer {
-                host: "127.0.0.1".to_owned(),
-                port: server.tls_port(),
-                chroot: None,
-            }],
-            timeout: Duration::from_secs(10),
-            tls: Some(tls.clone()),
-        };
-        let configuration = json!({
-            "zookeeper-servers": [{"host": "127.0.0.1", "port": server.tls_port()}],
-            "zookeeper-tls": {"cert": tls.cert, "key": tls.key, "ca": tls.ca},
-            "labels": [{"name": "ubuntu"}],
-            "diskimages": [{"name": "jammy", "formats": ["qcow2"]}, {"name": "noble", "pause": true}],
-            "providers": [{"name": "fake-cloud", "cloud": "fake"}],
-        });
-        fs::write(server.directory().join("nodepool.yaml"), configuration.to_string()).unwrap();
-        let zk = ZooKeeper::start(&zookeeper, &TaskTracker::new(), CancellationToken::new()).unwrap();
-        zk.connected().await;
-        Self { server, zk }
-    }
-
-    fn config(&self) -> PathBuf {
-        self.server.directory().join("nodepool.yaml")
-    }
-
-    async fn add_node(&self, id: &str, record: &Value) {
-        self.zk.create(&format!("/nodepool/nodes/{id}"), record.to_string().as_bytes()).await.unwrap();
-    }
-
-    async fn record(&self, path: &str) -> Option<Value> {
-        let (data, _) = self.zk.get(path).await.unwrap()?;
-        Some(serde_json::from_slice(&data).unwrap_or(Value::Null))
-    }
-
-    async fn nodepool(&self, arguments: &[&str]) -> Output {
-        self.nodepool_answered(arguments, "").await
-    }
-
-    async fn nodepool_answered(&self, arguments: &[&str], answer: &str) -> Output {
-        let mut command = Command::new(NODEPOOL);
-        command.arg("-c").arg(self.config()).args(arguments);
-        let answer = answer.to_owned();
-        tokio::task::spawn_blocking(move || run(command, &answer)).await.unwrap()
-    }
-}
-
-fn run(mut command: Command, answer: &str) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-/// Without ZooKeeper.
-fn nodepool(arguments: &[&str]) -> Output {
-    let mut command = Command::new(NODEPOOL);
-    command.args(arguments).env_clear();
-    run(command, "")
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-/// The cells of a table's rows, without the header.
-fn rows(output: &Output) -> Vec<Vec<&str>> {
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
-    let lines = stdout(output).lines().filter(|line| line.starts_with('|')).skip(1);
-    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
-}
+use crate::world::{NODEPOOL, World, nodepool, rows, run, stderr, stdout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_are_listed_held_and_deleted() {
@@ -240,68 +150,15 @@ Nodes:
     assert_eq!(world.zk.children("/nodepool/nodes").await.unwrap(), [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn images_are_requested_paused_deleted_and_carried_over() {
-    let world = World::start().await;
-    assert_eq!(world.nodepool(&["image-build", "jammy"]).await.status.code(), Some(0));
-    for (image, reason) in [("noble", "paused"), ("plan9", "non disk-image-builder")] {
-        let refused = world.nodepool(&["image-build", image]).await;
-        assert_eq!((refused.status.code(), stdout(&refused)), (Some(1), ""));
-        assert!(stderr(&refused).contains(reason), "{}", stderr(&refused));
-    }
-    assert_eq!(world.nodepool(&["image-pause", "jammy"]).await.status.code(), Some(0));
-    assert_eq!(world.nodepool(&["image-pause", "plan9"]).await.status.code(), Some(1));
-    assert_eq!(rows(&world.nodepool(&["image-status"]).await)[0][..3], ["jammy", "True", "pending"]);
-
-    let build = "/nodepool/images/jammy/builds/c0ffee";
-    world.zk.create(build, br#"{"state": "ready", "formats": "qcow2,raw", "later": 1}"#).await.unwrap();
-    for (id, state) in [("0000000001", "ready"), ("0000000002", "uploading")] {
-        let data = json!({"state": state, "external_id": "e"}).to_string();
-        world.zk.create(&format!("{build}/providers/p/images/{id}"), data.as_bytes()).await.unwrap();
-    }
-    assert_eq!(
-        rows(&world.nodepool(&["dib-image-list"]).await)[0][..5],
-        ["jammy-c0ffee", "jammy", "", "qcow2,raw", "paused"]
-    );
-    let file = world.server.directory().join("export");
-    fs::write(&file, "x".repeat(10_000)).unwrap();
-    let path = file.to_str().unwrap();
-    assert_eq!(world.nodepool(&["export-image-data", path]).await.status.code(), Some(0));
-
-    let upload = ["image-delete", "--provider", "p", "--image", "jammy", "--build-id", "c0ffee", "--upload-id"];
-    for (id, expected) in [
-        ("0000000001", ""),
-        ("0000000002", "Cannot delete because image upload in progress\n"),
-        ("0000000003", "Image upload not found\n"),
-    ] {
-        let output = world.nodepool(&[&upload[..], &[id]].concat()).await;
-        assert_eq!((output.status.code(), stdout(&output)), (Some(0), expected));
-    }
-    let uploads = world.nodepool(&["image-list"]).await;
-    assert_eq!([rows(&uploads)[0][6], rows(&uploads)[1][6]], ["deleting", "uploading"]);
-    assert_eq!(stdout(&world.nodepool(&["dib-image-delete", "jammy-c0ffee"]).await), "");
-    let record = world.record(build).await.unwrap();
-    assert_eq!((&record["state"], &record["later"]), (&json!("deleting"), &json!(1)));
-    assert_eq!(stdout(&world.nodepool(&["dib-image-delete", "jammy-0"]).await), "Build jammy-0 not found\n");
-
-    world.zk.delete_recursive("/nodepool/images").await.unwrap();
-    assert_eq!(world.nodepool(&["import-image-data", path]).await.status.code(), Some(0));
-    assert_eq!(world.record(build).await.unwrap()["state"], "ready");
-    let uploads = world.nodepool(&["image-list"]).await;
-    assert_eq!(rows(&uploads).iter().map(|row| row[1]).collect::<Vec<_>>(), ["0000000001", "0000000002"]);
-    assert!(world.record("/nodepool/images/jammy/pause").await.is_some());
-    assert_eq!(world.nodepool(&["image-unpause", "jammy"]).await.status.code(), Some(0));
-    assert!(world.record("/nodepool/images/jammy/pause").await.is_none());
-}
-
 #[test]
 fn without_a_command_the_help_is_on_stdout_and_the_status_is_1() {
     let help = nodepool(&[]);
     assert_eq!(help.status.code(), Some(1));
-    for command in ["list", "request-list", "delete", "hold", "info", "erase", "config-validate", "image-list"] {
+    for command in
+        ["list", "request-list", "delete", "hold", "info", "erase", "config-validate", "image-list", "alien-image-list"]
+    {
         assert!(stdout(&help).lines().any(|line| line.trim_start().starts_with(command)), "{command}");
     }
-    assert!(!stdout(&help).contains("alien"), "what is not built is not offered");
     assert_eq!(nodepool(&["nonsense"]).status.code(), Some(2));
     let version = nodepool(&["--version"]);
     assert_eq!(version.status.code(), Some(0));

@@ -4,3 +4,5 @@
 //! ZooKeeper. It builds images and uploads them, our launcher boots nodes from the newest ready upload
 //! (`tests/conformance`: upstream's tests of diskimages run with upstream's builder and our launcher), and our
 //! `nodepool` command leaves the marks that it acts on (`image-build`, `image-delete`, …).
+
+pub mod image_builder;

@@ -98,8 +98,6 @@ fn home_of(path: &str) -> PathBuf {
 /// What came of a connection.
 #[derive(Debug, Default)]
 pub struct Attempt {
-    /// ssh's own exit status, or that of the remote command; `None`: ended by a signal or at the deadline.
-    pub status: Option<i32>,
     /// Whether the deadline ended it.
     pub late: bool,
     /// What the remote command wrote.
@@ -136,7 +134,6 @@ impl Attempt {
         let lines = stderr.lines().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty());
         let (debug, said) = lines.partition(|line| line.starts_with("debug1: ") || line.starts_with("OpenSSH_"));
         Self {
-            status: output.status.code(),
             late: false,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             said,

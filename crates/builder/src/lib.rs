@@ -10,9 +10,11 @@
 //! | [`plan`] | deciding: pure |
 //! | [`run`] | the loop, and the actions on records and clouds |
 //! | [`build`] | one build's child process: its command, environment, log, time and end |
+//! | [`image_builder`] | builds by a playbook on another host: `dib-ansible`, and trust in that host |
 //! | [`files`] | what is in images-dir: files of builds, checksums, space |
 
 pub mod build;
 pub mod files;
+pub mod image_builder;
 pub mod plan;
 pub mod run;

@@ -2,8 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::Parser;
-use nodepool_builder::run::{Builder, Options};
+use clap::{Parser, Subcommand};
+use nodepool_builder::{
+    image_builder::trust_host,
+    run::{Builder, Options},
+};
 use nodepool_common::{
     config,
     stats::Stats,
@@ -56,6 +59,14 @@ struct Arguments {
     /// Show the version
     #[arg(long)]
     version: bool,
+    /// Something else than building images
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    TrustHost(trust_host::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +74,9 @@ fn main() -> ExitCode {
     if arguments.version {
         println!("Nodepool version: {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
+    }
+    if let Some(Command::TrustHost(arguments)) = &arguments.command {
+        return trust_host::run(arguments);
     }
     let foreground = arguments.foreground || arguments.debug;
     if !foreground && !daemon::is_daemon() {

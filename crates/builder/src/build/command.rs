@@ -7,6 +7,8 @@ use std::{
 
 use nodepool_common::config::{Config, Diskimage};
 
+use crate::image_builder;
+
 /// A program with its arguments, and what its environment has beyond ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildCommand {
@@ -25,12 +27,17 @@ impl BuildCommand {
     /// The command that builds an image into `<base>.<format>` for each format.
     ///
     /// `dib-cmd` and the elements are split into words as a shell does, without being run by one. `%p` stands for the
-    /// directory in `NODEPOOL_PACKAGE_DIR`, else for that of our own executable (upstream: of its Python package).
+    /// directory in `NODEPOOL_PACKAGE_DIR`, else for that of our own executable (upstream: of its Python package). An image
+    /// that names a playbook (`ansible`) is built by our own `dib-ansible`, which takes no elements.
     pub fn new(config: &Config, image: &Diskimage, formats: &[String], base: &Path) -> Result<Self, CommandError> {
         let base = base.to_str().ok_or_else(|| {
             CommandError(format!("images-dir is no text that a command can be given: {}", base.display()))
         })?;
-        let mut arguments = words("dib-cmd", &image.dib_cmd.replace("%p", &package_dir().to_string_lossy()))?;
+        let by_playbook = image_builder::command(config, image);
+        let mut arguments = match &by_playbook {
+            Some(command) => command.clone(),
+            None => words("dib-cmd", &image.dib_cmd.replace("%p", &package_dir().to_string_lossy()))?,
+        };
         if arguments.is_empty() {
             return Err(CommandError(format!("dib-cmd of diskimage {} names no program", image.name)));
         }
@@ -40,7 +47,9 @@ impl BuildCommand {
             arguments.extend(["--qemu-img-options", "compat=0.10"].map(str::to_owned));
         }
         arguments.extend(["-o", base].map(str::to_owned));
-        arguments.extend(words("elements", &image.elements.join(" "))?);
+        if by_playbook.is_none() {
+            arguments.extend(words("elements", &image.elements.join(" "))?);
+        }
 
         let mut environment = vec![
             ("DIB_RELEASE".to_owned(), image.release.clone()),

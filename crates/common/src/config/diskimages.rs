@@ -3,14 +3,18 @@
 //! Each entry is read once, with every key optional; then each image that is not abstract is made by laying the chain
 //! of its parents over the defaults, root first, and itself last. The rules of which value overrides are upstream's,
 //! key by key (`nodepool 11.0.0: config.py DiskImage.setFromConfig`).
+//!
+//! `ansible` is ours: it takes the place of `dib-cmd`. Whichever of the two an image or its nearest parent says counts;
+//! of several `ansible` in a line each key is inherited by itself.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use indexmap::{IndexMap, IndexSet};
 
 use super::{
-    Diskimage,
+    AnsibleBuild, Diskimage,
     fields::{Fields, python_str, suggest},
+    image_builders::gibibytes,
     report::Report,
     yaml::{Mark, Meaning, Node, Value},
 };
@@ -46,6 +50,16 @@ struct Entry {
     shell_type: Option<String>,
     build_timeout: Option<Duration>,
     metadata: IndexMap<String, String>,
+    ansible: Option<Ansible>,
+}
+
+/// An `ansible` as it stands in the file.
+struct Ansible {
+    at: Mark,
+    playbook: Option<String>,
+    inventory: Option<String>,
+    image_builder: Option<String>,
+    min_free: Option<u64>,
 }
 
 /// Reads `diskimages`.
@@ -72,6 +86,7 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
             for entry in lineage.into_iter().rev() {
                 entry.lay_over(&mut image);
             }
+            finish_ansible(report, entry, &mut image);
             images.buildable.insert(name, image);
         } else {
             images.unusable.insert(name.clone());
@@ -100,6 +115,7 @@ impl Entry {
             shell_type: fields.filled("shell-type"),
             build_timeout: fields.seconds("build-timeout").filter(|timeout| !timeout.is_zero()),
             metadata: fields.str_map("metadata").unwrap_or_default(),
+            ansible: Ansible::read(report, fields),
         }
     }
 
@@ -126,6 +142,65 @@ impl Entry {
         }
         set(&mut image.build_timeout, self.build_timeout.as_ref());
         image.metadata.clone_from(&self.metadata); // not inherited
+        if let Some(ansible) = &self.ansible {
+            let build = image.ansible.get_or_insert_with(|| AnsibleBuild {
+                playbook: PathBuf::new(),
+                inventory: None,
+                image_builder: None,
+                min_free: None,
+            });
+            ansible.lay_over(build);
+        } else if self.dib_cmd.is_some() {
+            image.ansible = None;
+        }
+    }
+}
+
+impl Ansible {
+    fn read(report: &Report, image: &Fields<'_>) -> Option<Self> {
+        let node = image.get("ansible")?;
+        let fields = Fields::of(report, node, format!("{}, `ansible`", image.what))?;
+        let ansible = Self {
+            at: node.at,
+            playbook: fields.filled("playbook"),
+            inventory: fields.filled("inventory"),
+            image_builder: fields.filled("image-builder"),
+            min_free: gibibytes(&fields, "min-free"),
+        };
+        fields.finish();
+        for (key, why) in [
+            ("dib-cmd", "`ansible` takes its place"),
+            ("elements", "they are for disk-image-create, and a playbook gets none"),
+        ] {
+            if image.get(key).is_some() {
+                let help = Some("leave one of the two out".to_owned());
+                report.error(image.at_key(key), format!("{}: `{key}` beside `ansible`: {why}", image.what), help);
+            }
+        }
+        Some(ansible)
+    }
+
+    fn lay_over(&self, build: &mut AnsibleBuild) {
+        if let Some(playbook) = &self.playbook {
+            build.playbook = playbook.into();
+        }
+        if let Some(inventory) = &self.inventory {
+            build.inventory = Some(inventory.into());
+        }
+        if self.image_builder.is_some() {
+            build.image_builder.clone_from(&self.image_builder);
+        }
+        build.min_free = self.min_free.or(build.min_free);
+    }
+}
+
+/// An image that is built by a playbook has one, and no elements, whatever its parents say.
+fn finish_ansible(report: &Report, entry: &Entry, image: &mut Diskimage) {
+    let Some(build) = &image.ansible else { return };
+    image.elements.clear();
+    if build.playbook.as_os_str().is_empty() {
+        let at = entry.ansible.as_ref().map_or(entry.at, |ansible| ansible.at);
+        report.error(at, format!("diskimage `{}`, `ansible`: `playbook` is missing", image.name), None);
     }
 }
 
@@ -146,6 +221,7 @@ fn defaults(name: ImageName) -> Diskimage {
         shell_type: None,
         build_timeout: Duration::from_secs(8 * 60 * 60),
         metadata: IndexMap::new(),
+        ansible: None,
     }
 }
 

@@ -18,6 +18,7 @@ mod diff;
 mod diskimages;
 mod fields;
 mod global;
+mod image_builders;
 mod openstack;
 mod providers;
 mod reload;
@@ -159,6 +160,7 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
             .and_then(|age| top.duration("max-hold-age", age)),
         tenant_limits: global::tenant_limits(report, &top),
         labels,
+        image_builders: image_builders::image_builders(report, &top),
         diskimages: diskimages.buildable.into_iter().map(|(name, image)| (name, Arc::new(image))).collect(),
         providers: providers.good,
     };

@@ -51,6 +51,8 @@ pub struct Config {
     pub labels: IndexMap<LabelName, Label>,
     /// `diskimages` with inheritance applied, abstract ones left out (config.md 6).
     pub diskimages: IndexMap<ImageName, Arc<Diskimage>>,
+    /// `image-builders`, ours: the hosts that diskimages with `ansible` are built on, in the order of the file.
+    pub image_builders: Vec<ImageBuilder>,
     /// `providers` (config.md 9).
     pub providers: IndexMap<ProviderName, Arc<Provider>>,
     /// `max-hold-age`; `None`: for ever.
@@ -141,6 +143,41 @@ pub struct Diskimage {
     pub shell_type: Option<String>,
     pub build_timeout: Duration,
     pub metadata: IndexMap<String, String>,
+    /// Ours: the image is made by a playbook on an image-builder host. Then `dib_cmd` is not used, and `elements` is
+    /// empty.
+    pub ansible: Option<AnsibleBuild>,
+}
+
+/// `ansible` of a diskimage, ours: how a playbook makes it (docs/image-builder.md).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnsibleBuild {
+    /// `playbook`: a path as it is, or one below the directory of `dib-ansible`.
+    pub playbook: PathBuf,
+    /// `inventory`: likewise; `None`: `inventory.yaml` in that directory.
+    pub inventory: Option<PathBuf>,
+    /// `image-builder`: the inventory host to build on; `None`: whichever hosts the playbook names.
+    pub image_builder: Option<String>,
+    /// `min-free`: bytes that must be free where the image is to arrive; `None`: as `dib-ansible` decides.
+    pub min_free: Option<u64>,
+}
+
+/// One of `image-builders`, ours: a host that images are built on (docs/image-builder.md).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageBuilder {
+    /// `name`: its name in the inventory.
+    pub name: String,
+    /// `host`: its address. With it no inventory file is needed.
+    pub host: Option<String>,
+    /// `port`; `None`: as OpenSSH's configuration says.
+    pub port: Option<u16>,
+    /// `username`; `None`: as OpenSSH's configuration says.
+    pub username: Option<String>,
+    /// `host-keys`, each `TYPE BASE64`: the only ones that this host may have. Empty: as OpenSSH's known hosts say.
+    pub host_keys: Vec<String>,
+    /// `min-free`: bytes that must be free on it; `None`: as `dib-ansible` decides.
+    pub min_free: Option<u64>,
+    /// `directory`: where they must be free; `None`: in the user's home.
+    pub directory: Option<PathBuf>,
 }
 
 /// One of `providers`: what every driver has (config.md 9).

@@ -1,5 +1,6 @@
 //! Our own configurations, in and out of order.
 
+mod image_builders;
 mod loading;
 mod reloading;
 mod validating;

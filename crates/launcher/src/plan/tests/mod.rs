@@ -42,6 +42,7 @@ impl Setting {
                 zookeeper: ZooKeeper { servers: vec![], timeout: Duration::from_secs(10), tls: None },
                 labels: ["small", "big"].into_iter().map(|name| (name.into(), label(name))).collect(),
                 diskimages: indexmap::IndexMap::new(),
+                image_builders: vec![],
                 providers: indexmap::IndexMap::new(),
                 max_hold_age: None,
                 tenant_limits: indexmap::IndexMap::new(),

@@ -1,0 +1,83 @@
+//! The image-builder host: images made by a playbook on another machine, over SSH.
+//!
+//! All of it lives in `dib-ansible`, a process that a build runs as any other `dib-cmd`. It is the operator's wrapper,
+//! argument by argument (sf-operator.md 8), and does what that leaves to chance:
+//!
+//! ```text
+//!   dib-ansible ──arguments──> inventory, playbook
+//!      │  targets     which hosts the playbook is for, and how Ansible would call ssh for each (recorded, not guessed)
+//!      │  preflight   each of them: reachable, its key known, login, Python, rsync, space
+//!      └─ guard       a process of its own: runs ansible-playbook, outlives whoever is killed
+//!           │  ansible-playbook ──> ssh = dib-ansible by another name (`wrapper`): adds what is missing, marks the
+//!           │                       remote command, notes the connection; then it is OpenSSH's own ssh
+//!           └─ sweep            at the end of a cancelled build: ends all that carries the mark, over a fresh ssh
+//! ```
+//!
+//! Nothing here speaks SSH by itself: connections, keys, configuration and known hosts are OpenSSH's own, so that what
+//! works by hand works here (decision 0006). Ansible's settings are the user's, too: none is overridden. What we add
+//! goes in through the search path, where `ssh` is ours for this build.
+//!
+//! [`trust_host`] is `nodepool-builder trust-host`.
+
+mod arguments;
+mod call;
+mod guard;
+mod known_hosts;
+mod notes;
+mod openssh;
+mod output;
+mod preflight;
+mod say;
+mod space;
+mod start;
+mod state;
+mod sweep;
+mod targets;
+pub mod trust_host;
+mod wrapper;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use nodepool_common::config::{Config, Diskimage};
+
+use state::Declared;
+
+/// The command that builds an image which has `ansible`, in the place of its `dib-cmd`; the arguments that every
+/// `dib-cmd` gets (`-x -t … -o …`) are to be appended, and no elements. `None`: it has no `ansible`.
+///
+/// The program is the `dib-ansible` beside the running one, else the one that the search path has.
+pub fn command(config: &Config, image: &Diskimage) -> Option<Vec<String>> {
+    let build = image.ansible.as_ref()?;
+    let beside = std::env::current_exe().ok().and_then(|ours| Some(ours.parent()?.join("dib-ansible")));
+    let program = beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("dib-ansible"));
+    let mut words = vec![program.to_string_lossy().into_owned()];
+    let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    if let Some(inventory) = &build.inventory {
+        option("--inventory", inventory.to_string_lossy().into_owned());
+    }
+    if let Some(host) = &build.image_builder {
+        option("--image-builder", host.clone());
+    }
+    if let Some(bytes) = build.min_free {
+        option("--min-free", bytes.to_string());
+    }
+    let declared: Vec<Declared> = config.image_builders.iter().map(Declared::from).collect();
+    if let Ok(json) = serde_json::to_string(&declared) {
+        option("--image-builders", json);
+    }
+    // What begins with a dash is a playbook nevertheless.
+    let playbook = build.playbook.to_string_lossy();
+    words.push(if playbook.starts_with('-') { format!("./{playbook}") } else { playbook.into_owned() });
+    Some(words)
+}
+
+/// `dib-ansible`, by whichever name it was called.
+pub fn main() -> ExitCode {
+    if let Some(state) = wrapper::state_of_this_call() {
+        return wrapper::run(&state);
+    }
+    if let Some(directory) = guard::directory_of_this_call() {
+        return guard::main(&directory);
+    }
+    start::main()
+}

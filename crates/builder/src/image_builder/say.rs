@@ -1,0 +1,17 @@
+//! Our lines in the build log.
+//!
+//! They begin like those of the operator's Ansible callback (`2026-11-25 22:40:32.123456 | `), by which its log
+//! forwarding tells the time of a line (sf-operator.md 4, 11).
+
+use std::io::Write as _;
+
+/// Writes one line, or several, each with its time.
+pub fn say(text: impl AsRef<str>) {
+    let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S%.6f");
+    let mut out = std::io::stdout().lock();
+    for line in text.as_ref().lines() {
+        // The log may be gone; the build goes on.
+        let _ = writeln!(out, "{now} | dib-ansible: {line}");
+    }
+    let _ = out.flush();
+}

@@ -1,0 +1,193 @@
+//! Ending what a build runs on its hosts.
+//!
+//! ssh ends its client's side; what runs on the other side without a terminal goes on. So each remote command carries
+//! the build's mark in its environment ([`super::wrapper`]), and a script, sent over a connection of its own, looks for
+//! it in `/proc`: processes with the mark, with the word of a task that sudo started ([`super::notes`]), their
+//! descendants, and all in their sessions. They get SIGTERM, what is left after two seconds SIGKILL. Under sudo where that
+//! works without a password, because only root may look at, and end, what became root.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    call::Call,
+    notes::Notes,
+    openssh::Attempt,
+    state::{MARK, State},
+};
+
+/// For one host; the executor that stops us waits 15 s.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// What came of a host.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Commands of processes that are gone.
+    pub ended: Vec<String>,
+    /// Commands of processes that are still there, with their numbers.
+    pub left: Vec<String>,
+}
+
+/// The hosts that the build has talked to.
+pub fn hosts(state: &State) -> Vec<Call> {
+    let entries = std::fs::read_dir(state.path("hosts")).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .filter(|entry| entry.path().extension().is_none())
+        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+        .collect()
+}
+
+/// Ends the build's processes on one host and removes Ansible's temporary directories there.
+pub async fn host(ssh: &Path, call: &Call, mark: &str, notes: &Notes) -> Result<Swept, String> {
+    let become_root = "if sudo -n true >/dev/null 2>&1; then exec sudo -n /bin/sh -s; fi; exec /bin/sh -s";
+    let mut call = call.clone();
+    call.options.splice(..0, ["-o".to_owned(), "ConnectTimeout=5".to_owned()]);
+    call.command = vec![become_root.to_owned()];
+    let attempt = Attempt::make(ssh, &call, &script(mark, notes), PATIENCE)
+        .await
+        .map_err(|error| format!("running {}: {error}", ssh.display()))?;
+    read(&attempt).ok_or_else(
+        || {
+            if attempt.late { format!("no answer within {PATIENCE:?}") } else { attempt.summary() }
+        },
+    )
+}
+
+fn read(attempt: &Attempt) -> Option<Swept> {
+    let (text, _) = attempt.stdout.split_once("nodepool-sweep-ends")?;
+    let mut swept = Swept::default();
+    for line in text.lines() {
+        if let Some(command) = line.strip_prefix("ended ") {
+            swept.ended.push(command.trim().to_owned());
+        } else if let Some(process) = line.strip_prefix("left ") {
+            swept.left.push(process.trim().to_owned());
+        }
+    }
+    Some(swept)
+}
+
+/// The script. The mark is put together only there, so that nothing that carries the script carries the mark.
+fn script(mark: &str, notes: &Notes) -> String {
+    let becomes: String = notes.becomes.iter().map(|word| format!("{word}\n")).collect();
+    let temporaries = notes.temporaries.iter().map(|path| format!(" '{path}'")).collect::<String>();
+    format!(
+        r#"LC_ALL=C; export LC_ALL
+name={MARK}
+words="$name={mark}
+{becomes}"
+words=$(printf '%s\n' "$words" | grep .)
+seen=' '
+# Numbers of all that belongs to the build and runs.
+find_them() {{
+  roots=$(printf '%s\n' "$words" | grep -alFf - /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | tr '\n' ' ')
+  cat /proc/[0-9]*/stat 2>/dev/null | awk -v roots="$roots$seen" '
+    {{
+      pid = $1; line = $0; sub(/^.*\) /, "", line); split(line, field, " ")
+      state[pid] = field[1]; parent[pid] = field[2]; session[pid] = field[4]
+    }}
+    END {{
+      n = split(roots, root, " ")
+      for (i = 1; i <= n; i++) if (root[i] in state) ours[root[i]] = 1
+      do {{
+        more = 0
+        for (pid in ours) if (session[pid] > 1) sessions[session[pid]] = 1
+        for (pid in state) if (!(pid in ours) && ((parent[pid] in ours) || (session[pid] in sessions))) {{ ours[pid] = 1; more = 1 }}
+      }} while (more)
+      for (pid in ours) if (state[pid] != "Z" && state[pid] != "X") printf "%s ", pid
+    }}'
+}}
+command_of() {{ tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | tr '\n' ' ' | cut -c 1-200; }}
+all=
+for signal in TERM KILL; do
+  tries=0
+  while [ $tries -lt 20 ]; do
+    them=$(find_them)
+    [ -n "$them" ] || break
+    for pid in $them; do
+      case $seen in
+        *" $pid "*) [ $signal = KILL ] && kill -KILL "$pid" 2>/dev/null ;;
+        *) seen="$seen$pid "; all="$all$pid $(command_of "$pid")
+"; kill -$signal "$pid" 2>/dev/null; kill -CONT "$pid" 2>/dev/null ;;
+      esac
+    done
+    sleep 0.1 2>/dev/null || sleep 1
+    tries=$((tries + 1))
+  done
+done
+left=" $(find_them)"
+printf '%s' "$all" | while read -r pid command; do
+  case $left in *" $pid "*) echo "left $pid $command" ;; *) echo "ended $command" ;; esac
+done
+for directory in{temporaries}; do rm -rf -- "$directory"; done
+echo nodepool-sweep-ends
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::CommandExt as _,
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    /// A process of this machine that counts as one of the build's.
+    fn marked(mark: &str, script: &str) -> Child {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).env(MARK, mark).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.spawn().unwrap()
+    }
+
+    fn sweep(mark: &str, notes: &Notes) -> Swept {
+        let output = Command::new("/bin/sh").arg("-c").arg(script(mark, notes)).output().unwrap();
+        let attempt = Attempt { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), ..Attempt::default() };
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        read(&attempt).unwrap()
+    }
+
+    #[test]
+    fn processes_with_the_mark_end_and_no_others() {
+        let (mark, other) = (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string());
+        let mut stranger = marked(&other, "exec setsid sleep 1000");
+        // Its own session; a descendant that has lost the mark and left the session; one that will not hear SIGTERM.
+        let mut ours = marked(
+            &mark,
+            "exec setsid sh -c 'env -i setsid sleep 2001 & trap \"\" TERM; sleep 2002 & wait; sleep 2003'",
+        );
+        std::thread::sleep(Duration::from_millis(300));
+        let directory = tempfile::tempdir().unwrap();
+        let temporary = directory.path().join("ansible-tmp-1700000000.1-42-7");
+        std::fs::create_dir(&temporary).unwrap();
+        let mut notes = Notes::default();
+        notes.temporaries.insert(temporary.to_str().unwrap().to_owned());
+        let swept = sweep(&mark, &notes);
+        assert!(swept.left.is_empty(), "{swept:?}");
+        for seconds in ["2001", "2002"] {
+            assert!(swept.ended.iter().any(|command| command.contains(&format!("sleep {seconds}"))), "{swept:?}");
+        }
+        assert!(!temporary.exists() && directory.path().exists());
+        ours.wait().unwrap();
+        assert_eq!(stranger.try_wait().unwrap(), None, "another build's process was ended");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        assert_eq!(sweep(&mark, &Notes::default()), Swept::default());
+    }
+
+    #[test]
+    fn what_sudo_started_is_known_by_its_word() {
+        let word = format!("BECOME-SUCCESS-{}", uuid::Uuid::new_v4().simple());
+        let mut child = Command::new("setsid")
+            .args(["sleep", "2004"])
+            .env_clear()
+            .env("SUDO_COMMAND", format!("/bin/sh -c echo {word} ; python3"))
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let mut notes = Notes::default();
+        notes.becomes.insert(word);
+        let swept = sweep(&uuid::Uuid::new_v4().to_string(), &notes);
+        assert_eq!(swept.ended, ["sleep 2004"]);
+        child.wait().unwrap();
+    }
+}

@@ -105,8 +105,8 @@ def counted(world, cloud, count, python=False):
     """So many requests at once, from the launcher's start to the last deletion; the cloud calls that a node cost."""
     name = 'Python Nodepool 11.0.0' if python else 'ours'
     cloud.forget_calls()
-    launcher = cloud.launcher(cloud.provider(**{'port-cleanup-interval': 600}), python=python, often=False,
-                              stem=f'openstack-{"python" if python else "ours"}')
+    launcher = cloud.launcher(cloud.provider(servers=count, **{'port-cleanup-interval': 600}), python=python,
+                              often=False, stem=f'openstack-{"python" if python else "ours"}')
     started = time.monotonic()
     served, reasons = answered(world, [world.zuul.request(['np-tiny']) for _ in range(count)], 1200)
     boot = time.monotonic() - started

@@ -11,6 +11,7 @@ pub(crate) mod auth;
 pub(crate) mod calls;
 pub(crate) mod catalog;
 pub(crate) mod cloud;
+pub(crate) mod cloud_environment;
 pub(crate) mod cloud_networks;
 pub(crate) mod clouds_yaml;
 pub(crate) mod config_files;

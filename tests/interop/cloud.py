@@ -4,6 +4,7 @@ Each scenario has a project of its own there: what is in it is ours, so that "no
 quota is nobody else's. The launcher reaches every service through a fault proxy, which counts; the scenario itself,
 and what it does in another user's place, goes straight to the services.
 """
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -22,6 +23,9 @@ UPSTREAMS = {
 }
 # Short, so that what leaked is gone while a scenario looks.
 OFTEN = ['--cleanup-interval', '5', '--delete-interval', '1']
+
+# Names of servers that are none of ours.
+OTHERS = 'other-'
 
 # What a withdrawn request leaves becomes ready, and is gone soon.
 NOT_KEPT = {'max-ready-age': 20}
@@ -112,12 +116,13 @@ class Cloud:
             'cloud-images': [{'name': 'cirros-np', 'username': 'cirros'}], 'pools': pools, **more,
         }
 
-    def launcher(self, *providers, stem='openstack', python=None, often=True):
+    def launcher(self, *providers, stem='openstack', python=None, often=True, env=None):
         """With `often` it looks for leaks every few seconds, so that a scenario need not wait for it."""
         python = self.world.python if python is None else python
         labels = sorted({label['name'] for p in providers for pool in p['pools'] for label in pool['labels']})
         config = self.world.write_config(stem, labels, list(providers), label=NOT_KEPT)
-        return self.world.launcher(config, python=python, env=self.env, arguments=OFTEN if often and not python else [])
+        return self.world.launcher(config, python=python, env={**self.env, **(env or {})},
+                                   arguments=OFTEN if often and not python else [])
 
     def servers(self):
         """Ours and, where a scenario makes some, the other user's."""
@@ -142,19 +147,27 @@ class Cloud:
     _others = frozenset()
 
     def other_user(self, count):
-        """Somebody else in the same project makes servers; their ids."""
+        """Somebody else in the same project makes servers, one after another; their ids."""
+        return self.other_users(count, at_once=1)()
+
+    def other_users(self, count, at_once=None):
+        """Makes ready that others in the project make servers, all at once: when what this returns is called."""
         image = self.own.image.find_image('cirros-np').id
         flavor = self.own.compute.find_flavor('np.tiny').id
         network = self.own.network.find_network('private-v4only').id
-        ids = set()
-        for index in range(count):
+
+        def one(index):
             reply = self.own.compute.post('/servers', json={'server': {
-                'name': f'other-{index}', 'imageRef': image, 'flavorRef': flavor, 'networks': [{'uuid': network}],
+                'name': f'{OTHERS}{index}', 'imageRef': image, 'flavorRef': flavor, 'networks': [{'uuid': network}],
                 'metadata': {'purpose': 'none of ours'}}})
-            if reply.status_code == 202:
-                ids.add(reply.json()['server']['id'])
-        self._others = self._others | ids
-        return ids
+            return reply.json()['server']['id'] if reply.status_code == 202 else None
+
+        def make():
+            with concurrent.futures.ThreadPoolExecutor(at_once or count) as users:
+                ids = set(filter(None, users.map(one, range(count))))
+            self._others = self._others | ids
+            return ids
+        return make
 
     def delete_servers(self, ids):
         for server in ids:
@@ -164,11 +177,17 @@ class Cloud:
         """As admin, to play a hypervisor that fails: BUILD or ACTIVE becomes ERROR."""
         self.admin.compute.post(f'/servers/{server}/action', json={'os-resetState': {'state': 'error'}})
 
-    def faults_of_the_dead(self):
-        """The fault messages of all servers that the project ever had."""
-        reply = self.admin.compute.get(
-            f'/servers/detail?all_tenants=1&deleted=true&limit=1000&project_id={self.project.id}', microversion='2.1')
-        return [s['fault']['message'] for s in reply.json()['servers'] if 'fault' in s]
+    def lost_to_quota(self):
+        """How many servers, of ours and of others, Nova has ever accepted and then sent to ERROR for lack of quota.
+
+        From its database: its API tells no faults of servers that are gone.
+        """
+        query = ('select distinct i.uuid, i.display_name from instance_faults f join instances i on i.uuid = '
+                 f"f.instance_uuid where i.project_id = '{self.project.id}' and f.message like '%uota exceeded%'")
+        rows = subprocess.run([SERVICES / 'sql', 'nova_cell1', query], check=True, capture_output=True, text=True)
+        names = [row.split('\t')[1] for row in rows.stdout.splitlines()]
+        others = sum(name.startswith(OTHERS) for name in names)
+        return len(names) - others, others
 
     def refuse_tokens(self):
         """Nova knows none of the tokens that a launcher has shown it so far; how many."""

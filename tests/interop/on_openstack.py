@@ -105,8 +105,8 @@ def counted(world, cloud, count, python=False):
     """So many requests at once, from the launcher's start to the last deletion; the cloud calls that a node cost."""
     name = 'Python Nodepool 11.0.0' if python else 'ours'
     cloud.forget_calls()
-    launcher = cloud.launcher(cloud.provider(**{'port-cleanup-interval': 600}), python=python, often=False,
-                              stem=f'openstack-{"python" if python else "ours"}')
+    launcher = cloud.launcher(cloud.provider(servers=count, **{'port-cleanup-interval': 600}), python=python,
+                              often=False, stem=f'openstack-{"python" if python else "ours"}')
     started = time.monotonic()
     served, reasons = answered(world, [world.zuul.request(['np-tiny']) for _ in range(count)], 1200)
     boot = time.monotonic() - started
@@ -167,7 +167,7 @@ def openstack_quota(world):
     nothing_left(world, cloud, 600)
     posts = cloud.calls().get('compute POST /v2.1/servers', {})
     refused = sum(posts.get(status, 0) for status in ('403', '413'))
-    errors = sum('uota' in message for message in cloud.faults_of_the_dead())
+    errors, _ = cloud.lost_to_quota()
     passed(f'{served} of 100 requests served at a quota of 3 in {took:.0f} s, at most {most} servers; POST /servers '
            f'ended {posts}; {errors} servers in ERROR for quota')
     check(served >= 20, f'only {served} requests served in {took:.0f} s')

@@ -87,6 +87,11 @@ impl Context {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// All variables.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The provider's simulated cloud in this process.
     pub(crate) fn fake_cloud(&self, provider: &ProviderName) -> Arc<FakeCloud> {
         let mut fakes = self.fakes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -315,6 +315,43 @@ async fn an_endpoint_that_moves_is_followed() {
 }
 
 #[tokio::test]
+async fn calls_that_are_redirected_stay_what_they_are() {
+    let Some(front) = Front::new("redirected", &[]).await else { return };
+    let keystone = FaultProxy::start(KEYSTONE).await;
+    let moved = |status, url: String| answer(status, &[("Location", &url)]);
+    front.keystone.set(Rule::new("POST", "/v3/auth/tokens", moved(301, format!("{}/auth/tokens", keystone.url()))));
+    // In every way there is to say it: browsers would make a GET without a body of three of them.
+    let mut hops = Vec::new();
+    for status in [301, 302, 303, 307, 308] {
+        let next = FaultProxy::start(NOVA).await;
+        let last = hops.last().unwrap_or(&front.nova);
+        last.set(Rule::new("POST", SERVERS, moved(status, format!("{}/servers", next.url()))));
+        hops.push(next);
+    }
+    timeout(DEADLINE, front.launch()).await.unwrap().unwrap();
+    assert_eq!(ended(&keystone.calls(), LOGIN, "201"), 1);
+    let ends = hops.iter().map(|hop| hop.calls().calls).collect::<Vec<_>>();
+    let expected = [302, 303, 307, 308, 202]
+        .map(|status: u16| [("POST /v2.1/servers".to_owned(), [(status.to_string(), 1)].into())].into());
+    assert_eq!(ends, expected);
+}
+
+#[tokio::test]
+async fn a_redirect_without_an_end_is_an_error_that_names_the_address() {
+    let Some(front) = Front::started("redirect-loop", &[]).await else { return };
+    // Relative to the address that was asked for.
+    front.nova.set(Rule::new("DELETE", SERVER, answer(302, &[("Location", &format!("{NOBODY}?again"))])));
+    let error = front.ask().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Config, "{error}");
+    let at = format!("{}/servers/{NOBODY}", front.nova.url());
+    let words = format!("{at} answers 302 and redirects to {at}, without an end; correct the address");
+    assert!(error.to_string().contains(&words), "{error}");
+    assert_eq!(front.nova.calls().of("DELETE /v2.1/servers/*"), 31);
+    front.nova.clear();
+    front.ask().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_broken_file_leaves_the_old_settings_in_force() {
     let Some(front) = Front::started("broken", &[]).await else { return };
     for broken in ["clouds: {", "", "clouds: {other: {}}"] {

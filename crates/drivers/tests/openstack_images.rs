@@ -290,6 +290,21 @@ async fn a_refused_token_is_renewed_for_another_attempt() {
 }
 
 #[tokio::test]
+async fn data_whose_address_has_moved_is_not_sent_twice_and_the_error_names_the_new_one() {
+    let moved = Fault::Answer {
+        status: 307,
+        headers: [("Location".to_owned(), format!("{GLANCE}/elsewhere?a=b"))].into(),
+        body: String::new(),
+    };
+    with_proxy("moved", plain(), vec![Rule::new("PUT", "/v2/images/*/file", moved)], |test, _| async move {
+        let words = format!("answers 307 and redirects to {GLANCE}/elsewhere, where what was streamed cannot be sent");
+        test.fails(&test.image(MIB), ErrorClass::Config, &words).await;
+        assert_eq!(test.calls("upload_image"), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_image_that_the_cloud_has_otherwise_than_it_was_sent_is_deleted() {
     let lies = answer(200, &json!({"id": "any", "status": "active", "size": MIB, "checksum": "d41d8cd98f"}));
     with_proxy("lies", plain(), vec![Rule::new("GET", "/v2/images/*", lies)], |test, _| async move {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     addresses::Addressing,
     cloud::CloudError,
+    cloud_environment,
     cloud_networks::{self, CloudNetwork, FloatingIpSource},
     config_files::{Fingerprint, merge, normalized, object, read, search},
     identity::Service,
@@ -24,7 +25,7 @@ use crate::{Context, ErrorClass};
 #[derive(Clone)]
 pub(crate) struct CloudSettings {
     pub name: String,
-    /// The file that it is in.
+    /// The file that it is in, or [`cloud_environment::PLACE`].
     pub file: PathBuf,
     region: Option<String>,
     settings: Map<String, Value>,
@@ -74,13 +75,16 @@ pub(super) fn truth(value: &Value) -> Option<bool> {
 }
 
 impl CloudSettings {
-    /// Finds a cloud. `None` as its name: `OS_CLOUD`, or the only one there is.
+    /// Finds a cloud. `None` as its name: `OS_CLOUD`, or the environment's own, or the only one there is.
     pub fn find(cloud: Option<&str>, region: Option<&str>, context: &Context) -> Result<Self, CloudError> {
-        let wanted = cloud.or_else(|| context.variable("OS_CLOUD"));
+        let environment = cloud_environment::cloud(context);
+        let of_environment = environment.as_ref().map(|(name, _)| name.clone());
+        let wanted = cloud.or_else(|| context.variable("OS_CLOUD")).or(of_environment.as_deref());
         let searched = search("clouds", "OS_CLIENT_CONFIG_FILE", context);
         let list =
             |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        let Some((file, mut root)) = read(&searched)? else {
+        let none_needed = environment.is_some().then(|| (PathBuf::from(cloud_environment::PLACE), Map::new()));
+        let Some((mut file, mut root)) = read(&searched)?.or(none_needed) else {
             return Err(config_error(format!(
                 "there is no clouds.yaml to find cloud {} in; looked for: {}. Set OS_CLIENT_CONFIG_FILE to its path",
                 wanted.unwrap_or("(any)"),
@@ -91,7 +95,17 @@ impl CloudSettings {
         if let Some((_, secure)) = read(&secure)? {
             merge(&mut root, secure);
         }
-        let clouds = object(&root, "clouds");
+        let mut clouds = object(&root, "clouds");
+        if let Some((name, settings)) = environment
+            && clouds.insert(name.clone(), Value::Object(settings)).is_some()
+        {
+            return Err(config_error(format!(
+                "both {} and {} have a cloud {name}: rename one, that of the environment with OS_CLOUD_NAME, or unset \
+                 OS_AUTH_URL",
+                file.display(),
+                cloud_environment::PLACE
+            )));
+        }
         let names = clouds.keys().cloned().collect::<Vec<_>>();
         let name = match (wanted, names.as_slice()) {
             (Some(name), _) => name.to_owned(),
@@ -113,6 +127,9 @@ impl CloudSettings {
                 list(&searched)
             )));
         };
+        if of_environment.as_deref() == Some(&name) {
+            file = PathBuf::from(cloud_environment::PLACE);
+        }
         let own = normalized(own.clone());
         let mut settings = Map::new();
         if let Some(profile) = own.get("profile").or_else(|| own.get("cloud")).and_then(Value::as_str) {

@@ -15,11 +15,12 @@ use tokio::time::Instant;
 
 use super::{
     cloud::CloudError,
-    http::{Call, explain, message_of},
+    http::{Call, message_of},
     identity::Service,
     image_file::ImageData,
     image_service::{Image, ImageService, NewImage, Route},
     nova::Nova,
+    redirects::SendError,
 };
 use crate::ErrorClass;
 
@@ -171,19 +172,20 @@ impl Nova {
         let client = &session.http;
         let url = session.url(Service::Image, path).await?;
         let token = session.keystone.token_lasting(client, LASTING).await?;
-        let unreachable = |error: &reqwest::Error| {
-            CloudError::new(ErrorClass::Transient, format!("{name}: PUT {url}: {}", explain(error)))
+        let unreachable = |error: SendError| {
+            let class = if error.is_redirect() { ErrorClass::Config } else { ErrorClass::Transient };
+            CloudError::new(class, format!("{name}: PUT {url}: {error}"))
         };
         let began = Instant::now();
         let request = client
-            .put(url.clone())
+            .request(Method::PUT, url.clone())
             .header("x-auth-token", &token.value)
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::ACCEPT, "")
             .body(Body::wrap(data));
-        let answer = request.send().await.map_err(|error| unreachable(&error))?;
+        let answer = client.send(request).await.map_err(unreachable)?;
         let status = answer.status().as_u16();
-        let body = answer.bytes().await.map_err(|error| unreachable(&error))?;
+        let body = answer.bytes().await.map_err(|error| unreachable(error.into()))?;
         match status {
             200..300 => Ok(()),
             401 => {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use reqwest::{Client, Method, RequestBuilder, Url, header::HeaderMap};
+use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
 use serde_json::Value;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     clouds_yaml::CloudSettings,
     gate::{Gate, Health},
     identity::{Keystone, Meter, Service, Token},
+    redirects::{Http, SendError},
     tls::client,
 };
 use crate::{Context, ErrorClass};
@@ -24,7 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// A way into the cloud.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub http: Client,
+    pub http: Http,
     pub keystone: Keystone,
     pub settings: CloudSettings,
     gates: [Gate; Service::ALL.len()],
@@ -137,7 +138,7 @@ impl<'a> Call<'a> {
 impl Session {
     /// Of the cloud with these settings. Nothing is asked of it yet.
     pub fn new(settings: CloudSettings, context: &Context, meter: Meter) -> Result<Self, CloudError> {
-        let http = client(&settings, context)?;
+        let http = Http::new(client(&settings, context)?);
         let keystone = Keystone::new(&settings, meter)?;
         let gates = Service::ALL.map(|service| Gate::new(settings.rate_limit(service), settings.concurrency(service)));
         Ok(Self { http, keystone, settings, gates })
@@ -201,9 +202,12 @@ impl Session {
         if let Some(body) = &call.body {
             request = request.json(body);
         }
-        let answer = match request.send().await {
+        let answer = match self.http.send(request).await {
             Ok(answer) => answer,
-            Err(error) => return lost(&error),
+            Err(SendError::Broken(error)) => return lost(&error),
+            Err(SendError::Redirect(status, message)) => {
+                return failed(ErrorClass::Config, message, End::Answered(status));
+            }
         };
         let status = answer.status().as_u16();
         let retry_after = retry_after(answer.headers(), Utc::now());

@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use nodepool_common::model::ProviderName;
-use reqwest::{Client, Url};
+use reqwest::{Method, Url};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
@@ -20,7 +20,8 @@ use super::{
     catalog,
     cloud::CloudError,
     clouds_yaml::CloudSettings,
-    http::{explain, message_of},
+    http::message_of,
+    redirects::{Http, SendError},
 };
 use crate::{ApiCalls, ErrorClass};
 
@@ -173,7 +174,7 @@ impl Keystone {
     }
 
     /// The token, a new one if there is none that lasts. While Keystone is away, the old one is good to its end.
-    pub async fn token(&self, client: &Client) -> Result<Arc<Token>, CloudError> {
+    pub async fn token(&self, client: &Http) -> Result<Arc<Token>, CloudError> {
         let known = self.known();
         if let Some(token) = known.as_ref().filter(|token| token.left() > token.margin()) {
             return Ok(Arc::clone(token));
@@ -191,7 +192,7 @@ impl Keystone {
     }
 
     /// The token, a new one if the one there is has less left than that, for a call that takes long.
-    pub async fn token_lasting(&self, client: &Client, least: Duration) -> Result<Arc<Token>, CloudError> {
+    pub async fn token_lasting(&self, client: &Http, least: Duration) -> Result<Arc<Token>, CloudError> {
         if let Some(token) = self.known().filter(|token| token.left() > least) {
             return Ok(token);
         }
@@ -210,7 +211,7 @@ impl Keystone {
     /// that refuses a password may lock its user out.
     async fn renew(
         &self,
-        client: &Client,
+        client: &Http,
         failed: &mut Option<Failed>,
         deadline: Duration,
     ) -> Result<Arc<Token>, CloudError> {
@@ -270,19 +271,19 @@ impl Keystone {
     }
 
     /// An error comes with its word for metrics.
-    async fn log_in(&self, client: &Client) -> Result<Token, (CloudError, String)> {
-        let unreachable = |error: &reqwest::Error| {
-            let message =
-                format!("cannot reach Keystone at {} (auth_url of cloud {}): {}", self.url, self.cloud, explain(error));
-            (CloudError::new(ErrorClass::Transient, message), "connection".to_owned())
+    async fn log_in(&self, client: &Http) -> Result<Token, (CloudError, String)> {
+        let unreachable = |error: SendError| {
+            let class = if error.is_redirect() { ErrorClass::Config } else { ErrorClass::Transient };
+            let message = format!("cannot reach Keystone at {} (auth_url of cloud {}): {error}", self.url, self.cloud);
+            (CloudError::new(class, message), "connection".to_owned())
         };
         let asked = Instant::now();
-        let answer = client.post(self.url.clone()).json(&self.body).send().await;
-        let answer = answer.map_err(|error| unreachable(&error))?;
+        let request = client.request(Method::POST, self.url.clone()).json(&self.body);
+        let answer = client.send(request).await.map_err(unreachable)?;
         let status = answer.status().as_u16();
         let value = answer.headers().get("x-subject-token").and_then(|value| value.to_str().ok());
         let value = value.map(ToOwned::to_owned);
-        let data = answer.bytes().await.map_err(|error| unreachable(&error))?;
+        let data = answer.bytes().await.map_err(|error| unreachable(error.into()))?;
         if !(200..300).contains(&status) {
             let message = message_of(&data);
             let mut error = match status {

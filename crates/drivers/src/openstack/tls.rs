@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use reqwest::{Certificate, Client, Identity};
+use reqwest::{Certificate, Client, Identity, redirect::Policy};
 
 use super::{
     cloud::CloudError,
@@ -16,7 +16,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const CA_BUNDLES: [&str; 3] =
     ["/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem"];
 
-/// A client for the cloud that the settings describe.
+/// A client for the cloud that the settings describe. It follows no redirects ([`super::redirects`]).
 pub(super) fn client(settings: &CloudSettings, context: &Context) -> Result<Client, CloudError> {
     let place = format!("cloud {} in {}", settings.name, settings.file.display());
     let config = |message: String| CloudError::new(ErrorClass::Config, message);
@@ -28,6 +28,7 @@ pub(super) fn client(settings: &CloudSettings, context: &Context) -> Result<Clie
     let mut builder = Client::builder()
         .user_agent(concat!("nodepool/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_DEADLINE)
+        .redirect(Policy::none())
         .tls_built_in_root_certs(verify == Verify::System)
         .danger_accept_invalid_certs(verify == Verify::Not);
     // What somebody named must be usable, and alone counts; what the system has is taken as far as it goes.
@@ -80,9 +81,11 @@ mod tests {
         time::Instant,
     };
 
+    use reqwest::{Method, Url};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::openstack::redirects::Http;
 
     fn openssl(dir: &TempDir, args: &str) {
         let output = Command::new("openssl").current_dir(dir.path()).args(args.split(' ')).output().unwrap();
@@ -129,15 +132,20 @@ mod tests {
 
         /// What comes of a call with these settings.
         async fn get(&self, dir: &TempDir, settings: &str) -> Result<(), String> {
+            self.get_page(dir, settings, "").await
+        }
+
+        async fn get_page(&self, dir: &TempDir, settings: &str, page: &str) -> Result<(), String> {
             let path = dir.path().join("clouds.yaml");
             std::fs::write(&path, format!("clouds: {{c: {{{settings}}}}}")).unwrap();
             let context = Context::default()
                 .with_variable("OS_CLIENT_CONFIG_FILE", path.to_str().unwrap())
                 .with_variable("HOME", dir.path().to_str().unwrap());
             let settings = CloudSettings::find(Some("c"), None, &context).unwrap();
-            let client = client(&settings, &context).map_err(|error| error.message)?;
-            let answer = client.get(format!("https://localhost:{}/", self.1)).timeout(Duration::from_secs(20)).send();
-            answer.await.map(drop).map_err(|error| explain(&error))
+            let http = Http::new(client(&settings, &context).map_err(|error| error.message)?);
+            let url = Url::parse(&format!("https://localhost:{}/{page}", self.1)).unwrap();
+            let request = http.request(Method::GET, url).timeout(Duration::from_secs(20));
+            http.send(request).await.map(drop).map_err(|error| error.to_string())
         }
     }
 
@@ -176,5 +184,17 @@ mod tests {
         server.get(&dir, "cacert: ~/ca.pem, cert: ~/both.pem").await.unwrap();
         let error = server.get(&dir, "cert: ~/client.pem").await.unwrap_err();
         assert!(error.contains("the client certificate of cloud c") && error.contains("cert and key"), "{error}");
+    }
+    #[tokio::test]
+    async fn a_token_is_not_carried_from_tls_to_where_all_can_read_it() {
+        let dir = certificates();
+        for (page, to) in [("plain", "http://localhost:1/v3"), ("secret", "/end"), ("end", "")] {
+            let status = if to.is_empty() { "200 OK" } else { "302 Found" };
+            std::fs::write(dir.path().join(page), format!("HTTP/1.0 {status}\r\nLocation: {to}\r\n\r\n")).unwrap();
+        }
+        let server = Server::start(&dir, "-HTTP");
+        server.get_page(&dir, "cacert: ~/ca.pem", "secret").await.unwrap();
+        let error = server.get_page(&dir, "cacert: ~/ca.pem", "plain").await.unwrap_err();
+        assert!(error.contains("redirects to http://localhost:1/v3, which would show the token"), "{error}");
     }
 }

@@ -31,6 +31,45 @@ fn secrets_regions_and_settings_are_merged() {
 }
 
 #[test]
+fn the_environment_is_a_cloud_of_its_own_if_it_says_where_to_log_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let openrc = |context: Context| {
+        [
+            ("OS_AUTH_URL", "http://k/v3"),
+            ("OS_USERNAME", "u"),
+            ("OS_PASSWORD", "hidden"),
+            ("OS_PROJECT_NAME", "p"),
+            ("OS_REGION_NAME", "one"),
+            ("OS_ENDPOINT_TYPE", "internalURL"),
+            ("OS_USER_DOMAIN_NAME", ""),
+        ]
+        .into_iter()
+        .fold(context, |context, (name, value)| context.with_variable(name, value))
+    };
+    let nowhere = Context::default().with_variable("OS_CLIENT_CONFIG_FILE", dir.path().join("none").to_str().unwrap());
+    let cloud = CloudSettings::find(Some("envvars"), None, &openrc(nowhere)).unwrap();
+    assert_eq!(cloud.auth("auth_url").as_deref(), Some("http://k/v3"));
+    assert_eq!(cloud.auth("project_name").as_deref(), Some("p"));
+    assert_eq!(cloud.auth("user_domain_name"), None, "what is empty is not set");
+    assert_eq!(cloud.region(Service::Compute).as_deref(), Some("one"));
+    assert_eq!(cloud.interfaces(Service::Compute), ["internal"]);
+    assert_eq!(cloud.file.display().to_string(), "the environment (OS_*)");
+    assert!(!format!("{cloud:?}").contains("hidden"));
+
+    let file = context(&dir, "clouds: {a: {auth: {username: a}}}").with_variable("OS_FORCE_IPV4", "1");
+    assert!(CloudSettings::find(Some("envvars"), None, &file).is_err(), "these variables make no cloud");
+    let both = openrc(file);
+    let named = both.clone().with_variable("OS_CLOUD_NAME", "rc").with_variable("OS_CLOUD", "a");
+    for (cloud, context, user) in
+        [(None, &both, "u"), (Some("a"), &both, "a"), (None, &named, "a"), (Some("rc"), &named, "u")]
+    {
+        assert_eq!(CloudSettings::find(cloud, None, context).unwrap().auth("username").as_deref(), Some(user));
+    }
+    let error = CloudSettings::find(Some("a"), None, &both.with_variable("OS_CLOUD_NAME", "a")).unwrap_err();
+    assert!(error.message.contains("and the environment (OS_*) have a cloud a: rename one"), "{error}");
+}
+
+#[test]
 fn a_service_has_settings_of_its_own_under_any_name_of_its_type() {
     let dir = tempfile::tempdir().unwrap();
     let clouds = "clouds:\n  a:\n    auth: {auth_url: 'http://{region_name}.k'}\n    region_name: one\n    \

@@ -1,0 +1,43 @@
+"""A statsd server for scripts: it counts what launchers count."""
+import collections
+import socket
+import threading
+
+
+class Statsd:
+    """Listens in a thread of its own. Counters only: a launch is counted beside its time."""
+
+    def __init__(self):
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(('127.0.0.1', 0))
+        self._counters = collections.Counter()
+        self._thread = threading.Thread(target=self._run)
+
+    def env(self):
+        """For a launcher that is to tell it."""
+        host, port = self._socket.getsockname()
+        return {'STATSD_HOST': host, 'STATSD_PORT': str(port)}
+
+    def counters(self, prefix=''):
+        """{name without the prefix: count}."""
+        return {name.removeprefix(prefix): count for name, count in self._counters.copy().items()
+                if name.startswith(prefix)}
+
+    def _run(self):
+        # An empty packet ends it.
+        while packet := self._socket.recv(65536):
+            for line in packet.decode().splitlines():
+                name, _, rest = line.partition(':')
+                value, _, kind = rest.partition('|')
+                if kind == 'c':
+                    self._counters[name] += int(value)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.sendto(b'', self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()

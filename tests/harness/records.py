@@ -1,4 +1,4 @@
-"""Node requests and nodes as Zuul writes and reads them, for scripts that do not need Zuul itself."""
+"""Node requests and nodes as Zuul writes and reads them, for scripts that do not need Zuul itself; images as builders do."""
 import json
 import time
 import uuid
@@ -55,3 +55,45 @@ def release(client, request_id):
     for node_id in record['nodes']:
         write_node(client, node_id, state='used')
     client.delete(f'{ROOT}/requests/{request_id}', recursive=True)
+
+
+def children(client, path):
+    """Names below a path under /nodepool, without lock directories; none where it is missing."""
+    from kazoo.exceptions import NoNodeError
+    try:
+        return [name for name in client.get_children(f'{ROOT}/{path}') if name != 'lock']
+    except NoNodeError:
+        return []
+
+
+def builds(client):
+    """Every build record by image and build id."""
+    keys = [(image, build) for image in children(client, 'images')
+            for build in children(client, f'images/{image}/builds')]
+    found = {key: read(client, 'images/{}/builds/{}'.format(*key)) for key in keys}
+    return {key: record for key, record in found.items() if record}
+
+
+def uploads(client):
+    """Every upload record by image, build id, provider and number."""
+    found = {}
+    for image in children(client, 'images'):
+        for build in children(client, f'images/{image}/builds'):
+            below = f'images/{image}/builds/{build}/providers'
+            for provider in children(client, below):
+                for number in children(client, f'{below}/{provider}/images'):
+                    record = read(client, f'{below}/{provider}/images/{number}')
+                    if record:
+                        found[image, build, provider, number] = record
+    return found
+
+
+def upload_path(key):
+    """What a node that was made from an upload has as its image_id."""
+    return '{}/images/{}/builds/{}/providers/{}/images/{}'.format(ROOT, *key)
+
+
+def create_node(client, node_id, **fields):
+    """A node that some launcher has made."""
+    data = {'state': 'ready', 'state_time': time.time(), 'created_time': time.time(), **fields}
+    client.create(f'{ROOT}/nodes/{node_id}', json.dumps(data).encode(), makepath=True)

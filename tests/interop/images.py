@@ -25,7 +25,8 @@ class Site:
         self.client = world.zuul.zk.kazoo_client
         self.config = world.write_config(
             name, [], providers, **{'images-dir': str(self.images_dir), 'build-log-dir': str(self.logs_dir),
-                                    'diskimages': [{'dib-cmd': str(DIB), **image} for image in images], **more})
+                                    'diskimages': [image if 'parent' in image else {'dib-cmd': str(DIB), **image}
+                                                   for image in images], **more})
 
     def start(self, **options):
         return self.world.builder(self.config, **options)

@@ -68,24 +68,35 @@ def children(client, path):
 
 def builds(client):
     """Every build record by image and build id."""
-    keys = [(image, build) for image in children(client, 'images')
-            for build in children(client, f'images/{image}/builds')]
-    found = {key: read(client, 'images/{}/builds/{}'.format(*key)) for key in keys}
-    return {key: record for key, record in found.items() if record}
+    return {key: record for key, record in _build_records(client).items() if record}
 
 
 def uploads(client):
     """Every upload record by image, build id, provider and number."""
-    found = {}
-    for image in children(client, 'images'):
-        for build in children(client, f'images/{image}/builds'):
-            below = f'images/{image}/builds/{build}/providers'
-            for provider in children(client, below):
-                for number in children(client, f'{below}/{provider}/images'):
-                    record = read(client, f'{below}/{provider}/images/{number}')
-                    if record:
-                        found[image, build, provider, number] = record
-    return found
+    return {key: record for key, record in _upload_records(client).items() if record}
+
+
+def empty(client):
+    """The keys of builds and uploads without data: what is left where one was locked while it was deleted."""
+    return [key for records in (_build_records(client), _upload_records(client))
+            for key, record in records.items() if not record and client.exists(_image_path(key))]
+
+
+def _build_records(client):
+    keys = [(image, build) for image in children(client, 'images')
+            for build in children(client, f'images/{image}/builds')]
+    return {key: read(client, 'images/{}/builds/{}'.format(*key)) for key in keys}
+
+
+def _upload_records(client):
+    keys = [(*key, provider, number) for key in _build_records(client)
+            for provider in children(client, 'images/{}/builds/{}/providers'.format(*key))
+            for number in children(client, 'images/{}/builds/{}/providers/{}/images'.format(*key, provider))]
+    return {key: read(client, 'images/{}/builds/{}/providers/{}/images/{}'.format(*key)) for key in keys}
+
+
+def _image_path(key):
+    return upload_path(key) if len(key) == 4 else f'{ROOT}/images/{key[0]}/builds/{key[1]}'
 
 
 def upload_path(key):

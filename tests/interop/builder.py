@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from harness import records, wait_for
-from images import Site, check_quiet_locks, fake_images, image_provider, quiet, record_state
+from images import Site, check_quiet_locks, image_provider, images_of, quiet, record_state
 from world import FakeCloud, Skip, check, passed
 
 # When it is killed: so many seconds after this was first seen. A build takes 1.4 s, an upload 0.7 s or 1.2 s, a deletion
@@ -35,7 +35,7 @@ def builder_killed(world):
     def start():
         return site.start(env=cloud.env, arguments=['--cleanup-interval', 1, '--retry-interval', 1])
     builder = start()
-    images_in = fake_images(cloud)
+    images_in = images_of(cloud)
     wait_for('ready: the first build', lambda: site.ready_builds('image'))
     quiet([site], images_in)
     # From here on something runs from the first build.
@@ -313,7 +313,7 @@ def builder_disk_full(world):
              'env-vars': {'STEP_BYTES': str(size), 'STEPS': '2', 'RUNS': str(runs)}}
     site = Site(world, 'full', [image], [image_provider('cloud', 'image', cloud='fake-raw')],
                 images_dir=disk.path / 'images')
-    images_in = fake_images(cloud)
+    images_in = images_of(cloud)
 
     def start():
         return site.start(env=cloud.env, arguments=['--cleanup-interval', 1, '--retry-interval', 600])

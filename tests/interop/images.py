@@ -14,7 +14,7 @@ KEPT = 2
 class Site:
     """One builder's images-dir, build logs and configuration."""
 
-    def __init__(self, world, name, images, providers, images_dir=None, **more):
+    def __init__(self, world, name, images, providers, images_dir=None, labels=(), **more):
         """`images`: diskimages as in nodepool.yaml; what they do not say of dib-cmd and env-vars is said here."""
         self.world, self.name = world, name
         self.images_dir = pathlib.Path(images_dir or world.directory / name / 'images')
@@ -24,7 +24,7 @@ class Site:
         self.providers = [p['name'] for p in providers]
         self.client = world.zuul.zk.kazoo_client
         self.config = world.write_config(
-            name, [], providers, **{'images-dir': str(self.images_dir), 'build-log-dir': str(self.logs_dir),
+            name, labels, providers, **{'images-dir': str(self.images_dir), 'build-log-dir': str(self.logs_dir),
                                     'diskimages': [image if 'parent' in image else {'dib-cmd': str(DIB), **image}
                                                    for image in images], **more})
 
@@ -35,6 +35,9 @@ class Site:
         """Asks for a build, as people do."""
         subprocess.run([binary('nodepool'), '-c', self.config, 'image-build', image], check=True,
                        stdout=subprocess.DEVNULL)
+
+    def is_asked_for(self, image):
+        return self.client.exists(f'/nodepool/images/{image}/request-build') is not None
 
     def ready_builds(self, image):
         """The ready builds' keys, oldest first."""
@@ -94,6 +97,7 @@ def disagreements(sites, images_in, used=()):
              if record['state'] != 'ready']
     wrong += [f'upload {"/".join(key)} is {record["state"]}' for key, record in uploads.items()
               if record['state'] != 'ready']
+    wrong += [f'the record of {"/".join(key)} is empty' for key in records.empty(client)]
     kept = set()
     for image in {image for image, _ in builds}:
         kept.update(sites[0].ready_builds(image)[-KEPT:])
@@ -139,8 +143,8 @@ def quiet(sites, images_in, used=(), timeout=60):
         raise AssertionError(f'{error}: {"; ".join(last)}') from error
 
 
-def fake_images(cloud):
-    """For `disagreements`: the marks of the images of our fake cloud."""
+def images_of(cloud):
+    """For `disagreements`: the marks of the images of a cloud, real or fake."""
     def images_in(provider):
         return {i: (image.get('nodepool_build_id'), image.get('nodepool_upload_id'))
                 for i, image in cloud.images(provider).items()}

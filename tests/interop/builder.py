@@ -245,6 +245,8 @@ def memory(pid):
 
 def large_image(world, size):
     """An image of so many GiB without data: read once for the checksums, once for each of two providers."""
+    if world.python:
+        raise Skip('Python Nodepool computes no checksums')
     cloud = FakeCloud(world.directory, None)
     image = {'name': 'image', 'formats': ['raw'], 'env-vars': {'SPARSE': f'{size}G'}}
     site = Site(world, 'memory', [image], [image_provider(f'cloud-{one}', 'image', cloud='fake-raw') for one in 'ab'])
@@ -256,18 +258,19 @@ def large_image(world, size):
     pathlib.Path(f'/proc/{builder.pid}/clear_refs').write_text('5')
     started = time.monotonic()
     site.client.delete(pause)
-    wait_for('ready: the build', lambda: site.ready_builds('image'), 600, 0.5)
+    wait_for('ready: the build', lambda: site.ready_builds('image'), 300 * size, 0.5)
     built = time.monotonic() - started
     _, most_built = memory(builder.pid)
     wait_for('ready: two uploads',
-             lambda: [u['state'] for u in records.uploads(site.client).values()] == ['ready', 'ready'], 600, 0.5)
+             lambda: [u['state'] for u in records.uploads(site.client).values()] == ['ready', 'ready'], 300 * size, 0.5)
     took = time.monotonic() - started
     _, most = memory(builder.pid)
     for provider in site.providers:
         [document] = cloud.images(provider).values()
         check(document['size'] == size << 30, f'{provider} has {document["size"]} bytes')
-    passed(f'{size} GiB: checksums after {built:.0f} s, two uploads after {took:.0f} s; {idle:.1f} MiB before, at most '
-           f'{most_built:.1f} MiB until it was built, {most:.1f} MiB in all: {most - idle:.1f} MiB more')
+    used = sum(map(int, pathlib.Path(f'/proc/{builder.pid}/stat').read_text().split()[13:15])) / os.sysconf('SC_CLK_TCK')
+    passed(f'{size} GiB: checksums after {built:.0f} s, two uploads after {took:.0f} s, {used:.0f} s of CPU; {idle:.1f} MiB '
+           f'before, at most {most_built:.1f} MiB until it was built, {most:.1f} MiB in all: {most - idle:.1f} MiB more')
     check(most - idle < 64, f'it took {most - idle:.0f} MiB for an image of {size} GiB')
 
 

@@ -1,4 +1,4 @@
-"""Processes that a script starts and ends by their own ids: ZooKeeper, launchers."""
+"""Processes that a script starts and ends by their own ids: ZooKeeper, launchers, builders."""
 import os
 import pathlib
 import signal
@@ -140,3 +140,13 @@ class Launcher(Process):
         executable = VENV / 'bin/nodepool-launcher' if python else binary('nodepool-launcher')
         super().__init__([executable, '-f', '-d', '-c', config, *arguments], log,
                          env={**os.environ, **(env or {})}, stop_signal=signal.SIGINT, grace=30)
+
+
+class Builder(Process):
+    """A nodepool-builder in the foreground: ours, or with python=True upstream's at the pace of a test."""
+
+    def __init__(self, config, log, python=False, env=None, arguments=()):
+        executable = [VENV / 'bin/python', TESTS / 'harness/upstream_builder.py'] if python else [binary('nodepool-builder')]
+        # Upstream knows only SIGINT, and waits for a pass of each worker.
+        super().__init__([*executable, '-f', '-d', '-c', config, *arguments], log, env={**os.environ, **(env or {})},
+                         stop_signal=signal.SIGINT if python else signal.SIGTERM, grace=30)

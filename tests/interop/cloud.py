@@ -128,6 +128,11 @@ class Cloud:
         """Ours and, where a scenario makes some, the other user's."""
         return self.own.compute.get('/servers/detail?limit=1000', microversion='2.1').json()['servers']
 
+    def images(self, provider=None):
+        """Glance's documents by their ids, of one provider's uploads."""
+        images = self.own.image.get(f'/images?owner={self.project.id}&limit=1000').json()['images']
+        return {i['id']: i for i in images if provider in (None, i.get('nodepool_provider_name'))}
+
     def our_servers(self):
         return [s for s in self.servers() if 'nodepool_node_id' in s['metadata']]
 
@@ -140,7 +145,7 @@ class Cloud:
                       if p['device_id'] not in self._others],
             'floating IPs': network.get(f'/floatingips?{mine}').json()['floatingips'],
             'volumes': self.own.block_storage.get('/volumes').json()['volumes'],
-            'images': self.own.image.get(f'/images?owner={self.project.id}').json()['images'],
+            'images': list(self.images().values()),
         }
         return {kind: [item['id'] for item in items] for kind, items in found.items() if items}
 
@@ -230,6 +235,8 @@ class Cloud:
                 own.network.delete_port(port)
             for volume in own.block_storage.volumes():
                 own.block_storage.delete_volume(volume)
+            for image in self.images():
+                own.image.delete(f'/images/{image}')
         for group in self.admin.network.security_groups(project_id=self.project.id):
             self.admin.network.delete_security_group(group)
         self.admin.compute.delete(f'/os-quota-sets/{self.project.id}')

@@ -65,7 +65,15 @@ pub async fn build(session: &Session, image: &str) -> Result<(), Failure> {
             "Skipping build request for image {image}; paused. Take `pause: true` from the diskimage in the configuration"
         )));
     }
-    Ok(session.zk.create(&format!("{IMAGES}/{image}/request-build"), b"").await?)
+    let path = format!("{IMAGES}/{image}/request-build");
+    // A build that failed leaves its request. Written again it is a new one, and a builder does not wait any longer.
+    if session.zk.get(&path).await?.is_some() {
+        match session.zk.set(&path, b"", None).await {
+            Err(error) if error.is_no_node() => {}
+            written => return Ok(written.map(drop)?),
+        }
+    }
+    Ok(session.zk.create(&path, b"").await?)
 }
 
 /// `image-pause IMAGE`.

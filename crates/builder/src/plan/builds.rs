@@ -62,9 +62,10 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
     if let Some((after, since)) = world.doing.builds_after.get(name)
         && world.now < *after
     {
-        // What somebody asks for after a failure does not wait for its end. ZooKeeper's clock counts ms.
+        // What somebody asks for after a failure does not wait for its end, be it for the second time: the request of the
+        // build that failed is still there, and is written again. ZooKeeper's clock counts ms.
         #[allow(clippy::cast_precision_loss)]
-        let asked_since = request.is_some_and(|stat| stat.ctime as f64 / 1000.0 > *since);
+        let asked_since = request.is_some_and(|stat| stat.mtime as f64 / 1000.0 > *since);
         if !asked_since {
             plan.wake(*after);
             return None;

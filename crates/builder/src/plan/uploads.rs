@@ -29,7 +29,14 @@ fn judge(world: &World<'_>, provider: &ProviderName, image: &ImageName, plan: &m
             && key.image == *image
             && entry.usable().is_some_and(|upload| upload.state == UploadState::Ready)
     });
-    if !here || !build.formats.contains(&format) || is_ready || world.is_being_uploaded(&to) {
+    // What an earlier life of ours has left half done goes first, and its end brings us here again: both want the same lock.
+    let is_left_over = world.retires
+        && world.is_ours(build)
+        && world.records.uploads.iter().any(|(key, entry)| {
+            (&key.image, &key.build, &key.provider) == (&to.0, &to.1, &to.2)
+                && entry.usable().is_some_and(|upload| upload.state == UploadState::Uploading)
+        });
+    if !here || !build.formats.contains(&format) || is_ready || is_left_over || world.is_being_uploaded(&to) {
         return None;
     }
     let failed_before = world.doing.uploads_after.get(&to);

@@ -4,7 +4,7 @@
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
 
-demo: ## a launcher on the fake cloud serves one request, from nothing to the node's deletion
+demo: ## a builder and a launcher on the fake cloud: an image, one request, from nothing to the node's deletion
 	tests/demo
 
 test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and OpenStack; ends with N passed, N failed, N skipped

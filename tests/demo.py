@@ -1,4 +1,4 @@
-"""The demonstration behind `make demo`: ZooKeeper, our launcher on its fake cloud, and one node request.
+"""The demonstration behind `make demo`: ZooKeeper, our builder and launcher on a fake cloud, and one node request.
 
 Ends everything that it started. Runs on Debian's own Python and kazoo.
 """
@@ -14,23 +14,30 @@ import urllib.error
 import urllib.request
 
 from harness import binary, free_port, records, wait_for
-from harness.services import Launcher, ZooKeeper
+from harness.services import Builder, Launcher, ZooKeeper
 
 
 def title(text):
     print(f'\n=== {text}', flush=True)
 
 
-class Log:
-    """Shows what the launcher has written since the last look."""
+# What disk-image-create would be: it finds what it is to make in its arguments and environment.
+BUILD = """#!/bin/sh
+echo "building $DIB_IMAGE_NAME: $*"
+head -c 1000000 /dev/urandom > "$DIB_IMAGE_FILENAME.qcow2"
+"""
 
-    def __init__(self, path):
-        self.path, self.seen = path, 0
+
+class Log:
+    """Shows what a daemon has written since the last look."""
+
+    def __init__(self, daemon, path):
+        self.daemon, self.path, self.seen = daemon, path, 0
 
     def show(self):
         lines = self.path.read_text(errors='replace').splitlines()
         for line in lines[self.seen:]:
-            print(f'  launcher| {line[:160]}')
+            print(f'  {self.daemon}| {line[:160]}')
         self.seen = len(lines)
 
 
@@ -63,21 +70,48 @@ def main():
         zookeeper = stack.enter_context(ZooKeeper(directory / 'zookeeper'))
         print(f'127.0.0.1:{zookeeper.tls_port}')
         port = free_port()
+        for name in 'images', 'cloud':
+            (directory / name).mkdir()
+        build = directory / 'build-image'
+        build.write_text(BUILD)
+        build.chmod(0o755)
+        script = directory / 'cloud.json'
+        # The cloud's state in files, for both daemons to see.
+        script.write_text(json.dumps({'state_dir': str(directory / 'cloud')}))
+        env = {'NODEPOOL_FAKE_CLOUD_SCRIPT': str(script)}
         config = directory / 'nodepool.yaml'
         config.write_text(json.dumps({
             **zookeeper.config(),
             'webapp': {'port': port, 'listen_address': '127.0.0.1'},
+            'images-dir': str(directory / 'images'), 'build-log-dir': str(directory / 'logs'),
             'labels': [{'name': 'demo-label'}],
+            'diskimages': [{'name': 'demo-image', 'dib-cmd': str(build)}],
             'providers': [{
                 'name': 'demo-cloud', 'driver': 'fake', 'cloud': 'fake',
-                'cloud-images': [{'name': 'demo-image', 'image-id': 'fake-image-id', 'username': 'zuul'}],
+                'diskimages': [{'name': 'demo-image'}],
                 'pools': [{'name': 'main', 'max-servers': 2, 'labels': [
-                    {'name': 'demo-label', 'cloud-image': 'demo-image', 'min-ram': 8192}]}],
+                    {'name': 'demo-label', 'diskimage': 'demo-image', 'min-ram': 8192}]}],
             }],
         }, indent=2))
+        client = zookeeper.client()
+        stack.callback(client.stop)
+        title('nodepool-builder: builds the image and uploads it to the fake cloud')
+        builder = stack.enter_context(Builder(config, directory / 'builder.log', env=env))
+        log = Log(' builder', builder.log)
+
+        def uploaded():
+            if not builder.running():
+                raise SystemExit(f'demo: nodepool-builder ended:\n{builder.tail()}')
+            return any(upload['state'] == 'ready' for upload in records.uploads(client).values())
+        wait_for('uploaded: demo-image', uploaded, 60)
+        log.show()
+        nodepool(config, 'build-log', 'demo-image')
+        nodepool(config, 'dib-image-list')
+        nodepool(config, 'image-list')
+
         title('nodepool-launcher on the fake cloud')
-        launcher = stack.enter_context(Launcher(config, directory / 'launcher.log'))
-        log = Log(launcher.log)
+        launcher = stack.enter_context(Launcher(config, directory / 'launcher.log', env=env))
+        log = Log('launcher', launcher.log)
 
         def ready():
             if not launcher.running():
@@ -88,8 +122,6 @@ def main():
         print(f'$ curl http://127.0.0.1:{port}/ready\n{get(f"http://127.0.0.1:{port}/ready")[1]}')
 
         title('A node request, as Zuul writes it')
-        client = zookeeper.client()
-        stack.callback(client.stop)
         started = time.monotonic()
         history = []
         request_id = records.submit(client, ['demo-label'], requestor='make demo')
@@ -114,10 +146,10 @@ def main():
         wait_for(f'deleted: node {node_id}', lambda: node_id not in records.nodes(client), 30)
         log.show()
         nodepool(config, 'list')
-        title('Not shown: images. nodepool-builder is not built yet; labels here boot from an image that is in the cloud')
         client.stop()
-        if launcher.stop() != 0:
-            raise SystemExit(f'demo: nodepool-launcher ended with status {launcher.child.returncode}')
+        for name, daemon in ('nodepool-launcher', launcher), ('nodepool-builder', builder):
+            if daemon.stop() != 0:
+                raise SystemExit(f'demo: {name} ended with status {daemon.child.returncode}')
     print('\ndemo: done; everything that it started has ended')
 
 

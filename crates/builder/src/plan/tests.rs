@@ -253,7 +253,7 @@ fn a_failed_build_is_tried_again_after_a_pause_or_when_somebody_asks_since() {
     let mut site = site();
     site.doing.builds_after.insert("i".into(), (NOW + 7.0, NOW - 3.0));
     assert_eq!(site.plan_at(NOW), Plan { decisions: Vec::new(), wake_at: Some(NOW + 7.0) });
-    let asked = |seconds: f64| Stat { ctime: (seconds * 1000.0) as i64, ..Stat::default() };
+    let asked = |seconds: f64| Stat { mtime: (seconds * 1000.0) as i64, ..Stat::default() };
     site.records.build_requests.insert("i".into(), asked(NOW - 4.0));
     assert!(site.says().is_empty(), "that request has failed already");
     site.records.build_requests.insert("i".into(), asked(NOW - 2.0));

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     fs,
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
@@ -149,7 +150,11 @@ pub fn add_checksums(file: &Path, stop: &CancellationToken) -> io::Result<()> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a text does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// This builder's id, as it stands in `builder_id.txt` of images-dir; made at the first start. It outlives the process, so

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::{
     config::Config,
-    model::{BuildId, BuildState, ImageBuild, ImageName, ProviderName, Records, Timestamp, UploadKey},
+    model::{BuildId, BuildState, ImageBuild, ImageName, ProviderName, Records, Timestamp, UploadKey, WorkLock},
 };
 
 use super::Subject;
@@ -100,12 +100,12 @@ impl World<'_> {
 
     /// Whether somebody uploads this build to that provider.
     pub(super) fn is_being_uploaded(&self, to: &UploadTo) -> bool {
-        self.doing.uploading.contains(to) || self.records.uploading.get(to).is_some_and(|lock| lock.is_locked())
+        self.doing.uploading.contains(to) || self.records.uploading.get(to).is_some_and(WorkLock::is_locked)
     }
 
     /// Whether somebody builds this image.
     pub(super) fn is_being_built(&self, image: &ImageName) -> bool {
-        self.doing.building.contains(image) || self.records.building.get(image).is_some_and(|lock| lock.is_locked())
+        self.doing.building.contains(image) || self.records.building.get(image).is_some_and(WorkLock::is_locked)
     }
 
     /// When work that nobody holds the lock of may be cleaned away: `begun` is its record's time.

@@ -1,12 +1,16 @@
 //! Carrying a decision out: one task, what it works on marked, its end noted; and [`State`], what this builder does.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nodepool_common::{
     config::Config,
     model::{ImageName, ProviderName, Timestamp},
     sys::clock,
-    zk::ZkError,
+    zk::{HeldWork, ZkError},
 };
 use tracing::{debug, error, info};
 
@@ -17,6 +21,8 @@ use crate::plan::{Decision, Doing, Subject, UploadTo};
 const AFTER_AN_ERROR: f64 = 1.0;
 /// Seconds before something is tried again whose lock somebody else has: its end is an event, this only a net.
 pub(super) const WHILE_LOCKED: f64 = 5.0;
+/// How long work that lost its lock with its session tries to take it again.
+pub(super) const TAKE_AGAIN: Duration = Duration::from_secs(120);
 /// The longest pause after failures, in first pauses.
 const LONGEST: f64 = 60.0;
 
@@ -170,6 +176,29 @@ impl Builder {
                 }
             }
         }
+    }
+
+    /// A write under a lock failed with `error`: where that is a matter of the connection or the session, takes the lock
+    /// again, so that an hour's work is not lost with it.
+    pub(super) async fn take_again(&self, lock: HeldWork, until: Instant, error: ZkError) -> Result<HeldWork, ZkError> {
+        if !error.is_transient() {
+            return Err(error);
+        }
+        info!(logger = LOGGER, "Taking the lock again for the end of the work: {error}");
+        let work = lock.work().clone();
+        // Ours of the lost session must not stand in our own way.
+        drop(lock);
+        while Instant::now() < until {
+            tokio::select! {
+                _ = self.zk.connected() => {}
+                () = self.ending.cancelled() => return Err(error),
+            }
+            if let Some(lock) = self.zk.try_lock_work(work.clone()).await? {
+                return Ok(lock);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Err(error)
     }
 
     fn mark(self: &Arc<Self>, decision: &Decision) -> Marked {

@@ -20,7 +20,10 @@ use nodepool_common::{
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use super::{Builder, actions::WHILE_LOCKED};
+use super::{
+    Builder,
+    actions::{TAKE_AGAIN, WHILE_LOCKED},
+};
 use crate::{
     build::{
         command::BuildCommand,
@@ -34,8 +37,6 @@ use crate::{
 const LOGGER: &str = "nodepool.builder.BuildWorker";
 /// Bytes that must be free where nobody knows how large the image will be.
 const LEAST_SPACE: u64 = 100 * 1024 * 1024;
-/// How long a build that lost its lock with its session tries to take it again.
-const TAKE_AGAIN: Duration = Duration::from_secs(120);
 
 /// What became of a build.
 struct Outcome {
@@ -211,11 +212,7 @@ impl Builder {
         mut stat: Stat,
     ) -> Result<Option<HeldWork>, ZkError> {
         let until = Instant::now() + TAKE_AGAIN;
-        loop {
-            let error = match lock.write_build(build, stat.version).await {
-                Ok(_) => return Ok(Some(lock)),
-                Err(error) => error,
-            };
+        while let Err(error) = lock.write_build(build, stat.version).await {
             if error.is_no_node() {
                 warn!(
                     logger = LOGGER, image = %build.image, build = %build.id,
@@ -224,28 +221,7 @@ impl Builder {
                 self.remove_files_of(build, None).await;
                 return Ok(None);
             }
-            if !error.is_transient() || Instant::now() >= until || self.ending.is_cancelled() {
-                return Err(error);
-            }
-            info!(
-                logger = LOGGER, image = %build.image, build = %build.id,
-                "Recording the end of the build failed, taking its lock again: {error}"
-            );
-            tokio::select! {
-                _ = self.zk.connected() => {}
-                () = self.ending.cancelled() => return Err(error),
-            }
-            // Ours of the lost session must not stand in our own way.
-            drop(lock);
-            lock = loop {
-                if let Some(lock) = self.zk.try_lock_work(Work::Building(build.image.clone())).await? {
-                    break lock;
-                }
-                if Instant::now() >= until || self.ending.is_cancelled() {
-                    return Err(error);
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            };
+            lock = self.take_again(lock, until, error).await?;
             if let Some((now, newer)) = self.zk.read_build(&build.image, &build.id).await? {
                 if now.state != BuildState::Building {
                     // Somebody else has decided about it.
@@ -254,6 +230,7 @@ impl Builder {
                 stat = newer;
             }
         }
+        Ok(Some(lock))
     }
 
     /// Deletes files of a build; a failure is said, and the next pass tries again.
@@ -310,6 +287,6 @@ fn last_line(log: &Path) -> Option<String> {
     let mut tail = Vec::new();
     file.take(4096).read_to_end(&mut tail).ok()?;
     let tail = String::from_utf8_lossy(&tail);
-    let lines = tail.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Exit code: "));
-    lines.last().map(|line| line.chars().take(200).collect())
+    let mut lines = tail.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Exit code: "));
+    lines.next_back().map(|line| line.chars().take(200).collect())
 }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nodepool_common::stats::{BuilderWork, WorkState};
+use nodepool_common::{
+    model::WorkLock,
+    stats::{BuilderWork, WorkState},
+};
 use tokio::time::MissedTickBehavior;
 
 use super::Builder;
@@ -42,7 +45,7 @@ impl Builder {
             }
             for image in &records.images {
                 let asked_for = records.build_requests.contains_key(image);
-                let is_built = records.building.get(image).is_some_and(|lock| lock.is_locked());
+                let is_built = records.building.get(image).is_some_and(WorkLock::is_locked);
                 work.requests.insert(image.clone(), usize::from(asked_for && !is_built));
             }
         });

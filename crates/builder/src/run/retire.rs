@@ -46,7 +46,7 @@ impl Builder {
                 Err(error) => Err(error),
             };
             if let Err(error) = deleted {
-                self.refused(subject, &format!("Unable to delete {name}"), &error);
+                self.refused(&subject, &format!("Unable to delete {name}"), &error);
                 return lock.unlock().await;
             }
         }
@@ -73,7 +73,7 @@ impl Builder {
                 "Unable to look in {} for what upload {} of image {} has left",
                 key.provider, key.id, key.image
             );
-            self.refused(subject, &what, &error);
+            self.refused(&subject, &what, &error);
             return lock.unlock().await;
         }
         info!(
@@ -196,8 +196,8 @@ impl Builder {
     }
 
     /// The cloud does not do it now.
-    fn refused(&self, subject: Subject, what: &str, error: &ProviderError) {
+    fn refused(&self, subject: &Subject, what: &str, error: &ProviderError) {
         warn!(logger = LOGGER, "{what}, trying again: {error}");
-        self.state().retirement_failed(&subject, self.options.retry_interval.as_secs_f64(), clock::now());
+        self.state().retirement_failed(subject, self.options.retry_interval.as_secs_f64(), clock::now());
     }
 }

@@ -21,12 +21,14 @@ use nodepool_drivers::ImageToUpload;
 use serde_json::Map;
 use tracing::{error, info, warn};
 
-use super::{Builder, actions::WHILE_LOCKED, clouds::Cloud};
+use super::{
+    Builder,
+    actions::{TAKE_AGAIN, WHILE_LOCKED},
+    clouds::Cloud,
+};
 use crate::{files, plan::UploadTo};
 
 const LOGGER: &str = "nodepool.builder.UploadWorker";
-/// How long an upload that lost its lock with its session tries to take it again.
-const TAKE_AGAIN: Duration = Duration::from_secs(120);
 /// For looking for a half image when the process is told to end.
 const SWEEP_AT_END: Duration = Duration::from_secs(8);
 
@@ -49,21 +51,21 @@ impl Builder {
             self.state().doing.uploads_after.insert(to, clock::now() + WHILE_LOCKED);
             return Ok(());
         };
-        let built = self.zk.read_build(image, build).await?.map(|(build, _)| build);
-        let built = built.filter(|build| build.state == BuildState::Ready);
+        let record = self.zk.read_build(image, build).await?.map(|(record, _)| record);
+        let record = record.filter(|record| record.state == BuildState::Ready);
         let uploads = self.zk.read_uploads(image, build, provider).await?;
         let is_there = uploads.iter().any(|(upload, _)| upload.state == UploadState::Ready);
-        let Some(built) = built.filter(|_| !is_there && !self.ending.is_cancelled()) else {
+        let Some(record) = record.filter(|_| !is_there && !self.ending.is_cancelled()) else {
             return lock.unlock().await;
         };
 
-        let mut upload = begun(&built, provider, clock::now());
+        let mut upload = begun(&record, provider, clock::now());
         let stat = lock.create_upload(&mut upload).await?;
         let name = format!("build {build} of image {image} to provider {provider}");
         info!(logger = LOGGER, image = %image, build = %build, provider = %provider, "Uploading {name} as upload {}", upload.id);
         let started = Instant::now();
         let sent = tokio::select! {
-            sent = self.send(&cloud, diskimage, &built, &upload, format) => sent,
+            sent = self.send(&cloud, diskimage, &record, &upload, format) => sent,
             () = self.ending.cancelled() => Err("the builder was stopped".to_owned()),
         };
         match sent {
@@ -154,42 +156,18 @@ impl Builder {
     /// Records the end of an upload, whatever happened to our lock meanwhile. False: the record was taken from us.
     async fn conclude_upload(&self, mut lock: HeldWork, upload: &ImageUpload, mut stat: Stat) -> Result<bool, ZkError> {
         let until = Instant::now() + TAKE_AGAIN;
-        loop {
-            let error = match lock.write_upload(upload, stat.version).await {
-                Ok(_) => return lock.unlock().await.map(|()| true),
-                Err(error) => error,
-            };
+        while let Err(error) = lock.write_upload(upload, stat.version).await {
             if error.is_no_node() {
                 return lock.unlock().await.map(|()| false);
             }
-            if !error.is_transient() || Instant::now() >= until || self.ending.is_cancelled() {
-                return Err(error);
-            }
-            info!(
-                logger = LOGGER, image = %upload.image, build = %upload.build, provider = %upload.provider,
-                "Recording the end of the upload failed, taking its lock again: {error}"
-            );
-            tokio::select! {
-                _ = self.zk.connected() => {}
-                () = self.ending.cancelled() => return Err(error),
-            }
-            drop(lock);
-            let work = || Work::Uploading(upload.image.clone(), upload.build.clone(), upload.provider.clone());
-            lock = loop {
-                if let Some(lock) = self.zk.try_lock_work(work()).await? {
-                    break lock;
-                }
-                if Instant::now() >= until || self.ending.is_cancelled() {
-                    return Err(error);
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            };
+            lock = self.take_again(lock, until, error).await?;
             match self.zk.read_upload(&upload.key()).await? {
                 Some((now, newer)) if now.state == UploadState::Uploading => stat = newer,
                 // Somebody else has decided about it.
                 _ => return lock.unlock().await.map(|()| false),
             }
         }
+        lock.unlock().await.map(|()| true)
     }
 }
 

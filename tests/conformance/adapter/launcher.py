@@ -76,13 +76,19 @@ class NodePool(Daemon):
         return self._get('/ready') is not None
 
     def getZK(self):
-        return self.zk
+        """Tests wait here until the caches have what the web port is to show: those are our launcher's."""
+        return SimpleNamespace(_request_cache=SimpleNamespace(getNodeRequestIds=self._request_ids))
+
+    def _request_ids(self):
+        answer = self._get('/request-list')
+        return [request['id'] for request in json.loads(answer)] if answer else []
 
     # Our launcher's own view of its pools.
 
     def _get(self, path):
+        request = urllib.request.Request(f'http://127.0.0.1:{self.port}{path}', headers={'Accept': 'application/json'})
         try:
-            with urllib.request.urlopen(f'http://127.0.0.1:{self.port}{path}', timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.read()
         except (urllib.error.URLError, OSError):
             return None

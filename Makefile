@@ -13,7 +13,7 @@ test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and O
 lint: ## cargo fmt, clippy and deny
 	tests/run lint
 
-conformance: ## upstream's unmodified test suite against our launcher
+conformance: ## upstream's unmodified test suite against our launcher, builder and command
 	tests/run setup conformance
 
 interop: ## Zuul's own classes, Python Nodepool and a real OpenStack against our launcher

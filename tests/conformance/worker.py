@@ -1,5 +1,6 @@
 """Runs upstream's tests one after another in this process: one test id a line on stdin, one JSON result a line on
-the file descriptor given as the last argument. `--list MODULE…` prints the ids instead.
+the file descriptor given as the last argument. The first one says whose daemons the tests get: `ours`,
+`python-builder` (our launcher only) or `upstream`. `--list MODULE…` prints the ids instead.
 
 Started by ./run with upstream's source directory as working directory (the tests' configurations name files in it).
 """
@@ -48,9 +49,9 @@ def main():
     mode, fd = arguments
     import nodepool.launcher
     lock_cleanup = nodepool.launcher.LOCK_CLEANUP
-    if mode == 'ours':
+    if mode != 'upstream':
         import adapter
-        adapter.install()
+        adapter.install(builder=mode == 'ours')
     with os.fdopen(int(fd), 'w', buffering=1) as results:
         for line in sys.stdin:
             # Tests set this and leave it.

@@ -1,4 +1,4 @@
-"""Serves upstream's in-process fake cloud to our launcher's fake driver, over a Unix socket.
+"""Serves upstream's in-process fake cloud to the fake driver of one of our daemons, over a Unix socket.
 
 Upstream's tests patch their fake cloud at every level: the class, the adapter, its client, single methods, counters.
 So each call goes through the highest method of upstream's adapter that does what our driver asks for; whatever a
@@ -38,11 +38,12 @@ class ClassedError(Exception):
 
 
 class FakeCloud:
-    """The server and the provider managers behind it, for one launcher."""
+    """The server and the provider managers behind it, for one daemon."""
 
-    def __init__(self, path, nodepool):
+    def __init__(self, path, daemon, only_image_manager):
         self.path = path
-        self._nodepool = nodepool
+        self._daemon = daemon
+        self._only_image_manager = only_image_manager
         self._listener = None
         # Named as upstream's tests expect of threads that may stay.
         self._pool = ThreadPoolExecutor(16, thread_name_prefix='ThreadPoolExecutor-conformance')
@@ -52,7 +53,7 @@ class FakeCloud:
         wanted = new.providers
         new.providers = {n: p for n, p in wanted.items() if p.driver.name == 'fake'}
         try:
-            provider_manager.ProviderManager.reconfigure(old, new, zk)
+            provider_manager.ProviderManager.reconfigure(old, new, zk, self._only_image_manager)
         finally:
             new.providers = wanted
 
@@ -66,8 +67,8 @@ class FakeCloud:
         self._listener.close()
         os.unlink(self.path)
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._nodepool._config:
-            provider_manager.ProviderManager.stopProviders(self._nodepool._config)
+        if self._daemon._config:
+            provider_manager.ProviderManager.stopProviders(self._daemon._config)
 
     def _accept(self):
         while True:
@@ -103,9 +104,9 @@ class FakeCloud:
 
     def _call(self, provider, method, params):
         if method == 'hello':
-            # Our launcher has read the configuration anew: so do we, before it asks for anything.
-            self._nodepool.updateConfig()
-        manager = self._nodepool.getProviderManager(provider)
+            # Our daemon has read the configuration anew: so do we, before it asks for anything.
+            self._daemon.updateConfig()
+        manager = self._daemon.getProviderManager(provider)
         if manager is None:
             raise ClassedError('config', f'provider {provider} could not be started')
         return getattr(Calls(manager), method)(**params)
@@ -168,10 +169,10 @@ class Calls:
         return image and {'id': image.id, 'name': image.name, 'status': image.status}
 
     def upload_image(self, name, filename=None, disk_format=None, md5=None, sha256=None, size=None, metadata=None):
-        return {'id': self._adapter.uploadImage(None, name, filename, disk_format, metadata, md5, sha256)}
+        return {'id': self._manager.uploadImage(None, name, filename, disk_format, metadata, md5, sha256)}
 
     def delete_image(self, id):
-        self._adapter.deleteImage(id)
+        self._manager.deleteImage(None, id)
 
     def list_images(self):
         # What an image was made with; the one that is there from the start was made with nothing.

@@ -1,23 +1,13 @@
 """Our nodepool-launcher behind the interface that upstream's tests expect of nodepool.launcher.NodePool.
 
-What the tests ask of that object, and where the answer comes from:
+What the tests ask of that object beside what daemon.py has, and where the answer comes from:
 
-  config                the file, read by upstream's own loader; None until our launcher answers /ready
-  zk                    upstream's ZooKeeper class on the same servers and chroot
+  config                None until our launcher answers /ready
   getProviderManager    upstream's manager with the FakeAdapter that fakecloud.py serves to our launcher
   getPoolWorkers        our launcher's /pool-list: paused and active requests of each pool
-  stop                  SIGINT, as an operator would; the launcher has to end by itself
-
-Our launcher's log is written again through Python's logging under the logger names found in its lines, so that
-assertLogs works and a failed test's output has everything in order.
 """
 import json
 import logging
-import os
-import re
-import shutil
-import signal
-import tempfile
 import threading
 import time
 import urllib.error
@@ -25,24 +15,11 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
-import openstack.config.loader
-
 import nodepool.launcher as upstream
-from nodepool import config as nodepool_config
-from nodepool.zk import ZooKeeperClient
-from nodepool.zk import zookeeper as zk
 
-from harness import binary, free_port
-from harness.services import Process
+from harness import free_port
 
-from .fakecloud import FakeCloud
-
-log = logging.getLogger('conformance.launcher')
-
-# Upstream's tests wait until every thread is gone whose name they don't know; they know this prefix.
-THREAD = 'Thread-conformance'
-# 2026-11-23 03:00:00,123 INFO nodepool.PoolWorker.fake-provider-main: message
-LINE = re.compile(r'^\d{4}-\d\d-\d\d[ T][\d:.,]+\S* +([A-Z]+) +([\w.\-\[\]]+): (.*)$')
+from .daemon import THREAD, Daemon, Stopped
 
 
 class PoolWorker:
@@ -68,60 +45,26 @@ class PoolWorker:
         return self._requests('active_requests')
 
 
-class Stopped:
-    """Stands for upstream's worker threads, which some tests stop: ours cannot be stopped one by one."""
-
-    def stop(self):
-        pass
-
-    def join(self):
-        pass
-
-
-class NodePool:
+class NodePool(Daemon):
     log = logging.getLogger('nodepool.NodePool')
+    program = 'nodepool-launcher'
 
     def __init__(self, securefile, configfile, watermark_sleep=upstream.WATERMARK_SLEEP):
-        self.securefile = securefile
-        self.configfile = configfile
+        super().__init__(configfile, securefile)
         # Ours is woken by events; nothing to set.
         self.watermark_sleep = watermark_sleep
         self.cleanup_interval = 60
         self.delete_interval = 5
         self.stats_interval = 5
         self.port = free_port()
-        self.zk = None
         self._cleanup_thread = self._delete_thread = self._stats_thread = Stopped()
-        self._config = None
-        self._lock = threading.RLock()
-        self._process = None
-        self._stopping = threading.Event()
-        self._threads = []
         self._up = False
         self._placeholder = None
-
-    # The configuration, followed as upstream's main loop follows it.
-
-    def loadConfig(self):
-        config = nodepool_config.loadConfig(self.configfile)
-        if self.securefile:
-            nodepool_config.loadSecureConfig(config, self.securefile)
-        return config
-
-    def updateConfig(self):
-        """Reads the files again if they changed. Called by a timer and whenever our launcher greets a provider."""
-        with self._lock:
-            if self._config and nodepool_config.checkRecentConfig(self._config, self.configfile, self.securefile):
-                return
-            config = self.loadConfig()
-            self.cloud.reconfigure(self._config, config, self.zk)
-            self._config = config
 
     @property
     def config(self):
         if not self._up:
-            if self._process and not self._process.running():
-                raise RuntimeError(f'nodepool-launcher ended:\n{self._process.tail()}')
+            self.check_running()
             self._up = self._get('/ready') is not None
         return self._config if self._up else None
 
@@ -133,17 +76,19 @@ class NodePool:
         return self._get('/ready') is not None
 
     def getZK(self):
-        return self.zk
+        """Tests wait here until the caches have what the web port is to show: those are our launcher's."""
+        return SimpleNamespace(_request_cache=SimpleNamespace(getNodeRequestIds=self._request_ids))
 
-    def getProviderManager(self, provider_name):
-        with self._lock:
-            return self._config.provider_managers.get(provider_name)
+    def _request_ids(self):
+        answer = self._get('/request-list')
+        return [request['id'] for request in json.loads(answer)] if answer else []
 
     # Our launcher's own view of its pools.
 
     def _get(self, path):
+        request = urllib.request.Request(f'http://127.0.0.1:{self.port}{path}', headers={'Accept': 'application/json'})
         try:
-            with urllib.request.urlopen(f'http://127.0.0.1:{self.port}{path}', timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.read()
         except (urllib.error.URLError, OSError):
             return None
@@ -161,90 +106,23 @@ class NodePool:
 
     # Start and stop.
 
-    def start(self):
-        self._start_connection()
-        # Not in the test's temporary directory: the path of a Unix socket is short.
-        self._directory = tempfile.mkdtemp(prefix='np', dir='/tmp')
-        self.cloud = FakeCloud(f'{self._directory}/cloud', self)
-        self.updateConfig()
-        self.cloud.start()
-        if self._placeholder:
-            self._placeholder.stop()
-        command = [
-            binary('nodepool-launcher'), '-f', '-d', '-c', self.configfile,
+    def arguments(self):
+        # Just before the port is ours.
+        self._end_placeholder()
+        return [
             # Deleted nodes are followed by events: delete_interval has no counterpart.
             '--cleanup-interval', self.cleanup_interval,
             '--request-lock-age', upstream.LOCK_CLEANUP,
             '--web-address', '127.0.0.1', '--web-port', self.port,
         ]
-        if self.securefile:
-            command += ['-s', self.securefile]
-        env = {**os.environ, 'NODEPOOL_FAKE_CLOUD': f'unix:{self.cloud.path}',
-               # Where the tests point upstream's loader of clouds.yaml.
-               'OS_CLIENT_CONFIG_FILE': openstack.config.loader.CONFIG_FILES[0]}
-        self._process = Process(command, f'{self._directory}/launcher.log', env=env, stop_signal=signal.SIGINT, grace=30)
-        self._process.start()
-        log.info('started %s as process %s', ' '.join(map(str, command)), self._process.pid)
-        self._thread(self._follow_config)
-        self._thread(self._follow_log)
 
-    def _start_connection(self):
-        config = self.loadConfig()
-        self.zk_client = ZooKeeperClient(
-            config.zookeeper_servers, tls_cert=config.zookeeper_tls_cert, tls_key=config.zookeeper_tls_key,
-            tls_ca=config.zookeeper_tls_ca, timeout=config.zookeeper_timeout)
-        self.zk_client.connect()
-        self.zk = zk.ZooKeeper(self.zk_client)
-
-    def _thread(self, target):
-        thread = threading.Thread(target=target, name=f'{THREAD}-{len(self._threads)}', daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    def _follow_config(self):
-        while not self._stopping.wait(0.1):
-            try:
-                self.updateConfig()
-            except Exception:
-                log.exception('reading %s', self.configfile)
-
-    def _follow_log(self):
-        """Until the process has ended and its log is read to the end."""
-        process = self._process
-        logger = logging.getLogger('nodepool')
-        with open(process.log, errors='replace') as lines:
-            rest = ''
-            while True:
-                ended = not process.running()
-                chunk = rest + lines.read()
-                *whole, rest = chunk.split('\n')
-                for line in whole:
-                    level, message = 'DEBUG', line
-                    if found := LINE.match(line):
-                        level, name, message = found.groups()
-                        logger = logging.getLogger(name)
-                    number = logging.getLevelName(level.replace('TRACE', 'DEBUG'))
-                    logger.log(number if isinstance(number, int) else logging.INFO, '%s', message)
-                if ended:
-                    return
-                time.sleep(0.05)
-
-    def stop(self):
-        """As often as a test likes."""
+    def _end_placeholder(self):
         if self._placeholder:
             self._placeholder.stop()
-        if not self._process:
-            return
-        process, self._process = self._process, None
-        status = process.stop()
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(10)
-        self.cloud.stop()
-        self.zk.disconnect()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        if status != 0:
-            raise RuntimeError(f'nodepool-launcher ended with status {status}')
+
+    def stop(self):
+        self._end_placeholder()
+        super().stop()
 
 
 class WebApp:

@@ -133,12 +133,7 @@ impl Attempt {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let lines = stderr.lines().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty());
         let (debug, said) = lines.partition(|line| line.starts_with("debug1: ") || line.starts_with("OpenSSH_"));
-        Self {
-            late: false,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            said,
-            debug,
-        }
+        Self { late: false, stdout: String::from_utf8_lossy(&output.stdout).into_owned(), said, debug }
     }
 
     /// Whether one of ssh's messages contains this.

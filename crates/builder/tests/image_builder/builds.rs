@@ -54,7 +54,7 @@ fn the_operators_example_makes_an_image() {
             "dib-ansible: building with the playbook /var/lib/nodepool/config/nodepool/dib-ansible/image.yaml",
             &format!("host image-builder (nodepool@{ADDRESS} port {}): host key ssh-ed25519 SHA256:", host.port),
             " is known; Python 3.",
-            "rsync  version",
+            "rsync version 3",
             " free in /home/nodepool",
             "Building /var/lib/nodepool/dib/image-0a",
             "TASK [Bring it]",
@@ -161,7 +161,10 @@ fn what_a_play_says_of_its_connection_counts_for_the_checks() {
          - hosts: image-builder\n  remote_user: nodepool\n  vars: {{ansible_port: {}}}\n  tasks:\n  - raw: id -un; exit 5\n",
         host.port
     ));
-    pod.run().has(2, &["host other: not checked", &format!("(nodepool@{ADDRESS} port {})", host.port), "\"nodepool\\r\\n\""]);
+    pod.run().has(
+        2,
+        &["host other: not checked", &format!("(nodepool@{ADDRESS} port {})", host.port), "\"nodepool\\r\\n\""],
+    );
 }
 
 #[test]
@@ -193,7 +196,8 @@ fn silence_does_not_end_a_build_whoever_has_configured_keepalives() {
 pub fn ssh_calls(port: u16) -> Vec<String> {
     let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
     let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.split(' ').next().is_some_and(|program| program.ends_with("/ssh")))
+    lines
+        .filter(|line| line.split(' ').next().is_some_and(|program| program.ends_with("/ssh")))
         .filter(|line| line.contains(&format!("Port={port}")))
         .collect()
 }

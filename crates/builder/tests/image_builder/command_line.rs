@@ -62,7 +62,8 @@ fn ansible_playbook_is_called_as_the_operators_wrapper_does() {
     let site = Site::new();
     let (inventory, playbook) = (site.path("playbooks/inventory.yaml"), site.path("playbooks/my.yaml"));
     let output = site.path("image-0a");
-    let (inventory, playbook, output) = (inventory.to_str().unwrap(), playbook.to_str().unwrap(), output.to_str().unwrap());
+    let (inventory, playbook, output) =
+        (inventory.to_str().unwrap(), playbook.to_str().unwrap(), output.to_str().unwrap());
     let image_output = format!("image_output={output}");
     let usual = ["-v", "-i", inventory, playbook, "-e", &image_output];
     // The order of formats is not defined in what the builder passes; the wrapper's is.
@@ -71,7 +72,18 @@ fn ansible_playbook_is_called_as_the_operators_wrapper_does() {
         ("qcow2", &["-e", "qcow2_type=True"][..]),
         ("qcow2,raw", &["-e", "raw_type=True", "-e", "qcow2_type=True"][..]),
     ] {
-        let words = ["my.yaml", "-x", "-t", formats, "--checksum", "--no-tmpfs", "--qemu-img-options", "compat=0.10", "-o", output];
+        let words = [
+            "my.yaml",
+            "-x",
+            "-t",
+            formats,
+            "--checksum",
+            "--no-tmpfs",
+            "--qemu-img-options",
+            "compat=0.10",
+            "-o",
+            output,
+        ];
         let (status, log) = site.run(&words);
         assert_eq!(status, 0, "{log}");
         assert_eq!(site.arguments(), [&usual[..], types].concat(), "{formats}");
@@ -89,7 +101,8 @@ fn the_environment_is_passed_on_with_three_variables_of_ours() {
     let mut command = site.command(&words);
     command.env("DIB_RELEASE", "").env("DIB_IMAGE_NAME", "image").env("ANSIBLE_SSH_ARGS", "-o Compression=yes");
     assert!(command.output().unwrap().status.success());
-    let passed: Vec<String> = fs::read_to_string(site.path("environment")).unwrap().lines().map(str::to_owned).collect();
+    let passed: Vec<String> =
+        fs::read_to_string(site.path("environment")).unwrap().lines().map(str::to_owned).collect();
     for expected in ["DIB_RELEASE=", "DIB_IMAGE_NAME=image", "ANSIBLE_SSH_ARGS=-o Compression=yes"] {
         assert!(passed.iter().any(|line| line == expected), "{expected}: {passed:#?}");
     }
@@ -104,7 +117,11 @@ fn the_environment_is_passed_on_with_three_variables_of_ours() {
     let plain = String::from_utf8(shell.output().unwrap().stdout).unwrap();
     let added: Vec<&str> = passed
         .iter()
-        .filter(|line| !plain.lines().any(|plain| plain == line.as_str()) && !line.starts_with("_=") && !line.starts_with("OLDPWD="))
+        .filter(|line| {
+            !plain.lines().any(|plain| plain == line.as_str())
+                && !line.starts_with("_=")
+                && !line.starts_with("OLDPWD=")
+        })
         .filter_map(|line| line.split('=').next())
         .collect();
     assert_eq!(added, ["ANSIBLE_SSH_CONTROL_PATH_DIR", "NODEPOOL_DIB_ANSIBLE", "PATH"]);
@@ -120,7 +137,9 @@ fn errors_have_the_wrappers_statuses() {
     let site = Site::new();
     let output = site.path("image-0a");
     let output = output.to_str().unwrap();
-    for words in [&["-t", "raw", "-o", output][..], &["my.yaml", "element", "-t", "raw"][..], &["my.yaml", "--frobnicate"][..]] {
+    for words in
+        [&["-t", "raw", "-o", output][..], &["my.yaml", "element", "-t", "raw"][..], &["my.yaml", "--frobnicate"][..]]
+    {
         assert_eq!(site.run(words).0, 2, "{words:?}");
     }
     let one = |words: &[&str], text: &str| {
@@ -158,8 +177,17 @@ fn an_image_with_ansible_is_built_by_the_program_beside_ours() {
     let words = image("image").unwrap();
     assert!(words[0].ends_with("dib-ansible"), "{words:?}");
     let declared = r#"[{"name":"ib","host":"127.0.0.1","min_free":2147483648}]"#;
-    let options =
-        ["--inventory", "inventory.yaml", "--image-builder", "ib", "--min-free", "0", "--image-builders", declared, "my.yaml"];
+    let options = [
+        "--inventory",
+        "inventory.yaml",
+        "--image-builder",
+        "ib",
+        "--min-free",
+        "0",
+        "--image-builders",
+        declared,
+        "my.yaml",
+    ];
     assert_eq!(words[1..], options);
     // And dib-ansible understands them.
     let output = site.path("image-0a");

@@ -65,7 +65,15 @@ fn a_cancelled_build_ends_on_the_host_too() {
     let ended = running.wait();
     assert!(started.elapsed().as_secs() < 15, "the executor waits no longer: {:?}", started.elapsed());
     let host_line = |text: &str| format!("host {ADDRESS}: ended `{text}");
-    ended.has(143, &["ended by SIGTERM", &host_line("sleep 3002"), &host_line("sleep 3003"), "removed the unfinished /var/lib/nodepool/dib/image-0a.raw"]);
+    ended.has(
+        143,
+        &[
+            "ended by SIGTERM",
+            &host_line("sleep 3002"),
+            &host_line("sleep 3003"),
+            "removed the unfinished /var/lib/nodepool/dib/image-0a.raw",
+        ],
+    );
     nothing_is_left(&pod, &host);
     assert!(!host.home("late").exists(), "the playbook did not go on when its task had ended");
 }

@@ -58,7 +58,10 @@ fn a_changed_key_stops_the_build_with_both_fingerprints() {
     let after = fingerprint(&host.key);
     let known = format!("and known are   ED25519 {before} (/var/lib/nodepool/known_hosts line 1)");
     let command = format!("nodepool-builder trust-host {ADDRESS} --port {} --fingerprint {after} --replace", host.port);
-    not_started(&pod.run(), &["its host key has CHANGED", &format!("It shows   ssh-ed25519 {after}"), &known, &command]);
+    not_started(
+        &pod.run(),
+        &["its host key has CHANGED", &format!("It shows   ssh-ed25519 {after}"), &known, &command],
+    );
 }
 
 #[test]
@@ -101,7 +104,9 @@ fn a_host_without_python_or_rsync_says_what_to_install() {
     not_started(&pod.run(), &["there is no Python that works at /opt/python"]);
     drop(host);
 
-    let Some((pod, _host)) = self::host(HostIs { without: vec!["/usr/bin/rsync"], ..HostIs::default() }) else { return };
+    let Some((pod, _host)) = self::host(HostIs { without: vec!["/usr/bin/rsync"], ..HostIs::default() }) else {
+        return;
+    };
     not_started(&pod.run(), &["rsync is not there", "install rsync on that host"]);
     // A playbook that does without may.
     pod.playbook("- hosts: image-builder\n  tasks:\n  - fetch: {src: /etc/hostname, dest: '{{ image_output }}.raw', flat: true}\n");
@@ -110,7 +115,9 @@ fn a_host_without_python_or_rsync_says_what_to_install() {
 
 #[test]
 fn a_host_that_runs_no_commands_is_no_image_builder() {
-    let Some((pod, _host)) = host(HostIs { sshd: "ForceCommand echo only backups", ..HostIs::default() }) else { return };
+    let Some((pod, _host)) = host(HostIs { sshd: "ForceCommand echo only backups", ..HostIs::default() }) else {
+        return;
+    };
     not_started(&pod.run(), &["the commands that were sent did not run: only backups", "an ordinary shell"]);
 }
 
@@ -123,7 +130,8 @@ fn a_full_disk_there_or_here_stops_the_build_and_touches_nothing() {
     drop(host);
 
     let Some((mut pod, _host)) = self::host(HostIs::default()) else { return };
-    "mount -t tmpfs -o size=8m images /var/lib/nodepool/dib; echo kept >/var/lib/nodepool/dib/image-00.raw".clone_into(&mut pod.prepare);
+    "mount -t tmpfs -o size=8m images /var/lib/nodepool/dib; echo kept >/var/lib/nodepool/dib/image-00.raw"
+        .clone_into(&mut pod.prepare);
     let full = "8 MiB are free in /var/lib/nodepool/dib, where the image is to arrive, and 100 MiB must be";
     not_started(&pod.run(), &[full, "make room"]);
     pod.run_with(&["--min-free", "1048576"]).has(0, &["the image is there"]);

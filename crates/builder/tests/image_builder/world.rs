@@ -32,7 +32,8 @@ pub fn ansible() -> Option<PathBuf> {
         eprintln!("SKIPPED: {why}");
         None
     };
-    let Some(ansible) = std::env::var_os("NODEPOOL_TEST_ANSIBLE").map(PathBuf::from).filter(|path| path.exists()) else {
+    let Some(ansible) = std::env::var_os("NODEPOOL_TEST_ANSIBLE").map(PathBuf::from).filter(|path| path.exists())
+    else {
         return skip("NODEPOOL_TEST_ANSIBLE names no ansible-playbook (`make test` sets it; tests/setup installs it)");
     };
     for program in ["/usr/sbin/sshd", "/usr/bin/rsync", "/usr/bin/sudo"] {
@@ -65,7 +66,8 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 fn keygen(path: &Path) -> String {
-    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).status();
+    let made =
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).status();
     assert!(made.unwrap().success());
     fs::read_to_string(path.with_extension("pub")).unwrap().trim().to_owned()
 }
@@ -196,7 +198,9 @@ impl Host {
 
     /// Waits until a process with this in its command line runs.
     pub fn wait_for_process(&self, what: &str) {
-        wait_for(&format!("`{what}` runs on the host"), || self.processes().iter().any(|line| line.contains(what)).then_some(()));
+        wait_for(&format!("`{what}` runs on the host"), || {
+            self.processes().iter().any(|line| line.contains(what)).then_some(())
+        });
     }
 
     /// Waits until nothing of a build runs any more.
@@ -247,7 +251,15 @@ impl Pod {
     pub fn bare() -> Self {
         let dir = TempDir::with_prefix("nodepool-pod-").unwrap();
         let lib = dir.path().join("var-lib");
-        for sub in [PLAYBOOKS, "nodepool/dib", "nodepool/.ssh", "tmp", "nodepool-ssh-key", "zuul-ssh-key", "zuul-spare-ssh-key"] {
+        for sub in [
+            PLAYBOOKS,
+            "nodepool/dib",
+            "nodepool/.ssh",
+            "tmp",
+            "nodepool-ssh-key",
+            "zuul-ssh-key",
+            "zuul-spare-ssh-key",
+        ] {
             fs::create_dir_all(lib.join(sub)).unwrap();
         }
         let key = lib.join("nodepool-ssh-key/priv");
@@ -330,7 +342,8 @@ impl Pod {
     }
 
     pub fn build_with(&self, options: &[&str]) -> Command {
-        let usual = ["image.yaml", "-x", "-t", "raw", "--checksum", "--no-tmpfs", "-o", "/var/lib/nodepool/dib/image-0a"];
+        let usual =
+            ["image.yaml", "-x", "-t", "raw", "--checksum", "--no-tmpfs", "-o", "/var/lib/nodepool/dib/image-0a"];
         let words: Vec<&str> = options.iter().chain(&usual).copied().collect();
         self.command(Path::new(env!("CARGO_BIN_EXE_dib-ansible")), &words)
     }
@@ -394,16 +407,6 @@ impl Running {
 
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
-    }
-
-    pub fn wait_for_line(&mut self, text: &str) {
-        wait_for(&format!("the log has `{text}`"), || {
-            if self.log().contains(text) {
-                return Some(());
-            }
-            assert!(self.child.try_wait().unwrap().is_none(), "it has ended without `{text}`:\n{}", self.log());
-            None
-        });
     }
 
     pub fn wait(mut self) -> Ended {

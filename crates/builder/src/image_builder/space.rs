@@ -22,7 +22,7 @@ pub fn free_here(directory: &Path) -> nix::Result<u64> {
 pub struct Probe {
     /// Python's version and where it is.
     pub python: Option<(String, String)>,
-    /// The first line of `rsync --version`.
+    /// `rsync version N`.
     pub rsync: Option<String>,
     /// The directory that was looked at, or the nearest that exists above it.
     pub directory: PathBuf,
@@ -67,7 +67,7 @@ impl Probe {
         for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
             match key {
                 "python" => probe.python = value.split_once(' ').map(|(v, p)| (v.to_owned(), p.to_owned())),
-                "rsync" => probe.rsync = Some(value.split("  ").next().unwrap_or(value).to_owned()),
+                "rsync" => probe.rsync = Some(value.split_whitespace().take(3).collect::<Vec<_>>().join(" ")),
                 "directory" => probe.directory = value.into(),
                 "space" => {
                     let words: Vec<&str> = value.split_whitespace().collect();

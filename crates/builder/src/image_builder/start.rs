@@ -348,12 +348,13 @@ async fn guarded(
         Err(error) => return fail(&format!("starting the playbook's guard: {error}")),
     };
     let _ = directory.keep();
+    // Its end tells the guard; waiting for a child would close it.
+    let input = guard.stdin.take();
     let status = tokio::select! {
         status = guard.wait() => status,
         reason = end => {
             say(reason.text());
-            // The end of its input tells it.
-            drop(guard.stdin.take());
+            drop(input);
             let _ = guard.wait().await;
             return reason.status();
         }

@@ -125,17 +125,14 @@ echo nodepool-sweep-ends
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        os::unix::process::CommandExt as _,
-        process::{Child, Command, Stdio},
-    };
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
     /// A process of this machine that counts as one of the build's.
     fn marked(mark: &str, script: &str) -> Child {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", script]).env(MARK, mark).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.args(["-c", script]).env(MARK, mark).stdin(Stdio::null()).stdout(Stdio::null());
         command.spawn().unwrap()
     }
 

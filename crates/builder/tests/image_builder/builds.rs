@@ -54,7 +54,7 @@ fn the_operators_example_makes_an_image() {
             "dib-ansible: building with the playbook /var/lib/nodepool/config/nodepool/dib-ansible/image.yaml",
             &format!("host image-builder (nodepool@{ADDRESS} port {}): host key ssh-ed25519 SHA256:", host.port),
             " is known; Python 3.",
-            "rsync  version",
+            "rsync version 3",
             " free in /home/nodepool",
             "Building /var/lib/nodepool/dib/image-0a",
             "TASK [Bring it]",

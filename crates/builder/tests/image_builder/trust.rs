@@ -25,10 +25,8 @@ fn trust_host_as_a_program() {
 }
 
 fn command(pod: &Pod, arguments: &str) -> Command {
-    let mut command = pod.command(
-        &std::env::current_exe().unwrap(),
-        &["--exact", "trust::trust_host_as_a_program", "--nocapture"],
-    );
+    let mut command =
+        pod.command(&std::env::current_exe().unwrap(), &["--exact", "trust::trust_host_as_a_program", "--nocapture"]);
     command.env(ARGUMENTS, arguments);
     command
 }
@@ -77,7 +75,8 @@ fn a_wrong_fingerprint_and_nobody_to_ask_record_nothing() {
     let Some((pod, host)) = pod_and_host() else { return };
     let arguments = format!("nodepool@{ADDRESS} --port {}", host.port);
     let print = fingerprint(&host.key);
-    trust(&pod, &format!("{arguments} --fingerprint SHA256:wrong")).has(1, &["shows none of the keys given by --fingerprint", &print]);
+    trust(&pod, &format!("{arguments} --fingerprint SHA256:wrong"))
+        .has(1, &["shows none of the keys given by --fingerprint", &print]);
     trust(&pod, &arguments).has(1, &[&print, "nobody is there to confirm"]);
     assert!(!pod.path(KNOWN).exists());
     trust_at_a_terminal(&pod, &arguments, "no").has(1, &["not confirmed: nothing was recorded"]);
@@ -94,7 +93,8 @@ fn a_changed_key_is_replaced_only_where_that_is_said() {
     pod.write(KNOWN, &format!("# mine\n{}second.example {before}\n", pod.read(KNOWN)));
     let host = host.reinstalled(&pod);
     let arguments = format!("{ADDRESS} --port {port}");
-    let texts = [&fingerprint(&before), &fingerprint(&host.key)].map(String::as_str);
+    let prints = [fingerprint(&before), fingerprint(&host.key)];
+    let texts = prints.each_ref().map(String::as_str);
     trust(&pod, &format!("{arguments} --yes")).has(1, &[texts[0], texts[1], "repeat with --replace"]);
     trust_at_a_terminal(&pod, &arguments, "yes").has(1, &["has CHANGED", texts[0], texts[1], "not confirmed"]);
     assert!(pod.read(KNOWN).contains(&before));
@@ -116,7 +116,13 @@ fn the_users_configuration_decides_about_file_hashing_and_alias() {
     trust(&pod, "ib --yes").has(0, &["of builder.example in /var/lib/nodepool/hosts"]);
     assert!(pod.read("nodepool/hosts").starts_with("|1|"), "{}", pod.read("nodepool/hosts"));
     // Through the host itself, which has to know its own key first, and to log in.
-    pod.write("nodepool/.ssh/config", &format!("{}Host *\n  IdentityFile /var/lib/nodepool-ssh-key/priv\n", config.replace("/no/such/place", "/dev/null")));
+    pod.write(
+        "nodepool/.ssh/config",
+        &format!(
+            "{}Host *\n  IdentityFile /var/lib/nodepool-ssh-key/priv\n",
+            config.replace("/no/such/place", "/dev/null")
+        ),
+    );
     let ended = trust(&pod, "jumped --yes");
     ended.has(0, &["in /var/lib/nodepool/jumped"]);
     assert!(pod.read("nodepool/jumped").contains(&host.key));

@@ -409,16 +409,6 @@ impl Running {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
-    pub fn wait_for_line(&mut self, text: &str) {
-        wait_for(&format!("the log has `{text}`"), || {
-            if self.log().contains(text) {
-                return Some(());
-            }
-            assert!(self.child.try_wait().unwrap().is_none(), "it has ended without `{text}`:\n{}", self.log());
-            None
-        });
-    }
-
     pub fn wait(mut self) -> Ended {
         let status = wait_for("dib-ansible has ended", || self.child.try_wait().unwrap());
         Ended { status, log: self.log() }

@@ -33,7 +33,7 @@ def builder_killed(world):
                 **{'zookeeper-timeout': 2.0})
 
     def start():
-        return site.start(env=cloud.env, arguments=['--cleanup-interval', 1, '--retry-interval', 1])
+        return site.start(env=cloud.env, ours=['--cleanup-interval', 1, '--retry-interval', 1])
     builder = start()
     images_in = images_of(cloud)
     wait_for('ready: the first build', lambda: site.ready_builds('image'))
@@ -319,7 +319,7 @@ def builder_disk_full(world):
     images_in = images_of(cloud)
 
     def start():
-        return site.start(env=cloud.env, arguments=['--cleanup-interval', 1, '--retry-interval', 600])
+        return site.start(env=cloud.env, ours=['--cleanup-interval', 1, '--retry-interval', 600])
 
     def failed():
         found = [(r['state_time'], key, r) for key, r in records.builds(site.client).items() if r['state'] == 'failed']

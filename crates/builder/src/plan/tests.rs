@@ -253,11 +253,23 @@ fn a_failed_build_is_tried_again_after_a_pause_or_when_somebody_asks_since() {
     let mut site = site();
     site.doing.builds_after.insert("i".into(), (NOW + 7.0, NOW - 3.0));
     assert_eq!(site.plan_at(NOW), Plan { decisions: Vec::new(), wake_at: Some(NOW + 7.0) });
-    let asked = |seconds: f64| Stat { mtime: (seconds * 1000.0) as i64, ..Stat::default() };
-    site.records.build_requests.insert("i".into(), asked(NOW - 4.0));
+    let asked = |first: f64, last: f64| {
+        let ms = |seconds: f64| (seconds * 1000.0) as i64;
+        Stat { ctime: ms(first), mtime: ms(last), ..Stat::default() }
+    };
+    site.records.build_requests.insert("i".into(), asked(NOW - 4.0, NOW - 4.0));
     assert!(site.says().is_empty(), "that request has failed already");
-    site.records.build_requests.insert("i".into(), asked(NOW - 2.0));
+    site.records.build_requests.insert("i".into(), asked(NOW - 4.0, NOW - 2.0));
     assert_eq!(site.says(), ["build i qcow2,raw Requested"]);
+}
+
+#[test]
+fn what_an_earlier_life_has_left_of_an_upload_goes_before_it_is_begun_anew() {
+    let mut site = site();
+    site.build("i", 1, BuildState::Ready, 10.0).upload(1, "a", 1, UploadState::Uploading, 9.0);
+    assert_eq!(site.says(), ["upload i 1 b raw", "forget upload i 1 a 1"]);
+    site.retires = false;
+    assert_eq!(site.says(), ["upload i 1 a qcow2", "upload i 1 b raw"], "else it would wait for ever");
 }
 
 #[test]

@@ -24,6 +24,8 @@ def builder_session_lost(world):
             wait_for(f'free: the locks, in the middle of {what}', lambda: not contenders(site.client), 30)
         finally:
             os.kill(builder.pid, signal.SIGCONT)
+        # Else another builder would take the work for a dead one's.
+        wait_for(f'taken again: the lock, in the middle of {what}', lambda: contenders(site.client), 10, 0.1)
 
     def state_of(found):
         return [record['state'] for record in found(site.client).values()]

@@ -98,6 +98,15 @@ impl State {
         self.doing.uploads_after.remove(to);
     }
 
+    /// An action has ended. A deletion that does not wait for another attempt has worked.
+    fn acted(&mut self, decision: &Decision) {
+        if let Some(subject) = decision.subject()
+            && !self.doing.retire_after.contains_key(&subject)
+        {
+            self.retire_failures.remove(&subject);
+        }
+    }
+
     /// A deletion failed: none before the pause is over.
     pub fn retirement_failed(&mut self, subject: &Subject, first: f64, now: Timestamp) {
         let pause = longer(self.retire_failures.entry(subject.clone()).or_default(), first);
@@ -120,8 +129,9 @@ impl Builder {
         self.tasks.spawn(async move {
             let _marked = marked;
             debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
-            if let Err(error) = this.act(&decision).await {
-                this.action_failed(&decision, &error);
+            match this.act(&decision).await {
+                Ok(()) => this.state().acted(&decision),
+                Err(error) => this.action_failed(&decision, &error),
             }
         });
     }
@@ -173,6 +183,36 @@ impl Builder {
             _ => {
                 if let Some(subject) = decision.subject() {
                     state.doing.retire_after.entry(subject).or_insert(after);
+                }
+            }
+        }
+    }
+
+    /// Does work whose lock must not be free meanwhile: if it is lost with its session, it is taken again as soon as there is
+    /// a new one, while the work goes on. Others would take a build without a lock for a dead builder's.
+    pub(super) async fn while_locked<T>(&self, mut lock: HeldWork, work: impl Future<Output = T>) -> (T, HeldWork) {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return (done, lock),
+                () = lock.lost() => {}
+            }
+            let again = async {
+                loop {
+                    self.zk.connected().await;
+                    match self.zk.try_lock_work(lock.work().clone()).await {
+                        Ok(Some(again)) => return again,
+                        Ok(None) => {}
+                        Err(error) => debug!(logger = LOGGER, "Cannot take a lost lock again yet: {error}"),
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            tokio::select! {
+                done = &mut work => return (done, lock),
+                again = again => {
+                    info!(logger = LOGGER, "Took the lock again that the lost session had: {:?}", again.work());
+                    lock = again;
                 }
             }
         }

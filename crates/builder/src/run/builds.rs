@@ -2,7 +2,7 @@
 //!
 //! The record says `building` from before anything is run until everything is known, so whoever finds one whose lock
 //! nobody holds knows that its builder died. A session that is lost in an hour's build costs nothing: the build goes on,
-//! and its lock is taken again for the last write ([`Builder::conclude_build`]).
+//! and its lock is taken again ([`Builder::while_locked`]).
 
 use std::{
     fs,
@@ -84,7 +84,7 @@ impl Builder {
 
         let started = Instant::now();
         let last = ready.map(|(build, _)| build);
-        let outcome = self.make(&config, diskimage, &build, last.as_ref()).await;
+        let (outcome, lock) = self.while_locked(lock, self.make(&config, diskimage, &build, last.as_ref())).await;
         self.report_build(image, formats, &files::base(&self.images_dir(), image, &id), started.elapsed(), &outcome);
 
         build.username = Some(diskimage.username.clone());

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nodepool_common::{
@@ -19,6 +19,9 @@ use crate::plan::ProviderImages;
 const LOGGER: &str = "nodepool.ProviderManager";
 /// Upstream's clouds wait as long for an answer.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a provider's format counts before it is asked again.
+const FORMATS_AGE: Duration = Duration::from_secs(5);
 
 /// A provider with images.
 #[derive(Debug)]
@@ -67,13 +70,22 @@ impl Cloud {
 pub(super) struct Clouds {
     context: Context,
     entries: Mutex<BTreeMap<ProviderName, Arc<Cloud>>>,
+    formats: Mutex<Formats>,
+}
+
+/// What providers said of their formats, and when.
+#[derive(Debug, Default)]
+struct Formats {
+    known: BTreeMap<ProviderName, ProviderImages>,
+    /// `None`: to be asked now.
+    asked: Option<Instant>,
     /// What was last said of a provider's format.
-    troubles: Mutex<BTreeMap<ProviderName, String>>,
+    troubles: BTreeMap<ProviderName, String>,
 }
 
 impl Clouds {
     pub fn new(context: Context) -> Self {
-        Self { context, entries: Mutex::default(), troubles: Mutex::default() }
+        Self { context, entries: Mutex::default(), formats: Mutex::default() }
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<ProviderName, Arc<Cloud>>> {
@@ -108,13 +120,19 @@ impl Clouds {
                 }
             }
         }
+        self.formats.lock().unwrap_or_else(PoisonError::into_inner).asked = None;
         changed
     }
 
-    /// What the planner needs to know. Asks each provider for its format anew: a clouds.yaml may have changed.
+    /// What the planner needs to know. Asks each provider for its format anew from time to time: a clouds.yaml may have
+    /// changed.
     pub fn images(&self) -> BTreeMap<ProviderName, ProviderImages> {
+        let mut formats = self.formats.lock().unwrap_or_else(PoisonError::into_inner);
+        if formats.asked.is_some_and(|asked| asked.elapsed() < FORMATS_AGE) {
+            return formats.known.clone();
+        }
         let entries: Vec<_> = self.open().iter().map(|(name, cloud)| (name.clone(), Arc::clone(cloud))).collect();
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles = &mut formats.troubles;
         troubles.retain(|name, _| entries.iter().any(|(known, _)| known == name));
         let format = |(name, cloud): (ProviderName, Arc<Cloud>)| {
             let format = match cloud.provider.image_format() {
@@ -133,6 +151,9 @@ impl Clouds {
             };
             (name, ProviderImages { format })
         };
-        entries.into_iter().map(format).collect()
+        let known: BTreeMap<_, _> = entries.into_iter().map(format).collect();
+        formats.known.clone_from(&known);
+        formats.asked = Some(Instant::now());
+        known
     }
 }

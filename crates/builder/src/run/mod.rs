@@ -48,7 +48,7 @@ use crate::{
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.builder";
 /// Between two passes: what changes meanwhile is planned with together.
-const PACE: Duration = Duration::from_millis(50);
+const PACE: Duration = Duration::from_millis(100);
 /// For what still runs when the process is told to end: a build's own grace, and the record's last write.
 const LEAVE: Duration = Duration::from_secs(25);
 

@@ -29,6 +29,8 @@ use super::{
 use crate::{files, plan::UploadTo};
 
 const LOGGER: &str = "nodepool.builder.UploadWorker";
+/// For a site's hook, which may look at the image: an hour, as an upload has by default.
+const HOOK_LIMIT: Duration = Duration::from_secs(3600);
 /// For looking for a half image when the process is told to end.
 const SWEEP_AT_END: Duration = Duration::from_secs(8);
 
@@ -64,10 +66,13 @@ impl Builder {
         let name = format!("build {build} of image {image} to provider {provider}");
         info!(logger = LOGGER, image = %image, build = %build, provider = %provider, "Uploading {name} as upload {}", upload.id);
         let started = Instant::now();
-        let sent = tokio::select! {
-            sent = self.send(&cloud, diskimage, &record, &upload, format) => sent,
-            () = self.ending.cancelled() => Err("the builder was stopped".to_owned()),
+        let sending = async {
+            tokio::select! {
+                sent = self.send(&cloud, diskimage, &record, &upload, format) => sent,
+                () = self.ending.cancelled() => Err("the builder was stopped".to_owned()),
+            }
         };
+        let (sent, lock) = self.while_locked(lock, sending).await;
         match sent {
             Ok((external_name, external_id)) => {
                 upload.set_state(UploadState::Ready, clock::now());
@@ -211,8 +216,10 @@ fn properties(diskimage: &Diskimage, provider: &Provider) -> BTreeMap<String, St
 async fn run_hook(hook: &Path, provider: &ProviderName, id: &str, file: &Path) -> Result<(), String> {
     let mut command = tokio::process::Command::new(hook);
     command.arg(provider.as_str()).arg(id).arg(file).stdin(Stdio::null()).kill_on_drop(true);
-    let ran = command.output().await;
     let shown = hook.display();
+    let Ok(ran) = tokio::time::timeout(HOOK_LIMIT, command.output()).await else {
+        return Err(format!("post-upload-hook {shown} was ended: it took longer than {} s", HOOK_LIMIT.as_secs()));
+    };
     let output = ran.map_err(|error| format!("cannot run post-upload-hook {shown}: {error}"))?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
     if output.status.success() {

@@ -118,11 +118,11 @@ echo 'nodepool:x:64001:64001::/home/nodepool:/bin/sh' >>etc/passwd
 echo 'nodepool:x:64001:' >>etc/group
 echo 'nodepool:*:19000:0:99999:7:::' >>etc/shadow
 for file in passwd group shadow; do mount --bind etc/$file /etc/$file; done
-mount -t tmpfs -o size=$2 home /home
+mount -t tmpfs -o mode=755,size=$2 home /home
 mkdir -p /home/nodepool/.ssh /run/sshd
 cp authorized_keys /home/nodepool/.ssh/authorized_keys
 chown -R 64001:64001 /home/nodepool
-mount -t tmpfs sudoers /etc/sudoers.d
+mount -t tmpfs -o mode=755 sudoers /etc/sudoers.d
 if [ $3 = yes ]; then echo 'nodepool ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/nodepool; chmod 440 /etc/sudoers.d/nodepool; fi
 shift 3
 for program in "$@"; do mount --bind /dev/null "$(readlink -f "$program")"; done
@@ -282,7 +282,7 @@ impl Pod {
         pod.write(
             "nodepool/.ssh/config",
             "Host *\n  IdentityFile /var/lib/nodepool-ssh-key/priv\n  UserKnownHostsFile /var/lib/nodepool/known_hosts\n  \
-             ServerAliveInterval 60\n",
+             ServerAliveInterval 60\n  HashKnownHosts no\n",
         );
         pod
     }
@@ -417,8 +417,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log:\n{}", self.log());
+        }
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            eprintln!("killed; its log:\n{}", self.log());
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

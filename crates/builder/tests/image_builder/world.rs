@@ -87,15 +87,15 @@ pub struct HostIs {
     pub without: Vec<&'static str>,
     /// The size of its /home, as mount takes it.
     pub home: &'static str,
-    /// Whether `nodepool` may use sudo without a password.
-    pub sudo: bool,
+    /// What `nodepool` may run by sudo without a password, as sudoers has it.
+    pub sudo: &'static str,
     /// More lines of sshd_config.
     pub sshd: &'static str,
 }
 
 impl Default for HostIs {
     fn default() -> Self {
-        Self { without: vec![], home: "2g", sudo: true, sshd: "" }
+        Self { without: vec![], home: "2g", sudo: "ALL", sshd: "" }
     }
 }
 
@@ -123,7 +123,8 @@ mkdir -p /home/nodepool/.ssh /run/sshd
 cp authorized_keys /home/nodepool/.ssh/authorized_keys
 chown -R 64001:64001 /home/nodepool
 mount -t tmpfs -o mode=755 sudoers /etc/sudoers.d
-if [ $3 = yes ]; then echo 'nodepool ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/nodepool; chmod 440 /etc/sudoers.d/nodepool; fi
+echo "nodepool ALL=(ALL) NOPASSWD: $3" >/etc/sudoers.d/nodepool
+chmod 440 /etc/sudoers.d/nodepool
 shift 3
 for program in "$@"; do mount --bind /dev/null "$(readlink -f "$program")"; done
 exec /usr/sbin/sshd -D -e -f sshd_config
@@ -149,7 +150,7 @@ impl Host {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", HOST, "sh"]);
-        command.arg(dir.path()).arg(is.home).arg(if is.sudo { "yes" } else { "no" }).args(&is.without);
+        command.arg(dir.path()).arg(is.home).arg(is.sudo).args(&is.without);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap();
         let mut host = Self { child, port, key: key.split(' ').take(2).collect::<Vec<_>>().join(" "), is, dir };

@@ -102,13 +102,17 @@ for signal in TERM KILL; do
   while [ $tries -lt 20 ]; do
     them=$(find_them)
     [ -n "$them" ] || break
+    new=
     for pid in $them; do
       case $seen in
-        *" $pid "*) [ $signal = KILL ] && kill -KILL "$pid" 2>/dev/null ;;
-        *) seen="$seen$pid "; all="$all$pid $(command_of "$pid")
-"; kill -$signal "$pid" 2>/dev/null; kill -CONT "$pid" 2>/dev/null ;;
+        *" $pid "*) ;;
+        *) new="$new $pid"; seen="$seen$pid "; all="$all$pid $(command_of "$pid")
+" ;;
       esac
     done
+    # Each hears SIGTERM once. The first that ends may take others with it: so all were noted before.
+    [ $signal = KILL ] && new=$them
+    for pid in $new; do kill -$signal "$pid" 2>/dev/null; kill -CONT "$pid" 2>/dev/null; done
     sleep 0.1 2>/dev/null || sleep 1
     tries=$((tries + 1))
   done

@@ -128,18 +128,14 @@ fn a_build_whose_every_process_here_is_killed_ends_on_the_host_too() {
 
 #[test]
 fn what_belongs_to_root_is_named_where_sudo_wants_a_password() {
-    let Some(ansible) = ansible() else { return };
-    let pod = Pod::new(ansible);
-    // Commands of root's own, that the user may start but not end: as a set-uid program, or sudo for certain commands.
-    let host = Host::start_as(&pod, crate::world::free_port(), HostIs { sudo: false, ..HostIs::default() });
-    pod.trust(&host);
-    pod.inventory(host.port, "");
-    pod.playbook("- hosts: image-builder\n  tasks:\n  - shell: sleep 3007\n");
-    let running = Running::start(&pod, pod.build());
-    host.wait_for_process("sleep 3007");
+    let playbook = "- hosts: image-builder\n  tasks:\n  - shell: sleep 3009 & setsid sudo sleep 3007\n";
+    let is = HostIs { sudo: "/usr/bin/sleep", ..HostIs::default() };
+    let Some((_pod, host, running)) = build_until(playbook, "sudo sleep 3007", is) else { return };
+    host.wait_for_process("sleep 3009");
     running.signal(Signal::SIGTERM);
-    running.wait().has(143, &["ended `sleep 3007`"]);
-    nothing_is_left(&pod, &host);
+    let ended = running.wait();
+    ended.has(143, &["ended `sleep 3009`", "could not end process", "another user's, and sudo asks for a password"]);
+    assert!(host.processes().iter().any(|line| line == "sleep 3007"), "{:?}", host.processes());
 }
 
 #[test]

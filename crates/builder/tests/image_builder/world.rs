@@ -87,15 +87,15 @@ pub struct HostIs {
     pub without: Vec<&'static str>,
     /// The size of its /home, as mount takes it.
     pub home: &'static str,
-    /// Whether `nodepool` may use sudo without a password.
-    pub sudo: bool,
+    /// What `nodepool` may run by sudo without a password, as sudoers has it.
+    pub sudo: &'static str,
     /// More lines of sshd_config.
     pub sshd: &'static str,
 }
 
 impl Default for HostIs {
     fn default() -> Self {
-        Self { without: vec![], home: "2g", sudo: true, sshd: "" }
+        Self { without: vec![], home: "2g", sudo: "ALL", sshd: "" }
     }
 }
 
@@ -118,12 +118,13 @@ echo 'nodepool:x:64001:64001::/home/nodepool:/bin/sh' >>etc/passwd
 echo 'nodepool:x:64001:' >>etc/group
 echo 'nodepool:*:19000:0:99999:7:::' >>etc/shadow
 for file in passwd group shadow; do mount --bind etc/$file /etc/$file; done
-mount -t tmpfs -o size=$2 home /home
+mount -t tmpfs -o mode=755,size=$2 home /home
 mkdir -p /home/nodepool/.ssh /run/sshd
 cp authorized_keys /home/nodepool/.ssh/authorized_keys
 chown -R 64001:64001 /home/nodepool
-mount -t tmpfs sudoers /etc/sudoers.d
-if [ $3 = yes ]; then echo 'nodepool ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/nodepool; chmod 440 /etc/sudoers.d/nodepool; fi
+mount -t tmpfs -o mode=755 sudoers /etc/sudoers.d
+echo "nodepool ALL=(ALL) NOPASSWD: $3" >/etc/sudoers.d/nodepool
+chmod 440 /etc/sudoers.d/nodepool
 shift 3
 for program in "$@"; do mount --bind /dev/null "$(readlink -f "$program")"; done
 exec /usr/sbin/sshd -D -e -f sshd_config
@@ -149,7 +150,7 @@ impl Host {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", HOST, "sh"]);
-        command.arg(dir.path()).arg(is.home).arg(if is.sudo { "yes" } else { "no" }).args(&is.without);
+        command.arg(dir.path()).arg(is.home).arg(is.sudo).args(&is.without);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap();
         let mut host = Self { child, port, key: key.split(' ').take(2).collect::<Vec<_>>().join(" "), is, dir };
@@ -282,7 +283,7 @@ impl Pod {
         pod.write(
             "nodepool/.ssh/config",
             "Host *\n  IdentityFile /var/lib/nodepool-ssh-key/priv\n  UserKnownHostsFile /var/lib/nodepool/known_hosts\n  \
-             ServerAliveInterval 60\n",
+             ServerAliveInterval 60\n  HashKnownHosts no\n",
         );
         pod
     }
@@ -417,8 +418,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log:\n{}", self.log());
+        }
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            eprintln!("killed; its log:\n{}", self.log());
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

@@ -187,7 +187,7 @@ mod tests {
     fn dir_with(names: &[String]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for name in names {
-            if name.ends_with(".d") {
+            if name.strip_suffix(".d").is_some() {
                 fs::create_dir(dir.path().join(name)).unwrap();
                 fs::write(dir.path().join(name).join("dib-manifest"), "x").unwrap();
             } else {

@@ -74,7 +74,7 @@ pub fn fingerprint(key: &str) -> Option<(String, String, String)> {
 
 /// Adds lines `NAME TYPE BASE64`, with hashed names if asked for. The file and its directory are made if need be.
 pub fn add(file: &Path, name: &str, keys: &[String], hashed: bool) -> io::Result<()> {
-    let lines: String = keys.iter().map(|key| format!("{name} {key}\n")).collect();
+    let lines = keys.iter().map(|key| format!("{name} {key}\n")).collect::<Vec<_>>().concat();
     let lines = if hashed { with_hashed_names(&lines)? } else { lines };
     if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::create_dir_all(directory)?;
@@ -121,7 +121,7 @@ pub fn remove(file: &Path, name: &str, lines: &[usize]) -> io::Result<()> {
             return Err(io::Error::other(format!("line {number} covers it by `{names}`: change it by hand")));
         }
         if !others.is_empty() {
-            kept.push_str(&format!("{}{} {rest}", &line[..start], others.join(",")));
+            kept.extend([&line[..start], &others.join(","), " ", rest]);
         }
     }
     replace(file, &kept)
@@ -163,11 +163,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("new/known_hosts");
         let (one, other) = (key(), key());
-        add(&file, "[ib]:2222", &[one.clone()], false).unwrap();
-        add(&file, "other", &[other.clone()], true).unwrap();
+        add(&file, "[ib]:2222", std::slice::from_ref(&one), false).unwrap();
+        add(&file, "other", std::slice::from_ref(&other), true).unwrap();
         let text = fs::read_to_string(&file).unwrap();
         assert!(text.starts_with(&format!("[ib]:2222 {one}\n|1|")), "{text}");
-        let found = lookup(&[file.clone()], "other");
+        let found = lookup(std::slice::from_ref(&file), "other");
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].line, found[0].kind.as_str()), (2, "ED25519"));
         let (bits, print, kind) = fingerprint(&other).unwrap();

@@ -21,7 +21,8 @@ pub struct Notes {
 /// Adds what a remote command says.
 pub fn append(file: &Path, command: &str) {
     let notes = of(command);
-    let lines: String = notes.becomes.iter().chain(&notes.temporaries).map(|word| format!("{word}\n")).collect();
+    let words = notes.becomes.iter().chain(&notes.temporaries);
+    let lines = words.map(|word| format!("{word}\n")).collect::<Vec<_>>().concat();
     if !lines.is_empty() {
         // One write, so that lines of calls at the same time do not mix.
         let opened = fs::OpenOptions::new().create(true).append(true).open(file);

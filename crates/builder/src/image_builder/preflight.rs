@@ -190,7 +190,7 @@ impl Checks<'_> {
             // The file is for this host alone: under whichever name it is looked for, these are its keys.
             let name = format!("declared-{}-{}", settings.hostname.replace('/', "_"), settings.port);
             let path = self.state.path(&name);
-            let lines: String = keys.iter().map(|key| format!("* {key}\n")).collect();
+            let lines = keys.iter().map(|key| format!("* {key}\n")).collect::<Vec<_>>().concat();
             std::fs::write(&path, lines).map_err(|source| PreflightError::Write { path: path.clone(), source })?;
             options.push(file_option("UserKnownHostsFile", &[path]));
             options.push(file_option("GlobalKnownHostsFile", &[]));
@@ -310,18 +310,19 @@ fn key_error(host: String, settings: &Settings, call: &Call, declared: &[String]
     let known = known_hosts::lookup(&files, &name);
     let fingerprint = offered.split_whitespace().nth(1).unwrap_or_default();
     let has_changed = attempt.says("HAS CHANGED") || !known.is_empty();
-    let mut command = format!("nodepool-builder trust-host {}", call.destination);
+    let mut command = vec![format!("nodepool-builder trust-host {}", call.destination)];
     if settings.port != 22 {
-        command.push_str(&format!(" --port {}", settings.port));
+        command.push(format!("--port {}", settings.port));
     }
     if call.sets("UserKnownHostsFile")
         && let Some(file) = settings.known_hosts.first()
     {
-        command.push_str(&format!(" --known-hosts {}", file.display()));
+        command.push(format!("--known-hosts {}", file.display()));
     }
     if fingerprint.starts_with("SHA256:") {
-        command.push_str(&format!(" --fingerprint {fingerprint}"));
+        command.push(format!("--fingerprint {fingerprint}"));
     }
+    let command = command.join(" ");
     let known = if known.is_empty() {
         let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         format!("none for {name} (in {})", files.join(", "))

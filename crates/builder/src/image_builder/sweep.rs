@@ -67,8 +67,8 @@ fn read(attempt: &Attempt) -> Option<Swept> {
 
 /// The script. The mark is put together only there, so that nothing that carries the script carries the mark.
 fn script(mark: &str, notes: &Notes) -> String {
-    let becomes: String = notes.becomes.iter().map(|word| format!("{word}\n")).collect();
-    let temporaries = notes.temporaries.iter().map(|path| format!(" '{path}'")).collect::<String>();
+    let becomes = notes.becomes.iter().map(|word| format!("{word}\n")).collect::<Vec<_>>().concat();
+    let temporaries = notes.temporaries.iter().map(|path| format!(" '{path}'")).collect::<Vec<_>>().concat();
     format!(
         r#"LC_ALL=C; export LC_ALL
 name={MARK}

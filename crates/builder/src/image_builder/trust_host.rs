@@ -38,7 +38,7 @@ pub struct Args {
     /// Accept the key with this fingerprint without asking, and no other; may be given several times
     #[arg(long, value_name = "SHA256:…")]
     pub fingerprint: Vec<String>,
-    /// The file to record it in [default: the first of OpenSSH's UserKnownHostsFile that can be written]
+    /// The file to record it in [default: the first of OpenSSH's `UserKnownHostsFile` that can be written]
     #[arg(long, value_name = "FILE")]
     pub known_hosts: Option<PathBuf>,
     /// Accept whatever keys the host shows
@@ -177,12 +177,14 @@ fn confirm(arguments: &Args, name: &str, new: &[Shown], stale: &[Known]) -> Resu
     let can_ask = io::stdin().is_terminal() && io::stdout().is_terminal();
     if !stale.is_empty() {
         let known: Vec<String> = stale.iter().map(Known::to_string).collect();
-        if !arguments.replace && !(can_ask && !is_given) {
+        if !arguments.replace && (is_given || !can_ask) {
             let shown = new.iter().map(Shown::text).collect::<Vec<_>>().join(", ");
             return Err(TrustError::Changed { host: name.to_owned(), shown, known: known.join(", ") });
         }
         println!("The key of {name} has CHANGED. Known so far, and to be replaced:");
-        known.iter().for_each(|known| println!("{known}"));
+        for known in &known {
+            println!("{known}");
+        }
     }
     if is_given {
         return Ok(());

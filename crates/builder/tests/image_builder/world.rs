@@ -89,7 +89,7 @@ pub struct HostIs {
     pub home: &'static str,
     /// What `nodepool` may run by sudo without a password, as sudoers has it.
     pub sudo: &'static str,
-    /// More lines of sshd_config.
+    /// More lines of `sshd_config`.
     pub sshd: &'static str,
 }
 
@@ -242,7 +242,7 @@ exec "$@"
 "#;
 
 impl Pod {
-    /// One that can run dib-ansible, with the operator's ssh_config and Zuul's public keys.
+    /// One that can run dib-ansible, with the operator's `ssh_config` and Zuul's public keys.
     pub fn new(ansible: PathBuf) -> Self {
         let pod = Self::bare();
         Self { ansible: Some(ansible), ..pod }

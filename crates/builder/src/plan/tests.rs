@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use nodepool_common::{
@@ -254,7 +255,7 @@ fn a_failed_build_is_tried_again_after_a_pause_or_when_somebody_asks_since() {
     site.doing.builds_after.insert("i".into(), (NOW + 7.0, NOW - 3.0));
     assert_eq!(site.plan_at(NOW), Plan { decisions: Vec::new(), wake_at: Some(NOW + 7.0) });
     let asked = |first: f64, last: f64| {
-        let ms = |seconds: f64| (seconds * 1000.0) as i64;
+        let ms = |seconds: f64| Duration::from_secs_f64(seconds).as_millis().try_into().unwrap();
         Stat { ctime: ms(first), mtime: ms(last), ..Stat::default() }
     };
     site.records.build_requests.insert("i".into(), asked(NOW - 4.0, NOW - 4.0));

@@ -107,6 +107,7 @@ fn complain(error: &dyn std::error::Error) -> ExitCode {
 
 async fn run(arguments: Arguments) -> ExitCode {
     let path = arguments.config.display().to_string();
+    let watcher = config::Watcher::new(&arguments.config, arguments.secure.clone());
     let loaded = match config::load(&arguments.config, arguments.secure.as_deref()) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -146,7 +147,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fqdn: host::fqdn(),
     };
-    let builder = match Builder::new(options, loaded.config.clone(), zk.clone(), Stats::from_env()) {
+    let builder = match Builder::new(options, watcher, loaded.config.clone(), zk.clone(), Stats::from_env()) {
         Ok(builder) => builder,
         Err(error) => {
             error!(logger = LOGGER, "{error} ({path})");

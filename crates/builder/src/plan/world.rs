@@ -65,7 +65,7 @@ pub struct World<'a> {
     pub upload_workers: usize,
     /// Whether anything is retired at all (`--cleanup-interval` 0: no).
     pub retires: bool,
-    /// Nothing new is begun any more.
+    /// Nothing new is begun: any more, or until a changed configuration is read.
     pub stopping: bool,
 }
 

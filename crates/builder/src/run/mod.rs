@@ -49,6 +49,8 @@ use crate::{
 const LOGGER: &str = "nodepool.builder";
 /// Between two passes: what changes meanwhile is planned with together.
 const PACE: Duration = Duration::from_millis(100);
+/// Seconds between two looks at the configuration file.
+const LOOK: f64 = 1.0;
 /// For what still runs when the process is told to end: a build's own grace, and the record's last write.
 const LEAVE: Duration = Duration::from_secs(25);
 
@@ -99,6 +101,7 @@ pub struct Builder {
     zk: ZooKeeper,
     stats: Stats,
     config: RwLock<Arc<Config>>,
+    watcher: Mutex<config::Watcher>,
     state: Mutex<State>,
     clouds: Clouds,
     wake: Notify,
@@ -108,8 +111,15 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A builder with a first configuration; nothing runs yet. Reads or makes its id.
-    pub fn new(options: Options, config: Arc<Config>, zk: ZooKeeper, stats: Stats) -> Result<Arc<Self>, StartError> {
+    /// A builder with a first configuration; nothing runs yet. Reads or makes its id. `watcher` was made before the
+    /// configuration was loaded, so that no change is missed.
+    pub fn new(
+        options: Options,
+        watcher: config::Watcher,
+        config: Arc<Config>,
+        zk: ZooKeeper,
+        stats: Stats,
+    ) -> Result<Arc<Self>, StartError> {
         let Some(images_dir) = config.images_dir.clone() else {
             return Err(StartError::Config("No images-dir specified in config.".to_owned()));
         };
@@ -122,6 +132,7 @@ impl Builder {
             zk,
             stats,
             config: RwLock::new(config),
+            watcher: Mutex::new(watcher),
             state: Mutex::default(),
             clouds,
             wake: Notify::new(),
@@ -138,6 +149,11 @@ impl Builder {
     /// Where images are; empty only if a later configuration takes it away, when nothing can be built.
     fn images_dir(&self) -> PathBuf {
         self.config().images_dir.clone().unwrap_or_default()
+    }
+
+    /// Never held across an await.
+    fn watcher(&self) -> MutexGuard<'_, config::Watcher> {
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Never held across an await.
@@ -208,8 +224,13 @@ impl Builder {
     }
 
     /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
+    ///
+    /// While the file says something else than the configuration in force, nothing is begun: it would be against
+    /// what the operator has written. A provider that was taken out and then erased would get its images back, and
+    /// nobody who has it in the configuration would be left to delete them.
     fn pass(self: &Arc<Self>, stopping: bool) -> Option<f64> {
         let now = clock::now();
+        let behind = self.watcher().is_behind();
         let config = self.config();
         let files = self.local_files();
         let providers = self.clouds.images();
@@ -228,14 +249,15 @@ impl Builder {
                     build_workers: self.options.build_workers,
                     upload_workers: self.options.upload_workers,
                     retires: self.options.cleanup_interval.is_some(),
-                    stopping,
+                    stopping: stopping || behind,
                 })
             })
         };
         for decision in plan.decisions {
             self.carry_out(decision);
         }
-        plan.wake_at
+        // An invalid file is no event.
+        if behind { Some(now + LOOK) } else { plan.wake_at }
     }
 
     /// The files in images-dir; none where it cannot be read, which is said once.
@@ -294,12 +316,12 @@ impl Builder {
 
     /// Looks at the file once a second; a half-written or broken one leaves the running configuration in place.
     async fn watch_config(self: Arc<Self>) {
-        let mut watcher = config::Watcher::new(&self.options.config, self.options.secure.clone());
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        let mut ticks = tokio::time::interval(Duration::from_secs_f64(LOOK));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match watcher.poll() {
+            let found = self.watcher().poll();
+            match found {
                 config::Poll::Unchanged | config::Poll::Settling => {}
                 config::Poll::Changed(loaded) => {
                     info!(logger = LOGGER, "Configuration changed");

@@ -77,6 +77,13 @@ impl Watcher {
         self.poll_at(SystemTime::now())
     }
 
+    /// Whether the files are others than those last reported: a poll will soon tell what they say. Until then, what is
+    /// not urgent had better wait; upstream's builder reads a changed file before it begins anything.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.stamps() != self.settled
+    }
+
     pub(super) fn poll_at(&mut self, now: SystemTime) -> Poll {
         let stamps = self.stamps();
         if stamps == self.settled {

@@ -71,6 +71,20 @@ fn a_whole_new_file_is_taken_within_two_seconds_and_once() {
 }
 
 #[test]
+fn what_is_in_force_is_behind_the_file_until_the_change_is_taken_or_refused() {
+    let mut scene = Scene::new();
+    assert!(!scene.watcher.is_behind());
+    for (text, end) in [(format!("{SMALL}  - name: second\n"), "changed"), ("providers: [".to_owned(), "invalid")] {
+        scene.write(&text);
+        assert!(scene.watcher.is_behind(), "before the first look already");
+        assert_eq!(scene.look(), "settling");
+        assert!(scene.watcher.is_behind());
+        assert!(scene.poll().starts_with(end));
+        assert!(!scene.watcher.is_behind());
+    }
+}
+
+#[test]
 fn a_file_that_changed_long_ago_is_taken_at_once() {
     let mut scene = Scene::new();
     scene.write(&format!("{SMALL}  - name: second\n"));

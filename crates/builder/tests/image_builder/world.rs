@@ -109,26 +109,7 @@ pub struct Host {
     dir: TempDir,
 }
 
-const HOST: &str = r#"
-set -e
-cd "$1"
-mkdir etc
-for file in passwd group shadow; do cp /etc/$file etc/$file; done
-echo 'nodepool:x:64001:64001::/home/nodepool:/bin/sh' >>etc/passwd
-echo 'nodepool:x:64001:' >>etc/group
-echo 'nodepool:*:19000:0:99999:7:::' >>etc/shadow
-for file in passwd group shadow; do mount --bind etc/$file /etc/$file; done
-mount -t tmpfs -o mode=755,size=$2 home /home
-mkdir -p /home/nodepool/.ssh /run/sshd
-cp authorized_keys /home/nodepool/.ssh/authorized_keys
-chown -R 64001:64001 /home/nodepool
-mount -t tmpfs -o mode=755 sudoers /etc/sudoers.d
-echo "nodepool ALL=(ALL) NOPASSWD: $3" >/etc/sudoers.d/nodepool
-chmod 440 /etc/sudoers.d/nodepool
-shift 3
-for program in "$@"; do mount --bind /dev/null "$(readlink -f "$program")"; done
-exec /usr/sbin/sshd -D -e -f sshd_config
-"#;
+const HOST: &str = include_str!("../../../../tests/services/image-builder/host");
 
 impl Host {
     /// A good one, which lets this pod's key in.

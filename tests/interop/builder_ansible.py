@@ -1,0 +1,178 @@
+"""Images made by real Ansible on an image-builder host, over real SSH, uploaded to the real Glance, booted for Zuul."""
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+
+from builder_clouds import clouds_file, provider
+from cloud import OFTEN, Cloud, give_back, nothing_left
+from harness import CACHE, TESTS, binary, free_port, records, wait_for
+from harness.services import Process
+from images import Site, check_quiet_locks, images_of, quiet
+from world import FULFILLED, Skip, check, passed
+
+ANSIBLE = CACHE / 'ansible/bin/ansible-playbook'
+HOST = TESTS / 'services/image-builder/host'
+ADDRESS = '127.0.0.3'
+BUILT = ('by-wrapper', 'by-keys')
+NAMESPACES = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc']
+
+# The operator's documented example in its steps: Zuul's public keys there, the build, the image back.
+PLAYBOOK = """
+- name: My cloud image
+  hosts: image-builder
+  vars:
+    built: /home/nodepool/my-image
+  tasks:
+    - name: Zuul's public keys
+      copy:
+        src: "{{{{ item }}}}"
+        dest: /home/nodepool/
+      loop: ['{keys}/zuul.pub', '{keys}/zuul-spare.pub']
+    - name: Build
+      shell: "cat zuul.pub zuul-spare.pub > {{{{ built }}}} && truncate -s 4M {{{{ built }}}}"
+      args:
+        chdir: /home/nodepool
+    - name: Bring it
+      ansible.posix.synchronize:
+        mode: pull
+        src: "{{{{ built }}}}"
+        dest: "{{{{ image_output }}}}.raw"
+      when: raw_type | default(false)
+"""
+
+
+def needed():
+    if not ANSIBLE.exists():
+        raise Skip(f'{ANSIBLE} is missing: tests/setup ansible')
+    if subprocess.run([*NAMESPACES, 'true'], capture_output=True).returncode:
+        raise Skip('no namespaces can be made here: it takes root')
+
+
+def key(path):
+    subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'test', '-f', path], check=True)
+    return pathlib.Path(f'{path}.pub').read_text()
+
+
+class ImageBuilder(Process):
+    """An image-builder host: sshd with the user nodepool, on an address of its own."""
+
+    def __init__(self, directory, authorized):
+        directory.mkdir()
+        self.port = free_port()
+        self.key = ' '.join(key(directory / 'host_key').split()[:2])
+        (directory / 'authorized_keys').write_text(authorized)
+        (directory / 'sshd_config').write_text('\n'.join([
+            f'Port {self.port}', f'ListenAddress {ADDRESS}', f'HostKey {directory}/host_key', 'PidFile none', 'UsePAM no',
+            'StrictModes no', 'Subsystem sftp /usr/lib/openssh/sftp-server', '']))
+        super().__init__([*NAMESPACES, HOST, directory, '2g', 'ALL'], directory / 'log')
+
+    def start(self):
+        super().start()
+
+        def listens():
+            check(self.running(), f'the image-builder host ended:\n{self.tail()}')
+            with socket.socket() as s:
+                return s.connect_ex((ADDRESS, self.port)) == 0
+        wait_for('up: the image-builder host', listens, 30)
+        return self
+
+    @property
+    def fingerprint(self):
+        found = subprocess.run(['ssh-keygen', '-l', '-f', self.log.parent / 'host_key.pub'], check=True,
+                               capture_output=True, text=True)
+        return found.stdout.split()[1]
+
+
+def builder_ansible(world):
+    if world.python:
+        raise Skip('the trust in the host is a command of ours')
+    needed()
+    cloud = Cloud(world)
+    directory = world.directory / 'dib-ansible'
+    directory.mkdir()
+    host = world.stack.enter_context(ImageBuilder(world.directory / 'host', key(directory / 'priv')))
+    zuul_keys = [key(directory / 'zuul'), key(directory / 'zuul-spare')]
+    known = directory / 'known_hosts'
+    (directory / 'image.yaml').write_text(PLAYBOOK.format(keys=directory))
+    (directory / 'inventory.yaml').write_text(json.dumps({'ungrouped': {'hosts': {'image-builder': {
+        'ansible_host': ADDRESS, 'ansible_port': host.port, 'ansible_user': 'nodepool',
+        'ansible_ssh_private_key_file': str(directory / 'priv'),
+        'ansible_ssh_common_args': f'-o UserKnownHostsFile={known}'}}}}))
+    env = {**clouds_file(world, cloud), 'NODEPOOL_ANSIBLE_DIRECTORY': str(directory),
+           'NODEPOOL_ANSIBLE_PLAYBOOK': str(ANSIBLE)}
+
+    boots = cloud.provider('cloud-a')
+    del boots['cloud-images']
+    for label in boots['pools'][0]['labels']:
+        label['diskimage'] = 'by-wrapper'
+        del label['cloud-image']
+    boots['diskimages'] = provider(cloud, *BUILT)['diskimages']
+    images = [{'name': 'by-wrapper', 'dib-cmd': f'{binary("dib-ansible")} image.yaml', 'formats': ['raw']},
+              {'name': 'base', 'abstract': True, 'formats': ['raw']},
+              {'name': 'by-keys', 'parent': 'base',
+               'ansible': {'playbook': 'image.yaml', 'image-builder': 'image-builder'}}]
+    site = Site(world, 'builder', images, [boots], labels=['np-tiny'], **{'image-builders': [
+        {'name': 'image-builder', 'host': ADDRESS, 'port': host.port, 'username': 'nodepool', 'min-free': 0.1,
+         'host-keys': [host.key]}]})
+    builder = site.start(env=env, arguments=['--cleanup-interval', 1, '--retry-interval', 5])
+
+    def failed():
+        return [record for (image, _), record in records.builds(site.client).items()
+                if image == 'by-wrapper' and record['state'] == 'failed']
+    wait_for('failed: the build on a host that nobody trusts', failed, 120)
+    log = max(site.logs_dir.glob('by-wrapper-*.log'), key=os.path.getmtime).read_text()
+    for text in (host.fingerprint, 'nodepool-builder trust-host'):
+        check(text in log, f'{text} is not in the log:\n{log}')
+    trust = subprocess.run([binary('nodepool-builder'), 'trust-host', f'nodepool@{ADDRESS}', '--port', str(host.port),
+                            '--fingerprint', host.fingerprint, '--known-hosts', known], capture_output=True, text=True)
+    check(trust.returncode == 0, f'trust-host: {trust.stdout}{trust.stderr}')
+    passed(f'the unknown key {host.fingerprint} stopped the build; trust-host recorded it')
+    site.build('by-wrapper')
+    wait_for('ready: both images', lambda: all(map(site.ready_builds, BUILT)), 180)
+    images_in = images_of(cloud)
+    quiet_builds(site, images_in)
+    for image in BUILT:
+        [build] = site.ready_builds(image)
+        made = (site.images_dir / '{}-{}.raw'.format(*build)).read_bytes()
+        check(made.startswith(''.join(zuul_keys).encode()) and len(made) == 4 << 20, f'{build} is not what was built')
+        check('PLAY RECAP' in (site.logs_dir / '{}-{}.log'.format(*build)).read_text(), f'{build} has no playbook in its log')
+    passed('two images by one playbook, by the wrapper and by keys of the configuration: fetched, checksummed, in Glance')
+
+    config = shutil.copy(site.config, world.directory / 'launcher.yaml')
+    launcher = world.launcher(config, env=env, arguments=OFTEN)
+    request, nodeset = world.zuul.request(['np-tiny'])
+    done = world.zuul.wait(request, 300)
+    check(done.state == FULFILLED, f'the request ended {done.state}')
+    world.zuul.accept(done, nodeset)
+    world.zuul.use(nodeset)
+    [node] = nodeset.getNodes()
+    [upload] = [key for key in records.uploads(site.client) if key[0] == 'by-wrapper']
+    image_id = records.nodes(site.client)[node.id]['image_id']
+    check(image_id == records.upload_path(upload), f'image_id is {image_id}, the upload is {upload}')
+    passed(f'node {node.id} boots from {image_id}')
+    give_back(world, [nodeset])
+    wait_for('gone: the node', lambda: not records.nodes(site.client), 120)
+    check(launcher.stop() == 0, 'the launcher did not end with status 0')
+    world.write_config('builder', [], [provider(cloud, name='cloud-a')],
+                       **{'images-dir': str(site.images_dir), 'build-log-dir': str(site.logs_dir)})
+    wait_for('gone: all records of builds', lambda: not records.builds(site.client), 60)
+    nothing_left(world, cloud)
+    check(builder.stop() == 0, 'the builder did not end with status 0')
+    check_quiet_locks(site.client)
+
+
+def quiet_builds(site, images_in):
+    """What failed stays to be seen until it is built anew: here it was."""
+    def is_over():
+        return all(record['state'] == 'ready' for record in records.builds(site.client).values())
+    wait_for('over: the failed builds', is_over, 30)
+    # Ansible's images have no manifest.
+    for path in site.images_dir.glob('*.raw'):
+        (path.with_suffix('.d')).mkdir(exist_ok=True)
+    quiet([site], images_in)
+
+
+SCENARIOS = (builder_ansible,)

@@ -320,8 +320,8 @@ impl Builder {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let found = self.watcher().poll();
-            match found {
+            // The watcher is held until a change is in force, so that no pass takes the old configuration for current.
+            match self.watcher().poll() {
                 config::Poll::Unchanged | config::Poll::Settling => {}
                 config::Poll::Changed(loaded) => {
                     info!(logger = LOGGER, "Configuration changed");

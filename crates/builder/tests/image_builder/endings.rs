@@ -128,9 +128,11 @@ fn a_build_whose_every_process_here_is_killed_ends_on_the_host_too() {
 
 #[test]
 fn what_belongs_to_root_is_named_where_sudo_wants_a_password() {
-    let playbook = "- hosts: image-builder\n  tasks:\n  - shell: sleep 3009 & setsid sudo sleep 3007\n";
-    let is = HostIs { sudo: "/usr/bin/sleep", ..HostIs::default() };
-    let Some((_pod, host, running)) = build_until(playbook, "sudo sleep 3007", is) else { return };
+    // sudo hears the user's SIGTERM and passes it on; what does not mind it is root's.
+    let playbook = "- hosts: image-builder\n  tasks:\n  - shell: sleep 3009 & setsid sudo /bin/sh -c 'trap \"\" TERM; sleep 3007; true'\n";
+    let is = HostIs { sudo: "/bin/sh", ..HostIs::default() };
+    let Some((_pod, host, running)) = build_until(playbook, "sleep 3007", is) else { return };
+    wait_for("root's own process runs", || host.processes().iter().any(|line| line == "sleep 3007").then_some(()));
     host.wait_for_process("sleep 3009");
     running.signal(Signal::SIGTERM);
     let ended = running.wait();

@@ -11,10 +11,10 @@ from harness import records, wait_for
 from images import Site, check_quiet_locks, image_provider, images_of, quiet, record_state
 from world import FakeCloud, Skip, check, passed
 
-# When it is killed: so many seconds after this was first seen. A build takes 1.4 s, an upload 0.7 s or 1.2 s, a deletion
+# When it is killed: so many seconds after this was first seen. A build takes 1 s, an upload 0.7 s or 1.2 s, a deletion
 # 0.1 s; in one cloud it is refused at first and takes a second more.
 MOMENTS = (
-    *(('build building', delay) for delay in (0, 0.2, 0.5, 0.9, 1.3, 1.4)),
+    *(('build building', delay) for delay in (0, 0.2, 0.4, 0.7, 0.9, 1.0)),
     *(('upload uploading', delay) for delay in (0, 0.1, 0.3, 0.5, 0.7, 0.9)),
     *(('upload deleting', delay) for delay in (0, 0.05, 0.1)),
     *(('build deleting', delay) for delay in (0, 0.05, 0.3, 0.7, 1.0)),
@@ -25,9 +25,8 @@ def builder_killed(world):
     if world.python:
         raise Skip("upstream's fake cloud dies with its builder")
     cloud = FakeCloud(world.directory, None, api_delay=0.1)
-    cloud.script({'cloud-b': {'hang_upload': 0.8, 'fail_image_delete': {'times': 1}}}, api_delay=0.1, hang_upload=0.3)
     image = {'name': 'image', 'formats': ['raw'], 'env-vars': {
-        'RUNS': str(world.directory / 'runs'), 'STEPS': '7', 'STEP_SECONDS': '0.1'}}
+        'RUNS': str(world.directory / 'runs'), 'STEPS': '5', 'STEP_SECONDS': '0.1'}}
     # A dead builder's locks last as long as its session.
     site = Site(world, 'killed', [image], [image_provider('cloud-a', 'image'), image_provider('cloud-b', 'image')],
                 **{'zookeeper-timeout': 2.0})
@@ -47,6 +46,8 @@ def builder_killed(world):
     started = time.monotonic()
     for seen, delay in MOMENTS:
         before = site.ready_builds('image')[-1]
+        # Written anew, so that each time one deletion is refused.
+        cloud.script({'cloud-b': {'hang_upload': 0.8, 'fail_image_delete': {'times': 1}}}, api_delay=0.1, hang_upload=0.3)
         site.build('image')
 
         def reached(seen=seen):

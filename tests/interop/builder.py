@@ -249,7 +249,7 @@ def large_image(world, size):
     if world.python:
         raise Skip('Python Nodepool computes no checksums')
     cloud = FakeCloud(world.directory, None)
-    image = {'name': 'image', 'formats': ['raw'], 'env-vars': {'SPARSE': f'{size}G'}}
+    image = {'name': 'image', 'formats': ['raw'], 'env-vars': {'SPARSE': f'{int(1024 * size)}M'}}
     site = Site(world, 'memory', [image], [image_provider(f'cloud-{one}', 'image', cloud='fake-raw') for one in 'ab'])
     pause = '/nodepool/images/image/pause'
     site.client.create(pause, b'', makepath=True)
@@ -259,16 +259,16 @@ def large_image(world, size):
     pathlib.Path(f'/proc/{builder.pid}/clear_refs').write_text('5')
     started = time.monotonic()
     site.client.delete(pause)
-    wait_for('ready: the build', lambda: site.ready_builds('image'), 300 * size, 0.5)
+    wait_for('ready: the build', lambda: site.ready_builds('image'), 300 + 300 * size, 0.5)
     built = time.monotonic() - started
     _, most_built = memory(builder.pid)
     wait_for('ready: two uploads',
-             lambda: [u['state'] for u in records.uploads(site.client).values()] == ['ready', 'ready'], 300 * size, 0.5)
+             lambda: [u['state'] for u in records.uploads(site.client).values()] == ['ready', 'ready'], 300 + 300 * size, 0.5)
     took = time.monotonic() - started
     _, most = memory(builder.pid)
     for provider in site.providers:
         [document] = cloud.images(provider).values()
-        check(document['size'] == size << 30, f'{provider} has {document["size"]} bytes')
+        check(document['size'] == size * 1024 * MIB, f'{provider} has {document["size"]} bytes')
     used = sum(map(int, pathlib.Path(f'/proc/{builder.pid}/stat').read_text().split()[13:15])) / os.sysconf('SC_CLK_TCK')
     passed(f'{size} GiB: checksums after {built:.0f} s, two uploads after {took:.0f} s, {used:.0f} s of CPU; {idle:.1f} MiB '
            f'before, at most {most_built:.1f} MiB until it was built, {most:.1f} MiB in all: {most - idle:.1f} MiB more')
@@ -276,7 +276,7 @@ def large_image(world, size):
 
 
 def builder_memory(world):
-    large_image(world, 1)
+    large_image(world, 0.5)
 
 
 def builder_memory_ten(world):

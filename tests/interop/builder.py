@@ -259,11 +259,12 @@ def large_image(world, size):
     pathlib.Path(f'/proc/{builder.pid}/clear_refs').write_text('5')
     started = time.monotonic()
     site.client.delete(pause)
-    wait_for('ready: the build', lambda: site.ready_builds('image'), 300 + 300 * size, 0.5)
+    patience = 300 + 300 * size
+    wait_for('ready: the build', lambda: site.ready_builds('image'), patience, 0.5)
     built = time.monotonic() - started
     _, most_built = memory(builder.pid)
     wait_for('ready: two uploads',
-             lambda: [u['state'] for u in records.uploads(site.client).values()] == ['ready', 'ready'], 300 + 300 * size, 0.5)
+             lambda: [u['state'] for u in records.uploads(site.client).values()] == ['ready', 'ready'], patience, 0.5)
     took = time.monotonic() - started
     _, most = memory(builder.pid)
     for provider in site.providers:
@@ -379,5 +380,5 @@ def builder_disk_full(world):
 
 
 SCENARIOS = (builder_killed, builder_command, builder_memory, builder_disk_full)
-# More than two minutes.
+# Minutes of computing.
 BY_NAME = (builder_memory_ten,)

@@ -16,7 +16,7 @@ lint: ## cargo fmt, clippy and deny
 conformance: ## upstream's unmodified test suite against our launcher, builder and command
 	tests/run setup conformance
 
-interop: ## Zuul's own classes, Python Nodepool and a real OpenStack against our launcher
+interop: ## Zuul's own classes, Python Nodepool and a real OpenStack against our launcher and builder
 	tests/run setup interop
 
 openstack-faults: ## what goes wrong in a cloud, done to a real OpenStack under our launcher (part of interop)

@@ -24,6 +24,31 @@ def provider(cloud, *images, name=None):
             'diskimages': [{'name': image, 'meta': {'np_purpose': 'tests'}} for image in images], 'pools': []}
 
 
+# What two builders say that clean up at the same moment, also two of upstream's. It deletes images without a lock, and takes
+# locks of records that are gone, which makes them anew without data; these ours removes.
+RACES = {
+    'image deleted by both': ('transition from deleted to deleted',),
+    'record without data': ('Expecting value: line 1 column 1 (char 0)', 'the record is empty'),
+    'record that is gone': ('not found for locking',),
+}
+
+
+def complaints(builder):
+    """The warnings and errors in a log: how many of which race, and the others. A traceback counts once."""
+    found = {}
+    for line in builder.log.read_text().splitlines():
+        if match := re.match(r'(\S+ \S+) (ERROR|WARNING) (\S+): (.*)', line):
+            found.setdefault((match[1], match[3]), []).append(match[4])
+    excused, others = {}, []
+    for text in map('\n'.join, found.values()):
+        race = next((race for race, words in RACES.items() if any(word in text for word in words)), None)
+        if race:
+            excused[race] = excused.get(race, 0) + 1
+        else:
+            others.append(text)
+    return excused, others
+
+
 def builder_beside_python(world):
     cloud = Cloud(world)
     env = clouds_file(world, cloud)
@@ -84,14 +109,11 @@ def builder_beside_python(world):
         document['nodepool_build_id'] in build for build in made[name]) for key in document} for name in made}
     passed(f'{len(documents)} images in Glance with records and files; properties that only one of both sets: '
            f'ours {sorted(keys["ours"] - keys["python"])}, Python Nodepool {sorted(keys["python"] - keys["ours"])}')
-    errors = [line for line in their_builder.log.read_text().splitlines() if 'Traceback' in line or ' ERROR ' in line]
-    check(not errors, f'Python Nodepool complained: {errors[:5]}')
-    # Upstream takes locks of what is being deleted, which makes it anew, without data.
-    lines = our_builder.log.read_text().splitlines()
-    empty = sum('the record is empty' in line for line in lines)
-    errors = [line for line in lines if (' ERROR ' in line or ' WARN' in line) and 'the record is empty' not in line]
-    check(not errors, f'ours complained: {errors[:5]}')
-    passed(f'no error in either log; {empty} records that Python Nodepool had left empty were removed')
+    for name, builder in (('Python Nodepool', their_builder), ('ours', our_builder)):
+        excused, others = complaints(builder)
+        check(not others, f'{name} complained: {others[:3]}')
+        races = ', '.join(f'{count} times {race}' for race, count in excused.items()) or 'none'
+        passed(f'warnings and errors of {name}: {races}; no other')
     check_quiet_locks(ours.client)
 
 

@@ -24,9 +24,9 @@ class Site:
         self.providers = [p['name'] for p in providers]
         self.client = world.zuul.zk.kazoo_client
         self.config = world.write_config(
-            name, labels, providers, **{'images-dir': str(self.images_dir), 'build-log-dir': str(self.logs_dir),
-                                    'diskimages': [image if 'parent' in image else {'dib-cmd': str(DIB), **image}
-                                                   for image in images], **more})
+            name, labels, providers,
+            **{'images-dir': str(self.images_dir), 'build-log-dir': str(self.logs_dir),
+               'diskimages': [image if 'parent' in image else {'dib-cmd': str(DIB), **image} for image in images], **more})
 
     def start(self, **options):
         return self.world.builder(self.config, **options)
@@ -86,7 +86,7 @@ class Site:
 
 
 def disagreements(sites, images_in, used=()):
-    """What is not as it is when all is quiet, of records, files and clouds: two builds of each image, each in every provider.
+    """What is not as it is when all is quiet: two builds of each image, each in every provider, with their files.
 
     `sites` share a configuration. `images_in(provider)` gives the marks of the images there by their ids. `used`: keys of
     uploads that nodes were made from, which stay with their builds.

@@ -15,6 +15,10 @@ use std::{
 };
 
 use md5::Md5;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use nodepool_common::model::{BuildId, ImageName};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -61,13 +65,16 @@ pub fn scan(images_dir: &Path) -> io::Result<LocalFiles> {
 
 /// Image, build and all extensions of a file's name.
 fn parse(name: &str) -> Option<(ImageName, BuildId, &str)> {
-    // An image's name may have dots and dashes, an id neither.
-    name.rmatch_indices('-').find_map(|(at, _)| {
-        let (id, suffix) = name[at + 1..].split_once('.')?;
-        let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-            || id.len() == 10 && id.bytes().all(|byte| byte.is_ascii_digit());
-        (is_id && at > 0 && !suffix.is_empty()).then(|| (name[..at].into(), id.into(), suffix))
-    })
+    let is_hex = |id: &str| id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_old = |id: &str| id.len() == 10 && id.bytes().all(|byte| byte.is_ascii_digit());
+    // An image's name may have dots and dashes, an id neither. What follows a build's id may look like an old one.
+    let ids = |is_id: &dyn Fn(&str) -> bool| {
+        name.rmatch_indices('-').find_map(|(at, _)| {
+            let (id, suffix) = name[at + 1..].split_once('.')?;
+            (is_id(id) && at > 0 && !suffix.is_empty()).then(|| (name[..at].into(), id.into(), suffix))
+        })
+    };
+    ids(&is_hex).or_else(|| ids(&is_old))
 }
 
 /// Deletes a build's files: all, with checksums and manifest, or those of some formats with their checksums. Returns what
@@ -143,7 +150,8 @@ pub fn add_checksums(file: &Path, stop: &CancellationToken) -> io::Result<()> {
         sums.1.update(&chunk[..read]);
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    for (suffix, digest) in [("md5", hex(&sums.0.finalize())), ("sha256", hex(&sums.1.finalize()))] {
+    let missing = [("md5", md5, hex(&sums.0.finalize())), ("sha256", sha256, hex(&sums.1.finalize()))];
+    for (suffix, _, digest) in missing.into_iter().filter(|(_, known, _)| known.is_none()) {
         fs::write(with_suffix(file, suffix), format!("{digest}  {name}\n"))?;
     }
     Ok(())
@@ -167,6 +175,17 @@ pub fn builder_id(images_dir: &Path) -> io::Result<String> {
         Ok(_) => write_id(&path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_id(&path),
         Err(error) => Err(error),
+    }
+}
+
+/// Keeps other builders out of images-dir for as long as it is kept; the system gives it up with the process.
+pub fn claim(images_dir: &Path) -> io::Result<Option<Flock<fs::File>>> {
+    let id = fs::File::open(images_dir.join("builder_id.txt"))?;
+    match Flock::lock(id, FlockArg::LockExclusiveNonblock) {
+        Ok(claim) => Ok(Some(claim)),
+        Err((_, Errno::EWOULDBLOCK)) => Err(io::Error::other("another builder is at work in it")),
+        // A file system without locks.
+        Err(_) => Ok(None),
     }
 }
 
@@ -206,7 +225,14 @@ mod tests {
 
     #[test]
     fn a_build_is_found_by_any_of_its_files_and_only_images_are_formats() {
-        let names = ["a.b-c-ID.qcow2", "a.b-c-ID.qcow2.md5", "a.b-c-ID.d", "old-0000000001.raw", "gone-ID.vhd.sha256"];
+        let names = [
+            "a.b-c-ID.qcow2",
+            "a.b-c-ID.qcow2.md5",
+            "a.b-c-ID.d",
+            "old-0000000001.raw",
+            "gone-ID.vhd.sha256",
+            "i-ID.raw-1700000000.tmp",
+        ];
         let dir = dir_with(&names.map(|name| name.replace("ID", ID)));
         fs::write(dir.path().join("builder_id.txt"), "x").unwrap();
         fs::write(dir.path().join("my-fade.txt"), "somebody's file, not a build's").unwrap();
@@ -215,6 +241,7 @@ mod tests {
             (("a.b-c".into(), ID.into()), formats(&["qcow2"])),
             (("old".into(), "0000000001".into()), formats(&["raw"])),
             (("gone".into(), ID.into()), formats(&[])),
+            (("i".into(), ID.into()), formats(&[])),
         ]);
         assert_eq!(scan(dir.path()).unwrap(), expected);
     }
@@ -250,6 +277,10 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("i.raw.md5")).unwrap(), format!("{md5}  i.raw\n"));
         fs::write(dir.path().join("i.raw.md5"), "not a checksum").unwrap();
         assert_eq!(checksums(&file), (None, Some(sha256.to_owned())));
+        let other = "0".repeat(64);
+        fs::write(dir.path().join("i.raw.sha256"), &other).unwrap();
+        add_checksums(&file, &CancellationToken::new()).unwrap();
+        assert_eq!(checksums(&file), (Some(md5.to_owned()), Some(other)), "what the build has said counts");
     }
 
     #[test]
@@ -258,6 +289,11 @@ mod tests {
         let id = builder_id(dir.path()).unwrap();
         assert!(uuid::Uuid::parse_str(&id).is_ok(), "{id}");
         assert_eq!(builder_id(dir.path()).unwrap(), id);
+        let claim = claim(dir.path()).unwrap();
+        assert!(claim.is_some());
+        assert!(super::claim(dir.path()).unwrap_err().to_string().contains("another builder"));
+        drop(claim);
+        assert!(super::claim(dir.path()).unwrap().is_some());
         assert_eq!(left(&dir), ["builder_id.txt"]);
         fs::write(dir.path().join("builder_id.txt"), "").unwrap();
         assert_ne!(builder_id(dir.path()).unwrap(), "");

@@ -167,10 +167,10 @@ async fn a_build_goes_with_all_below_it_but_not_with_an_upload() {
 async fn a_request_for_a_build_is_struck_when_it_is_done() {
     let zk = open("/request").await;
     let held = built(&zk).await;
-    assert!(!zk.has_build_request(&"i".into()).await.unwrap());
+    assert!(zk.build_request(&"i".into()).await.unwrap().is_none());
     zk.create("/nodepool/images/i/request-build", b"").await.unwrap();
-    assert!(zk.has_build_request(&"i".into()).await.unwrap());
+    assert!(zk.build_request(&"i".into()).await.unwrap().is_some());
     held.delete_build_request(&"i".into()).await.unwrap();
     held.delete_build_request(&"i".into()).await.unwrap();
-    assert!(!zk.has_build_request(&"i".into()).await.unwrap());
+    assert!(zk.build_request(&"i".into()).await.unwrap().is_none());
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -63,6 +63,18 @@ fn is_log_of(name: &str, image: &ImageName) -> bool {
     name.strip_suffix(".log").and_then(|stem| stem.rsplit_once('-')).is_some_and(|(of, id)| {
         of == image.as_str() && !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
+}
+
+/// The last line that a build has written, for people in a hurry: at most 200 letters of it.
+pub fn last_line(log: &Path) -> Option<String> {
+    let mut file = fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(4096))).ok()?;
+    let mut tail = Vec::new();
+    file.take(4096).read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail);
+    let mut lines = tail.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Exit code: "));
+    lines.next_back().map(|line| line.chars().take(200).collect())
 }
 
 #[cfg(test)]

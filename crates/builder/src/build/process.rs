@@ -12,7 +12,7 @@ use std::{
     fs,
     fs::File,
     io::{self, Write as _},
-    os::unix::process::ExitStatusExt as _,
+    os::unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -80,6 +80,13 @@ pub async fn run(command: &BuildCommand, mut log: File, limit: Duration, cancel:
         }
     };
     group.is_over = true;
+    // What has left the group, or outlived its first process.
+    let _ = killpg(group.id, Signal::SIGKILL);
+    if let Some((_, file)) = command.environment.iter().find(|(name, _)| name == FILENAME) {
+        for process in marked(|value| value == file.as_bytes()) {
+            let _ = kill(process, Signal::SIGKILL);
+        }
+    }
     // A full disk has no room for it.
     let _ = writeln!(log, "{note}");
     ended
@@ -146,15 +153,24 @@ pub fn end_leftovers(images_dir: &Path) -> usize {
 
 /// Processes whose environment names a file of images-dir as the image that they build.
 fn leftovers(images_dir: &Path) -> Vec<Pid> {
-    let mark = format!("{FILENAME}={}/", images_dir.display());
+    // With one slash at its end, however it is configured.
+    let within = images_dir.join("");
+    marked(|file| file.starts_with(within.as_os_str().as_bytes()))
+}
+
+/// Processes that build such a file, by their environment.
+fn marked(is_wanted: impl Fn(&[u8]) -> bool) -> Vec<Pid> {
+    let mark = format!("{FILENAME}=");
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     ids.filter(|id| *id != own)
         // Other users' cannot be read, and are not ours to end.
         .filter(|id| {
-            fs::read(format!("/proc/{id}/environ"))
-                .is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|one| one.starts_with(mark.as_bytes())))
+            fs::read(format!("/proc/{id}/environ")).is_ok_and(|variables| {
+                let mut files = variables.split(|byte| *byte == 0).filter_map(|one| one.strip_prefix(mark.as_bytes()));
+                files.any(&is_wanted)
+            })
         })
         .map(Pid::from_raw)
         .collect()

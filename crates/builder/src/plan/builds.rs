@@ -46,11 +46,11 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
     }
     let newest = world.newest_ready(name);
     let request = world.records.build_requests.get(name);
-    let why = match newest {
+    let why = match (newest, world.newest_ready_in(name, &formats)) {
         _ if request.is_some() => Why::Requested,
-        None => Why::NoBuild,
-        Some(build) if formats.iter().any(|format| !build.formats.contains(format)) => Why::Formats,
-        Some(build) => {
+        (None, _) => Why::NoBuild,
+        (_, None) => Why::Formats,
+        (_, Some(build)) => {
             let at = build.state_time + image.rebuild_age.as_secs_f64();
             if world.now < at {
                 plan.wake(at);
@@ -59,14 +59,13 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
             Why::Age
         }
     };
-    if let Some((after, since)) = world.doing.builds_after.get(name)
+    if let Some((after, known)) = world.doing.builds_after.get(name)
         && world.now < *after
     {
         // What somebody asks for after a failure does not wait for its end, be it for the second time: the request of the
-        // build that failed is still there, and is written again. ZooKeeper's clock counts ms.
-        #[allow(clippy::cast_precision_loss)]
-        let asked_since = request.is_some_and(|stat| stat.mtime as f64 / 1000.0 > *since);
-        if !asked_since {
+        // build that failed is still there, and is written again.
+        let is_another = request.is_some_and(|stat| known.is_some_and(|known| stat.mzxid > known));
+        if !is_another {
             plan.wake(*after);
             return None;
         }

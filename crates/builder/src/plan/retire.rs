@@ -15,6 +15,10 @@ use super::{Decision, Plan, Subject, World};
 
 /// Ready builds of an image, and ready uploads of it to a provider, that are kept.
 const KEEP: usize = 2;
+/// Digits of a build's id; old ones have fewer.
+const BUILD_ID: usize = 32;
+/// Seconds for which an upload of another builder's stays, although our configuration does not have it.
+const OTHERS_GRACE: f64 = 600.0;
 
 pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
     let retirement = Retirement::new(world);
@@ -103,7 +107,7 @@ impl<'a> Pass<'a> {
     fn image(&mut self, image: &'a ImageName) {
         let world = self.world;
         let builds = world.builds(image);
-        let known = world.config.diskimages.contains_key(image);
+        let known = world.knows(image);
         let ready = builds.iter().rev().filter(|build| build.state == BuildState::Ready);
         let kept: BTreeSet<&BuildId> =
             if known { ready.take(KEEP).map(|build| &build.id).collect() } else { BTreeSet::new() };
@@ -170,7 +174,11 @@ impl<'a> Pass<'a> {
         }
         let provider = world.config.providers.get(&key.provider)?;
         if !provider.driver.diskimages().contains_key(&key.image) {
-            return Some(format!("image {} is no longer among the diskimages of provider {}", key.image, key.provider));
+            // Another builder may have another configuration, or not yet the new one, and upload it again and again.
+            let settled = world.is_ours(build) || world.now >= upload.state_time + OTHERS_GRACE;
+            return settled.then(|| {
+                format!("image {} is no longer among the diskimages of provider {}", key.image, key.provider)
+            });
         }
         if explicit {
             return Some("its build is being deleted".to_owned());
@@ -178,7 +186,7 @@ impl<'a> Pass<'a> {
         if is_kept {
             return None;
         }
-        let known = world.config.diskimages.contains_key(&key.image);
+        let known = world.knows(&key.image);
         if known && self.retirement.recent.contains(key) {
             return None;
         }
@@ -243,6 +251,8 @@ impl<'a> Pass<'a> {
             }
             let entry = world.records.builds.get(&(image.clone(), id.clone()));
             let reason = match entry.map(|entry| entry.record.as_ref()) {
+                // Of an image that nobody has ever heard of, or with a mere number for an id, it is somebody else's file.
+                None if !world.records.images.contains(image) || id.as_str().len() != BUILD_ID => None,
                 None => Some("there is no such build"),
                 // Perhaps somebody repairs the record.
                 Some(Err(RecordError::Empty)) => Some("its record is empty"),

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use nodepool_common::{
@@ -252,16 +251,52 @@ fn an_image_that_somebody_builds_is_left_to_him() {
 #[test]
 fn a_failed_build_is_tried_again_after_a_pause_or_when_somebody_asks_since() {
     let mut site = site();
-    site.doing.builds_after.insert("i".into(), (NOW + 7.0, NOW - 3.0));
+    site.doing.builds_after.insert("i".into(), (NOW + 7.0, Some(50)));
     assert_eq!(site.plan_at(NOW), Plan { decisions: Vec::new(), wake_at: Some(NOW + 7.0) });
-    let asked = |first: f64, last: f64| {
-        let ms = |seconds: f64| Duration::from_secs_f64(seconds).as_millis().try_into().unwrap();
-        Stat { ctime: ms(first), mtime: ms(last), ..Stat::default() }
-    };
-    site.records.build_requests.insert("i".into(), asked(NOW - 4.0, NOW - 4.0));
+    let asked = |mzxid| Stat { mzxid, ..Stat::default() };
+    site.records.build_requests.insert("i".into(), asked(50));
     assert!(site.says().is_empty(), "that request has failed already");
-    site.records.build_requests.insert("i".into(), asked(NOW - 4.0, NOW - 2.0));
+    site.records.build_requests.insert("i".into(), asked(51));
     assert_eq!(site.says(), ["build i qcow2,raw Requested"]);
+}
+
+#[test]
+fn an_image_that_only_a_wrong_part_of_the_file_still_lists_is_kept_and_not_uploaded() {
+    let mut site = Site::new(CONFIG);
+    site.workers.0 = 0;
+    site.good(1, 100.0);
+    site.build("i", 2, BuildState::Ready, 50.0);
+    let config = Arc::make_mut(&mut site.config);
+    config.diskimages.shift_remove("i");
+    assert!(site.says().is_empty(), "{:?}", site.says());
+}
+
+#[test]
+fn builders_that_want_different_formats_do_not_build_by_turns() {
+    let mut site = site();
+    site.good(1, 100.0).build_of("them", "i", 2, BuildState::Ready, 50.0);
+    change_build(&mut site, "i", 2, |build| build.formats = vec!["vhd".to_owned()]);
+    assert!(site.says().is_empty(), "{:?}", site.says());
+}
+
+#[test]
+fn anothers_upload_that_we_do_not_list_has_a_grace() {
+    let mut site = Site::new(&CONFIG.replacen("diskimages: [{name: i}]", "diskimages: []", 1));
+    site.workers.0 = 0;
+    site.build_of("them", "i", 1, BuildState::Ready, 700.0).upload(1, "a", 1, UploadState::Ready, 599.0);
+    assert!(site.says().is_empty());
+    site.upload(1, "a", 1, UploadState::Ready, 600.0);
+    assert_eq!(site.says(), ["delete upload i 1 a 1"]);
+}
+
+#[test]
+fn files_that_may_be_somebody_elses_stay() {
+    let mut site = site();
+    site.workers.0 = 0;
+    site.files.insert(("notes".into(), id(7).into()), BTreeSet::new());
+    site.files.insert(("i".into(), "1700000000".into()), BTreeSet::new());
+    site.records.images.insert("i".into());
+    assert!(site.says().is_empty(), "{:?}", site.says());
 }
 
 #[test]
@@ -437,6 +472,7 @@ fn uploads_of_a_provider_that_we_do_not_have_are_not_ours_to_judge() {
 fn files_without_a_build_go_and_those_of_builds_that_cannot_be_read_stay() {
     let mut site = site();
     site.workers.0 = 0;
+    site.records.images.insert("i".into());
     site.files.insert(("i".into(), id(7).into()), BTreeSet::new());
     site.files.insert(("i".into(), id(8).into()), BTreeSet::new());
     let broken = RecordError::NotAnObject;

@@ -19,7 +19,9 @@ pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
 
 fn judge(world: &World<'_>, provider: &ProviderName, image: &ImageName, plan: &mut Plan) -> Option<(bool, Decision)> {
     let format = world.providers.get(provider)?.format.clone()?;
-    let build = world.newest_ready(image)?;
+    // A provider whose part of the file is wrong may list an image that is not there any more.
+    world.config.diskimages.get(image)?;
+    let build = world.newest_ready_in(image, &[&format])?;
     let to: UploadTo = (image.clone(), build.id.clone(), provider.clone());
     // Else another builder has the file, or the build is about to be made anew with this format.
     let here = world.files.get(&(image.clone(), build.id.clone())).is_some_and(|files| files.contains(&format));
@@ -36,7 +38,7 @@ fn judge(world: &World<'_>, provider: &ProviderName, image: &ImageName, plan: &m
             (&key.image, &key.build, &key.provider) == (&to.0, &to.1, &to.2)
                 && entry.usable().is_some_and(|upload| upload.state == UploadState::Uploading)
         });
-    if !here || !build.formats.contains(&format) || is_ready || is_left_over || world.is_being_uploaded(&to) {
+    if !here || is_ready || is_left_over || world.is_being_uploaded(&to) {
         return None;
     }
     let failed_before = world.doing.uploads_after.get(&to);

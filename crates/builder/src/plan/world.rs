@@ -34,8 +34,9 @@ pub struct Doing {
     pub uploading: BTreeSet<UploadTo>,
     /// What an action of retirement works on.
     pub busy: BTreeSet<Subject>,
-    /// No build before; the second time: since when (a request for a build that came later does not wait).
-    pub builds_after: BTreeMap<ImageName, (Timestamp, Timestamp)>,
+    /// No build before; and the transaction of the request that the failed build was begun for: one that was written since
+    /// does not wait.
+    pub builds_after: BTreeMap<ImageName, (Timestamp, Option<i64>)>,
     /// No upload before.
     pub uploads_after: BTreeMap<UploadTo, Timestamp>,
     /// No deletion before.
@@ -87,15 +88,35 @@ impl World<'_> {
         self.builds(image).into_iter().rfind(|build| build.state == BuildState::Ready)
     }
 
+    /// The newest ready build of an image that has all of these formats. Builders whose providers want different ones take
+    /// turns otherwise.
+    pub(super) fn newest_ready_in<'w>(
+        &'w self,
+        image: &ImageName,
+        formats: &[impl AsRef<str>],
+    ) -> Option<&'w ImageBuild> {
+        let has = |build: &ImageBuild, format: &str| build.formats.iter().any(|one| one == format);
+        self.builds(image)
+            .into_iter()
+            .rfind(|build| build.state == BuildState::Ready && formats.iter().all(|format| has(build, format.as_ref())))
+    }
+
     /// Whether this builder made it.
     pub(super) fn is_ours(&self, build: &ImageBuild) -> bool {
         build.builder_id.as_deref() == Some(self.builder_id)
     }
 
+    /// Whether the configuration speaks of an image: by itself, or where a provider lists it, be that provider one that stays
+    /// as it was because its part of the file is wrong.
+    pub(super) fn knows(&self, image: &ImageName) -> bool {
+        self.config.diskimages.contains_key(image)
+            || self.config.providers.values().any(|provider| provider.driver.diskimages().contains_key(image))
+    }
+
     /// Whether it is ours to retire when it is no longer needed: one of an image that we know, as any builder of the same
     /// configuration may, or one of our own.
     pub(super) fn may_retire(&self, build: &ImageBuild) -> bool {
-        self.config.diskimages.contains_key(&build.image) || self.is_ours(build)
+        self.knows(&build.image) || self.is_ours(build)
     }
 
     /// Whether somebody uploads this build to that provider.

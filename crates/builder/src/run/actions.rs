@@ -23,6 +23,8 @@ const AFTER_AN_ERROR: f64 = 1.0;
 pub(super) const WHILE_LOCKED: f64 = 5.0;
 /// How long work that lost its lock with its session tries to take it again.
 pub(super) const TAKE_AGAIN: Duration = Duration::from_secs(120);
+/// Seconds after its pause for which it counts that an upload has failed.
+const REMEMBERED: f64 = 3600.0;
 /// The longest pause after failures, in first pauses.
 const LONGEST: f64 = 60.0;
 
@@ -59,6 +61,10 @@ impl State {
     pub fn tidy(&mut self, now: Timestamp) {
         self.doing.builds_after.retain(|_, (at, _)| *at > now);
         self.doing.retire_after.retain(|_, at| *at > now);
+        // For a while longer: what has failed goes behind what has not.
+        self.doing.uploads_after.retain(|_, at| *at > now - REMEMBERED);
+        let Self { upload_failures, doing, .. } = self;
+        upload_failures.retain(|to, _| doing.uploads_after.contains_key(to));
     }
 
     /// A new configuration may have mended what failed.
@@ -72,10 +78,10 @@ impl State {
         self.retire_failures.clear();
     }
 
-    /// A build failed: none before the pause is over.
-    pub fn build_failed(&mut self, image: &ImageName, first: f64, now: Timestamp) -> f64 {
+    /// A build failed: none before the pause is over, but for another request than the one it was begun for.
+    pub fn build_failed(&mut self, image: &ImageName, first: f64, now: Timestamp, request: Option<i64>) -> f64 {
         let pause = longer(self.build_failures.entry(image.clone()).or_default(), first);
-        self.doing.builds_after.insert(image.clone(), (now + pause, now));
+        self.doing.builds_after.insert(image.clone(), (now + pause, request));
         pause
     }
 
@@ -170,19 +176,22 @@ impl Builder {
             error!(logger = LOGGER, "{error} (while carrying out {decision:?})");
         }
         let now = clock::now();
-        let after = now + AFTER_AN_ERROR;
+        // What ZooKeeper refuses for good is tried less and less.
+        let first = if error.is_transient() { AFTER_AN_ERROR } else { self.options.retry_interval.as_secs_f64() };
         let mut state = self.state();
         match decision {
             Decision::Build { image, .. } => {
-                state.doing.builds_after.entry(image.clone()).or_insert((after, now));
+                state.build_failed(image, first, now, None);
             }
             Decision::Upload { image, build, provider, .. } => {
                 let to = (image.clone(), build.clone(), provider.clone());
-                state.doing.uploads_after.entry(to).or_insert(after);
+                if state.doing.uploads_after.get(&to).is_none_or(|after| *after <= now) {
+                    state.upload_failed(&to, first, now);
+                }
             }
             _ => {
                 if let Some(subject) = decision.subject() {
-                    state.doing.retire_after.entry(subject).or_insert(after);
+                    state.retirement_failed(&subject, first, now);
                 }
             }
         }
@@ -219,8 +228,11 @@ impl Builder {
     }
 
     /// A write under a lock failed with `error`: where that is a matter of the connection or the session, takes the lock
-    /// again, so that an hour's work is not lost with it.
+    /// again, so that an hour's work is not lost with it. Where somebody has written meanwhile the lock is good.
     pub(super) async fn take_again(&self, lock: HeldWork, until: Instant, error: ZkError) -> Result<HeldWork, ZkError> {
+        if error.is_bad_version() {
+            return Ok(lock);
+        }
         if !error.is_transient() {
             return Err(error);
         }
@@ -233,10 +245,12 @@ impl Builder {
                 _ = self.zk.connected() => {}
                 () = self.ending.cancelled() => return Err(error),
             }
-            if let Some(lock) = self.zk.try_lock_work(work.clone()).await? {
-                return Ok(lock);
+            // A session that is about to end may still answer, or end meanwhile.
+            match self.zk.try_lock_work(work.clone()).await {
+                Ok(Some(lock)) => return Ok(lock),
+                Err(error) if !error.is_transient() => return Err(error),
+                _ => tokio::time::sleep(Duration::from_secs(1)).await,
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         Err(error)
     }

@@ -58,11 +58,11 @@ impl Builder {
         let config = self.config();
         let Some(diskimage) = config.diskimages.get(image) else { return Ok(()) };
         let Some(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
-            let now = clock::now();
-            self.state().doing.builds_after.insert(image.clone(), (now + WHILE_LOCKED, now));
+            self.state().doing.builds_after.insert(image.clone(), (clock::now() + WHILE_LOCKED, None));
             return Ok(());
         };
-        let requested = self.zk.has_build_request(image).await?;
+        let request = self.zk.build_request(image).await?;
+        let requested = request.is_some();
         let ready = self.zk.read_builds(image).await?.into_iter().filter(|(build, _)| build.state == BuildState::Ready);
         let ready = ready.max_by(|(a, _), (b, _)| a.state_time.total_cmp(&b.state_time));
         let is_due = match why {
@@ -95,7 +95,10 @@ impl Builder {
             build.set_reason(reason);
             build.set_state(BuildState::Failed, clock::now());
             self.remove_files_of(&build, None).await;
-            let pause = self.state().build_failed(image, self.options.retry_interval.as_secs_f64(), clock::now());
+            // Without a request: any that comes.
+            let known = request.map_or(0, |stat| stat.mzxid);
+            let first = self.options.retry_interval.as_secs_f64();
+            let pause = self.state().build_failed(image, first, clock::now(), Some(known));
             error!(
                 logger = LOGGER, image = %image, build = %id,
                 "DIB failed creating {image}: {reason}; next attempt in {pause:.0} s"
@@ -171,7 +174,7 @@ impl Builder {
         let failure = match &ended {
             Ended::Exited(status) if status.success() => None,
             Ended::Exited(_) => {
-                let said = last_line(log_path).map(|line| format!("; it said last: {line}")).unwrap_or_default();
+                let said = log::last_line(log_path).map(|line| format!("; it said last: {line}")).unwrap_or_default();
                 Some(format!("exit code {}{said} (the whole log: {})", ended.code(), log_path.display()))
             }
             Ended::TimedOut => {
@@ -276,17 +279,4 @@ fn enough_space(images_dir: &Path, last: Option<&ImageBuild>) -> Result<(), Stri
         mib(needed),
         mib(LEAST_SPACE)
     ))
-}
-
-/// The last line that a build has written, for people in a hurry.
-fn last_line(log: &Path) -> Option<String> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let mut file = fs::File::open(log).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(4096))).ok()?;
-    let mut tail = Vec::new();
-    file.take(4096).read_to_end(&mut tail).ok()?;
-    let tail = String::from_utf8_lossy(&tail);
-    let mut lines = tail.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Exit code: "));
-    lines.next_back().map(|line| line.chars().take(200).collect())
 }

@@ -20,11 +20,13 @@ mod retire;
 mod uploads;
 
 use std::{
+    fs::File,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
+use nix::fcntl::Flock;
 use nodepool_common::{
     config::{self, Config},
     stats::Stats,
@@ -83,7 +85,10 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// images-dir cannot be used.
-    #[error("cannot use images-dir {}: {source}; it must exist, and this user must be able to write to it", path.display())]
+    #[error(
+        "cannot use images-dir {}: {source}; it must exist, this user must be able to write to it, and no other builder may \
+         use it", path.display()
+    )]
     ImagesDir {
         /// As it is configured.
         path: PathBuf,
@@ -98,6 +103,8 @@ pub struct Builder {
     options: Options,
     /// From images-dir.
     id: String,
+    /// On images-dir.
+    _claim: Option<Flock<File>>,
     zk: ZooKeeper,
     stats: Stats,
     config: RwLock<Arc<Config>>,
@@ -125,10 +132,13 @@ impl Builder {
         };
         let id = files::builder_id(&images_dir)
             .map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
+        let claim =
+            files::claim(&images_dir).map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
         let clouds = Clouds::new(nodepool_drivers::Context::from_env().with_stats(stats.clone()));
         Ok(Arc::new(Self {
             options,
             id,
+            _claim: claim,
             zk,
             stats,
             config: RwLock::new(config),

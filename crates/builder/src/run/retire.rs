@@ -49,6 +49,9 @@ impl Builder {
                 self.refused(&subject, &format!("Unable to delete {name}"), &error);
                 return lock.unlock().await;
             }
+        } else if let Err(error) = cloud.sweep(&key.build, &key.id).await {
+            // Nothing on record says that there is anything.
+            warn!(logger = LOGGER, "Cannot look in {} for what upload {} may have left: {error}", key.provider, key.id);
         }
         lock.delete_upload(key).await?;
         info!(logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider, "Deleted {name} (upload {})", key.id);

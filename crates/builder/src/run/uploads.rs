@@ -7,7 +7,6 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -19,6 +18,7 @@ use nodepool_common::{
 };
 use nodepool_drivers::ImageToUpload;
 use serde_json::Map;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
@@ -26,7 +26,15 @@ use super::{
     actions::{TAKE_AGAIN, WHILE_LOCKED},
     clouds::Cloud,
 };
-use crate::{files, plan::UploadTo};
+use crate::{
+    build::{
+        command::BuildCommand,
+        log::last_line,
+        process::{self, Ended},
+    },
+    files,
+    plan::UploadTo,
+};
 
 const LOGGER: &str = "nodepool.builder.UploadWorker";
 /// For a site's hook, which may look at the image: an hour, as an upload has by default.
@@ -148,7 +156,7 @@ impl Builder {
         };
         let id = provider.upload_image(&to_upload).await.map_err(|error| error.to_string())?;
         if let Some(hook) = cloud.config.driver.post_upload_hook()
-            && let Err(reason) = run_hook(hook, &cloud.config.name, &id, &path).await
+            && let Err(reason) = run_hook(hook, &cloud.config.name, &id, &path, &self.ending).await
         {
             if let Err(error) = provider.delete_image(&id).await {
                 warn!(logger = LOGGER, "Image {id} stays in provider {}: {error}", cloud.config.name);
@@ -212,19 +220,34 @@ fn properties(diskimage: &Diskimage, provider: &Provider) -> BTreeMap<String, St
     all.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Runs `post-upload-hook` with the provider's name, the image's id and the file's path (`nodepool 11.0.0: builder.py`).
-async fn run_hook(hook: &Path, provider: &ProviderName, id: &str, file: &Path) -> Result<(), String> {
-    let mut command = tokio::process::Command::new(hook);
-    command.arg(provider.as_str()).arg(id).arg(file).stdin(Stdio::null()).kill_on_drop(true);
+/// Runs `post-upload-hook` with the provider's name, the image's id and the file's path (`nodepool 11.0.0: builder.py`), as
+/// builds are run: nothing of it outlives it, and its output is not kept in memory.
+async fn run_hook(
+    hook: &Path,
+    provider: &ProviderName,
+    id: &str,
+    file: &Path,
+    stop: &CancellationToken,
+) -> Result<(), String> {
     let shown = hook.display();
-    let Ok(ran) = tokio::time::timeout(HOOK_LIMIT, command.output()).await else {
-        return Err(format!("post-upload-hook {shown} was ended: it took longer than {} s", HOOK_LIMIT.as_secs()));
+    let words = [hook.as_os_str(), provider.as_str().as_ref(), id.as_ref(), file.as_os_str()];
+    let command = BuildCommand {
+        arguments: words.map(|word| word.to_string_lossy().into_owned()).to_vec(),
+        environment: Vec::new(),
     };
-    let output = ran.map_err(|error| format!("cannot run post-upload-hook {shown}: {error}"))?;
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
-    if output.status.success() {
-        info!(logger = LOGGER, provider = %provider, "post-upload-hook {shown} ended well: {said}");
-        return Ok(());
+    let output =
+        tempfile::NamedTempFile::new().map_err(|error| format!("no file for the output of {shown}: {error}"))?;
+    let log = output.reopen().map_err(|error| format!("no file for the output of {shown}: {error}"))?;
+    let ended = process::run(&command, log, HOOK_LIMIT, stop).await;
+    let said = last_line(output.path()).map(|line| format!("; it said last: {line}")).unwrap_or_default();
+    match ended {
+        Ended::Exited(status) if status.success() => {
+            info!(logger = LOGGER, provider = %provider, "post-upload-hook {shown} ended well{said}");
+            Ok(())
+        }
+        Ended::Exited(status) => Err(format!("post-upload-hook {shown} ended with {status}{said}")),
+        Ended::TimedOut => Err(format!("post-upload-hook {shown} was ended after {} s{said}", HOOK_LIMIT.as_secs())),
+        Ended::Cancelled => Err("the builder was stopped".to_owned()),
+        Ended::NotStarted(error) => Err(format!("cannot run post-upload-hook {shown}: {error}")),
     }
-    Err(format!("post-upload-hook {shown} ended with {}: {said}", output.status))
 }

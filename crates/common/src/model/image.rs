@@ -109,7 +109,7 @@ impl ImageBuild {
 
     /// Says why it failed.
     pub fn set_reason(&mut self, reason: &str) {
-        self.extra.insert(REASON.to_owned(), json!(reason));
+        self.extra.insert(REASON.to_owned(), json!(shortened(reason)));
     }
 
     /// The record's bytes: upstream's keys in upstream's order, those without a value left out as there, then those of
@@ -134,6 +134,18 @@ impl ImageBuild {
         map.extend(self.extra.clone());
         to_python_json(&map)
     }
+}
+
+/// A reason that fits a record: beginning and end of a long one. A cloud may answer with a page, a hook with a log.
+fn shortened(reason: &str) -> String {
+    const HALF: usize = 1000;
+    let count = reason.chars().count();
+    if count <= 2 * HALF {
+        return reason.to_owned();
+    }
+    let (start, end): (String, String) =
+        (reason.chars().take(HALF).collect(), reason.chars().skip(count - HALF).collect());
+    format!("{start} […] {end}")
 }
 
 /// Beyond upstream's keys: why a build or an upload failed.
@@ -203,7 +215,7 @@ impl ImageUpload {
 
     /// Says why it failed.
     pub fn set_reason(&mut self, reason: &str) {
-        self.extra.insert(REASON.to_owned(), json!(reason));
+        self.extra.insert(REASON.to_owned(), json!(shortened(reason)));
     }
 
     /// Its place in the tree.
@@ -268,6 +280,9 @@ mod tests {
             r#"{"state": "failed", "state_time": 2.0, "builder": "b1.example", "builder_id": "3f0a", "#.to_owned()
                 + r#""username": null, "python_path": null, "shell_type": null, "reason": "exit code 1"}"#
         );
+        let mut long = build.clone();
+        long.set_reason(&"é".repeat(1_000_000));
+        assert!(long.write().len() < 20_000, "ZooKeeper takes no large record");
         let (read, oddities) = ImageBuild::read("i".into(), "b".into(), &build.write()).unwrap();
         assert_eq!(read.reason(), Some("exit code 1"));
         assert_eq!((read, oddities.len()), (build, 0));

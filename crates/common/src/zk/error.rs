@@ -106,6 +106,11 @@ impl ZkError {
         matches!(self, Self::LockLost { .. } | Self::SessionLost { .. })
     }
 
+    /// Whether somebody has written the record since the version that the write was for.
+    pub fn is_bad_version(&self) -> bool {
+        matches!(self, Self::Other { source: zk::Error::BadVersion, .. })
+    }
+
     /// Whether the record is gone.
     pub fn is_no_node(&self) -> bool {
         matches!(self, Self::NoNode { .. })

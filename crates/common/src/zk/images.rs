@@ -157,9 +157,9 @@ impl ZooKeeper {
             .collect())
     }
 
-    /// Whether somebody has asked for a build of this image.
-    pub async fn has_build_request(&self, image: &ImageName) -> Result<bool, ZkError> {
-        Ok(self.get(&Spot::BuildRequest(image.clone()).path()).await?.is_some())
+    /// The request for a build of this image, as it is now.
+    pub async fn build_request(&self, image: &ImageName) -> Result<Option<Stat>, ZkError> {
+        Ok(self.get(&Spot::BuildRequest(image.clone()).path()).await?.map(|(_, stat)| stat))
     }
 
     /// Makes an image's directory, as upstream's builders do for every image that they build.

@@ -85,7 +85,7 @@ impl Builder {
         let started = Instant::now();
         let last = ready.map(|(build, _)| build);
         let (outcome, lock) = self.while_locked(lock, self.make(&config, diskimage, &build, last.as_ref())).await;
-        self.report_build(image, formats, &files::base(&self.images_dir(), image, &id), started.elapsed(), &outcome);
+        self.report_build(image, formats, &files::base(&self.images_dir, image, &id), started.elapsed(), &outcome);
 
         build.username = Some(diskimage.username.clone());
         build.python_path = Some(diskimage.python_path.clone());
@@ -129,7 +129,7 @@ impl Builder {
         build: &ImageBuild,
         last: Option<&ImageBuild>,
     ) -> Outcome {
-        let images_dir = config.images_dir.clone().unwrap_or_default();
+        let images_dir = &self.images_dir;
         let (image, id) = (&build.image, &build.id);
         let logs = log::dir(config);
         let log_path = log::path(&logs, image, id);
@@ -144,8 +144,8 @@ impl Builder {
                 return Outcome { code: 1, failure };
             }
         };
-        let base = files::base(&images_dir, image, id);
-        let ready = enough_space(&images_dir, last).and_then(|()| {
+        let base = files::base(images_dir, image, id);
+        let ready = enough_space(images_dir, last).and_then(|()| {
             BuildCommand::new(config, diskimage, &build.formats, &base).map_err(|error| error.to_string())
         });
         let mut outcome = match ready {
@@ -225,12 +225,14 @@ impl Builder {
                 return Ok(None);
             }
             lock = self.take_again(lock, until, error).await?;
-            if let Some((now, newer)) = self.zk.read_build(&build.image, &build.id).await? {
-                if now.state != BuildState::Building {
-                    // Somebody else has decided about it.
-                    return Ok(Some(lock));
-                }
-                stat = newer;
+            match self.zk.read_build(&build.image, &build.id).await {
+                Ok(Some((now, newer))) if now.state == BuildState::Building => stat = newer,
+                // Somebody else has decided about it.
+                Ok(Some(_)) => return Ok(Some(lock)),
+                // Gone, or the session went again: the next write tells.
+                Ok(None) => {}
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(Some(lock))
@@ -238,7 +240,7 @@ impl Builder {
 
     /// Deletes files of a build; a failure is said, and the next pass tries again.
     pub(super) async fn remove_files_of(&self, build: &ImageBuild, formats: Option<Vec<String>>) {
-        let (images_dir, image, id) = (self.images_dir(), build.image.clone(), build.id.clone());
+        let (images_dir, image, id) = (self.images_dir.clone(), build.image.clone(), build.id.clone());
         let deleted = spawn_blocking(move || files::delete(&images_dir, &image, &id, formats.as_deref())).await;
         if let Err(error) = deleted.map_err(std::io::Error::other).flatten() {
             warn!(logger = LOGGER, "Cannot delete the files of build {} of image {}: {error}", build.id, build.image);

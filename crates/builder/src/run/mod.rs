@@ -103,6 +103,8 @@ pub struct Builder {
     options: Options,
     /// From images-dir.
     id: String,
+    /// As it was at the start: a builder is who it is there.
+    images_dir: PathBuf,
     /// On images-dir.
     _claim: Option<Flock<File>>,
     zk: ZooKeeper,
@@ -138,6 +140,7 @@ impl Builder {
         Ok(Arc::new(Self {
             options,
             id,
+            images_dir,
             _claim: claim,
             zk,
             stats,
@@ -154,11 +157,6 @@ impl Builder {
     /// The running configuration.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Where images are; empty only if a later configuration takes it away, when nothing can be built.
-    fn images_dir(&self) -> PathBuf {
-        self.config().images_dir.clone().unwrap_or_default()
     }
 
     /// Never held across an await.
@@ -201,7 +199,8 @@ impl Builder {
                     match reason {
                         Some(ShutdownReason::Graceful) => {
                             let running = self.state().under_way();
-                            info!(logger = LOGGER, "Stopping: nothing new is begun; what runs is finished first: {running}");
+                            let what = if running.is_empty() { "nothing runs" } else { "finished first: " };
+                            info!(logger = LOGGER, "Stopping: nothing new is begun; {what}{running}");
                             stopping = true;
                         }
                         Some(ShutdownReason::Terminate) => break,
@@ -226,7 +225,7 @@ impl Builder {
 
     /// What a killed builder has left running in our images-dir would write into it.
     async fn end_leftovers(&self) {
-        let images_dir = self.images_dir();
+        let images_dir = self.images_dir.clone();
         let ended = tokio::task::spawn_blocking(move || process::end_leftovers(&images_dir)).await.unwrap_or_default();
         if ended > 0 {
             warn!(logger = LOGGER, "Ended {ended} processes of builds that an earlier builder has left");
@@ -272,8 +271,8 @@ impl Builder {
 
     /// The files in images-dir; none where it cannot be read, which is said once.
     fn local_files(&self) -> LocalFiles {
-        let images_dir = self.images_dir();
-        let found = files::scan(&images_dir);
+        let images_dir = &self.images_dir;
+        let found = files::scan(images_dir);
         let mut state = self.state();
         match found {
             Ok(files) => {
@@ -313,10 +312,11 @@ impl Builder {
         if let Err(error) = self.zk.set_servers(&config.zookeeper) {
             error!(logger = LOGGER, "The new ZooKeeper servers cannot be used, the old ones stay: {error}");
         }
-        if config.images_dir.is_none() {
+        if config.images_dir.as_ref() != Some(&self.images_dir) {
+            let ours = self.images_dir.display();
             error!(
                 logger = LOGGER,
-                "No images-dir specified in config. Nothing can be built or uploaded until there is one"
+                "images-dir has changed in the configuration: {ours} stays in use until the next start"
             );
         }
         let changed = self.clouds.apply(config);

@@ -175,7 +175,7 @@ impl Builder {
         if !may_go {
             return Ok(());
         }
-        let (images_dir, of, id) = (self.images_dir(), image.clone(), build.clone());
+        let (images_dir, of, id) = (self.images_dir.clone(), image.clone(), build.clone());
         let formats = formats.map(<[String]>::to_vec);
         let deleted = spawn_blocking(move || files::delete(&images_dir, &of, &id, formats.as_deref())).await;
         match deleted.map_err(std::io::Error::other).flatten() {

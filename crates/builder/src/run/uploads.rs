@@ -137,7 +137,7 @@ impl Builder {
         upload: &ImageUpload,
         format: &str,
     ) -> Result<(String, String), String> {
-        let path = files::image_file(&self.images_dir(), &build.image, &build.id, format);
+        let path = files::image_file(&self.images_dir, &build.image, &build.id, format);
         let (md5, sha256) = files::checksums(&path);
         // Seconds since the epoch fit.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -174,10 +174,13 @@ impl Builder {
                 return lock.unlock().await.map(|()| false);
             }
             lock = self.take_again(lock, until, error).await?;
-            match self.zk.read_upload(&upload.key()).await? {
-                Some((now, newer)) if now.state == UploadState::Uploading => stat = newer,
+            match self.zk.read_upload(&upload.key()).await {
+                Ok(Some((now, newer))) if now.state == UploadState::Uploading => stat = newer,
                 // Somebody else has decided about it.
-                _ => return lock.unlock().await.map(|()| false),
+                Ok(_) => return lock.unlock().await.map(|()| false),
+                // The session went again: the next write tells.
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(error),
             }
         }
         lock.unlock().await.map(|()| true)

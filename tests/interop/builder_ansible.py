@@ -44,6 +44,27 @@ PLAYBOOK = """
 """
 
 
+HANGING = """
+- hosts: image-builder
+  tasks:
+    - name: Hang
+      shell: sleep 987654
+      become: true
+"""
+
+
+def hanging():
+    """Ids of what the hanging playbook runs, on whichever host of this machine."""
+    found = []
+    for process in pathlib.Path('/proc').glob('[0-9]*'):
+        try:
+            if (process / 'cmdline').read_bytes().startswith(b'sleep\0' + b'987654'):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
 def needed():
     if not ANSIBLE.exists():
         raise Skip(f'{ANSIBLE} is missing: tests/setup ansible')
@@ -97,6 +118,7 @@ def builder_ansible(world):
     zuul_keys = [key(directory / 'zuul'), key(directory / 'zuul-spare')]
     known = directory / 'known_hosts'
     (directory / 'image.yaml').write_text(PLAYBOOK.format(keys=directory))
+    (directory / 'hang.yaml').write_text(HANGING)
     (directory / 'inventory.yaml').write_text(json.dumps({'ungrouped': {'hosts': {'image-builder': {
         'ansible_host': ADDRESS, 'ansible_port': host.port, 'ansible_user': 'nodepool',
         'ansible_ssh_private_key_file': str(directory / 'priv'),
@@ -156,8 +178,23 @@ def builder_ansible(world):
     give_back(world, [nodeset])
     wait_for('gone: the node', lambda: not records.nodes(site.client), 120)
     check(launcher.stop() == 0, 'the launcher did not end with status 0')
-    world.write_config('builder', [], [provider(cloud, name='cloud-a')],
-                       **{'images-dir': str(site.images_dir), 'build-log-dir': str(site.logs_dir)})
+
+    # A playbook that hangs, as root: a builder that is killed, then one that is stopped, leave nothing of it there.
+    directories = {'images-dir': str(site.images_dir), 'build-log-dir': str(site.logs_dir)}
+    world.write_config('builder', [], [provider(cloud, name='cloud-a')], diskimages=[
+        {'name': 'hanging', 'dib-cmd': f'{binary("dib-ansible")} hang.yaml', 'formats': ['raw']}], **directories)
+    wait_for('hanging: a playbook', hanging, 120)
+    first = hanging()
+    builder.kill()
+    builder = site.start(env=env, arguments=['--cleanup-interval', 1, '--retry-interval', 5])
+    wait_for('gone: what the killed builder ran on the host', lambda: not set(first) & set(hanging()), 60)
+    wait_for('hanging: the next playbook', hanging, 120)
+    check(builder.stop() == 0, 'the builder did not end with status 0')
+    check(not hanging(), 'what the stopped builder ran is still there')
+    passed('what a playbook ran on the host ended with a builder that was killed, and with one that was stopped')
+
+    world.write_config('builder', [], [provider(cloud, name='cloud-a')], **directories)
+    builder = site.start(env=env, arguments=['--cleanup-interval', 1])
     wait_for('gone: all records of builds', lambda: not records.builds(site.client), 60)
     nothing_left(world, cloud)
     check(builder.stop() == 0, 'the builder did not end with status 0')

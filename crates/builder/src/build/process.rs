@@ -26,9 +26,13 @@ use tokio::{process::Command, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{BuildCommand, FILENAME};
+use crate::image_builder;
 
 /// Between asking a build to end and making it.
 pub const GRACE: Duration = Duration::from_secs(15);
+
+/// For a playbook's guard that has outlived its build.
+const GUARD_GRACE: Duration = Duration::from_secs(8);
 
 /// How a build's process ended.
 #[derive(Debug)]
@@ -83,9 +87,7 @@ pub async fn run(command: &BuildCommand, mut log: File, limit: Duration, cancel:
     // What has left the group, or outlived its first process.
     let _ = killpg(group.id, Signal::SIGKILL);
     if let Some((_, file)) = command.environment.iter().find(|(name, _)| name == FILENAME) {
-        for process in marked(|value| value == file.as_bytes()) {
-            let _ = kill(process, Signal::SIGKILL);
-        }
+        end_strays(file).await;
     }
     // A full disk has no room for it.
     let _ = writeln!(log, "{note}");
@@ -134,37 +136,58 @@ impl Drop for Group {
     }
 }
 
+/// Kills what a build that is over has left. A playbook's guard, and all that is its, may first end what runs on the
+/// image-builder host: it ends by itself.
+async fn end_strays(file: &str) {
+    let deadline = tokio::time::Instant::now() + GUARD_GRACE;
+    loop {
+        let found = marked(|value| value == file.as_bytes());
+        let is_late = tokio::time::Instant::now() >= deadline;
+        for process in found.iter().filter(|process| is_late || !process.is_guarded) {
+            let _ = kill(process.id, Signal::SIGKILL);
+        }
+        if is_late || !found.iter().any(|process| process.is_guarded) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Ends the processes of builds in this images-dir that an earlier builder has left, and returns how many there were.
 /// Only to be called before a build is begun. Blocks for up to [`GRACE`].
 pub fn end_leftovers(images_dir: &Path) -> usize {
-    let found = leftovers(images_dir);
-    for process in &found {
-        let _ = kill(*process, Signal::SIGTERM);
+    // With one slash at its end, however it is configured.
+    let within = images_dir.join("");
+    let leftovers = || marked(|file| file.starts_with(within.as_os_str().as_bytes()));
+    let found = leftovers();
+    for process in found.iter().filter(|process| !process.is_guarded) {
+        let _ = kill(process.id, Signal::SIGTERM);
     }
     let deadline = std::time::Instant::now() + GRACE;
-    while !found.is_empty() && !leftovers(images_dir).is_empty() && std::time::Instant::now() < deadline {
+    while !found.is_empty() && !leftovers().is_empty() && std::time::Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(100));
     }
-    for process in leftovers(images_dir) {
-        let _ = kill(process, Signal::SIGKILL);
+    for process in leftovers() {
+        let _ = kill(process.id, Signal::SIGKILL);
     }
     found.len()
 }
 
-/// Processes whose environment names a file of images-dir as the image that they build.
-fn leftovers(images_dir: &Path) -> Vec<Pid> {
-    // With one slash at its end, however it is configured.
-    let within = images_dir.join("");
-    marked(|file| file.starts_with(within.as_os_str().as_bytes()))
+/// A build's process.
+struct Marked {
+    id: Pid,
+    /// It is a playbook's guard, or comes from one.
+    is_guarded: bool,
 }
 
 /// Processes that build such a file, by their environment.
-fn marked(is_wanted: impl Fn(&[u8]) -> bool) -> Vec<Pid> {
+fn marked(is_wanted: impl Fn(&[u8]) -> bool) -> Vec<Marked> {
     let mark = format!("{FILENAME}=");
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    ids.filter(|id| *id != own)
+    let found: Vec<i32> = ids
+        .filter(|id| *id != own)
         // Other users' cannot be read, and are not ours to end.
         .filter(|id| {
             fs::read(format!("/proc/{id}/environ")).is_ok_and(|variables| {
@@ -172,8 +195,20 @@ fn marked(is_wanted: impl Fn(&[u8]) -> bool) -> Vec<Pid> {
                 files.any(&is_wanted)
             })
         })
-        .map(Pid::from_raw)
-        .collect()
+        .collect();
+    let is_guarded = |id: i32| {
+        let ancestors = std::iter::successors(Some(id), |id| parent(*id).filter(|parent| found.contains(parent)));
+        ancestors
+            .take(found.len())
+            .any(|id| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| image_builder::is_guard(&line)))
+    };
+    found.iter().map(|id| Marked { id: Pid::from_raw(*id), is_guarded: is_guarded(*id) }).collect()
+}
+
+fn parent(id: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name in brackets may have anything in it.
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -217,6 +252,23 @@ mod tests {
         let ended = run(&command, this.log(), GRACE, &CancellationToken::new()).await;
         assert_eq!(ended.code(), 3);
         assert_eq!(this.said(), "hello\nproblem\nExit code: 3\n");
+    }
+
+    #[tokio::test]
+    async fn what_has_left_the_group_is_killed_and_a_guard_is_waited_for() {
+        let this = Try::new();
+        let file = this.dir.path().join("i-1").display().to_string();
+        let script = "setsid sleep 1000 & echo $!; \
+                      setsid sh -c 'touch \"$1\"; sleep 1; echo guarded' guard \"$DIB_IMAGE_FILENAME.up\" --guard-of & \
+                      while [ ! -e \"$DIB_IMAGE_FILENAME.up\" ]; do :; done";
+        let ended = run(&shell(script, &[(FILENAME, &file)]), this.log(), GRACE, &CancellationToken::new()).await;
+        assert_eq!(ended.code(), 0);
+        let said = this.said();
+        let stray = said.lines().next().unwrap();
+        assert!(said.ends_with("\nguarded\nExit code: 0\n"), "{said}");
+        let gone = || async { (!is_alive(stray)).then_some(()) };
+        nodepool_testing::wait_for(GRACE, "the stray is gone", gone).await;
+        assert!(marked(|value| value == file.as_bytes()).is_empty());
     }
 
     #[tokio::test]

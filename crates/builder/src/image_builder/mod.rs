@@ -42,6 +42,12 @@ use nodepool_common::config::{Config, Diskimage};
 
 use state::Declared;
 
+/// Whether a command line, as `/proc` has it, is that of a playbook's guard, which ends by itself once it has ended what the
+/// build runs elsewhere.
+pub fn is_guard(command_line: &[u8]) -> bool {
+    command_line.split(|byte| *byte == 0).skip(1).any(|word| word == guard::ARGUMENT.as_bytes())
+}
+
 /// The command that builds an image which has `ansible`, in the place of its `dib-cmd`; the arguments that every
 /// `dib-cmd` gets (`-x -t … -o …`) are to be appended, and no elements. `None`: it has no `ansible`.
 ///

@@ -8,6 +8,9 @@ use crate::{ErrorClass, ProviderError};
 
 /// A deletion that leaves its server in ERROR is asked for so many times in all.
 const DELETE_ATTEMPTS: u32 = 3;
+/// Nova says DELETED a moment before it gives up the server's quota, and then lists it no more; some clouds list it for longer.
+/// So many listings have to say it before it is believed.
+const DELETED_LISTINGS: u32 = 3;
 /// A server is in ERROR for so many listings before its deletion is asked for again.
 const ERROR_LISTINGS: u32 = 3;
 
@@ -30,12 +33,19 @@ impl OpenStackProvider {
                 Err(error) => return Err(self.error(doing())(error)),
             }
             self.servers.hurry_for_news();
-            let mut errors = 0;
+            let (mut errors, mut deleted) = (0, 0);
             while errors < ERROR_LISTINGS {
                 let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
                 match servers.get(id) {
                     None => return Ok(()),
-                    Some(server) if server.is_gone() => return Ok(()),
+                    Some(server) if server.is_gone() => {
+                        deleted += 1;
+                        if deleted == DELETED_LISTINGS {
+                            return Ok(());
+                        }
+                        // The next listing is soon.
+                        self.servers.hurry_for_news();
+                    }
                     Some(server) if server.status == "ERROR" && server.task_state.is_none() => errors += 1,
                     Some(_) => errors = 0,
                 }

@@ -12,7 +12,7 @@ use nodepool_common::{
         BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, ProviderName, RecordError,
         Records, RequestId, Stat, UploadId, UploadKey,
     },
-    zk::{ZkError, ZooKeeper},
+    zk::{ZkError, ZooKeeper, paths},
 };
 
 /// Reads under way at a time: enough to hide the round trips, too few to fill a server's queue.
@@ -185,12 +185,12 @@ async fn build_ids(zk: &ZooKeeper, images: &BTreeSet<ImageName>) -> Result<Vec<(
 
 /// A build's znode.
 pub fn build_path(image: &ImageName, build: &BuildId) -> String {
-    format!("{IMAGES}/{image}/builds/{build}")
+    paths::build(image, build)
 }
 
 /// An upload's znode.
 pub fn upload_path(key: &UploadKey) -> String {
-    format!("{}/providers/{}/images/{}", build_path(&key.image, &key.build), key.provider, key.id)
+    paths::upload(key)
 }
 
 /// Does one thing for many, [`AT_ONCE`]; ends at the first error.

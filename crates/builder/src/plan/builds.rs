@@ -11,7 +11,7 @@ use nodepool_common::{
 use super::{Decision, Plan, ProviderImages, Why, World};
 
 /// The formats that an image is built in: its own, and those of the providers that use it. Empty: it is never built.
-pub fn wanted_formats<'a>(
+fn wanted_formats<'a>(
     image: &Diskimage,
     config: &'a Config,
     providers: impl IntoIterator<Item = (&'a ProviderName, &'a ProviderImages)>,

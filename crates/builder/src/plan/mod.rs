@@ -31,7 +31,6 @@ mod retire;
 mod uploads;
 mod world;
 
-pub use builds::wanted_formats;
 pub use decision::{Decision, Plan, Subject, Why};
 pub use world::{Doing, LocalBuild, LocalFiles, ProviderImages, UploadTo, World};
 

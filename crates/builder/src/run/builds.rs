@@ -94,7 +94,7 @@ impl Builder {
             build.formats.clear();
             build.set_reason(reason);
             build.set_state(BuildState::Failed, clock::now());
-            self.remove_files_of(&build, None).await;
+            self.remove_files_of(&build).await;
             // Without a request: any that comes.
             let known = request.map_or(0, |stat| stat.mzxid);
             let first = self.options.retry_interval.as_secs_f64();
@@ -221,7 +221,7 @@ impl Builder {
                     logger = LOGGER, image = %build.image, build = %build.id,
                     "The record of build {} of image {} is gone: somebody deleted it meanwhile", build.id, build.image
                 );
-                self.remove_files_of(build, None).await;
+                self.remove_files_of(build).await;
                 return Ok(None);
             }
             lock = self.take_again(lock, until, error).await?;
@@ -238,10 +238,10 @@ impl Builder {
         Ok(Some(lock))
     }
 
-    /// Deletes files of a build; a failure is said, and the next pass tries again.
-    pub(super) async fn remove_files_of(&self, build: &ImageBuild, formats: Option<Vec<String>>) {
+    /// Deletes all files of a build; a failure is said, and the next pass tries again.
+    async fn remove_files_of(&self, build: &ImageBuild) {
         let (images_dir, image, id) = (self.images_dir.clone(), build.image.clone(), build.id.clone());
-        let deleted = spawn_blocking(move || files::delete(&images_dir, &image, &id, formats.as_deref())).await;
+        let deleted = spawn_blocking(move || files::delete(&images_dir, &image, &id, None)).await;
         if let Err(error) = deleted.map_err(std::io::Error::other).flatten() {
             warn!(logger = LOGGER, "Cannot delete the files of build {} of image {}: {error}", build.id, build.image);
         }

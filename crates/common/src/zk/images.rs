@@ -161,11 +161,6 @@ impl ZooKeeper {
     pub async fn build_request(&self, image: &ImageName) -> Result<Option<Stat>, ZkError> {
         Ok(self.get(&Spot::BuildRequest(image.clone()).path()).await?.map(|(_, stat)| stat))
     }
-
-    /// Makes an image's directory, as upstream's builders do for every image that they build.
-    pub async fn ensure_image(&self, image: &ImageName) -> Result<(), ZkError> {
-        self.create(&format!("{}/builds", paths::image(image)), b"").await
-    }
 }
 
 impl HeldWork {

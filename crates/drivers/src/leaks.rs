@@ -26,7 +26,7 @@ pub fn leaked(records: &Records, provider: &ProviderName, resource: &CloudResour
         // may not be the last word.
         let node = records.nodes.get(&NodeId::from(id)).and_then(|entry| entry.usable())?;
         let other = node.external_id_text().filter(|other| *other != resource.id)?;
-        let second = resource.kind == crate::ResourceKind::Instance && node.state != NodeState::Building;
+        let second = resource.kind.is_node() && node.state != NodeState::Building;
         return second.then(|| format!("node {id} has another server, {other}"));
     }
     let (build, upload) = (resource.tag("nodepool_build_id")?, resource.tag("nodepool_upload_id")?);

@@ -7,7 +7,10 @@
 
 mod context;
 mod fake;
+mod files;
+mod format;
 mod image;
+mod kubernetes;
 pub mod leaks;
 mod openstack;
 mod provider;
@@ -28,6 +31,9 @@ pub use provider::{
 pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Provider>, ProviderError> {
     let name = &provider.name;
     let (config, cloud): (_, Arc<dyn openstack::cloud::Cloud>) = match &provider.driver {
+        Driver::Kubernetes(config) => {
+            return Ok(Arc::new(kubernetes::KubernetesProvider::new(provider, config, context)));
+        }
         Driver::OpenStack(config) => (config, Arc::new(openstack::nova::Nova::new(name.clone(), config, context))),
         Driver::Fake(config) => match context.variable("NODEPOOL_FAKE_CLOUD") {
             Some(address) => (config, Arc::new(fake::remote::RemoteCloud::new(name.clone(), address))),

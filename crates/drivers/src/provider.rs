@@ -138,8 +138,8 @@ pub struct NodeProfile {
     pub connection_port: u16,
     /// Whether host keys are collected before the node is ready.
     pub host_key_checking: bool,
-    /// What it boots from.
-    pub image: CloudImageSource,
+    /// What it boots from; `None`: nothing that its record could name (a pod's image is its label's own affair).
+    pub image: Option<CloudImageSource>,
 }
 
 /// What a node boots from.
@@ -204,6 +204,8 @@ pub struct Instance {
     pub driver_data: Option<Value>,
     pub slot: Option<i64>,
     pub node_properties: Map<String, Value>,
+    /// What Zuul connects with, where that is more than a port (drivers.md 7).
+    pub connection_port: Option<Value>,
     /// What it really takes.
     pub resources: Resources,
 }
@@ -221,6 +223,10 @@ pub enum ResourceKind {
     Volume,
     /// An uploaded image.
     Image,
+    /// A pod.
+    Pod,
+    /// A namespace or project with everything in it.
+    Namespace,
 }
 
 impl ResourceKind {
@@ -232,7 +238,15 @@ impl ResourceKind {
             Self::FloatingIp => "floatingips",
             Self::Volume => "volumes",
             Self::Image => "images",
+            Self::Pod => "pods",
+            // Upstream's name for them.
+            Self::Namespace => "nodes",
         }
+    }
+
+    /// Whether it is what a node is made of, rather than something made with it.
+    pub const fn is_node(self) -> bool {
+        matches!(self, Self::Instance | Self::Pod | Self::Namespace)
     }
 }
 

@@ -221,6 +221,24 @@ impl<'a> Fields<'a> {
         meant
     }
 
+    /// A number that upstream's schema wants to have a decimal point.
+    pub fn fraction(&self, key: &'static str) -> Option<f64> {
+        let node = self.get(key)?;
+        let number = self.number_of(key, node, false)?;
+        if !matches!(&node.value, Value::Scalar(Meaning::Float(_), _)) {
+            let message = format!("{}: `{key}` must have a decimal point, not be {}", self.what, node.describe());
+            self.report.lapse(node.at, message, Some(format!("write {number:?}")));
+        }
+        Some(number)
+    }
+
+    /// A mapping of texts to whole numbers (`max-resources`); none where the key is absent.
+    pub fn number_map(&self, key: &'static str) -> IndexMap<String, f64> {
+        let name = format!("a key of `{key}`");
+        let numbers = self.free_map(key, |node| self.text_of(&name, node), |node| self.number_of(key, node, true));
+        numbers.unwrap_or_default()
+    }
+
     /// Seconds. Negative ones count as none, with a warning.
     pub fn seconds(&self, key: &'static str) -> Option<Duration> {
         let seconds = self.number(key, true)?;
@@ -305,12 +323,12 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn free_map(
+    fn free_map<T>(
         &self,
         key: &'static str,
         name: impl Fn(&'a Node) -> Option<String>,
-        value: impl Fn(&'a Node) -> Option<String>,
-    ) -> Option<IndexMap<String, String>> {
+        value: impl Fn(&'a Node) -> Option<T>,
+    ) -> Option<IndexMap<String, T>> {
         let node = self.get(key)?;
         let Some(entries) = node.entries() else {
             self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
@@ -328,6 +346,21 @@ impl<'a> Fields<'a> {
         }
         self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
         None
+    }
+
+    /// A list of anything, as JSON (`volumes`).
+    pub fn json_list(&self, key: &'static str) -> Option<Vec<Json>> {
+        let node = self.get(key)?;
+        if let Json::Array(list) = json(node) {
+            return Some(list);
+        }
+        self.wrong(node.at, key, format!("must be a list, not {}", node.describe()));
+        None
+    }
+
+    /// The entries that nobody has asked for so far, as JSON.
+    pub fn rest_as_json(self) -> impl Iterator<Item = (String, Json)> {
+        self.rest().map(|(key, value)| (json_key(key), json(value)))
     }
 
     /// A value that means what we read, but that upstream's schema would reject; or one that means nothing.

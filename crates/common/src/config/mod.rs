@@ -19,6 +19,7 @@ mod diskimages;
 mod fields;
 mod global;
 mod image_builders;
+mod kubernetes;
 mod openstack;
 mod providers;
 mod reload;

@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    BrokenProvider, Diskimages, Driver, Label, Pool, Provider, Report,
+    BrokenProvider, Diskimages, Driver, KubernetesKind, Label, Pool, Provider, Report,
     fields::{Fields, suggest},
-    openstack,
+    kubernetes, openstack,
     yaml::{Mark, Node},
 };
 use crate::model::{LabelName, PoolName, ProviderName, Resources};
@@ -31,6 +31,15 @@ const UPSTREAM: [&str; 13] = [
     "static",
     "test",
 ];
+
+/// Those of ours.
+const BUILT: [&str; 5] = ["openstack", "openshiftpods", "openshift", "kubernetes", "fake"];
+
+/// `launch-timeout` where it is not given.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The same where a node is a pod or a namespace. Upstream has no such key there, and waits 300 s for a pod and 30 s for
+/// the token before it.
+const POD_LAUNCH_TIMEOUT: Duration = Duration::from_secs(330);
 
 /// What a provider may refer to.
 pub struct Scope<'a> {
@@ -93,11 +102,15 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
     } else {
         fields.filled("driver").unwrap_or_else(|| "openstack".to_owned())
     };
-    match driver.as_str() {
-        "openstack" | "fake" => {}
+    let kind = match driver.as_str() {
+        "openstack" | "fake" => None,
+        "kubernetes" => Some(KubernetesKind::Namespaces),
+        "openshift" => Some(KubernetesKind::Projects),
+        "openshiftpods" => Some(KubernetesKind::Pods),
         known if UPSTREAM.contains(&known) => {
             let message = format!(
-                "driver `{known}` of provider `{name}` is not built yet; this nodepool serves openstack and fake"
+                "driver `{known}` of provider `{name}` is not built yet; this nodepool serves {}",
+                BUILT.join(", ")
             );
             report.error(fields.at_key("driver"), message, None);
             return None;
@@ -111,18 +124,26 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
             report.error(fields.at_key("driver"), message, Some(help));
             return None;
         }
-    }
+    };
     let common = Common::read(&fields);
-    let (cloud, pools) = openstack::read(report, &fields, &common, scope);
+    let (driver, pools) = if let Some(kind) = kind {
+        let (kubernetes, pools) = kubernetes::read(report, &fields, kind, &common, scope);
+        (Driver::Kubernetes(kubernetes), pools)
+    } else {
+        let (cloud, pools) = openstack::read(report, &fields, &common, scope);
+        (if driver == "fake" { Driver::Fake(cloud) } else { Driver::OpenStack(cloud) }, pools)
+    };
+    let launch_timeout = if kind.is_some() { POD_LAUNCH_TIMEOUT } else { LAUNCH_TIMEOUT };
     let provider = Provider {
         name: name.clone(),
         place: report.place(node.at),
         max_concurrency: common.max_concurrency,
         launch_retries: launch_retries(report, &fields),
-        launch_timeout: fields.seconds("launch-timeout").unwrap_or(Duration::from_secs(3600)),
-        boot_timeout: fields.seconds("boot-timeout").unwrap_or(Duration::from_secs(60)),
+        launch_timeout: fields.seconds("launch-timeout").unwrap_or(launch_timeout),
+        // Nothing boots in a pod: the key is unknown there.
+        boot_timeout: kind.map_or_else(|| fields.seconds("boot-timeout"), |_| None).unwrap_or(Duration::from_secs(60)),
         pools,
-        driver: if driver == "fake" { Driver::Fake(cloud) } else { Driver::OpenStack(cloud) },
+        driver,
     };
     fields.finish();
     Some(provider)

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -245,6 +245,8 @@ pub enum Driver {
     OpenStack(OpenStack),
     /// `driver: fake`, or any provider whose name begins with `fake`: openstack's keys on a simulated cloud.
     Fake(OpenStack),
+    /// `driver: kubernetes`, `openshift` or `openshiftpods`.
+    Kubernetes(Kubernetes),
 }
 
 impl Driver {
@@ -253,21 +255,27 @@ impl Driver {
         match self {
             Self::OpenStack(_) => "openstack",
             Self::Fake(_) => "fake",
+            Self::Kubernetes(kubernetes) => kubernetes.kind.driver(),
+        }
+    }
+
+    /// What a driver that speaks OpenStack's API reads.
+    const fn openstack(&self) -> Option<&OpenStack> {
+        match self {
+            Self::OpenStack(openstack) | Self::Fake(openstack) => Some(openstack),
+            Self::Kubernetes(_) => None,
         }
     }
 
     /// The images that are uploaded to this provider, whichever driver it has.
-    pub const fn diskimages(&self) -> &IndexMap<ImageName, OpenStackDiskimage> {
-        match self {
-            Self::OpenStack(openstack) | Self::Fake(openstack) => &openstack.diskimages,
-        }
+    pub fn diskimages(&self) -> &IndexMap<ImageName, OpenStackDiskimage> {
+        static NONE: LazyLock<IndexMap<ImageName, OpenStackDiskimage>> = LazyLock::new(IndexMap::new);
+        self.openstack().map_or(&NONE, |openstack| &openstack.diskimages)
     }
 
     /// `post-upload-hook`: what is run after each upload.
     pub fn post_upload_hook(&self) -> Option<&Path> {
-        match self {
-            Self::OpenStack(openstack) | Self::Fake(openstack) => openstack.post_upload_hook.as_deref(),
-        }
+        self.openstack()?.post_upload_hook.as_deref()
     }
 }
 
@@ -365,4 +373,104 @@ pub enum LabelImage {
     Diskimage(ImageName),
     /// An image that is in the cloud already: the name of one of `cloud-images`.
     CloudImage(String),
+}
+
+/// A `kubernetes`, `openshift` or `openshiftpods` provider's own keys (config.md 11-13).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kubernetes {
+    /// Which of the three.
+    pub kind: KubernetesKind,
+    /// `context` of the kubeconfig; `None` (`kubernetes` only): the current one, or the pod that we run in.
+    pub context: Option<String>,
+    /// Their labels, by pool.
+    pub pools: IndexMap<PoolName, IndexMap<LabelName, KubernetesLabel>>,
+}
+
+/// What the three drivers make of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KubernetesKind {
+    /// `kubernetes`: a namespace for each node, named `POOL-NODE`, and a pod in it unless the label wants none.
+    Namespaces,
+    /// `openshift`: the same with OpenShift's projects.
+    Projects,
+    /// `openshiftpods`: a pod for each node in the namespace that has the pool's name.
+    Pods,
+}
+
+impl KubernetesKind {
+    /// The driver's name in the file.
+    pub const fn driver(self) -> &'static str {
+        match self {
+            Self::Namespaces => "kubernetes",
+            Self::Projects => "openshift",
+            Self::Pods => "openshiftpods",
+        }
+    }
+}
+
+/// A pool's label in one of the three drivers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KubernetesLabel {
+    /// Its name; of the container too.
+    pub name: LabelName,
+    /// `None`: the namespace or project itself is the node (`type: namespace`, `type: project`).
+    pub pod: Option<PodTemplate>,
+    /// `python-path`.
+    pub python_path: String,
+    /// `shell-type`.
+    pub shell_type: Option<String>,
+    /// What one node takes, as limits count it and as Zuul sees it: `instances`, `cores`, `ram` (MiB),
+    /// `ephemeral-storage` (MB), the GPU's resource name, `extra-resources`.
+    pub resources: Resources,
+    /// `labels` of the pod, or of the namespace.
+    pub labels: IndexMap<String, String>,
+    /// `dynamic-labels`: formats.
+    pub dynamic_labels: IndexMap<String, String>,
+    /// `annotations` of the pod.
+    pub annotations: IndexMap<String, String>,
+}
+
+/// What a label's pod is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PodTemplate {
+    /// `spec`, as it is.
+    Spec(Map<String, Value>),
+    /// One container that sleeps.
+    Container(Box<PodContainer>),
+}
+
+/// A container as the label's keys describe it (config.md 11, form A).
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // each field is the key of its name; comments only where that is not all
+pub struct PodContainer {
+    pub image: Option<String>,
+    /// `image-pull`: the container's `imagePullPolicy`.
+    pub image_pull: String,
+    /// As they are. `None`: the key does not exist (`kubernetes`), and the pod's spec has none.
+    pub image_pull_secrets: Option<Vec<Value>>,
+    /// What it is sure to get.
+    pub requests: PodResources,
+    /// What it may take at most.
+    pub limits: PodResources,
+    /// `gpu-resource` and `gpu`: how much of it.
+    pub gpu: Option<(String, f64)>,
+    pub env: Vec<Value>,
+    pub node_selector: Option<Map<String, Value>>,
+    pub privileged: Option<bool>,
+    pub scheduler_name: Option<String>,
+    /// As they are.
+    pub volumes: Vec<Value>,
+    /// As they are.
+    pub volume_mounts: Vec<Value>,
+}
+
+/// A container's requests or limits; `None`: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodResources {
+    /// Cores.
+    pub cpu: Option<u64>,
+    /// MiB.
+    pub memory: Option<u64>,
+    /// MB, of ephemeral storage.
+    pub storage: Option<u64>,
 }

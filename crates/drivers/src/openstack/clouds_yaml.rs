@@ -16,10 +16,10 @@ use super::{
     cloud::CloudError,
     cloud_environment,
     cloud_networks::{self, CloudNetwork, FloatingIpSource},
-    config_files::{Fingerprint, merge, normalized, object, read, search},
+    config_files::{fingerprint, merge, normalized, object, read, search},
     identity::Service,
 };
-use crate::{Context, ErrorClass};
+use crate::{Context, ErrorClass, files::Fingerprint};
 
 /// One cloud of the file, its profile and secrets merged in, keys as the SDK normalises them.
 #[derive(Clone)]
@@ -155,7 +155,7 @@ impl CloudSettings {
     /// What the files look like that were read for it and that it names.
     pub(super) fn fingerprint(&self, context: &Context) -> Fingerprint {
         let named = ["cacert", "cert", "key", "verify"].into_iter().filter_map(|key| self.path(key, context));
-        Fingerprint::take(context, named)
+        fingerprint(context, named)
     }
 
     /// A setting of `auth`, which may also stand beside it.

@@ -3,16 +3,13 @@
 //! They are read with the tree that reads `nodepool.yaml`, which has PyYAML's rules and keeps each scalar's text: a
 //! project's id may look like a number, and is one to a YAML library that means well.
 
-use std::{
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::path::{Path, PathBuf};
 
 use nodepool_common::config::yaml::{self, Meaning, Node};
 use serde_json::{Map, Value};
 
 use super::cloud::CloudError;
-use crate::{Context, ErrorClass};
+use crate::{Context, ErrorClass, files::Fingerprint};
 
 /// Where files are looked for, in order; the first that exists counts (`openstacksdk: config/loader.py`).
 pub(super) fn search(stem: &str, variable: &str, context: &Context) -> Vec<PathBuf> {
@@ -111,37 +108,13 @@ pub(super) fn object(map: &Map<String, Value>, key: &str) -> Map<String, Value> 
     map.get(key).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// What a set of files looked like at one moment, those that are not there included.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    paths: Vec<PathBuf>,
-    looks: Vec<Option<(u64, u64, SystemTime)>>,
-}
-
-impl Fingerprint {
-    /// Of every file that tells about a cloud: those that are looked for, and those that its settings name.
-    pub fn take(context: &Context, named: impl IntoIterator<Item = PathBuf>) -> Self {
-        let mut paths = search("clouds", "OS_CLIENT_CONFIG_FILE", context);
-        paths.extend(search("secure", "OS_CLIENT_SECURE_FILE", context));
-        paths.extend(search("clouds-public", "OS_CLIENT_VENDOR_FILE", context));
-        paths.extend(named);
-        let looks = looks(&paths);
-        Self { paths, looks }
-    }
-
-    /// Whether any of the files was made, changed, replaced or removed since.
-    pub fn has_changed(&self) -> bool {
-        looks(&self.paths) != self.looks
-    }
-}
-
-fn looks(paths: &[PathBuf]) -> Vec<Option<(u64, u64, SystemTime)>> {
-    use std::os::unix::fs::MetadataExt;
-    let look = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
-    };
-    paths.iter().map(look).collect()
+/// Of every file that tells about a cloud: those that are looked for, and those that its settings name.
+pub(super) fn fingerprint(context: &Context, named: impl IntoIterator<Item = PathBuf>) -> Fingerprint {
+    let mut paths = search("clouds", "OS_CLIENT_CONFIG_FILE", context);
+    paths.extend(search("secure", "OS_CLIENT_SECURE_FILE", context));
+    paths.extend(search("clouds-public", "OS_CLIENT_VENDOR_FILE", context));
+    paths.extend(named);
+    Fingerprint::of(paths)
 }
 
 #[cfg(test)]
@@ -176,17 +149,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("clouds.yaml");
         let context = Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path.to_str().unwrap());
-        let before = Fingerprint::take(&context, None);
+        let before = fingerprint(&context, None);
         assert!(!before.has_changed());
         std::fs::write(&path, "clouds: {}").unwrap();
         assert!(before.has_changed());
-        let made = Fingerprint::take(&context, None);
+        let made = fingerprint(&context, None);
         // The same text under the same name, as kubelet replaces a secret.
         let other = dir.path().join("other");
         std::fs::copy(&path, &other).unwrap();
         std::fs::rename(&other, &path).unwrap();
         assert!(made.has_changed());
-        let replaced = Fingerprint::take(&context, [dir.path().join("ca.pem")]);
+        let replaced = fingerprint(&context, [dir.path().join("ca.pem")]);
         std::fs::write(dir.path().join("ca.pem"), "x").unwrap();
         assert!(replaced.has_changed(), "files that the settings name count");
         std::fs::remove_file(&path).unwrap();

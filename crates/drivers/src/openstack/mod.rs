@@ -15,7 +15,6 @@ pub(crate) mod cloud_environment;
 pub(crate) mod cloud_networks;
 pub(crate) mod clouds_yaml;
 pub(crate) mod config_files;
-pub(crate) mod format;
 pub(crate) mod gate;
 pub(crate) mod glance;
 pub(crate) mod http;

@@ -26,12 +26,12 @@ use tokio::{
 use super::{
     cloud::{CloudError, Named},
     clouds_yaml::CloudSettings,
-    config_files::Fingerprint,
+    config_files::fingerprint,
     gate::Pass,
     http::{Call, PATIENCE, Sent, Session},
     identity::{Meter, Service, Token},
 };
-use crate::{Context, ErrorClass};
+use crate::{Context, ErrorClass, files::Fingerprint};
 
 /// Repetitions of a call that failed; one that is told to come back later is repeated as long as its patience lasts.
 const RETRIES: usize = 2;
@@ -145,7 +145,7 @@ impl Nova {
     }
 
     fn read(&self) -> Result<Current, CloudError> {
-        let files = Fingerprint::take(&self.context, None);
+        let files = fingerprint(&self.context, None);
         let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
         let named = settings.fingerprint(&self.context);
         let session = Arc::new(Session::new(settings.clone(), &self.context, self.meter.clone())?);

@@ -216,7 +216,7 @@ impl Provider for OpenStackProvider {
                 connection_type: image.connection_type.clone(),
                 connection_port: image.connection_port,
                 host_key_checking: label.host_key_checking,
-                image: CloudImageSource::Diskimage(image.name.clone()),
+                image: Some(CloudImageSource::Diskimage(image.name.clone())),
             },
             Image::Cloud(image) => NodeProfile {
                 username: image.username.clone(),
@@ -225,7 +225,7 @@ impl Provider for OpenStackProvider {
                 connection_type: image.connection_type.clone(),
                 connection_port: image.connection_port,
                 host_key_checking: label.host_key_checking,
-                image: CloudImageSource::Cloud(image.name.clone()),
+                image: Some(CloudImageSource::Cloud(image.name.clone())),
             },
         })
     }

@@ -25,7 +25,7 @@ use nodepool_common::{
     model::{LabelName, ProviderName, Records, Resources, Timestamp},
     sys::clock,
 };
-use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, ResourceKind, leaks::is_node_of};
+use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, leaks::is_node_of};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -494,7 +494,7 @@ fn used_by_others(
     used: &Resources,
 ) -> Resources {
     let (mut ours, mut others) = (Resources::new(), Resources::new());
-    for resource in resources.iter().filter(|resource| resource.kind == ResourceKind::Instance) {
+    for resource in resources.iter().filter(|resource| resource.kind.is_node()) {
         let side = if is_node_of(records, provider, resource) { &mut ours } else { &mut others };
         side.add(&resource.resources);
     }
@@ -508,6 +508,7 @@ fn used_by_others(
 #[cfg(test)]
 mod tests {
     use nodepool_common::model::{Entry, Node, Stat};
+    use nodepool_drivers::ResourceKind;
     use serde_json::{Map, json};
 
     use super::*;

@@ -22,9 +22,7 @@ use nodepool_common::{
     sys::clock,
     zk::{Held, ZkError},
 };
-use nodepool_drivers::{
-    CloudImageSource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, ProviderError, ResourceKind,
-};
+use nodepool_drivers::{CloudImageSource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, ProviderError};
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -238,8 +236,9 @@ impl NodeLaunch {
         let provider = &self.cloud.provider;
         let profile = provider.profile(&self.pool.pool, &self.label)?;
         let (upload, image_id) = match &profile.image {
-            CloudImageSource::Cloud(name) => (None, name.clone()),
-            CloudImageSource::Diskimage(image) => {
+            None => (None, None),
+            Some(CloudImageSource::Cloud(name)) => (None, Some(name.clone())),
+            Some(CloudImageSource::Diskimage(image)) => {
                 let upload = self
                     .launcher
                     .zk
@@ -251,16 +250,16 @@ impl NodeLaunch {
                         ProviderError::new(ErrorClass::Transient, doing, why)
                     })?;
                 let path = upload.path();
-                (Some(upload), path)
+                (Some(upload), Some(path))
             }
         };
         let node = {
             let mut held = held.lock().await;
-            let told = held.record().image_id.as_ref() == Some(&image_id);
+            let told = held.record().connection_type.is_some() && held.record().image_id == image_id;
             if !told {
                 held.update(|node| {
                     apply_profile(node, &profile);
-                    node.image_id = Some(image_id);
+                    node.image_id = image_id;
                 })
                 .await?;
             }
@@ -344,7 +343,7 @@ impl NodeLaunch {
     async fn unanswered(&self, node: &str) -> Result<Vec<Value>, ProviderError> {
         let resources = self.cloud.provider.list_tagged().await?;
         let ours = resources.into_iter().filter(|resource| {
-            resource.kind == ResourceKind::Instance
+            resource.kind.is_node()
                 && resource.tag("nodepool_provider_name") == Some(self.pool.provider.as_str())
                 && resource.tag("nodepool_node_id") == Some(node)
         });
@@ -505,5 +504,8 @@ fn apply_instance(node: &mut Node, instance: Instance) {
     node.driver_data = instance.driver_data;
     node.slot = instance.slot;
     node.node_properties = Some(instance.node_properties);
+    if let Some(port) = instance.connection_port {
+        node.connection_port = port;
+    }
     node.resources = Some(instance.resources.recorded());
 }

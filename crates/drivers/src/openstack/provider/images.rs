@@ -4,10 +4,10 @@ use nodepool_common::model::{ImageName, UploadId};
 use serde_json::json;
 
 use super::{
-    super::{cloud::CloudError, clouds_yaml::CloudSettings, format::fill, images},
+    super::{cloud::CloudError, clouds_yaml::CloudSettings, images},
     OpenStackProvider, Result,
 };
-use crate::{CloudResource, ErrorClass, ImageToUpload, ResourceKind};
+use crate::{CloudResource, ErrorClass, ImageToUpload, ResourceKind, format::fill};
 
 /// Where clouds.yaml names no `image_format` (openstacksdk: config/defaults.json).
 const FORMAT: &str = "qcow2";

@@ -66,6 +66,7 @@ impl OpenStackProvider {
             driver_data: None,
             slot: None,
             node_properties: Map::new(),
+            connection_port: None,
             resources,
         })
     }

@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    super::{
-        cloud::{CloudError, CreateServer, Flavor, Server},
-        format::{format, safe_attributes},
-    },
+    super::cloud::{CloudError, CreateServer, Flavor, Server},
     ExternalName, Image, OpenStackProvider, Result,
     usage::need,
 };
-use crate::{ErrorClass, Instance, Launch, LaunchProgress, ProviderError};
+use crate::{
+    ErrorClass, Instance, Launch, LaunchProgress, ProviderError,
+    format::{format, safe_attributes},
+};
 
 /// A server that listings do not have for so long, one after the other, is asked for by its id.
 const MISSING_LISTINGS: u32 = 3;

@@ -73,6 +73,8 @@ impl OpenStackProvider {
             ResourceKind::FloatingIp => self.cloud.delete_floating_ip(id).await,
             ResourceKind::Volume => self.cloud.delete_volume(id).await,
             ResourceKind::Image => self.cloud.delete_image(id).await,
+            // No such thing is ever listed here.
+            ResourceKind::Pod | ResourceKind::Namespace => Ok(()),
         };
         match deleted {
             Err(error) if error.class != ErrorClass::Gone => {

@@ -1,0 +1,306 @@
+//! The keys of a `kubernetes`, `openshift` or `openshiftpods` provider (config.md 11-13).
+//!
+//! One reader for the three: `kind` says where they differ. Two spellings of nodepool 11.0.0 are repaired:
+//! `default-label-extra-resources` counts (upstream validates it and reads another name), and so does `max-pods`
+//! (documented as an alias of `max-servers`, and never read).
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use super::{
+    Kubernetes, KubernetesKind, KubernetesLabel, PodContainer, PodResources, PodTemplate, Pool, PoolLabel,
+    fields::Fields,
+    providers::{self, Common, Scope, check_label},
+    report::Report,
+};
+use crate::model::{LabelName, PoolName, Resources};
+
+/// What a provider's keys make the default of its pools.
+struct Defaults {
+    max_servers: Option<f64>,
+    limits: Resources,
+}
+
+/// Reads what the driver needs, and the pools as the planner sees them.
+pub fn read(
+    report: &Report,
+    fields: &Fields<'_>,
+    kind: KubernetesKind,
+    common: &Common,
+    scope: &Scope<'_>,
+) -> (Kubernetes, Vec<Pool>) {
+    let context = match kind {
+        KubernetesKind::Namespaces => fields.filled("context"),
+        KubernetesKind::Projects | KubernetesKind::Pods => fields.required_text("context"),
+    };
+    let defaults = defaults(report, fields, kind);
+    let mut own = IndexMap::new();
+    let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
+    for node in fields.list("pools") {
+        let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
+        let (pool, labels) = pool(report, &pool_fields, &name, kind, common, &defaults, scope);
+        if own.insert(pool.name.clone(), labels).is_some() {
+            report.warning(node.at, format!("{} is defined twice; this one counts", pool_fields.what), None);
+        }
+        pools.insert(pool.name.clone(), pool);
+        pool_fields.finish();
+    }
+    (Kubernetes { kind, context, pools: own }, pools.into_values().collect())
+}
+
+fn defaults(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> Defaults {
+    // Upstream's kubernetes driver accepts `max-servers` here and forgets it; its documentation means what we do.
+    let key = match kind {
+        KubernetesKind::Namespaces => "max-servers",
+        KubernetesKind::Projects => "max-projects",
+        KubernetesKind::Pods => "max-pods",
+    };
+    let mut max_servers = fields.number(key, true);
+    if kind != KubernetesKind::Namespaces && !report.strict() {
+        // Upstream's schema rejects these here, its drivers read them.
+        for key in ["max-projects", "max-servers"] {
+            let other = fields.number(key, true);
+            max_servers = max_servers.or(other);
+        }
+    }
+    let mut limits = Resources::new();
+    read_limits(fields, &mut limits);
+    Defaults { max_servers, limits }
+}
+
+fn read_limits(fields: &Fields<'_>, limits: &mut Resources) {
+    for (key, resource) in [("max-cores", "cores"), ("max-ram", "ram")] {
+        if let Some(limit) = fields.number(key, true) {
+            limits.set(resource, limit);
+        }
+    }
+    for (name, limit) in fields.number_map("max-resources") {
+        limits.set(&name, limit);
+    }
+}
+
+/// What a pool's `default-label-*` give its labels.
+struct LabelDefaults {
+    requests: PodResources,
+    limits: PodResources,
+    extra: IndexMap<String, f64>,
+}
+
+fn pool(
+    report: &Report,
+    fields: &Fields<'_>,
+    name: &str,
+    kind: KubernetesKind,
+    common: &Common,
+    defaults: &Defaults,
+    scope: &Scope<'_>,
+) -> (Pool, IndexMap<LabelName, KubernetesLabel>) {
+    let mut pool = providers::pool(fields, name, common);
+    if pool.limits.limit("instances").is_infinite()
+        && let Some(max) = defaults.max_servers
+    {
+        pool.limits.set("instances", max);
+        pool.disabled = max <= 0.0;
+    }
+    for (name, limit) in defaults.limits.iter() {
+        pool.limits.set(name, limit);
+    }
+    read_limits(fields, &mut pool.limits);
+    let of_labels = LabelDefaults {
+        requests: resources(fields, ["default-label-cpu", "default-label-memory", "default-label-storage"]),
+        limits: resources(
+            fields,
+            ["default-label-cpu-limit", "default-label-memory-limit", "default-label-storage-limit"],
+        ),
+        extra: {
+            let mut extra = fields.number_map("default-label-extra-resources");
+            if !report.strict() {
+                extra.extend(fields.number_map("default-label-extra_resources")); // what upstream reads
+            }
+            extra
+        },
+    };
+    let mut labels: IndexMap<LabelName, KubernetesLabel> = IndexMap::new();
+    for node in fields.list("labels") {
+        let Some((label_fields, name)) = Fields::named(report, node, Some(&fields.what), "label") else { continue };
+        let name = LabelName::from(name);
+        check_label(report, label_fields.at(), &label_fields.what, &name, scope);
+        let label = label(report, &label_fields, name.clone(), kind, &of_labels);
+        pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
+        if labels.insert(name, label).is_some() {
+            report.warning(node.at, format!("{} is listed twice; this one counts", label_fields.what), None);
+        }
+        label_fields.finish();
+    }
+    (pool, labels)
+}
+
+fn resources(fields: &Fields<'_>, [cpu, memory, storage]: [&'static str; 3]) -> PodResources {
+    PodResources { cpu: fields.amount(cpu), memory: fields.amount(memory), storage: fields.amount(storage) }
+}
+
+fn label(
+    report: &Report,
+    fields: &Fields<'_>,
+    name: LabelName,
+    kind: KubernetesKind,
+    defaults: &LabelDefaults,
+) -> KubernetesLabel {
+    let is_pod = is_pod(report, fields, kind);
+    let spec = fields.json_map("spec").filter(|spec| !spec.is_empty());
+    let labels = fields.str_map("labels").unwrap_or_default();
+    let dynamic_labels = fields.str_map("dynamic-labels").unwrap_or_default();
+    let annotations = fields.str_map("annotations").unwrap_or_default();
+    // Beside `spec`, upstream's schema has no key of the other form; at run time they count for quota, not for the pod.
+    let has_container_keys = spec.is_none() || !report.strict();
+    let (container, own) = if has_container_keys {
+        container(report, fields, kind, defaults, is_pod && spec.is_none())
+    } else {
+        (PodContainer { requests: defaults.requests, ..PodContainer::default() }, OwnKeys::default())
+    };
+    let mut resources = Resources::new().with("instances", 1.0);
+    let PodResources { cpu, memory, storage } = container.requests;
+    for (name, amount) in [("cores", cpu), ("ram", memory), ("ephemeral-storage", storage)] {
+        if let Some(amount) = given(amount) {
+            resources.set(name, as_number(amount));
+        }
+    }
+    if let Some((resource, amount)) = &container.gpu {
+        resources.set(resource, *amount);
+    }
+    for (resource, amount) in defaults.extra.iter().chain(&own.extra) {
+        resources.set(resource, *amount);
+    }
+    KubernetesLabel {
+        name,
+        pod: is_pod.then(|| spec.map_or_else(|| PodTemplate::Container(Box::new(container)), PodTemplate::Spec)),
+        python_path: own.python_path.unwrap_or_else(|| "auto".to_owned()),
+        shell_type: own.shell_type,
+        resources,
+        labels,
+        dynamic_labels,
+        annotations,
+    }
+}
+
+/// What of the container's form is no matter of the container.
+#[derive(Default)]
+struct OwnKeys {
+    python_path: Option<String>,
+    shell_type: Option<String>,
+    extra: IndexMap<String, f64>,
+}
+
+/// Whether the label's node is a pod: `type`. Upstream takes any text, and any but one for the same.
+fn is_pod(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> bool {
+    let (other, counts_as) = match kind {
+        KubernetesKind::Pods => {
+            if !report.strict() {
+                fields.know("type"); // whatever it says
+            }
+            return true;
+        }
+        KubernetesKind::Namespaces => ("namespace", "pod"),
+        KubernetesKind::Projects => ("project", "project"),
+    };
+    let Some(given) = fields.required_text("type") else { return true };
+    if given != "pod" && given != other {
+        let message = format!("{}: there is no `type` `{given}`; it counts as `{counts_as}`", fields.what);
+        report.warning(fields.at_key("type"), message, Some(format!("write `pod` or `{other}`")));
+        return counts_as == "pod";
+    }
+    given == "pod"
+}
+
+/// The keys that describe the container. `needs_image`: it is what the pod is made from.
+fn container(
+    report: &Report,
+    fields: &Fields<'_>,
+    kind: KubernetesKind,
+    defaults: &LabelDefaults,
+    needs_image: bool,
+) -> (PodContainer, OwnKeys) {
+    let image = fields.filled("image");
+    if needs_image && image.is_none() {
+        let message = format!("{} has neither `image` nor `spec`", fields.what);
+        let help = Some("say which image its pod runs".to_owned());
+        if kind == KubernetesKind::Pods {
+            report.lapse(fields.at(), message, help);
+        } else {
+            report.warning(fields.at(), message, help); // upstream's schema lets it pass
+        }
+    }
+    let requests = resources(fields, ["cpu", "memory", "storage"]).or(defaults.requests);
+    let limits = resources(fields, ["cpu-limit", "memory-limit", "storage-limit"]).or(defaults.limits).or(requests);
+    let gpu = fields.fraction("gpu");
+    let gpu_resource = fields.filled("gpu-resource");
+    let container = PodContainer {
+        image,
+        image_pull: fields.text("image-pull").unwrap_or_else(|| "IfNotPresent".to_owned()),
+        image_pull_secrets: match kind {
+            KubernetesKind::Namespaces => None,
+            _ => Some(fields.json_list("image-pull-secrets").unwrap_or_default()),
+        },
+        requests,
+        limits,
+        gpu: gpu_resource.zip(gpu.filter(|gpu| *gpu != 0.0)),
+        env: env(report, fields),
+        node_selector: fields.json_map("node-selector").filter(|selector| !selector.is_empty()),
+        privileged: fields.bool("privileged"),
+        scheduler_name: fields.filled("scheduler-name"),
+        volumes: fields.json_list("volumes").unwrap_or_default(),
+        volume_mounts: fields.json_list("volume-mounts").unwrap_or_default(),
+    };
+    let own = OwnKeys {
+        python_path: fields.text("python-path"),
+        shell_type: fields.text("shell-type"),
+        extra: fields.number_map("extra-resources"),
+    };
+    (container, own)
+}
+
+/// `env`: names and values. What upstream's schema does not know (`valueFrom`) is passed on where no schema is asked.
+fn env(report: &Report, fields: &Fields<'_>) -> Vec<Value> {
+    let items = fields.list("env").iter().filter_map(|node| {
+        let item = Fields::of(report, node, format!("{}, an item of `env`", fields.what))?;
+        let mut variable = serde_json::Map::new();
+        variable.insert("name".to_owned(), item.required_text("name")?.into());
+        match item.text("value") {
+            Some(value) => {
+                variable.insert("value".to_owned(), value.into());
+            }
+            None if report.strict() => {
+                report.error(item.at(), format!("{}: `value` is missing", item.what), None);
+            }
+            None => {}
+        }
+        if report.strict() {
+            item.finish();
+        } else {
+            variable.extend(item.rest_as_json());
+        }
+        Some(Value::Object(variable))
+    });
+    items.collect()
+}
+
+impl PodResources {
+    /// These, and where they say nothing, others.
+    fn or(self, others: Self) -> Self {
+        Self {
+            cpu: self.cpu.or(others.cpu),
+            memory: self.memory.or(others.memory),
+            storage: self.storage.or(others.storage),
+        }
+    }
+}
+
+/// 0 is "not given" to Python.
+fn given(amount: Option<u64>) -> Option<u64> {
+    amount.filter(|amount| *amount != 0)
+}
+
+#[allow(clippy::cast_precision_loss)] // cores and MiB are far below 2^53
+const fn as_number(amount: u64) -> f64 {
+    amount as f64
+}

@@ -1,0 +1,312 @@
+//! One call of the API: a deadline, a count, and its error classed once.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use http::Request;
+use nodepool_common::model::ProviderName;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use super::cluster::Connection;
+use crate::{ApiCalls, Context, ErrorClass, ProviderError};
+
+/// Longest time for one call. A watch is no call.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Calls at a time: five hundred launches shall not be five hundred connections.
+const AT_A_TIME: usize = 32;
+/// Pauses while the API is away.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why a call failed.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    /// What to do about it.
+    pub class: ErrorClass,
+    /// Whether the API as a whole is away.
+    pub away: bool,
+    /// HTTP's status; 0: there was no answer.
+    pub code: u16,
+    /// The API's word for it (`AlreadyExists`); may be empty.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl ApiError {
+    fn new(class: ErrorClass, message: impl Into<String>) -> Self {
+        Self { class, away: false, code: 0, reason: String::new(), message: message.into() }
+    }
+
+    /// Nothing that the cluster could be blamed for.
+    pub fn config(message: String) -> Self {
+        Self::new(ErrorClass::Config, message)
+    }
+
+    /// The credentials cannot be used.
+    pub fn credentials(message: impl fmt::Display) -> Self {
+        Self::new(ErrorClass::Config, format!("the credentials of the kubeconfig cannot be used: {message}"))
+    }
+
+    /// It did not come to pass in time.
+    pub fn timeout(message: String) -> Self {
+        Self::new(ErrorClass::Timeout, message)
+    }
+
+    /// Ours.
+    pub fn bug(message: String) -> Self {
+        Self::new(ErrorClass::Bug, message)
+    }
+
+    fn is_away(message: String) -> Self {
+        Self { away: true, ..Self::new(ErrorClass::Transient, message) }
+    }
+
+    /// What the API answered.
+    fn answered(status: &kube::core::Status) -> Self {
+        let said = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
+        let (class, message) = match status.code {
+            401 => (ErrorClass::Config, format!("the cluster refuses the credentials of the kubeconfig (401): {said}")),
+            403 if said.contains("exceeded quota") => (quota_class(&said), said),
+            // The namespace is on its way out: another one will not be.
+            403 if said.contains("being terminated") => (ErrorClass::Transient, said),
+            400 | 403 | 405 | 413 | 415 | 422 => (ErrorClass::Config, said),
+            404 => (ErrorClass::Gone, said),
+            429 | 503 | 504 => {
+                (ErrorClass::Transient, format!("the API says to come back later ({}): {said}", status.code))
+            }
+            _ => (ErrorClass::Transient, said),
+        };
+        Self {
+            away: matches!(status.code, 429 | 503 | 504),
+            code: status.code,
+            reason: status.reason.clone(),
+            ..Self::new(class, message)
+        }
+    }
+
+    /// Whether a thing of that name is there already.
+    pub fn is_taken(&self) -> bool {
+        self.code == 409 && self.reason == "AlreadyExists"
+    }
+
+    /// Whether the thing, or what it was to be made in, is not there.
+    pub const fn is_missing(&self) -> bool {
+        self.code == 404
+    }
+
+    /// Whether our account may not do it.
+    pub fn is_forbidden(&self) -> bool {
+        self.code == 403 && self.reason == "Forbidden" && self.message.contains("cannot ")
+    }
+
+    /// Whether the service account that a pod is to run as does not exist (yet).
+    pub fn misses_service_account(&self) -> bool {
+        self.code == 403 && self.message.contains("error looking up service account")
+    }
+
+    /// The same as the trait's error.
+    pub fn doing(self, doing: impl Into<String>) -> ProviderError {
+        let away = self.away;
+        ProviderError { away, ..ProviderError::new(self.class, doing, self) }
+    }
+
+    /// The error's name in the metrics.
+    const fn word(&self) -> &'static str {
+        match self.code {
+            0 => "connection",
+            401 | 403 => "refused",
+            404 => "missing",
+            409 => "conflict",
+            429 | 503 | 504 => "later",
+            500.. => "server",
+            _ => "invalid",
+        }
+    }
+}
+
+/// A quota that is used up is waited for; one that is smaller than a single pod is not.
+fn quota_class(said: &str) -> ErrorClass {
+    let part = |name: &str| {
+        let list = said.split_once(&format!("{name}: ")).map(|(_, rest)| rest).unwrap_or_default();
+        let list = list.split(", used: ").next().unwrap_or_default();
+        let list = list.split(", limited: ").next().unwrap_or_default();
+        list.split(',').filter_map(|item| item.trim().split_once('=')).collect::<Vec<_>>()
+    };
+    let limited = part("limited");
+    let too_large = part("requested").into_iter().any(|(name, wanted)| {
+        let limit = limited.iter().find(|(limit, _)| *limit == name).map(|(_, amount)| *amount);
+        let amounts = (super::quota::quantity(wanted), limit.and_then(super::quota::quantity));
+        matches!(amounts, (Some(wanted), Some(limit)) if wanted > limit)
+    });
+    if too_large { ErrorClass::Config } else { ErrorClass::Quota }
+}
+
+impl From<kube::Error> for ApiError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::answered(&status),
+            kube::Error::Auth(error) => Self::credentials(error),
+            error @ (kube::Error::InferConfig(_)
+            | kube::Error::InferKubeconfig(_)
+            | kube::Error::RustlsTls(_)
+            | kube::Error::ProxyProtocolUnsupported { .. }
+            | kube::Error::ProxyProtocolDisabled { .. }) => Self::config(chain(&error)),
+            error @ kube::Error::SerdeError(_) => {
+                Self::new(ErrorClass::Transient, format!("its answer cannot be read: {}", chain(&error)))
+            }
+            error => Self::is_away(format!("the API cannot be reached: {}", chain(&error))),
+        }
+    }
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = cause.source();
+    }
+    text.trim_start_matches("ServiceError: ").to_owned()
+}
+
+/// The API of one provider's cluster.
+pub struct Api {
+    /// Whose.
+    pub provider: ProviderName,
+    connection: Connection,
+    calls: ApiCalls,
+    permits: Semaphore,
+}
+
+impl Api {
+    /// Reaches nothing yet.
+    pub fn new(provider: ProviderName, context: Option<String>, environment: &Context) -> Self {
+        Self {
+            provider,
+            connection: Connection::new(context, environment.clone()),
+            calls: environment.calls.clone(),
+            permits: Semaphore::new(AT_A_TIME),
+        }
+    }
+
+    /// The cluster.
+    pub const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Makes one call; `call`: its name in the metrics. A call whose credentials were refused is repeated once if there
+    /// are others meanwhile.
+    pub async fn call(&self, call: &'static str, request: &Request<Vec<u8>>) -> Result<Value, ApiError> {
+        let mut cluster = self.connection.cluster().await?;
+        loop {
+            let began = Instant::now();
+            let answer = {
+                let _permit = self.permits.acquire().await;
+                tokio::time::timeout(DEADLINE, cluster.client.request::<Value>(request.clone())).await
+            };
+            let answer = answer.unwrap_or_else(|_| Err(timed_out())).map_err(ApiError::from);
+            self.calls.record(&self.provider, call, began.elapsed(), answer.as_ref().err().map(ApiError::word));
+            match answer {
+                Err(error) if error.code == 401 => match self.connection.refused(&cluster).await {
+                    Some(other) => cluster = other,
+                    None => return Err(error),
+                },
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The same, repeated while the API is away, until a deadline: for the middle of a launch.
+    pub async fn persist(
+        &self,
+        call: &'static str,
+        request: &Request<Vec<u8>>,
+        until: tokio::time::Instant,
+    ) -> Result<Value, ApiError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.call(call, request).await {
+                Err(error)
+                    if (error.away || error.code >= 500 || is_collision(&error))
+                        && tokio::time::Instant::now() + pause < until =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// The quota's record was written by two at a time: the API's own affair, which it leaves to its callers.
+fn is_collision(error: &ApiError) -> bool {
+    error.code == 409 && error.reason == "Conflict" && error.message.contains("object has been modified")
+}
+
+fn timed_out() -> kube::Error {
+    let why = format!("no answer within {} s", DEADLINE.as_secs());
+    kube::Error::Service(std::io::Error::new(std::io::ErrorKind::TimedOut, why).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: u16, reason: &str, message: &str) -> ApiError {
+        ApiError::answered(&kube::core::Status {
+            code,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            ..kube::core::Status::default()
+        })
+    }
+
+    #[test]
+    fn a_refusal_is_classed_by_what_it_says() {
+        let quota = "pods \"a\" is forbidden: exceeded quota: q, requested: cpu=1,pods=1, used: cpu=4,pods=2, limited: cpu=4,pods=9";
+        let too_large = "pods \"a\" is forbidden: exceeded quota: q, requested: requests.memory=8Gi, used: requests.memory=0, limited: requests.memory=4096Mi";
+        let cases = [
+            (answered(401, "Unauthorized", "Unauthorized"), ErrorClass::Config, false),
+            (answered(403, "Forbidden", quota), ErrorClass::Quota, false),
+            (answered(403, "Forbidden", too_large), ErrorClass::Config, false),
+            (
+                answered(403, "Forbidden", "pods is forbidden: User \"u\" cannot create resource"),
+                ErrorClass::Config,
+                false,
+            ),
+            (
+                answered(403, "Forbidden", "it is forbidden: because it is being terminated"),
+                ErrorClass::Transient,
+                false,
+            ),
+            (answered(404, "NotFound", "namespaces \"x\" not found"), ErrorClass::Gone, false),
+            (answered(422, "Invalid", "spec.containers: Required value"), ErrorClass::Config, false),
+            (answered(429, "TooManyRequests", "later"), ErrorClass::Transient, true),
+            (answered(500, "InternalError", "etcd"), ErrorClass::Transient, false),
+            (answered(503, "ServiceUnavailable", ""), ErrorClass::Transient, true),
+            (ApiError::from(timed_out()), ErrorClass::Transient, true),
+        ];
+        for (error, class, away) in cases {
+            assert_eq!((error.class, error.away), (class, away), "{error}");
+        }
+        assert_eq!(ApiError::from(timed_out()).to_string(), "the API cannot be reached: no answer within 30 s");
+    }
+}

@@ -1,0 +1,171 @@
+//! The kubeconfig: where it is, the context that a provider names, and what of it Zuul is given.
+//!
+//! As Python's client finds it (`nodepool 11.0.0: driver/utils_k8s.py`): the files of `KUBECONFIG`, else `~/.kube/config`;
+//! where there is none, the credentials that a pod has of its own.
+
+use std::path::PathBuf;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use crate::{Context, files::Fingerprint};
+
+/// Where a pod finds the authority of its cluster.
+const IN_CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+
+/// A way into a cluster.
+pub struct Access {
+    /// For the client.
+    pub config: kube::Config,
+    /// The API's address as the file has it, without a `/` at its end.
+    pub host: String,
+    /// Whether its certificate is not looked at.
+    pub skip_tls: bool,
+    /// The authority's certificates, PEM in base64.
+    pub ca: Option<String>,
+    /// What all this was read from, the files that are named in it included.
+    pub files: Fingerprint,
+}
+
+/// Reads what a context says. The error says what is wrong where, for people.
+pub async fn read(context: Option<&str>, environment: &Context) -> Result<Access, String> {
+    let paths = paths(environment);
+    let there: Vec<&PathBuf> = paths.iter().filter(|path| path.exists()).collect();
+    let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    if there.is_empty() {
+        return in_cluster(&names, paths.clone());
+    }
+    let mut kubeconfig = Kubeconfig::default();
+    for path in there {
+        let one = Kubeconfig::read_from(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        kubeconfig = kubeconfig.merge(one).map_err(|error| format!("{names}: {error}"))?;
+    }
+    let known = kubeconfig.contexts.iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ");
+    let name = context
+        .map(str::to_owned)
+        .or_else(|| kubeconfig.current_context.clone().filter(|name| !name.is_empty()))
+        .ok_or_else(|| format!("{names} has no current-context; name one of its contexts: {known}"))?;
+    let found = kubeconfig.contexts.iter().find(|known| known.name == name).and_then(|known| known.context.clone());
+    let found = found.ok_or_else(|| {
+        let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has: {known}") };
+        format!("there is no context `{name}` in {names}; {known}")
+    })?;
+    let cluster = kubeconfig.clusters.iter().find(|known| known.name == found.cluster);
+    let cluster = cluster
+        .and_then(|known| known.cluster.clone())
+        .ok_or_else(|| format!("context `{name}` in {names} names cluster `{}`, which is not there", found.cluster))?;
+    let user = found.user.as_ref().and_then(|user| kubeconfig.auth_infos.iter().find(|known| known.name == *user));
+    if let (Some(user), None) = (&found.user, user) {
+        return Err(format!("context `{name}` in {names} names user `{user}`, which is not there"));
+    }
+    let auth = user.and_then(|user| user.auth_info.clone()).unwrap_or_default();
+    let mut files = paths.clone();
+    let named = [&cluster.certificate_authority, &auth.client_certificate, &auth.client_key, &auth.token_file];
+    files.extend(named.into_iter().flatten().map(PathBuf::from));
+    let files = Fingerprint::of(files);
+    let ca = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
+        (Some(data), _) => Some(data.split_whitespace().collect()),
+        (None, Some(path)) => {
+            let pem = std::fs::read(path).map_err(|error| format!("context `{name}` in {names}: {path}: {error}"))?;
+            Some(STANDARD.encode(pem))
+        }
+        (None, None) => None,
+    };
+    let host = cluster.server.clone().unwrap_or_default().trim_end_matches('/').to_owned();
+    let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .map_err(|error| format!("context `{name}` in {names}: {error}"))?;
+    Ok(Access { config, host, skip_tls: cluster.insecure_skip_tls_verify.unwrap_or(false), ca, files })
+}
+
+fn in_cluster(names: &str, mut paths: Vec<PathBuf>) -> Result<Access, String> {
+    let config = kube::Config::incluster().map_err(|error| {
+        format!("there is no kubeconfig ({names}), and this is no pod of a cluster either: {error}")
+    })?;
+    // Python's client hands Zuul neither token nor certificate here, which Zuul can do nothing with.
+    let ca = std::fs::read(IN_CLUSTER_CA).map_err(|error| format!("{IN_CLUSTER_CA}: {error}"))?;
+    let host = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    paths.push(IN_CLUSTER_CA.into());
+    Ok(Access { config, host, skip_tls: false, ca: Some(STANDARD.encode(ca)), files: Fingerprint::of(paths) })
+}
+
+fn paths(environment: &Context) -> Vec<PathBuf> {
+    match environment.variable("KUBECONFIG") {
+        Some(list) => std::env::split_paths(list).filter(|path| !path.as_os_str().is_empty()).collect(),
+        None => environment.variable("HOME").map(|home| PathBuf::from(home).join(".kube/config")).into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r"
+apiVersion: v1
+kind: Config
+clusters:
+- name: c
+  cluster: {server: 'https://127.0.0.1:6443/', insecure-skip-tls-verify: true, certificate-authority-data: Zm9v}
+users:
+- name: u
+  user: {token: secret}
+contexts:
+- name: one
+  context: {cluster: c, user: u, namespace: n}
+- name: lost
+  context: {cluster: gone, user: u}
+- name: nobody
+  context: {cluster: c, user: gone}
+";
+
+    fn environment(text: &str) -> (tempfile::TempDir, Context) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        std::fs::write(&path, text).unwrap();
+        let context = Context::default().with_variable("KUBECONFIG", path.to_str().unwrap());
+        (dir, context)
+    }
+
+    async fn error(context: Option<&str>, text: &str) -> String {
+        let (dir, environment) = environment(text);
+        let error = read(context, &environment).await.err().unwrap();
+        error.replace(dir.path().to_str().unwrap(), "/k")
+    }
+
+    #[tokio::test]
+    async fn what_zuul_is_given_is_as_the_file_has_it() {
+        let (dir, environment) = environment(
+            &FILE
+                .replace("insecure-skip-tls-verify: true, ", "")
+                .replace("certificate-authority-data: Zm9v", "certificate-authority: ca.pem"),
+        );
+        let pem = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n";
+        std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
+        let access = read(Some("one"), &environment).await.unwrap();
+        assert_eq!(access.host, "https://127.0.0.1:6443");
+        assert!(!access.skip_tls);
+        assert_eq!(access.ca, Some(STANDARD.encode(pem)));
+        assert!(!access.files.has_changed());
+        std::fs::write(dir.path().join("ca.pem"), format!("{pem}\n")).unwrap();
+        assert!(access.files.has_changed(), "a file that the kubeconfig names counts");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named_with_what_there_is() {
+        assert_eq!(error(Some("two"), FILE).await, "there is no context `two` in /k/config; it has: one, lost, nobody");
+        assert_eq!(
+            error(None, FILE).await,
+            "/k/config has no current-context; name one of its contexts: one, lost, nobody"
+        );
+        assert_eq!(
+            error(Some("lost"), FILE).await,
+            "context `lost` in /k/config names cluster `gone`, which is not there"
+        );
+        assert_eq!(
+            error(Some("nobody"), FILE).await,
+            "context `nobody` in /k/config names user `gone`, which is not there"
+        );
+        assert!(error(Some("one"), "clusters: [").await.starts_with("/k/config: "));
+    }
+}

@@ -1,0 +1,686 @@
+//! [`KubernetesProvider`]: a launch and a deletion, told from top to bottom.
+//!
+//! A pod's name is `LABEL-NODE` in the pool's namespace (`openshiftpods`), or the label's in the node's own namespace. What
+//! has been created is reported before anything else is awaited; what a lost answer may have created carries our labels.
+//! While the API is away, a pod that is there already is waited for all the same.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::{
+    Request as Path,
+    params::{DeleteParams, ListParams, Preconditions},
+};
+use nodepool_common::{
+    config::{self, Kubernetes, KubernetesKind, KubernetesLabel, PodTemplate},
+    model::{LabelName, PoolName, ProviderName, Resources},
+};
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::{
+    board::{Board, Follower, News, Sight},
+    calls::{Api, ApiError},
+    home::{self, Homes},
+    life::{self, Life},
+    manifest, quota,
+};
+use crate::{
+    CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile, Provider,
+    ProviderError, Quota, ResourceKind,
+};
+
+type Result<T> = std::result::Result<T, ProviderError>;
+
+/// Names that are tried for a pod.
+const NAMES: u32 = 5;
+/// How long a deletion is waited for, as upstream does; after that it is begun anew.
+const DELETED_WITHIN: Duration = Duration::from_secs(300);
+/// How long a service account is waited for: a namespace is given its own a moment after it was made.
+const ACCOUNT_WITHIN: Duration = Duration::from_secs(10);
+/// The launcher gives an attempt up at `launch-timeout` without knowing why; a driver that is earlier can tell.
+const HEAD_START: Duration = Duration::from_secs(2);
+
+/// See the module's comment.
+pub struct KubernetesProvider {
+    name: ProviderName,
+    kind: KubernetesKind,
+    context: Option<String>,
+    pools: indexmap::IndexMap<PoolName, indexmap::IndexMap<LabelName, KubernetesLabel>>,
+    launch_timeout: Duration,
+    api: Arc<Api>,
+    /// Of the pools' namespaces (`openshiftpods`), since the start.
+    boards: Mutex<BTreeMap<String, Arc<Board>>>,
+    /// What was said once about rights that we lack.
+    says_no_list: AtomicBool,
+    says_no_quota: AtomicBool,
+}
+
+impl fmt::Debug for KubernetesProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesProvider").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// A pod that was created, or found to be ours.
+struct Made {
+    name: String,
+    uid: String,
+}
+
+impl KubernetesProvider {
+    /// Reaches nothing yet.
+    pub fn new(provider: &config::Provider, config: &Kubernetes, context: &Context) -> Self {
+        let api = Arc::new(Api::new(provider.name.clone(), config.context.clone(), context));
+        Self {
+            name: provider.name.clone(),
+            kind: config.kind,
+            context: config.context.clone(),
+            pools: config.pools.clone(),
+            launch_timeout: provider.launch_timeout,
+            api,
+            boards: Mutex::default(),
+            says_no_list: AtomicBool::new(false),
+            says_no_quota: AtomicBool::new(false),
+        }
+    }
+
+    fn label(&self, pool: &PoolName, label: &LabelName) -> Result<&KubernetesLabel> {
+        self.pools.get(pool).and_then(|labels| labels.get(label)).ok_or_else(|| {
+            let doing = format!("looking up label {label} in pool {pool} of provider {}", self.name);
+            ProviderError::new(ErrorClass::Config, doing, "it is not in the configuration (any more)")
+        })
+    }
+
+    fn homes(&self) -> Homes<'_> {
+        Homes { api: &self.api, kind: self.kind }
+    }
+
+    /// What selects our objects among others'.
+    fn selector(&self) -> String {
+        format!("nodepool_provider_name={}", self.name)
+    }
+
+    fn board(&self, namespace: &str) -> Option<Arc<Board>> {
+        self.boards.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned()
+    }
+
+    fn watch(&self, namespace: &str) -> Board {
+        Board::watch(Arc::clone(&self.api), namespace.to_owned(), Some(self.selector()))
+    }
+
+    /// Until when a launch that begins now may take.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.launch_timeout.saturating_sub(HEAD_START).max(self.launch_timeout / 2)
+    }
+
+    // A launch.
+
+    async fn launch_pod(
+        &self,
+        launch: &Launch,
+        label: &KubernetesLabel,
+        progress: &dyn LaunchProgress,
+    ) -> Result<Instance> {
+        let until = self.deadline();
+        let namespace = launch.pool.as_str();
+        let doing =
+            format!("creating pod {}-{} in namespace {namespace} of provider {}", label.name, launch.node, self.name);
+        let board = self.board(namespace).unwrap_or_else(|| Arc::new(self.watch(namespace)));
+        let labels = manifest::labels(&self.name, label, launch);
+        let template = template(label).map_err(|error| error.doing(&doing))?;
+        let name = format!("{}-{}", label.name, launch.node);
+        let made = self.create_pod(namespace, label, template, &name, &labels, until).await;
+        let made = made.map_err(|error| in_namespace(error, namespace).doing(&doing))?;
+        progress.created(json!(format!("{namespace}-{}", made.name))).await;
+        let on = self.wait_for(&board, namespace, &made, until).await?;
+        let doing = format!("reading the credentials of provider {}", self.name);
+        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
+        let token = cluster.token().await.map_err(|error| error.doing(&doing))?;
+        let port = json!({
+            "pod": made.name,
+            "namespace": namespace,
+            "host": cluster.host,
+            "ca_crt": cluster.ca,
+            "skiptls": cluster.skip_tls,
+            "token": token,
+            "user": manifest::USER,
+        });
+        let mut instance = self.instance(label, format!("{namespace}-{}", made.name), port);
+        instance.interface_ip = Some(made.name);
+        instance.host_id = on;
+        Ok(instance)
+    }
+
+    async fn launch_home(
+        &self,
+        launch: &Launch,
+        label: &KubernetesLabel,
+        progress: &dyn LaunchProgress,
+    ) -> Result<Instance> {
+        let until = self.deadline();
+        let wanted = format!("{}-{}", launch.pool, launch.node);
+        let doing = format!("creating namespace {wanted} of provider {}", self.name);
+        let labels = manifest::labels(&self.name, label, launch);
+        let homes = self.homes();
+        let name = homes.create(&wanted, &labels).await.map_err(|error| error.doing(&doing))?;
+        progress.created(json!(name)).await;
+        let furnished = homes.furnish(&name, label.pod.is_some(), until).await;
+        let credentials = furnished.map_err(|error| error.doing(&doing))?;
+        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
+        let mut port = Map::new();
+        if self.kind == KubernetesKind::Namespaces {
+            port.insert("name".to_owned(), json!(name));
+        }
+        port.insert("namespace".to_owned(), json!(name));
+        port.insert("host".to_owned(), json!(cluster.host));
+        port.insert("skiptls".to_owned(), json!(cluster.skip_tls));
+        port.insert("token".to_owned(), json!(credentials.token));
+        port.insert("user".to_owned(), json!(manifest::USER));
+        if !cluster.skip_tls {
+            port.insert("ca_crt".to_owned(), json!(credentials.ca));
+        }
+        let mut on = None;
+        if let Some(template) = &label.pod {
+            let doing = format!("creating pod {} in namespace {name} of provider {}", label.name, self.name);
+            let board = self.watch(&name);
+            let pod = label.name.as_str();
+            let made = self.create_pod(&name, label, template, pod, &labels, until).await;
+            let made = made.map_err(|error| error.doing(&doing))?;
+            on = self.wait_for(&board, &name, &made, until).await?;
+            port.insert("pod".to_owned(), json!(made.name));
+        }
+        let pod = port.get("pod").and_then(Value::as_str).map(str::to_owned);
+        let mut instance = self.instance(label, name, Value::Object(port));
+        instance.interface_ip = pod;
+        // Upstream's openshift driver does not tell.
+        instance.host_id = on.filter(|_| self.kind == KubernetesKind::Namespaces);
+        Ok(instance)
+    }
+
+    fn instance(&self, label: &KubernetesLabel, external_id: String, port: Value) -> Instance {
+        Instance {
+            external_id: json!(external_id),
+            cloud: self.context.clone(),
+            connection_port: Some(port),
+            resources: label.resources.clone(),
+            ..Instance::default()
+        }
+    }
+
+    /// Creates a pod under the first name that is free. One that is there already and ours is that of a lost answer.
+    async fn create_pod(
+        &self,
+        namespace: &str,
+        label: &KubernetesLabel,
+        template: &PodTemplate,
+        name: &str,
+        labels: &indexmap::IndexMap<String, String>,
+        until: Instant,
+    ) -> std::result::Result<Made, ApiError> {
+        let path = pods_in(namespace);
+        let mut last = None;
+        // In the middle of a launch the API is waited for; at its beginning the launcher decides what to do meanwhile.
+        let is_first_step = self.kind == KubernetesKind::Pods;
+        for number in 1..=NAMES {
+            let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+            let request = home::post(&path, &manifest::pod(label, template, &name, labels))?;
+            let account_until = Instant::now() + ACCOUNT_WITHIN;
+            let answer = loop {
+                let answer = if is_first_step {
+                    self.api.call("create_pod", &request).await
+                } else {
+                    self.api.persist("create_pod", &request, until).await
+                };
+                match answer {
+                    Err(error) if error.misses_service_account() && Instant::now() < account_until.min(until) => {
+                        sleep(Duration::from_millis(200)).await;
+                    }
+                    answer => break answer,
+                }
+            };
+            let there = match answer {
+                Ok(pod) => pod,
+                Err(error) if error.is_taken() => {
+                    let there = self.api.call("get_pod", &home::get(&path, &name)?).await;
+                    last = Some(error);
+                    match there {
+                        Ok(there) if home::is_ours(&there, labels) => there,
+                        _ => continue,
+                    }
+                }
+                Err(error) => return Err(error),
+            };
+            let uid = there["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            return Ok(Made { name, uid });
+        }
+        Err(last.unwrap_or_else(|| ApiError::bug("no name was tried".to_owned())))
+    }
+
+    /// Waits until a pod is ready; returns where it runs.
+    async fn wait_for(&self, board: &Board, namespace: &str, made: &Made, until: Instant) -> Result<Option<String>> {
+        let doing = format!("waiting for pod {} in namespace {namespace} of provider {}", made.name, self.name);
+        let mut follower = board.follow(&made.name);
+        let mut trouble_since = None;
+        let mut waiting = (ErrorClass::Timeout, "nothing is known of it yet".to_owned());
+        let mut sight = follower.sight();
+        let (class, why) = loop {
+            let life = match &sight {
+                Sight::There(pod) if pod.metadata.uid.as_deref() == Some(made.uid.as_str()) => Some(life::of(pod)),
+                Sight::Gone => break (ErrorClass::Transient, "somebody has deleted it".to_owned()),
+                // Of an earlier pod of that name, or not seen yet.
+                Sight::There(_) | Sight::Unseen => None,
+            };
+            match life {
+                Some(Life::Ready { on }) => return Ok(on),
+                Some(Life::Over(class, why)) => break (class, why),
+                Some(Life::Trouble(class, why)) => {
+                    let since = *trouble_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= life::PATIENCE {
+                        break (class, why);
+                    }
+                    waiting = (class, why);
+                }
+                Some(Life::Waiting(class, why)) => waiting = (class, why),
+                None => {}
+            }
+            let until = trouble_since.map_or(until, |since| until.min(since + life::PATIENCE));
+            sight = match tokio::time::timeout_at(until, self.next(&mut follower, namespace, &made.name)).await {
+                Ok(sight) => sight,
+                Err(_) if trouble_since.is_some() => break waiting,
+                Err(_) => {
+                    let (class, why) = waiting;
+                    let limit = self.launch_timeout.as_secs();
+                    break (class, format!("it is not ready within launch-timeout, {limit} s: {why}"));
+                }
+            };
+        };
+        let events = self.events(namespace, &made.name).await;
+        Err(ProviderError::new(class, doing, format!("{why}{events}")))
+    }
+
+    /// What a pod is next seen as: on the board, or when that is silent for long, asked for.
+    async fn next(&self, follower: &mut Follower, namespace: &str, name: &str) -> Sight {
+        loop {
+            if follower.news_or_patience().await == News::Seen {
+                return follower.sight();
+            }
+            let Ok(request) = home::get(&pods_in(namespace), name) else { continue };
+            match self.api.call("get_pod", &request).await {
+                Ok(pod) => {
+                    if let Ok(pod) = serde_json::from_value(pod) {
+                        return Sight::There(Arc::new(pod));
+                    }
+                }
+                Err(error) if error.is_missing() => return Sight::Gone,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The last warnings about a pod, in brackets; nothing where we may not see them.
+    async fn events(&self, namespace: &str, pod: &str) -> String {
+        let parameters = ListParams::default().fields(&format!("involvedObject.name={pod},type=Warning"));
+        let request = Path::new(format!("/api/v1/namespaces/{namespace}/events")).list(&parameters);
+        let Ok(request) = request else { return String::new() };
+        let Ok(list) = self.api.call("list_events", &request).await else { return String::new() };
+        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut said: Vec<String> = Vec::new();
+        for event in items.iter().rev() {
+            let text = |key: &str| event[key].as_str().unwrap_or_default().trim();
+            let line = format!("{}: {}", text("reason"), text("message"));
+            if !said.contains(&line) && said.len() < 3 {
+                said.push(line);
+            }
+        }
+        if said.is_empty() { String::new() } else { format!(" (its events: {})", said.join("; ")) }
+    }
+
+    // A deletion.
+
+    /// The namespace and name that an id of ours, `NAMESPACE-NAME`, may stand for: the longest pool that begins it first;
+    /// of a pool that is no longer configured, whatever it may be.
+    fn places(&self, id: &str) -> Vec<(String, String)> {
+        let of = |namespace: &str| {
+            let name = id.strip_prefix(namespace)?.strip_prefix('-')?;
+            Some((namespace.to_owned(), name.to_owned()))
+        };
+        let mut places: Vec<_> = self.pools.keys().filter_map(|pool| of(pool.as_str())).collect();
+        places.sort_by_key(|(namespace, _)| std::cmp::Reverse(namespace.len()));
+        if places.is_empty() {
+            places = id.match_indices('-').filter_map(|(at, _)| of(&id[..at])).collect();
+        }
+        places
+    }
+
+    async fn delete_pod(&self, id: &str, waits: bool) -> Result<()> {
+        let doing = format!("deleting pod {id} of provider {}", self.name);
+        for (namespace, name) in self.places(id) {
+            let board = self.board(&namespace);
+            // Followed first, so that its end is not missed.
+            let mut follower = board.as_ref().map(|board| board.follow(&name));
+            let pod = match board.as_ref().and_then(|board| board.pod(&name)) {
+                Some(pod) => Some(pod),
+                None => self.find_pod(&namespace, &name).await.map_err(|error| error.doing(&doing))?,
+            };
+            let Some(pod) = pod else { continue };
+            let owner = pod.metadata.labels.as_ref().and_then(|labels| labels.get("nodepool_provider_name"));
+            if owner.map(String::as_str) != Some(self.name.as_str()) {
+                warn!("Pod {name} in namespace {namespace} is none of provider {}, it stays", self.name);
+                continue;
+            }
+            self.end_pod(&namespace, &pod).await.map_err(|error| error.doing(&doing))?;
+            info!("Pod {name} in namespace {namespace} is being deleted");
+            if !waits {
+                return Ok(());
+            }
+            let uid = pod.metadata.uid.clone();
+            let gone = async {
+                loop {
+                    let sight = match &mut follower {
+                        Some(follower) => self.next(follower, &namespace, &name).await,
+                        None => {
+                            sleep(Duration::from_secs(1)).await;
+                            match self.find_pod(&namespace, &name).await {
+                                Ok(None) => Sight::Gone,
+                                Ok(Some(pod)) => Sight::There(pod),
+                                Err(_) => Sight::Unseen,
+                            }
+                        }
+                    };
+                    match sight {
+                        Sight::Gone => return,
+                        Sight::There(pod) if pod.metadata.uid != uid => return,
+                        _ => {}
+                    }
+                }
+            };
+            return tokio::time::timeout(DELETED_WITHIN, gone).await.map_err(|_| {
+                let why = format!("it is still there after {} s", DELETED_WITHIN.as_secs());
+                ProviderError::new(ErrorClass::Timeout, doing, why)
+            });
+        }
+        Ok(())
+    }
+
+    async fn find_pod(&self, namespace: &str, name: &str) -> std::result::Result<Option<Arc<Pod>>, ApiError> {
+        match self.api.call("get_pod", &home::get(&pods_in(namespace), name)?).await {
+            Ok(pod) => {
+                serde_json::from_value(pod).map(|pod| Some(Arc::new(pod))).map_err(|e| ApiError::bug(e.to_string()))
+            }
+            Err(error) if error.is_missing() => Ok(None),
+            // A namespace that is none of ours, tried for the id of a pool that is gone.
+            Err(error) if error.is_forbidden() && !self.pools.contains_key(namespace) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn end_pod(&self, namespace: &str, pod: &Pod) -> std::result::Result<(), ApiError> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let parameters = DeleteParams {
+            grace_period_seconds: sleeps(pod).then_some(1),
+            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        let request = Path::new(pods_in(namespace)).delete(name, &parameters);
+        let request = request.map_err(|error| ApiError::bug(error.to_string()))?;
+        match self.api.call("delete_pod", &request).await {
+            // Gone, or another one has its name.
+            Err(error) if !error.is_missing() && error.code != 409 => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn delete_home(&self, name: &str, waits: bool) -> Result<()> {
+        let doing = format!("deleting namespace {name} of provider {}", self.name);
+        let homes = self.homes();
+        let failed = |error: ApiError| error.doing(&doing);
+        let Some(there) = homes.look(name).await.map_err(failed)? else { return Ok(()) };
+        let owner = there["metadata"]["labels"]["nodepool_provider_name"].as_str();
+        // OpenShift may drop the labels of a project.
+        if owner.map_or(self.kind == KubernetesKind::Namespaces, |owner| owner != self.name.as_str()) {
+            warn!("Namespace {name} is none of provider {}, it stays", self.name);
+            return Ok(());
+        }
+        if !homes.delete(name).await.map_err(failed)? {
+            return Ok(());
+        }
+        info!("Namespace {name} is being deleted");
+        let uid = there["metadata"]["uid"].clone();
+        let until = Instant::now() + DELETED_WITHIN;
+        let mut pause = Duration::from_millis(500);
+        while waits {
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+            match homes.look(name).await {
+                Ok(Some(there)) if there["metadata"]["uid"] == uid => {}
+                Ok(_) => break,
+                Err(error) if error.away => {}
+                Err(error) => return Err(failed(error)),
+            }
+            if Instant::now() > until {
+                let why = format!("it is still there after {} s", DELETED_WITHIN.as_secs());
+                return Err(ProviderError::new(ErrorClass::Timeout, doing, why));
+            }
+        }
+        Ok(())
+    }
+
+    // Lists.
+
+    async fn pods_of(&self, namespace: &str) -> std::result::Result<Vec<CloudResource>, ApiError> {
+        let parameters = ListParams::default().labels(&self.selector());
+        let request = Path::new(pods_in(namespace)).list(&parameters);
+        let list = self.api.call("list_pods", &request.map_err(|error| ApiError::bug(error.to_string()))?).await?;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(items.into_iter().filter_map(|pod| of_pod(namespace, &pod)).collect())
+    }
+
+    async fn resources(&self) -> std::result::Result<Vec<CloudResource>, ApiError> {
+        if self.kind == KubernetesKind::Pods {
+            let mut all = Vec::new();
+            for pool in self.pools.keys() {
+                all.extend(self.pods_of(pool.as_str()).await?);
+            }
+            return Ok(all);
+        }
+        let list = self.homes().list(&self.selector()).await?;
+        Ok(list
+            .iter()
+            .filter(|home| home["metadata"]["deletionTimestamp"].is_null())
+            .filter_map(|home| {
+                let (name, labels) = name_and_labels(home)?;
+                Some(CloudResource::of(ResourceKind::Namespace, name, labels))
+            })
+            .collect())
+    }
+
+    /// What our account may not list is not listed, and said once.
+    async fn listed(&self) -> Result<Vec<CloudResource>> {
+        match self.resources().await {
+            Err(error) if error.is_forbidden() => {
+                if !self.says_no_list.swap(true, Ordering::Relaxed) {
+                    warn!("Leaks of provider {} cannot be found, because our account may not list: {error}", self.name);
+                }
+                Ok(Vec::new())
+            }
+            answer => answer.map_err(|error| error.doing(format!("listing what provider {} has", self.name))),
+        }
+    }
+}
+
+fn template(label: &KubernetesLabel) -> std::result::Result<&PodTemplate, ApiError> {
+    label.pod.as_ref().ok_or_else(|| ApiError::bug(format!("label {} has no pod", label.name)))
+}
+
+/// A namespace that is missing is the configuration's affair.
+fn in_namespace(mut error: ApiError, namespace: &str) -> ApiError {
+    if error.is_missing() {
+        error.class = ErrorClass::Config;
+        error.message = format!(
+            "{}: the pool's name is the namespace of its pods, create namespace {namespace} first",
+            error.message
+        );
+    }
+    error
+}
+
+fn pods_in(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods")
+}
+
+fn name_and_labels(object: &Value) -> Option<(String, Map<String, Value>)> {
+    let metadata = &object["metadata"];
+    Some((metadata["name"].as_str()?.to_owned(), metadata["labels"].as_object().cloned().unwrap_or_default()))
+}
+
+/// A listed pod; one that is on its way out is none.
+fn of_pod(namespace: &str, pod: &Value) -> Option<CloudResource> {
+    if !pod["metadata"]["deletionTimestamp"].is_null() {
+        return None;
+    }
+    let (name, labels) = name_and_labels(pod)?;
+    let pod: Pod = serde_json::from_value(pod.clone()).ok()?;
+    let id = format!("{namespace}-{name}");
+    Some(CloudResource { resources: quota::taken_by(&pod), ..CloudResource::of(ResourceKind::Pod, id, labels) })
+}
+
+/// Whether it does nothing but our own sleep, which does not listen to SIGTERM: no use in waiting 30 s for it.
+fn sleeps(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut arguments = containers.map(|container| container.args.iter().flatten().map(String::as_str));
+    arguments.all(|arguments| arguments.eq([manifest::SLEEP]))
+}
+
+#[async_trait]
+impl Provider for KubernetesProvider {
+    fn name(&self) -> &ProviderName {
+        &self.name
+    }
+
+    async fn start(&self) -> Result<()> {
+        let doing = format!("connecting provider {} to its cluster", self.name);
+        let version = Path::new("/version").list(&ListParams::default());
+        let version = version.map_err(|error| ApiError::bug(error.to_string()).doing(&doing))?;
+        // Whoever the cluster knows may ask for that.
+        match self.api.call("get_version", &version).await {
+            Err(error) if error.code != 403 => return Err(error.doing(doing)),
+            _ => {}
+        }
+        if self.kind == KubernetesKind::Pods {
+            let mut boards = self.boards.lock().unwrap_or_else(PoisonError::into_inner);
+            for pool in self.pools.keys() {
+                let namespace = pool.as_str();
+                boards.entry(namespace.to_owned()).or_insert_with(|| Arc::new(self.watch(namespace)));
+            }
+        }
+        Ok(())
+    }
+
+    fn profile(&self, pool: &PoolName, label: &LabelName) -> Result<NodeProfile> {
+        let label = self.label(pool, label)?;
+        let connection_type = match (&label.pod, self.kind) {
+            (Some(_), _) => "kubectl",
+            (None, KubernetesKind::Projects) => "project",
+            (None, _) => "namespace",
+        };
+        Ok(NodeProfile {
+            username: None,
+            python_path: Some(label.python_path.clone()),
+            shell_type: label.shell_type.clone(),
+            connection_type: connection_type.to_owned(),
+            // Until the launch tells what Zuul connects with.
+            connection_port: 22,
+            host_key_checking: false,
+            image: None,
+        })
+    }
+
+    async fn label_resources(&self, pool: &PoolName, label: &LabelName) -> Result<Resources> {
+        Ok(self.label(pool, label)?.resources.clone())
+    }
+
+    async fn label_ready(&self, _: &PoolName, _: &LabelName) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn availability_zones(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// Of a namespace's quota objects, where all pools are in that one namespace. With several, the API's refusal tells
+    /// which is used up.
+    async fn quota(&self) -> Result<Quota> {
+        let only = self.pools.keys().next().filter(|_| self.kind == KubernetesKind::Pods && self.pools.len() == 1);
+        let Some(pool) = only else { return Ok(Quota::default()) };
+        let doing = format!("reading the quota of namespace {pool} of provider {}", self.name);
+        let path = Path::new(format!("/api/v1/namespaces/{pool}/resourcequotas"));
+        let request =
+            path.list(&ListParams::default()).map_err(|error| ApiError::bug(error.to_string()).doing(&doing))?;
+        match self.api.call("list_quotas", &request).await {
+            Ok(list) => {
+                let quotas: Vec<_> = list["items"].as_array().cloned().unwrap_or_default();
+                let quotas: Vec<_> =
+                    quotas.into_iter().filter_map(|quota| serde_json::from_value(quota).ok()).collect();
+                Ok(quota::of(&quotas))
+            }
+            Err(error) if error.is_forbidden() => {
+                if !self.says_no_quota.swap(true, Ordering::Relaxed) {
+                    info!(
+                        "Quotas of namespace {pool} become known when they are used up, our account may not list them"
+                    );
+                }
+                Ok(Quota::default())
+            }
+            Err(error) => Err(error.doing(doing)),
+        }
+    }
+
+    async fn list_resources(&self) -> Result<Vec<CloudResource>> {
+        self.listed().await
+    }
+
+    async fn launch(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance> {
+        let label = self.label(&launch.pool, &launch.label)?;
+        match self.kind {
+            KubernetesKind::Pods => self.launch_pod(launch, label, progress).await,
+            KubernetesKind::Namespaces | KubernetesKind::Projects => self.launch_home(launch, label, progress).await,
+        }
+    }
+
+    async fn delete(&self, external_id: &Value) -> Result<()> {
+        let Some(id) = external_id.as_str() else {
+            let doing = format!("deleting {external_id} of provider {}", self.name);
+            return Err(ProviderError::new(ErrorClass::Bug, doing, "it is no name of ours"));
+        };
+        match self.kind {
+            KubernetesKind::Pods => self.delete_pod(id, true).await,
+            KubernetesKind::Namespaces | KubernetesKind::Projects => self.delete_home(id, true).await,
+        }
+    }
+
+    async fn delete_resource(&self, resource: &CloudResource) -> Result<()> {
+        match resource.kind {
+            ResourceKind::Pod => self.delete_pod(&resource.id, false).await,
+            _ => self.delete_home(&resource.id, false).await,
+        }
+    }
+
+    async fn clean_up(&self) -> Result<Vec<LeakedResource>> {
+        Ok(Vec::new())
+    }
+
+    async fn console_log(&self, _: &PoolName, _: &LabelName, _: &Value) -> Result<Option<String>> {
+        Ok(None)
+    }
+}

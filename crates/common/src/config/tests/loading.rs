@@ -11,6 +11,7 @@ use crate::{config::Loaded, model::Resources};
 fn openstack<'l>(loaded: &'l Loaded, provider: &str) -> &'l OpenStack {
     match &loaded.config.providers[provider].driver {
         Driver::OpenStack(openstack) | Driver::Fake(openstack) => openstack,
+        Driver::Kubernetes(kubernetes) => panic!("{kubernetes:?}"),
     }
 }
 
@@ -130,7 +131,8 @@ fn drivers_that_are_not_built_are_named_with_their_place() {
         load("providers:\n  - name: x\n    driver: static\n    pools: []\n  - name: y\n    driver: opnstack\n");
     assert_eq!(
         loaded.broken_providers[0].reason,
-        "main:3:13: driver `static` of provider `x` is not built yet; this nodepool serves openstack and fake"
+        "main:3:13: driver `static` of provider `x` is not built yet; this nodepool serves \
+         openstack, openshiftpods, openshift, kubernetes, fake"
     );
     assert!(
         loaded.broken_providers[1]

@@ -1,0 +1,484 @@
+"""Nodes that are pods, namespaces or projects, on the real API server of tests/services/kube.
+
+The cluster is started for the first scenario that needs it and serves them all; each works in namespaces of its own.
+upstream_pods.md says which of upstream's driver tests each scenario covers.
+"""
+import atexit
+import collections
+import copy
+import json
+import pathlib
+import tempfile
+import time
+
+import yaml
+
+from harness import UPSTREAM, wait_for
+from harness.kube import OPERATOR_RULES, Kube
+from world import FAILED, FULFILLED, Skip, check, passed
+
+FIXTURES = UPSTREAM / 'nodepool/tests/fixtures'
+RESOURCE = {'openshiftpods': 'pods', 'openshift': 'namespaces', 'kubernetes': 'namespaces'}
+_shared = []
+
+
+def cluster():
+    """The one cluster of this run."""
+    if not _shared:
+        if why := Kube.missing():
+            raise Skip(f'no Kubernetes here: {why}')
+        directory = tempfile.TemporaryDirectory(prefix='np-kube-')
+        _shared.extend((Kube(directory.name).start(), directory))
+        atexit.register(end)
+    return _shared[0]
+
+
+def end():
+    if _shared:
+        _shared[0].stop()
+        _shared[1].cleanup()
+        _shared.clear()
+
+
+def provider(name, labels, driver='openshiftpods', pool=None, context='pods', **more):
+    """`labels`: by name, what each says beside it."""
+    defaults = {'image': 'registry.example/image:1'}
+    if driver != 'openshiftpods':
+        defaults['type'] = 'pod'
+    entries = [{'name': label, **({} if 'spec' in own else defaults), **own} for label, own in labels.items()]
+    return {'name': name, 'driver': driver, 'context': context, **more,
+            'pools': [{'name': pool or name, 'labels': entries}]}
+
+
+def reasons(world, request):
+    data, _ = world.zuul.zk.kazoo_client.get(f'/nodepool/requests/{request.id}')
+    return ' '.join(json.loads(data).get('decline_reasons', []))
+
+
+def finish(world, done, nodeset):
+    """Uses the nodes and gives them back."""
+    world.zuul.accept(done, nodeset)
+    world.zuul.use(nodeset)
+    world.zuul.give_back(nodeset)
+
+
+def left(kube, providers):
+    """The pods and namespaces that carry one of the providers' names."""
+    found = []
+    for name in providers:
+        selector = f'nodepool_provider_name={name}'
+        for path in '/api/v1/pods', '/api/v1/namespaces':
+            found += [item['metadata']['name'] for item in kube.items(path, labelSelector=selector)]
+    return found
+
+
+# Beside Python.
+
+# What differs from one node to the next, or is made anew each time.
+FRESH = {'state_time', 'created_time', 'launcher', 'allocated_to', 'id', '_locked', '_zk'}
+
+
+def fixtures():
+    """The providers of upstream's own test configurations, each under a name of its own; and their tenants' limits."""
+    providers, tenants = {}, []
+    for path in sorted(FIXTURES.glob('*.yaml')):
+        driver, _, variant = path.stem.partition('-')
+        if driver not in RESOURCE or variant == 'leaked-node':
+            continue
+        # The fixtures are templates of str.format.
+        text = path.read_text()
+        text = ''.join(line for line in text.splitlines(True) if '{zookeeper' not in line)
+        config = yaml.safe_load(text.replace('{{', '{').replace('}}', '}'))
+        one = copy.deepcopy(config['providers'][0])
+        one['name'] = f'{driver}-{variant or "main"}'
+        for pool in one['pools']:
+            for label in pool['labels']:
+                if 'gpu' in label:
+                    # A real API refuses a fraction of what is not cpu, memory or storage.
+                    label['gpu'] = 1.0
+        providers[one['name']] = one
+        for tenant in config.get('tenant-resource-limits', []):
+            if variant.startswith('tenant'):
+                tenants.append({**tenant, 'tenant-name': one['name']})
+    return providers, tenants
+
+
+def plain(value, words):
+    """The same with what is different each time under a common name."""
+    if isinstance(value, dict):
+        return {plain(k, words): plain(v, words) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(item, words) for item in value]
+    if isinstance(value, str):
+        for word, common in words:
+            value = value.replace(word, common)
+    return value
+
+
+def observed(entries, node):
+    """What was created for a node, by path, as the API server understood it."""
+    made = {}
+    for entry in entries:
+        if entry['verb'] != 'create' or entry['responseStatus']['code'] >= 300 or node not in entry['requestURI'] + json.dumps(
+                entry.get('requestObject', {})):
+            continue
+        body = copy.deepcopy(entry.get('requestObject'))
+        if entry['objectRef']['resource'] in ('events', 'subjectaccessreviews') or body is None:
+            continue
+        made[f'{entry["objectRef"]["resource"]} {entry["requestURI"].split("?")[0]}'] = body
+    return made
+
+
+def pods_as_python(world):
+    """Ours and Python Nodepool 11.0.0, one after the other, on upstream's own configurations: the same records of nodes
+    and the same objects in the cluster."""
+    if world.python:
+        raise Skip('runs both')
+    kube = cluster()
+    kube.namespace('main')
+    token = kube.service_account('main', 'nodepool-sa', OPERATOR_RULES)
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {
+        'service-account.local': token, 'admin-cluster.local': kube.admin_token()})
+    providers, _ = fixtures()
+    providers = {name: one for name, one in providers.items() if name.endswith(('-main', '-resources', '-limits'))}
+    labels = sorted({label['name'] for one in providers.values() for pool in one['pools'] for label in pool['labels']})
+    seen = {}
+    for python in False, True:
+        who = 'python' if python else 'ours'
+        config = world.write_config(who, labels, list(providers.values()))
+        launcher = world.launcher(config, python=python, env={'KUBECONFIG': str(kubeconfig)})
+        _, position = kube.audit()
+        requests = {}
+        for name, one in providers.items():
+            for pool in one['pools']:
+                for label in pool['labels']:
+                    requests[name, label['name']] = world.zuul.request([label['name']], provider=name)
+        found = {}
+        for key, (request, nodeset) in requests.items():
+            done = world.zuul.wait(request, 120)
+            check(done.state == FULFILLED, f'{who}: {key}: {done.state}: {reasons(world, request)}\n{launcher.tail()}')
+            (node,) = done.nodes
+            record = json.loads(world.zuul.zk.kazoo_client.get(f'/nodepool/nodes/{node}')[0])
+            found[key] = (node, record)
+            world.zuul.accept(done, nodeset)
+            world.zuul.use(nodeset)
+        entries, _ = kube.audit(position)
+        for key, (node, record) in found.items():
+            words = [(node, 'NODE'), (record['provider'], 'PROVIDER')]
+            record = {k: v for k, v in record.items() if k not in FRESH}
+            for port in 'connection_port', 'ssh_port':
+                if record['cloud'] != 'service-account.local':
+                    check(record[port]['token'].count('.') == 2, f'{who}: {key}: no token')
+                    record[port] = {**record[port], 'token': 'TOKEN'}
+            seen.setdefault(key, {})[who] = plain(record, words), plain(observed(entries, node), words)
+        for request, nodeset in requests.values():
+            world.zuul.give_back(nodeset)
+        world.zuul.wait_until_empty(120)
+        wait_for('empty: the cluster', lambda: not left(kube, providers), 120)
+        check(launcher.stop() == 0, f'{who} did not end with status 0')
+    for key, both in seen.items():
+        (ours, our_objects), (theirs, their_objects) = both['ours'], both['python']
+        check(ours == theirs, f'{key}: the records differ: ' + difference(ours, theirs))
+        # Of OpenShift's service accounts upstream waits for the secret, ours brings one along.
+        extra = {path for path in our_objects if path.startswith('secrets ')}
+        ours_only = {path: body for path, body in our_objects.items() if path not in extra}
+        check(ours_only == their_objects, f'{key}: the objects differ: ' + difference(ours_only, their_objects))
+    ours = seen['openshiftpods-main', 'pod-fedora']['ours'][0]
+    check(ours['connection_port']['token'] == token, 'not the token of the kubeconfig')
+    check(ours['host_id'] == 'k8s-default-pool-abcd-1234', ours['host_id'])
+    kinds = collections.Counter(name.split('-')[0] for name, _ in seen)
+    passed(f'{len(seen)} labels of {len(providers)} providers ({dict(kinds)}): records and objects are equal')
+
+
+def difference(ours, theirs):
+    keys = [k for k in {*ours, *theirs} if ours.get(k, '-') != theirs.get(k, '-')]
+    return '; '.join(f'{k}: ours {json.dumps(ours.get(k, "-"))}, theirs {json.dumps(theirs.get(k, "-"))}' for k in keys)
+
+
+# Limits.
+
+def pods_quotas(world):
+    """Upstream's pool and tenant limits, all at once: two requests are served, the third waits until those are back."""
+    kube = cluster()
+    providers, tenants = fixtures()
+    providers = {name: one for name, one in providers.items() if '-quota-' in name}
+    for name, one in providers.items():
+        # Each its own namespace.
+        one['pools'][0]['name'] = name
+        one['context'] = 'admin'
+        if name.startswith('openshiftpods'):
+            kube.namespace(name)
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {'admin': kube.admin_token()})
+    labels = sorted({label['name'] for one in providers.values() for pool in one['pools'] for label in pool['labels']})
+    config = world.write_config('quotas', labels, list(providers.values()), **{'tenant-resource-limits': tenants})
+    world.launcher(config, env={'KUBECONFIG': str(kubeconfig)})
+
+    def request(name):
+        (label,) = (label['name'] for label in providers[name]['pools'][0]['labels'])
+        return request_as(world, name if 'tenant' in name else 'tenant', [label], name)
+    first = {name: [request(name) for _ in range(2)] for name in providers}
+    done = {name: [(world.zuul.wait(r, 90), nodeset) for r, nodeset in two] for name, two in first.items()}
+    for name, two in done.items():
+        check(all(d.state == FULFILLED for d, _ in two), f'{name}: {[d.state for d, _ in two]}')
+    third = {name: request(name) for name in providers}
+    pooled = {name for name in providers if '-pool-' in name}
+
+    def paused():
+        return {p.provider_name for p in world.pools() if getattr(p, 'paused', False)} >= pooled
+    if not world.python:
+        wait_for('paused: every pool at its limit', paused, 30)
+    time.sleep(2)  # nothing happens for a while
+    for name, (r, _) in third.items():
+        state = world.zuul.zk.getNodeRequest(r.id).state
+        check(state in ('requested', 'pending'), f'{name}: the third request is {state}')
+        check(name in pooled or state == 'requested', f'{name}: a tenant at its limit has a request {state}')
+    for two in done.values():
+        for d, nodeset in two:
+            finish(world, d, nodeset)
+    for name, (r, nodeset) in third.items():
+        d = world.zuul.wait(r, 120)
+        check(d.state == FULFILLED, f'{name}: the third request is {d.state}: {reasons(world, r)}')
+        finish(world, d, nodeset)
+    world.zuul.wait_until_empty(120)
+    wait_for('empty: the cluster', lambda: not left(kube, providers), 120)
+    passed(f'{len(providers)} configurations: the third request waited, and was served')
+
+
+def request_as(world, tenant, labels, provider_name):
+    """A request of another tenant than the scenarios' usual one."""
+    import zuul_client
+    usual, zuul_client.TENANT = zuul_client.TENANT, tenant
+    try:
+        return world.zuul.request(labels, provider=provider_name)
+    finally:
+        zuul_client.TENANT = usual
+
+
+# What goes wrong.
+
+def pods_refusals(world):
+    """What a cluster refuses and what becomes of pods: the reason is on the request, and the launcher goes on."""
+    if world.python:
+        raise Skip('Python Nodepool writes no reason')
+    kube = cluster()
+    for name in 'refusals', 'tight', 'locked':
+        kube.namespace(name)
+    token = kube.service_account('refusals', 'nodepool-sa', [
+        *OPERATOR_RULES, {'apiGroups': [''], 'resources': ['events'], 'verbs': ['list']}])
+    tight = kube.service_account('tight', 'nodepool-sa', OPERATOR_RULES)
+    locked = kube.service_account('locked', 'nodepool-sa', [
+        {'apiGroups': [''], 'resources': ['pods'], 'verbs': ['get', 'list', 'watch', 'delete']}])
+    kube.call('POST', '/api/v1/namespaces/tight/resourcequotas', {
+        'metadata': {'name': 'compute'}, 'spec': {'hard': {'requests.cpu': '2', 'pods': '10'}}})
+    wait_for('reckoned: the quota', lambda: kube.items('/api/v1/namespaces/tight/resourcequotas')[0]['status'].get('used'))
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {
+        'pods': token, 'tight': tight, 'locked': locked, 'expired': 'not-a-token', 'nowhere': kube.admin_token()})
+
+    def life(what):
+        return {'annotations': {'pod-life': what}}
+    lives = {
+        'good': ({}, []),
+        'image-pull': (life('image-pull'), ['ImagePullBackOff', 'registry.example/image:1', 'not found', 'Failed to pull image']),
+        'crash-loop': (life('crash-loop'), ['ends again and again', 'exit code 1', 'BackOff']),
+        'evict': (life('evict'), ['Evicted', 'low on resource']),
+        'exit': (life('exit'), ['ended by itself', 'exit code 0']),
+        'stuck': (life('stuck'), ['ContainerCreating', 'FailedMount', 'configmap "missing" not found']),
+        'not-ready': (life('not-ready'), ['containers with unready status']),
+        'config-error': (life('config-error'), ['CreateContainerConfigError', 'secret "x" not found']),
+        'unschedulable': ({'cpu': 99999}, ['Unschedulable', 'Insufficient cpu']),
+        'no-account': ({'spec': {'serviceAccountName': 'nobody', 'containers': [{'name': 'c', 'image': 'i'}]}},
+                       ['serviceaccount "nobody" not found']),
+        'bad-image': ({'image': ''}, ['spec.containers[0].image', 'Required value']),
+        'Bad_Name': ({}, ['Bad_Name', 'Invalid value']),
+    }
+    # The launch's time is that of what never comes.
+    launch = {'launch-timeout': 40, 'launch-retries': 1}
+    providers = [
+        provider('refusals', {label: own for label, (own, _) in lives.items()}, **launch),
+        provider('locked', {'locked': {}}, context='locked', **launch),
+        provider('nowhere', {'nowhere': {}}, context='nowhere', **launch),
+        provider('expired', {'expired': {}}, context='expired', **launch),
+        provider('unknown', {'unknown': {}}, context='not-there', **launch),
+        provider('tight', {'too-large': {'cpu': 3}, 'fits': {'cpu': 2}}, context='tight', **launch),
+    ]
+    expected = {label: words for label, (_, words) in lives.items()} | {
+        'locked': ['locked', 'cannot create resource', 'pods'],
+        'nowhere': ['namespaces "nowhere" not found', 'create namespace nowhere first'],
+        'expired': ['refuses the credentials', '401'],
+        'unknown': ['there is no context `not-there`', 'it has: pods, tight, locked, expired, nowhere'],
+        'too-large': ['exceeded quota: compute', 'requests.cpu=3', 'limited: requests.cpu=2'],
+    }
+    config = world.write_config('refusals', expected | {'fits': None}, providers)
+    launcher = world.launcher(config, env={'KUBECONFIG': str(kubeconfig)})
+    requests = {label: world.zuul.request([label]) for label in expected}
+    # Two that fit one after the other: the second waits, it does not fail.
+    fitting = [world.zuul.request(['fits']) for _ in range(2)]
+    for label, (request, nodeset) in requests.items():
+        done = world.zuul.wait(request, 120)
+        said = reasons(world, request)
+        if not expected[label]:
+            check(done.state == FULFILLED, f'{label}: {done.state}: {said}')
+            finish(world, done, nodeset)
+            continue
+        check(done.state == FAILED, f'{label}: {done.state}')
+        world.zuul.zk.deleteNodeRequest(request.id)
+        for word in expected[label]:
+            check(word in said, f'{label}: no {word!r} in: {said}')
+        passed(f'{label}: {said}')
+    served = wait_for('served: one of two that fit one at a time',
+                      lambda: [f for f in fitting if f[0].id in world.zuul.provisioned()])
+    check(len(served) == 1, 'both were served beyond the quota')
+    time.sleep(3)  # the other waits
+    waiting = next(f for f in fitting if f not in served)
+    check(world.zuul.zk.getNodeRequest(waiting[0].id).state in ('pending', 'requested'), 'it did not wait')
+    for request, nodeset in (*served, waiting):
+        done = world.zuul.wait(request, 60)
+        check(done.state == FULFILLED, f'fits: {done.state}: {reasons(world, request)}')
+        finish(world, done, nodeset)
+    passed('a quota that is used up: the second request waited for the first')
+    request, nodeset = world.zuul.request(['good'])
+    done = world.zuul.wait(request)
+    check(done.state == FULFILLED, 'the launcher does not go on')
+    finish(world, done, nodeset)
+    world.zuul.wait_until_empty(60)
+    wait_for('empty: the cluster', lambda: not left(kube, [p['name'] for p in providers]), 60)
+    check(launcher.stop() == 0, 'it did not end with status 0')
+
+
+def pods_leaked(world):
+    """Upstream's test_kubernetes_leaked_node, and the same for pods: what no record knows goes, others' stays."""
+    if world.python:
+        raise Skip('upstream has it for kubernetes only')
+    kube = cluster()
+    kube.namespace('leaks')
+    kube.call('POST', '/api/v1/namespaces/leaks/pods', {'metadata': {'name': 'theirs-0000000001', 'labels': {
+        'nodepool_provider_name': 'theirs', 'nodepool_node_id': '0000000001'}}, 'spec': {'containers': [
+            {'name': 'c', 'image': 'i'}]}})
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {'admin': kube.admin_token()})
+    providers = [provider('leaks', {'leaky-pod': {}}, context='admin'),
+                 provider('leaky-kube', {'leaky-namespace': {}}, driver='kubernetes', context='admin'),
+                 provider('leaky-shift', {'leaky-project': {}}, driver='openshift', context='admin')]
+    config = world.write_config('leaks', ['leaky-pod', 'leaky-namespace', 'leaky-project'], providers,
+                                label={'min-ready': 1})
+    world.launcher(config, env={'KUBECONFIG': str(kubeconfig)}, arguments=['--cleanup-interval', '1'])
+
+    def ready():
+        nodes = [world.zuul.zk.getNode(i) for i in world.zuul.zk.getNodes()]
+        return nodes if len(nodes) == 3 and all(n and n.state == 'ready' for n in nodes) else None
+    before = {node.id for node in wait_for('ready: a node of each', ready, 60)}
+    for node in before:
+        world.zuul.zk.kazoo_client.delete(f'/nodepool/nodes/{node}', recursive=True)
+
+    def replaced():
+        nodes = ready()
+        return nodes and not before & {node.id for node in nodes}
+    wait_for('replaced: the nodes', replaced, 60)
+
+    def of_old_nodes():
+        return [item for name in ('leaks', 'leaky-kube', 'leaky-shift') for path in ('/api/v1/pods', '/api/v1/namespaces')
+                for item in kube.items(path, labelSelector=f'nodepool_provider_name={name}')
+                if item['metadata']['labels']['nodepool_node_id'] in before]
+    wait_for('gone: what was leaked', lambda: not of_old_nodes(), 60)
+    check(ready(), 'a node that was no leak is gone')
+    check([p for p in kube.pods('leaks') if p['metadata']['name'] == 'theirs-0000000001'], 'another\'s pod is gone')
+    passed('three leaks removed, nothing of others')
+
+
+# Many, and without the API.
+
+def pods_many(world, count=500):
+    """Five hundred pods at once through one provider: all served, few calls, all deleted."""
+    kube = cluster()
+    kube.namespace('many')
+    token = kube.service_account('many', 'nodepool-sa', OPERATOR_RULES)
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {'pods': token})
+    config = world.write_config('many', ['many'], [provider('many', {'many': {}})])
+    world.launcher(config, env={'KUBECONFIG': str(kubeconfig)})
+    _, position = kube.audit()
+    started = time.monotonic()
+    requests = [world.zuul.request(['many']) for _ in range(count)]
+    served = [world.zuul.wait(request, 300) for request, _ in requests]
+    check(all(r.state == FULFILLED for r in served), collections.Counter(r.state for r in served))
+    took = time.monotonic() - started
+    for done, (_, nodeset) in zip(served, requests):
+        finish(world, done, nodeset)
+    world.zuul.wait_until_empty(300)
+    deleted = time.monotonic() - started - took
+    check(not kube.pods('many'), 'a pod is left')
+    entries, _ = kube.audit(position)
+    account = 'system:serviceaccount:many:nodepool-sa'
+    calls = collections.Counter(e['verb'] for e in entries if e['user']['username'] == account)
+    each = sum(calls.values()) / count
+    passed(f'{count} requests: served in {took:.1f} s, deleted in {deleted:.1f} s, {each:.2f} API calls per pod ({dict(calls)})')
+    check(world.python or each <= 4, 'too many calls')
+
+
+def pods_api_killed(world, count=100):
+    """The API server is killed and comes back in the middle of a hundred launches."""
+    if world.python:
+        raise Skip('Python Nodepool loses launches here')
+    kube = cluster()
+    kube.namespace('killed')
+    token = kube.service_account('killed', 'nodepool-sa', OPERATOR_RULES)
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {'pods': token, 'admin': kube.admin_token()})
+    slow = {'annotations': {'pod-life': 'slow=3'}}
+    providers = [provider('killed', {'killed': slow}), provider('killed-kube', {'killed-kube': slow}, driver='kubernetes',
+                                                                 context='admin')]
+    config = world.write_config('killed', ['killed', 'killed-kube'], providers)
+    world.launcher(config, env={'KUBECONFIG': str(kubeconfig)})
+    requests = [world.zuul.request(['killed' if i % 10 else 'killed-kube']) for i in range(count)]
+    there = wait_for('created: some pods', lambda: len(pods := kube.pods('killed')) > 20 and
+                     {p['metadata']['uid'] for p in pods}, 60)
+    kube.kill_api()
+    started = time.monotonic()
+    time.sleep(8)  # away
+    kube.start_api()
+    served = [world.zuul.wait(request, 300) for request, _ in requests]
+    check(all(r.state == FULFILLED for r in served), f'{collections.Counter(r.state for r in served)}: ' + next(
+        (reasons(world, r) for r in served if r.state != FULFILLED), ''))
+    took = time.monotonic() - started
+    survived = there & {p['metadata']['uid'] for p in kube.pods('killed')}
+    check(len(survived) == len(there), f'{len(there) - len(survived)} of {len(there)} pods that were there were given up')
+    for done, (_, nodeset) in zip(served, requests):
+        finish(world, done, nodeset)
+    world.zuul.wait_until_empty(300)
+    wait_for('empty: the cluster', lambda: not left(kube, ['killed', 'killed-kube']), 120)
+    passed(f'{count} of {count} fulfilled {took:.0f} s after the kill, all {len(there)} pods that were there served; none left')
+
+
+def pods_credentials(world):
+    """The kubeconfig changes under a running launcher: another token, then an exec plugin; the old ones are void."""
+    if world.python:
+        raise Skip('Python Nodepool reads it once')
+    kube = cluster()
+    kube.namespace('credentials')
+    first = kube.service_account('credentials', 'nodepool-sa', OPERATOR_RULES)
+    path = kube.kubeconfig(world.directory / 'kubeconfig', {'pods': first})
+    config = world.write_config('credentials', ['changing'], [provider('credentials', {'changing': {}}, **{
+        'launch-retries': 1})])
+    launcher = world.launcher(config, env={'KUBECONFIG': str(path)})
+
+    def build(token):
+        time.sleep(1.1)  # files are looked at once a second
+        nodes, _ = world.zuul.whole_build(['changing'])
+        check(nodes[0]['connection_port']['token'] == token, 'Zuul was given another token')
+        world.zuul.wait_until_empty(60)
+    build(first)
+    second = kube.token('credentials', 'nodepool-sa', 'second')
+    kube.call('DELETE', '/api/v1/namespaces/credentials/secrets/nodepool-sa-token')
+    kube.kubeconfig(path, {'pods': second})
+    build(second)
+    third = kube.token('credentials', 'nodepool-sa', 'third')
+    plugin = world.directory / 'plugin'
+    plugin.write_text('#!/bin/sh\ncat <<END\n' + json.dumps({
+        'apiVersion': 'client.authentication.k8s.io/v1', 'kind': 'ExecCredential', 'status': {'token': third}}) + '\nEND\n')
+    plugin.chmod(0o755)
+    kube.call('DELETE', '/api/v1/namespaces/credentials/secrets/second')
+    kube.kubeconfig(path, {'pods': {'exec': {
+        'apiVersion': 'client.authentication.k8s.io/v1', 'command': str(plugin), 'interactiveMode': 'Never'}}})
+    build(third)
+    check(launcher.running(), 'it has ended')
+    passed('served with a token, another token and an exec plugin, without a restart')
+
+
+SCENARIOS = (pods_as_python, pods_quotas, pods_refusals, pods_leaked, pods_credentials, pods_api_killed, pods_many)

@@ -178,13 +178,12 @@ impl Board {
     pub fn follow(&self, name: &str) -> Follower {
         let mut state = self.shared.open();
         let sight = state.pods.get(name).map_or(Sight::Unseen, |pod| Sight::There(Arc::clone(pod)));
-        let news = match state.waiting.get(name) {
-            Some(sender) => sender.subscribe(),
-            None => {
-                let (sender, news) = watch::channel(sight);
-                state.waiting.insert(name.to_owned(), sender);
-                news
-            }
+        let news = if let Some(sender) = state.waiting.get(name) {
+            sender.subscribe()
+        } else {
+            let (sender, news) = watch::channel(sight);
+            state.waiting.insert(name.to_owned(), sender);
+            news
         };
         Follower { shared: Arc::clone(&self.shared), name: name.to_owned(), news }
     }
@@ -269,7 +268,7 @@ fn of_watch(error: watcher::Error) -> ApiError {
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => error.into(),
         watcher::Error::WatchError(status) => kube::Error::Api(status).into(),
-        other => ApiError::bug(other.to_string()),
+        watcher::Error::NoResourceVersion => ApiError::bug("what was watched has no version".to_owned()),
     }
 }
 

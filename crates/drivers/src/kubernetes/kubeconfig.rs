@@ -60,8 +60,8 @@ pub async fn read(context: Option<&str>, environment: &Context) -> Result<Access
     }
     let auth = user.and_then(|user| user.auth_info.clone()).unwrap_or_default();
     let mut files = paths.clone();
-    let named = [&cluster.certificate_authority, &auth.client_certificate, &auth.client_key, &auth.token_file];
-    files.extend(named.into_iter().flatten().map(PathBuf::from));
+    let parts = [&cluster.certificate_authority, &auth.client_certificate, &auth.client_key, &auth.token_file];
+    files.extend(parts.into_iter().flatten().map(PathBuf::from));
     let files = Fingerprint::of(files);
     let ca = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
         (Some(data), _) => Some(data.split_whitespace().collect()),

@@ -149,70 +149,70 @@ mod tests {
 
     use super::*;
 
-    fn life(status: Value) -> Life {
+    fn life(status: &Value) -> Life {
         of(&serde_json::from_value(json!({"spec": {"nodeName": "n", "containers": []}, "status": status})).unwrap())
     }
 
-    fn container(state: Value, last: Value) -> Value {
+    fn container(state: &Value, last: &Value) -> Value {
         json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 2, "state": state, "lastState": last})
     }
 
     #[test]
     fn it_is_ready_when_it_runs_and_says_so() {
         let ready = json!([{"type": "Ready", "status": "True"}]);
-        assert_eq!(life(json!({"phase": "Running", "conditions": ready})), Life::Ready { on: Some("n".to_owned()) });
+        assert_eq!(life(&json!({"phase": "Running", "conditions": ready})), Life::Ready { on: Some("n".to_owned()) });
         let probe =
             json!([{"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "unready: [c]"}]);
         assert_eq!(
-            life(json!({"phase": "Running", "conditions": probe})),
+            life(&json!({"phase": "Running", "conditions": probe})),
             Life::Waiting(ErrorClass::Timeout, "its phase is Running: ContainersNotReady: unready: [c]".to_owned())
         );
-        assert!(matches!(life(json!({})), Life::Waiting(ErrorClass::Timeout, _)));
+        assert!(matches!(life(&json!({})), Life::Waiting(ErrorClass::Timeout, _)));
     }
 
     #[test]
     fn a_trouble_is_told_with_its_own_words() {
         let pull = container(
-            json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"i\""}}),
-            json!({}),
+            &json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"i\""}}),
+            &json!({}),
         );
         assert_eq!(
-            life(json!({"phase": "Pending", "containerStatuses": [pull]})),
+            life(&json!({"phase": "Pending", "containerStatuses": [pull]})),
             Life::Trouble(
                 ErrorClass::Transient,
                 "container c: ImagePullBackOff: Back-off pulling image \"i\"".to_owned()
             )
         );
         let crash = container(
-            json!({"waiting": {"reason": "CrashLoopBackOff"}}),
-            json!({"terminated": {"exitCode": 1, "reason": "Error"}}),
+            &json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+            &json!({"terminated": {"exitCode": 1, "reason": "Error"}}),
         );
         assert_eq!(
             life(
-                json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [crash]})
+                &json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [crash]})
             ),
             Life::Over(
                 ErrorClass::Transient,
                 "container c ends again and again (2 restarts): exit code 1, Error".to_owned()
             )
         );
-        let name = container(json!({"waiting": {"reason": "InvalidImageName", "message": "no"}}), json!({}));
+        let name = container(&json!({"waiting": {"reason": "InvalidImageName", "message": "no"}}), &json!({}));
         assert!(matches!(
-            life(json!({"phase": "Pending", "containerStatuses": [name]})),
+            life(&json!({"phase": "Pending", "containerStatuses": [name]})),
             Life::Over(ErrorClass::Config, _)
         ));
         let secret = container(
-            json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"x\" not found"}}),
-            json!({}),
+            &json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"x\" not found"}}),
+            &json!({}),
         );
         assert!(matches!(
-            life(json!({"phase": "Pending", "initContainerStatuses": [secret]})),
+            life(&json!({"phase": "Pending", "initContainerStatuses": [secret]})),
             Life::Trouble(ErrorClass::Config, _)
         ));
         let room =
             json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}]);
         assert_eq!(
-            life(json!({"phase": "Pending", "conditions": room})),
+            life(&json!({"phase": "Pending", "conditions": room})),
             Life::Waiting(ErrorClass::Capacity, "it is not scheduled: Unschedulable: 0/2 nodes".to_owned())
         );
     }
@@ -220,12 +220,12 @@ mod tests {
     #[test]
     fn what_has_ended_ends_the_launch() {
         assert_eq!(
-            life(json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource"})),
+            life(&json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource"})),
             Life::Over(ErrorClass::Transient, "it failed: Evicted: The node was low on resource".to_owned())
         );
-        let done = container(json!({"terminated": {"exitCode": 0, "reason": "Completed"}}), json!({}));
+        let done = container(&json!({"terminated": {"exitCode": 0, "reason": "Completed"}}), &json!({}));
         assert_eq!(
-            life(json!({"phase": "Succeeded", "containerStatuses": [done]})),
+            life(&json!({"phase": "Succeeded", "containerStatuses": [done]})),
             Life::Over(ErrorClass::Config, "it has ended by itself: container c: exit code 0, Completed".to_owned())
         );
     }

@@ -156,7 +156,7 @@ impl KubernetesProvider {
             "token": token,
             "user": manifest::USER,
         });
-        let mut instance = self.instance(label, format!("{namespace}-{}", made.name), port);
+        let mut instance = self.instance(label, &format!("{namespace}-{}", made.name), port);
         instance.interface_ip = Some(made.name);
         instance.host_id = on;
         Ok(instance)
@@ -201,14 +201,14 @@ impl KubernetesProvider {
             port.insert("pod".to_owned(), json!(made.name));
         }
         let pod = port.get("pod").and_then(Value::as_str).map(str::to_owned);
-        let mut instance = self.instance(label, name, Value::Object(port));
+        let mut instance = self.instance(label, &name, Value::Object(port));
         instance.interface_ip = pod;
         // Upstream's openshift driver does not tell.
         instance.host_id = on.filter(|_| self.kind == KubernetesKind::Namespaces);
         Ok(instance)
     }
 
-    fn instance(&self, label: &KubernetesLabel, external_id: String, port: Value) -> Instance {
+    fn instance(&self, label: &KubernetesLabel, external_id: &str, port: Value) -> Instance {
         Instance {
             external_id: json!(external_id),
             cloud: self.context.clone(),
@@ -387,15 +387,14 @@ impl KubernetesProvider {
             let uid = pod.metadata.uid.clone();
             let gone = async {
                 loop {
-                    let sight = match &mut follower {
-                        Some(follower) => self.next(follower, &namespace, &name).await,
-                        None => {
-                            sleep(Duration::from_secs(1)).await;
-                            match self.find_pod(&namespace, &name).await {
-                                Ok(None) => Sight::Gone,
-                                Ok(Some(pod)) => Sight::There(pod),
-                                Err(_) => Sight::Unseen,
-                            }
+                    let sight = if let Some(follower) = &mut follower {
+                        self.next(follower, &namespace, &name).await
+                    } else {
+                        sleep(Duration::from_secs(1)).await;
+                        match self.find_pod(&namespace, &name).await {
+                            Ok(None) => Sight::Gone,
+                            Ok(Some(pod)) => Sight::There(pod),
+                            Err(_) => Sight::Unseen,
                         }
                     };
                     match sight {
@@ -456,10 +455,13 @@ impl KubernetesProvider {
             return Ok(());
         }
         info!("Namespace {name} is being deleted");
+        if !waits {
+            return Ok(());
+        }
         let uid = there["metadata"]["uid"].clone();
         let until = Instant::now() + DELETED_WITHIN;
         let mut pause = Duration::from_millis(500);
-        while waits {
+        loop {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
             match homes.look(name).await {

@@ -110,6 +110,6 @@ mod tests {
         let quotas: Vec<ResourceQuota> = serde_json::from_value(quotas).unwrap();
         let quota = of(&quotas);
         assert_eq!(quota.limits, Resources::new().with("instances", 5.0).with("cores", 8.0).with("ram", 2048.0));
-        assert_eq!(quota.used.amount("cores"), 0.5);
+        assert_eq!(quota.used, Resources::new().with("instances", 2.0).with("cores", 0.5).with("ram", 0.0));
     }
 }

@@ -4,16 +4,19 @@ The cluster is started for the first scenario that needs it and serves them all;
 upstream_pods.md says which of upstream's driver tests each scenario covers.
 """
 import atexit
+import base64
 import collections
 import copy
 import json
-import pathlib
+import os
+import subprocess
 import tempfile
+import textwrap
 import time
 
 import yaml
 
-from harness import UPSTREAM, records, wait_for
+from harness import UPSTREAM, binary, records, wait_for
 from harness.kube import OPERATOR_RULES, Kube
 from world import FAILED, FULFILLED, Skip, check, passed
 
@@ -386,15 +389,16 @@ def pods_leaked(world):
     world.launcher(config, env={'KUBECONFIG': str(kubeconfig)}, arguments=['--cleanup-interval', '1'])
 
     def ready():
-        nodes = [world.zuul.zk.getNode(i) for i in world.zuul.zk.getNodes()]
-        return nodes if len(nodes) == 3 and all(n and n.state == 'ready' for n in nodes) else None
-    before = {node.id for node in wait_for('ready: a node of each', ready, 60)}
+        """The ids, once there is a node of each."""
+        nodes = records.nodes(world.zuul.zk.kazoo_client)
+        return set(nodes) if len(nodes) == 3 and all(n['state'] == 'ready' for n in nodes.values()) else None
+    before = wait_for('ready: a node of each', ready, 60)
     for node in before:
         world.zuul.zk.kazoo_client.delete(f'/nodepool/nodes/{node}', recursive=True)
 
     def replaced():
         nodes = ready()
-        return nodes and not before & {node.id for node in nodes}
+        return nodes and not before & nodes
     wait_for('replaced: the nodes', replaced, 60)
 
     def of_old_nodes():
@@ -504,4 +508,78 @@ def pods_credentials(world):
     passed('served with a token, another token and an exec plugin, without a restart')
 
 
-SCENARIOS = (pods_as_python, pods_quotas, pods_refusals, pods_leaked, pods_credentials, pods_api_killed, pods_many)
+# What a site makes once.
+
+def pods_namespace(world):
+    """`nodepool create openshiftpods-namespace`: with what it has made, and nothing else, a launcher serves pods."""
+    if world.python:
+        raise Skip('a command of ours and of the operator')
+    kube = cluster()
+    kube.namespace('sf')
+    poor = kube.service_account('sf', 'poor', [])
+    here = kube.kubeconfig(world.directory / 'here', {'admin': kube.admin_token(), 'poor': poor})
+    # The API server, under an address that is not known to be this machine's only.
+    config = json.loads(here.read_text())
+    config['clusters'][0]['cluster'].update(server=kube.url.replace('127.0.0.1', '0.0.0.0'), **{'tls-server-name': 'localhost'})
+    elsewhere = world.directory / 'elsewhere'
+    elsewhere.write_text(json.dumps(config))
+
+    def create(*options, kubeconfig=elsewhere):
+        command = [binary('nodepool'), 'create', 'openshiftpods-namespace', '--nodepool-namespace', 'made', *options]
+        done = subprocess.run(command, env={**os.environ, 'KUBECONFIG': str(kubeconfig)}, capture_output=True, text=True)
+        print('  $ nodepool', *command[1:])
+        print(textwrap.indent(done.stderr, '    '), end='')
+        return done
+    planned = create('--dry-run')
+    check(planned.returncode == 0 and not planned.stderr, planned.stderr)
+    planned = list(yaml.safe_load_all(planned.stdout))
+    refused = create(kubeconfig=here)
+    check(refused.returncode == 1 and 'cannot be reached from a launcher' in refused.stderr, 'not refused: a loopback address')
+    refused = create('--nodepool-context', 'poor')
+    check(refused.returncode == 1 and 'cannot create resource "namespaces"' in refused.stderr, 'not refused: no rights')
+    check('made' not in [n['metadata']['name'] for n in kube.namespaces()], 'something was made already')
+
+    kube.call('POST', '/api/v1/namespaces/sf/secrets', {'metadata': {'name': 'nodepool-providers-secrets'}, 'data': {
+        'clouds.yaml': 'e30='}})
+    secret = '/api/v1/namespaces/sf/secrets/nodepool-providers-secrets'
+    made = create('--namespace', 'sf')
+    check(made.returncode == 0 and made.stdout == '', f'{made.returncode}: {made.stdout}')
+    core, rbac = '/api/v1/namespaces/made', '/apis/rbac.authorization.k8s.io/v1/namespaces/made'
+    paths = [core, f'{core}/serviceaccounts/nodepool-sa', f'{rbac}/roles/nodepool-role',
+             f'{rbac}/rolebindings/nodepool-rb', f'{core}/secrets/nodepool-token', secret]
+    objects = [kube.call('GET', path) for path in paths]
+    for plan, found in zip(planned, objects, strict=False):
+        check(holds(found, plan), f'made otherwise than planned: {plan} {found}')
+    check(objects[-1]['data']['clouds.yaml'] == 'e30=', 'another key of the secret is gone')
+    stored = yaml.safe_load(base64.b64decode(objects[-1]['data']['kube.config']))
+    check(stored['current-context'] == 'openshiftpods' and stored['contexts'] == [{'name': 'openshiftpods', 'context': {
+        'cluster': 'OpenshiftPodsCluster', 'namespace': 'made', 'user': 'nodepool-sa'}}], stored['contexts'])
+    again = create('--namespace', 'sf')
+    check(again.returncode == 0 and 'already up to date' in again.stderr, 'not idempotent')
+    versions = [[o['metadata']['resourceVersion'] for o in some] for some in (objects, [kube.call('GET', p) for p in paths])]
+    check(versions[0] == versions[1], f'a second run has changed something: {versions}')
+
+    printed = create('--skip-providers-secrets', '--show-config-template', kubeconfig=here)
+    heading, rest = printed.stdout.split('\n', 1)
+    document, template = (yaml.safe_load(part) for part in rest.split('Nodepool configuration template:\n'))
+    check(heading == 'Provider kubeconfig:' and document['users'] == stored['users'], printed.stdout)
+    (world.directory / 'kubeconfig').write_text(json.dumps(document))
+    (label,) = template['labels']
+    config = world.write_config('made', [label['name']], template['providers'])
+    launcher = world.launcher(config, env={'KUBECONFIG': str(world.directory / 'kubeconfig')})
+    nodes, _ = world.zuul.whole_build([label['name']])
+    check(nodes[0]['connection_port']['namespace'] == 'made', nodes[0])
+    world.zuul.wait_until_empty(60)
+    check(launcher.stop() == 0, 'it did not end with status 0')
+    passed('made, made again without a change, and used by a launcher')
+
+
+def holds(found, plan):
+    """Whether all of `plan` is in `found`."""
+    if isinstance(plan, dict):
+        return isinstance(found, dict) and all(holds(found.get(key), value) for key, value in plan.items())
+    return found == plan
+
+
+SCENARIOS = (pods_as_python, pods_quotas, pods_refusals, pods_leaked, pods_credentials, pods_namespace, pods_api_killed,
+             pods_many)

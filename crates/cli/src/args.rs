@@ -1,7 +1,8 @@
 //! The command line: upstream's sub-commands, options and words (interfaces.md 2).
 //!
 //! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
-//! sub-command, a usage error is status 2. `leaks` and `build-log` are ours alone.
+//! sub-command, a usage error is status 2. `leaks`, `build-log` and `create` are ours alone; the last one
+//! has the words and options of the operator's command of that name (sf-operator.md 9).
 
 use std::path::PathBuf;
 
@@ -113,6 +114,12 @@ pub enum Command {
         /// image name
         image: String,
     },
+    /// make what a provider needs before it can begin
+    Create {
+        /// What.
+        #[command(subcommand)]
+        what: Create,
+    },
     /// Export image data from ZooKeeper
     ExportImageData {
         /// Export file path
@@ -140,6 +147,40 @@ pub struct WhichUpload {
     /// image build id
     #[arg(long)]
     pub build_id: String,
+}
+
+/// What `create` makes.
+#[derive(Debug, Subcommand)]
+pub enum Create {
+    /// a namespace for the pods of an openshiftpods provider, with an account and its token
+    OpenshiftpodsNamespace(PodsNamespaceOptions),
+}
+
+/// How `create openshiftpods-namespace` goes about it.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // a command line's switches
+pub struct PodsNamespaceOptions {
+    /// kubeconfig context that may create the namespace; the current one by default
+    #[arg(long, value_name = "CONTEXT")]
+    pub nodepool_context: Option<String>,
+    /// name of the namespace
+    #[arg(long, value_name = "NAMESPACE", default_value = "nodepool")]
+    pub nodepool_namespace: String,
+    /// kubeconfig context of the Software Factory; the current one by default
+    #[arg(long, value_name = "CONTEXT")]
+    pub kube_context: Option<String>,
+    /// namespace of the Software Factory, where nodepool-providers-secrets is; the context's own by default
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// print a piece of nodepool.yaml for it
+    #[arg(long)]
+    pub show_config_template: bool,
+    /// print the kubeconfig instead of storing it in nodepool-providers-secrets
+    #[arg(long)]
+    pub skip_providers_secrets: bool,
+    /// print the manifests, ask and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Which log `build-log` prints, and for how long.

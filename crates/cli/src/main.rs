@@ -6,6 +6,7 @@
 mod aliens;
 mod args;
 mod build_log;
+mod create;
 mod failure;
 mod images;
 mod leaks;
@@ -68,6 +69,9 @@ fn start(
         return validate::run(config);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    if let Command::Create { what } = &command {
+        return runtime.block_on(create::run(what));
+    }
     runtime.block_on(async {
         let session = Session::open(config, secure).await?;
         let result = run(&session, command).await;
@@ -81,7 +85,7 @@ async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     let zk = &session.zk;
     match command {
         // Handled before, without ZooKeeper.
-        Command::ConfigValidate => Ok(()),
+        Command::ConfigValidate | Command::Create { .. } => Ok(()),
         Command::List { detail } => nodes::list(zk, detail).await,
         Command::RequestList => nodes::request_list(zk).await,
         Command::Delete { id, now: false } => nodes::delete(zk, &id).await,

@@ -21,6 +21,7 @@ use nodepool_common::config::{self, Driver};
 
 pub use context::{ApiCall, ApiCalls, Context};
 pub use image::ImageToUpload;
+pub use kubernetes::site::{self as pods_namespace, PodsNamespace, ProvidersSecret, Stored};
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
     Provider, ProviderError, Quota, ResourceKind,

@@ -54,11 +54,15 @@ impl Resources {
         self.0.is_empty()
     }
 
-    /// What of it a record names.
+    /// What of it a record names: the three that every record names are 0 where nothing is said.
     #[must_use]
     pub fn recorded(&self) -> Self {
         let named = self.0.iter().filter(|(name, _)| !UNRECORDED.contains(&name.as_str()));
-        Self(named.map(|(name, amount)| (name.clone(), *amount)).collect())
+        let mut recorded = Self(named.map(|(name, amount)| (name.clone(), *amount)).collect());
+        for name in ["cores", "instances", "ram"] {
+            recorded.0.entry(name.to_owned()).or_insert(0.0);
+        }
+        recorded
     }
 
     /// A usage that was read from a record, with what no record names taken from the need it began with.
@@ -146,7 +150,7 @@ mod tests {
     fn what_no_record_names_is_taken_from_the_need() {
         let need = Resources::new().with("cores", 2.0).with("ports", 1.0);
         let recorded = need.recorded();
-        assert_eq!(recorded, Resources::new().with("cores", 2.0));
+        assert_eq!(recorded, Resources::new().with("cores", 2.0).with("instances", 0.0).with("ram", 0.0));
         let actual = Resources::new().with("cores", 4.0);
         assert_eq!(actual.with_unrecorded_of(&need), Resources::new().with("cores", 4.0).with("ports", 1.0));
     }

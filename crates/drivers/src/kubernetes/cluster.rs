@@ -42,6 +42,10 @@ pub struct Cluster {
     pub skip_tls: bool,
     /// The authority's certificates, PEM in base64.
     pub ca: Option<String>,
+    /// The name that its certificate has to have, where that is not its address.
+    pub tls_server_name: Option<String>,
+    /// The namespace of the context.
+    pub namespace: String,
     header: Option<Header>,
     files: Fingerprint,
     made: Instant,
@@ -53,6 +57,7 @@ impl Cluster {
         // Calls have deadlines and repetitions of their own.
         config.default_retry = false;
         config.connect_timeout = Some(Duration::from_secs(10));
+        let (tls_server_name, namespace) = (config.tls_server_name.clone(), config.default_namespace.clone());
         // Making it may run an exec plugin, and waits for it.
         let made = tokio::task::spawn_blocking(move || {
             let header = config.auth_layer()?.map(|layer| {
@@ -64,7 +69,7 @@ impl Cluster {
             Ok::<_, kube::Error>((ClientBuilder::try_from(config)?.build(), header))
         });
         let (client, header) = made.await.map_err(|error| ApiError::bug(error.to_string()))??;
-        Ok(Self { client, host, skip_tls, ca, header, files, made: Instant::now() })
+        Ok(Self { client, host, skip_tls, ca, tls_server_name, namespace, header, files, made: Instant::now() })
     }
 
     /// The bearer token that calls carry; `None` for those who show a certificate.

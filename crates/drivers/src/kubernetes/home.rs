@@ -4,6 +4,7 @@
 //! lost, or it is on its way out; the former is taken, beside the latter another name is chosen. Each step may be
 //! repeated: what is there already counts as made.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::Request;
 use kube::core::{
     Request as Path,
@@ -106,12 +107,9 @@ impl Homes<'_> {
         let mut pause = std::time::Duration::from_millis(50);
         loop {
             let secret = self.api.persist("get_secret", &request, until).await?;
-            let data = |key: &str| secret["data"][key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-            if let (Some(token), Some(ca)) = (data("token"), data("ca.crt")) {
-                use base64::{Engine, engine::general_purpose::STANDARD};
-                let token = STANDARD.decode(&token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-                let token = token.ok_or_else(|| ApiError::bug(format!("the token of {name} is no text")))?;
-                return Ok(Credentials { token, ca });
+            let ca = secret["data"]["ca.crt"].as_str().filter(|text| !text.is_empty());
+            if let (Some(token), Some(ca)) = (text_in(&secret, "token"), ca) {
+                return Ok(Credentials { token, ca: ca.to_owned() });
             }
             if Instant::now() + pause > until {
                 return Err(ApiError::timeout(format!(
@@ -170,6 +168,12 @@ pub fn is_ours(there: &Value, labels: &indexmap::IndexMap<String, String>) -> bo
         && ["nodepool_node_id", "nodepool_provider_name"]
             .iter()
             .all(|name| metadata["labels"][name].as_str() == labels.get(*name).map(String::as_str))
+}
+
+/// What a secret has under a key; `None`: nothing (yet), or what is no text.
+pub fn text_in(secret: &Value, key: &str) -> Option<String> {
+    let bytes = STANDARD.decode(secret["data"][key].as_str()?).ok()?;
+    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
 }
 
 /// A creation.

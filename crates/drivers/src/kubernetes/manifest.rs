@@ -153,7 +153,8 @@ pub fn token_secret() -> Value {
     })
 }
 
-const ALL_VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
+/// Everything that may be done with a thing.
+pub const ALL_VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
 
 /// What [`USER`] may do in a namespace: `zuul-restricted` where a pod is the node, `zuul` where the namespace is.
 pub fn role(restricted: bool) -> Value {

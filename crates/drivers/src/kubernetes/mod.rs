@@ -13,7 +13,9 @@
 //! | `board` | the pods of a namespace, kept current by one watch that all launches there share |
 //! | `quota` | what a namespace's `ResourceQuota` leaves |
 //! | `home` | the story of a namespace or project that is a node's own |
-//! | `provider` | the story of a launch and of a deletion |
+//! | `provider` | the story of a launch |
+//! | `ending` | the story of a deletion, and what is found by its labels |
+//! | `site` | what `openshiftpods` needs before it can begin: a namespace with an account of ours |
 //!
 //! Nothing that matters is in memory only: every object that we make carries the node's, pool's and provider's names as
 //! labels, and by them it is found again. The rights that are needed are upstream's (create, get and delete); with
@@ -22,11 +24,13 @@
 mod board;
 mod calls;
 mod cluster;
+mod ending;
 mod home;
 mod kubeconfig;
 mod life;
 mod manifest;
 mod provider;
 mod quota;
+pub mod site;
 
 pub use provider::KubernetesProvider;

@@ -102,6 +102,20 @@ class Kube(Process):
                         lambda: self.call('GET', f'{path}/{secret}').get('data', {}).get('token'))
         return base64.b64decode(data).decode()
 
+    def certificate(self, namespace, user):
+        """A kubeconfig's entry for a user who shows a certificate, and may do in a namespace what nodepool-sa may."""
+        def openssl(*arguments):
+            subprocess.run(['openssl', *arguments], check=True, cwd=self.directory, capture_output=True)
+        openssl('req', '-newkey', 'rsa:2048', '-nodes', '-subj', f'/CN={user}', '-keyout', f'{user}.key', '-out', f'{user}.csr')
+        (self.directory / f'{user}.ext').write_text('extendedKeyUsage=clientAuth\n')
+        openssl('x509', '-req', '-in', f'{user}.csr', '-CA', 'ca.crt', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '30',
+                '-extfile', f'{user}.ext', '-out', f'{user}.crt')
+        self.call('POST', f'/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings', {
+            'metadata': {'name': f'{user}-binding'},
+            'roleRef': {'apiGroup': 'rbac.authorization.k8s.io', 'kind': 'Role', 'name': 'nodepool-sa-role'},
+            'subjects': [{'apiGroup': 'rbac.authorization.k8s.io', 'kind': 'User', 'name': user}]})
+        return {'client-certificate': str(self.directory / f'{user}.crt'), 'client-key': str(self.directory / f'{user}.key')}
+
     def admin_token(self):
         user = json.loads((self.directory / 'admin.kubeconfig').read_text())['users'][0]
         return user['user']['token']

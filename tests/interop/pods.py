@@ -1,7 +1,7 @@
 """Nodes that are pods, namespaces or projects, on the real API server of tests/services/kube.
 
 The cluster is started for the first scenario that needs it and serves them all; each works in namespaces of its own.
-upstream_pods.md says which of upstream's driver tests each scenario covers.
+tests/pods.md says which of upstream's driver tests each scenario covers.
 """
 import atexit
 import base64
@@ -474,7 +474,7 @@ def pods_api_killed(world, count=100):
 
 
 def pods_credentials(world):
-    """The kubeconfig changes under a running launcher: another token, then an exec plugin; the old ones are void."""
+    """The kubeconfig changes under a running launcher: another token, an exec plugin, a certificate; the old ones are void."""
     if world.python:
         raise Skip('Python Nodepool reads it once')
     kube = cluster()
@@ -504,8 +504,12 @@ def pods_credentials(world):
     kube.kubeconfig(path, {'pods': {'exec': {
         'apiVersion': 'client.authentication.k8s.io/v1', 'command': str(plugin), 'interactiveMode': 'Never'}}})
     build(third)
+    entry = kube.certificate('credentials', 'carol')
+    kube.call('DELETE', '/api/v1/namespaces/credentials/secrets/third')
+    kube.kubeconfig(path, {'pods': entry})
+    build(None)  # there is no token that Zuul could be given
     check(launcher.running(), 'it has ended')
-    passed('served with a token, another token and an exec plugin, without a restart')
+    passed('served with a token, another token, an exec plugin and a certificate, without a restart')
 
 
 # What a site makes once.

@@ -1,6 +1,7 @@
 //! Our own configurations, in and out of order.
 
 mod image_builders;
+mod kubernetes;
 mod loading;
 mod reloading;
 mod validating;

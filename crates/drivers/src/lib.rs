@@ -14,6 +14,7 @@ mod kubernetes;
 pub mod leaks;
 mod openstack;
 mod provider;
+mod static_hosts;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Pr
         Driver::Kubernetes(config) => {
             return Ok(Arc::new(kubernetes::KubernetesProvider::new(provider, config, context)));
         }
+        Driver::Static => return Ok(Arc::new(static_hosts::StaticProvider::new(name.clone(), context))),
         Driver::OpenStack(config) => (config, Arc::new(openstack::nova::Nova::new(name.clone(), config, context))),
         Driver::Fake(config) => match context.variable("NODEPOOL_FAKE_CLOUD") {
             Some(address) => (config, Arc::new(fake::remote::RemoteCloud::new(name.clone(), address))),

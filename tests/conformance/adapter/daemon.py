@@ -93,6 +93,11 @@ class Daemon:
         with self._lock:
             return self._config.provider_managers.get(provider_name)
 
+    def isStatic(self, provider_name):
+        with self._lock:
+            provider = self._config.providers.get(provider_name)
+            return provider is not None and provider.driver.name == 'static'
+
     # Start and stop.
 
     def start(self):

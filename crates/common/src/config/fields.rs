@@ -305,6 +305,14 @@ impl<'a> Fields<'a> {
         None
     }
 
+    /// A text, or a list of them.
+    pub fn text_or_texts(&self, key: &'static str) -> Option<Vec<String>> {
+        match self.get(key)?.value {
+            Value::Scalar(..) => self.text(key).map(|text| vec![text]),
+            _ => self.texts(key),
+        }
+    }
+
     /// A mapping of texts to texts, strictly (`env-vars`).
     pub fn text_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
         let (name, value) = (format!("a key of `{key}`"), format!("a value of `{key}`"));

@@ -25,6 +25,7 @@ mod providers;
 mod reload;
 mod report;
 mod source;
+mod static_hosts;
 mod types;
 pub mod yaml;
 

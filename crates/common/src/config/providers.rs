@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use super::{
     BrokenProvider, Diskimages, Driver, KubernetesKind, Label, Pool, Provider, Report,
     fields::{Fields, suggest},
-    kubernetes, openstack,
+    kubernetes, openstack, static_hosts,
     yaml::{Mark, Node},
 };
 use crate::model::{LabelName, PoolName, ProviderName, Resources};
@@ -33,7 +33,7 @@ const UPSTREAM: [&str; 13] = [
 ];
 
 /// Those of ours.
-const BUILT: [&str; 5] = ["openstack", "openshiftpods", "openshift", "kubernetes", "fake"];
+const BUILT: [&str; 6] = ["openstack", "openshiftpods", "openshift", "kubernetes", "static", "fake"];
 
 /// `launch-timeout` where it is not given.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -102,11 +102,24 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
     } else {
         fields.filled("driver").unwrap_or_else(|| "openstack".to_owned())
     };
-    let kind = match driver.as_str() {
-        "openstack" | "fake" => None,
-        "kubernetes" => Some(KubernetesKind::Namespaces),
-        "openshift" => Some(KubernetesKind::Projects),
-        "openshiftpods" => Some(KubernetesKind::Pods),
+    let common = Common::read(&fields);
+    // What only one driver reads; those that have no such key launch nothing, or boot nothing.
+    let (driver, pools, launch_timeout, boots) = match driver.as_str() {
+        "openstack" | "fake" => {
+            let (cloud, pools) = openstack::read(report, &fields, &common, scope);
+            let driver = if driver == "fake" { Driver::Fake(cloud) } else { Driver::OpenStack(cloud) };
+            (driver, pools, Some(LAUNCH_TIMEOUT), true)
+        }
+        "kubernetes" | "openshift" | "openshiftpods" => {
+            let kind = match driver.as_str() {
+                "kubernetes" => KubernetesKind::Namespaces,
+                "openshift" => KubernetesKind::Projects,
+                _ => KubernetesKind::Pods,
+            };
+            let (kubernetes, pools) = kubernetes::read(report, &fields, kind, &common, scope);
+            (Driver::Kubernetes(kubernetes), pools, Some(POD_LAUNCH_TIMEOUT), false)
+        }
+        "static" => (Driver::Static, static_hosts::read(report, &fields, &common, scope), None, false),
         known if UPSTREAM.contains(&known) => {
             let message = format!(
                 "driver `{known}` of provider `{name}` is not built yet; this nodepool serves {}",
@@ -125,23 +138,14 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
             return None;
         }
     };
-    let common = Common::read(&fields);
-    let (driver, pools) = if let Some(kind) = kind {
-        let (kubernetes, pools) = kubernetes::read(report, &fields, kind, &common, scope);
-        (Driver::Kubernetes(kubernetes), pools)
-    } else {
-        let (cloud, pools) = openstack::read(report, &fields, &common, scope);
-        (if driver == "fake" { Driver::Fake(cloud) } else { Driver::OpenStack(cloud) }, pools)
-    };
-    let launch_timeout = if kind.is_some() { POD_LAUNCH_TIMEOUT } else { LAUNCH_TIMEOUT };
     let provider = Provider {
         name: name.clone(),
         place: report.place(node.at),
         max_concurrency: common.max_concurrency,
-        launch_retries: launch_retries(report, &fields),
-        launch_timeout: fields.seconds("launch-timeout").unwrap_or(launch_timeout),
-        // Nothing boots in a pod: the key is unknown there.
-        boot_timeout: kind.map_or_else(|| fields.seconds("boot-timeout"), |_| None).unwrap_or(Duration::from_secs(60)),
+        launch_retries: launch_timeout.map_or(1, |_| launch_retries(report, &fields)),
+        launch_timeout: launch_timeout
+            .map_or(LAUNCH_TIMEOUT, |default| fields.seconds("launch-timeout").unwrap_or(default)),
+        boot_timeout: boots.then(|| fields.seconds("boot-timeout")).flatten().unwrap_or(Duration::from_secs(60)),
         pools,
         driver,
     };
@@ -188,6 +192,7 @@ pub fn pool(fields: &Fields<'_>, name: &str, common: &Common) -> Pool {
         availability_zones: Vec::new(),
         node_attributes: fields.json_map("node-attributes"),
         labels: IndexMap::new(),
+        hosts: None,
     }
 }
 

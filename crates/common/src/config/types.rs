@@ -227,6 +227,55 @@ pub struct Pool {
     pub node_attributes: Option<Map<String, Value>>,
     /// In the order of the file.
     pub labels: IndexMap<LabelName, PoolLabel>,
+    /// Of a `static` provider: its nodes, which are there already. Such a pool launches none.
+    pub hosts: Option<Vec<Arc<StaticHost>>>,
+}
+
+/// What tells one static host from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId {
+    /// `name`: host name or address.
+    pub name: String,
+    /// `username`, `zuul` by default.
+    pub username: String,
+    /// `connection-port`, 22 by default, also for winrm.
+    pub port: u16,
+}
+
+impl std::fmt::Display for HostId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}:{}", self.username, self.name, self.port)
+    }
+}
+
+/// An item of `nodes` in a pool of a `static` provider (config.md 14).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticHost {
+    /// What tells it from others.
+    pub id: HostId,
+    /// `labels`: each of its nodes has them all.
+    pub labels: Vec<LabelName>,
+    /// `host-key`: keys of which each must be among those that it shows, as `TYPE BASE64`.
+    pub host_keys: Vec<String>,
+    /// `host-key-checking`; without it nobody looks at its keys, and `host-key` is what Zuul is given.
+    pub host_key_checking: bool,
+    /// `timeout`: for a look at it.
+    pub timeout: Duration,
+    /// `connection-type`
+    pub connection_type: String,
+    /// `shell-type`
+    pub shell_type: Option<String>,
+    /// `python-path`
+    pub python_path: String,
+    /// `max-parallel-jobs`: how many nodes it is.
+    pub max_parallel_jobs: usize,
+}
+
+impl StaticHost {
+    /// Whether it speaks SSH, and so has keys.
+    pub fn has_host_keys(&self) -> bool {
+        matches!(self.connection_type.as_str(), "ssh" | "network_cli")
+    }
 }
 
 /// A label of a pool: what the planner needs to know of it.
@@ -247,6 +296,8 @@ pub enum Driver {
     Fake(OpenStack),
     /// `driver: kubernetes`, `openshift` or `openshiftpods`.
     Kubernetes(Kubernetes),
+    /// `driver: static`: everything is in its pools' hosts.
+    Static,
 }
 
 impl Driver {
@@ -256,6 +307,7 @@ impl Driver {
             Self::OpenStack(_) => "openstack",
             Self::Fake(_) => "fake",
             Self::Kubernetes(kubernetes) => kubernetes.kind.driver(),
+            Self::Static => "static",
         }
     }
 
@@ -263,7 +315,7 @@ impl Driver {
     const fn openstack(&self) -> Option<&OpenStack> {
         match self {
             Self::OpenStack(openstack) | Self::Fake(openstack) => Some(openstack),
-            Self::Kubernetes(_) => None,
+            Self::Kubernetes(_) | Self::Static => None,
         }
     }
 

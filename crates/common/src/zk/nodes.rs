@@ -82,6 +82,22 @@ impl ZooKeeper {
         Ok(held)
     }
 
+    /// Creates a node that is ready and free from the beginning: a static one.
+    pub async fn create_ready_node(&self, mut node: Node) -> Result<NodeId, ZkError> {
+        let (_, client) = self.shared.client("creating a node in", paths::NODES).await?;
+        let asking = self.shared.cache().asking();
+        node.set_state(NodeState::Ready, now());
+        node.id = self.create_node_record(&client, &node.document()).await?;
+        let path = paths::node(&node.id);
+        // Only its stat is missing for what we know already; whoever was faster has the newer record.
+        match repeat(self.shared.deadline(), || client.check_stat(&path)).await {
+            Ok(Some(new)) if new.version == 0 => asking.created_node(&node.clone().into(), stat(&new)),
+            Ok(_) => {}
+            Err(error) => return Err(ZkError::of("creating a node in", &path, error)),
+        }
+        Ok(node.id)
+    }
+
     async fn create_node_record(&self, client: &Client, document: &[u8]) -> Result<NodeId, ZkError> {
         let fail = |error| ZkError::of("creating a node in", paths::NODES, error);
         let deadline = self.shared.deadline();

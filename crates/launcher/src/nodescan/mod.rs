@@ -83,6 +83,14 @@ pub enum ScanError {
     },
 }
 
+impl ScanError {
+    /// What the last attempt said, without the story around it.
+    pub fn last_reason(&self) -> String {
+        let Self::Timeout { budget, last, .. } = self;
+        format!("{last} (within {} s)", budget.as_secs_f64())
+    }
+}
+
 /// The scans of one provider. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Nodescan {

@@ -200,7 +200,14 @@ impl Pass<'_> {
             self.give_back(key, &outcome);
             return Verdict::Wait(waiting.reason);
         }
-        if self.taken.is_paused(key) {
+        if pool.hosts.is_some() {
+            // Nothing can be launched, and nothing pauses: what is free is shared among all launchers and requests.
+            if let Some(shortage) = &outcome.shortage {
+                let reason = shortage.reason.clone();
+                self.give_back(key, &outcome);
+                return if request.is_min_ready() { Verdict::Decline(reason) } else { Verdict::Wait(reason) };
+            }
+        } else if self.taken.is_paused(key) {
             // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait
             // for, does not make them wait longer.
             if outcome.shortage.is_some() || self.is_in_the_way(key, &outcome) {

@@ -1,8 +1,14 @@
 //! [`Plan`]: the outcome of planning.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use nodepool_common::model::{LabelName, NodeId, PoolName, ProviderName, RequestId, Timestamp};
+use nodepool_common::{
+    config::StaticHost,
+    model::{LabelName, NodeId, PoolName, ProviderName, RequestId, Timestamp},
+};
 
 use super::PoolKey;
 
@@ -136,6 +142,15 @@ pub enum Decision {
         label: LabelName,
         /// How many.
         count: usize,
+    },
+    /// Look at a static host, register its nodes and bring those that it has up to date.
+    Attend {
+        /// Its pool.
+        pool: PoolKey,
+        /// As it is configured.
+        host: Arc<StaticHost>,
+        /// The slots without a node.
+        missing: Vec<usize>,
     },
     /// A `min-ready` request of ours is fulfilled or failed: free its nodes, remove it.
     FinishMinReady {

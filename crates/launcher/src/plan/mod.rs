@@ -28,17 +28,20 @@
 //! | [`serve`] | accepted requests: reuse, launch, wait for quota, fulfil, give up |
 //! | [`assign`] | waiting requests: accept, decline, leave to others |
 //! | [`upkeep`] | nodes to delete or free, lost requests, ages, `min-ready`, litter |
+//! | [`hosts`] | static hosts: nodes to register, bring up to date, take away |
 //! | [`budget`] | what is used and what remains of each quota and limit |
 
 mod assign;
 mod budget;
 mod decision;
+mod hosts;
 mod serve;
 mod supply;
 mod upkeep;
 mod world;
 
 pub use decision::{Decision, NewNode, Plan, Waiting, Want};
+pub use hosts::{HostKey, host_of};
 pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World};
 
 use budget::Budget;
@@ -51,6 +54,9 @@ pub fn plan(world: &World<'_>) -> Plan {
     pass.serve();
     pass.assign();
     upkeep::upkeep(world, &mut pass.plan);
+    if !world.stopping {
+        hosts::hosts(world, &mut pass.plan);
+    }
     pass.plan
 }
 

@@ -122,6 +122,19 @@ impl Pass<'_> {
         }
         let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
         let supply = self.supply(key, pool, request, &missing, zone);
+        if pool.hosts.is_some()
+            && let Some(shortage) = &supply.shortage
+        {
+            // A node that was free has turned out to be dead. Others may have one, and the request is not in their way.
+            self.give_back(key, &supply);
+            let reason = shortage.reason.clone();
+            self.plan.decisions.push(if request.is_min_ready() {
+                Decision::GiveUp { request: id.clone(), reasons: vec![reason] }
+            } else {
+                Decision::PutBack { request: id.clone(), reason }
+            });
+            return;
+        }
         // Several requests that each have a part of what they need could wait for each other for ever. So behind one that
         // waits, a later one gets everything, without taking from it, or nothing; and it lets go of what it has.
         if self.taken.is_paused(key) && (supply.shortage.is_some() || self.is_in_the_way(key, &supply)) {

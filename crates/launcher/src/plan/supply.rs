@@ -103,6 +103,7 @@ impl<'a> Taken<'a> {
         for nodes in taken.idle.values_mut() {
             nodes.sort_by(|a, b| a.state_time.total_cmp(&b.state_time));
         }
+        taken.keep_for_those_being_accepted(world);
         let accepted = holdings.requests.iter().map(|(id, held)| (id, &held.pool)).chain(&holdings.accepting);
         for (id, key) in accepted {
             if let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) {
@@ -125,6 +126,23 @@ impl<'a> Taken<'a> {
             }
         }
         taken
+    }
+
+    /// In a static pool a request is accepted for the nodes that are free. They stay its own until it takes them: they
+    /// would not be enough for the next one as well, which comes after it.
+    fn keep_for_those_being_accepted(&mut self, world: &World<'a>) {
+        for (id, key) in &world.holdings.accepting {
+            let is_static = world.pool_config(key).is_some_and(|(_, pool)| pool.hosts.is_some());
+            let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()).filter(|_| is_static)
+            else {
+                continue;
+            };
+            for label in &request.node_types {
+                if let Some(node) = self.oldest_idle(key, |node| node.labels.contains(label)) {
+                    self.nodes.insert(node.id.clone());
+                }
+            }
+        }
     }
 
     /// What requests before this one wait for in a pool.
@@ -182,6 +200,15 @@ impl Pass<'_> {
                 self.taken.take(node.id.clone());
                 supply.reuse.push((node.id.clone(), label.clone()));
                 continue;
+            }
+            if pool.hosts.is_some() {
+                supply.shortage = Some(Shortage {
+                    reason: format!("no node of label {label} is free"),
+                    short: Vec::new(),
+                    of_provider: false,
+                    until: None,
+                });
+                break;
             }
             let provider = world.provider(&key.provider);
             if let Some(at) = provider.and_then(|p| p.launch_after).filter(|at| *at > world.now) {

@@ -4,7 +4,7 @@
 //! changes sets [`Plan::wake_at`].
 
 use nodepool_common::{
-    config::Label,
+    config::{Label, Pool},
     model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState},
 };
 
@@ -217,9 +217,9 @@ fn ordered(world: &World<'_>, label: &LabelName) -> usize {
 fn some_pool_can_serve(world: &World<'_>, plan: &mut Plan, label: &LabelName) -> bool {
     for state in world.pools {
         let key: &PoolKey = &state.key;
-        let Some((_, pool)) = world.pool_config(key).filter(|(_, pool)| pool.labels.contains_key(label)) else {
-            continue;
-        };
+        // A static pool has what it has.
+        let launches = |pool: &Pool| pool.hosts.is_none() && pool.labels.contains_key(label);
+        let Some((_, pool)) = world.pool_config(key).filter(|(_, pool)| launches(pool)) else { continue };
         match image_available(world, key, pool, label) {
             Ok(true) => return true,
             Ok(false) => {}

@@ -3,15 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use nodepool_common::{
-    config::{Config, Pool, Provider},
+    config::{Config, Pool, Provider, StaticHost},
     model::{
         Entry, LabelName, LauncherId, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
         Timestamp,
     },
 };
+
+use super::HostKey;
 
 /// A pool of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +133,12 @@ pub struct Holdings {
     pub nodes_after: BTreeMap<NodeId, Timestamp>,
     /// Likewise.
     pub requests_after: BTreeMap<RequestId, Timestamp>,
+    /// Static hosts that an action is looking at: hands off.
+    pub busy_hosts: BTreeSet<HostKey>,
+    /// Static hosts that were looked at, as they and their pool were then.
+    pub hosts_seen: BTreeMap<HostKey, (Arc<StaticHost>, PoolName)>,
+    /// Static hosts that could not be reached: not to be looked at before this time.
+    pub hosts_after: BTreeMap<HostKey, Timestamp>,
 }
 
 /// A request whose lock we have.

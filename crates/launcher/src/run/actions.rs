@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::Launcher;
-use crate::plan::{Decision, Want};
+use crate::plan::{Decision, HostKey, Want};
 
 /// Seconds before an action that failed is tried again.
 pub(super) const AFTER_AN_ERROR: f64 = 1.0;
@@ -48,6 +48,7 @@ impl Launcher {
             Decision::LetGo { node, reason } => self.let_go(node, reason).await,
             Decision::Retire { node, reason } => self.retire(node, reason).await,
             Decision::Delete { node } => self.delete(node).await,
+            Decision::Attend { pool, host, missing } => self.attend(pool, host, missing).await,
             Decision::Deallocate { node, request } => self.deallocate(node, request).await,
             Decision::RemoveRecord { node } => {
                 info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
@@ -78,6 +79,10 @@ impl Launcher {
         if let Decision::CreateMinReady { label, .. } = decision {
             book.view.min_ready_after.insert(label.clone(), after);
         }
+        if let Decision::Attend { pool, host, .. } = decision {
+            let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
+            book.view.hosts_after.insert(key, after);
+        }
     }
 
     /// Finds out what the planner wants to know, unless that is under way.
@@ -104,6 +109,7 @@ impl Launcher {
         let mut nodes: Vec<NodeId> = node.into_iter().cloned().collect();
         let mut starting = false;
         let mut label = None;
+        let mut host = None;
         match decision {
             Decision::Supply { pool, request, reuse, launch } => {
                 starting = true;
@@ -118,13 +124,26 @@ impl Launcher {
             Decision::Accept { pool, request } => {
                 book.view.accepting.insert(request.clone(), pool.clone());
             }
+            Decision::Attend { pool, host: of, .. } => {
+                let key = HostKey { provider: pool.provider.clone(), host: of.id.clone() };
+                book.view.busy_hosts.insert(key.clone());
+                host = Some(key);
+            }
             Decision::CreateMinReady { label: of, .. } => {
                 book.view.busy_labels.insert(of.clone());
                 label = Some(of.clone());
             }
             _ => {}
         }
-        Busy { launcher: Arc::clone(self), session: book.session(), request: request.cloned(), nodes, label, starting }
+        Busy {
+            launcher: Arc::clone(self),
+            session: book.session(),
+            request: request.cloned(),
+            nodes,
+            label,
+            host,
+            starting,
+        }
     }
 }
 
@@ -136,6 +155,7 @@ struct Busy {
     request: Option<RequestId>,
     nodes: Vec<NodeId>,
     label: Option<LabelName>,
+    host: Option<HostKey>,
     starting: bool,
 }
 
@@ -157,6 +177,9 @@ impl Drop for Busy {
         }
         if let Some(label) = &self.label {
             book.view.busy_labels.remove(label);
+        }
+        if let Some(host) = &self.host {
+            book.view.busy_hosts.remove(host);
         }
         drop(book);
         self.launcher.wake.notify_one();
@@ -181,6 +204,6 @@ fn subjects(decision: &Decision) -> (Option<&RequestId>, Option<&NodeId>) {
         | Decision::Delete { node }
         | Decision::Deallocate { node, .. }
         | Decision::RemoveRecord { node } => (None, Some(node)),
-        Decision::CreateMinReady { .. } => (None, None),
+        Decision::CreateMinReady { .. } | Decision::Attend { .. } => (None, None),
     }
 }

@@ -137,5 +137,6 @@ impl Inner {
         self.view.nodes_after.retain(|_, at| *at > now);
         self.view.requests_after.retain(|_, at| *at > now);
         self.view.min_ready_after.retain(|_, at| *at > now);
+        self.view.hosts_after.retain(|_, at| *at > now);
     }
 }

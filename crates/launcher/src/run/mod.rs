@@ -11,6 +11,7 @@
 //! | [`book`] | what we hold and do: the locks, and the planner's view of them |
 //! | [`clouds`] | the providers: start, replacement, what is known of them |
 //! | [`requests`] | actions on requests |
+//! | [`hosts`] | static hosts: look, register, bring up to date |
 //! | [`launch`] | the story of one node, from record to READY |
 //! | [`nodes`] | actions on nodes: free, retire, delete |
 //! | [`leaks`] | resources without a record |
@@ -19,6 +20,7 @@
 mod actions;
 mod book;
 mod clouds;
+mod hosts;
 mod launch;
 mod leaks;
 mod nodes;

@@ -168,6 +168,8 @@ impl Launcher {
         if node.state != NodeState::Ready || node.allocated_to.is_some() || !node.labels.contains(label) {
             return held.unlock().await;
         }
+        let Some(alive) = self.is_alive(held).await? else { return Ok(()) };
+        held = alive;
         held.update(|node| {
             node.allocated_to = Some(request.id.clone());
             node.tenant_name.clone_from(&request.tenant_name);

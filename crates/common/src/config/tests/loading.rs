@@ -11,7 +11,7 @@ use crate::{config::Loaded, model::Resources};
 fn openstack<'l>(loaded: &'l Loaded, provider: &str) -> &'l OpenStack {
     match &loaded.config.providers[provider].driver {
         Driver::OpenStack(openstack) | Driver::Fake(openstack) => openstack,
-        Driver::Kubernetes(kubernetes) => panic!("{kubernetes:?}"),
+        driver => panic!("{driver:?}"),
     }
 }
 

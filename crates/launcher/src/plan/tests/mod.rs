@@ -67,6 +67,7 @@ impl Setting {
             availability_zones: vec!["az1".to_owned(), "az2".to_owned()],
             node_attributes: None,
             labels: labels.into_iter().collect(),
+            hosts: None,
         };
         change(&mut pool);
         let key = PoolKey { provider: name.into(), pool: "main".into() };

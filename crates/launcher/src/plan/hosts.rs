@@ -1,0 +1,155 @@
+//! Static hosts: which of their nodes are to be registered, brought up to date, or taken away.
+//!
+//! A host has as many nodes as `max-parallel-jobs` says, each with a number, its slot. Each of them has a record that is
+//! ready from the beginning; a job uses it up, and once that record is gone its slot is registered anew. Everything
+//! follows from the configuration and the records (`nodepool 11.0.0: driver/static/provider.py`); in memory there is only
+//! which hosts were looked at as they are configured now, and which are to be left alone for a moment.
+//!
+//! Of several launchers that have a provider one does this: the one whose pool was registered first. If two did it for a
+//! moment all the same, a slot has two nodes, and the later one goes once nobody uses it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use nodepool_common::{
+    config::{HostId, Provider, StaticHost},
+    model::{Entry, Node, NodeId, NodeState, ProviderName},
+};
+
+use super::{Decision, Plan, PoolKey, World};
+
+/// A host of a provider.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostKey {
+    /// The provider.
+    pub provider: ProviderName,
+    /// Which of its hosts.
+    pub host: HostId,
+}
+
+/// A node's record, where it stands, and what it says.
+#[derive(Clone, Copy)]
+struct Registered<'a> {
+    id: &'a NodeId,
+    entry: &'a Entry<Node>,
+    node: &'a Node,
+}
+
+/// The host that a node is, by its record; `None` where that has no port.
+pub fn host_of(node: &Node) -> Option<HostId> {
+    Some(HostId {
+        name: node.hostname.clone()?,
+        username: node.username.clone().unwrap_or_default(),
+        port: node.connection_port.as_u64().and_then(|port| u16::try_from(port).ok())?,
+    })
+}
+
+/// Decides about the hosts of all static providers.
+pub fn hosts(world: &World<'_>, plan: &mut Plan) {
+    for provider in world.config.providers.values() {
+        let is_static = provider.pools.iter().any(|pool| pool.hosts.is_some());
+        if is_static && world.providers.contains_key(&provider.name) && is_ours_to_do(world, &provider.name) {
+            hosts_of(world, plan, provider);
+        }
+    }
+}
+
+/// Whether no other launcher registered a pool of the provider before ours.
+fn is_ours_to_do(world: &World<'_>, provider: &ProviderName) -> bool {
+    let of_provider = world.records.pools.iter().filter(|(_, pool)| pool.provider_name.as_ref() == Some(provider));
+    // A component's name is a host's and ten digits, which count.
+    let first =
+        of_provider.min_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name).to_owned());
+    let Some((_, first)) = first else { return false };
+    world.pools.iter().any(|pool| Some(&pool.launcher_id) == first.id.as_ref())
+}
+
+fn hosts_of(world: &World<'_>, plan: &mut Plan, provider: &Provider) {
+    let mut nodes: BTreeMap<HostId, Vec<Registered<'_>>> = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for (id, entry) in &world.records.nodes {
+        let Some(node) = entry.usable().filter(|node| node.provider.as_ref() == Some(&provider.name)) else { continue };
+        let registered = Registered { id, entry, node };
+        match host_of(node) {
+            Some(host) => nodes.entry(host).or_default().push(registered),
+            None => unknown.push(registered),
+        }
+    }
+    for pool in &provider.pools {
+        for host in pool.hosts.iter().flatten() {
+            let key = HostKey { provider: provider.name.clone(), host: host.id.clone() };
+            let nodes = nodes.remove(&host.id).unwrap_or_default();
+            let (missing, excess) = slots(host, &nodes);
+            for each in excess {
+                let reason = format!("{} has max-parallel-jobs: {}", host.id, host.max_parallel_jobs);
+                retire(world, plan, each, reason);
+            }
+            let holdings = world.holdings;
+            if holdings.busy_hosts.contains(&key) {
+                continue;
+            }
+            let is_known = holdings.hosts_seen.get(&key).is_some_and(|seen| seen.0 == *host && seen.1 == pool.name);
+            if missing.is_empty() && is_known {
+                continue;
+            }
+            if let Some(at) = holdings.hosts_after.get(&key).filter(|at| **at > world.now) {
+                plan.wake(*at);
+                continue;
+            }
+            plan.decisions.push(Decision::Attend {
+                pool: PoolKey { provider: provider.name.clone(), pool: pool.name.clone() },
+                host: Arc::clone(host),
+                missing,
+            });
+        }
+    }
+    for each in nodes.into_values().flatten().chain(unknown) {
+        retire(world, plan, each, "its host is not in the configuration any more".to_owned());
+    }
+}
+
+/// The slots without a node, and the nodes without a slot. A record without a number (of an earlier version) takes any.
+fn slots<'a>(host: &StaticHost, nodes: &[Registered<'a>]) -> (Vec<usize>, Vec<Registered<'a>>) {
+    let mut is_taken = vec![false; host.max_parallel_jobs];
+    let mut others = Vec::new();
+    for each in nodes {
+        // On its way out: its slot is free already, as for upstream.
+        if matches!(each.node.state, NodeState::Building | NodeState::Deleting | NodeState::Deleted) {
+            continue;
+        }
+        let slot = each.node.slot.and_then(|slot| usize::try_from(slot).ok());
+        match slot.and_then(|slot| is_taken.get_mut(slot)) {
+            Some(taken) if !*taken => *taken = true,
+            _ => others.push(*each),
+        }
+    }
+    let mut excess = Vec::new();
+    for each in others {
+        match is_taken.iter_mut().find(|taken| !**taken) {
+            Some(taken) => *taken = true,
+            None => excess.push(each),
+        }
+    }
+    let missing = is_taken.iter().enumerate().filter(|(_, taken)| !**taken).map(|(slot, _)| slot).collect();
+    (missing, excess)
+}
+
+/// Takes a node away that is ready and that nobody has. One that is in use goes when it was used.
+fn retire(world: &World<'_>, plan: &mut Plan, registered: Registered<'_>, reason: String) {
+    let Registered { id, entry, node } = registered;
+    let holdings = world.holdings;
+    let is_free = node.state == NodeState::Ready
+        && node.allocated_to.is_none()
+        && !entry.is_locked()
+        && !holdings.busy_nodes.contains(id)
+        && !holdings.nodes.contains_key(id)
+        && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
+    // Upkeep, and what was decided for requests, come first.
+    let is_decided = plan.decisions.iter().any(|decision| match decision {
+        Decision::Retire { node, .. } | Decision::Delete { node } => node == id,
+        Decision::Supply { reuse, .. } => reuse.iter().any(|(node, _)| node == id),
+        _ => false,
+    });
+    if is_free && !is_decided {
+        plan.decisions.push(Decision::Retire { node: id.clone(), reason });
+    }
+}

@@ -1,0 +1,257 @@
+//! Static hosts: a look at one, its nodes registered and brought up to date (`nodepool 11.0.0: driver/static/provider.py`).
+//!
+//! What is to be done is decided in [`plan::hosts`](crate::plan). A host that cannot be reached, or shows other keys than
+//! its configuration says, has no ready nodes until it does; that is found out here, and when one of its nodes is about
+//! to be handed out. It pauses nothing and nobody.
+
+use std::{sync::Arc, time::Duration};
+
+use nodepool_common::{
+    config::StaticHost,
+    model::{Node, NodeId, NodeState},
+    sys::clock,
+    zk::{Held, ZkError},
+};
+use serde_json::json;
+use tokio::net::{TcpStream, lookup_host};
+use tracing::{info, warn};
+
+use super::{Launcher, clouds::Cloud};
+use crate::{
+    nodescan::Target,
+    plan::{HostKey, PoolKey, host_of},
+};
+
+/// What a look at a host has told.
+struct Look {
+    keys: Vec<String>,
+    public_ipv4: Option<String>,
+    public_ipv6: Option<String>,
+}
+
+impl Launcher {
+    /// Looks at a host, registers what is missing and brings what is there up to date.
+    pub(super) async fn attend(
+        &self,
+        pool: &PoolKey,
+        host: &Arc<StaticHost>,
+        missing: &[usize],
+    ) -> Result<(), ZkError> {
+        let Some(cloud) = self.clouds.get(&pool.provider) else { return Ok(()) };
+        let session = self.book.open().session();
+        let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
+        let name = format!("host {} of {pool}", host.id);
+        let look = match look_at(&cloud, host).await {
+            Ok(look) => look,
+            Err(why) => return self.out_of_reach(&key, &name, &why).await,
+        };
+        self.book.open().worked(&name);
+        for id in self.ready_nodes(&key) {
+            self.bring_up_to_date(&id, pool, host, &look).await?;
+        }
+        let Some(attributes) = self.config().providers.get(&pool.provider).and_then(|provider| {
+            let pool = provider.pool(&pool.pool)?;
+            Some(pool.node_attributes.clone())
+        }) else {
+            return Ok(());
+        };
+        for slot in missing {
+            let mut node = Node::new(clock::now());
+            node.provider = Some(pool.provider.clone());
+            node.launcher = Some("static driver".to_owned());
+            node.external_id = Some(json!(host.id.name));
+            node.hostname = Some(host.id.name.clone());
+            node.interface_ip = Some(host.id.name.clone());
+            node.username = Some(host.id.username.clone());
+            node.connection_port = json!(host.id.port);
+            node.slot = i64::try_from(*slot).ok();
+            node.attributes.clone_from(&attributes);
+            describe(&mut node, pool, host, &look);
+            // A session that was lost, or a configuration that has changed: the next pass sees to it.
+            if session.is_cancelled() {
+                return Ok(());
+            }
+            let id = self.zk.create_ready_node(node).await?;
+            info!(logger = %logger(pool), node = %id, "Registered {name}, slot {slot}");
+        }
+        let mut book = self.book.open();
+        if !session.is_cancelled() {
+            book.view.hosts_seen.insert(key, (Arc::clone(host), pool.pool.clone()));
+        }
+        Ok(())
+    }
+
+    /// A host that cannot be used: its ready nodes go, and it is looked at again later.
+    async fn out_of_reach(&self, key: &HostKey, name: &str, why: &str) -> Result<(), ZkError> {
+        let most = self.options.cleanup_interval.as_secs_f64().max(1.0);
+        let pause = {
+            let mut book = self.book.open();
+            let pause = book.back_off(name, 1.0, most);
+            book.view.hosts_after.insert(key.clone(), clock::now() + pause);
+            book.view.hosts_seen.remove(key);
+            pause
+        };
+        warn!(
+            logger = "nodepool.driver.static.StaticNodeProvider",
+            "{name} cannot be used, looking again in {pause:.0} s: {why}"
+        );
+        for id in self.ready_nodes(key) {
+            self.retire(&id, &format!("{name} cannot be used: {why}")).await?;
+        }
+        Ok(())
+    }
+
+    /// The nodes of a host that are ready and that nobody has, as far as is known.
+    fn ready_nodes(&self, key: &HostKey) -> Vec<NodeId> {
+        self.zk.cache().read(|records| {
+            let of_host = records.nodes.iter().filter(|(_, entry)| {
+                entry.usable().is_some_and(|node| {
+                    node.provider.as_ref() == Some(&key.provider)
+                        && node.state == NodeState::Ready
+                        && node.allocated_to.is_none()
+                        && host_of(node).as_ref() == Some(&key.host)
+                })
+            });
+            of_host.filter(|(_, entry)| !entry.is_locked()).map(|(id, _)| id.clone()).collect()
+        })
+    }
+
+    async fn bring_up_to_date(
+        &self,
+        id: &NodeId,
+        pool: &PoolKey,
+        host: &StaticHost,
+        look: &Look,
+    ) -> Result<(), ZkError> {
+        let known = self.zk.cache().read(|records| records.nodes.get(id).and_then(|entry| entry.usable()).cloned());
+        let is_current = |node: &Node| {
+            let mut as_it_should_be = node.clone();
+            describe(&mut as_it_should_be, pool, host, look);
+            *node == as_it_should_be
+        };
+        if known.is_none_or(|node| is_current(&node)) {
+            return Ok(());
+        }
+        // Who has it now gets it as it is.
+        let Some(held) = self.zk.try_lock_node(id).await? else { return Ok(()) };
+        let node = held.record();
+        if node.state != NodeState::Ready || node.allocated_to.is_some() || is_current(node) {
+            return held.unlock().await;
+        }
+        info!(logger = %logger(pool), node = %id, "Bringing the node of host {} up to date", host.id);
+        held.update_and_unlock(|node| describe(node, pool, host, look)).await.map_err(Into::into)
+    }
+
+    /// Whether a static node that is about to be handed out can be reached. One that cannot is given up: its record
+    /// says so, and its host is looked at again. Other nodes are taken for alive.
+    pub(super) async fn is_alive(&self, held: Held<Node>) -> Result<Option<Held<Node>>, ZkError> {
+        let node = Arc::clone(held.record());
+        let config = self.config();
+        let found = node.provider.as_ref().and_then(|provider| {
+            let pool = config.providers.get(provider)?.pool(node.pool.as_ref()?)?;
+            let hosts = pool.hosts.as_ref()?;
+            let id = host_of(&node);
+            Some((provider.clone(), hosts.iter().find(|host| Some(&host.id) == id.as_ref()).cloned()))
+        });
+        let Some((provider, host)) = found else { return Ok(Some(held)) };
+        let why = match &host {
+            None => "its host is not in the configuration any more".to_owned(),
+            Some(host) if !host.host_key_checking => return Ok(Some(held)),
+            Some(host) => {
+                let Some(cloud) = self.clouds.get(&provider) else { return Ok(Some(held)) };
+                match knock(&cloud, host).await {
+                    Ok(()) => return Ok(Some(held)),
+                    Err(why) => why,
+                }
+            }
+        };
+        warn!(
+            logger = "nodepool.driver.static.StaticNodeProvider",
+            node = %node.id,
+            "Node {} of provider {provider} cannot be handed out, it is given up: {why}",
+            node.hostname.as_deref().unwrap_or_default()
+        );
+        held.update_and_unlock(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
+        Ok(None)
+    }
+}
+
+/// What of a record may change while the node is the same one.
+fn describe(node: &mut Node, pool: &PoolKey, host: &StaticHost, look: &Look) {
+    node.pool = Some(pool.pool.clone());
+    node.labels.clone_from(&host.labels);
+    node.connection_type = Some(host.connection_type.clone());
+    node.shell_type.clone_from(&host.shell_type);
+    node.python_path = Some(host.python_path.clone());
+    node.host_keys.clone_from(&look.keys);
+    node.public_ipv4.clone_from(&look.public_ipv4);
+    node.public_ipv6.clone_from(&look.public_ipv6);
+}
+
+fn logger(pool: &PoolKey) -> String {
+    format!("nodepool.driver.static.StaticNodeProvider.{pool}")
+}
+
+/// Resolves a host's name, and sees whether it answers and shows the keys that it should. The error is for people.
+async fn look_at(cloud: &Cloud, host: &StaticHost) -> Result<Look, String> {
+    if host.has_host_keys() && !host.host_key_checking {
+        // Nobody looks at it; its name has to be good all the same.
+        let (public_ipv4, public_ipv6) =
+            if host.id.name.contains("fake") { (None, None) } else { addresses(host).await? };
+        return Ok(Look { keys: host.host_keys.clone(), public_ipv4, public_ipv6 });
+    }
+    let told = cloud.provider.host_keys(&NodeId::from(""), &host.id.name).await;
+    let (keys, public_ipv4, public_ipv6) = if let Some(keys) = told {
+        (keys.map_err(|error| error.to_string())?, None, None)
+    } else {
+        let (public_ipv4, public_ipv6) = addresses(host).await?;
+        let target = Target {
+            address: host.id.name.clone(),
+            port: host.id.port,
+            connection_type: host.connection_type.clone(),
+            host_key_checking: true,
+        };
+        let keys = cloud.nodescan.scan(&target, host.timeout).await.map_err(|error| error.last_reason())?;
+        (keys, public_ipv4, public_ipv6)
+    };
+    if !host.has_host_keys() {
+        return Ok(Look { keys: Vec::new(), public_ipv4, public_ipv6 });
+    }
+    if let Some(lacking) = host.host_keys.iter().find(|key| !keys.contains(key)) {
+        let shown = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
+        return Err(format!("its host-key {lacking} is not among the keys that it shows: {shown}"));
+    }
+    Ok(Look { keys, public_ipv4, public_ipv6 })
+}
+
+/// Whether somebody answers at a host's port: a moment, when a node is handed out.
+async fn knock(cloud: &Cloud, host: &StaticHost) -> Result<(), String> {
+    if let Some(told) = cloud.provider.host_keys(&NodeId::from(""), &host.id.name).await {
+        return told.map(|_| ()).map_err(|error| error.to_string());
+    }
+    let connecting = TcpStream::connect((host.id.name.as_str(), host.id.port));
+    match tokio::time::timeout(host.timeout, connecting).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("{}: {error}", host.id)),
+        Err(_) => Err(format!("{}: no answer within {} s", host.id, seconds(host.timeout))),
+    }
+}
+
+/// The first address of a host's name, which goes into the record.
+async fn addresses(host: &StaticHost) -> Result<(Option<String>, Option<String>), String> {
+    let lookup = tokio::time::timeout(host.timeout, lookup_host((host.id.name.as_str(), host.id.port))).await;
+    let found = match lookup {
+        Ok(Ok(mut found)) => found.next(),
+        Ok(Err(error)) => return Err(format!("its name cannot be resolved: {error}")),
+        Err(_) => return Err(format!("its name cannot be resolved within {} s", seconds(host.timeout))),
+    };
+    match found.map(|address| address.ip()) {
+        Some(std::net::IpAddr::V4(address)) => Ok((Some(address.to_string()), None)),
+        Some(std::net::IpAddr::V6(address)) => Ok((None, Some(address.to_string()))),
+        None => Err("its name has no address".to_owned()),
+    }
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}

@@ -112,7 +112,12 @@ impl Stage {
     pub fn configuration(&self, providers: &[Value]) -> Value {
         let mut labels: Vec<&str> = Vec::new();
         for pool in providers.iter().flat_map(|p| p["pools"].as_array().unwrap()) {
-            labels.extend(pool["labels"].as_array().unwrap().iter().map(|label| label["name"].as_str().unwrap()));
+            labels.extend(pool["labels"].as_array().into_iter().flatten().map(|label| label["name"].as_str().unwrap()));
+            // Static hosts have one as a text, or several in a list.
+            for of_host in pool["nodes"].as_array().into_iter().flatten().map(|host| &host["labels"]) {
+                labels.extend(of_host.as_str());
+                labels.extend(of_host.as_array().into_iter().flatten().filter_map(Value::as_str));
+            }
         }
         labels.sort_unstable();
         labels.dedup();

@@ -4,6 +4,7 @@ mod image_builders;
 mod kubernetes;
 mod loading;
 mod reloading;
+mod static_hosts;
 mod validating;
 mod yaml_as_pyyaml;
 

@@ -1,0 +1,196 @@
+//! Static hosts: registered, handed out, taken back, and left out while they cannot be used.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
+mod support;
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::*;
+use tokio::net::TcpListener;
+
+/// A host that is not SSH's: it only has to answer.
+async fn host(labels: Value, jobs: u32) -> (TcpListener, Value) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let host = json!({
+        "name": "127.0.0.1", "connection-port": port, "connection-type": "winrm", "username": "Administrator",
+        "labels": labels, "max-parallel-jobs": jobs, "timeout": 2,
+    });
+    (listener, host)
+}
+
+fn hosts(name: &str, nodes: &[&Value]) -> Value {
+    json!({"name": name, "driver": "static", "pools": [{"name": "main", "nodes": nodes}]})
+}
+
+/// The ready nodes of a label, by id.
+async fn ready(stage: &Stage, label: &str) -> BTreeSet<String> {
+    let nodes = stage.records("nodes").await;
+    let is_ready = |node: &Value| node["state"] == "ready" && node["type"].as_array().unwrap().contains(&json!(label));
+    nodes.into_iter().filter(|(_, node)| is_ready(node)).map(|(id, _)| id).collect()
+}
+
+async fn has_ready(stage: &Stage, label: &str, count: usize) -> BTreeSet<String> {
+    let what = format!("{count} ready nodes of {label}");
+    stage.wait(&what, async || ready(stage, label).await.len() == count).await;
+    ready(stage, label).await
+}
+
+/// What is left of upstream's `test_liveness_two_node`.
+#[tokio::test]
+async fn a_dead_host_is_found_out_and_is_in_nobodys_way() {
+    let stage = Stage::new(zookeeper()).await;
+    let (a, of_a) = host(json!("a"), 1).await;
+    let (_b, of_b) = host(json!("b"), 1).await;
+    stage.configure(&[hosts("racks", &[&of_a, &of_b])]);
+    let launcher = stage.launcher().await;
+    let (node_a, node_b) = (has_ready(&stage, "a", 1).await, has_ready(&stage, "b", 1).await);
+    let address = a.local_addr().unwrap();
+    drop(a);
+    let for_a = stage.request(&["a"]).await;
+    stage.wait("the dead host's node is gone", async || ready(&stage, "a").await.is_empty()).await;
+    let for_b = stage.request(&["b"]).await;
+    let record = stage.fulfilled(&for_b).await;
+    assert_eq!(record["nodes"], json!(node_b), "the other host's node is untouched");
+    let waiting = stage.record(&format!("requests/{for_a}")).await;
+    assert_eq!((&waiting["state"], &waiting["declined_by"]), (&json!("requested"), &json!([])));
+    assert!(launcher.logged(&["cannot be handed out", "refused"]), "{}", launcher.log());
+    let pools = launcher.pool_list().to_string();
+    assert!(pools.contains("no node of label a is free"), "{pools}");
+    let _a = TcpListener::bind(address).await.unwrap();
+    let record = stage.fulfilled(&for_a).await;
+    assert_ne!(record["nodes"], json!(node_a));
+}
+
+/// Upstream's `test_static_multiprovider_handler`.
+#[tokio::test]
+async fn static_hosts_and_a_cloud_serve_side_by_side() {
+    let stage = Stage::new(zookeeper()).await;
+    let (_listener, rack) = host(json!(["a", "both"]), 2).await;
+    stage.configure(&[hosts("racks", &[&rack]), fake("cloud", &["b", "both"], 5)]);
+    let _launcher = stage.launcher().await;
+    has_ready(&stage, "a", 2).await;
+    let requests = [stage.request(&["a"]).await, stage.request(&["b"]).await, stage.request(&["a", "both"]).await];
+    let mut providers = Vec::new();
+    for request in &requests[..2] {
+        let record = stage.fulfilled(request).await;
+        let node = stage.record(&format!("nodes/{}", record["nodes"][0].as_str().unwrap())).await;
+        providers.push(node["provider"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(providers, ["racks", "cloud"]);
+    stage.wait("the third waits", async || stage.state(&requests[2]).await == "requested").await;
+    stage.release(&requests[0]).await;
+    let record = stage.fulfilled(&requests[2]).await;
+    assert_eq!(record["nodes"].as_array().unwrap().len(), 2);
+}
+
+/// Two launchers have the same hosts for a while, as in an upgrade.
+#[tokio::test]
+async fn a_slot_has_one_node_whoever_registers_it() {
+    let stage = Stage::new(zookeeper()).await;
+    let (_listener, rack) = host(json!("a"), 3).await;
+    stage.configure(&[hosts("racks", &[&rack])]);
+    let mut first = stage.launcher().await;
+    has_ready(&stage, "a", 3).await;
+    let second = stage.launcher().await;
+    for _ in 0..10 {
+        let request = stage.request(&["a"]).await;
+        stage.fulfilled(&request).await;
+        stage.release(&request).await;
+    }
+    has_ready(&stage, "a", 3).await;
+    assert_eq!(second.count(&["Registered host"]), 0, "{}", second.log());
+    first.signal(Signal::SIGTERM);
+    first.ended(Duration::from_secs(10)).await;
+    let request = stage.request(&["a"]).await;
+    stage.fulfilled(&request).await;
+    stage.release(&request).await;
+    has_ready(&stage, "a", 3).await;
+    let slots: BTreeSet<i64> =
+        stage.records("nodes").await.values().map(|node| node["slot"].as_i64().unwrap()).collect();
+    assert_eq!(slots, BTreeSet::from([0, 1, 2]));
+    assert_eq!(second.count(&["Registered host"]), 1, "{}", second.log());
+}
+
+/// Two nodes for one slot, as two launchers would leave them that both took themselves for the first.
+#[tokio::test]
+async fn a_second_node_of_a_slot_goes_when_nobody_has_it() {
+    let stage = Stage::new(zookeeper()).await;
+    let (_listener, rack) = host(json!("a"), 1).await;
+    stage.configure(&[hosts("racks", &[&rack])]);
+    let _launcher = stage.launcher().await;
+    let one = has_ready(&stage, "a", 1).await;
+    let record = stage.data(&format!("nodes/{}", one.first().unwrap())).await.unwrap();
+    stage.create("/nodepool/nodes/0000009999", &record).await;
+    stage.wait("the second one is gone", async || stage.data("nodes/0000009999").await.is_none()).await;
+    assert_eq!(ready(&stage, "a").await, one);
+}
+
+#[tokio::test]
+async fn a_node_in_use_outlives_its_host_in_the_configuration() {
+    let stage = Stage::new(zookeeper()).await;
+    let (_a, of_a) = host(json!("a"), 1).await;
+    let (_b, of_b) = host(json!("b"), 1).await;
+    stage.configure(&[hosts("racks", &[&of_a, &of_b])]);
+    let _launcher = stage.launcher().await;
+    let node = has_ready(&stage, "a", 1).await;
+    has_ready(&stage, "b", 1).await;
+    let request = stage.request(&["a"]).await;
+    stage.fulfilled(&request).await;
+    stage.configure(&[hosts("racks", &[&of_b])]);
+    let orphaned = stage.request(&["a"]).await;
+    stage.wait_for_state(&orphaned, "failed").await;
+    assert_eq!(ready(&stage, "a").await, node, "it stays with its request");
+    stage.release(&request).await;
+    stage.wait("it is gone", async || stage.records("nodes").await.len() == 1).await;
+    assert!(ready(&stage, "a").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_host_with_other_keys_than_it_should_have_is_left_out_until_it_has_them() {
+    const SSHD: &str = "/usr/sbin/sshd";
+    if !Path::new(SSHD).exists() {
+        eprintln!("SKIPPED: {SSHD} is not installed");
+        return;
+    }
+    let _ = fs::create_dir_all("/run/sshd");
+    let stage = Stage::new(zookeeper()).await;
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let key = stage.path("host_key");
+    let made = Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&key).status().unwrap();
+    assert!(made.success());
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let config = stage.path("sshd_config");
+    let text = format!(
+        "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nHostKey {}\n",
+        key.display()
+    );
+    fs::write(&config, text).unwrap();
+    let mut sshd = Command::new(SSHD).args(["-D", "-e", "-f"]).arg(&config).spawn().unwrap();
+    let mut host = json!({
+        "name": "127.0.0.1", "connection-port": port, "labels": "a", "host-key": "ssh-ed25519 AAAAnotthis", "timeout": 5,
+    });
+    stage.configure(&[hosts("racks", &[&host])]);
+    let launcher = stage.launcher().await;
+    stage
+        .wait("the log says why", async || {
+            launcher.logged(&["cannot be used", "its host-key ssh-ed25519 AAAAnotthis is not among", &public])
+        })
+        .await;
+    assert!(ready(&stage, "a").await.is_empty());
+    host["host-key"] = json!([public]);
+    stage.configure(&[hosts("racks", &[&host])]);
+    let node = has_ready(&stage, "a", 1).await;
+    let record = stage.record(&format!("nodes/{}", node.first().unwrap())).await;
+    sshd.kill().unwrap();
+    sshd.wait().unwrap();
+    assert_eq!(record["host_keys"], json!([public]));
+    assert_eq!(
+        (&record["username"], &record["connection_type"], &record["public_ipv4"], &record["external_id"]),
+        (&json!("zuul"), &json!("ssh"), &json!("127.0.0.1"), &json!("127.0.0.1"))
+    );
+}

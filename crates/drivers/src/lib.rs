@@ -12,6 +12,7 @@ mod format;
 mod image;
 mod kubernetes;
 pub mod leaks;
+mod metastatic;
 mod openstack;
 mod provider;
 mod static_hosts;
@@ -35,6 +36,9 @@ pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Pr
     let (config, cloud): (_, Arc<dyn openstack::cloud::Cloud>) = match &provider.driver {
         Driver::Kubernetes(config) => {
             return Ok(Arc::new(kubernetes::KubernetesProvider::new(provider, config, context)));
+        }
+        Driver::Metastatic(config) => {
+            return Ok(Arc::new(metastatic::MetastaticProvider::new(name.clone(), config.clone(), context)));
         }
         Driver::Static => return Ok(Arc::new(static_hosts::StaticProvider::new(name.clone(), context))),
         Driver::OpenStack(config) => (config, Arc::new(openstack::nova::Nova::new(name.clone(), config, context))),

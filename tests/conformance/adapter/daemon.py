@@ -93,10 +93,15 @@ class Daemon:
         with self._lock:
             return self._config.provider_managers.get(provider_name)
 
-    def isStatic(self, provider_name):
+    def driverOf(self, provider_name):
         with self._lock:
             provider = self._config.providers.get(provider_name)
-            return provider is not None and provider.driver.name == 'static'
+            return provider and provider.driver.name
+
+    def scanner(self):
+        """Upstream's host-key scanner, of whichever provider has one."""
+        with self._lock:
+            return next(m.nodescan_worker for m in self._config.provider_managers.values())
 
     # Start and stop.
 

@@ -107,8 +107,8 @@ class FakeCloud:
             # Our daemon has read the configuration anew: so do we, before it asks for anything.
             self._daemon.updateConfig()
         manager = self._daemon.getProviderManager(provider)
-        if manager is None and self._daemon.isStatic(provider):
-            return getattr(StaticHosts, method)(**params)
+        if manager is None and (driver := self._daemon.driverOf(provider)) in OURS_ALONE:
+            return getattr(OURS_ALONE[driver], method)(self._daemon, **params)
         if manager is None:
             raise ClassedError('config', f'provider {provider} could not be started')
         return getattr(Calls(manager), method)(**params)
@@ -215,27 +215,45 @@ class Calls:
     def host_keys(self, node, address, connection_type=None, port=None):
         """A scan by upstream's worker, whose steps tests patch."""
         record = self._manager._zk.getNode(node, cached=False)
-        target = SimpleNamespace(id=node, interface_ip=address,
-                                 connection_type=connection_type or record.connection_type,
-                                 connection_port=port or record.connection_port)
-        scan = statemachine.NodescanRequest(target, True, self._adapter.provider.boot_timeout, log)
-        self._manager.nodescan_worker.addRequest(scan)
-        while not scan.complete:
-            time.sleep(0.02)
-        return scan.result()
+        return scan(self._manager.nodescan_worker, node, address, connection_type or record.connection_type,
+                    port or record.connection_port, self._adapter.provider.boot_timeout)
 
 
 class StaticHosts:
     """What our static driver may ask of the host names that upstream's scan makes up answers for."""
 
     @staticmethod
-    def hello(**_):
+    def hello(daemon, **_):
         return {}
 
     @staticmethod
-    def host_keys(node, address):
+    def host_keys(daemon, node, address):
         """By upstream's scan, which tests patch; None: have a look yourself."""
         return nodeutils.nodescan(address) if 'fake' in address else None
+
+
+class MetastaticNodes:
+    """The same for our metastatic driver."""
+    hello = StaticHosts.hello
+
+    @staticmethod
+    def host_keys(daemon, node, address):
+        """A scan by upstream's worker, whose steps tests patch."""
+        record = daemon.zk.getNode(node, cached=False)
+        return scan(daemon.scanner(), node, address, record.connection_type, record.connection_port, 120)
+
+
+# Drivers that upstream's managers in the test's process have no part in.
+OURS_ALONE = {'static': StaticHosts, 'metastatic': MetastaticNodes}
+
+
+def scan(worker, node, address, connection_type, port, timeout):
+    target = SimpleNamespace(id=node, interface_ip=address, connection_type=connection_type, connection_port=port)
+    request = statemachine.NodescanRequest(target, True, timeout, log)
+    worker.addRequest(request)
+    while not request.complete:
+        time.sleep(0.02)
+    return request.result()
 
 
 def server_fields(server):

@@ -30,6 +30,10 @@ class PoolWorker:
         self.provider_name = provider_name
         self.pool_name = pool_name
 
+    def getPoolConfig(self):
+        """As upstream's own loader has read it."""
+        return self._nodepool.config.providers[self.provider_name].pools[self.pool_name]
+
     def _requests(self, key):
         for pool in self._nodepool.poolList():
             if (pool['provider'], pool['pool']) == (self.provider_name, self.pool_name):

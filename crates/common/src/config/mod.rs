@@ -20,6 +20,7 @@ mod fields;
 mod global;
 mod image_builders;
 mod kubernetes;
+mod metastatic;
 mod openstack;
 mod providers;
 mod reload;

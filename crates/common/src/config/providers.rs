@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use super::{
     BrokenProvider, Diskimages, Driver, KubernetesKind, Label, Pool, Provider, Report,
     fields::{Fields, suggest},
-    kubernetes, openstack, static_hosts,
+    kubernetes, metastatic, openstack, static_hosts,
     yaml::{Mark, Node},
 };
 use crate::model::{LabelName, PoolName, ProviderName, Resources};
@@ -33,13 +33,17 @@ const UPSTREAM: [&str; 13] = [
 ];
 
 /// Those of ours.
-const BUILT: [&str; 6] = ["openstack", "openshiftpods", "openshift", "kubernetes", "static", "fake"];
+const BUILT: [&str; 7] = ["openstack", "openshiftpods", "openshift", "kubernetes", "static", "metastatic", "fake"];
 
 /// `launch-timeout` where it is not given.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The same where a node is a pod or a namespace. Upstream has no such key there, and waits 300 s for a pod and 30 s for
 /// the token before it.
 const POD_LAUNCH_TIMEOUT: Duration = Duration::from_secs(330);
+
+/// `boot-timeout` where it is not given.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+const METASTATIC_BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a provider may refer to.
 pub struct Scope<'a> {
@@ -104,11 +108,15 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
     };
     let common = Common::read(&fields);
     // What only one driver reads; those that have no such key launch nothing, or boot nothing.
-    let (driver, pools, launch_timeout, boots) = match driver.as_str() {
+    let (driver, pools, launch_timeout, boot_timeout) = match driver.as_str() {
         "openstack" | "fake" => {
             let (cloud, pools) = openstack::read(report, &fields, &common, scope);
             let driver = if driver == "fake" { Driver::Fake(cloud) } else { Driver::OpenStack(cloud) };
-            (driver, pools, Some(LAUNCH_TIMEOUT), true)
+            (driver, pools, Some(LAUNCH_TIMEOUT), Some(BOOT_TIMEOUT))
+        }
+        "metastatic" => {
+            let (metastatic, pools) = metastatic::read(report, &fields, &common, scope);
+            (Driver::Metastatic(metastatic), pools, Some(LAUNCH_TIMEOUT), Some(METASTATIC_BOOT_TIMEOUT))
         }
         "kubernetes" | "openshift" | "openshiftpods" => {
             let kind = match driver.as_str() {
@@ -117,9 +125,9 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
                 _ => KubernetesKind::Pods,
             };
             let (kubernetes, pools) = kubernetes::read(report, &fields, kind, &common, scope);
-            (Driver::Kubernetes(kubernetes), pools, Some(POD_LAUNCH_TIMEOUT), false)
+            (Driver::Kubernetes(kubernetes), pools, Some(POD_LAUNCH_TIMEOUT), None)
         }
-        "static" => (Driver::Static, static_hosts::read(report, &fields, &common, scope), None, false),
+        "static" => (Driver::Static, static_hosts::read(report, &fields, &common, scope), None, None),
         known if UPSTREAM.contains(&known) => {
             let message = format!(
                 "driver `{known}` of provider `{name}` is not built yet; this nodepool serves {}",
@@ -145,7 +153,7 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
         launch_retries: launch_timeout.map_or(1, |_| launch_retries(report, &fields)),
         launch_timeout: launch_timeout
             .map_or(LAUNCH_TIMEOUT, |default| fields.seconds("launch-timeout").unwrap_or(default)),
-        boot_timeout: boots.then(|| fields.seconds("boot-timeout")).flatten().unwrap_or(Duration::from_secs(60)),
+        boot_timeout: boot_timeout.map_or(BOOT_TIMEOUT, |default| fields.seconds("boot-timeout").unwrap_or(default)),
         pools,
         driver,
     };

@@ -202,6 +202,14 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// What its driver reads, where that is `metastatic`.
+    pub const fn metastatic(&self) -> Option<&Metastatic> {
+        match &self.driver {
+            Driver::Metastatic(metastatic) => Some(metastatic),
+            _ => None,
+        }
+    }
+
     /// The pool of that name.
     pub fn pool(&self, name: &PoolName) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == *name)
@@ -278,6 +286,52 @@ impl StaticHost {
     }
 }
 
+/// What the `metastatic` driver reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metastatic {
+    /// Its labels, by pool.
+    pub pools: IndexMap<PoolName, IndexMap<LabelName, MetastaticLabel>>,
+}
+
+impl Metastatic {
+    /// A label of a pool.
+    pub fn label(&self, pool: &PoolName, label: &LabelName) -> Option<&MetastaticLabel> {
+        self.pools.get(pool)?.get(label)
+    }
+
+    /// A label of whichever pool has it first.
+    pub fn any_label(&self, label: &LabelName) -> Option<&MetastaticLabel> {
+        self.pools.values().find_map(|labels| labels.get(label))
+    }
+}
+
+/// A label of a `metastatic` provider (config.md 15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetastaticLabel {
+    /// Its name.
+    pub name: LabelName,
+    /// `backing-label`: what its nodes stand on.
+    pub backing_label: LabelName,
+    /// `max-parallel-jobs`: how many of its nodes stand on one.
+    pub max_parallel_jobs: usize,
+    /// `grace-time`: how long one on which nothing stands is kept.
+    pub grace_time: Duration,
+    /// `min-retention-time`: how long one is kept at least.
+    pub min_retention_time: Duration,
+    /// `max-age`: after that nothing new is placed on it.
+    pub max_age: Option<Duration>,
+    /// `host-key-checking`: whether each of its nodes is scanned once more.
+    pub host_key_checking: bool,
+}
+
+impl MetastaticLabel {
+    /// Whether what concerns the nodes underneath is the same.
+    pub fn has_backing_of(&self, other: &Self) -> bool {
+        let backing = |label: &Self| Self { name: LabelName::from(""), host_key_checking: false, ..label.clone() };
+        backing(self) == backing(other)
+    }
+}
+
 /// A label of a pool: what the planner needs to know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolLabel {
@@ -296,6 +350,8 @@ pub enum Driver {
     Fake(OpenStack),
     /// `driver: kubernetes`, `openshift` or `openshiftpods`.
     Kubernetes(Kubernetes),
+    /// `driver: metastatic`.
+    Metastatic(Metastatic),
     /// `driver: static`: everything is in its pools' hosts.
     Static,
 }
@@ -307,6 +363,7 @@ impl Driver {
             Self::OpenStack(_) => "openstack",
             Self::Fake(_) => "fake",
             Self::Kubernetes(kubernetes) => kubernetes.kind.driver(),
+            Self::Metastatic(_) => "metastatic",
             Self::Static => "static",
         }
     }
@@ -315,7 +372,7 @@ impl Driver {
     const fn openstack(&self) -> Option<&OpenStack> {
         match self {
             Self::OpenStack(openstack) | Self::Fake(openstack) => Some(openstack),
-            Self::Kubernetes(_) | Self::Static => None,
+            Self::Kubernetes(_) | Self::Metastatic(_) | Self::Static => None,
         }
     }
 

@@ -86,6 +86,22 @@ impl NodeRequest {
         }
     }
 
+    /// A request of a metastatic provider, for a node under its own nodes (`nodepool 11.0.0: driver/metastatic/adapter.py
+    /// _allocateBackingNode`). `label`: of the nodes that are to stand on it, which upstream keeps in memory.
+    pub fn backing(owner: String, label: &LabelName, backing: &LabelName, event_id: String, now: Timestamp) -> Self {
+        Self {
+            reuse: true,
+            requestor: Some(owner),
+            requestor_data: Some(serde_json::json!({"label": label})),
+            ..Self::min_ready(backing, event_id, now)
+        }
+    }
+
+    /// Of a request that [`Self::backing`] has made: the label of the nodes that are to stand on its node.
+    pub fn backed_label(&self) -> Option<LabelName> {
+        self.requestor_data.as_ref()?.get("label")?.as_str().map(Into::into)
+    }
+
     /// Reads a record; the second value lists keys that had to be read as absent.
     pub fn read(id: RequestId, data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
         let mut r = Reading::new(data)?;

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use zookeeper_client::{Client, Error, MultiWriteError, MultiWriteResult};
+use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
     cache::Asking,
@@ -62,7 +62,7 @@ impl<T: Record> Held<T> {
     pub async fn update(&mut self, change: impl FnOnce(&mut T) + Send) -> Result<(), ZkError> {
         let mut next = T::clone(&self.record);
         change(&mut next);
-        self.stat = self.write(&next.document(), false).await.inspect_err(|error| self.missed(error))?;
+        self.stat = self.write(&next.document(), Then::Keep).await.inspect_err(|error| self.missed(error))?;
         self.record = Arc::new(next);
         self.remember();
         Ok(())
@@ -84,13 +84,18 @@ impl<T: Record> Held<T> {
 
     /// Changes the record and unlocks it, in one `multi`: who watches the record sees the new data no later than the
     /// lock's end. On failure the lock comes back with the error, where we may still hold it.
-    pub async fn update_and_unlock(
+    pub async fn update_and_unlock(self, change: impl FnOnce(&mut T) + Send) -> Result<(), (Option<Self>, ZkError)> {
+        self.update_and(Then::Unlock, change).await
+    }
+
+    async fn update_and(
         mut self,
+        then: Then<'_>,
         change: impl FnOnce(&mut T) + Send,
     ) -> Result<(), (Option<Self>, ZkError)> {
         let mut next = T::clone(&self.record);
         change(&mut next);
-        match self.write(&next.document(), true).await {
+        match self.write(&next.document(), then).await {
             Ok(stat) => {
                 self.stat = stat;
                 self.record = Arc::new(next);
@@ -133,7 +138,8 @@ impl<T: Record> Held<T> {
     }
 
     /// The fenced write.
-    async fn write(&self, data: &[u8], unlock: bool) -> Result<Stat, ZkError> {
+    async fn write(&self, data: &[u8], then: Then<'_>) -> Result<Stat, ZkError> {
+        let unlock = !matches!(then, Then::Keep);
         let verb = if unlock { "writing and unlocking" } else { "writing" };
         let (path, contender) = (self.path(), self.contender.path());
         let fail = |error: Error| ZkError::of(verb, &path, error);
@@ -144,6 +150,12 @@ impl<T: Record> Held<T> {
             let mut multi = client.new_multi_writer();
             multi.add_check_version(&contender, -1).map_err(fail)?;
             multi.add_set_data(&path, data, None).map_err(fail)?;
+            if let Then::LeaveTo(owner) = then {
+                // Behind ours, which goes in the same moment.
+                let kept = super::lock::new_contender(&T::lock_dir(self.record.id()));
+                let options = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
+                multi.add_create(&kept, owner.as_bytes(), &options).map_err(fail)?;
+            }
             if unlock {
                 multi.add_delete(&contender, None).map_err(fail)?;
             }
@@ -182,7 +194,28 @@ impl<T: Record> Held<T> {
     }
 }
 
+/// What becomes of the lock with a write.
+#[derive(Clone, Copy)]
+enum Then<'a> {
+    /// It stays ours.
+    Keep,
+    /// It ends.
+    Unlock,
+    /// It goes to this owner, and outlives our session.
+    LeaveTo(&'a str),
+}
+
 impl Held<Node> {
+    /// Changes the record and leaves the lock to an owner that is no process, as upstream's metastatic driver has its
+    /// backing nodes locked: until [`ZooKeeper::update_kept`](super::ZooKeeper::update_kept) ends that, whatever becomes of us.
+    pub async fn update_and_keep_locked_for(
+        self,
+        owner: &str,
+        change: impl FnOnce(&mut Node) + Send,
+    ) -> Result<(), (Option<Self>, ZkError)> {
+        self.update_and(Then::LeaveTo(owner), change).await
+    }
+
     /// Deletes the node with its lock: one `multi` that writes state `deleted`, as peers expect to have seen it before
     /// (zookeeper.md 6), and removes our contender, the lock's directory and the node. Where others stand in line for
     /// the lock, `deleted` is written first and everything below the node is removed with it, as upstream does.

@@ -23,6 +23,16 @@ use super::{SessionId, Shared, error::is_unknown};
 const MARK: &str = "__lock__";
 const DIGITS: usize = 10;
 
+/// The path of a contender that no session owns, before the server has numbered it.
+pub(super) fn new_contender(dir: &str) -> String {
+    format!("{dir}/{}{MARK}", uuid::Uuid::new_v4().simple())
+}
+
+/// Who holds a lock, of the children of its directory.
+pub(super) fn holder(children: &[String]) -> Option<&str> {
+    children.iter().filter_map(|child| Some((sequence(child)?, child))).min().map(|(_, child)| child.as_str())
+}
+
 /// A child of a lock's directory that we made, or may have made. Dropped before [`Self::release`], it is deleted by a
 /// task: no abandoned future leaves a lock behind.
 #[derive(Debug)]

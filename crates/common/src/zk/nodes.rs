@@ -9,7 +9,7 @@ use super::{
     Held, ZkError, ZooKeeper,
     cache::Asking,
     error::is_unknown,
-    lock::{Attempt, Contender, Waited, acquire, list_synced, repeat, try_acquire},
+    lock::{Attempt, Contender, Waited, acquire, holder, list_synced, repeat, try_acquire},
     paths, raw,
     record::{Record, stat, useless},
 };
@@ -167,6 +167,59 @@ impl ZooKeeper {
                     return self.hold(&client, id, contender, record, None).await;
                 }
             }
+        }
+    }
+
+    /// Changes a node that is kept locked for an owner ([`Held::update_and_keep_locked_for`]); with `ends`, that lock ends
+    /// in the same moment. False: it is not his, or not any more.
+    pub async fn update_kept(
+        &self,
+        id: &NodeId,
+        owner: &str,
+        ends: bool,
+        change: impl FnOnce(&mut Node) + Send,
+    ) -> Result<bool, ZkError> {
+        const VERB: &str = "writing";
+        let (path, dir) = (paths::node(id), paths::node_lock(id));
+        let (_, client) = self.shared.client(VERB, &path).await?;
+        let asking = self.shared.cache().asking();
+        let fail = |error: Error| ZkError::of(VERB, &path, error);
+        let deadline = self.shared.deadline();
+        let children = match repeat(deadline, || client.list_children(&dir)).await {
+            Ok(children) => children,
+            Err(Error::NoNode) => return Ok(false),
+            Err(error) => return Err(fail(error)),
+        };
+        let Some(contender) = holder(&children).map(|name| format!("{dir}/{name}")) else { return Ok(false) };
+        let (who, (data, now)) = match tokio::try_join!(
+            repeat(deadline, || client.get_data(&contender)),
+            repeat(deadline, || client.get_data(&path))
+        ) {
+            Ok(((who, _), record)) => (who, record),
+            Err(Error::NoNode) => return Ok(false),
+            Err(error) => return Err(fail(error)),
+        };
+        let Ok((mut node, _)) = Node::read(id.clone(), &data) else { return Ok(false) };
+        if who != owner.as_bytes() {
+            return Ok(false);
+        }
+        change(&mut node);
+        let mut multi = client.new_multi_writer();
+        multi.add_check_version(&contender, -1).map_err(fail)?;
+        multi.add_set_data(&path, &node.document(), Some(now.version)).map_err(fail)?;
+        if ends {
+            multi.add_delete(&contender, None).map_err(fail)?;
+        }
+        match multi.commit().await {
+            Ok(results) => {
+                if let Some(MultiWriteResult::SetData { stat: new }) = results.into_iter().nth(1) {
+                    asking.created_node(&node.into(), stat(&new));
+                }
+                Ok(true)
+            }
+            // Somebody was faster; whoever asked looks again.
+            Err(MultiWriteError::OperationFailed { .. }) => Ok(false),
+            Err(error) => Err(fail(error.into())),
         }
     }
 

@@ -15,6 +15,7 @@ use nodepool_common::{
 use super::{
     Decision, Pass, PoolKey, PoolState, Waiting, World,
     budget::Fit,
+    metastatic::is_left_to_another,
     serve::{Declining, decline_reason, order_of, unknown},
 };
 
@@ -186,6 +187,17 @@ impl Pass<'_> {
                 return Verdict::Wait(waiting.reason);
             }
             Declining::No => {}
+        }
+        if let Some((reason, first)) =
+            world.pool_config(key).and_then(|(provider, _)| is_left_to_another(world, provider))
+        {
+            // Where that one could not, nobody can.
+            return match first.filter(|first| request.declined_by.contains(first)) {
+                Some(first) => {
+                    Verdict::Decline(format!("declined by {first}, which places the nodes of this provider"))
+                }
+                None => Verdict::Wait(reason),
+            };
         }
         let running = self.taken.running.get(&key.provider).copied().unwrap_or(0);
         if let Some(most) = max_concurrency

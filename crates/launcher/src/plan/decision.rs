@@ -152,6 +152,33 @@ pub enum Decision {
         /// The slots without a node.
         missing: Vec<usize>,
     },
+    /// Ask for nodes on which those of a metastatic provider can stand, one request each.
+    OrderBacking {
+        /// Whose.
+        provider: ProviderName,
+        /// Of the nodes that are to stand on them.
+        label: LabelName,
+        /// What is asked for.
+        backing: LabelName,
+        /// How many.
+        count: usize,
+    },
+    /// A request for a backing node is fulfilled or failed: take its node, or tell those who wait for it.
+    SettleBacking {
+        /// Whose.
+        provider: ProviderName,
+        /// Which.
+        request: RequestId,
+    },
+    /// Nothing stands on a backing node any more: give it back.
+    LetBackingGo {
+        /// Whose.
+        provider: ProviderName,
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
     /// A `min-ready` request of ours is fulfilled or failed: free its nodes, remove it.
     FinishMinReady {
         /// Which.

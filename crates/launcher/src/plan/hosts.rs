@@ -55,12 +55,7 @@ pub fn hosts(world: &World<'_>, plan: &mut Plan) {
 
 /// Whether no other launcher registered a pool of the provider before ours.
 fn is_ours_to_do(world: &World<'_>, provider: &ProviderName) -> bool {
-    let of_provider = world.records.pools.iter().filter(|(_, pool)| pool.provider_name.as_ref() == Some(provider));
-    // A component's name is a host's and ten digits, which count.
-    let first =
-        of_provider.min_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name).to_owned());
-    let Some((_, first)) = first else { return false };
-    world.pools.iter().any(|pool| Some(&pool.launcher_id) == first.id.as_ref())
+    world.first_pool_of(provider).is_some_and(|first| world.pools.iter().any(|pool| pool.launcher_id == first))
 }
 
 fn hosts_of(world: &World<'_>, plan: &mut Plan, provider: &Provider) {

@@ -29,12 +29,14 @@
 //! | [`assign`] | waiting requests: accept, decline, leave to others |
 //! | [`upkeep`] | nodes to delete or free, lost requests, ages, `min-ready`, litter |
 //! | [`hosts`] | static hosts: nodes to register, bring up to date, take away |
+//! | [`metastatic`] | nodes that stand on other nodes: those to ask for, to take, to let go |
 //! | [`budget`] | what is used and what remains of each quota and limit |
 
 mod assign;
 mod budget;
 mod decision;
 mod hosts;
+mod metastatic;
 mod serve;
 mod supply;
 mod upkeep;
@@ -42,6 +44,7 @@ mod world;
 
 pub use decision::{Decision, NewNode, Plan, Waiting, Want};
 pub use hosts::{HostKey, host_of};
+pub use metastatic::{free_place, note_idle};
 pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World};
 
 use budget::Budget;
@@ -57,6 +60,8 @@ pub fn plan(world: &World<'_>) -> Plan {
     if !world.stopping {
         hosts::hosts(world, &mut pass.plan);
     }
+    // What is being launched is finished, also by one that is stopping.
+    metastatic::metastatic(world, &mut pass.plan);
     pass.plan
 }
 

@@ -68,6 +68,19 @@ impl<'a> World<'a> {
             && entry.usable().is_some_and(|request| request.is_min_ready())
     }
 
+    /// The id of the pool of a provider that was registered before all others, by any launcher.
+    pub fn first_pool_of(&self, provider: &ProviderName) -> Option<LauncherId> {
+        let of_provider = self.records.pools.iter().filter(|(_, pool)| pool.provider_name.as_ref() == Some(provider));
+        // A component's name is a host's and ten digits, which count.
+        let first = of_provider.min_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name));
+        first.and_then(|(_, pool)| pool.id.clone())
+    }
+
+    /// Whether we are making records of nodes of a provider, which are not in our book yet.
+    pub fn is_starting(&self, provider: &Provider) -> bool {
+        self.holdings.starting.iter().any(|(_, pool, _)| pool.provider == provider.name)
+    }
+
     /// What is known of a cloud.
     pub fn provider(&self, name: &ProviderName) -> Option<&'a ProviderState> {
         self.providers.get(name)
@@ -133,6 +146,10 @@ pub struct Holdings {
     pub nodes_after: BTreeMap<NodeId, Timestamp>,
     /// Likewise.
     pub requests_after: BTreeMap<RequestId, Timestamp>,
+    /// Labels of metastatic providers for which backing nodes are being asked for.
+    pub busy_backing: BTreeSet<(ProviderName, LabelName)>,
+    /// Since when nothing stands on a backing node.
+    pub idle_since: BTreeMap<NodeId, Timestamp>,
     /// Static hosts that an action is looking at: hands off.
     pub busy_hosts: BTreeSet<HostKey>,
     /// Static hosts that were looked at, as they and their pool were then.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nodepool_common::{
-    model::{LabelName, NodeId, RequestId},
+    model::{LabelName, NodeId, ProviderName, RequestId},
     sys::clock,
     zk::ZkError,
 };
@@ -49,6 +49,11 @@ impl Launcher {
             Decision::Retire { node, reason } => self.retire(node, reason).await,
             Decision::Delete { node } => self.delete(node).await,
             Decision::Attend { pool, host, missing } => self.attend(pool, host, missing).await,
+            Decision::OrderBacking { provider, label, backing, count } => {
+                self.order_backing(provider, label, backing, *count).await
+            }
+            Decision::SettleBacking { provider, request } => self.settle_backing(provider, request).await,
+            Decision::LetBackingGo { provider, node, reason } => self.let_backing_go(provider, node, reason).await,
             Decision::Deallocate { node, request } => self.deallocate(node, request).await,
             Decision::RemoveRecord { node } => {
                 info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
@@ -110,6 +115,7 @@ impl Launcher {
         let mut starting = false;
         let mut label = None;
         let mut host = None;
+        let mut backing = None;
         match decision {
             Decision::Supply { pool, request, reuse, launch } => {
                 starting = true;
@@ -129,6 +135,10 @@ impl Launcher {
                 book.view.busy_hosts.insert(key.clone());
                 host = Some(key);
             }
+            Decision::OrderBacking { provider, label: of, .. } => {
+                backing = Some((provider.clone(), of.clone()));
+                book.view.busy_backing.extend(backing.clone());
+            }
             Decision::CreateMinReady { label: of, .. } => {
                 book.view.busy_labels.insert(of.clone());
                 label = Some(of.clone());
@@ -142,6 +152,7 @@ impl Launcher {
             nodes,
             label,
             host,
+            backing,
             starting,
         }
     }
@@ -156,6 +167,7 @@ struct Busy {
     nodes: Vec<NodeId>,
     label: Option<LabelName>,
     host: Option<HostKey>,
+    backing: Option<(ProviderName, LabelName)>,
     starting: bool,
 }
 
@@ -178,6 +190,9 @@ impl Drop for Busy {
         if let Some(label) = &self.label {
             book.view.busy_labels.remove(label);
         }
+        if let Some(backing) = &self.backing {
+            book.view.busy_backing.remove(backing);
+        }
         if let Some(host) = &self.host {
             book.view.busy_hosts.remove(host);
         }
@@ -198,12 +213,14 @@ fn subjects(decision: &Decision) -> (Option<&RequestId>, Option<&NodeId>) {
         | Decision::Forget { request }
         | Decision::ResetLost { request }
         | Decision::RemoveRequestLock { request }
+        | Decision::SettleBacking { request, .. }
         | Decision::FinishMinReady { request } => (Some(request), None),
         Decision::LetGo { node, .. }
         | Decision::Retire { node, .. }
         | Decision::Delete { node }
         | Decision::Deallocate { node, .. }
+        | Decision::LetBackingGo { node, .. }
         | Decision::RemoveRecord { node } => (None, Some(node)),
-        Decision::CreateMinReady { .. } | Decision::Attend { .. } => (None, None),
+        Decision::CreateMinReady { .. } | Decision::Attend { .. } | Decision::OrderBacking { .. } => (None, None),
     }
 }

@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use nodepool_common::{
-    model::{LabelName, Node, NodeRequest, NodeState},
+    model::{LabelName, Node, NodeId, NodeRequest, NodeState},
     sys::clock,
     zk::{Held, ZkError},
 };
@@ -40,10 +40,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// One node's launch.
 pub struct NodeLaunch {
-    launcher: Arc<Launcher>,
-    cloud: Arc<Cloud>,
-    pool: PoolKey,
-    label: LabelName,
+    pub(super) launcher: Arc<Launcher>,
+    pub(super) cloud: Arc<Cloud>,
+    pub(super) pool: PoolKey,
+    pub(super) label: LabelName,
     az: Option<String>,
     request: Arc<NodeRequest>,
     session: CancellationToken,
@@ -53,7 +53,7 @@ pub struct NodeLaunch {
 }
 
 /// Why an attempt failed.
-enum Failure {
+pub(super) enum Failure {
     Cloud(ProviderError),
     Keyscan(ScanError),
     /// `launch-timeout` passed.
@@ -233,6 +233,9 @@ impl NodeLaunch {
 
     /// One attempt in a zone, up to READY on record.
     async fn attempt(&self, held: &Mutex<Held<Node>>, az: Option<&String>) -> Result<(), Failure> {
+        if let Some(config) = self.cloud.config.metastatic() {
+            return self.attempt_in_a_slot(held, config).await;
+        }
         let provider = &self.cloud.provider;
         let profile = provider.profile(&self.pool.pool, &self.label)?;
         let (upload, image_id) = match &profile.image {
@@ -285,9 +288,14 @@ impl NodeLaunch {
             .await?;
             return Ok(());
         }
-        let address = instance.interface_ip.clone();
+        let target = Target {
+            address: instance.interface_ip.clone().unwrap_or_default(),
+            port: profile.connection_port,
+            connection_type: profile.connection_type.clone(),
+            host_key_checking: true,
+        };
         held.lock().await.update(|node| apply_instance(node, instance)).await?;
-        let keys = self.host_keys(&launch, &profile, address).await?;
+        let keys = self.host_keys(&launch.node, &target).await?;
         let mut held = held.lock().await;
         held.update(|node| {
             node.host_keys = keys;
@@ -297,24 +305,14 @@ impl NodeLaunch {
         Ok(())
     }
 
-    async fn host_keys(
-        &self,
-        launch: &Launch,
-        profile: &NodeProfile,
-        address: Option<String>,
-    ) -> Result<Vec<String>, Failure> {
+    /// A node's keys, once it answers.
+    pub(super) async fn host_keys(&self, node: &NodeId, target: &Target) -> Result<Vec<String>, Failure> {
         let boot_timeout = self.cloud.config.boot_timeout;
-        let Some(address) = address.filter(|address| !address.is_empty()) else {
-            let doing = format!("scanning the host keys of node {}", launch.node);
+        if target.address.is_empty() {
+            let doing = format!("scanning the host keys of node {node}");
             return Err(ProviderError::new(ErrorClass::Config, doing, "the server has no address").into());
-        };
-        let target = Target {
-            address,
-            port: profile.connection_port,
-            connection_type: profile.connection_type.clone(),
-            host_key_checking: true,
-        };
-        if let Some(answer) = self.cloud.provider.host_keys(&launch.node, &target.address).await {
+        }
+        if let Some(answer) = self.cloud.provider.host_keys(node, &target.address).await {
             let keys = answer.map_err(|error| match error.class {
                 ErrorClass::Timeout => {
                     let last = error.to_string();
@@ -330,7 +328,7 @@ impl NodeLaunch {
             return Ok(if target.has_host_keys() { keys } else { Vec::new() });
         }
         let started = Instant::now();
-        let keys = self.cloud.nodescan.scan(&target, boot_timeout).await;
+        let keys = self.cloud.nodescan.scan(target, boot_timeout).await;
         self.launcher.stats.host_key_scan(&self.pool.provider, keys.is_ok(), started.elapsed());
         keys.map_err(Failure::Keyscan)
     }

@@ -13,6 +13,7 @@
 //! | [`requests`] | actions on requests |
 //! | [`hosts`] | static hosts: look, register, bring up to date |
 //! | [`launch`] | the story of one node, from record to READY |
+//! | [`metastatic`] | nodes that stand on nodes of other providers |
 //! | [`nodes`] | actions on nodes: free, retire, delete |
 //! | [`leaks`] | resources without a record |
 //! | [`report`] | metrics, and what people can ask |
@@ -23,6 +24,7 @@ mod clouds;
 mod hosts;
 mod launch;
 mod leaks;
+mod metastatic;
 mod nodes;
 mod report;
 mod requests;
@@ -47,7 +49,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::report::Readiness;
 use self::{book::Book, clouds::Clouds};
-use crate::plan::{Plan, PoolKey, PoolState, Timing, Waiting, World, plan};
+use crate::plan::{Plan, PoolKey, PoolState, Timing, Waiting, World, note_idle, plan};
 
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.NodePool";
@@ -85,6 +87,7 @@ pub struct Launcher {
     /// The last plan's word on what waits.
     waiting: Mutex<BTreeMap<(RequestId, PoolKey), Waiting>>,
     readiness: Mutex<Readiness>,
+    placing: metastatic::Placing,
     wake: Notify,
     tasks: TaskTracker,
     /// Cancelled when the process ends; until then actions may go on although no new work is taken.
@@ -120,6 +123,7 @@ impl Launcher {
             pools: Mutex::default(),
             waiting: Mutex::default(),
             readiness: Mutex::default(),
+            placing: metastatic::Placing::default(),
             wake: Notify::new(),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
@@ -198,6 +202,7 @@ impl Launcher {
             let providers = self.clouds.known();
             self.zk.cache().read(|records| {
                 book.tidy(now);
+                note_idle(config.providers.values().map(AsRef::as_ref), records, &mut book.view, now);
                 plan(&World {
                     now,
                     config: &config,

@@ -1,0 +1,92 @@
+//! The keys of a `metastatic` provider: labels whose nodes stand on nodes of other providers (config.md 15).
+
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+use super::{
+    Metastatic, MetastaticLabel, Pool, PoolLabel,
+    fields::Fields,
+    providers::{self, Common, Scope, check_label},
+    report::Report,
+    yaml::Mark,
+};
+use crate::model::{LabelName, PoolName};
+
+/// Reads the driver's labels, and the pools as the planner sees them.
+pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope<'_>) -> (Metastatic, Vec<Pool>) {
+    if fields.get("pools").is_none() {
+        report.lapse(fields.at(), format!("{}: `pools` is missing", fields.what), None);
+    }
+    if !report.strict() {
+        fields.know("rate"); // upstream's schema rejects it, its driver reads it and does nothing with it
+    }
+    let mut own: IndexMap<PoolName, IndexMap<LabelName, MetastaticLabel>> = IndexMap::new();
+    let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
+    let mut backed: IndexMap<LabelName, (Mark, MetastaticLabel)> = IndexMap::new();
+    for node in fields.list("pools") {
+        let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
+        let mut pool = providers::pool(&pool_fields, &name, common);
+        let checks = pool_fields.bool("host-key-checking").unwrap_or(false);
+        let mut labels = IndexMap::new();
+        for node in pool_fields.list("labels") {
+            let Some((label_fields, name)) = Fields::named(report, node, Some(&pool_fields.what), "label") else {
+                continue;
+            };
+            let name = LabelName::from(name);
+            check_label(report, label_fields.at(), &label_fields.what, &name, scope);
+            if let Some(label) = label(report, &label_fields, &name, checks, scope) {
+                if let Some((first, other)) = backed.get(&label.backing_label)
+                    && !label.has_backing_of(other)
+                {
+                    let message = format!(
+                        "{}: Multiple label definitions for the same backing label must be identical, and those for `{}` \
+                         are not",
+                        label_fields.what, label.backing_label
+                    );
+                    report.error(node.at, message, Some(format!("the first is at {}", report.place(*first))));
+                }
+                backed.entry(label.backing_label.clone()).or_insert_with(|| (node.at, label.clone()));
+                pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
+                labels.insert(name, label);
+            }
+            label_fields.finish();
+        }
+        own.insert(pool.name.clone(), labels);
+        pools.insert(pool.name.clone(), pool);
+        pool_fields.finish();
+    }
+    (Metastatic { pools: own }, pools.into_values().collect())
+}
+
+fn label(
+    report: &Report,
+    fields: &Fields<'_>,
+    name: &LabelName,
+    checks: bool,
+    scope: &Scope<'_>,
+) -> Option<MetastaticLabel> {
+    let backing_label = LabelName::from(fields.required_text("backing-label")?);
+    let what = format!("{}: backing-label `{backing_label}`", fields.what);
+    check_label(report, fields.at_key("backing-label"), &what, &backing_label, scope);
+    let slots = fields.int("max-parallel-jobs").unwrap_or(1);
+    if slots < 1 {
+        let message = format!("{}: `max-parallel-jobs` is {slots}, so that no node fits", fields.what);
+        report.error(fields.at_key("max-parallel-jobs"), message, None);
+    }
+    let min_retention_time = fields.seconds("min-retention-time").unwrap_or(Duration::ZERO);
+    let max_age = fields.seconds("max-age").filter(|age| !age.is_zero());
+    if max_age.is_some_and(|age| age < min_retention_time) {
+        let message = format!("{}: `max-age` must be at least `min-retention-time`", fields.what);
+        report.error(fields.at_key("max-age"), message, None);
+    }
+    Some(MetastaticLabel {
+        name: name.clone(),
+        backing_label,
+        max_parallel_jobs: usize::try_from(slots).unwrap_or(0),
+        grace_time: fields.seconds("grace-time").unwrap_or(Duration::from_secs(60)),
+        min_retention_time,
+        max_age,
+        host_key_checking: fields.bool("host-key-checking").unwrap_or(checks),
+    })
+}

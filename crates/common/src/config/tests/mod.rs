@@ -3,6 +3,7 @@
 mod image_builders;
 mod kubernetes;
 mod loading;
+mod metastatic;
 mod reloading;
 mod static_hosts;
 mod validating;

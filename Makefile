@@ -1,5 +1,5 @@
 # The front door. Each target is one script; what they need is installed by tests/setup.
-.PHONY: help demo test lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
+.PHONY: help demo test test-zuul lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -9,6 +9,10 @@ demo: ## a builder and a launcher on the fake cloud: an image, one request, from
 
 test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and OpenStack; ends with N passed, N failed, N skipped
 	tests/run
+
+test-zuul: ## a real Zuul: every scenario on static hosts and on OpenStack servers, with kill -9, beside Python, latency
+	tests/setup test openstack zuul && cargo build --workspace
+	tests/zuul/run
 
 lint: ## cargo fmt, clippy and deny
 	tests/run lint

@@ -12,6 +12,7 @@ use nodepool_common::{
 };
 
 mod assigning;
+mod hosts;
 mod reckoning;
 mod serving;
 mod upkeep;

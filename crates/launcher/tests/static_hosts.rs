@@ -93,18 +93,20 @@ async fn a_slot_has_one_node_whoever_registers_it() {
     let stage = Stage::new(zookeeper()).await;
     let (_listener, rack) = host(json!("a"), 3).await;
     stage.configure(&[hosts("racks", &[&rack])]);
-    let mut first = stage.launcher().await;
+    let first = stage.launcher().await;
     has_ready(&stage, "a", 3).await;
-    let second = stage.launcher().await;
+    let mut second = stage.launcher().await;
+    stage.wait("both take part", async || stage.pools().await.len() == 2).await;
+    let before = first.count(&["Registered host"]);
     for _ in 0..10 {
         let request = stage.request(&["a"]).await;
         stage.fulfilled(&request).await;
         stage.release(&request).await;
     }
     has_ready(&stage, "a", 3).await;
-    assert_eq!(second.count(&["Registered host"]), 0, "{}", second.log());
-    first.signal(Signal::SIGTERM);
-    first.ended(Duration::from_secs(10)).await;
+    assert_eq!(first.count(&["Registered host"]), before, "the younger one does: {}", first.log());
+    second.signal(Signal::SIGTERM);
+    second.ended(Duration::from_secs(10)).await;
     let request = stage.request(&["a"]).await;
     stage.fulfilled(&request).await;
     stage.release(&request).await;
@@ -112,7 +114,7 @@ async fn a_slot_has_one_node_whoever_registers_it() {
     let slots: BTreeSet<i64> =
         stage.records("nodes").await.values().map(|node| node["slot"].as_i64().unwrap()).collect();
     assert_eq!(slots, BTreeSet::from([0, 1, 2]));
-    assert_eq!(second.count(&["Registered host"]), 1, "{}", second.log());
+    assert_eq!(first.count(&["Registered host"]), before + 1, "{}", first.log());
 }
 
 /// Two nodes for one slot, as two launchers would leave them that both took themselves for the first.
@@ -127,6 +129,24 @@ async fn a_second_node_of_a_slot_goes_when_nobody_has_it() {
     stage.create("/nodepool/nodes/0000009999", &record).await;
     stage.wait("the second one is gone", async || stage.data("nodes/0000009999").await.is_none()).await;
     assert_eq!(ready(&stage, "a").await, one);
+}
+
+/// A launcher that was killed stays registered until its session ends; its successor does not wait for that.
+#[tokio::test]
+async fn a_killed_launchers_successor_registers_at_once() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.session_timeout.set(30.0);
+    let (_listener, rack) = host(json!("a"), 1).await;
+    stage.configure(&[hosts("racks", &[&rack])]);
+    let mut first = stage.launcher().await;
+    has_ready(&stage, "a", 1).await;
+    let request = stage.request(&["a"]).await;
+    stage.fulfilled(&request).await;
+    first.kill();
+    let _second = stage.launcher().await;
+    stage.release(&request).await;
+    has_ready(&stage, "a", 1).await;
+    assert_eq!(stage.pools().await.len(), 2, "the dead one is still there");
 }
 
 #[tokio::test]

@@ -188,13 +188,13 @@ impl Pass<'_> {
             }
             Declining::No => {}
         }
-        if let Some((reason, first)) =
+        if let Some((reason, keeper)) =
             world.pool_config(key).and_then(|(provider, _)| is_left_to_another(world, provider))
         {
             // Where that one could not, nobody can.
-            return match first.filter(|first| request.declined_by.contains(first)) {
-                Some(first) => {
-                    Verdict::Decline(format!("declined by {first}, which places the nodes of this provider"))
+            return match keeper.filter(|keeper| request.declined_by.contains(keeper)) {
+                Some(keeper) => {
+                    Verdict::Decline(format!("declined by {keeper}, which places the nodes of this provider"))
                 }
                 None => Verdict::Wait(reason),
             };

@@ -5,14 +5,14 @@
 //! follows from the configuration and the records (`nodepool 11.0.0: driver/static/provider.py`); in memory there is only
 //! which hosts were looked at as they are configured now, and which are to be left alone for a moment.
 //!
-//! Of several launchers that have a provider one does this: the one whose pool was registered first. If two did it for a
+//! Of several launchers that have a provider one does this ([`World::keeper_of`]). If two did it for a
 //! moment all the same, a slot has two nodes, and the later one goes once nobody uses it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use nodepool_common::{
     config::{HostId, Provider, StaticHost},
-    model::{Entry, Node, NodeId, NodeState, ProviderName},
+    model::{Entry, Node, NodeId, NodeState, ProviderName, Records},
 };
 
 use super::{Decision, Plan, PoolKey, World};
@@ -47,15 +47,10 @@ pub fn host_of(node: &Node) -> Option<HostId> {
 pub fn hosts(world: &World<'_>, plan: &mut Plan) {
     for provider in world.config.providers.values() {
         let is_static = provider.pools.iter().any(|pool| pool.hosts.is_some());
-        if is_static && world.providers.contains_key(&provider.name) && is_ours_to_do(world, &provider.name) {
+        if is_static && world.providers.contains_key(&provider.name) && world.is_keeper_of(&provider.name) {
             hosts_of(world, plan, provider);
         }
     }
-}
-
-/// Whether no other launcher registered a pool of the provider before ours.
-fn is_ours_to_do(world: &World<'_>, provider: &ProviderName) -> bool {
-    world.first_pool_of(provider).is_some_and(|first| world.pools.iter().any(|pool| pool.launcher_id == first))
 }
 
 fn hosts_of(world: &World<'_>, plan: &mut Plan, provider: &Provider) {
@@ -100,6 +95,19 @@ fn hosts_of(world: &World<'_>, plan: &mut Plan, provider: &Provider) {
     for each in nodes.into_values().flatten().chain(unknown) {
         retire(world, plan, each, "its host is not in the configuration any more".to_owned());
     }
+}
+
+/// Whether a slot of a host has no node, as far as is known now.
+pub fn is_free(records: &Records, key: &HostKey, host: &StaticHost, slot: usize) -> bool {
+    let of_host: Vec<Registered<'_>> = records
+        .nodes
+        .iter()
+        .filter_map(|(id, entry)| Some(Registered { id, entry, node: entry.usable()? }))
+        .filter(|each| {
+            each.node.provider.as_ref() == Some(&key.provider) && host_of(each.node).as_ref() == Some(&key.host)
+        })
+        .collect();
+    slots(host, &of_host).0.contains(&slot)
 }
 
 /// The slots without a node, and the nodes without a slot. A record without a number (of an earlier version) takes any.

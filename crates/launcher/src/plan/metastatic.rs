@@ -5,8 +5,8 @@
 //! backing node, `driver_data` of the other), and so nothing is lost with a process (`nodepool 11.0.0:
 //! driver/metastatic/adapter.py`). In memory is only since when nothing stands on a backing node.
 //!
-//! Of several launchers that have a provider one places nodes: the one whose pool was registered first, once others have
-//! finished what they were launching ([`is_left_to_another`]).
+//! Of several launchers that have a provider one places nodes ([`World::keeper_of`]), once others have finished what they
+//! were launching ([`is_left_to_another`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,16 +95,16 @@ pub fn note_idle<'a>(
     }
 }
 
-/// Whether a pool of a metastatic provider leaves new nodes to another launcher; with that one's id, where it is one
-/// that has registered before.
+/// Whether a pool of a metastatic provider leaves new nodes to another launcher; with its pool's id, unless that one only
+/// finishes what it has begun.
 pub fn is_left_to_another(world: &World<'_>, provider: &Provider) -> Option<(String, Option<LauncherId>)> {
     if !matches!(provider.driver, Driver::Metastatic(_)) {
         return None;
     }
-    if let Some(first) = world.first_pool_of(&provider.name)
-        && !world.pools.iter().any(|pool| pool.launcher_id == first)
+    if let Some(keeper) = world.keeper_of(&provider.name)
+        && !world.is_keeper_of(&provider.name)
     {
-        return Some((format!("left to {first}, which places the nodes of this provider"), Some(first)));
+        return Some((format!("left to {keeper}, which places the nodes of this provider"), Some(keeper)));
     }
     let foreign = world.records.nodes.iter().find(|(id, entry)| {
         let is_launching = entry.usable().is_some_and(|node| {
@@ -128,9 +128,7 @@ pub fn metastatic(world: &World<'_>, plan: &mut Plan) {
             for (label, count) in &waiting {
                 order(world, plan, provider, config, &standings, ordered.get(label).copied(), label, *count);
             }
-            let is_ours = world
-                .first_pool_of(&provider.name)
-                .is_none_or(|first| world.pools.iter().any(|p| p.launcher_id == first));
+            let is_ours = world.keeper_of(&provider.name).is_none() || world.is_keeper_of(&provider.name);
             if is_ours && !world.stopping {
                 for standing in standings.iter().filter(|standing| !waiting.contains_key(&standing.backing.label)) {
                     let_go(world, plan, &provider.name, config, standing);

@@ -68,12 +68,19 @@ impl<'a> World<'a> {
             && entry.usable().is_some_and(|request| request.is_min_ready())
     }
 
-    /// The id of the pool of a provider that was registered before all others, by any launcher.
-    pub fn first_pool_of(&self, provider: &ProviderName) -> Option<LauncherId> {
+    /// The id of the pool of a provider that was registered after all others, by any launcher: its launcher does what only
+    /// one may do. The youngest, because a launcher that was killed stays registered until its session ends, and the one
+    /// that is started in its place need not wait for that.
+    pub fn keeper_of(&self, provider: &ProviderName) -> Option<LauncherId> {
         let of_provider = self.records.pools.iter().filter(|(_, pool)| pool.provider_name.as_ref() == Some(provider));
         // A component's name is a host's and ten digits, which count.
-        let first = of_provider.min_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name));
-        first.and_then(|(_, pool)| pool.id.clone())
+        let last = of_provider.max_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name));
+        last.and_then(|(_, pool)| pool.id.clone())
+    }
+
+    /// Whether that is one of ours.
+    pub fn is_keeper_of(&self, provider: &ProviderName) -> bool {
+        self.keeper_of(provider).is_some_and(|keeper| self.pools.iter().any(|pool| pool.launcher_id == keeper))
     }
 
     /// Whether we are making records of nodes of a provider, which are not in our book yet.

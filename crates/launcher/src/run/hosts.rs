@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::{Launcher, clouds::Cloud};
 use crate::{
     nodescan::Target,
-    plan::{HostKey, PoolKey, host_of},
+    plan::{HostKey, PoolKey, host_of, is_free},
 };
 
 /// What a look at a host has told.
@@ -67,9 +67,12 @@ impl Launcher {
             node.slot = i64::try_from(*slot).ok();
             node.attributes.clone_from(&attributes);
             describe(&mut node, pool, host, &look);
-            // A session that was lost, or a configuration that has changed: the next pass sees to it.
+            // A session that was lost: the next pass sees to it. A slot that somebody has filled meanwhile is his.
             if session.is_cancelled() {
                 return Ok(());
+            }
+            if !self.zk.cache().read(|records| is_free(records, &key, host, *slot)) {
+                continue;
             }
             let id = self.zk.create_ready_node(node).await?;
             info!(logger = %logger(pool), node = %id, "Registered {name}, slot {slot}");

@@ -106,15 +106,15 @@ fn nodes_without_a_slot_or_a_host_go_once_nobody_has_them() {
 }
 
 #[test]
-fn the_pool_that_was_registered_first_looks_after_the_hosts() {
+fn the_pool_that_was_registered_last_looks_after_the_hosts() {
     let mut setting = racks(&[host("a", 1)]);
     let ours = setting.records.pools.remove("p").unwrap();
     let theirs = PoolComponent { id: Some("theirs".into()), ..PoolComponent::clone(&ours) };
-    setting.records.pools.insert("a-host0000000007".to_owned(), Arc::new(theirs));
-    setting.records.pools.insert("z-host0000000003".to_owned(), ours.clone());
+    setting.records.pools.insert("z-host0000000007".to_owned(), Arc::new(theirs));
+    setting.records.pools.insert("a-host0000000009".to_owned(), ours.clone());
     assert_eq!(attended(&setting.plan()).len(), 1, "the number counts, not the host's name");
-    setting.records.pools.remove("z-host0000000003");
-    setting.records.pools.insert("z-host0000000009".to_owned(), ours);
+    setting.records.pools.remove("a-host0000000009");
+    setting.records.pools.insert("a-host0000000003".to_owned(), ours);
     assert!(attended(&setting.plan()).is_empty());
 }
 

@@ -204,5 +204,5 @@ async fn a_backing_node_that_cannot_be_had_is_the_reason_why() {
     let reasons = record["decline_reasons"].to_string();
     assert!(reasons.contains("the request for a node to stand on failed: cloud-main: pool is disabled"), "{reasons}");
     stage.no_node_is_left().await;
-    assert_eq!(stage.records("requests").await.len(), 1);
+    stage.wait("ours are gone", async || stage.records("requests").await.len() == 1).await;
 }

@@ -17,7 +17,7 @@ use nodepool_common::{
 };
 use nodepool_drivers::{ErrorClass, ProviderError};
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tracing::{info, warn};
 
 use super::{
@@ -39,6 +39,8 @@ pub struct Placing {
     turn: Mutex<()>,
     /// Launches that are to fail, because what they wait for has: how many, and why.
     failures: std::sync::Mutex<BTreeMap<(ProviderName, LabelName), (usize, String)>>,
+    /// There is one.
+    failed: Notify,
 }
 
 impl Placing {
@@ -92,9 +94,20 @@ impl Launcher {
         if request.state == RequestState::Failed {
             let why = format!("the request for a node to stand on failed: {}", request.decline_reasons.join("; "));
             warn!(logger = LOGGER, request = %id, "{why}");
-            self.zk.delete_request(id).await?;
-            self.placing.failures().insert((provider.clone(), label), (slots, why));
-            return Ok(());
+            // As many as would have stood on it; what waits for nothing any more is not to fail a later one.
+            let waiting = self.waiting_for_a_place(provider, &label).min(slots);
+            if waiting > 0 {
+                self.placing.failures().insert((provider.clone(), label.clone()), (waiting, why));
+                self.placing.failed.notify_waiters();
+                // Until they know, the request counts as one that is open: they shall not be taken for lacking another.
+                for _ in 0..20 {
+                    if !self.placing.failures().contains_key(&(provider.clone(), label.clone())) {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            return self.zk.delete_request(id).await;
         }
         let Some(node) = request.nodes.first() else { return self.zk.delete_request(id).await };
         let Some(held) = self.zk.try_lock_node(node).await? else {
@@ -115,6 +128,19 @@ impl Launcher {
         .await?;
         info!(logger = LOGGER, request = %id, node = %node, "The node carries {slots} {} nodes of {provider}", backing.label);
         self.zk.delete_request(id).await
+    }
+
+    /// Launches of ours that have no place yet.
+    fn waiting_for_a_place(&self, provider: &ProviderName, label: &LabelName) -> usize {
+        let launching: Vec<NodeId> = {
+            let book = self.book.open();
+            let of_label = book.view.nodes.iter().filter(|(_, held)| held.launching && held.label == *label);
+            of_label.map(|(id, _)| id.clone()).collect()
+        };
+        self.zk.cache().read(|records| {
+            let waits = |node: &Arc<Node>| node.provider.as_ref() == Some(provider) && Place::of(node).is_none();
+            launching.iter().filter(|id| records.nodes.get(*id).and_then(|e| e.usable()).is_some_and(waits)).count()
+        })
     }
 
     pub(super) async fn let_backing_go(
@@ -220,6 +246,7 @@ impl NodeLaunch {
             }
             tokio::select! {
                 _ = changed.changed() => {}
+                () = self.launcher.placing.failed.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }

@@ -127,12 +127,11 @@ fn providers_without_name_or_shape_break_alone() {
 
 #[test]
 fn drivers_that_are_not_built_are_named_with_their_place() {
-    let loaded =
-        load("providers:\n  - name: x\n    driver: static\n    pools: []\n  - name: y\n    driver: opnstack\n");
+    let loaded = load("providers:\n  - name: x\n    driver: aws\n    pools: []\n  - name: y\n    driver: opnstack\n");
     assert_eq!(
         loaded.broken_providers[0].reason,
-        "main:3:13: driver `static` of provider `x` is not built yet; this nodepool serves \
-         openstack, openshiftpods, openshift, kubernetes, fake"
+        "main:3:13: driver `aws` of provider `x` is not built yet; this nodepool serves \
+         openstack, openshiftpods, openshift, kubernetes, static, metastatic, fake"
     );
     assert!(
         loaded.broken_providers[1]
@@ -156,7 +155,7 @@ fn of_providers_with_one_name_the_last_counts() {
     assert!(
         lines(&loaded.warnings).contains("provider `a` is defined twice; this one counts (the first is at main:2:5)")
     );
-    let broken = load("providers:\n  - {name: a}\n  - {name: a, driver: static}\n");
+    let broken = load("providers:\n  - {name: a}\n  - {name: a, driver: aws}\n");
     assert!(broken.config.providers.is_empty() && broken.broken_providers.len() == 1);
 }
 

@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::{LabelName, Node, NodeId, ProviderName, Timestamp};
 
+/// More than any machine carries: a record that says more is none of ours.
+const MOST_SLOTS: usize = 10_000;
+
 /// The name under which a metastatic provider asks for backing nodes, locks them and owns them.
 pub fn metastatic_owner(provider: &ProviderName) -> String {
     format!("NodePool:metastatic:{provider}")
@@ -36,7 +39,7 @@ impl Backing {
         Some(Self {
             owner: data.get("owner")?.as_str()?.to_owned(),
             label: data.get("label")?.as_str()?.into(),
-            slots: usize::try_from(data.get("slots")?.as_u64()?).ok()?,
+            slots: usize::try_from(data.get("slots")?.as_u64()?).ok().filter(|slots| *slots <= MOST_SLOTS)?,
             failed: data.get("failed").and_then(Value::as_bool).unwrap_or(false),
             launched: data.get("launched").and_then(Value::as_f64).unwrap_or(0.0),
         })
@@ -92,7 +95,8 @@ mod tests {
         node.user_data = Some(backing.user_data());
         assert_eq!(Backing::of(&node).unwrap(), backing);
         // What Zuul writes there, and what anybody might.
-        for other in [json!({"zuul_system": "z"}), json!("text"), json!(7), json!(r#"{"owner": 1}"#)] {
+        let absurd = json!(r#"{"owner": "o", "label": "l", "slots": 1000000000000}"#);
+        for other in [json!({"zuul_system": "z"}), json!("text"), json!(7), json!(r#"{"owner": 1}"#), absurd] {
             node.user_data = Some(other);
             assert_eq!(Backing::of(&node), None);
         }

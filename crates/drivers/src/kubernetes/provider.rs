@@ -285,7 +285,11 @@ impl KubernetesProvider {
                     }
                     waiting = (class, why);
                 }
-                Some(Life::Waiting(class, why)) => waiting = (class, why),
+                Some(Life::Waiting(class, why)) => {
+                    // A trouble that has passed.
+                    trouble_since = None;
+                    waiting = (class, why);
+                }
                 None => {}
             }
             let until = trouble_since.map_or(until, |since| until.min(since + life::PATIENCE));

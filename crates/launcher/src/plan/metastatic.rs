@@ -130,7 +130,12 @@ pub fn metastatic(world: &World<'_>, plan: &mut Plan) {
             }
             let is_ours = world.keeper_of(&provider.name).is_none() || world.is_keeper_of(&provider.name);
             if is_ours && !world.stopping {
-                for standing in standings.iter().filter(|standing| !waiting.contains_key(&standing.backing.label)) {
+                for standing in standings.iter().filter(|standing| {
+                    // One that may still be of use to those who wait is kept for them; any other takes room from them.
+                    let label = config.any_label(&standing.backing.label);
+                    let is_of_use = label.is_some_and(|label| standing.is_open(label, world.now));
+                    !is_of_use || !waiting.contains_key(&standing.backing.label)
+                }) {
                     let_go(world, plan, &provider.name, config, standing);
                 }
             }
@@ -147,7 +152,19 @@ fn waiting(world: &World<'_>, provider: &ProviderName) -> BTreeMap<LabelName, us
             *waiting.entry(held.label.clone()).or_default() += 1;
         }
     }
+    // Decided already, and without a record so far.
+    for (_, _, label) in world.holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *provider) {
+        *waiting.entry(label.clone()).or_default() += 1;
+    }
     waiting
+}
+
+/// Whether something stands on a backing node, or has just been placed on it.
+pub fn carries(records: &Records, provider: &ProviderName, backing_node: &NodeId) -> bool {
+    records.nodes.values().filter_map(|entry| entry.usable()).any(|node| {
+        node.provider.as_ref() == Some(provider)
+            && Place::of(node).is_some_and(|place| place.backing_node == *backing_node)
+    })
 }
 
 /// Sees to the requests for backing nodes that are done; counts the others by label.

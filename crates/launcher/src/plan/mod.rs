@@ -44,7 +44,7 @@ mod world;
 
 pub use decision::{Decision, NewNode, Plan, Waiting, Want};
 pub use hosts::{HostKey, host_of, is_free};
-pub use metastatic::{free_place, note_idle};
+pub use metastatic::{carries, free_place, note_idle};
 pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World};
 
 use budget::Budget;

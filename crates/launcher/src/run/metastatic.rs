@@ -24,7 +24,10 @@ use super::{
     Launcher,
     launch::{Failure, NodeLaunch},
 };
-use crate::{nodescan::Target, plan::free_place};
+use crate::{
+    nodescan::Target,
+    plan::{carries, free_place},
+};
 
 const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
 /// Seconds before a backing node is looked at again whose lock turned out to be another's.
@@ -106,6 +109,8 @@ impl Launcher {
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
+                // Who has not heard by now waits for something else.
+                self.placing.failures().remove(&(provider.clone(), label));
             }
             return self.zk.delete_request(id).await;
         }
@@ -150,6 +155,11 @@ impl Launcher {
         reason: &str,
     ) -> Result<(), ZkError> {
         let owner = metastatic_owner(provider);
+        // Nothing is placed on it meanwhile, and nothing has been since that was decided.
+        let _turn = self.placing.turn.lock().await;
+        if self.zk.cache().read(|records| carries(records, provider, node)) {
+            return Ok(());
+        }
         let done =
             self.zk.update_kept(node, &owner, true, |node| node.set_state(NodeState::Used, clock::now())).await?;
         if done {

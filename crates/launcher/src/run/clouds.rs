@@ -107,6 +107,19 @@ enum Answer {
     Zones(Vec<String>),
 }
 
+/// Of static hosts nothing has to be found out. Were it asked, requests would be accepted in the order of the answers.
+fn known_beforehand(provider: &config::Provider) -> ProviderState {
+    let mut state = ProviderState::default();
+    let hosts = provider.pools.iter().filter(|pool| pool.hosts.is_some());
+    for (pool, label) in hosts.flat_map(|pool| pool.labels.keys().map(|label| (pool.name.clone(), label.clone()))) {
+        state.quota = Some(ProjectQuota::default());
+        let one = Resources::new().with("instances", 1.0);
+        state.label_resources.insert((pool.clone(), label.clone()), Ok(one));
+        state.label_ready.insert((pool, label), true);
+    }
+    state
+}
+
 /// A question on its way; it may be asked again once this is dropped, also by a panic.
 struct Asking<'a> {
     clouds: &'a Clouds,
@@ -395,7 +408,7 @@ impl Launcher {
                 started: false,
                 ever_started: old.is_some_and(|old| old.ever_started),
                 takes_part: true,
-                state: ProviderState::default(),
+                state: known_beforehand(provider),
                 quota_at: 0.0,
                 asked: BTreeSet::new(),
                 until: BTreeMap::new(),

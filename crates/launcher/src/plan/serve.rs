@@ -16,6 +16,7 @@ use nodepool_common::{
 use super::{
     Decision, HeldNode, Pass, PoolKey, Waiting, Want, World,
     budget::{Budget, Fit, label_resources},
+    metastatic::is_left_to_another,
 };
 
 impl Pass<'_> {
@@ -100,6 +101,14 @@ impl Pass<'_> {
             plan.decisions.push(put_back("its pool was removed from the configuration"));
             return;
         };
+        // Another launcher places the nodes of this provider by now: it would choose the same slot.
+        if has.is_empty()
+            && let Some((reason, Some(_))) =
+                world.pool_config(key).and_then(|(provider, _)| is_left_to_another(world, provider))
+        {
+            plan.decisions.push(put_back(&reason));
+            return;
+        }
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => {
                 plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });

@@ -28,10 +28,16 @@ pub trait Provider: Send + Sync + fmt::Debug {
     async fn label_resources(&self, pool: &PoolName, label: &LabelName) -> Result<Resources, ProviderError>;
 
     /// Whether the cloud has what the label boots from. Only asked for labels without a diskimage.
-    async fn label_ready(&self, pool: &PoolName, label: &LabelName) -> Result<bool, ProviderError>;
+    /// Where nothing is booted from an image of the cloud's own: always.
+    async fn label_ready(&self, pool: &PoolName, label: &LabelName) -> Result<bool, ProviderError> {
+        let _ = (pool, label);
+        Ok(true)
+    }
 
     /// The zones to choose from where the pool names none; empty: the cloud chooses.
-    async fn availability_zones(&self) -> Result<Vec<String>, ProviderError>;
+    async fn availability_zones(&self) -> Result<Vec<String>, ProviderError> {
+        Ok(Vec::new())
+    }
 
     /// What the cloud allows this project.
     async fn quota(&self) -> Result<Quota, ProviderError>;
@@ -58,7 +64,9 @@ pub trait Provider: Send + Sync + fmt::Debug {
     async fn delete_resource(&self, resource: &CloudResource) -> Result<(), ProviderError>;
 
     /// Periodic removal of what no record can point to (ports, floating IPs). Returns what was removed.
-    async fn clean_up(&self) -> Result<Vec<LeakedResource>, ProviderError>;
+    async fn clean_up(&self) -> Result<Vec<LeakedResource>, ProviderError> {
+        Ok(Vec::new())
+    }
 
     /// What [`Self::clean_up`] would remove if it looked now and had looked an interval ago, each with the reason.
     async fn list_orphans(&self) -> Result<Vec<(CloudResource, String)>, ProviderError> {
@@ -71,7 +79,10 @@ pub trait Provider: Send + Sync + fmt::Debug {
         pool: &PoolName,
         label: &LabelName,
         external_id: &Value,
-    ) -> Result<Option<String>, ProviderError>;
+    ) -> Result<Option<String>, ProviderError> {
+        let _ = (pool, label, external_id);
+        Ok(None)
+    }
 
     /// Whether diskimages are uploaded to it. What follows is asked only of providers that say so; one without images
     /// (pods, static) implements none of it.

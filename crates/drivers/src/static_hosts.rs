@@ -9,8 +9,8 @@ use nodepool_common::model::{LabelName, NodeId, PoolName, ProviderName, Resource
 use serde_json::Value;
 
 use crate::{
-    CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile, Provider,
-    ProviderError, Quota, fake::remote::RemoteCloud, openstack::cloud::Cloud as _,
+    CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
+    fake::remote::RemoteCloud, openstack::cloud::Cloud as _,
 };
 
 type Result<T> = std::result::Result<T, ProviderError>;
@@ -53,14 +53,6 @@ impl Provider for StaticProvider {
         Ok(Resources::new().with("instances", 1.0))
     }
 
-    async fn label_ready(&self, _: &PoolName, _: &LabelName) -> Result<bool> {
-        Ok(true)
-    }
-
-    async fn availability_zones(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
     async fn quota(&self) -> Result<Quota> {
         Ok(Quota::default())
     }
@@ -79,14 +71,6 @@ impl Provider for StaticProvider {
 
     async fn delete_resource(&self, _: &CloudResource) -> Result<()> {
         Ok(())
-    }
-
-    async fn clean_up(&self) -> Result<Vec<LeakedResource>> {
-        Ok(Vec::new())
-    }
-
-    async fn console_log(&self, _: &PoolName, _: &LabelName, _: &Value) -> Result<Option<String>> {
-        Ok(None)
     }
 
     async fn host_keys(&self, node: &NodeId, address: &str) -> Option<Result<Vec<String>>> {

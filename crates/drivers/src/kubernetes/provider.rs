@@ -32,8 +32,8 @@ use super::{
     manifest, quota,
 };
 use crate::{
-    CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile, Provider,
-    ProviderError, Quota, ResourceKind,
+    CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
+    ResourceKind,
 };
 
 pub(super) type Result<T> = std::result::Result<T, ProviderError>;
@@ -413,14 +413,6 @@ impl Provider for KubernetesProvider {
         Ok(self.label(pool, label)?.resources.clone())
     }
 
-    async fn label_ready(&self, _: &PoolName, _: &LabelName) -> Result<bool> {
-        Ok(true)
-    }
-
-    async fn availability_zones(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
     /// Of a namespace's quota objects, where all pools are in that one namespace. With several, the API's refusal tells
     /// which is used up.
     async fn quota(&self) -> Result<Quota> {
@@ -477,13 +469,5 @@ impl Provider for KubernetesProvider {
             ResourceKind::Pod => self.delete_pod(&resource.id, false).await,
             _ => self.delete_home(&resource.id, false).await,
         }
-    }
-
-    async fn clean_up(&self) -> Result<Vec<LeakedResource>> {
-        Ok(Vec::new())
-    }
-
-    async fn console_log(&self, _: &PoolName, _: &LabelName, _: &Value) -> Result<Option<String>> {
-        Ok(None)
     }
 }

@@ -4,6 +4,7 @@ Standard library only (kazoo where ZooKeeper is read), so that `make demo` runs 
 """
 import os
 import pathlib
+import random
 import socket
 import time
 
@@ -22,9 +23,18 @@ def binary(name):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on now. None of those that the system gives to outgoing connections: one of them would
+    often be taken before the service that it is meant for has started."""
+    while True:
+        port = random.randrange(16000, 32000)
+        with socket.socket() as s:
+            # As servers do: what is left of earlier connections is no obstacle.
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(('127.0.0.1', port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for(what, condition, timeout=60, interval=0.05):

@@ -44,15 +44,20 @@ def connect(username, password, project):
               'user_domain_id': 'default', 'project_domain_id': 'default'})
 
 
+def start(stack):
+    """Starts the OpenStack of this machine if it is installed and down; it is stopped again with `stack`."""
+    if CLOUDS.exists() and subprocess.run([SERVICES / 'status'], stdout=subprocess.DEVNULL).returncode:
+        subprocess.run([SERVICES / 'up'], check=True, stdout=subprocess.DEVNULL)
+        stack.callback(subprocess.run, [SERVICES / 'down'], stdout=subprocess.DEVNULL)
+
+
 class Cloud:
     """A project in it, gone with the scenario."""
 
     def __init__(self, world, instances=-1):
         if not CLOUDS.exists():
             raise Skip('no OpenStack: tests/setup openstack && tests/services/openstack/up')
-        if subprocess.run([SERVICES / 'status'], stdout=subprocess.DEVNULL).returncode:
-            subprocess.run([SERVICES / 'up'], check=True, stdout=subprocess.DEVNULL)
-            world.stack.callback(subprocess.run, [SERVICES / 'down'], stdout=subprocess.DEVNULL)
+        start(world.stack)
         self.world = world
         self.name = f'np-interop-{uuid.uuid4().hex[:8]}'
         self.admin = connect('admin', 'np-admin', 'admin')

@@ -150,7 +150,7 @@ def openstack_quota(world):
     cloud = Cloud(world, instances=3)
     cloud.launcher(cloud.provider(servers=50))
     waiting = dict((request.id, (request, nodeset)) for request, nodeset in
-                   (world.zuul.request(['np-tiny']) for _ in range(100)))
+                   (world.zuul.request(['np-tiny']) for _ in range(40)))
     started, served, most = time.monotonic(), 0, 0
     while waiting and time.monotonic() < started + 300:
         for request_id in world.zuul.provisioned() & waiting.keys():
@@ -168,7 +168,7 @@ def openstack_quota(world):
     posts = cloud.calls().get('compute POST /v2.1/servers', {})
     refused = sum(posts.get(status, 0) for status in ('403', '413'))
     errors, _ = cloud.lost_to_quota()
-    passed(f'{served} of 100 requests served at a quota of 3 in {took:.0f} s, at most {most} servers; POST /servers '
+    passed(f'{served} of 40 requests served at a quota of 3 in {took:.0f} s, at most {most} servers; POST /servers '
            f'ended {posts}; {errors} servers in ERROR for quota')
     check(served >= 20, f'only {served} requests served in {took:.0f} s')
     share = (refused + errors) / max(1, sum(posts.values()))
@@ -222,12 +222,14 @@ def in_turns(world, cloud, client, label, count, rounds):
 
 
 def compared(what, alone, beside):
+    """Says both; the share of those beside a hanging provider that took 20 % more than nearly all took without it."""
     figures = [[1000 * f(values) for f in (statistics.median, lambda v: percentile(v, .99))]
                for values in (alone, beside)]
     (p50, p99), (p50_beside, p99_beside) = figures
     passed(f'{what}: n={len(alone)} + {len(beside)}, p50 {p50:.1f} ms, {p50_beside:.1f} ms beside a hanging provider; '
            f'p99 {p99:.1f} ms, {p99_beside:.1f} ms ({100 * (p99_beside / p99 - 1):+.0f} %)')
-    return p99_beside / p99
+    slower = sum(1000 * value > 1.2 * p99 for value in beside) / len(beside)
+    return p50_beside / p50, slower
 
 
 def hanging_provider(world):
@@ -245,11 +247,15 @@ def hanging_provider(world):
     # Zuul changes kazoo for its own clients; others hear of no change beside them.
     client = world.zuul.zk.kazoo_client
     latencies(client, 'fast', 10)
-    ratio = compared('fake cloud', *in_turns(world, cloud, client, 'fast', 100, 2))
+    # In turns, so that what else this machine does meets both sides alike.
+    median, slower = compared('fake cloud', *in_turns(world, cloud, client, 'fast', 70, 3))
     latencies(client, 'np-healthy', 1)
-    compared('two real clouds (for information)', *in_turns(world, cloud, client, 'np-healthy', 4, 2))
+    compared('two real clouds (for information)', *in_turns(world, cloud, client, 'np-healthy', 4, 1))
     nothing_left(world, healthy)
-    check(ratio < 1.2, f"the healthy provider's p99 is {100 * (ratio - 1):.0f} % higher beside a hanging one")
+    check(median < 1.2, f"the healthy provider's median is {100 * (median - 1):.0f} % higher beside a hanging one")
+    # One in a hundred is expected, and a few more may come by chance. Of a launcher that waits for the hanging cloud, all
+    # requests take seconds.
+    check(slower < 0.04, f'{100 * slower:.1f} % took 20 % longer than 99 % did without a hanging provider beside them')
 
 
 SCENARIOS = (openstack_one, openstack_fifty, wrong_password, openstack_quota, hanging_provider)

@@ -14,10 +14,11 @@ _popen = subprocess.Popen
 class Process:
     """A child in a process group of its own, output in a file; ended with the block, whatever happens."""
 
-    def __init__(self, command, log, env=None, stop_signal=signal.SIGTERM, grace=10):
+    def __init__(self, command, log, env=None, stop_signal=signal.SIGTERM, grace=10, cwd=None):
         self.command = [str(c) for c in command]
         self.log = pathlib.Path(log)
         self.env = env
+        self.cwd = cwd
         self.stop_signal = stop_signal
         self.grace = grace
         self.child = None
@@ -26,7 +27,7 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, 'ab') as out:
             self.child = _popen(self.command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                env=self.env, start_new_session=True)
+                                env=self.env, cwd=self.cwd, start_new_session=True)
         return self
 
     @property

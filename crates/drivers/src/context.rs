@@ -8,7 +8,7 @@ use std::{
 
 use nodepool_common::{model::ProviderName, stats::Stats};
 
-use crate::fake::cloud::FakeCloud;
+use crate::{fake::cloud::FakeCloud, openstack::remote_profiles::RemoteProfiles};
 
 /// The process's environment, given once, so that a test can give another one; and where calls of clouds are counted.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Context {
     pub calls: ApiCalls,
     /// The fake clouds of this process, which outlive a reload of the configuration.
     fakes: Arc<Mutex<HashMap<ProviderName, Arc<FakeCloud>>>>,
+    /// What vendors of clouds have published, as far as it was asked for.
+    pub(crate) profiles: RemoteProfiles,
 }
 
 /// Counts the calls of clouds' APIs.

@@ -38,6 +38,7 @@ use std::{path::Path, sync::Arc};
 pub use diff::{Diff, diff, same as same_provider};
 use diskimages::Diskimages;
 use fields::Fields;
+pub use fields::suggest;
 use providers::Scope;
 pub use reload::{Poll, Watcher};
 pub use report::{ConfigError, ConfigErrors, Warning};

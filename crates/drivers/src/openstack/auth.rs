@@ -1,106 +1,156 @@
 //! What clouds.yaml's `auth` means to Keystone: the body of `POST /v3/auth/tokens`.
 //!
-//! Passwords, application credentials and tokens, with all of the SDK's names and ids (`openstacksdk: config/loader.py
-//! _fix_backwards_auth`). Other plugins of keystoneauth are refused by name.
+//! Passwords, application credentials and tokens, for a project, a domain, a trust, the system, or for whatever Keystone
+//! chooses, as keystoneauth asks for them (keystoneauth1: identity/v3/base.py, identity/generic/): nothing is added that
+//! is not in the settings. Other plugins of keystoneauth are refused by name.
 
 use serde_json::{Map, Value, json};
 
-use super::{cloud::CloudError, clouds_yaml::CloudSettings};
+use super::{cloud::CloudError, clouds_yaml::CloudSettings, credentials::Credentials};
 use crate::ErrorClass;
 
-fn config_error(message: String) -> CloudError {
-    CloudError::new(ErrorClass::Config, message)
+/// How to log in.
+#[derive(Debug)]
+pub(super) struct Login {
+    /// Of `POST /auth/tokens`.
+    pub body: Value,
+    /// For messages.
+    pub who: String,
+    /// What may be missing if Keystone refuses the body as malformed.
+    pub hint: Option<&'static str>,
 }
 
-/// `{"name": …}` or `{"id": …}`.
-fn name_or_id(settings: &CloudSettings, prefix: &str) -> Option<Value> {
-    let id = settings.auth(&format!("{prefix}_id")).map(|id| json!({"id": id}));
-    id.or_else(|| settings.auth(&format!("{prefix}_name")).map(|name| json!({"name": name})))
+/// By id if there is one, else by name.
+fn by_id_or_name(credentials: &Credentials, id: &str, name: &str) -> Option<Value> {
+    let of = |key: &str, value: &str| json!({key: value});
+    credentials.get(id).map(|id| of("id", id)).or_else(|| credentials.get(name).map(|name| of("name", name)))
 }
 
-fn domain(settings: &CloudSettings, prefix: &str) -> Value {
-    name_or_id(settings, prefix)
-        .or_else(|| name_or_id(settings, "domain"))
-        .or_else(|| name_or_id(settings, "default_domain"))
-        .unwrap_or_else(|| json!({"id": "default"}))
+/// The domain of the user or the project. The plugins that know versions of Identity (`password`, `token`) have a default
+/// for both, whose id counts more than a name.
+fn domain(credentials: &Credentials, of: &str) -> Option<Value> {
+    let has_default = matches!(credentials.auth_type(), "password" | "token");
+    let get = |key: &str| {
+        let default = || credentials.get(&format!("default_domain_{key}")).filter(|_| has_default);
+        credentials.get(&format!("{of}_domain_{key}")).or_else(default)
+    };
+    get("id").map(|id| json!({"id": id})).or_else(|| get("name").map(|name| json!({"name": name})))
 }
 
-fn user(settings: &CloudSettings) -> Option<Map<String, Value>> {
+/// Without what is not named: Keystone says then what it misses.
+fn user(credentials: &Credentials) -> Option<Map<String, Value>> {
     let mut user = Map::new();
-    if let Some(id) = settings.auth("user_id") {
+    if let Some(id) = credentials.get("user_id") {
         user.insert("id".to_owned(), json!(id));
     } else {
-        user.insert("name".to_owned(), json!(settings.auth("username")?));
-        user.insert("domain".to_owned(), domain(settings, "user_domain"));
+        user.insert("name".to_owned(), json!(credentials.get("username")?));
+        user.extend(domain(credentials, "user").map(|domain| ("domain".to_owned(), domain)));
     }
     Some(user)
 }
 
-/// The body of `POST /auth/tokens`, and who that is.
-pub(super) fn request(settings: &CloudSettings) -> Result<(Value, String), CloudError> {
-    let missing = |what: &str| {
-        config_error(format!("cloud {} in {} has no {what} in its auth", settings.name, settings.file.display()))
-    };
-    let app_credential =
-        settings.auth("application_credential_id").or_else(|| settings.auth("application_credential_name"));
-    let auth_type = settings.text("auth_type").or_else(|| settings.text("auth_plugin")).unwrap_or_else(|| {
-        // Kinder than the SDK, which wants it said.
-        let by_credential = app_credential.is_some() && settings.auth("password").is_none();
-        if by_credential { "v3applicationcredential" } else { "password" }.to_owned()
+/// What the token is for; `None`: for the user's default project, if there is one. An error says what is wrong.
+fn scope(credentials: &Credentials) -> Result<Option<Value>, String> {
+    let project = by_id_or_name(credentials, "project_id", "project_name").map(|mut project| {
+        if let (Some(_), Some(domain)) = (project.get("name"), domain(credentials, "project")) {
+            project["domain"] = domain;
+        }
+        json!({"project": project})
     });
-    let (method, details, who) = match auth_type.as_str() {
+    let domain = by_id_or_name(credentials, "domain_id", "domain_name").map(|domain| json!({"domain": domain}));
+    let trust = credentials.get("trust_id").map(|id| json!({"OS-TRUST:trust": {"id": id}}));
+    let system = match credentials.get("system_scope") {
+        None => None,
+        Some("all") => Some(json!({"system": {"all": true}})),
+        Some(other) => return Err(format!("its system_scope is {other}; there is only all")),
+    };
+    let mut scopes = [("project", project), ("domain", domain), ("trust", trust), ("system", system)]
+        .into_iter()
+        .filter_map(|(name, scope)| Some((name, scope?)))
+        .collect::<Vec<_>>();
+    if scopes.len() > 1 {
+        let names: Vec<&str> = scopes.iter().map(|(name, _)| *name).collect();
+        return Err(format!("a token is for one thing, and its auth names several: {}", names.join(", ")));
+    }
+    Ok(scopes.pop().map(|(_, scope)| scope))
+}
+
+/// What keystoneauth refuses before it asks: `v3…` plugins have names in domains only.
+fn check_domains(credentials: &Credentials) -> Result<(), String> {
+    let auth_type = credentials.auth_type();
+    if !auth_type.starts_with("v3") {
+        return Ok(());
+    }
+    for (name, of) in [("username", "user"), ("project_name", "project")] {
+        let is_needed = credentials.get(name).is_some() && (name != "username" || auth_type != "v3token");
+        if is_needed && by_id_or_name(credentials, &format!("{of}_domain_id"), &format!("{of}_domain_name")).is_none() {
+            return Err(format!(
+                "auth_type {auth_type} needs {of}_domain_name or {of}_domain_id beside {name} (auth_type password does \
+                 not, where Keystone does not)"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// How the cloud's settings log in.
+pub(super) fn request(settings: &CloudSettings) -> Result<Login, CloudError> {
+    let credentials = &settings.credentials;
+    let place = format!("cloud {} in {}", settings.name, settings.file.display());
+    let error = |message: String| CloudError::new(ErrorClass::Config, message);
+    let wrong = |what: String| error(format!("{place} cannot be used: {what}"));
+    let missing = |what: &str| error(format!("{place} has no {what} in its auth"));
+    let needed = |key: &str| credentials.get(key).ok_or_else(|| missing(key));
+    let mut hint = None;
+    let (method, details, who) = match credentials.auth_type() {
         "password" | "v3password" => {
-            let mut user = user(settings).ok_or_else(|| missing("username or user_id"))?;
+            let mut user = user(credentials).ok_or_else(|| missing("username or user_id"))?;
+            if user.contains_key("name") && !user.contains_key("domain") {
+                hint = Some("its auth names no user_domain_name or user_domain_id");
+            }
             let who = user.get("name").or_else(|| user.get("id")).and_then(Value::as_str).unwrap_or_default();
             let who = format!("user {who}");
-            let password = settings.auth("password").ok_or_else(|| missing("password"))?;
-            user.insert("password".to_owned(), json!(password));
+            user.insert("password".to_owned(), json!(needed("password")?));
             ("password", json!({"user": user}), who)
         }
         "v3applicationcredential" => {
-            let secret = settings
-                .auth("application_credential_secret")
-                .ok_or_else(|| missing("application_credential_secret"))?;
-            let mut details = Map::from_iter([("secret".to_owned(), json!(secret))]);
-            if let Some(id) = settings.auth("application_credential_id") {
+            let mut details = Map::from_iter([("secret".to_owned(), json!(needed("application_credential_secret")?))]);
+            let who = if let Some(id) = credentials.get("application_credential_id") {
                 details.insert("id".to_owned(), json!(id));
+                id
             } else {
-                let name = app_credential.clone().ok_or_else(|| missing("application_credential_id"))?;
+                let name = credentials.get("application_credential_name");
+                let name = name.ok_or_else(|| missing("application_credential_id"))?;
                 details.insert("name".to_owned(), json!(name));
-                let user = user(settings).ok_or_else(|| missing("username or user_id beside the credential's name"))?;
+                let user =
+                    user(credentials).ok_or_else(|| missing("username or user_id beside the credential's name"))?;
                 details.insert("user".to_owned(), Value::Object(user));
-            }
-            let who = format!("application credential {}", app_credential.unwrap_or_default());
-            ("application_credential", Value::Object(details), who)
+                name
+            };
+            ("application_credential", Value::Object(details), format!("application credential {who}"))
         }
-        "token" | "v3token" => {
-            let token = settings.auth("token").ok_or_else(|| missing("token"))?;
-            ("token", json!({"id": token}), "a token".to_owned())
-        }
+        "token" | "v3token" => ("token", json!({"id": needed("token")?}), "a token".to_owned()),
         other => {
-            return Err(config_error(format!(
-                "cloud {} in {} has auth_type {other}; supported are password, v3password, v3applicationcredential, \
-                 token, v3token",
-                settings.name,
-                settings.file.display()
+            return Err(wrong(format!(
+                "its auth_type is {other}, which is not built in; password, v3password, v3applicationcredential, token \
+                 and v3token are. An application credential takes the place of any other (docs/migration.md)"
             )));
         }
     };
     let mut auth = json!({"identity": {"methods": [method], method: details}});
-    // An application credential has its project in it, and refuses another.
+    // An application credential is for one project, and Keystone refuses it with any scope.
     if method != "application_credential" {
-        let project = match name_or_id(settings, "project").or_else(|| name_or_id(settings, "tenant")) {
-            Some(Value::Object(mut project)) => {
-                if !project.contains_key("id") {
-                    project.insert("domain".to_owned(), domain(settings, "project_domain"));
-                }
-                project
-            }
-            _ => return Err(missing("project_name or project_id")),
-        };
-        auth["scope"] = json!({"project": project});
+        check_domains(credentials).map_err(wrong)?;
+        let scope = scope(credentials).map_err(wrong)?;
+        let is_name = |scope: &Value| scope.pointer("/project/name").is_some();
+        if scope.as_ref().is_some_and(|scope| is_name(scope) && scope.pointer("/project/domain").is_none()) {
+            hint = hint.or(Some("its auth names no project_domain_name or project_domain_id"));
+        }
+        if let Some(scope) = scope {
+            auth["scope"] = scope;
+        }
     }
-    Ok((json!({"auth": auth}), who))
+    Ok(Login { body: json!({"auth": auth}), who, hint })
 }
 
 #[cfg(test)]
@@ -116,36 +166,79 @@ mod tests {
         CloudSettings::find(Some("c"), None, &context).unwrap()
     }
 
+    fn body(auth: &str) -> Value {
+        request(&settings(auth)).unwrap().body
+    }
+
     #[test]
     fn names_and_ids_of_users_and_domains_are_sent() {
-        let (body, who) = request(&settings(
+        let login = request(&settings(
             "auth: {auth_url: 'http://k', user_id: u1, password: p, project_name: pr, project_domain_id: d1}",
         ))
         .unwrap();
-        assert_eq!(who, "user u1");
+        assert_eq!(login.who, "user u1");
         assert_eq!(
-            body,
+            login.body,
             json!({"auth": {
                 "identity": {"methods": ["password"], "password": {"user": {"id": "u1", "password": "p"}}},
                 "scope": {"project": {"name": "pr", "domain": {"id": "d1"}}}}})
         );
-        let (body, _) = request(&settings("auth: {username: u, password: p, project_id: x}")).unwrap();
+    }
+
+    #[test]
+    fn no_domain_is_invented() {
+        let login =
+            request(&settings("auth: {username: u, password: p, project_name: x, user_domain_name: d}")).unwrap();
+        assert_eq!(login.body.pointer("/auth/scope"), Some(&json!({"project": {"name": "x"}})));
+        assert_eq!(login.hint, Some("its auth names no project_domain_name or project_domain_id"));
+        let login = request(&settings("auth: {username: u, password: p, project_id: x}")).unwrap();
         assert_eq!(
-            body.pointer("/auth/identity/password/user/domain"),
-            Some(&json!({"id": "default"})),
+            login.body.pointer("/auth/identity/password/user"),
+            Some(&json!({"name": "u", "password": "p"})),
             "as keystoneauth has it"
         );
+        assert_eq!(login.hint, Some("its auth names no user_domain_name or user_domain_id"));
+    }
+
+    #[test]
+    fn a_default_domain_is_for_both_and_its_id_goes_before_a_name() {
+        let both = "auth: {username: u, password: p, project_name: x, user_domain_name: d, default_domain_id: e}";
+        let sent = body(both);
+        assert_eq!(sent.pointer("/auth/identity/password/user/domain"), Some(&json!({"id": "e"})));
+        assert_eq!(sent.pointer("/auth/scope/project/domain"), Some(&json!({"id": "e"})));
+    }
+
+    #[test]
+    fn a_token_is_for_a_project_a_domain_a_trust_the_system_or_for_what_keystone_chooses() {
+        for (scope, sent) in [
+            ("project_id: x", Some(json!({"project": {"id": "x"}}))),
+            ("domain_name: d", Some(json!({"domain": {"name": "d"}}))),
+            ("trust_id: t", Some(json!({"OS-TRUST:trust": {"id": "t"}}))),
+            ("system_scope: all", Some(json!({"system": {"all": true}}))),
+            ("project_name: ''", None),
+        ] {
+            let body = body(&format!("auth: {{user_id: u, password: p, {scope}}}"));
+            assert_eq!(body.pointer("/auth/scope"), sent.as_ref(), "{scope}");
+        }
+        for (scope, what) in [
+            ("project_id: x, trust_id: t", "several: project, trust"),
+            ("system_scope: some", "its system_scope is some; there is only all"),
+        ] {
+            let error = request(&settings(&format!("auth: {{user_id: u, password: p, {scope}}}"))).unwrap_err();
+            assert!(error.message.contains(what), "{error}");
+        }
     }
 
     #[test]
     fn an_application_credential_has_no_scope() {
-        let (body, who) = request(&settings(
-            "auth_type: v3applicationcredential, auth: {application_credential_id: a, application_credential_secret: s}",
+        let login = request(&settings(
+            "auth_type: v3applicationcredential, auth: {application_credential_id: a, application_credential_secret: s, \
+             project_id: x}",
         ))
         .unwrap();
-        assert_eq!(who, "application credential a");
+        assert_eq!(login.who, "application credential a");
         assert_eq!(
-            body,
+            login.body,
             json!({"auth": {"identity": {"methods": ["application_credential"],
                 "application_credential": {"id": "a", "secret": "s"}}}})
         );
@@ -154,9 +247,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         for (auth, what) in [
-            ("auth: {username: u, project_name: p}", "no password"),
-            ("auth: {username: u, password: p}", "no project_name"),
-            ("auth_type: v3kerberos, auth: {}", "v3kerberos; supported are"),
+            ("auth: {username: u, project_name: p}", "no password in its auth"),
+            ("auth: {password: p}", "no username or user_id in its auth"),
+            ("auth_type: v3kerberos, auth: {}", "v3kerberos, which is not built in"),
+            ("auth_type: null, auth: {}", "its auth_type is none, which is not built in"),
+            ("auth_type: v3password, auth: {username: u, password: p}", "needs user_domain_name or user_domain_id"),
+            (
+                "auth_type: v3token, auth: {token: t, project_name: p}",
+                "needs project_domain_name or project_domain_id beside project_name",
+            ),
         ] {
             let error = request(&settings(auth)).unwrap_err();
             assert!(error.message.contains(what), "{error}");

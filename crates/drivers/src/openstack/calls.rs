@@ -12,7 +12,7 @@ use super::{
     cloud::{
         Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, Volume, VolumeLimits, read_all,
     },
-    http::Call,
+    http::{Call, is_older},
     identity::Service,
     nova::Nova,
 };
@@ -25,8 +25,9 @@ const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 /// The first compute microversion that takes `networks: auto`.
 const AUTO_NETWORKS: &str = "2.37";
 
-/// The body of `POST /servers` as the SDK writes it (drivers.md 1.4).
-fn server_body(create: &CreateServer) -> Value {
+/// The body of `POST /servers` as the SDK writes it (drivers.md 1.4). `auto`: whether Nova can be asked to choose the
+/// network, where none is named; older ones do so unasked.
+fn server_body(create: &CreateServer, auto: bool) -> Value {
     let mut server = json!({"name": create.name, "imageRef": create.image, "flavorRef": create.flavor});
     if let Some(size) = create.volume_size {
         server["imageRef"] = json!("");
@@ -39,11 +40,11 @@ fn server_body(create: &CreateServer) -> Value {
             "delete_on_termination": true,
         }]);
     }
-    server["networks"] = if create.networks.is_empty() {
-        json!("auto")
-    } else {
-        create.networks.iter().map(|id| json!({"uuid": id})).collect()
-    };
+    if !create.networks.is_empty() {
+        server["networks"] = create.networks.iter().map(|id| json!({"uuid": id})).collect();
+    } else if auto {
+        server["networks"] = json!("auto");
+    }
     if let Some(az) = &create.az {
         server["availability_zone"] = json!(az);
     }
@@ -81,14 +82,21 @@ impl Cloud for Nova {
     }
 
     async fn create_server(&self, create: &CreateServer) -> Result<Server, CloudError> {
-        let mut call = Call::new("create_server", Method::POST, Service::Compute, "/servers");
-        call.body = Some(server_body(create));
-        call.deadline = CREATE_DEADLINE;
-        call.patience = CREATE_PATIENCE;
-        if create.networks.is_empty() {
-            call.microversion = Some(AUTO_NETWORKS);
-        }
-        let answer = self.call(call).await?;
+        let configured = self.settings().and_then(|settings| settings.microversion(Service::Compute));
+        let auto = create.networks.is_empty() && !configured.is_some_and(|version| is_older(&version, AUTO_NETWORKS));
+        let call = |auto: bool| {
+            let mut call = Call::new("create_server", Method::POST, Service::Compute, "/servers");
+            call.body = Some(server_body(create, auto));
+            call.deadline = CREATE_DEADLINE;
+            call.patience = CREATE_PATIENCE;
+            call.microversion = auto.then_some(AUTO_NETWORKS);
+            call
+        };
+        let answer = match self.call(call(auto)).await {
+            // Nova is older than that.
+            Err(error) if auto && error.status == Some(406) => self.call(call(false)).await?,
+            answer => answer?,
+        };
         answer.get("server").and_then(Server::read).ok_or_else(|| {
             CloudError::new(ErrorClass::Transient, "Nova accepted the creation without naming the server's id")
         })
@@ -232,7 +240,7 @@ mod tests {
             ..CreateServer::default()
         };
         assert_eq!(
-            server_body(&create),
+            server_body(&create, true),
             json!({"server": {
                 "name": "np1", "imageRef": "", "flavorRef": "f",
                 "block_device_mapping_v2": [{"boot_index": 0, "uuid": "i", "source_type": "image",
@@ -240,7 +248,7 @@ mod tests {
                 "networks": [{"uuid": "n1"}, {"uuid": "n2"}], "availability_zone": "az1", "key_name": "k",
                 "config_drive": true, "security_groups": [{"name": "zuul"}], "user_data": "IyEvYmluL3No"}})
         );
-        let plain = server_body(&CreateServer { image: "i".to_owned(), ..CreateServer::default() });
+        let plain = server_body(&CreateServer { image: "i".to_owned(), ..CreateServer::default() }, true);
         assert_eq!(plain.pointer("/server/networks"), Some(&json!("auto")));
         assert_eq!(plain.pointer("/server/config_drive"), None);
     }

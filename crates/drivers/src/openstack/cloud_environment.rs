@@ -13,6 +13,11 @@ pub(super) const PLACE: &str = "the environment (OS_*)";
 /// How variables begin that say which cloud, or where files are, and those of other programs.
 const OTHERS: [&str; 5] = ["OS_CLOUD", "OS_CLIENT_", "OS_TEST", "OS_STD", "OS_LOG"];
 
+/// What a cloud of the environment is called, whether there is one or not.
+pub(super) fn name(context: &Context) -> &str {
+    context.variable("OS_CLOUD_NAME").unwrap_or("envvars")
+}
+
 /// Its name and its settings.
 pub(super) fn cloud(context: &Context) -> Option<(String, Map<String, Value>)> {
     context.variable("OS_AUTH_URL")?;
@@ -20,5 +25,5 @@ pub(super) fn cloud(context: &Context) -> Option<(String, Map<String, Value>)> {
         .variables()
         .filter(|(name, value)| !value.is_empty() && !OTHERS.iter().any(|other| name.starts_with(other)))
         .filter_map(|(name, value)| Some((name.strip_prefix("OS_")?.to_lowercase(), value.into())));
-    Some((context.variable("OS_CLOUD_NAME").unwrap_or("envvars").to_owned(), settings.collect()))
+    Some((name(context).to_owned(), settings.collect()))
 }

@@ -9,15 +9,19 @@ use std::{
     time::Duration,
 };
 
+use reqwest::Url;
 use serde_json::{Map, Value};
 
 use super::{
     addresses::Addressing,
     cloud::CloudError,
+    cloud_entry::Entry,
     cloud_environment,
     cloud_networks::{self, CloudNetwork, FloatingIpSource},
-    config_files::{fingerprint, merge, normalized, object, read, search},
+    config_files::{fingerprint, object},
+    credentials::Credentials,
     identity::Service,
+    profiles, regions,
 };
 use crate::{Context, ErrorClass, files::Fingerprint};
 
@@ -27,6 +31,11 @@ pub(crate) struct CloudSettings {
     pub name: String,
     /// The file that it is in, or [`cloud_environment::PLACE`].
     pub file: PathBuf,
+    pub credentials: Credentials,
+    /// What to tell whoever wrote the file.
+    pub warnings: Vec<String>,
+    /// Says so, where the cloud names a profile that nobody knows.
+    pub unknown_profile: Option<String>,
     region: Option<String>,
     settings: Map<String, Value>,
     force_ipv4: bool,
@@ -41,14 +50,34 @@ impl std::fmt::Debug for CloudSettings {
     }
 }
 
+/// What comes of looking for a cloud.
+enum Look {
+    Found(Box<CloudSettings>),
+    /// Its profile is published below that URL, and has to be fetched first.
+    Unfetched(Url),
+}
+
 /// How a cloud's certificate is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verify {
-    /// By these authorities.
-    With(PathBuf),
+    /// By the authorities in a file, or in a directory with OpenSSL's names; `named`: what says so.
+    With {
+        path: PathBuf,
+        named: &'static str,
+    },
     /// By those that the system trusts.
     System,
     Not,
+}
+
+impl Verify {
+    /// What the environment says, where clouds.yaml says nothing (requests: `Session.merge_environment_settings`).
+    pub fn of_environment(context: &Context) -> Self {
+        ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+            .into_iter()
+            .find_map(|named| Some(Self::With { path: context.variable(named)?.into(), named }))
+            .unwrap_or(Self::System)
+    }
 }
 
 fn config_error(message: String) -> CloudError {
@@ -75,93 +104,74 @@ pub(super) fn truth(value: &Value) -> Option<bool> {
 }
 
 impl CloudSettings {
-    /// Finds a cloud. `None` as its name: `OS_CLOUD`, or the environment's own, or the only one there is.
+    /// Finds a cloud. `None` as its name: `OS_CLOUD`, or the environment's own, or the only one there is. Of one whose
+    /// profile has to be fetched first an error says so, and it is fetched meanwhile.
     pub fn find(cloud: Option<&str>, region: Option<&str>, context: &Context) -> Result<Self, CloudError> {
-        let environment = cloud_environment::cloud(context);
-        let of_environment = environment.as_ref().map(|(name, _)| name.clone());
-        let wanted = cloud.or_else(|| context.variable("OS_CLOUD")).or(of_environment.as_deref());
-        let searched = search("clouds", "OS_CLIENT_CONFIG_FILE", context);
-        let list =
-            |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        let none_needed = environment.is_some().then(|| (PathBuf::from(cloud_environment::PLACE), Map::new()));
-        let Some((mut file, mut root)) = read(&searched)?.or(none_needed) else {
-            return Err(config_error(format!(
-                "there is no clouds.yaml to find cloud {} in; looked for: {}. Set OS_CLIENT_CONFIG_FILE to its path",
-                wanted.unwrap_or("(any)"),
-                list(&searched)
-            )));
-        };
-        let secure = search("secure", "OS_CLIENT_SECURE_FILE", context);
-        if let Some((_, secure)) = read(&secure)? {
-            merge(&mut root, secure);
-        }
-        let mut clouds = object(&root, "clouds");
-        if let Some((name, settings)) = environment
-            && clouds.insert(name.clone(), Value::Object(settings)).is_some()
-        {
-            return Err(config_error(format!(
-                "both {} and {} have a cloud {name}: rename one, that of the environment with OS_CLOUD_NAME, or unset \
-                 OS_AUTH_URL",
-                file.display(),
-                cloud_environment::PLACE
-            )));
-        }
-        let names = clouds.keys().cloned().collect::<Vec<_>>();
-        let name = match (wanted, names.as_slice()) {
-            (Some(name), _) => name.to_owned(),
-            (None, [only]) => only.clone(),
-            (None, _) => {
-                return Err(config_error(format!(
-                    "the provider names no `cloud` and {} has {}: {}",
-                    file.display(),
-                    names.len(),
-                    names.join(", ")
-                )));
+        match Self::look(cloud, region, context)? {
+            Look::Found(settings) => Ok(*settings),
+            Look::Unfetched(url) => {
+                context.profiles.fetch_later(&url, context);
+                let message = format!("the profile {url} that clouds.yaml names is being fetched");
+                Err(CloudError::new(ErrorClass::Transient, message))
             }
-        };
-        let Some(Value::Object(own)) = clouds.get(&name) else {
-            return Err(config_error(format!(
-                "there is no cloud {name} in {} (it has: {}); looked for: {}",
-                file.display(),
-                if names.is_empty() { "none".to_owned() } else { names.join(", ") },
-                list(&searched)
-            )));
-        };
-        if of_environment.as_deref() == Some(&name) {
-            file = PathBuf::from(cloud_environment::PLACE);
         }
-        let own = normalized(own.clone());
-        let mut settings = Map::new();
-        if let Some(profile) = own.get("profile").or_else(|| own.get("cloud")).and_then(Value::as_str) {
-            settings = vendor(profile, &name, &file, context)?;
+    }
+
+    /// The same; fetches the profile if there is need.
+    pub async fn read(cloud: Option<&str>, region: Option<&str>, context: &Context) -> Result<Self, CloudError> {
+        loop {
+            match Self::look(cloud, region, context)? {
+                Look::Found(settings) => return Ok(*settings),
+                Look::Unfetched(url) => context.profiles.fetch(&url, context).await?,
+            }
         }
+    }
+
+    fn look(cloud: Option<&str>, region: Option<&str>, context: &Context) -> Result<Look, CloudError> {
+        let Entry { name, file, own, client, mut warnings } = Entry::find(cloud, context)?;
         let place = format!("cloud {name} in {}", file.display());
-        let region = choose_region(&own, &settings, region, &place)?;
+        let (mut settings, mut unknown_profile) = (Map::new(), None);
+        let profile = own.get("profile").or_else(|| own.get("cloud")).and_then(Value::as_str);
+        if let Some(profile) = profile.filter(|name| !name.is_empty() && *name != cloud_environment::name(context)) {
+            match profiles::find(profile, &place, context)? {
+                profiles::Found::Profile { settings: found, warning } => {
+                    settings = found;
+                    warnings.extend(warning);
+                }
+                profiles::Found::Unfetched(url) => return Ok(Look::Unfetched(url)),
+                profiles::Found::Unknown(text) => unknown_profile = Some(text),
+            }
+        }
+        warnings.extend(unknown_profile.clone());
+        let region =
+            regions::choose(&own, &settings, region).map_err(|what| config_error(format!("{place} {what}")))?;
         overlay(&mut settings, own);
         overlay(&mut settings, region.values);
-        let client = normalized(object(&root, "client"));
         let wrong = |what: String| config_error(format!("{place} cannot be used: {what}"));
-        Ok(Self {
+        let (credentials, of_auth) = Credentials::read(&settings).map_err(wrong)?;
+        warnings.extend(region.warnings.into_iter().chain(of_auth).map(|what| format!("{place}: {what}")));
+        Ok(Look::Found(Box::new(Self {
             networks: cloud_networks::read(&settings).map_err(wrong)?,
             floating_ip_source: cloud_networks::floating_ip_source(&settings).map_err(wrong)?,
             force_ipv4: is_ipv4_forced(&settings, &client, context),
             region: region.name,
+            credentials,
+            warnings,
+            unknown_profile,
             name,
             file,
             settings,
-        })
+        })))
     }
 
     /// What the files look like that were read for it and that it names.
     pub(super) fn fingerprint(&self, context: &Context) -> Fingerprint {
-        let named = ["cacert", "cert", "key", "verify"].into_iter().filter_map(|key| self.path(key, context));
-        fingerprint(context, named)
-    }
-
-    /// A setting of `auth`, which may also stand beside it.
-    pub fn auth(&self, key: &str) -> Option<String> {
-        let inside = self.settings.get("auth").and_then(|auth| auth.get(key));
-        inside.and_then(text).or_else(|| self.settings.get(key).and_then(text))
+        let named = ["cert", "key"].into_iter().filter_map(|key| self.path(key, context));
+        let authorities = match self.verify(context) {
+            Verify::With { path, .. } => Some(path),
+            Verify::System | Verify::Not => None,
+        };
+        fingerprint(context, named.chain(authorities))
     }
 
     /// A setting that is a text, with what it says of others: `https://{region_name}.example.com`.
@@ -295,9 +305,9 @@ impl CloudSettings {
         if is_off || self.settings.get("insecure").and_then(truth).unwrap_or(false) {
             return Verify::Not;
         }
-        let named = self.path("cacert", context).or_else(|| is_path.then(|| self.path("verify", context)).flatten());
-        let named = named.or_else(|| context.variable("REQUESTS_CA_BUNDLE").map(PathBuf::from));
-        named.map_or(Verify::System, Verify::With)
+        let of_cloud = |key: &'static str| self.path(key, context).map(|path| (path, key));
+        let named = of_cloud("cacert").or_else(|| of_cloud("verify").filter(|_| is_path));
+        named.map_or_else(|| Verify::of_environment(context), |(path, named)| Verify::With { path, named })
     }
 
     pub fn addressing(&self, local_ipv6: bool) -> Addressing {
@@ -335,62 +345,6 @@ fn is_ipv4_forced(settings: &Map<String, Value>, client: &Map<String, Value>, co
         .unwrap_or(false)
         || variable("OS_PREFER_IPV6").or_else(|| of(client, "prefer_ipv6")) == Some(false);
     of(settings, "force_ipv4").unwrap_or(everywhere) || of(settings, "prefer_ipv6") == Some(false)
-}
-
-/// A profile of `clouds-public.yaml`.
-fn vendor(profile: &str, cloud: &str, file: &Path, context: &Context) -> Result<Map<String, Value>, CloudError> {
-    let searched = search("clouds-public", "OS_CLIENT_VENDOR_FILE", context);
-    let found = read(&searched)?.and_then(|(_, root)| object(&root, "public-clouds").get(profile).cloned());
-    match found {
-        Some(Value::Object(map)) => Ok(normalized(map)),
-        _ => Err(config_error(format!(
-            "cloud {cloud} in {} uses the profile {profile}, which is in no clouds-public.yaml; profiles that are built \
-             into openstacksdk are not known here: write auth_url and the like into the cloud's own settings",
-            file.display()
-        ))),
-    }
-}
-
-/// A region and its settings.
-struct Region {
-    /// `None`: the cloud has no regions that we know of.
-    name: Option<String>,
-    values: Map<String, Value>,
-}
-
-/// The wanted one, or the first that the cloud's own settings have, or its profile's
-/// (`openstacksdk: config/loader.py _get_region`).
-fn choose_region(
-    own: &Map<String, Value>,
-    profile: &Map<String, Value>,
-    wanted: Option<&str>,
-    place: &str,
-) -> Result<Region, CloudError> {
-    let listed = |settings: &Map<String, Value>| match (settings.get("regions"), settings.get("region_name")) {
-        (Some(Value::Array(regions)), _) | (_, Some(Value::Array(regions))) => regions.clone(),
-        (_, Some(name)) => text(name).iter().flat_map(|names| names.split(',')).map(Value::from).collect(),
-        _ => Vec::new(),
-    };
-    let mut known = listed(own);
-    if known.is_empty() {
-        known = listed(profile);
-    }
-    let name = |region: &Value| text(region).or_else(|| region.get("name").and_then(text));
-    let wanted = wanted.filter(|name| !name.is_empty());
-    let chosen = match wanted {
-        Some(wanted) => known.iter().find(|region| name(region).as_deref() == Some(wanted)),
-        None => known.first(),
-    };
-    if let (Some(wanted), None, false) = (wanted, chosen, known.is_empty()) {
-        return Err(config_error(format!(
-            "{place} has no region {wanted} (it has: {}); check region-name",
-            known.iter().filter_map(name).collect::<Vec<_>>().join(", ")
-        )));
-    }
-    let values = chosen.and_then(|region| region.get("values")).and_then(Value::as_object).cloned();
-    let values = normalized(values.unwrap_or_default()).into_iter().filter(|(_, value)| !value.is_null()).collect();
-    let name = chosen.and_then(name).or_else(|| wanted.map(ToOwned::to_owned)).filter(|name| !name.is_empty());
-    Ok(Region { name, values })
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Option<Read>, CloudError> {
 
 /// Scalars are texts as written, but for booleans and nothing. Keys are as the SDK has them after normalising
 /// (`openstacksdk: config/_util.py normalize_keys`), but for names of clouds.
-fn json(node: &Node) -> Value {
+pub(super) fn json(node: &Node) -> Value {
     match &node.value {
         yaml::Value::Scalar(Meaning::Null, _) => Value::Null,
         yaml::Value::Scalar(Meaning::Bool(value), _) => Value::Bool(*value),

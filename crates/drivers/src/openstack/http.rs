@@ -250,14 +250,16 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
 
 /// The newer of two microversions.
 fn newer<'a>(configured: Option<&'a str>, needed: Option<&'a str>) -> Option<&'a str> {
-    let number = |version: &str| version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match (configured, needed) {
-        (Some(configured), Some(needed)) => {
-            let older = number(configured).zip(number(needed)).is_some_and(|(a, b): ((u32, u32), (u32, u32))| a < b);
-            Some(if older { needed } else { configured })
-        }
+        (Some(configured), Some(needed)) => Some(if is_older(configured, needed) { needed } else { configured }),
         (configured, needed) => configured.or(needed),
     }
+}
+
+/// Whether a microversion is older than another; `latest` is not.
+pub(super) fn is_older(version: &str, than: &str) -> bool {
+    let number = |version: &str| version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    number(version).zip(number(than)).is_some_and(|(a, b): ((u32, u32), (u32, u32))| a < b)
 }
 
 /// As `keystoneauth1: session.py _set_microversion_headers` does.

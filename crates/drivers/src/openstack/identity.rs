@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    auth::request,
+    auth::{Login, request},
     catalog,
     cloud::CloudError,
     clouds_yaml::CloudSettings,
@@ -45,6 +45,8 @@ pub(crate) struct Keystone {
     file: String,
     url: Url,
     body: Value,
+    /// What may be missing in the settings if Keystone refuses the body.
+    hint: Option<&'static str>,
     settings: CloudSettings,
     token: Mutex<Option<Arc<Token>>>,
     /// The last attempt to log in, if it failed. Locked by whoever makes the next one.
@@ -145,15 +147,15 @@ fn config_error(message: String) -> CloudError {
 
 impl Keystone {
     pub fn new(settings: &CloudSettings, meter: Meter) -> Result<Self, CloudError> {
-        let (body, who) = request(settings)?;
+        let Login { body, who, hint } = request(settings)?;
         let place = format!("cloud {} in {}", settings.name, settings.file.display());
         let parse = |key: &str, text: &str| {
             Url::parse(text).map_err(|error| config_error(format!("{key} {text:?} of {place} is no URL: {error}")))
         };
-        let auth_url = settings
-            .auth("auth_url")
-            .map(|url| settings.expanded(&url))
-            .ok_or_else(|| config_error(format!("{place} has no auth_url")))?;
+        let auth_url = settings.credentials.get("auth_url").map(|url| settings.expanded(url)).ok_or_else(|| {
+            let profile = settings.unknown_profile.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+            config_error(format!("{place} has no auth_url{profile}"))
+        })?;
         let base = auth_url.trim_end_matches('/').trim_end_matches("/v2.0").trim_end_matches("/v3");
         for service in Service::ALL {
             if let Some(text) = settings.endpoint_override(service) {
@@ -166,6 +168,7 @@ impl Keystone {
             file: settings.file.display().to_string(),
             url: parse("auth_url", &format!("{base}/v3/auth/tokens"))?,
             body,
+            hint,
             settings: settings.clone(),
             token: Mutex::default(),
             failed: tokio::sync::Mutex::default(),
@@ -302,7 +305,12 @@ impl Keystone {
                         self.url, self.cloud, self.file
                     ),
                 ),
-                _ => CloudError::answered(status, format!("Keystone at {} answers {status} {message}", self.url)),
+                _ => {
+                    let hint = self.hint.filter(|_| status == 400);
+                    let hint = hint.map(|hint| format!("; {hint} (cloud {} in {})", self.cloud, self.file));
+                    let message = format!("{message}{}", hint.unwrap_or_default());
+                    CloudError::answered(status, format!("Keystone at {} answers {status} {message}", self.url))
+                }
             };
             if (400..500).contains(&status) && !matches!(status, 408 | 429) {
                 error.class = ErrorClass::Config;
@@ -318,13 +326,37 @@ impl Keystone {
         let token = body.get("token").ok_or_else(|| malformed("without a token"))?;
         let time = |key: &str| -> Option<DateTime<Utc>> { token.get(key)?.as_str()?.parse().ok() };
         let expires = time("expires_at").ok_or_else(|| malformed("without expires_at"))?;
+        let project = token.pointer("/project/id").and_then(Value::as_str).map(ToOwned::to_owned);
+        let catalog = token.get("catalog").cloned().unwrap_or_default();
+        if project.is_none() {
+            self.check_unscoped(&catalog)?;
+        }
         Ok(Token {
             value: value.ok_or_else(|| malformed("without X-Subject-Token"))?,
-            project: token.pointer("/project/id").and_then(Value::as_str).map(ToOwned::to_owned),
+            project,
             issued: asked,
             lifetime: (expires - time("issued_at").unwrap_or_else(Utc::now)).to_std().unwrap_or_default(),
-            catalog: token.get("catalog").cloned().unwrap_or_default(),
+            catalog,
         })
+    }
+
+    /// Of a token without a project: most services do nothing with it, and Keystone leaves the catalogue away.
+    fn check_unscoped(&self, catalog: &Value) -> Result<(), (CloudError, String)> {
+        let why = if self.body.pointer("/auth/scope").is_some() {
+            "its auth asks for another scope than a project"
+        } else {
+            "its auth names no project, and Keystone knows no default project of that user"
+        };
+        let message = format!(
+            "the token of cloud {} ({}) is for no project: {why}; add project_name and its domain, or project_id, to its \
+             auth in {}",
+            self.cloud, self.who, self.file
+        );
+        if catalog.as_array().is_some_and(|catalog| !catalog.is_empty()) {
+            tracing::warn!("{message}");
+            return Ok(());
+        }
+        Err((config_error(message), "no_project".to_owned()))
     }
 
     /// The service's endpoint.

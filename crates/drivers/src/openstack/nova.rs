@@ -58,6 +58,8 @@ pub(crate) struct Nova {
     current: Mutex<Option<Current>>,
     /// What the current session was opened with, for those who cannot wait for its lock.
     settings: std::sync::RwLock<Option<CloudSettings>>,
+    /// What was last warned of.
+    warned: std::sync::Mutex<Vec<String>>,
 }
 
 /// The session and when it must be opened anew.
@@ -79,6 +81,7 @@ impl Nova {
             context: context.clone(),
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
+            warned: std::sync::Mutex::default(),
         }
     }
 
@@ -91,7 +94,7 @@ impl Nova {
     pub(super) async fn open(&self) -> Result<(), CloudError> {
         let session = {
             let mut current = self.current.lock().await;
-            Arc::clone(&current.insert(self.read()?).session)
+            Arc::clone(&current.insert(self.read().await?).session)
         };
         session.url(Service::Compute, "").await.map(drop)
     }
@@ -101,14 +104,14 @@ impl Nova {
     pub(super) async fn session(&self) -> Result<Arc<Session>, CloudError> {
         let mut current = self.current.lock().await;
         let Some(known) = current.as_mut() else {
-            return Ok(Arc::clone(&current.insert(self.read()?).session));
+            return Ok(Arc::clone(&current.insert(self.read().await?).session));
         };
         if known.looked.elapsed() >= FILE_CHECK_INTERVAL {
             known.looked = Instant::now();
             // Taken before they are read: what changes meanwhile is seen the next time.
             let files = known.session.settings.fingerprint(&self.context);
             if known.files.has_changed() && self.stands_still(&files).await {
-                match self.read() {
+                match self.read().await {
                     Ok(new) => {
                         tracing::info!(
                             provider = %self.provider,
@@ -144,9 +147,19 @@ impl Nova {
         self.meter.record(call, time, problem.as_deref());
     }
 
-    fn read(&self) -> Result<Current, CloudError> {
+    /// Tells what is odd in clouds.yaml, once: a cloud that is away is opened again and again.
+    fn warn(&self, warnings: &[String]) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings.iter().filter(|warning| !warned.contains(warning)) {
+            tracing::warn!(provider = %self.provider, "{warning}");
+        }
+        *warned = warnings.to_vec();
+    }
+
+    async fn read(&self) -> Result<Current, CloudError> {
         let files = fingerprint(&self.context, None);
-        let settings = CloudSettings::find(self.cloud.as_deref(), self.region.as_deref(), &self.context)?;
+        let settings = CloudSettings::read(self.cloud.as_deref(), self.region.as_deref(), &self.context).await?;
+        self.warn(&settings.warnings);
         let named = settings.fingerprint(&self.context);
         let session = Arc::new(Session::new(settings.clone(), &self.context, self.meter.clone())?);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
@@ -361,6 +374,7 @@ mod tests {
             meter: Meter { provider: "test".into(), calls: ApiCalls::default() },
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
+            warned: std::sync::Mutex::default(),
         };
         nova.start().await.unwrap();
         Some(nova)

@@ -1,8 +1,8 @@
 //! The HTTP client of a cloud: whom it trusts, how it names itself.
 
-use std::{path::Path, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
-use reqwest::{Certificate, Client, Identity, redirect::Policy};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, redirect::Policy};
 
 use super::{
     cloud::CloudError,
@@ -15,47 +15,25 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Authorities that the system trusts, in the places where distributions have them.
 const CA_BUNDLES: [&str; 3] =
     ["/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem"];
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+fn config_error(message: String) -> CloudError {
+    CloudError::new(ErrorClass::Config, message)
+}
 
 /// A client for the cloud that the settings describe. It follows no redirects ([`super::redirects`]).
 pub(super) fn client(settings: &CloudSettings, context: &Context) -> Result<Client, CloudError> {
     let place = format!("cloud {} in {}", settings.name, settings.file.display());
-    let config = |message: String| CloudError::new(ErrorClass::Config, message);
-    let read = |what: &str, path: &Path| {
-        std::fs::read(path)
-            .map_err(|error| config(format!("cannot read {}, the {what} of {place}: {error}", path.display())))
-    };
     let verify = settings.verify(context);
-    let mut builder = Client::builder()
-        .user_agent(concat!("nodepool/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_DEADLINE)
-        .redirect(Policy::none())
-        .tls_built_in_root_certs(verify == Verify::System)
-        .danger_accept_invalid_certs(verify == Verify::Not);
-    // What somebody named must be usable, and alone counts; what the system has is taken as far as it goes.
-    match &verify {
-        Verify::With(path) => {
-            let certificates = Certificate::from_pem_bundle(&read("cacert", path)?);
-            let certificates = certificates.ok().filter(|certificates| !certificates.is_empty()).ok_or_else(|| {
-                config(format!("{}, the cacert of {place}, has no certificate in PEM", path.display()))
-            })?;
-            for certificate in certificates {
-                builder = builder.add_root_certificate(certificate);
-            }
-        }
-        Verify::System => {
-            let bundle = CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok());
-            match bundle.as_deref().map(Certificate::from_pem_bundle) {
-                Some(Ok(certificates)) => {
-                    for certificate in certificates {
-                        builder = builder.add_root_certificate(certificate);
-                    }
-                }
-                Some(Err(error)) => tracing::warn!(%error, "the system's CA bundle cannot be used"),
-                None => {}
-            }
-        }
-        Verify::Not => tracing::warn!("{place}: certificates are not checked (verify, insecure)"),
+    if verify == Verify::Not {
+        tracing::warn!("{place}: certificates are not checked (verify, insecure)");
     }
+    let mut builder = trusting(&verify, &place)?.redirect(Policy::none());
+    let read = |what: &str, path: &Path| {
+        fs::read(path)
+            .map_err(|error| config_error(format!("cannot read {}, the {what} of {place}: {error}", path.display())))
+    };
     if let Some(cert) = settings.path("cert", context) {
         let mut pem = read("cert", &cert)?;
         if let Some(key) = settings.path("key", context) {
@@ -63,14 +41,106 @@ pub(super) fn client(settings: &CloudSettings, context: &Context) -> Result<Clie
             pem.extend(read("key", &key)?);
         }
         builder = builder.identity(Identity::from_pem(&pem).map_err(|error| {
-            config(format!(
+            config_error(format!(
                 "the client certificate of {place} cannot be used: {}; cert and key (or cert alone) must have a \
                  certificate and its key in PEM, the key without a password",
                 explain(&error)
             ))
         })?);
     }
-    builder.build().map_err(|error| config(format!("cannot make an HTTP client for {place}: {}", explain(&error))))
+    build(builder, &place)
+}
+
+/// A client for what is public. It follows redirects.
+pub(super) fn public_client(context: &Context) -> Result<Client, CloudError> {
+    let place = "the environment";
+    build(trusting(&Verify::of_environment(context), place)?, place)
+}
+
+fn build(builder: ClientBuilder, place: &str) -> Result<Client, CloudError> {
+    builder
+        .build()
+        .map_err(|error| config_error(format!("cannot make an HTTP client for {place}: {}", explain(&error))))
+}
+
+/// What somebody named must be there, and alone counts; what the system has is taken as far as it goes.
+fn trusting(verify: &Verify, place: &str) -> Result<ClientBuilder, CloudError> {
+    let builder = Client::builder()
+        .user_agent(concat!("nodepool/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_DEADLINE)
+        .tls_built_in_root_certs(*verify == Verify::System)
+        .danger_accept_invalid_certs(*verify == Verify::Not);
+    let certificates = match verify {
+        Verify::With { path, named } => {
+            let name = path.display();
+            let pem = read_authorities(path)
+                .map_err(|error| config_error(format!("cannot read {name}, the {named} of {place}: {error}")))?;
+            let certificates = authorities(&pem, &name.to_string());
+            if certificates.is_empty() {
+                let how = if path.is_dir() {
+                    "; of a directory the files count that OpenSSL finds there: openssl rehash gives them their names"
+                } else {
+                    ""
+                };
+                return Err(config_error(format!(
+                    "{name}, the {named} of {place}, has no certificate in PEM that can be used{how}"
+                )));
+            }
+            certificates
+        }
+        Verify::System => {
+            let bundle = CA_BUNDLES.iter().find_map(|path| Some((path, fs::read(path).ok()?)));
+            bundle.map(|(path, pem)| authorities(&pem, path)).unwrap_or_default()
+        }
+        Verify::Not => Vec::new(),
+    };
+    Ok(certificates.into_iter().fold(builder, ClientBuilder::add_root_certificate))
+}
+
+/// A file, or those of a directory that OpenSSL would look at: eight hexadecimal digits, a dot and a number.
+fn read_authorities(path: &Path) -> io::Result<Vec<u8>> {
+    if !path.is_dir() {
+        return fs::read(path);
+    }
+    let is_hash = |name: &str| {
+        name.split_once('.').is_some_and(|(hash, number)| {
+            hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) && number.parse::<u32>().is_ok()
+        })
+    };
+    let mut pem = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_hash) {
+            pem.extend(fs::read(entry.path())?);
+            pem.push(b'\n');
+        }
+    }
+    Ok(pem)
+}
+
+/// The certificates of a bundle (`name`) that can be trusted. One that the TLS library cannot read (old authorities have
+/// odd ones) is passed over: OpenSSL, too, takes the others.
+fn authorities(pem: &[u8], name: &str) -> Vec<Certificate> {
+    let pem = String::from_utf8_lossy(pem);
+    let certificate = |block: &str| Certificate::from_pem(format!("{BEGIN}{block}{END}\n").as_bytes()).ok();
+    let blocks: Vec<&str> =
+        pem.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END).map(|(block, _)| block)).collect();
+    let readable: Vec<Certificate> = blocks.iter().filter_map(|block| certificate(block)).collect();
+    let can_be_used = |certificates: &[Certificate]| {
+        let empty = Client::builder().tls_built_in_root_certs(false);
+        certificates.iter().cloned().fold(empty, ClientBuilder::add_root_certificate).build().is_ok()
+    };
+    // One by one only where it must be: a bundle has more than a hundred.
+    let usable = if can_be_used(&readable) {
+        readable
+    } else {
+        readable.into_iter().filter(|certificate| can_be_used(std::slice::from_ref(certificate))).collect()
+    };
+    let passed_over = blocks.len() - usable.len();
+    if passed_over > 0 {
+        tracing::warn!("{passed_over} of {} certificates in {name} cannot be read and are passed over", blocks.len());
+    }
+    usable
 }
 
 #[cfg(test)]
@@ -171,6 +241,32 @@ mod tests {
         assert!(error.contains("cannot read /nowhere.pem, the cacert of cloud c in "), "{error}");
         let error = server.get(&dir, "cacert: ~/ext").await.unwrap_err();
         assert!(error.contains("has no certificate in PEM"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_authority_is_found_in_a_directory_by_the_name_that_openssl_gives_it() {
+        let dir = certificates();
+        let server = Server::start(&dir, "");
+        std::fs::create_dir(dir.path().join("authorities")).unwrap();
+        let hashed = std::path::PathBuf::from("authorities");
+        std::fs::copy(dir.path().join("ca.pem"), dir.path().join(hashed.join("ca.pem"))).unwrap();
+        let error = server.get(&dir, "cacert: ~/authorities").await.unwrap_err();
+        assert!(error.contains("openssl rehash"), "{error}");
+        openssl(&dir, "rehash authorities");
+        server.get(&dir, "cacert: ~/authorities").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_cannot_be_read_does_not_cost_the_others_of_its_bundle() {
+        let dir = certificates();
+        let server = Server::start(&dir, "");
+        let authority = std::fs::read_to_string(dir.path().join("ca.pem")).unwrap();
+        let broken = [format!("{BEGIN}\nAAAA\n{END}\n"), format!("{BEGIN}\n%%%%\n{END}\n")].concat();
+        std::fs::write(dir.path().join("bundle.pem"), format!("# a comment\n{broken}{authority}{broken}")).unwrap();
+        server.get(&dir, "cacert: ~/bundle.pem").await.unwrap();
+        std::fs::write(dir.path().join("broken.pem"), broken).unwrap();
+        let error = server.get(&dir, "cacert: ~/broken.pem").await.unwrap_err();
+        assert!(error.contains("has no certificate in PEM that can be used"), "{error}");
     }
 
     #[tokio::test]

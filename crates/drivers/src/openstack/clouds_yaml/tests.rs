@@ -17,8 +17,8 @@ fn secrets_regions_and_settings_are_merged() {
     let context = context(&dir, clouds).with_variable("OS_CLIENT_SECURE_FILE", secure.to_str().unwrap());
     let cloud = CloudSettings::find(None, Some("two"), &context).unwrap();
     assert_eq!(cloud.name, "a", "the only one");
-    assert_eq!(cloud.auth("password").as_deref(), Some("hidden"));
-    assert_eq!(cloud.auth("project_id").as_deref(), Some("7"));
+    assert_eq!(cloud.credentials.get("password"), Some("hidden"));
+    assert_eq!(cloud.credentials.get("project_id"), Some("7"));
     assert_eq!(cloud.region(Service::Compute).as_deref(), Some("two"));
     assert_eq!(cloud.interfaces(Service::Compute), ["internal"]);
     assert_eq!(cloud.verify(&context), Verify::Not);
@@ -48,9 +48,9 @@ fn the_environment_is_a_cloud_of_its_own_if_it_says_where_to_log_in() {
     };
     let nowhere = Context::default().with_variable("OS_CLIENT_CONFIG_FILE", dir.path().join("none").to_str().unwrap());
     let cloud = CloudSettings::find(Some("envvars"), None, &openrc(nowhere)).unwrap();
-    assert_eq!(cloud.auth("auth_url").as_deref(), Some("http://k/v3"));
-    assert_eq!(cloud.auth("project_name").as_deref(), Some("p"));
-    assert_eq!(cloud.auth("user_domain_name"), None, "what is empty is not set");
+    assert_eq!(cloud.credentials.get("auth_url"), Some("http://k/v3"));
+    assert_eq!(cloud.credentials.get("project_name"), Some("p"));
+    assert_eq!(cloud.credentials.get("user_domain_name"), None, "what is empty is not set");
     assert_eq!(cloud.region(Service::Compute).as_deref(), Some("one"));
     assert_eq!(cloud.interfaces(Service::Compute), ["internal"]);
     assert_eq!(cloud.file.display().to_string(), "the environment (OS_*)");
@@ -63,7 +63,7 @@ fn the_environment_is_a_cloud_of_its_own_if_it_says_where_to_log_in() {
     for (cloud, context, user) in
         [(None, &both, "u"), (Some("a"), &both, "a"), (None, &named, "a"), (Some("rc"), &named, "u")]
     {
-        assert_eq!(CloudSettings::find(cloud, None, context).unwrap().auth("username").as_deref(), Some(user));
+        assert_eq!(CloudSettings::find(cloud, None, context).unwrap().credentials.get("username"), Some(user));
     }
     let error = CloudSettings::find(Some("a"), None, &both.with_variable("OS_CLOUD_NAME", "a")).unwrap_err();
     assert!(error.message.contains("and the environment (OS_*) have a cloud a: rename one"), "{error}");
@@ -93,7 +93,7 @@ fn a_service_has_settings_of_its_own_under_any_name_of_its_type() {
     assert_eq!(cloud.rate_limit(Service::Image), None);
     assert_eq!(cloud.concurrency(Service::Image), Some(7));
     assert_eq!(cloud.api_timeout(), Some(Duration::from_millis(2500)));
-    assert_eq!(cloud.auth("auth_url").map(|url| cloud.expanded(&url)).as_deref(), Some("http://one.k"));
+    assert_eq!(cloud.credentials.get("auth_url").map(|url| cloud.expanded(url)).as_deref(), Some("http://one.k"));
 }
 
 #[test]
@@ -107,21 +107,64 @@ fn the_regions_that_are_written_down_are_all_there_are() {
 }
 
 #[test]
-fn a_profile_is_overlaid_with_the_clouds_own_settings_and_an_unknown_one_is_refused() {
+fn a_profile_is_overlaid_with_the_clouds_own_settings() {
     let dir = tempfile::tempdir().unwrap();
     let public = dir.path().join("clouds-public.yaml");
     let profile = "public-clouds: {p: {auth: {auth_url: 'http://k', username: u}, networks: [{name: n}]}}";
     std::fs::write(&public, profile).unwrap();
-    let clouds = "clouds: {a: {profile: p, auth: {username: own}, networks: []}, b: {profile: rackspace}}";
+    let clouds = "clouds: {a: {profile: p, auth: {username: own}, networks: []}}";
     let context = context(&dir, clouds).with_variable("OS_CLIENT_VENDOR_FILE", public.to_str().unwrap());
     let cloud = CloudSettings::find(Some("a"), None, &context).unwrap();
-    assert_eq!((cloud.auth("auth_url").unwrap(), cloud.auth("username").unwrap()), ("http://k".into(), "own".into()));
+    assert_eq!(["auth_url", "username"].map(|key| cloud.credentials.get(key).unwrap()), ["http://k", "own"]);
     assert!(cloud.addressing(false).networks.is_empty(), "only auth is merged");
-    let error = CloudSettings::find(Some("b"), None, &context).unwrap_err();
-    assert!(
-        error.message.contains("uses the profile rackspace") && error.message.contains("write auth_url"),
-        "{error}"
+}
+
+#[test]
+fn a_profile_of_the_sdks_vendors_brings_address_regions_and_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    let clouds = "clouds: {a: {profile: limestonenetworks, auth: {username: u}}, b: {cloud: otc, region_name: eu-nl}}";
+    let context = context(&dir, clouds);
+    let cloud = CloudSettings::find(Some("a"), Some("us-slc"), &context).unwrap();
+    assert_eq!(cloud.credentials.get("auth_url"), Some("https://auth.cloud.lstn.net:5000/v3"));
+    assert_eq!(cloud.region(Service::Compute).as_deref(), Some("us-slc"));
+    assert_eq!(cloud.addressing(false).default_network.as_deref(), Some("Public Internet"));
+    assert_eq!(cloud.addressing(false).networks.len(), 3);
+    let cloud = CloudSettings::find(Some("b"), None, &context).unwrap();
+    let url = cloud.credentials.get("auth_url").map(|url| cloud.expanded(url));
+    assert_eq!(url.as_deref(), Some("https://iam.eu-nl.otc.t-systems.com/v3"));
+    assert_eq!(cloud.warnings, [""; 0]);
+}
+
+#[test]
+fn an_unknown_profile_is_a_warning_beside_settings_of_the_clouds_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let clouds = "clouds: {a: {profile: envvars}, b: {profile: nobodys, auth: {auth_url: 'http://k'}}}";
+    let context = context(&dir, clouds);
+    let cloud = CloudSettings::find(Some("b"), None, &context).unwrap();
+    assert_eq!(cloud.credentials.get("auth_url"), Some("http://k"));
+    assert!(cloud.warnings[0].contains("uses the profile nobodys"), "{:?}", cloud.warnings);
+    assert_eq!(cloud.unknown_profile.as_ref(), Some(&cloud.warnings[0]));
+    assert_eq!(
+        CloudSettings::find(Some("a"), None, &context).unwrap().warnings,
+        [""; 0],
+        "the environment is no profile"
     );
+}
+
+#[test]
+fn what_stands_among_the_clouds_and_is_none_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = context(&dir, "clouds: {a: {auth: {auth_url: 'http://k'}}, region_name: R}");
+    for name in [None, Some("a")] {
+        let cloud = CloudSettings::find(name, None, &context).unwrap();
+        assert!(cloud.warnings[0].contains("`region_name`, which stands below `clouds` in "), "{:?}", cloud.warnings);
+    }
+    let error = CloudSettings::find(Some("region_name"), None, &context).unwrap_err();
+    assert!(error.message.contains("is not a mapping, so it is no cloud"), "{error}");
+    let other = tempfile::tempdir().unwrap();
+    let context = super::tests::context(&other, "clouds: [a]");
+    let error = CloudSettings::find(Some("a"), None, &context).unwrap_err();
+    assert!(error.message.contains("is not a mapping of names to clouds"), "{error}");
 }
 
 #[test]
@@ -146,14 +189,29 @@ fn certificates_are_judged_by_cacert_by_verify_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     for (settings, verify) in [
         ("", Verify::System),
-        ("cacert: ~/ca.pem", Verify::With("/home/x/ca.pem".into())),
-        ("verify: /ca.pem", Verify::With("/ca.pem".into())),
+        ("cacert: ~/ca.pem", Verify::With { path: "/home/x/ca.pem".into(), named: "cacert" }),
+        ("verify: /ca.pem", Verify::With { path: "/ca.pem".into(), named: "verify" }),
         ("verify: false, cacert: /ca.pem", Verify::Not),
         ("insecure: true", Verify::Not),
     ] {
         let context = context(&dir, &format!("clouds: {{a: {{{settings}}}}}")).with_variable("HOME", "/home/x");
         assert_eq!(CloudSettings::find(None, None, &context).unwrap().verify(&context), verify, "{settings}");
     }
+}
+
+#[test]
+fn certificates_are_judged_as_the_environment_says_where_clouds_yaml_says_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let verify = |settings: &str, variables: &[(&str, &str)]| {
+        let context = context(&dir, &format!("clouds: {{a: {{{settings}}}}}"));
+        let context = variables.iter().fold(context, |context, (name, value)| context.with_variable(name, *value));
+        CloudSettings::find(None, None, &context).unwrap().verify(&context)
+    };
+    let (requests, curl) = (("REQUESTS_CA_BUNDLE", "/r"), ("CURL_CA_BUNDLE", "/c"));
+    assert_eq!(verify("", &[requests, curl]), Verify::With { path: "/r".into(), named: "REQUESTS_CA_BUNDLE" });
+    assert_eq!(verify("verify: true", &[curl]), Verify::With { path: "/c".into(), named: "CURL_CA_BUNDLE" });
+    assert_eq!(verify("cacert: /ca", &[requests]), Verify::With { path: "/ca".into(), named: "cacert" });
+    assert_eq!(verify("verify: false", &[requests]), Verify::Not);
 }
 
 #[test]

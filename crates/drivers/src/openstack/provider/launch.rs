@@ -67,6 +67,11 @@ impl OpenStackProvider {
         for name in &label.networks {
             networks.push(self.lookups.network(name).await?.id);
         }
+        // As the SDK has it: where nothing is named, the network that servers are reached on.
+        let default = self.cloud.addressing().default_network.filter(|_| networks.is_empty());
+        if let Some(name) = default {
+            networks.push(self.lookups.network(&name).await?.id);
+        }
         let create = CreateServer {
             name: launch.hostname.clone(),
             image: self.image_id(launch, &image).await?,

@@ -181,13 +181,13 @@ mod tests {
 
     use super::*;
 
-    fn read(settings: Value) -> (Credentials, Vec<String>) {
+    fn read(settings: &Value) -> (Credentials, Vec<String>) {
         Credentials::read(settings.as_object().unwrap()).unwrap()
     }
 
     #[test]
     fn what_stands_beside_auth_counts_more_for_project_and_domains_and_less_for_all_else() {
-        let (credentials, warnings) = read(json!({
+        let (credentials, warnings) = read(&json!({
             "auth": {"username": "in", "password": "in", "project_name": "in", "user_domain_id": "in", "tenant_id": "t"},
             "username": "out", "password": "out", "project_name": "out", "user_domain_id": "out", "trust_id": "out",
         }));
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn an_empty_text_is_no_value() {
-        let (credentials, _) = read(json!({
+        let (credentials, _) = read(&json!({
             "auth": {"username": "", "password": "p", "project_name": "in", "project_domain_id": ""},
             "username": "out", "project_name": "",
         }));
@@ -222,11 +222,11 @@ mod tests {
     #[test]
     fn a_domain_named_once_is_the_users_and_the_projects_where_there_is_a_project() {
         let (credentials, _) =
-            read(json!({"auth": {"project_name": "p", "domain_name": "d", "user_domain_name": "u"}}));
+            read(&json!({"auth": {"project_name": "p", "domain_name": "d", "user_domain_name": "u"}}));
         assert_eq!(credentials.get("user_domain_name"), Some("u"));
         assert_eq!(credentials.get("project_domain_name"), Some("d"));
         assert_eq!(credentials.get("domain_name"), None);
-        let (credentials, _) = read(json!({"auth": {"domain_name": "d"}}));
+        let (credentials, _) = read(&json!({"auth": {"domain_name": "d"}}));
         assert_eq!(credentials.get("domain_name"), Some("d"));
     }
 
@@ -245,17 +245,17 @@ mod tests {
 
     #[test]
     fn a_key_that_the_plugin_does_not_take_is_a_warning_with_what_was_meant() {
-        let (_, warnings) = read(json!({"auth": {"usrname": "u", "password": "p", "project_id": "x"}}));
+        let (_, warnings) = read(&json!({"auth": {"usrname": "u", "password": "p", "project_id": "x"}}));
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("a key `usrname`") && warnings[0].contains("did you mean `username`?"));
-        let (_, warnings) = read(json!({"auth_type": "v3applicationcredential",
+        let (_, warnings) = read(&json!({"auth_type": "v3applicationcredential",
             "auth": {"application_credential_id": "i", "application_credential_secret": "s", "password": "hidden"}}));
         assert!(
             warnings[0].contains("`password`, which auth_type v3applicationcredential does not take"),
             "{warnings:?}"
         );
         assert!(!warnings[0].contains("hidden"));
-        let (credentials, warnings) = read(json!({"auth_plugin": "v3token", "auth": {"password": "p"}}));
+        let (credentials, warnings) = read(&json!({"auth_plugin": "v3token", "auth": {"password": "p"}}));
         assert_eq!(credentials.auth_type(), "password");
         assert!(warnings[0].contains("the key is auth_type now"), "{warnings:?}");
     }

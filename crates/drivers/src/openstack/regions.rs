@@ -89,14 +89,14 @@ mod tests {
 
     use super::*;
 
-    fn choose_in(own: Value, wanted: Option<&str>) -> Result<Region, String> {
+    fn choose_in(own: &Value, wanted: Option<&str>) -> Result<Region, String> {
         choose(own.as_object().unwrap(), &Map::new(), wanted)
     }
 
     #[test]
     fn a_regions_settings_stand_below_values() {
         let region =
-            choose_in(json!({"regions": [{"name": "a", "interface": "internal", "values": {"x-y": 1}}]}), None);
+            choose_in(&json!({"regions": [{"name": "a", "interface": "internal", "values": {"x-y": 1}}]}), None);
         let region = region.unwrap();
         assert_eq!(region.values, *json!({"x_y": 1}).as_object().unwrap());
         assert!(region.warnings[0].contains("a key `interface`"), "{:?}", region.warnings);
@@ -106,7 +106,7 @@ mod tests {
             (json!({"region_name": false}), "has become the boolean false"),
             (json!({"regions": ["a", true]}), "has become the boolean true"),
         ] {
-            let error = choose_in(own, None).unwrap_err();
+            let error = choose_in(&own, None).unwrap_err();
             assert!(error.contains(what), "{error}");
         }
     }

@@ -88,6 +88,11 @@ impl FaultProxy {
         self.shared.rules().push(rule);
     }
 
+    /// Adds a rule that acts before all others.
+    pub fn prefer(&self, rule: Rule) {
+        self.shared.rules().insert(0, rule);
+    }
+
     /// All rules at once.
     pub fn replace(&self, rules: Vec<Rule>) {
         *self.shared.rules() = rules;

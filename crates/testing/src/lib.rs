@@ -10,10 +10,12 @@
 mod fault_proxy;
 pub mod faults;
 mod proxy;
+mod scripted_cloud;
 
 pub use fault_proxy::FaultProxy;
 pub use faults::{Calls, Fault, Rule};
 pub use proxy::LossyProxy;
+pub use scripted_cloud::ScriptedCloud;
 
 use std::{
     future::Future,

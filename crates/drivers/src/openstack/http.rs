@@ -1,6 +1,9 @@
 //! [`Session`]: one call of one service, once.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
@@ -18,7 +21,7 @@ use super::{
 use crate::{Context, ErrorClass};
 
 /// Of one attempt, unless clouds.yaml has an `api_timeout`.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a call may wait for its turn, or for the service to come back, before it is not attempted any more.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,6 +31,8 @@ pub(super) struct Session {
     pub http: Http,
     pub keystone: Keystone,
     pub settings: CloudSettings,
+    /// Whether Neutron takes no descriptions of floating IPs.
+    pub refuses_descriptions: AtomicBool,
     gates: [Gate; Service::ALL.len()],
 }
 
@@ -84,6 +89,11 @@ impl Sent {
         }
     }
 
+    /// Whether its deadline passed.
+    pub fn timed_out(&self) -> bool {
+        self.end == End::TimedOut
+    }
+
     /// Whether the service cannot have heard of it.
     pub fn was_not_sent(&self) -> bool {
         self.end == End::NotSent
@@ -91,25 +101,27 @@ impl Sent {
 }
 
 /// One call.
-pub(super) struct Call<'a> {
+pub(super) struct Call {
     /// Upstream's word for it in logs.
     pub name: &'static str,
     pub method: Method,
     pub service: Service,
     /// Appended to the endpoint.
     pub path: String,
-    pub query: Vec<(&'a str, String)>,
+    pub query: Vec<(String, String)>,
     pub body: Option<Value>,
     pub headers: Vec<(&'static str, &'static str)>,
     /// The first microversion that has what the call asks for.
     pub microversion: Option<&'static str>,
+    /// Whether it reads a page of a listing, which has a deadline of its own ([`super::pages`]).
+    pub is_page: bool,
     /// Of one attempt.
     pub deadline: Duration,
     /// When no further attempt is made.
     pub patience: Duration,
 }
 
-impl<'a> Call<'a> {
+impl Call {
     pub fn new(name: &'static str, method: Method, service: Service, path: impl Into<String>) -> Self {
         Self {
             name,
@@ -120,6 +132,7 @@ impl<'a> Call<'a> {
             body: None,
             headers: Vec::new(),
             microversion: None,
+            is_page: false,
             deadline: DEADLINE,
             patience: PATIENCE,
         }
@@ -127,11 +140,6 @@ impl<'a> Call<'a> {
 
     pub fn get(name: &'static str, service: Service, path: impl Into<String>) -> Self {
         Self::new(name, Method::GET, service, path)
-    }
-
-    pub fn query(mut self, key: &'a str, value: impl Into<String>) -> Self {
-        self.query.push((key, value.into()));
-        self
     }
 }
 
@@ -141,7 +149,7 @@ impl Session {
         let http = Http::new(client(&settings, context)?);
         let keystone = Keystone::new(&settings, meter)?;
         let gates = Service::ALL.map(|service| Gate::new(settings.rate_limit(service), settings.concurrency(service)));
-        Ok(Self { http, keystone, settings, gates })
+        Ok(Self { http, keystone, settings, refuses_descriptions: AtomicBool::new(false), gates })
     }
 
     /// What all calls of the service pass.
@@ -160,7 +168,7 @@ impl Session {
     }
 
     /// Makes a call once.
-    pub async fn send(&self, call: &Call<'_>, token: &Token) -> Sent {
+    pub async fn send(&self, call: &Call, token: &Token) -> Sent {
         let deadline = self.settings.api_timeout().unwrap_or(call.deadline);
         let url = match self.keystone.endpoint(token, call.service) {
             Ok(endpoint) => address(endpoint, call.service, &call.path),
@@ -175,7 +183,7 @@ impl Session {
         })
     }
 
-    async fn attempt(&self, call: &Call<'_>, token: &Token, url: &Url, place: &str) -> Sent {
+    async fn attempt(&self, call: &Call, token: &Token, url: &Url, place: &str) -> Sent {
         let failed = |class, message: String, end| Sent {
             result: Err(CloudError::new(class, format!("{message} ({place})"))),
             end,

@@ -1,7 +1,8 @@
 //! The `openstack` driver.
 //!
 //! [`provider`] tells the stories (launch, delete, quota, clean-up) over the few calls of [`cloud::Cloud`];
-//! `calls.rs` makes those calls, through [`nova`] (how often), [`gate`] (when) and [`http`] (once), with what [`clouds_yaml`]
+//! `calls.rs` makes those calls, through [`pages`] (listings), [`nova`] (how often), [`gate`] (when) and [`http`] (once),
+//! with what [`clouds_yaml`]
 //! (and what it stands on: [`cloud_entry`], [`profiles`], [`regions`], [`credentials`]), [`identity`], [`tls`] and [`redirects`] know;
 //! `neutron.rs` and `glance.rs` have those of [`network_service`] and [`image_service`]. [`listings`] shares one listing
 //! among all who wait. The `fake` driver is the same stories on a simulated cloud, as upstream's is.
@@ -28,9 +29,11 @@ pub(crate) mod listings;
 pub(crate) mod network_service;
 pub(crate) mod neutron;
 pub(crate) mod nova;
+pub(crate) mod pages;
 pub(crate) mod profiles;
 pub(crate) mod provider;
 pub(crate) mod redirects;
 pub(crate) mod regions;
 pub(crate) mod remote_profiles;
 pub(crate) mod tls;
+pub(crate) mod turns;

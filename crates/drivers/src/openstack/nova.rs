@@ -16,7 +16,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use nodepool_common::{config, model::ProviderName};
-use reqwest::{Method, Url};
+use reqwest::Method;
 use serde_json::Value;
 use tokio::{
     sync::Mutex,
@@ -24,12 +24,13 @@ use tokio::{
 };
 
 use super::{
-    cloud::{CloudError, Named},
+    cloud::CloudError,
     clouds_yaml::CloudSettings,
     config_files::fingerprint,
-    gate::Pass,
+    gate::{Health, Pass},
     http::{Call, PATIENCE, Sent, Session},
     identity::{Meter, Service, Token},
+    pages::PageDeadlines,
 };
 use crate::{Context, ErrorClass, files::Fingerprint};
 
@@ -38,8 +39,6 @@ const RETRIES: usize = 2;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Of the harmless call that finds out whether a service is back.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
-/// Pages of a listing; more mean that a service lost its way.
-const MOST_PAGES: usize = 1000;
 
 /// How often files are looked at, at most.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,6 +59,7 @@ pub(crate) struct Nova {
     settings: std::sync::RwLock<Option<CloudSettings>>,
     /// What was last warned of.
     warned: std::sync::Mutex<Vec<String>>,
+    page_deadlines: PageDeadlines,
 }
 
 /// The session and when it must be opened anew.
@@ -82,6 +82,7 @@ impl Nova {
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
             warned: std::sync::Mutex::default(),
+            page_deadlines: PageDeadlines::default(),
         }
     }
 
@@ -187,11 +188,11 @@ impl Nova {
     }
 
     /// Makes a call as often as is right, and reads its JSON.
-    pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, CloudError> {
+    pub(super) async fn call(&self, call: Call) -> Result<Value, CloudError> {
         self.repeat(call).await.map_err(marked)
     }
 
-    async fn repeat(&self, call: Call<'_>) -> Result<Value, CloudError> {
+    async fn repeat(&self, mut call: Call) -> Result<Value, CloudError> {
         let until = Instant::now() + call.patience;
         let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
         let mut delays =
@@ -208,6 +209,9 @@ impl Nova {
                 probe.deadline = PROBE_DEADLINE;
                 self.send(&session, &probe, &token, pass).await;
                 continue;
+            }
+            if call.is_page {
+                call.deadline = self.page_deadlines.of(call.name);
             }
             let sent = self.send(&session, &call, &token, pass).await;
             let (is_later, was_not_sent) = (sent.is_later(), sent.was_not_sent());
@@ -240,83 +244,23 @@ impl Nova {
     }
 
     /// Makes a call once, tells the gate what it says of the service, and counts it.
-    async fn send(&self, session: &Session, call: &Call<'_>, token: &Token, pass: Pass<'_>) -> Sent {
+    async fn send(&self, session: &Session, call: &Call, token: &Token, pass: Pass<'_>) -> Sent {
         let began = Instant::now();
         let sent = session.send(call, token).await;
         let time = began.elapsed();
-        pass.end(sent.health(), sent.result.as_ref().err());
+        let mut health = sent.health();
+        if call.is_page && sent.timed_out() {
+            self.page_deadlines.late(call.name, call.deadline);
+            health = Health::Unclear;
+        } else if call.is_page && sent.result.is_ok() {
+            self.page_deadlines.came(call.name, time);
+        }
+        pass.end(health, sent.result.as_ref().err());
         let problem = sent.problem();
         self.meter.record(call.name, time, problem.as_deref());
         let result = problem.as_deref().unwrap_or("ok");
         tracing::debug!(provider = %self.provider, result, "API call {} in {time:?}", call.name);
         sent
-    }
-
-    /// All pages of a listing.
-    pub(super) async fn list(
-        &self,
-        name: &'static str,
-        service: Service,
-        path: &str,
-        key: &str,
-        query: &[(&'static str, &str)],
-    ) -> Result<Vec<Value>, CloudError> {
-        let mut all = Vec::new();
-        let mut marker: Option<String> = None;
-        for _ in 0..MOST_PAGES {
-            let mut call = Call::get(name, service, path);
-            for (key, value) in query {
-                call = call.query(key, *value);
-            }
-            if let Some(marker) = &marker {
-                call = call.query("marker", marker.clone());
-            }
-            let mut page = self.call(call).await?;
-            let next = next_marker(&page, key);
-            // An answer that is none must not pass for "there is nothing": what is not there gets deleted.
-            let Some(Value::Array(mut items)) = page.get_mut(key).map(Value::take) else {
-                return Err(CloudError::new(ErrorClass::Transient, format!("{name} was answered without {key}")));
-            };
-            all.append(&mut items);
-            if next.is_none() || next == marker {
-                return Ok(all);
-            }
-            marker = next;
-        }
-        Err(CloudError::new(ErrorClass::Transient, format!("{name} has more than {MOST_PAGES} pages")))
-    }
-
-    /// The first of those that [`Self::all_by_name_or_id`] finds.
-    pub(super) async fn by_name_or_id(
-        &self,
-        name: &'static str,
-        service: Service,
-        path_and_key: (&str, &str),
-        name_or_id: &str,
-        query: &[(&'static str, &str)],
-    ) -> Result<Option<Named>, CloudError> {
-        Ok(self.all_by_name_or_id(name, service, path_and_key, name_or_id, query).await?.into_iter().next())
-    }
-
-    pub(super) async fn all_by_name_or_id(
-        &self,
-        name: &'static str,
-        service: Service,
-        (path, key): (&str, &str),
-        name_or_id: &str,
-        query: &[(&'static str, &str)],
-    ) -> Result<Vec<Named>, CloudError> {
-        // Ids are UUIDs almost everywhere, and hardly any name is one.
-        let by = if uuid::Uuid::parse_str(name_or_id).is_ok() { ["id", "name"] } else { ["name", "id"] };
-        for by in by {
-            let query: Vec<_> = query.iter().copied().chain([(by, name_or_id)]).collect();
-            let found = self.list(name, service, path, key, &query).await?;
-            let found: Vec<Named> = found.iter().filter_map(Named::read).collect();
-            if !found.is_empty() {
-                return Ok(found);
-            }
-        }
-        Ok(Vec::new())
     }
 }
 
@@ -325,22 +269,9 @@ fn marked(error: CloudError) -> CloudError {
     CloudError { unanswered: error.status.is_none() && error.class == ErrorClass::Transient, ..error }
 }
 
-/// From the `<key>_links` of a page, or Glance's `next`. Only its marker is used: the rest of the address may be an
-/// internal one, and Glance gives none but the path.
-fn next_marker(page: &Value, key: &str) -> Option<String> {
-    let links = page.get(format!("{key}_links")).and_then(Value::as_array).into_iter().flatten();
-    let mut next = links.filter(|link| link.get("rel").and_then(Value::as_str) == Some("next"));
-    let address = next.next().and_then(|link| link.get("href")).or_else(|| page.get("next"))?.as_str()?;
-    let (_, query) = address.split_once('?')?;
-    Url::parse(&format!("any:?{query}"))
-        .ok()?
-        .query_pairs()
-        .find(|(key, _)| key == "marker")
-        .map(|(_, marker)| marker.into_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use nodepool_testing::{Fault, Rule, ScriptedCloud};
     use serde_json::json;
 
     use super::*;
@@ -349,14 +280,19 @@ mod tests {
         openstack::cloud::{Cloud, Flavor},
     };
 
-    #[test]
-    fn the_next_page_is_known_by_its_marker_only() {
-        let page = json!({"servers": [], "servers_links": [
-            {"rel": "next", "href": "http://internal:8774/v2.1/servers/detail?marker=abc&limit=2"}]});
-        assert_eq!(next_marker(&page, "servers").as_deref(), Some("abc"));
-        assert_eq!(next_marker(&json!({"servers": []}), "servers"), None);
-        let page = json!({"images": [], "next": "/v2/images?limit=2&marker=abc"});
-        assert_eq!(next_marker(&page, "images").as_deref(), Some("abc"));
+    fn nova(cloud: &str, clouds_yaml: &str) -> Nova {
+        Nova {
+            provider: "test".into(),
+            cloud: Some(cloud.to_owned()),
+            region: None,
+            rate: Duration::ZERO,
+            context: Context::default().with_variable("OS_CLIENT_CONFIG_FILE", clouds_yaml),
+            meter: Meter { provider: "test".into(), calls: ApiCalls::default() },
+            current: Mutex::default(),
+            settings: std::sync::RwLock::default(),
+            warned: std::sync::Mutex::default(),
+            page_deadlines: PageDeadlines::default(),
+        }
     }
 
     /// On a real cloud, like `tests/openstack_real.rs`.
@@ -365,19 +301,29 @@ mod tests {
             eprintln!("skipped: NODEPOOL_TEST_CLOUDS_YAML does not name the clouds.yaml of a test cloud");
             return None;
         };
-        let nova = Nova {
-            provider: "test".into(),
-            cloud: Some("npcloud".to_owned()),
-            region: None,
-            rate: Duration::ZERO,
-            context: Context::default().with_variable("OS_CLIENT_CONFIG_FILE", path),
-            meter: Meter { provider: "test".into(), calls: ApiCalls::default() },
-            current: Mutex::default(),
-            settings: std::sync::RwLock::default(),
-            warned: std::sync::Mutex::default(),
-        };
+        let nova = nova("npcloud", &path);
         nova.start().await.unwrap();
         Some(nova)
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_takes_long_gets_more_time_and_keeps_nothing_else_waiting() {
+        const SERVERS: &str = "/compute/v2.1/servers/detail";
+        let cloud = ScriptedCloud::start(&[]).await;
+        let nova = Nova {
+            page_deadlines: PageDeadlines::starting_with(Duration::from_millis(250)),
+            ..nova(ScriptedCloud::NAME, cloud.clouds_yaml().to_str().unwrap())
+        };
+        cloud.answer("GET", SERVERS, 200, &json!({"servers": [{"id": "s"}]}));
+        cloud.answer("DELETE", "/compute/v2.1/servers/s", 204, &json!(null));
+        cloud.meets(Rule::new("GET", SERVERS, Fault::Hang(60)).times(3));
+        let error = nova.list_servers().await.unwrap_err();
+        assert!(error.message.contains("no answer within 1 s (detailed server list"), "the third: {error}");
+        let began = Instant::now();
+        nova.delete_server("s").await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(500), "the service is not in trouble: {:?}", began.elapsed());
+        assert_eq!(nova.page_deadlines.of("detailed server list"), Duration::from_secs(2));
+        assert_eq!(nova.list_servers().await.unwrap().len(), 1);
     }
 
     #[tokio::test]

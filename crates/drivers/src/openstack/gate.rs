@@ -8,7 +8,7 @@
 //!   dead service is asked about as often as by one.
 //! - The number of calls on their way is bounded, because each that hangs holds a socket. A part of it is kept for
 //!   calls that create nothing: a hundred slow creations must not keep us from listing and deleting.
-//! - clouds.yaml's `rate_limit` spaces calls, its `concurrency` is the bound.
+//! - clouds.yaml's `rate_limit` spaces calls ([`super::turns`]), its `concurrency` is the bound.
 //!
 //! 500 says nothing here: Nova answers it for one odd server as well as for a dead database.
 
@@ -19,10 +19,10 @@ use std::{
 
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 
-use super::cloud::CloudError;
+use super::{cloud::CloudError, turns::Turns};
 use crate::ErrorClass;
 
 /// A longer `Retry-After` is not waited for: services have been seen to say hours.
@@ -46,8 +46,7 @@ pub(super) struct Gate {
     news: Notify,
     calls: Arc<Semaphore>,
     creations: Arc<Semaphore>,
-    /// Between two calls.
-    spacing: Duration,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -55,8 +54,6 @@ struct State {
     later: Option<Later>,
     failures: u32,
     trouble: Option<Trouble>,
-    /// When the next call may begin.
-    turn: Instant,
 }
 
 #[derive(Debug)]
@@ -109,13 +106,12 @@ impl Gate {
     /// With so many calls a second and so many at a time at most.
     pub fn new(rate: Option<f64>, concurrency: Option<usize>) -> Self {
         let calls = concurrency.unwrap_or(CALLS).max(1);
-        let spacing = rate.filter(|rate| *rate > 0.0).and_then(|rate| Duration::try_from_secs_f64(1.0 / rate).ok());
         Self {
-            state: Mutex::new(State { later: None, failures: 0, trouble: None, turn: Instant::now() }),
+            state: Mutex::new(State { later: None, failures: 0, trouble: None }),
             news: Notify::new(),
             calls: Arc::new(Semaphore::new(calls)),
             creations: Arc::new(Semaphore::new((calls * 3 / 4).max(1))),
-            spacing: spacing.unwrap_or_default(),
+            turns: Turns::new(rate),
         }
     }
 
@@ -143,9 +139,17 @@ impl Gate {
             let mut news = std::pin::pin!(self.news.notified());
             news.as_mut().enable();
             let closed = match self.enter(until) {
-                Ok((is_probe, turn)) => {
+                Ok(is_probe) => {
                     let pass = Pass { gate: self, is_probe, ended: false, _call: call, _creation: creation };
-                    sleep_until(turn).await;
+                    if timeout_at(until, self.turns.take(creates)).await.is_err() {
+                        return Err(CloudError::new(
+                            ErrorClass::Transient,
+                            format!(
+                                "its turn did not come in time: rate_limit spaces calls by {:?}",
+                                self.turns.spacing
+                            ),
+                        ));
+                    }
                     // While it waited for its turn, others may have learnt better.
                     if is_probe || !self.has_closed() {
                         return Ok(Some(pass));
@@ -167,8 +171,8 @@ impl Gate {
         }
     }
 
-    /// Whether the caller may go, as the probe or not, and when.
-    fn enter(&self, until: Instant) -> Result<(bool, Instant), Closed> {
+    /// Whether the caller may go, and if so, whether as the probe.
+    fn enter(&self, until: Instant) -> Result<bool, Closed> {
         let mut state = self.state();
         let now = Instant::now();
         if let Some(later) = state.later.as_ref().filter(|later| later.until > now) {
@@ -180,17 +184,11 @@ impl Gate {
             let until = if trouble.probing { until } else { trouble.next };
             return Err(Closed { until, error: trouble.error.clone() });
         }
-        let turn = state.turn.max(now);
-        if turn > until {
-            let message = format!("its turn does not come in time: rate_limit spaces calls by {:?}", self.spacing);
-            return Err(Closed { until, error: CloudError::new(ErrorClass::Transient, message) });
-        }
-        state.turn = turn + self.spacing;
         let is_probe = state.trouble.is_some();
         if let Some(trouble) = &mut state.trouble {
             trouble.probing = true;
         }
-        Ok((is_probe, turn))
+        Ok(is_probe)
     }
 
     fn has_closed(&self) -> bool {

@@ -102,6 +102,12 @@ impl Token {
         self.lifetime.saturating_sub(self.issued.elapsed())
     }
 
+    /// Whether it is good for so long, or another would hardly be good for longer.
+    fn lasts(&self, least: Duration) -> bool {
+        let left = self.left();
+        left > least || left + self.margin() >= self.lifetime
+    }
+
     /// With so much left it is renewed: early enough for the calls that have it.
     fn margin(&self) -> Duration {
         MARGIN.min(self.lifetime / 5)
@@ -194,13 +200,14 @@ impl Keystone {
         self.renew(client, &mut failed, self.settings.api_timeout().unwrap_or(DEADLINE)).await
     }
 
-    /// The token, a new one if the one there is has less left than that, for a call that takes long.
+    /// The token, a new one if the one there is has less left than that, for a call that takes long. Where tokens live
+    /// no longer than that, one that is almost new will do.
     pub async fn token_lasting(&self, client: &Http, least: Duration) -> Result<Arc<Token>, CloudError> {
-        if let Some(token) = self.known().filter(|token| token.left() > least) {
+        if let Some(token) = self.known().filter(|token| token.lasts(least)) {
             return Ok(token);
         }
         let mut failed = self.failed.lock().await;
-        if let Some(token) = self.known().filter(|token| token.left() > least) {
+        if let Some(token) = self.known().filter(|token| token.lasts(least)) {
             return Ok(token);
         }
         self.renew(client, &mut failed, self.settings.api_timeout().unwrap_or(DEADLINE)).await
@@ -376,5 +383,32 @@ impl Keystone {
     /// The service's endpoint; `None`: the catalogue has none in the region.
     pub fn find_endpoint(&self, token: &Token, service: Service) -> Option<Url> {
         catalog::find(&token.catalog, &self.settings, service, token.project.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_is_almost_new_will_do_where_tokens_live_no_longer_than_is_asked_for() {
+        let hour = Duration::from_secs(3600);
+        let token = |lifetime| Token {
+            value: "t".to_owned(),
+            project: None,
+            issued: Instant::now(),
+            lifetime,
+            catalog: Value::Null,
+        };
+        let (short, long) = (token(hour), token(hour * 24));
+        assert!(short.lasts(hour) && long.lasts(hour), "another would be good for no longer");
+        tokio::time::advance(Duration::from_secs(299)).await;
+        assert!(short.lasts(hour));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!short.lasts(hour), "another would be good for five minutes more");
+        tokio::time::advance(hour * 22).await;
+        assert!(long.lasts(hour));
+        tokio::time::advance(hour).await;
+        assert!(!long.lasts(hour));
     }
 }

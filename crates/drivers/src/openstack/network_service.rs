@@ -11,8 +11,8 @@ use crate::ErrorClass;
 pub(crate) trait NetworkService {
     /// More than one of a name is [`ErrorClass::Config`].
     async fn find_network(&self, name_or_id: &str) -> Result<Option<Named>, CloudError>;
-    /// Networks that lead outside (`router:external`); none without a network service.
-    async fn external_networks(&self) -> Result<Vec<Named>, CloudError> {
+    /// Networks that lead outside; none without a network service.
+    async fn external_networks(&self) -> Result<Vec<ExternalNetwork>, CloudError> {
         Ok(Vec::new())
     }
     /// `None`: the network service does not tell.
@@ -29,7 +29,7 @@ pub(crate) trait NetworkService {
     async fn delete_port(&self, id: &str) -> Result<(), CloudError>;
     /// The project's; none without a network service.
     async fn list_floating_ips(&self) -> Result<Vec<FloatingIp>, CloudError>;
-    /// Makes one that leads to a port's address.
+    /// Makes one that leads to a port's address; without its tags where the cloud keeps none.
     async fn create_floating_ip(&self, create: &CreateFloatingIp) -> Result<FloatingIp, CloudError> {
         Err(CloudError::new(
             ErrorClass::Bug,
@@ -37,6 +37,28 @@ pub(crate) trait NetworkService {
         ))
     }
     async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError>;
+}
+
+/// A network whose IPv4 addresses are reached from outside, as far as the cloud tells
+/// (`openstacksdk: cloud/_network_common.py _set_interesting_networks`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExternalNetwork {
+    pub id: String,
+    pub name: String,
+    /// Whether routers lead there (`router:external`), so that floating IPs may come from it. Otherwise it is one of the
+    /// data centre's own (`provider:physical_network`, which most clouds show to administrators only).
+    pub is_routers: bool,
+}
+
+impl ExternalNetwork {
+    /// `None`: a network of the cloud's inside.
+    pub fn read(json: &Value) -> Option<Self> {
+        let Named { id, name } = Named::read(json)?;
+        let is_routers = json.get("router:external").and_then(Value::as_bool).unwrap_or(false);
+        let is_physical =
+            json.get("provider:physical_network").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+        (is_routers || is_physical).then_some(Self { id, name, is_routers })
+    }
 }
 
 /// A network port.
@@ -121,6 +143,12 @@ impl FloatingIp {
         })
     }
 
+    /// Whether it leads somewhere, and only its port tells where: some clouds refuse descriptions, and some do not tell
+    /// whose the port is.
+    pub fn is_known_by_its_port(&self) -> bool {
+        self.port.is_some() && self.server.is_none() && !self.tags.contains_key(SERVER_TAG)
+    }
+
     /// Whether it was made for a server or leads to it.
     pub fn is_of(&self, server: &str) -> bool {
         match &self.server {
@@ -131,14 +159,17 @@ impl FloatingIp {
 }
 
 impl CreateFloatingIp {
-    /// The body of `POST /floatingips`.
-    pub fn body(&self) -> Value {
-        json!({"floatingip": {
+    /// The body of `POST /floatingips`, with or without the tags.
+    pub fn body(&self, tagged: bool) -> Value {
+        let mut ip = json!({
             "floating_network_id": self.network,
             "port_id": self.port,
             "fixed_ip_address": self.fixed,
-            "description": Value::Object(self.tags.clone()).to_string(),
-        }})
+        });
+        if tagged {
+            ip["description"] = json!(Value::Object(self.tags.clone()).to_string());
+        }
+        json!({"floatingip": ip})
     }
 }
 
@@ -189,6 +220,23 @@ mod tests {
         assert!(read("", "s").is_of("s"), "its port is gone");
         let foreign = FloatingIp::read(&json!({"id": "f", "description": "my address"})).unwrap();
         assert!(foreign.tags.is_empty() && !foreign.is_of("s"));
+    }
+
+    #[test]
+    fn a_network_is_external_if_routers_lead_there_or_it_is_the_data_centres_own() {
+        for (network, is_routers) in [
+            (json!({"router:external": true}), Some(true)),
+            (json!({"router:external": true, "provider:physical_network": "physnet1"}), Some(true)),
+            (json!({"router:external": false, "provider:physical_network": "physnet1"}), Some(false)),
+            (json!({"router:external": false, "provider:physical_network": null}), None),
+            (json!({"provider:physical_network": ""}), None),
+            (json!({}), None),
+        ] {
+            let mut json = json!({"id": "n", "name": "net"});
+            json.as_object_mut().unwrap().extend(network.as_object().unwrap().clone());
+            let read = ExternalNetwork::read(&json);
+            assert_eq!(read.map(|network| network.is_routers), is_routers, "{json}");
+        }
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! [`NetworkService`] over HTTP.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use async_trait::async_trait;
 use reqwest::Method;
+use serde_json::Value;
 
 use super::{
     cloud::{CloudError, Named},
     http::Call,
     identity::Service,
-    network_service::{CreateFloatingIp, FloatingIp, NetworkQuota, NetworkService, Port},
+    network_service::{CreateFloatingIp, ExternalNetwork, FloatingIp, NetworkQuota, NetworkService, Port},
     nova::Nova,
 };
 use crate::ErrorClass;
@@ -33,13 +34,14 @@ impl NetworkService for Nova {
         Ok(found.pop())
     }
 
-    async fn external_networks(&self) -> Result<Vec<Named>, CloudError> {
+    async fn external_networks(&self) -> Result<Vec<ExternalNetwork>, CloudError> {
         if self.has_no(Service::Network).await? {
             return Ok(Vec::new());
         }
-        let query = [("router:external", "true"), ("fields", "id"), ("fields", "name")];
+        // All of them: no filter says "or".
+        let query = ["id", "name", "router:external", "provider:physical_network"].map(|field| ("fields", field));
         let networks = self.list("list_networks", Service::Network, "/networks", "networks", &query).await?;
-        Ok(networks.iter().filter_map(Named::read).collect())
+        Ok(networks.iter().filter_map(ExternalNetwork::read).collect())
     }
 
     async fn network_quota(&self) -> Result<Option<NetworkQuota>, CloudError> {
@@ -88,10 +90,20 @@ impl NetworkService for Nova {
     }
 
     async fn create_floating_ip(&self, create: &CreateFloatingIp) -> Result<FloatingIp, CloudError> {
-        let mut call = Call::new("create_floating_ip", Method::POST, Service::Network, "/floatingips");
-        call.body = Some(create.body());
-        call.deadline = CREATE_DEADLINE;
-        let answer = self.call(call).await?;
+        let session = self.session().await?;
+        let tagged = !session.refuses_descriptions.load(Relaxed);
+        let answer = match self.make_floating_ip(create, tagged).await {
+            Err(error) if tagged && error.status == Some(400) && error.message.contains("description") => {
+                tracing::warn!(
+                    %error,
+                    "Neutron refuses the description that marks a floating IP as ours, so it gets none; one that outlives \
+                     its server is not found as a leak, only by clean-floating-ips"
+                );
+                session.refuses_descriptions.store(true, Relaxed);
+                self.make_floating_ip(create, false).await?
+            }
+            answer => answer?,
+        };
         answer.get("floatingip").and_then(FloatingIp::read).ok_or_else(|| {
             CloudError::new(ErrorClass::Transient, "Neutron accepted the floating IP's creation without naming its id")
         })
@@ -104,6 +116,13 @@ impl NetworkService for Nova {
 }
 
 impl Nova {
+    async fn make_floating_ip(&self, create: &CreateFloatingIp, tagged: bool) -> Result<Value, CloudError> {
+        let mut call = Call::new("create_floating_ip", Method::POST, Service::Network, "/floatingips");
+        call.body = Some(create.body(tagged));
+        call.deadline = CREATE_DEADLINE;
+        self.call(call).await
+    }
+
     /// The project that our token is for.
     async fn project(&self) -> Result<Option<String>, CloudError> {
         let (_, token) = self.token().await?;

@@ -7,7 +7,7 @@
 //! A launch may be dropped at any await, and an answer may be lost. Therefore the floating IP has no record but itself:
 //! its description names provider, node and server, and Neutron tells which server its port belongs to. A deletion
 //! finds it by these, in a listing that all deletions of that moment share; what came into being after its server was
-//! gone is found by the search for leaks.
+//! gone is found by the search for leaks. Where Neutron refuses descriptions, a deletion finds it by the server's ports.
 
 use std::{sync::Arc, time::Duration};
 
@@ -104,13 +104,15 @@ impl OpenStackProvider {
         }
     }
 
-    /// Id of the network that floating IPs come from: the one that clouds.yaml marks, or the first external one.
+    /// Id of the network that floating IPs come from: the one that clouds.yaml marks, or the first that routers
+    /// lead to.
     async fn floating_network(&self) -> Result<Option<String>> {
         let addressing = self.cloud.addressing();
         if let Some(source) = addressing.networks.iter().find(|network| network.nat_source) {
             return Ok(Some(self.lookups.network(&source.name).await?.id));
         }
-        Ok(self.lookups.external_networks().await?.first().map(|network| network.id.clone()))
+        let external = self.lookups.external_networks().await?;
+        Ok(external.iter().find(|network| network.is_routers).map(|network| network.id.clone()))
     }
 
     /// The server's ports that a floating IP may lead to, in the order of Nova's addresses, each with an address.
@@ -147,9 +149,10 @@ impl OpenStackProvider {
             let listing = self.floating_ips.after(since).await;
             since = listing.started;
             let Ok(listed) = listing.found else { continue };
-            if let Some(lost) =
-                listed.values().find(|ip| ip.tags == create.tags && ip.port.as_ref() == Some(&create.port))
-            {
+            let is_it = |ip: &FloatingIp| {
+                ip.port.as_ref() == Some(&create.port) && (ip.tags == create.tags || ip.tags.is_empty())
+            };
+            if let Some(lost) = listed.values().find(|ip| is_it(ip)) {
                 tracing::warn!(
                     provider = %self.name, floating_ip = lost.id,
                     "the answer to the floating IP's creation was lost, but it exists"
@@ -207,7 +210,15 @@ impl OpenStackProvider {
             Err(error) if matches!(error.status, Some(403 | 404)) => return Ok(()),
             listed => listed.map_err(self.error(doing))?,
         };
-        for ip in listed.values().filter(|ip| ip.is_of(server)) {
+        let ports = if listed.values().any(|ip| ip.is_known_by_its_port()) {
+            let doing = format!("listing the ports of server {server}, because floating IPs are known by them only");
+            self.cloud.server_ports(server).await.map_err(self.error(doing))?
+        } else {
+            Vec::new()
+        };
+        let leads_to_it =
+            |ip: &FloatingIp| ip.is_known_by_its_port() && ports.iter().any(|port| Some(&port.id) == ip.port.as_ref());
+        for ip in listed.values().filter(|ip| ip.is_of(server) || leads_to_it(ip)) {
             let _turn = self.floating_ip_changes.acquire().await.ok();
             match self.cloud.delete_floating_ip(&ip.id).await {
                 Err(error) if error.class != ErrorClass::Gone => {

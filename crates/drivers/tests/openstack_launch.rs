@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{
     Reported, label, launch, openstack,
-    real::{CLOUD, IMAGE, NETWORK, Person, ROUTED, context, counted, launched, own, tiny, unique, with_provider},
+    real::{CLOUD, IMAGE, NETWORK, Person, ROUTED, context, counted, launched, made, own, tiny, unique, with_provider},
 };
 use nodepool_drivers::{ErrorClass, ResourceKind};
 use reqwest::Method;
@@ -244,6 +244,30 @@ async fn a_server_whose_flavor_was_deleted_is_listed_and_counted() {
         assert!(own[0].kind == ResourceKind::Instance && own[0].resources.amount("instances") > 0.0);
     })
     .await;
+}
+
+/// One that the project was given is in everybody's list, one that it was not in an administrator's, if he asks for it.
+#[tokio::test]
+async fn a_flavor_that_is_private_is_found_by_whoever_may_use_it() {
+    let Some(context) = context() else { return };
+    let (person, admin) = (Person::log_in(&context, CLOUD).await, Person::log_in(&context, "npcloud-admin").await);
+    let name = unique("private");
+    let body =
+        json!({"flavor": {"name": name, "ram": 256, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": false}});
+    let id = admin.post("compute", "/flavors", body).await["flavor"]["id"].as_str().unwrap().to_owned();
+    let finds = async |cloud: &str| {
+        let provider = made(&name, openstack(cloud, vec![label("l", IMAGE, &name, &[NETWORK])]), &context);
+        provider.label_resources(&"main".into(), &"l".into()).await
+    };
+    let by_admin = finds("npcloud-admin").await;
+    let not_given = finds(CLOUD).await;
+    let access = json!({"addTenantAccess": {"tenant": person.project}});
+    admin.post("compute", &format!("/flavors/{id}/action"), access).await;
+    let given = finds(CLOUD).await;
+    admin.delete("compute", &format!("/flavors/{id}")).await;
+    assert_eq!(by_admin.unwrap().recorded(), common::amounts(1.0, 1.0, 256.0));
+    assert_eq!(not_given.unwrap_err().class, ErrorClass::Config);
+    assert_eq!(given.unwrap().recorded(), common::amounts(1.0, 1.0, 256.0));
 }
 
 #[tokio::test]

@@ -124,9 +124,26 @@ impl Cloud for Nova {
             .map(drop)
     }
 
+    async fn delete_for_good(&self, id: &str) -> Result<(), CloudError> {
+        let mut call =
+            Call::new("force_delete_server", Method::POST, Service::Compute, format!("/servers/{id}/action"));
+        call.body = Some(json!({"forceDelete": null}));
+        self.call(call).await.map(drop)
+    }
+
     async fn list_flavors(&self) -> Result<Vec<Flavor>, CloudError> {
         let flavors = self.list("list_flavors", Service::Compute, "/flavors/detail", "flavors", &[]).await?;
         Ok(flavors.iter().filter_map(Flavor::read).collect())
+    }
+
+    async fn list_all_flavors(&self) -> Result<Vec<Flavor>, CloudError> {
+        let query = [("is_public", "None")];
+        match self.list("list_flavors", Service::Compute, "/flavors/detail", "flavors", &query).await {
+            Ok(flavors) => Ok(flavors.iter().filter_map(Flavor::read).collect()),
+            // Nova ignores it where the user is none; others may not like it.
+            Err(error) if matches!(error.status, Some(400 | 403)) => self.list_flavors().await,
+            Err(error) => Err(error),
+        }
     }
 
     async fn find_image(&self, name_or_id: &str) -> Result<Option<Named>, CloudError> {

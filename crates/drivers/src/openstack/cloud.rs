@@ -33,7 +33,16 @@ pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug
         Ok(self.list_servers().await?.into_iter().find(|server| server.id == id))
     }
     async fn delete_server(&self, id: &str) -> Result<(), CloudError>;
+    /// Ends the time for which a cloud keeps a deleted server restorable.
+    async fn delete_for_good(&self, id: &str) -> Result<(), CloudError> {
+        self.delete_server(id).await
+    }
+    /// Those that are public, and those that the project was given.
     async fn list_flavors(&self) -> Result<Vec<Flavor>, CloudError>;
+    /// Also the other private ones, where the user is an administrator.
+    async fn list_all_flavors(&self) -> Result<Vec<Flavor>, CloudError> {
+        self.list_flavors().await
+    }
     /// An active image.
     async fn find_image(&self, name_or_id: &str) -> Result<Option<Named>, CloudError>;
     /// Names of those that are available.
@@ -282,9 +291,24 @@ impl Server {
         })
     }
 
-    /// Whether it is gone as far as anybody but Nova's database is concerned.
-    pub fn is_gone(&self) -> bool {
-        matches!(self.status.as_str(), "DELETED" | "SOFT_DELETED")
+    /// Whether somebody has deleted it.
+    pub fn is_deleted(&self) -> bool {
+        self.status == "DELETED" || self.is_soft_deleted()
+    }
+
+    /// Whether it can still be restored (`reclaim_instance_interval` of Nova). Until that time is over it keeps its
+    /// ports and volumes, and its place in the quota where that is counted in Placement.
+    pub fn is_soft_deleted(&self) -> bool {
+        self.status == "SOFT_DELETED"
+    }
+
+    /// Whether the cloud tells of an address at which it may be reached. Nova's answer comes from a cache, which may be
+    /// filled a moment after the server has become ACTIVE.
+    pub fn has_address(&self) -> bool {
+        self.knows_addresses
+            || self.access_ipv4.is_some()
+            || self.access_ipv6.is_some()
+            || self.addresses.iter().any(|address| !address.addr.is_empty())
     }
 
     /// A key of the metadata, where it is a text.
@@ -490,7 +514,7 @@ mod tests {
         assert_eq!(server.id, "s");
         assert!(!server.knows_addresses && server.fault.is_none());
         assert!(Server::read(&json!({"name": "without an id"})).is_none());
-        assert!(Server::read(&json!({"id": "s", "status": "soft_deleted"})).unwrap().is_gone());
+        assert!(Server::read(&json!({"id": "s", "status": "soft_deleted"})).unwrap().is_deleted());
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub struct Person {
     http: reqwest::Client,
     token: String,
     catalog: Value,
+    /// The id of his project.
+    pub project: String,
 }
 
 impl Person {
@@ -144,7 +146,8 @@ impl Person {
         let answer = http.post(url).json(&body).send().await.unwrap();
         let token = answer.headers()["x-subject-token"].to_str().unwrap().to_owned();
         let body: Value = answer.json().await.unwrap();
-        Self { http, token, catalog: body["token"]["catalog"].clone() }
+        let project = body["token"]["project"]["id"].as_str().unwrap().to_owned();
+        Self { http, token, catalog: body["token"]["catalog"].clone(), project }
     }
 
     /// A call of `compute`, `network` or `volumev3`; also returns the status.

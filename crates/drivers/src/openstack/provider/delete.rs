@@ -1,4 +1,8 @@
 //! Deleting a server.
+//!
+//! A cloud may keep deleted servers restorable (`SOFT_DELETED`). Nobody restores a node, and such a server keeps what it
+//! takes, so it is deleted for good. Where the cloud refuses that, it counts as a server until the cloud has removed it,
+//! as upstream counts it.
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -33,12 +37,17 @@ impl OpenStackProvider {
                 Err(error) => return Err(self.error(doing())(error)),
             }
             self.servers.hurry_for_news();
-            let (mut errors, mut deleted) = (0, 0);
+            let (mut errors, mut deleted, mut for_good) = (0, 0, false);
             while errors < ERROR_LISTINGS {
                 let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
                 match servers.get(id) {
                     None => return Ok(()),
-                    Some(server) if server.is_gone() => {
+                    Some(server) if server.is_soft_deleted() => {
+                        if !std::mem::replace(&mut for_good, true) {
+                            self.delete_for_good(id).await;
+                        }
+                    }
+                    Some(server) if server.is_deleted() => {
                         deleted += 1;
                         if deleted == DELETED_LISTINGS {
                             return Ok(());
@@ -56,5 +65,17 @@ impl OpenStackProvider {
             ErrorClass::Transient,
             format!("it is still in ERROR after {DELETE_ATTEMPTS} deletions: {}", fault.message),
         )))
+    }
+
+    async fn delete_for_good(&self, id: &str) {
+        match self.cloud.delete_for_good(id).await {
+            Ok(()) => self.servers.hurry_for_news(),
+            Err(error) if error.class == ErrorClass::Gone => {}
+            Err(error) => tracing::warn!(
+                provider = %self.name, %id, %error,
+                "the cloud keeps the deleted server (SOFT_DELETED) and refuses to delete it for good: its node stays until \
+                 the cloud has removed it"
+            ),
+        }
     }
 }

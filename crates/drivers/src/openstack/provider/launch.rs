@@ -24,6 +24,9 @@ const MISSING_LISTINGS: u32 = 3;
 /// … and for so long: a list may lag behind the server's creation.
 const MISSING_FOR: Duration = Duration::from_secs(10);
 
+/// So long a server may be ACTIVE without an address.
+const ADDRESS_WITHIN: Duration = Duration::from_secs(120);
+
 /// Longest time for marking a volume.
 const TAG_WITHIN: Duration = Duration::from_secs(5);
 
@@ -47,7 +50,7 @@ impl OpenStackProvider {
             created => created,
         };
         let created = created.map_err(self.error(format_args!("creating server {}", create.name)))?;
-        let server = if created.status == "ACTIVE" {
+        let server = if created.status == "ACTIVE" && created.has_address() {
             Arc::new(created)
         } else {
             self.wait_until_active(&created.id, &create, launch).await?
@@ -196,7 +199,7 @@ impl OpenStackProvider {
             since = listing.started;
             let Ok(servers) = listing.found else { continue };
             let lost = servers.values().find(|server| {
-                !server.is_gone()
+                !server.is_deleted()
                     && server.tag("nodepool_provider_name") == Some(self.name.as_str())
                     && server.tag("nodepool_node_id") == Some(launch.node.as_str())
             });
@@ -213,6 +216,7 @@ impl OpenStackProvider {
         let mut since = Instant::now();
         let mut missing = 0;
         let mut missing_since = None;
+        let mut active_since = None;
         self.servers.hurry_for_news();
         loop {
             let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
@@ -237,9 +241,14 @@ impl OpenStackProvider {
                 self.tag_volumes(&server.volumes, launch).await;
             }
             match server.status.as_str() {
-                "ACTIVE" => return Ok(Arc::clone(server)),
+                "ACTIVE" if server.has_address() => return Ok(Arc::clone(server)),
+                "ACTIVE" if active_since.get_or_insert_with(Instant::now).elapsed() < ADDRESS_WITHIN => {}
+                "ACTIVE" => {
+                    let why = format!("ACTIVE for {} s, it has no address yet", ADDRESS_WITHIN.as_secs());
+                    return Err(self.error(doing())(CloudError::new(ErrorClass::Timeout, why)));
+                }
                 "ERROR" => return Err(self.server_failed(doing(), server).await),
-                _ if server.is_gone() => {
+                _ if server.is_deleted() => {
                     return Err(self.error(doing())(CloudError::new(ErrorClass::Gone, "somebody deleted it")));
                 }
                 _ => {}

@@ -16,7 +16,10 @@ use nodepool_common::{config, model::ProviderName};
 use tokio::time::Instant;
 
 use super::{
-    super::cloud::{Cloud, CloudError, Flavor, Named},
+    super::{
+        cloud::{Cloud, CloudError, Flavor, Named},
+        network_service::ExternalNetwork,
+    },
     Result,
 };
 use crate::{ErrorClass, ProviderError};
@@ -39,8 +42,10 @@ pub(super) struct Lookups {
 struct Kept {
     /// By RAM, then name.
     flavors: Slot<Arc<Vec<Flavor>>>,
+    /// The same, with those that only an administrator is shown.
+    all_flavors: Slot<Arc<Vec<Flavor>>>,
     zones: Slot<Vec<String>>,
-    external_networks: Slot<Arc<Vec<Named>>>,
+    external_networks: Slot<Arc<Vec<ExternalNetwork>>>,
     images: Mutex<HashMap<String, Arc<Slot<Option<Named>>>>>,
     networks: Mutex<HashMap<String, Arc<Slot<Option<Named>>>>>,
 }
@@ -114,12 +119,16 @@ impl Lookups {
     /// By RAM, then name. `None`: of any age.
     pub async fn flavors(&self, not_older_than: Option<Duration>) -> Result<Arc<Vec<Flavor>>> {
         let will_do = |_: &Arc<Vec<Flavor>>, age| not_older_than.is_none_or(|limit| age <= limit);
-        let look_up = async {
-            let mut flavors = self.cloud.list_flavors().await?;
-            flavors.sort_by(|a, b| a.ram.total_cmp(&b.ram).then_with(|| a.name.cmp(&b.name)));
-            Ok(Arc::new(flavors))
-        };
+        let look_up = async { self.cloud.list_flavors().await.map(sorted) };
         self.kept().flavors.get(will_do, look_up).await.map_err(self.error("listing flavors"))
+    }
+
+    /// By RAM, then name, also those that are private and not the project's: it may use them if its user is an
+    /// administrator.
+    pub async fn all_flavors(&self, not_older_than: Duration) -> Result<Arc<Vec<Flavor>>> {
+        let will_do = |_: &Arc<Vec<Flavor>>, age| age <= not_older_than;
+        let look_up = async { self.cloud.list_all_flavors().await.map(sorted) };
+        self.kept().all_flavors.get(will_do, look_up).await.map_err(self.error("listing flavors"))
     }
 
     /// The one that a label asks for.
@@ -128,6 +137,9 @@ impl Lookups {
         if choose_flavor(&flavors, label).is_none() {
             // It may have been made since.
             flavors = self.flavors(Some(FLAVOR_MISSED)).await?;
+        }
+        if choose_flavor(&flavors, label).is_none() {
+            flavors = self.all_flavors(FLAVOR_MISSED).await?;
         }
         choose_flavor(&flavors, label).cloned().ok_or_else(|| {
             let names: Vec<&str> = flavors.iter().map(|flavor| flavor.name.as_str()).collect();
@@ -168,7 +180,7 @@ impl Lookups {
     }
 
     /// Those that lead outside.
-    pub async fn external_networks(&self) -> Result<Arc<Vec<Named>>> {
+    pub async fn external_networks(&self) -> Result<Arc<Vec<ExternalNetwork>>> {
         let look_up = async { self.cloud.external_networks().await.map(Arc::new) };
         self.kept().external_networks.get(|_, _| true, look_up).await.map_err(self.error("listing external networks"))
     }
@@ -184,6 +196,11 @@ impl Lookups {
         };
         self.kept().zones.get(|_, _| true, look_up).await.map_err(self.error("listing availability zones"))
     }
+}
+
+fn sorted(mut flavors: Vec<Flavor>) -> Arc<Vec<Flavor>> {
+    flavors.sort_by(|a, b| a.ram.total_cmp(&b.ram).then_with(|| a.name.cmp(&b.name)));
+    Arc::new(flavors)
 }
 
 /// By min-ram: the smallest one with so much whose name contains flavor-name. Else by exact name or id.

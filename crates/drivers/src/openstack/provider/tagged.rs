@@ -16,7 +16,7 @@ impl OpenStackProvider {
         let server = |server: &Arc<Server>| {
             CloudResource::of(ResourceKind::Instance, server.id.clone(), server.metadata.clone())
         };
-        let mut found: Vec<_> = servers.values().filter(|server| server.status != "DELETED").map(server).collect();
+        let mut found: Vec<_> = servers.values().filter(|server| !server.is_deleted()).map(server).collect();
         let others = [
             (ResourceKind::FloatingIp, self.own_floating_ips().await),
             (ResourceKind::Volume, self.own_volumes().await),

@@ -66,7 +66,7 @@ impl OpenStackProvider {
         };
         let mut flavors = self.lookups.flavors(None).await?;
         if !known(&flavors) {
-            flavors = self.lookups.flavors(Some(FLAVOR_CHECK_INTERVAL)).await?;
+            flavors = self.lookups.all_flavors(FLAVOR_CHECK_INTERVAL).await?;
         }
         let sizes: HashMap<String, f64> = if servers.iter().any(|server| !server.volumes.is_empty()) {
             let volumes = self.cloud.list_volumes().await.map_err(self.error("listing volumes"))?;

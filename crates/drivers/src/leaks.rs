@@ -6,10 +6,10 @@ use nodepool_common::model::{BuildId, NodeId, NodeState, ProviderName, Records, 
 
 use crate::CloudResource;
 
-/// Whether a resource belongs to a node of this provider that is on record.
-pub fn is_node_of(records: &Records, provider: &ProviderName, resource: &CloudResource) -> bool {
+/// Whether a resource belongs to a node of this provider that is known.
+pub fn is_node_of(provider: &ProviderName, resource: &CloudResource, is_known: impl Fn(&NodeId) -> bool) -> bool {
     resource.tag("nodepool_provider_name") == Some(provider.as_str())
-        && resource.tag("nodepool_node_id").is_some_and(|id| records.nodes.contains_key(&NodeId::from(id)))
+        && resource.tag("nodepool_node_id").is_some_and(|id| is_known(&NodeId::from(id)))
 }
 
 /// Why a resource has leaked; `None`: it has not, or is none of ours (`nodepool 11.0.0: driver/statemachine.py
@@ -19,7 +19,7 @@ pub fn leaked(records: &Records, provider: &ProviderName, resource: &CloudResour
         return None;
     }
     if let Some(id) = resource.tag("nodepool_node_id") {
-        if !is_node_of(records, provider, resource) {
+        if !records.nodes.contains_key(&NodeId::from(id)) {
             return Some(format!("there is no node {id}"));
         }
         // A second server of a node: an attempt whose answer was lost. While the node is being built the one on record

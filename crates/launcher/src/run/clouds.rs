@@ -22,7 +22,7 @@ use std::{
 
 use nodepool_common::{
     config::{self, Config},
-    model::{LabelName, ProviderName, Records, Resources, Timestamp},
+    model::{LabelName, NodeId, ProviderName, Records, Resources, Timestamp},
     sys::clock,
 };
 use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, leaks::is_node_of};
@@ -481,8 +481,11 @@ impl Launcher {
         let provider = &question.cloud.provider;
         match &question.want {
             Want::Quota(name) => {
+                // A node that is deleted while the cloud answers may be in its list and no longer on record.
+                let before: BTreeSet<NodeId> = self.zk.cache().read(|records| records.nodes.keys().cloned().collect());
                 let (quota, resources) = tokio::try_join!(provider.quota(), provider.list_resources())?;
-                let others = self.zk.cache().read(|records| used_by_others(records, name, &resources, &quota.used));
+                let used = |records: &Records| used_by_others(records, &before, name, &resources, &quota.used);
+                let others = self.zk.cache().read(used);
                 let ours = quota.limits.less(&others);
                 Ok(Answer::Quota(ProjectQuota { limits: quota.limits, ours }))
             }
@@ -497,18 +500,21 @@ impl Launcher {
     }
 }
 
-/// What is taken by others than nodes of this provider (`nodepool 11.0.0: driver/statemachine.py unmanagedQuotaUsed`).
-/// Our own leaked servers count: they take quota until they are gone. Of a resource that others than servers use as
+/// What is taken by others than nodes of this provider (`nodepool 11.0.0: driver/statemachine.py unmanagedQuotaUsed`):
+/// those on record now, and those that were `before` the cloud was asked. Our own leaked servers count: they take quota
+/// until they are gone. Of a resource that others than servers use as
 /// well, `used` says how much that is in all.
 fn used_by_others(
     records: &Records,
+    before: &BTreeSet<NodeId>,
     provider: &ProviderName,
     resources: &[CloudResource],
     used: &Resources,
 ) -> Resources {
     let (mut ours, mut others) = (Resources::new(), Resources::new());
     for resource in resources.iter().filter(|resource| resource.kind.is_node()) {
-        let side = if is_node_of(records, provider, resource) { &mut ours } else { &mut others };
+        let is_node = is_node_of(provider, resource, |node| records.nodes.contains_key(node) || before.contains(node));
+        let side = if is_node { &mut ours } else { &mut others };
         side.add(&resource.resources);
     }
     for (name, in_all) in used.iter() {
@@ -543,11 +549,15 @@ mod tests {
         let entry = Entry { record, stat: Stat::default(), contenders: BTreeSet::new(), free_since: None };
         records.nodes.insert("1".into(), entry);
         let listed = [server("1", 2.0), server("2", 1.0)];
-        let others = used_by_others(&records, &provider, &listed, &Resources::new());
-        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 1.0));
-        let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 9.0));
-        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 7.0), "a router's and the like count");
-        let others = used_by_others(&records, &provider, &listed, &Resources::new().with("ports", 1.0));
-        assert_eq!(others, Resources::new().with("cores", 2.0).with("ports", 0.0));
+        let others = |ports: Option<f64>| {
+            used_by_others(&records, &BTreeSet::new(), &provider, &listed, &Resources::new().with("ports", ports))
+        };
+        assert_eq!(others(None), Resources::new().with("cores", 2.0).with("ports", 1.0));
+        let of_router = Resources::new().with("cores", 2.0).with("ports", 7.0);
+        assert_eq!(others(Some(9.0)), of_router, "a router's and the like count");
+        assert_eq!(others(Some(1.0)), Resources::new().with("cores", 2.0).with("ports", 0.0));
+        let before = BTreeSet::from(["2".into()]);
+        let others = used_by_others(&records, &before, &provider, &listed, &Resources::new());
+        assert_eq!(others, Resources::new(), "its record went while the cloud answered");
     }
 }

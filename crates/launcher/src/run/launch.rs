@@ -310,7 +310,7 @@ impl NodeLaunch {
         let boot_timeout = self.cloud.config.boot_timeout;
         if target.address.is_empty() {
             let doing = format!("scanning the host keys of node {node}");
-            return Err(ProviderError::new(ErrorClass::Config, doing, "the server has no address").into());
+            return Err(ProviderError::new(ErrorClass::Transient, doing, "the server has no address").into());
         }
         if let Some(answer) = self.cloud.provider.host_keys(node, &target.address).await {
             let keys = answer.map_err(|error| match error.class {

@@ -5,7 +5,7 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{Reported, label, launch, openstack, provider};
+use common::{Reported, amounts, label, launch, openstack, provider};
 use nodepool_common::config::{Driver, OpenStack};
 use nodepool_drivers::{Context, ErrorClass, Provider, make};
 use nodepool_testing::{ScriptedCloud, wait_for};
@@ -185,7 +185,7 @@ async fn a_server_that_the_cloud_keeps_after_its_deletion_is_deleted_for_good() 
     let site = Site::new(|_| {}).await;
     site.lists(&[Site::server("SOFT_DELETED", &[])]);
     let counted = site.provider.list_resources().await.unwrap();
-    assert_eq!(counted[0].resources.amount("cores"), 1.0, "it keeps what it takes");
+    assert_eq!(counted[0].resources.recorded(), amounts(1.0, 1.0, 512.0), "it keeps what it takes");
     assert_eq!(site.provider.list_tagged().await.unwrap(), [], "its deletion has been asked for");
 
     let action = format!("POST {SERVER}/action");

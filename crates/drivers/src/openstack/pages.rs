@@ -7,7 +7,9 @@
 //! for gone.
 //!
 //! A page of a thousand servers takes some clouds longer than any other call, so its deadline follows what such a page
-//! took before ([`PageDeadlines`]). A service that is slow with its listings is not in trouble: other calls go on.
+//! took before ([`PageDeadlines`]). After one that was late it grows if the service answers something else: one that
+//! hangs as a whole should be noticed as soon as it comes back. A service that is slow with its listings is not in
+//! trouble: other calls go on.
 
 use std::{
     collections::{HashMap, HashSet},

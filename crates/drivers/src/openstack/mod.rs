@@ -2,10 +2,10 @@
 //!
 //! [`provider`] tells the stories (launch, delete, quota, clean-up) over the few calls of [`cloud::Cloud`];
 //! `calls.rs` makes those calls, through [`pages`] (listings), [`nova`] (how often), [`gate`] (when) and [`http`] (once),
-//! with what [`clouds_yaml`]
-//! (and what it stands on: [`cloud_entry`], [`profiles`], [`regions`], [`credentials`]), [`identity`], [`tls`] and [`redirects`] know;
-//! `neutron.rs` and `glance.rs` have those of [`network_service`] and [`image_service`]. [`listings`] shares one listing
-//! among all who wait. The `fake` driver is the same stories on a simulated cloud, as upstream's is.
+//! with what [`clouds_yaml`] (and what it stands on: [`cloud_entry`], [`profiles`], [`regions`], [`credentials`]),
+//! [`identity`], [`tls`] and [`redirects`] know; `neutron.rs` and `glance.rs` have those of [`network_service`] and
+//! [`image_service`]. [`listings`] shares one listing among all who wait. The `fake` driver is the same stories on a
+//! simulated cloud, as upstream's is.
 
 pub(crate) mod addresses;
 pub(crate) mod auth;

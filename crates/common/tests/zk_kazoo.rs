@@ -46,7 +46,7 @@ async fn our_lock_and_kazoos_exclude_each_other() {
             let mut acquired = 0;
             for turn in 0..EACH {
                 let held = if turn % 3 == 0 {
-                    zk.try_lock_node(&id).await.unwrap()
+                    zk.try_lock_node(&id).await.unwrap().held()
                 } else {
                     zk.lock_node(&id, SOON).await.unwrap()
                 };

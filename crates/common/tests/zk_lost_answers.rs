@@ -101,7 +101,7 @@ async fn writes_under_a_lock_happen_once_and_the_lock_is_left() {
         assert_eq!(stage.children(&format!("{path}/lock")).await, 0);
 
         stage.lose(nth);
-        let held = stage.zk.try_lock_node(&path[path.len() - 10..].into()).await.unwrap().expect("it is free");
+        let held = stage.zk.try_lock_node(&path[path.len() - 10..].into()).await.unwrap().held().expect("it is free");
         stage.done();
         assert_eq!(held.record().state, NodeState::Ready);
         assert_eq!(stage.children(&format!("{path}/lock")).await, 1);
@@ -130,7 +130,7 @@ async fn requests_are_locked_and_rows_deleted_all_the_same() {
         let created = stage.zk.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
         let dir = format!("/nodepool/requests-lock/{}", created.id);
         stage.lose(nth);
-        let held = stage.zk.try_lock_request(&created.id).await.unwrap().expect("it is free");
+        let held = stage.zk.try_lock_request(&created.id).await.unwrap().held().expect("it is free");
         stage.done();
         assert_eq!(stage.children(&dir).await, 1);
         held.unlock().await.unwrap();

@@ -7,8 +7,8 @@ mod zk_common;
 use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 
 use nodepool_common::{
-    model::{NodeId, NodeState, RecordError, RequestState},
-    zk::{ZkError, ZooKeeper},
+    model::{Node, NodeId, NodeState, RecordError, RequestState},
+    zk::{TryLock, UpdateKept, ZkError, ZooKeeper},
 };
 use nodepool_testing::{ZooKeeperServer, wait_for};
 use zk_common::*;
@@ -40,7 +40,7 @@ async fn a_created_node_is_locked_and_building_and_everybody_sees_it() {
         assert_eq!(entry.usable().unwrap().state, NodeState::Building, "our own write is in the cache at once");
         assert!(entry.is_locked());
     });
-    assert!(zk.try_lock_node(&held.record().id).await.unwrap().is_none(), "somebody holds it: we do");
+    assert!(matches!(zk.try_lock_node(&held.record().id).await.unwrap(), TryLock::Busy), "somebody holds it: we do");
     let stranger = stranger(&SERVER, "/created").await;
     let (data, stat) = stranger.get_data("/nodepool/nodes/0000000000").await.unwrap();
     assert_eq!(data, held.record().write());
@@ -57,7 +57,7 @@ async fn a_created_node_is_locked_and_building_and_everybody_sees_it() {
     };
     assert!(wait_for(SOON, "the cache sees the lock's end", free).await.is_some());
 
-    let held = zk.try_lock_node(&id).await.unwrap().expect("it is free");
+    let held = zk.try_lock_node(&id).await.unwrap().held().expect("it is free");
     assert_eq!(held.record().state, NodeState::Ready);
     held.delete(3.0).await.unwrap();
     assert!(zk.cache().read(|records| records.nodes.is_empty()), "gone from the cache at once");
@@ -69,13 +69,13 @@ async fn a_created_node_is_locked_and_building_and_everybody_sees_it() {
 async fn locking_a_vanished_node_does_not_bring_it_back() {
     let zk = open("/vanished").await;
     let id = NodeId::from("0000000007");
-    assert!(zk.try_lock_node(&id).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_node(&id).await.unwrap(), TryLock::Gone));
     assert!(zk.lock_node(&id, SOON).await.unwrap().is_none());
     assert!(zk.children("/nodepool").await.unwrap().is_empty());
     // A half-deleted one: its lock directory is all that is left.
     let stranger = stranger(&SERVER, "/vanished").await;
     stranger.mkdir("/nodepool/nodes/0000000007/lock", &PERSISTENT).await.unwrap();
-    assert!(zk.try_lock_node(&id).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_node(&id).await.unwrap(), TryLock::Gone));
     assert!(zk.lock_node(&id, SOON).await.unwrap().is_none());
     assert!(zk.children("/nodepool/nodes/0000000007/lock").await.unwrap().is_empty(), "no contender is left behind");
     zk.delete_node_record(&id).await.unwrap();
@@ -113,11 +113,58 @@ async fn a_write_after_the_lock_was_taken_away_fails_and_changes_nothing() {
     zk.close().await;
 }
 
+/// Two launchers place a node on one backing node, both from what they knew before.
+#[tokio::test]
+async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
+    let (one, two) = (open_with_cache("/placed").await, open_with_cache("/placed").await);
+    let held = one.create_node(node(1.0)).await.unwrap();
+    let id = held.record().id.clone();
+    held.update_and_keep_locked_for("owner", |node| node.comment = Some("as it is".to_owned()))
+        .await
+        .map_err(|(_, error)| error)
+        .unwrap();
+    let (mut first, mut second) =
+        (one.create_node(node(2.0)).await.unwrap(), two.create_node(node(3.0)).await.unwrap());
+    let seen = one.cache().read(|records| records.nodes[&id].clone());
+    let (under, version) = (seen.usable().unwrap(), seen.stat.version);
+    assert_eq!(first.place_on(under, version, |node| node.slot = Some(0)).await.unwrap(), Some(version + 1));
+    let known = one.cache().read(|records| records.nodes[&id].clone());
+    assert_eq!((known.stat.version, known.usable()), (version + 1, Some(under)), "it is the same, and ours at once");
+    assert_eq!(second.place_on(under, version, |node| node.slot = Some(0)).await.unwrap(), None);
+    assert_eq!(second.record().slot, None);
+    assert_eq!(
+        two.get(&format!("/nodepool/nodes/{}", second.record().id)).await.unwrap().unwrap().0,
+        second.record().write()
+    );
+
+    two.read_nodes_of(first.record().provider.as_ref().unwrap()).await.unwrap();
+    let placed = two.cache().read(|records| records.nodes[&first.record().id].usable().unwrap().slot);
+    assert_eq!(placed, Some(0), "known without its event");
+    assert_eq!(second.place_on(under, version + 1, |node| node.slot = Some(1)).await.unwrap(), Some(version + 2));
+
+    // Who gives it back meanwhile has the same fence.
+    let done = two.update_kept(&id, "other", Some(version + 2), |_| ()).await.unwrap();
+    assert_eq!(done, UpdateKept::NotKept);
+    let used = |node: &mut Node| node.set_state(NodeState::Used, 9.0);
+    let done = two.update_kept(&id, "owner", Some(version + 1), used).await.unwrap();
+    assert_eq!(done, UpdateKept::Overtaken, "nothing stood on it at that version, which is not the last one");
+    let done = two.update_kept(&id, "owner", Some(version + 2), used).await.unwrap();
+    assert_eq!(done, UpdateKept::Written);
+    assert_eq!(first.place_on(under, version + 2, |node| node.slot = Some(2)).await.unwrap(), None);
+    two.delete_node_record(&id).await.unwrap();
+    assert_eq!(first.place_on(under, version + 3, |node| node.slot = Some(2)).await.unwrap(), None, "it is gone");
+    assert_eq!(first.record().slot, Some(0));
+    first.delete(9.0).await.unwrap();
+    second.delete(9.0).await.unwrap();
+    one.close().await;
+    two.close().await;
+}
+
 #[tokio::test]
 async fn a_write_to_a_deleted_record_says_so_and_does_not_create_it() {
     let zk = open("/deleted").await;
     let created = zk.create_request("200", false, request("e1")).await.unwrap();
-    let mut held = zk.try_lock_request(&created.id).await.unwrap().unwrap();
+    let mut held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
     assert_eq!(held.stat().ephemeral_owner, 0, "it outlives us");
     zk.delete_request(&created.id).await.unwrap();
     let error = held.update(|request| request.set_state(RequestState::Pending, 1.0)).await.unwrap_err();
@@ -130,17 +177,17 @@ async fn a_write_to_a_deleted_record_says_so_and_does_not_create_it() {
 #[tokio::test]
 async fn a_request_that_is_gone_is_not_locked_and_leaves_no_directory() {
     let zk = open("/gone-request").await;
-    assert!(zk.try_lock_request(&"200-0000000009".into()).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_request(&"200-0000000009".into()).await.unwrap(), TryLock::Gone));
     assert!(zk.children("/nodepool/requests-lock").await.unwrap().is_empty());
     let request = zk.create_request("900", true, request("e1")).await.unwrap();
     assert_eq!(request.id, "900-0000000000");
-    let held = zk.try_lock_request(&request.id).await.unwrap().unwrap();
+    let held = zk.try_lock_request(&request.id).await.unwrap().held().unwrap();
     assert_eq!(**held.record(), request);
     assert_eq!(held.stat().ephemeral_owner, zk.connected().await.0, "it ends with our session");
-    assert!(zk.try_lock_request(&request.id).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_request(&request.id).await.unwrap(), TryLock::Busy));
     held.unlock().await.unwrap();
     zk.delete_request(&request.id).await.unwrap();
-    assert!(zk.try_lock_request(&request.id).await.unwrap().is_none(), "its lock directory outlives it");
+    assert!(matches!(zk.try_lock_request(&request.id).await.unwrap(), TryLock::Gone), "its lock directory outlives it");
     assert_eq!(zk.children("/nodepool/requests-lock").await.unwrap(), ["900-0000000000"]);
     assert!(zk.children("/nodepool/requests-lock/900-0000000000").await.unwrap().is_empty());
     zk.delete_request_lock(&request.id).await.unwrap();
@@ -353,7 +400,7 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
 
     let id = zk.create_request("200", false, request("e")).await.unwrap().id;
     assert_eq!(requests(), std::slice::from_ref(&id), "what we created is known at once");
-    zk.try_lock_request(&id).await.unwrap().unwrap().unlock().await.unwrap();
+    zk.try_lock_request(&id).await.unwrap().held().unwrap().unlock().await.unwrap();
     let mut locking = std::pin::pin!(zk.try_lock_request(&id));
     assert!(futures::poll!(&mut locking).is_pending(), "it has been asked for");
     // One session's requests are answered in order: so those of the lock have been.
@@ -361,7 +408,7 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
     assert_eq!(zk.children(&dir).await.unwrap().len(), 1);
     other.delete(&format!("/nodepool/requests/{id}"), None).await.unwrap();
     wait_for(SOON, "its deletion", none).await;
-    let mut held = locking.await.unwrap().expect("it was there when we read it");
+    let mut held = locking.await.unwrap().held().expect("it was there when we read it");
     assert!(requests().is_empty(), "what we locked is back");
     held.update(|request| request.set_state(RequestState::Pending, 1.0)).await.unwrap_err();
     held.unlock().await.unwrap();
@@ -369,7 +416,7 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
 
     // The lock's directory is cleaned away, contender and all, before we hear that it is ours.
     let id = zk.create_request("200", false, request("e")).await.unwrap().id;
-    zk.try_lock_request(&id).await.unwrap().unwrap().unlock().await.unwrap();
+    zk.try_lock_request(&id).await.unwrap().held().unwrap().unlock().await.unwrap();
     let dir = format!("/nodepool/requests-lock/{id}");
     let mut locking = std::pin::pin!(zk.try_lock_request(&id));
     assert!(futures::poll!(&mut locking).is_pending(), "it has been asked for");
@@ -393,15 +440,15 @@ async fn a_record_that_is_found_gone_or_empty_under_its_lock_is_not_planned_with
     held.unlock().await.unwrap();
     let (request, node) = (format!("/nodepool/requests/{}", created.id), format!("/nodepool/nodes/{id}"));
     other.delete(&request, None).await.unwrap();
-    assert!(zk.try_lock_request(&created.id).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_request(&created.id).await.unwrap(), TryLock::Gone));
     assert!(zk.cache().read(|records| records.requests.is_empty()), "at once");
     other.set_data(&node, b"", None).await.unwrap();
-    assert!(zk.try_lock_node(&id).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_node(&id).await.unwrap(), TryLock::Gone));
     let problem = zk.cache().read(|records| records.nodes[&id].record.clone()).unwrap_err();
     assert_eq!(problem, RecordError::Empty, "the clean-up needs to see it");
     other.delete(&format!("{node}/lock"), None).await.unwrap();
     other.delete(&node, None).await.unwrap();
-    assert!(zk.try_lock_node(&id).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_node(&id).await.unwrap(), TryLock::Gone));
     assert!(zk.cache().read(|records| records.nodes.is_empty()), "at once");
     zk.close().await;
 }
@@ -425,7 +472,7 @@ async fn broken_records_are_kept_as_errors_and_complained_about_once() {
     assert!(matches!(state("a2").unwrap().unwrap_err(), RecordError::NotJson(_)));
     assert!(matches!(state("a3").unwrap().unwrap_err(), RecordError::State(Some(_))));
 
-    assert!(zk.try_lock_node(&"a1".into()).await.unwrap().is_none(), "an empty record is not held");
+    assert!(matches!(zk.try_lock_node(&"a1".into()).await.unwrap(), TryLock::Gone), "an empty record is not held");
     let error = zk.try_lock_node(&"a3".into()).await.unwrap_err();
     assert!(error.to_string().contains("flying") && error.to_string().contains("a3"), "{error}");
     assert!(zk.children("/nodepool/nodes/a3/lock").await.unwrap().is_empty());
@@ -481,7 +528,7 @@ async fn many_tasks_never_hold_one_lock_together() {
                 let held = if turn % 2 == 0 {
                     zk.lock_node(&id, SOON).await.unwrap()
                 } else {
-                    zk.try_lock_node(&id).await.unwrap()
+                    zk.try_lock_node(&id).await.unwrap().held()
                 };
                 let Some(mut held) = held else { continue };
                 assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two hold the lock");
@@ -497,7 +544,7 @@ async fn many_tasks_never_hold_one_lock_together() {
     for task in futures::future::join_all(tasks).await {
         expected += task.unwrap();
     }
-    let held = zk[0].try_lock_node(&id).await.unwrap().unwrap();
+    let held = zk[0].try_lock_node(&id).await.unwrap().held().unwrap();
     assert_eq!(held.record().slot, Some(expected), "no write was lost");
     assert!(expected >= 8 * 13);
     held.delete(1.0).await.unwrap();

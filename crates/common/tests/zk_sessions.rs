@@ -173,7 +173,7 @@ async fn a_session_that_expires_takes_its_locks_and_everything_else_comes_back()
     held.unlock().await.unwrap();
     tokio::time::timeout(SOON, leading.wait_for(|leading| *leading)).await.unwrap().unwrap();
 
-    let locked = || async { zk.try_lock_node(&id).await.unwrap() };
+    let locked = || async { zk.try_lock_node(&id).await.unwrap().held() };
     let held = wait_for(SOON, "the old contender is gone with its session", locked).await;
     assert_eq!(held.record().comment, None);
     let alone = || async { (zk.children("/nodepool/components/pool").await.unwrap().len() == 1).then_some(()) };

@@ -39,6 +39,40 @@ async fn asked_and_placed(stage: &Stage) -> (String, (String, i64)) {
     (request, place)
 }
 
+/// The request for a backing node that is open.
+async fn order(stage: &Stage) -> String {
+    let mut found = String::new();
+    stage
+        .wait("a backing node is asked for", async || {
+            let ours = |request: &Value| request["requestor"] == "NodePool:metastatic:meta";
+            let order = stage.records("requests").await.into_iter().find(|(_, request)| ours(request));
+            order.is_some_and(|(id, request)| {
+                found = id;
+                request["state"] != "fulfilled"
+            })
+        })
+        .await;
+    found
+}
+
+async fn is_over(stage: &Stage, request: &str) {
+    let path = format!("requests/{request}");
+    stage.wait(&format!("request {request} is gone"), async || stage.data(&path).await.is_none()).await;
+}
+
+/// A request of label `small` that waits for a backing node: the cloud has room for one server, which somebody has.
+async fn waits_for_a_backing_node(stage: &Stage) -> String {
+    let large = stage.request(&["large"]).await;
+    stage.fulfilled(&large).await;
+    let small = stage.request(&["small"]).await;
+    order(stage).await;
+    small
+}
+
+fn crowded() -> [Value; 2] {
+    [fake("cloud", &["large"], 1), meta(&json!({}))]
+}
+
 async fn gone(stage: &Stage, node: &str) {
     stage.wait(&format!("node {node} is gone"), async || stage.data(&format!("nodes/{node}")).await.is_none()).await;
 }
@@ -196,13 +230,76 @@ async fn a_backing_node_that_cannot_be_had_is_the_reason_why() {
     let stage = Stage::new(zookeeper()).await;
     let mut providers = both(&json!({}));
     providers[0]["pools"][0]["max-servers"] = json!(0);
-    providers[1]["launch-retries"] = json!(2);
+    providers[1]["launch-retries"] = json!(3);
     stage.configure(&providers);
-    let _launcher = stage.launcher().await;
+    let launcher = stage.launcher().await;
     let request = stage.request(&["small"]).await;
     let record = stage.wait_for_state(&request, "failed").await;
     let reasons = record["decline_reasons"].to_string();
     assert!(reasons.contains("the request for a node to stand on failed: cloud-main: pool is disabled"), "{reasons}");
     stage.no_node_is_left().await;
     stage.wait("ours are gone", async || stage.records("requests").await.len() == 1).await;
+    assert_eq!(launcher.count(&["Asking for a large node"]), 3);
+    for pause in ["asking again in 1 s", "asking again in 2 s", "asking again in 4 s"] {
+        assert_eq!(launcher.count(&[pause]), 1, "{}", launcher.log());
+    }
+}
+
+/// The launcher that runs the cloud as well: once it stops, nobody serves its own request for a backing node.
+#[tokio::test]
+async fn a_launcher_that_stops_does_not_wait_for_a_backing_node_that_will_not_come() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&crowded());
+    let mut launcher = stage.launcher().await;
+    let request = waits_for_a_backing_node(&stage).await;
+    launcher.signal(Signal::SIGINT);
+    assert!(launcher.ended(Duration::from_secs(15)).await.success());
+    let record = stage.record(&format!("requests/{request}")).await;
+    assert_eq!((&record["state"], &record["declined_by"]), (&json!("requested"), &json!([])), "{}", launcher.log());
+    assert!(launcher.logged(&["no pool is left that has label large"]), "{}", launcher.log());
+}
+
+#[tokio::test]
+async fn what_waits_for_a_backing_node_ends_with_its_label_and_with_its_provider() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&crowded());
+    let launcher = stage.launcher().await;
+    let request = waits_for_a_backing_node(&stage).await;
+    let asked = order(&stage).await;
+    stage.configure(&[fake("cloud", &["large"], 1), meta(&json!({"name": "other"}))]);
+    is_over(&stage, &asked).await;
+    let record = stage.wait_for_state(&request, "failed").await;
+    let reasons = record["decline_reasons"].to_string();
+    assert!(reasons.contains("meta-main: node type(s) [small] not available"), "{reasons}");
+
+    stage.configure(&crowded());
+    stage.offered("small").await;
+    let request = stage.request(&["small"]).await;
+    let asked = order(&stage).await;
+    stage.configure(&[fake("cloud", &["large"], 1)]);
+    is_over(&stage, &asked).await;
+    stage.wait_for_state(&request, "failed").await;
+    stage.wait("the one in the cloud is left", async || stage.records("nodes").await.len() == 1).await;
+    assert!(launcher.logged(&["Withdrawing the request"]), "{}", launcher.log());
+}
+
+/// What a request was given is gone, or was taken by an attempt that ended before the request was deleted.
+#[tokio::test]
+async fn a_request_for_a_backing_node_is_over_even_where_its_node_cannot_be_taken() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("cloud", &["large"], 1), meta(&json!({"grace-time": 60}))]);
+    let launcher = stage.launcher().await;
+    let (first, (backing, _)) = asked_and_placed(&stage).await;
+    asked_and_placed(&stage).await;
+    let third = stage.request(&["small"]).await;
+    for node in [backing.as_str(), "0000009999"] {
+        let asked = order(&stage).await;
+        let mut record = stage.record(&format!("requests/{asked}")).await;
+        (record["state"], record["nodes"]) = (json!("fulfilled"), json!([node]));
+        stage.zk.set_data(&format!("/nodepool/requests/{asked}"), record.to_string().as_bytes(), None).await.unwrap();
+        is_over(&stage, &asked).await;
+    }
+    assert!(launcher.logged(&["cannot be taken", "0000009999 is gone"]), "{}", launcher.log());
+    stage.release(&first).await;
+    assert_eq!(place(&stage, &third).await.0, backing, "another attempt has found a place");
 }

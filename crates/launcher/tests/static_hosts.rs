@@ -131,6 +131,43 @@ async fn a_second_node_of_a_slot_goes_when_nobody_has_it() {
     assert_eq!(ready(&stage, "a").await, one);
 }
 
+/// Looking at a host takes a while. Both launchers do, and only the one that came last registers what they find.
+#[tokio::test]
+async fn a_launcher_that_is_not_the_youngest_any_more_registers_nothing() {
+    let stage = Stage::new(zookeeper()).await;
+    let (mut listeners, mut racks) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let (listener, mut rack) = host(json!("a"), 1).await;
+        rack["timeout"] = json!(25);
+        listeners.push(listener);
+        racks.push(rack);
+    }
+    let addresses: Vec<_> = listeners.drain(..).map(|listener| listener.local_addr().unwrap()).collect();
+    stage.configure(&[hosts("racks", &racks.iter().collect::<Vec<_>>())]);
+    let first = stage.launcher().await;
+    let _second = stage.launcher().await;
+    stage.wait("both take part", async || stage.pools().await.len() == 2).await;
+    for address in addresses {
+        listeners.push(TcpListener::bind(address).await.unwrap());
+    }
+    has_ready(&stage, "a", 8).await;
+    assert_eq!(first.count(&["Registered host"]), 0, "{}", first.log());
+}
+
+#[tokio::test]
+async fn a_provider_without_pools_has_no_ready_nodes() {
+    let stage = Stage::new(zookeeper()).await;
+    let (_listener, rack) = host(json!("a"), 2).await;
+    stage.configure(&[hosts("racks", &[&rack])]);
+    let _launcher = stage.launcher().await;
+    has_ready(&stage, "a", 2).await;
+    let request = stage.request(&["a"]).await;
+    let used = stage.fulfilled(&request).await["nodes"][0].as_str().unwrap().to_owned();
+    stage.configure(&[json!({"name": "racks", "driver": "static", "pools": []})]);
+    stage.wait("one is left", async || stage.records("nodes").await.len() == 1).await;
+    assert!(stage.records("nodes").await.contains_key(&used), "the one that is in use");
+}
+
 /// A launcher that was killed stays registered until its session ends; its successor does not wait for that.
 #[tokio::test]
 async fn a_killed_launchers_successor_registers_at_once() {

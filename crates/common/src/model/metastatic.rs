@@ -8,9 +8,17 @@ use super::{LabelName, Node, NodeId, ProviderName, Timestamp};
 /// More than any machine carries: a record that says more is none of ours.
 const MOST_SLOTS: usize = 10_000;
 
+/// Before a provider's name, in the name under which it owns backing nodes.
+const OWNER: &str = "NodePool:metastatic:";
+
 /// The name under which a metastatic provider asks for backing nodes, locks them and owns them.
 pub fn metastatic_owner(provider: &ProviderName) -> String {
-    format!("NodePool:metastatic:{provider}")
+    format!("{OWNER}{provider}")
+}
+
+/// The provider that has such a name.
+pub fn metastatic_provider(owner: &str) -> Option<ProviderName> {
+    owner.strip_prefix(OWNER).map(ProviderName::from)
 }
 
 /// `user_data` of a backing node. Upstream writes it as a text with JSON in it.
@@ -91,6 +99,7 @@ mod tests {
         ));
         let backing = Backing::of(&node).unwrap();
         assert_eq!(backing.owner, metastatic_owner(&"meta".into()));
+        assert_eq!(metastatic_provider(&backing.owner), Some("meta".into()));
         assert_eq!((backing.label.as_str(), backing.slots, backing.failed), ("user-label", 2, false));
         node.user_data = Some(backing.user_data());
         assert_eq!(Backing::of(&node).unwrap(), backing);

@@ -24,7 +24,7 @@ pub use ids::{
     BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,
 };
 pub use image::{BuildState, ImageBuild, ImageUpload, UploadState};
-pub use metastatic::{Backing, Place, metastatic_owner};
+pub use metastatic::{Backing, Place, metastatic_owner, metastatic_provider};
 pub use node::{Node, NodeState};
 pub use records::{Entry, Records, RequestLock, Stat, UploadKey, WorkLock};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};

@@ -4,6 +4,9 @@
 //! a process that lost its lock cannot write, not even for a moment, whatever it believes (promise S4). Where a
 //! connection breaks before the answer came, the outcome is found out: the record is read again and compared, and the
 //! write repeated while the session is the same.
+//!
+//! A node that is placed on another one is written together with that one ([`Held::place_on`]), at the version that was
+//! looked at: so two processes that both see a slot free cannot both give it away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +24,28 @@ use crate::model::{Node, NodeState, Stat, Timestamp};
 
 /// How often a deletion that others get in the way of starts again.
 const DELETE_ATTEMPTS: usize = 10;
+
+/// How an attempt to lock a record without waiting ended.
+#[derive(Debug)]
+#[must_use]
+pub enum TryLock<T: Record> {
+    /// The lock is ours; the record was read under it.
+    Held(Held<T>),
+    /// Another contender holds it. It may be free later.
+    Busy,
+    /// The record does not exist any more, or is empty, which is what a deletion leaves. The cache knows.
+    Gone,
+}
+
+impl<T: Record> TryLock<T> {
+    /// The lock, for callers that have nothing to do without it, whatever the reason.
+    pub fn held(self) -> Option<Held<T>> {
+        match self {
+            Self::Held(held) => Some(held),
+            Self::Busy | Self::Gone => None,
+        }
+    }
+}
 
 /// A lock we hold, with the record it protects. Dropped without [`Self::unlock`], the contender is deleted by a task.
 #[derive(Debug)]
@@ -62,10 +87,15 @@ impl<T: Record> Held<T> {
     pub async fn update(&mut self, change: impl FnOnce(&mut T) + Send) -> Result<(), ZkError> {
         let mut next = T::clone(&self.record);
         change(&mut next);
-        self.stat = self.write(&next.document(), Then::Keep).await.inspect_err(|error| self.missed(error))?;
-        self.record = Arc::new(next);
-        self.remember();
+        let written = self.write(&next.document(), Then::Keep).await.inspect_err(|error| self.missed(error))?;
+        self.written(next, written.record);
         Ok(())
+    }
+
+    fn written(&mut self, record: T, stat: Stat) {
+        self.stat = stat;
+        self.record = Arc::new(record);
+        self.remember();
     }
 
     /// Deletes our contender; one that is gone is fine.
@@ -96,10 +126,8 @@ impl<T: Record> Held<T> {
         let mut next = T::clone(&self.record);
         change(&mut next);
         match self.write(&next.document(), then).await {
-            Ok(stat) => {
-                self.stat = stat;
-                self.record = Arc::new(next);
-                self.remember();
+            Ok(written) => {
+                self.written(next, written.record);
                 self.contender.disarm();
                 Ok(())
             }
@@ -138,8 +166,8 @@ impl<T: Record> Held<T> {
     }
 
     /// The fenced write.
-    async fn write(&self, data: &[u8], then: Then<'_>) -> Result<Stat, ZkError> {
-        let unlock = !matches!(then, Then::Keep);
+    async fn write(&self, data: &[u8], then: Then<'_>) -> Result<Written, ZkError> {
+        let unlock = matches!(then, Then::Unlock | Then::LeaveTo(_));
         let verb = if unlock { "writing and unlocking" } else { "writing" };
         let (path, contender) = (self.path(), self.contender.path());
         let fail = |error: Error| ZkError::of(verb, &path, error);
@@ -150,20 +178,33 @@ impl<T: Record> Held<T> {
             let mut multi = client.new_multi_writer();
             multi.add_check_version(&contender, -1).map_err(fail)?;
             multi.add_set_data(&path, data, None).map_err(fail)?;
-            if let Then::LeaveTo(owner) = then {
-                // Behind ours, which goes in the same moment.
-                let kept = super::lock::new_contender(&T::lock_dir(self.record.id()));
-                let options = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
-                multi.add_create(&kept, owner.as_bytes(), &options).map_err(fail)?;
+            match &then {
+                Then::Keep | Then::Unlock => {}
+                Then::LeaveTo(owner) => {
+                    // Behind ours, which goes in the same moment.
+                    let kept = super::lock::new_contender(&T::lock_dir(self.record.id()));
+                    let options = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
+                    multi.add_create(&kept, owner.as_bytes(), &options).map_err(fail)?;
+                }
+                Then::KeepWith { path, data, version } => {
+                    multi.add_set_data(path, data, Some(*version)).map_err(fail)?;
+                }
             }
             if unlock {
                 multi.add_delete(&contender, None).map_err(fail)?;
             }
             let error = match multi.commit().await {
                 Ok(results) => {
-                    return match results.into_iter().nth(1) {
-                        Some(MultiWriteResult::SetData { stat: new }) => Ok(stat(&new)),
-                        other => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
+                    let mut results = results.into_iter().skip(1);
+                    return match (results.next(), results.next()) {
+                        (Some(MultiWriteResult::SetData { stat: new }), with) => Ok(Written {
+                            record: stat(&new),
+                            with: match with {
+                                Some(MultiWriteResult::SetData { stat: new }) => Some(stat(&new)),
+                                _ => None,
+                            },
+                        }),
+                        (other, _) => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
                     };
                 }
                 Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
@@ -171,13 +212,19 @@ impl<T: Record> Held<T> {
                     // written since. Nobody else deletes our contender while our session lives.
                     if doubtful && unlock {
                         match repeat(deadline, || client.get_data(&path)).await {
-                            Ok((_, now)) if now.version > self.stat.version => return Ok(stat(&now)),
+                            Ok((_, now)) if now.version > self.stat.version => return Ok(stat(&now).into()),
                             Ok(_) => {}
-                            Err(Error::NoNode) => return Ok(self.stat),
+                            Err(Error::NoNode) => return Ok(self.stat.into()),
                             Err(error) => return Err(fail(error)),
                         }
                     }
                     return Err(self.lost(verb));
+                }
+                // The other record is at another version, or gone, which is the same to the caller.
+                Err(MultiWriteError::OperationFailed { index: 2, source: Error::BadVersion | Error::NoNode })
+                    if matches!(then, Then::KeepWith { .. }) =>
+                {
+                    return Err(fail(Error::BadVersion));
                 }
                 Err(error) => Error::from(error),
             };
@@ -186,7 +233,7 @@ impl<T: Record> Held<T> {
             }
             doubtful = true;
             match repeat(deadline, || client.get_data(&path)).await {
-                Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
+                Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new).into()),
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 Err(error) => return Err(fail(error)),
             }
@@ -194,11 +241,25 @@ impl<T: Record> Held<T> {
     }
 }
 
-/// What becomes of the lock with a write.
-#[derive(Clone, Copy)]
+/// What a write has made of the records.
+struct Written {
+    record: Stat,
+    /// Of the record that was written with it; `None` where that is not known.
+    with: Option<Stat>,
+}
+
+impl From<Stat> for Written {
+    fn from(record: Stat) -> Self {
+        Self { record, with: None }
+    }
+}
+
+/// What becomes of the lock with a write, and what is written with it.
 enum Then<'a> {
     /// It stays ours.
     Keep,
+    /// It stays ours, and another record is written, which has to be at this version.
+    KeepWith { path: String, data: Vec<u8>, version: i32 },
     /// It ends.
     Unlock,
     /// It goes to this owner, and outlives our session.
@@ -214,6 +275,34 @@ impl Held<Node> {
         change: impl FnOnce(&mut Node) + Send,
     ) -> Result<(), (Option<Self>, ZkError)> {
         self.update_and(Then::LeaveTo(owner), change).await
+    }
+
+    /// Changes the record as [`Self::update`] does, provided that the node on which this one is placed is still at
+    /// `version`. That node's record is written again as it is, in the same `multi`, so that its version grows with each
+    /// node that is placed on it. Its new version; `None`: it has been written since, or is gone, and nothing was written.
+    pub async fn place_on(
+        &mut self,
+        under: &Arc<Node>,
+        version: i32,
+        change: impl FnOnce(&mut Node) + Send,
+    ) -> Result<Option<i32>, ZkError> {
+        let mut next = Node::clone(&self.record);
+        change(&mut next);
+        let with = Then::KeepWith { path: Node::path(&under.id), data: under.document(), version };
+        match self.write(&next.document(), with).await {
+            Ok(written) => {
+                self.written(next, written.record);
+                if let Some(stat) = written.with {
+                    Node::cache(self.contender.shared().cache(), under, stat);
+                }
+                Ok(Some(written.with.map_or(version.wrapping_add(1), |stat| stat.version)))
+            }
+            Err(error) if error.is_bad_version() => Ok(None),
+            Err(error) => {
+                self.missed(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Deletes the node with its lock: one `multi` that writes state `deleted`, as peers expect to have seen it before

@@ -47,8 +47,9 @@ pub use self::{
     cache::{Cache, CacheQueues},
     components::Registration,
     error::{SharedError, ZkError},
-    fenced::Held,
+    fenced::{Held, TryLock},
     images::{HeldWork, Work},
+    nodes::UpdateKept,
     record::Record,
 };
 use crate::config;

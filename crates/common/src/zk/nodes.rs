@@ -6,17 +6,28 @@ use tokio::time::Instant;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
-    Held, ZkError, ZooKeeper,
+    Held, TryLock, ZkError, ZooKeeper,
     cache::Asking,
     error::is_unknown,
     lock::{Attempt, Contender, Waited, acquire, holder, list_synced, repeat, try_acquire},
     paths, raw,
     record::{Record, stat, useless},
 };
-use crate::model::{Node, NodeId, NodeState, Timestamp};
+use crate::model::{Node, NodeId, NodeState, ProviderName, Timestamp};
 
 /// How many of the newest records are searched for one whose creation was not answered.
 pub(super) const LOOK_BACK: usize = 200;
+
+/// What became of a write under a lock that is kept for an owner ([`ZooKeeper::update_kept`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateKept {
+    /// It was written.
+    Written,
+    /// The lock is not kept for that owner, or the node is gone. Nothing was written.
+    NotKept,
+    /// Another process has written the record, or ended the lock, at the same moment. Nothing was written.
+    Overtaken,
+}
 
 /// Seconds since the epoch.
 pub(super) fn now() -> Timestamp {
@@ -119,24 +130,24 @@ impl ZooKeeper {
         }
     }
 
-    /// Locks a node without waiting. `None`: somebody else holds it, or it is gone; it is never re-created (traps.md
-    /// 5). The record was read under the lock.
-    pub async fn try_lock_node(&self, id: &NodeId) -> Result<Option<Held<Node>>, ZkError> {
+    /// Locks a node without waiting. One that is gone is never re-created (traps.md 5).
+    pub async fn try_lock_node(&self, id: &NodeId) -> Result<TryLock<Node>, ZkError> {
         let (path, dir) = (paths::node(id), paths::node_lock(id));
         let (session, client) = self.shared.client("locking", &path).await?;
         let asking = self.shared.cache().asking();
         let fail = |error| ZkError::of("locking", &path, error);
         loop {
             match try_acquire(&self.shared, session, &client, &dir, &path).await.map_err(fail)? {
-                Attempt::Busy => return Ok(None),
+                Attempt::Busy => return Ok(TryLock::Busy),
                 Attempt::NoDirectory => {
                     if !self.make_lock_dir(&client, &dir).await.map_err(fail)? {
                         self.shared.cache().missed_node(id);
-                        return Ok(None);
+                        return Ok(TryLock::Gone);
                     }
                 }
                 Attempt::Acquired(contender, record) => {
-                    return self.hold(&client, id, contender, record, Some(&asking)).await;
+                    let held = self.hold(&client, id, contender, record, Some(&asking)).await?;
+                    return Ok(held.map_or(TryLock::Gone, TryLock::Held));
                 }
             }
         }
@@ -170,15 +181,15 @@ impl ZooKeeper {
         }
     }
 
-    /// Changes a node that is kept locked for an owner ([`Held::update_and_keep_locked_for`]); with `ends`, that lock ends
-    /// in the same moment. False: it is not his, or not any more.
+    /// Changes a node that is kept locked for an owner ([`Held::update_and_keep_locked_for`]). With `end_at`, that lock ends
+    /// in the same moment, provided that the record is still at that version.
     pub async fn update_kept(
         &self,
         id: &NodeId,
         owner: &str,
-        ends: bool,
+        end_at: Option<i32>,
         change: impl FnOnce(&mut Node) + Send,
-    ) -> Result<bool, ZkError> {
+    ) -> Result<UpdateKept, ZkError> {
         const VERB: &str = "writing";
         let (path, dir) = (paths::node(id), paths::node_lock(id));
         let (_, client) = self.shared.client(VERB, &path).await?;
@@ -187,27 +198,32 @@ impl ZooKeeper {
         let deadline = self.shared.deadline();
         let children = match repeat(deadline, || client.list_children(&dir)).await {
             Ok(children) => children,
-            Err(Error::NoNode) => return Ok(false),
+            Err(Error::NoNode) => return Ok(UpdateKept::NotKept),
             Err(error) => return Err(fail(error)),
         };
-        let Some(contender) = holder(&children).map(|name| format!("{dir}/{name}")) else { return Ok(false) };
+        let Some(contender) = holder(&children).map(|name| format!("{dir}/{name}")) else {
+            return Ok(UpdateKept::NotKept);
+        };
         let (who, (data, now)) = match tokio::try_join!(
             repeat(deadline, || client.get_data(&contender)),
             repeat(deadline, || client.get_data(&path))
         ) {
             Ok(((who, _), record)) => (who, record),
-            Err(Error::NoNode) => return Ok(false),
+            Err(Error::NoNode) => return Ok(UpdateKept::NotKept),
             Err(error) => return Err(fail(error)),
         };
-        let Ok((mut node, _)) = Node::read(id.clone(), &data) else { return Ok(false) };
+        let Ok((mut node, _)) = Node::read(id.clone(), &data) else { return Ok(UpdateKept::NotKept) };
         if who != owner.as_bytes() {
-            return Ok(false);
+            return Ok(UpdateKept::NotKept);
+        }
+        if end_at.is_some_and(|version| version != now.version) {
+            return Ok(UpdateKept::Overtaken);
         }
         change(&mut node);
         let mut multi = client.new_multi_writer();
         multi.add_check_version(&contender, -1).map_err(fail)?;
         multi.add_set_data(&path, &node.document(), Some(now.version)).map_err(fail)?;
-        if ends {
+        if end_at.is_some() {
             multi.add_delete(&contender, None).map_err(fail)?;
         }
         match multi.commit().await {
@@ -215,12 +231,47 @@ impl ZooKeeper {
                 if let Some(MultiWriteResult::SetData { stat: new }) = results.into_iter().nth(1) {
                     asking.created_node(&node.into(), stat(&new));
                 }
-                Ok(true)
+                Ok(UpdateKept::Written)
             }
-            // Somebody was faster; whoever asked looks again.
-            Err(MultiWriteError::OperationFailed { .. }) => Ok(false),
+            Err(MultiWriteError::OperationFailed { .. }) => Ok(UpdateKept::Overtaken),
             Err(error) => Err(fail(error.into())),
         }
+    }
+
+    /// Reads the nodes of a provider, and those that the cache does not know yet, and puts them into the cache. Its events
+    /// come in the order of what happened, but their records are read one by one: this makes sure that whatever happened
+    /// before a record in the cache was written is in it, too.
+    pub async fn read_nodes_of(&self, provider: &ProviderName) -> Result<(), ZkError> {
+        let (_, client) = self.shared.client("reading", paths::NODES).await?;
+        let cache = self.shared.cache();
+        let asking = cache.asking();
+        let deadline = self.shared.deadline();
+        let fail = |error: Error| ZkError::of("reading", paths::NODES, error);
+        let children = repeat(deadline, || client.list_children(paths::NODES)).await.map_err(fail)?;
+        let ids: Vec<NodeId> = cache.read(|records| {
+            let may_be_of_provider = |id: &NodeId| {
+                let entry = records.nodes.get(id);
+                entry.is_none_or(|entry| entry.usable().is_some_and(|node| node.provider.as_ref() == Some(provider)))
+            };
+            children.into_iter().map(NodeId::from).filter(may_be_of_provider).collect()
+        });
+        let reads = ids.iter().map(|id| async {
+            let path = paths::node(id);
+            repeat(deadline, || client.get_data(&path)).await
+        });
+        for (id, read) in ids.iter().zip(futures::future::join_all(reads).await) {
+            match read {
+                // What cannot be used places nothing.
+                Ok((data, now)) => {
+                    if let Ok((node, _)) = Node::read(id.clone(), &data) {
+                        asking.created_node(&node.into(), stat(&now));
+                    }
+                }
+                Err(Error::NoNode) => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Removes a node without its lock: an empty or unreadable record, or the command line's erase.

@@ -3,7 +3,7 @@
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::{
-    Held, ZkError, ZooKeeper,
+    Held, TryLock, ZkError, ZooKeeper,
     error::is_unknown,
     lock::{Attempt, list_synced, repeat, try_acquire},
     paths, raw,
@@ -66,9 +66,8 @@ impl ZooKeeper {
         self.delete_recursive(&paths::request_lock(id)).await
     }
 
-    /// Locks a request without waiting. `None`: somebody else holds it, or it is gone. The record was read under the
-    /// lock. For a request that does not exist no lock directory is left behind.
-    pub async fn try_lock_request(&self, id: &RequestId) -> Result<Option<Held<NodeRequest>>, ZkError> {
+    /// Locks a request without waiting. For a request that does not exist no lock directory is left behind.
+    pub async fn try_lock_request(&self, id: &RequestId) -> Result<TryLock<NodeRequest>, ZkError> {
         const VERB: &str = "locking";
         let (path, dir) = (paths::request(id), paths::request_lock(id));
         let (session, client) = self.shared.client(VERB, &path).await?;
@@ -78,11 +77,11 @@ impl ZooKeeper {
         let mut made = false;
         loop {
             match try_acquire(&self.shared, session, &client, &dir, &path).await.map_err(fail)? {
-                Attempt::Busy => return Ok(None),
+                Attempt::Busy => return Ok(TryLock::Busy),
                 Attempt::NoDirectory => {
                     if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
                         self.shared.cache().missed_request(id);
-                        return Ok(None);
+                        return Ok(TryLock::Gone);
                     }
                     raw::create(&client, &dir, b"", deadline).await.map_err(fail)?;
                     made = true;
@@ -90,7 +89,9 @@ impl ZooKeeper {
                 Attempt::Acquired(contender, record) => {
                     let record = match record {
                         Some((data, now)) => match NodeRequest::parse(id.clone(), &data) {
-                            Ok(request) => return Ok(Some(Held::new(request, stat(&now), contender, Some(&asking)))),
+                            Ok(request) => {
+                                return Ok(TryLock::Held(Held::new(request, stat(&now), contender, Some(&asking))));
+                            }
                             Err(problem) => Some((problem, stat(&now))),
                         },
                         None => None,
@@ -101,7 +102,7 @@ impl ZooKeeper {
                         // Ours, and of no use any more; whoever stands in it keeps it.
                         let _ = client.delete(&dir, None).await;
                     }
-                    return problem.map_or(Ok(None), Err);
+                    return problem.map_or(Ok(TryLock::Gone), Err);
                 }
             }
         }

@@ -189,7 +189,7 @@ impl Pass<'_> {
             Declining::No => {}
         }
         if let Some((reason, keeper)) =
-            world.pool_config(key).and_then(|(provider, _)| is_left_to_another(world, provider))
+            world.pool_config(key).and_then(|(provider, _)| is_left_to_another(world, provider, &request.node_types))
         {
             // Where that one could not, nobody can.
             return match keeper.filter(|keeper| request.declined_by.contains(keeper)) {

@@ -25,6 +25,8 @@ pub struct Plan {
     pub paused: BTreeSet<PoolKey>,
     /// Providers with a request that waits for what other users of the project take.
     pub starved: BTreeSet<ProviderName>,
+    /// Backing nodes on which nothing stands.
+    pub idle_backing: BTreeSet<NodeId>,
     /// When time alone will change the plan.
     pub wake_at: Option<Timestamp>,
 }
@@ -163,7 +165,15 @@ pub enum Decision {
         /// How many.
         count: usize,
     },
-    /// A request for a backing node is fulfilled or failed: take its node, or tell those who wait for it.
+    /// End the launch of a node for which no backing node will come.
+    StopSeeking {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// A request for a backing node is fulfilled, failed or not needed any more: take its node, let the launches that
+    /// wait for it fail, or withdraw it.
     SettleBacking {
         /// Whose.
         provider: ProviderName,

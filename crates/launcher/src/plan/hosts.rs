@@ -5,17 +5,18 @@
 //! follows from the configuration and the records (`nodepool 11.0.0: driver/static/provider.py`); in memory there is only
 //! which hosts were looked at as they are configured now, and which are to be left alone for a moment.
 //!
-//! Of several launchers that have a provider one does this ([`World::keeper_of`]). If two did it for a
-//! moment all the same, a slot has two nodes, and the later one goes once nobody uses it.
+//! Of several launchers that have a provider one does this ([`keeper_of`]). If two did it for a moment all the same, a
+//! slot has two nodes, and the later one goes once nobody uses it. Where a provider has no pool any more nobody registers
+//! one, and any launcher that knows the provider takes its ready nodes away.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use nodepool_common::{
-    config::{HostId, Provider, StaticHost},
+    config::{Driver, HostId, Provider, StaticHost},
     model::{Entry, Node, NodeId, NodeState, ProviderName, Records},
 };
 
-use super::{Decision, Plan, PoolKey, World};
+use super::{Decision, Plan, PoolKey, World, keeper_of};
 
 /// A host of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,8 +47,11 @@ pub fn host_of(node: &Node) -> Option<HostId> {
 /// Decides about the hosts of all static providers.
 pub fn hosts(world: &World<'_>, plan: &mut Plan) {
     for provider in world.config.providers.values() {
-        let is_static = provider.pools.iter().any(|pool| pool.hosts.is_some());
-        if is_static && world.providers.contains_key(&provider.name) && world.is_keeper_of(&provider.name) {
+        if matches!(provider.driver, Driver::Static)
+            && world.providers.contains_key(&provider.name)
+            && keeper_of(world.records, &provider.name, &[])
+                .map_or(provider.pools.is_empty(), |keeper| world.is_ours(&keeper))
+        {
             hosts_of(world, plan, provider);
         }
     }
@@ -97,8 +101,8 @@ fn hosts_of(world: &World<'_>, plan: &mut Plan, provider: &Provider) {
     }
 }
 
-/// Whether a slot of a host has no node, as far as is known now.
-pub fn is_free(records: &Records, key: &HostKey, host: &StaticHost, slot: usize) -> bool {
+/// The slots of a host that have no node, as far as is known now.
+pub fn free_slots(records: &Records, key: &HostKey, host: &StaticHost) -> Vec<usize> {
     let of_host: Vec<Registered<'_>> = records
         .nodes
         .iter()
@@ -107,7 +111,7 @@ pub fn is_free(records: &Records, key: &HostKey, host: &StaticHost, slot: usize)
             each.node.provider.as_ref() == Some(&key.provider) && host_of(each.node).as_ref() == Some(&key.host)
         })
         .collect();
-    slots(host, &of_host).0.contains(&slot)
+    slots(host, &of_host).0
 }
 
 /// The slots without a node, and the nodes without a slot. A record without a number (of an earlier version) takes any.

@@ -5,8 +5,11 @@
 //! backing node, `driver_data` of the other), and so nothing is lost with a process (`nodepool 11.0.0:
 //! driver/metastatic/adapter.py`). In memory is only since when nothing stands on a backing node.
 //!
-//! Of several launchers that have a provider one places nodes ([`World::keeper_of`]), once others have finished what they
-//! were launching ([`is_left_to_another`]).
+//! Of several launchers that have a label one places its nodes ([`keeper_of`]), once others have finished what they were
+//! launching ([`is_left_to_another`]).
+//!
+//! A launch that waits for a place is in [`Holdings::seeking`](super::Holdings) from when it begins to look until it has
+//! one or is told that none will come. What is asked for follows from those alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +17,11 @@ use nodepool_common::{
     config::{Driver, Metastatic, MetastaticLabel, Provider},
     model::{
         Backing, LabelName, LauncherId, NodeId, NodeState, Place, ProviderName, Records, RequestState, Timestamp,
-        metastatic_owner,
+        metastatic_owner, metastatic_provider,
     },
 };
 
-use super::{Decision, Holdings, Plan, World};
+use super::{Decision, Plan, World, keeper_of};
 
 /// A backing node, and which of its slots are taken.
 struct Standing {
@@ -76,40 +79,25 @@ pub fn free_place(
         .find_map(|standing| Some(Place { backing_node: standing.id.clone(), slot: standing.free().next()? }))
 }
 
-/// Notes since when nothing stands on the backing nodes of all metastatic providers.
-pub fn note_idle<'a>(
-    providers: impl Iterator<Item = &'a Provider>,
-    records: &Records,
-    holdings: &mut Holdings,
-    now: Timestamp,
-) {
-    let metastatic = providers.filter(|provider| matches!(provider.driver, Driver::Metastatic(_)));
-    let idle: BTreeSet<NodeId> = metastatic
-        .flat_map(|provider| backing_nodes(records, &provider.name))
-        .filter(|standing| standing.taken.is_empty())
-        .map(|standing| standing.id)
-        .collect();
-    holdings.idle_since.retain(|id, _| idle.contains(id));
-    for id in idle {
-        holdings.idle_since.entry(id).or_insert(now);
-    }
-}
-
-/// Whether a pool of a metastatic provider leaves new nodes to another launcher; with its pool's id, unless that one only
-/// finishes what it has begun.
-pub fn is_left_to_another(world: &World<'_>, provider: &Provider) -> Option<(String, Option<LauncherId>)> {
+/// Whether a pool of a metastatic provider leaves new nodes of these labels to another launcher; with its pool's id, unless
+/// that one only finishes what it has begun. That they get out of each other's way saves them from placing in vain: that no
+/// slot is given twice does not depend on it (`zk::Held::place_on`).
+pub fn is_left_to_another(
+    world: &World<'_>,
+    provider: &Provider,
+    labels: &[LabelName],
+) -> Option<(String, Option<LauncherId>)> {
     if !matches!(provider.driver, Driver::Metastatic(_)) {
         return None;
     }
-    if let Some(keeper) = world.keeper_of(&provider.name)
-        && !world.is_keeper_of(&provider.name)
-    {
+    if let Some(keeper) = keeper_of(world.records, &provider.name, labels).filter(|keeper| !world.is_ours(keeper)) {
         return Some((format!("left to {keeper}, which places the nodes of this provider"), Some(keeper)));
     }
     let foreign = world.records.nodes.iter().find(|(id, entry)| {
         let is_launching = entry.usable().is_some_and(|node| {
             node.provider.as_ref() == Some(&provider.name)
                 && matches!(node.state, NodeState::Init | NodeState::Building)
+                && node.labels.iter().any(|label| labels.contains(label))
         });
         is_launching && entry.is_locked() && !world.holdings.nodes.contains_key(*id) && !world.is_starting(provider)
     });
@@ -118,43 +106,58 @@ pub fn is_left_to_another(world: &World<'_>, provider: &Provider) -> Option<(Str
 
 /// Decides about the backing nodes of all metastatic providers.
 pub fn metastatic(world: &World<'_>, plan: &mut Plan) {
+    let ordered = orders(world, plan);
     for provider in world.config.providers.values() {
-        if let Driver::Metastatic(config) = &provider.driver
-            && world.providers.contains_key(&provider.name)
-        {
-            let standings = backing_nodes(world.records, &provider.name);
-            let waiting = waiting(world, &provider.name);
-            let ordered = orders(world, plan, &provider.name);
-            for (label, count) in &waiting {
-                order(world, plan, provider, config, &standings, ordered.get(label).copied(), label, *count);
+        let Driver::Metastatic(config) = &provider.driver else { continue };
+        let standings = backing_nodes(world.records, &provider.name);
+        plan.idle_backing.extend(standings.iter().filter(|s| s.taken.is_empty()).map(|standing| standing.id.clone()));
+        if !world.providers.contains_key(&provider.name) {
+            continue;
+        }
+        let waiting = waiting(world, &provider.name);
+        for (label, waiting) in &waiting {
+            if let Some(label) = config.any_label(label) {
+                let ordered = ordered.get(&(provider.name.clone(), label.name.clone())).copied().unwrap_or_default();
+                supply(world, plan, &Lack { provider: &provider.name, label, standings: &standings, ordered, waiting });
             }
-            let is_ours = world.keeper_of(&provider.name).is_none() || world.is_keeper_of(&provider.name);
-            if is_ours && !world.stopping {
-                for standing in standings.iter().filter(|standing| {
-                    // One that may still be of use to those who wait is kept for them; any other takes room from them.
-                    let label = config.any_label(&standing.backing.label);
-                    let is_of_use = label.is_some_and(|label| standing.is_open(label, world.now));
-                    !is_of_use || !waiting.contains_key(&standing.backing.label)
-                }) {
-                    let_go(world, plan, &provider.name, config, standing);
-                }
+        }
+        if world.stopping {
+            continue;
+        }
+        for standing in &standings {
+            // One that may still be of use to those who wait is kept for them; any other takes room from them.
+            let label = config.any_label(&standing.backing.label);
+            let is_of_use = label.is_some_and(|label| standing.is_open(label, world.now));
+            if is_ours(world, provider, standing) && !(is_of_use && waiting.contains_key(&standing.backing.label)) {
+                let_go(world, plan, &provider.name, config, standing);
             }
         }
     }
 }
 
+/// Whether this launcher lets a backing node go: it places on it, or no pool has its label any more and it has its provider.
+fn is_ours(world: &World<'_>, provider: &Provider, standing: &Standing) -> bool {
+    let keeper = keeper_of(world.records, &provider.name, std::slice::from_ref(&standing.backing.label))
+        .or_else(|| keeper_of(world.records, &provider.name, &[]));
+    keeper.is_none_or(|keeper| world.is_ours(&keeper))
+}
+
 /// Our launches that have no place yet, by label.
-fn waiting(world: &World<'_>, provider: &ProviderName) -> BTreeMap<LabelName, usize> {
-    let mut waiting = BTreeMap::new();
-    for (id, held) in world.holdings.nodes.iter().filter(|(_, held)| held.launching) {
-        let node = world.records.nodes.get(id).and_then(|entry| entry.usable());
-        if node.is_some_and(|node| node.provider.as_ref() == Some(provider) && Place::of(node).is_none()) {
-            *waiting.entry(held.label.clone()).or_default() += 1;
-        }
+#[derive(Default)]
+struct Waiting {
+    /// Those that have begun to look for one.
+    seeking: Vec<NodeId>,
+    /// Decided already, and without a record so far.
+    starting: usize,
+}
+
+fn waiting(world: &World<'_>, provider: &ProviderName) -> BTreeMap<LabelName, Waiting> {
+    let mut waiting: BTreeMap<LabelName, Waiting> = BTreeMap::new();
+    for (id, (_, label)) in world.holdings.seeking.iter().filter(|(_, (pool, _))| pool.provider == *provider) {
+        waiting.entry(label.clone()).or_default().seeking.push(id.clone());
     }
-    // Decided already, and without a record so far.
     for (_, _, label) in world.holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *provider) {
-        *waiting.entry(label.clone()).or_default() += 1;
+        waiting.entry(label.clone()).or_default().starting += 1;
     }
     waiting
 }
@@ -167,60 +170,94 @@ pub fn carries(records: &Records, provider: &ProviderName, backing_node: &NodeId
     })
 }
 
-/// Sees to the requests for backing nodes that are done; counts the others by label.
-fn orders(world: &World<'_>, plan: &mut Plan, provider: &ProviderName) -> BTreeMap<LabelName, usize> {
-    let owner = metastatic_owner(provider);
-    let mut open = BTreeMap::new();
-    for (id, entry) in &world.records.requests {
-        let ours = |request: &&std::sync::Arc<nodepool_common::model::NodeRequest>| {
-            request.requestor.as_deref() == Some(&owner) && entry.stat.ephemeral_owner == world.session
-        };
-        let Some(request) = entry.usable().filter(ours) else { continue };
-        let Some(label) = request.backed_label() else { continue };
-        match request.state {
-            RequestState::Fulfilled | RequestState::Failed => {
-                let holdings = world.holdings;
-                if let Some(at) = holdings.requests_after.get(id).filter(|at| **at > world.now) {
-                    plan.wake(*at);
-                } else if !holdings.busy_requests.contains(id) && !holdings.requests.contains_key(id) {
-                    plan.decisions.push(Decision::SettleBacking { provider: provider.clone(), request: id.clone() });
-                }
-                // Until it is settled it counts.
-                *open.entry(label).or_default() += 1;
-            }
-            _ => *open.entry(label).or_default() += 1,
-        }
-    }
-    open
+/// Requests for backing nodes of one label.
+#[derive(Clone, Copy, Default)]
+struct Ordered {
+    /// All that are not settled.
+    open: usize,
+    /// Those of them that are served, or that some registered pool may serve.
+    served: usize,
 }
 
-#[allow(clippy::too_many_arguments)] // all of one question: how many are lacking
-fn order(
-    world: &World<'_>,
-    plan: &mut Plan,
-    provider: &Provider,
-    config: &Metastatic,
-    standings: &[Standing],
-    ordered: Option<usize>,
-    label: &LabelName,
-    waiting: usize,
-) {
-    let Some(of_label) = config.any_label(label).filter(|label| label.max_parallel_jobs > 0) else { return };
-    if world.holdings.busy_backing.contains(&(provider.name.clone(), label.clone())) {
+/// Settles the requests for backing nodes that are done, or whose label is not configured any more; counts those that are open.
+fn orders(world: &World<'_>, plan: &mut Plan) -> BTreeMap<(ProviderName, LabelName), Ordered> {
+    let mut ordered: BTreeMap<_, Ordered> = BTreeMap::new();
+    let holdings = world.holdings;
+    for (id, entry) in world.records.requests.iter().filter(|(_, entry)| world.is_of_our_session(entry)) {
+        let Some(request) = entry.usable() else { continue };
+        let Some(provider) = request.requestor.as_deref().and_then(metastatic_provider) else { continue };
+        let Some(label) = request.backed_label() else { continue };
+        let is_done = matches!(request.state, RequestState::Fulfilled | RequestState::Failed);
+        let is_configured = world.config.providers.get(&provider).is_some_and(|provider| {
+            provider.metastatic().is_some_and(|metastatic| metastatic.any_label(&label).is_some())
+        });
+        if is_done || !is_configured {
+            if let Some(at) = holdings.requests_after.get(id).filter(|at| **at > world.now) {
+                plan.wake(*at);
+            } else if !holdings.busy_requests.contains(id) && (!is_done || !holdings.requests.contains_key(id)) {
+                plan.decisions.push(Decision::SettleBacking { provider: provider.clone(), request: id.clone() });
+            }
+        }
+        // Until it is settled it counts.
+        let ordered = ordered.entry((provider, label)).or_default();
+        ordered.open += 1;
+        if is_done || entry.is_locked() || world.records.pools_that_may_serve(request).next().is_some() {
+            ordered.served += 1;
+        }
+    }
+    ordered
+}
+
+/// What there is, and what is on its way, for the launches of a label that wait.
+struct Lack<'a> {
+    provider: &'a ProviderName,
+    label: &'a MetastaticLabel,
+    standings: &'a [Standing],
+    ordered: Ordered,
+    waiting: &'a Waiting,
+}
+
+impl Lack<'_> {
+    /// How many have to wait for a backing node that was not asked for, where so many were.
+    fn lacking(&self, now: Timestamp, ordered: usize) -> usize {
+        let open = self.standings.iter().filter(|s| s.backing.label == self.label.name && s.is_open(self.label, now));
+        let room = open.map(|standing| standing.free().count()).sum::<usize>();
+        let coming = ordered.saturating_mul(self.label.max_parallel_jobs);
+        (self.waiting.seeking.len() + self.waiting.starting).saturating_sub(room + coming)
+    }
+}
+
+/// Asks for backing nodes; where the launcher stops and no pool is left that could serve that, ends the launches.
+fn supply(world: &World<'_>, plan: &mut Plan, lack: &Lack<'_>) {
+    let &Lack { provider, label, ordered, .. } = lack;
+    let key = (provider.clone(), label.name.clone());
+    if label.max_parallel_jobs == 0 || world.holdings.busy_backing.contains(&key) {
         return;
     }
-    let open = standings.iter().filter(|s| s.backing.label == *label && s.is_open(of_label, world.now));
-    let room = open.map(|standing| standing.free().count()).sum::<usize>();
-    let room = room + ordered.unwrap_or(0) * of_label.max_parallel_jobs;
-    let count = waiting.saturating_sub(room).div_ceil(of_label.max_parallel_jobs);
-    if count > 0 {
-        plan.decisions.push(Decision::OrderBacking {
-            provider: provider.name.clone(),
-            label: label.clone(),
-            backing: of_label.backing_label.clone(),
-            count,
-        });
+    let is_backed = world.records.pools.values().any(|pool| pool.supports(std::slice::from_ref(&label.backing_label)));
+    if world.stopping && !is_backed {
+        let reason = format!("the launcher is stopping, and no pool is left that has label {}", label.backing_label);
+        for node in lack.waiting.seeking.iter().take(lack.lacking(world.now, ordered.served)) {
+            if !world.holdings.busy_nodes.contains(node) {
+                plan.decisions.push(Decision::StopSeeking { node: node.clone(), reason: reason.clone() });
+            }
+        }
+        return;
     }
+    let count = lack.lacking(world.now, ordered.open).div_ceil(label.max_parallel_jobs);
+    if count == 0 {
+        return;
+    }
+    if let Some(at) = world.holdings.backing_after.get(&key).filter(|at| **at > world.now) {
+        plan.wake(*at);
+        return;
+    }
+    plan.decisions.push(Decision::OrderBacking {
+        provider: provider.clone(),
+        label: label.name.clone(),
+        backing: label.backing_label.clone(),
+        count,
+    });
 }
 
 /// Lets a backing node go on which nothing stands, once its time has come.

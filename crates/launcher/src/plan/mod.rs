@@ -43,9 +43,11 @@ mod upkeep;
 mod world;
 
 pub use decision::{Decision, NewNode, Plan, Waiting, Want};
-pub use hosts::{HostKey, host_of, is_free};
-pub use metastatic::{carries, free_place, note_idle};
-pub use world::{HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World};
+pub use hosts::{HostKey, free_slots, host_of};
+pub use metastatic::{carries, free_place};
+pub use world::{
+    HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World, keeper_of,
+};
 
 use budget::Budget;
 use supply::Taken;

@@ -103,8 +103,9 @@ impl Pass<'_> {
         };
         // Another launcher places the nodes of this provider by now: it would choose the same slot.
         if has.is_empty()
-            && let Some((reason, Some(_))) =
-                world.pool_config(key).and_then(|(provider, _)| is_left_to_another(world, provider))
+            && let Some((reason, Some(_))) = world
+                .pool_config(key)
+                .and_then(|(provider, _)| is_left_to_another(world, provider, &request.node_types))
         {
             plan.decisions.push(put_back(&reason));
             return;

@@ -61,26 +61,19 @@ impl<'a> World<'a> {
         Some((provider.as_ref(), provider.pool(&key.pool)?))
     }
 
-    /// Whether a request is one of our own, for nodes in stock: ephemeral, and of this session.
+    /// Whether a request is one of our own, for nodes in stock.
     pub fn is_own(&self, entry: &Entry<NodeRequest>) -> bool {
-        self.session != 0
-            && entry.stat.ephemeral_owner == self.session
-            && entry.usable().is_some_and(|request| request.is_min_ready())
+        self.is_of_our_session(entry) && entry.usable().is_some_and(|request| request.is_min_ready())
     }
 
-    /// The id of the pool of a provider that was registered after all others, by any launcher: its launcher does what only
-    /// one may do. The youngest, because a launcher that was killed stays registered until its session ends, and the one
-    /// that is started in its place need not wait for that.
-    pub fn keeper_of(&self, provider: &ProviderName) -> Option<LauncherId> {
-        let of_provider = self.records.pools.iter().filter(|(_, pool)| pool.provider_name.as_ref() == Some(provider));
-        // A component's name is a host's and ten digits, which count.
-        let last = of_provider.max_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name));
-        last.and_then(|(_, pool)| pool.id.clone())
+    /// Whether a pool is one of ours.
+    pub fn is_ours(&self, pool: &LauncherId) -> bool {
+        self.pools.iter().any(|ours| ours.launcher_id == *pool)
     }
 
-    /// Whether that is one of ours.
-    pub fn is_keeper_of(&self, provider: &ProviderName) -> bool {
-        self.keeper_of(provider).is_some_and(|keeper| self.pools.iter().any(|pool| pool.launcher_id == keeper))
+    /// Whether a record ends with our session.
+    pub fn is_of_our_session<T>(&self, entry: &Entry<T>) -> bool {
+        self.session != 0 && entry.stat.ephemeral_owner == self.session
     }
 
     /// Whether we are making records of nodes of a provider, which are not in our book yet.
@@ -92,6 +85,17 @@ impl<'a> World<'a> {
     pub fn provider(&self, name: &ProviderName) -> Option<&'a ProviderState> {
         self.providers.get(name)
     }
+}
+
+/// The id of the pool of a provider that was registered after all others that have these labels, by any launcher: its
+/// launcher does what only one may do. The youngest, because a launcher that was killed stays registered until its session
+/// ends, and the one that is started in its place need not wait for that.
+pub fn keeper_of(records: &Records, provider: &ProviderName, labels: &[LabelName]) -> Option<LauncherId> {
+    let of_provider =
+        records.pools.iter().filter(|(_, pool)| pool.provider_name.as_ref() == Some(provider) && pool.supports(labels));
+    // A component's name is a host's and ten digits, which count.
+    let last = of_provider.max_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name));
+    last.and_then(|(_, pool)| pool.id.clone())
 }
 
 /// A pool that this launcher runs.
@@ -155,6 +159,10 @@ pub struct Holdings {
     pub requests_after: BTreeMap<RequestId, Timestamp>,
     /// Labels of metastatic providers for which backing nodes are being asked for.
     pub busy_backing: BTreeSet<(ProviderName, LabelName)>,
+    /// The same, of which the last such request failed: not to be asked again before this time.
+    pub backing_after: BTreeMap<(ProviderName, LabelName), Timestamp>,
+    /// Launches that wait for a place on a backing node: their pool and label.
+    pub seeking: BTreeMap<NodeId, (PoolKey, LabelName)>,
     /// Since when nothing stands on a backing node.
     pub idle_since: BTreeMap<NodeId, Timestamp>,
     /// Static hosts that an action is looking at: hands off.

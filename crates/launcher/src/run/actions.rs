@@ -10,7 +10,7 @@ use nodepool_common::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::Launcher;
+use super::{Launcher, metastatic::NoPlace};
 use crate::plan::{Decision, HostKey, Want};
 
 /// Seconds before an action that failed is tried again.
@@ -52,6 +52,10 @@ impl Launcher {
             Decision::OrderBacking { provider, label, backing, count } => {
                 self.order_backing(provider, label, backing, *count).await
             }
+            Decision::StopSeeking { node, reason } => {
+                self.book.open().stop_seeking(node, NoPlace::Withdrawn(reason.clone()));
+                Ok(())
+            }
             Decision::SettleBacking { provider, request } => self.settle_backing(provider, request).await,
             Decision::LetBackingGo { provider, node, reason } => self.let_backing_go(provider, node, reason).await,
             Decision::Deallocate { node, request } => self.deallocate(node, request).await,
@@ -83,6 +87,9 @@ impl Launcher {
         }
         if let Decision::CreateMinReady { label, .. } = decision {
             book.view.min_ready_after.insert(label.clone(), after);
+        }
+        if let Decision::OrderBacking { provider, label, .. } = decision {
+            book.view.backing_after.insert((provider.clone(), label.clone()), after);
         }
         if let Decision::Attend { pool, host, .. } = decision {
             let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
@@ -220,6 +227,7 @@ fn subjects(decision: &Decision) -> (Option<&RequestId>, Option<&NodeId>) {
         | Decision::Delete { node }
         | Decision::Deallocate { node, .. }
         | Decision::LetBackingGo { node, .. }
+        | Decision::StopSeeking { node, .. }
         | Decision::RemoveRecord { node } => (None, Some(node)),
         Decision::CreateMinReady { .. } | Decision::Attend { .. } | Decision::OrderBacking { .. } => (None, None),
     }

@@ -5,16 +5,18 @@
 //! survives the session: when that is lost, the book is emptied and everything is planned anew from the records.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use nodepool_common::{
-    model::{LabelName, Node, NodeId, NodeRequest, RequestId, Timestamp},
+    model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId, Timestamp},
     zk::Held,
 };
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::metastatic::NoPlace;
 use crate::plan::{HeldNode, HeldRequest, Holdings, PoolKey};
 
 /// What this launcher holds and does.
@@ -30,6 +32,8 @@ pub struct Inner {
     pub view: Holdings,
     requests: HashMap<RequestId, Held<NodeRequest>>,
     nodes: HashMap<NodeId, Held<Node>>,
+    /// How launches that wait for a place hear that none will come; those in the view's `seeking`.
+    seekers: HashMap<NodeId, oneshot::Sender<NoPlace>>,
     /// Failures in a row, for back-off.
     failures: HashMap<String, u32>,
     /// Cancelled when the session is lost: launches stop, their locks are void.
@@ -120,6 +124,43 @@ impl Inner {
         self.nodes.remove(id)
     }
 
+    /// Enters a launch that waits for a place on a backing node. The answer comes only where there will be none.
+    pub fn seek(&mut self, node: NodeId, pool: PoolKey, label: LabelName) -> oneshot::Receiver<NoPlace> {
+        let (told, hears) = oneshot::channel();
+        self.seekers.insert(node.clone(), told);
+        self.view.seeking.insert(node, (pool, label));
+        hears
+    }
+
+    /// Strikes a launch that waits no longer.
+    pub fn sought(&mut self, node: &NodeId) {
+        self.seekers.remove(node);
+        self.view.seeking.remove(node);
+    }
+
+    /// Tells a launch that there will be no place for it. It counts as waiting no longer.
+    pub fn stop_seeking(&mut self, node: &NodeId, why: NoPlace) {
+        self.view.seeking.remove(node);
+        if let Some(seeker) = self.seekers.remove(node) {
+            // One that has ended is not interested.
+            let _ = seeker.send(why);
+        }
+    }
+
+    /// Launches that wait for a place, of a provider and a label.
+    pub fn seeking(&self, provider: &ProviderName, label: &LabelName) -> impl Iterator<Item = &NodeId> {
+        let wanted = self.view.seeking.iter().filter(move |(_, (pool, of))| pool.provider == *provider && of == label);
+        wanted.map(|(node, _)| node)
+    }
+
+    /// Notes since when nothing stands on the backing nodes.
+    pub fn note_idle(&mut self, idle: BTreeSet<NodeId>, now: Timestamp) {
+        self.view.idle_since.retain(|node, _| idle.contains(node));
+        for node in idle {
+            self.view.idle_since.entry(node).or_insert(now);
+        }
+    }
+
     /// The next back-off for something that failed again: doubling from `first` to `most` seconds.
     pub fn back_off(&mut self, what: &str, first: f64, most: f64) -> f64 {
         let failures = self.failures.entry(what.to_owned()).or_default();
@@ -138,5 +179,6 @@ impl Inner {
         self.view.requests_after.retain(|_, at| *at > now);
         self.view.min_ready_after.retain(|_, at| *at > now);
         self.view.hosts_after.retain(|_, at| *at > now);
+        self.view.backing_after.retain(|_, at| *at > now);
     }
 }

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::{Launcher, clouds::Cloud};
 use crate::{
     nodescan::Target,
-    plan::{HostKey, PoolKey, host_of, is_free},
+    plan::{HostKey, PoolKey, free_slots, host_of},
 };
 
 /// What a look at a host has told.
@@ -46,6 +46,10 @@ impl Launcher {
             Err(why) => return self.out_of_reach(&key, &name, &why).await,
         };
         self.book.open().worked(&name);
+        // Looking takes a while: another launcher may have been started meanwhile, and registers what is missing.
+        if !self.is_keeper_of(&pool.provider) {
+            return Ok(());
+        }
         for id in self.ready_nodes(&key) {
             self.bring_up_to_date(&id, pool, host, &look).await?;
         }
@@ -55,7 +59,8 @@ impl Launcher {
         }) else {
             return Ok(());
         };
-        for slot in missing {
+        let free = self.zk.cache().read(|records| free_slots(records, &key, host));
+        for slot in missing.iter().filter(|slot| free.contains(slot)) {
             let mut node = Node::new(clock::now());
             node.provider = Some(pool.provider.clone());
             node.launcher = Some("static driver".to_owned());
@@ -67,12 +72,9 @@ impl Launcher {
             node.slot = i64::try_from(*slot).ok();
             node.attributes.clone_from(&attributes);
             describe(&mut node, pool, host, &look);
-            // A session that was lost: the next pass sees to it. A slot that somebody has filled meanwhile is his.
-            if session.is_cancelled() {
+            // The next pass sees to what is left.
+            if session.is_cancelled() || !self.is_keeper_of(&pool.provider) {
                 return Ok(());
-            }
-            if !self.zk.cache().read(|records| is_free(records, &key, host, *slot)) {
-                continue;
             }
             let id = self.zk.create_ready_node(node).await?;
             info!(logger = %logger(pool), node = %id, "Registered {name}, slot {slot}");
@@ -136,7 +138,7 @@ impl Launcher {
             return Ok(());
         }
         // Who has it now gets it as it is.
-        let Some(held) = self.zk.try_lock_node(id).await? else { return Ok(()) };
+        let Some(held) = self.zk.try_lock_node(id).await?.held() else { return Ok(()) };
         let node = held.record();
         if node.state != NodeState::Ready || node.allocated_to.is_some() || is_current(node) {
             return held.unlock().await;
@@ -162,7 +164,7 @@ impl Launcher {
             Some(host) if !host.host_key_checking => return Ok(Some(held)),
             Some(host) => {
                 let Some(cloud) = self.clouds.get(&provider) else { return Ok(Some(held)) };
-                match knock(&cloud, host).await {
+                match try_port(&cloud, host).await {
                     Ok(()) => return Ok(Some(held)),
                     Err(why) => why,
                 }
@@ -227,8 +229,8 @@ async fn look_at(cloud: &Cloud, host: &StaticHost) -> Result<Look, String> {
     Ok(Look { keys, public_ipv4, public_ipv6 })
 }
 
-/// Whether somebody answers at a host's port: a moment, when a node is handed out.
-async fn knock(cloud: &Cloud, host: &StaticHost) -> Result<(), String> {
+/// Whether a host's port accepts connections, when a node is handed out.
+async fn try_port(cloud: &Cloud, host: &StaticHost) -> Result<(), String> {
     if let Some(told) = cloud.provider.host_keys(&NodeId::from(""), &host.id.name).await {
         return told.map(|_| ()).map_err(|error| error.to_string());
     }

@@ -6,6 +6,7 @@
 //! | | |
 //! |---|---|
 //! | quota | the node is aborted and its request waits |
+//! | the node is not wanted here any more | the node is aborted; the planner decides about its request |
 //! | the configuration names what the cloud does not have | the node fails: another attempt would not find it either |
 //! | the cloud has no room | the next zone, if the node stands alone (the nodes of a request share theirs); once all zones were tried, the request goes to a pool of another provider, if there is one; else again here |
 //! | the cloud does not answer | where a pool of another provider can serve, the request goes there; else it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first |
@@ -58,6 +59,8 @@ pub(super) enum Failure {
     Keyscan(ScanError),
     /// `launch-timeout` passed.
     TimedOut(Duration),
+    /// The node is not wanted any more, or not possible here: no fault of the attempt.
+    Withdrawn(String),
     /// Our record cannot be written: the lock is lost.
     Lost(ZkError),
 }
@@ -69,6 +72,7 @@ impl Failure {
             Self::Cloud(error) => error.launch_result(),
             Self::Keyscan(_) => "error.keyscan",
             Self::TimedOut(_) => "error.servercreatetimeout",
+            Self::Withdrawn(_) => "error.nodepool",
             Self::Lost(_) => "error.zksession",
         }
     }
@@ -82,7 +86,7 @@ impl Failure {
         match self {
             Self::Cloud(error) => error.class,
             Self::Keyscan(_) | Self::TimedOut(_) => ErrorClass::Timeout,
-            Self::Lost(_) => ErrorClass::Transient,
+            Self::Withdrawn(_) | Self::Lost(_) => ErrorClass::Transient,
         }
     }
 }
@@ -93,6 +97,7 @@ impl std::fmt::Display for Failure {
             Self::Cloud(error) => write!(f, "{error}"),
             Self::Keyscan(error) => write!(f, "its host keys cannot be scanned: {error}"),
             Self::TimedOut(limit) => write!(f, "not ready within launch-timeout, {} s", limit.as_secs()),
+            Self::Withdrawn(why) => write!(f, "{why}"),
             Self::Lost(error) => write!(f, "{error}"),
         }
     }
@@ -172,7 +177,7 @@ impl NodeLaunch {
                 error!(logger = %self.logger, "Lost the lock of node {node} during its launch: {error}");
                 return;
             }
-            if class == ErrorClass::Quota {
+            if class == ErrorClass::Quota || matches!(failure, Failure::Withdrawn(_)) {
                 info!(logger = %self.logger, "Aborting node {node}: {failure}");
                 break Some(failure);
             }
@@ -233,8 +238,8 @@ impl NodeLaunch {
 
     /// One attempt in a zone, up to READY on record.
     async fn attempt(&self, held: &Mutex<Held<Node>>, az: Option<&String>) -> Result<(), Failure> {
-        if let Some(config) = self.cloud.config.metastatic() {
-            return self.attempt_in_a_slot(held, config).await;
+        if self.cloud.config.metastatic().is_some() {
+            return self.attempt_in_a_slot(held).await;
         }
         let provider = &self.cloud.provider;
         let profile = provider.profile(&self.pool.pool, &self.label)?;
@@ -403,6 +408,7 @@ impl NodeLaunch {
         };
         let reason = failure.to_string();
         let state = match failure.class() {
+            _ if matches!(failure, Failure::Withdrawn(_)) => NodeState::Aborted,
             ErrorClass::Quota => {
                 self.launcher.clouds.quota_refused(&self.pool.provider);
                 NodeState::Aborted

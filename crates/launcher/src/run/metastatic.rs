@@ -1,27 +1,33 @@
 //! Nodes that stand on nodes of other providers: backing nodes asked for, taken and given back; a node placed.
 //!
 //! What is to be done about backing nodes is decided in [`plan::metastatic`](crate::plan). A launch looks for a free slot
-//! whenever something has changed, one launch at a time, and writes down at once where its node stands: so whatever
-//! becomes of us, no slot is given twice, and none is lost.
+//! whenever something has changed, one launch at a time, and writes down at once where its node stands. That write also
+//! checks, and raises, the version of the backing node's record ([`Held::place_on`]): so whatever becomes of us, and whoever
+//! else places nodes at the same moment, no slot is given twice, and none is lost.
+//!
+//! What stands on a backing node is in the records of the nodes that do, which reach the cache one by one. A version that
+//! this process has not written itself therefore says that there may be nodes which the cache does not show yet: before the
+//! first placement after that, they are read ([`ZooKeeper::read_nodes_of`](nodepool_common::zk::ZooKeeper::read_nodes_of)).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nodepool_common::{
-    config::{Metastatic, MetastaticLabel},
+    config::MetastaticLabel,
     model::{
         Backing, LabelName, Node, NodeId, NodeRequest, NodeState, Place, ProviderName, RequestId, RequestState,
-        Resources, metastatic_owner,
+        Resources, Stat, metastatic_owner,
     },
     sys::clock,
-    zk::{Held, ZkError},
+    zk::{Held, TryLock, UpdateKept, ZkError},
 };
 use nodepool_drivers::{ErrorClass, ProviderError};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, oneshot};
 use tracing::{info, warn};
 
 use super::{
     Launcher,
+    book::Book,
     launch::{Failure, NodeLaunch},
 };
 use crate::{
@@ -32,36 +38,55 @@ use crate::{
 const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
 /// Seconds before a backing node is looked at again whose lock turned out to be another's.
 const NOT_OURS: f64 = 60.0;
+/// How long to wait for the lock of the node that a request was given (`nodepool 11.0.0: driver/metastatic/adapter.py
+/// _checkBackingNodeRequests`).
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Seconds before backing nodes are asked for again after a request for one has failed: the first time, and at most.
+const FIRST_PAUSE: f64 = 1.0;
+const LONGEST_PAUSE: f64 = 60.0;
 /// How long a launch that waits goes without a look, whatever it hears.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What the launches of a launcher share.
 #[derive(Debug, Default)]
 pub struct Placing {
-    /// Whose turn it is to look for a slot and to write down that it is taken.
-    turn: Mutex<()>,
-    /// Launches that are to fail, because what they wait for has: how many, and why.
-    failures: std::sync::Mutex<BTreeMap<(ProviderName, LabelName), (usize, String)>>,
-    /// There is one.
-    failed: Notify,
+    /// Whose turn it is to look for a slot and to write down that it is taken. The version of each backing node's record up
+    /// to which the cache shows all that was placed on it.
+    turn: Mutex<HashMap<NodeId, i32>>,
 }
 
-impl Placing {
-    fn failures(&self) -> std::sync::MutexGuard<'_, BTreeMap<(ProviderName, LabelName), (usize, String)>> {
-        self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
+/// Why a launch that waits for a place gets none.
+#[derive(Debug)]
+pub enum NoPlace {
+    /// The request for a backing node failed: a failed attempt.
+    Failed(String),
+    /// None is looked for any more: no fault of the attempt, and its request is not declined for it.
+    Withdrawn(String),
+}
 
-    /// Lets one of those who wait fail.
-    fn take_failure(&self, provider: &ProviderName, label: &LabelName) -> Option<String> {
-        let mut failures = self.failures();
-        let key = (provider.clone(), label.clone());
-        let (count, why) = failures.get_mut(&key)?;
-        let why = why.clone();
-        *count -= 1;
-        if *count == 0 {
-            failures.remove(&key);
+impl NoPlace {
+    fn failure(self, label: &LabelName) -> Failure {
+        match self {
+            Self::Failed(why) => ProviderError::new(ErrorClass::Transient, placing(label), why).into(),
+            Self::Withdrawn(why) => Failure::Withdrawn(format!("{}: {why}", placing(label))),
         }
-        Some(why)
+    }
+}
+
+fn placing(label: &LabelName) -> String {
+    format!("placing a node of label {label}")
+}
+
+/// A launch that waits for a place; over when it is dropped.
+struct Seeking<'a> {
+    book: &'a Book,
+    node: NodeId,
+    answer: oneshot::Receiver<NoPlace>,
+}
+
+impl Drop for Seeking<'_> {
+    fn drop(&mut self) {
+        self.book.open().sought(&self.node);
     }
 }
 
@@ -82,70 +107,104 @@ impl Launcher {
         Ok(())
     }
 
-    /// Takes the node of a request that was fulfilled; tells those who wait of one that failed.
+    /// Takes the node of a request that was fulfilled; tells the launches that wait for one that failed. One that is of no
+    /// use any more is withdrawn.
     pub(super) async fn settle_backing(&self, provider: &ProviderName, id: &RequestId) -> Result<(), ZkError> {
         let Some(request) = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned()) else {
             return Ok(());
         };
-        let Some(label) = request.backed_label() else { return self.zk.delete_request(id).await };
         let config = self.config();
-        let slots = config
-            .providers
-            .get(provider)
-            .and_then(|provider| provider.metastatic()?.any_label(&label))
-            .map_or(1, |label| label.max_parallel_jobs);
-        if request.state == RequestState::Failed {
-            let why = format!("the request for a node to stand on failed: {}", request.decline_reasons.join("; "));
-            warn!(logger = LOGGER, request = %id, "{why}");
-            // As many as would have stood on it; what waits for nothing any more is not to fail a later one.
-            let waiting = self.waiting_for_a_place(provider, &label).min(slots);
-            if waiting > 0 {
-                self.placing.failures().insert((provider.clone(), label.clone()), (waiting, why));
-                self.placing.failed.notify_waiters();
-                // Until they know, the request counts as one that is open: they shall not be taken for lacking another.
-                for _ in 0..20 {
-                    if !self.placing.failures().contains_key(&(provider.clone(), label.clone())) {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                // Who has not heard by now waits for something else.
-                self.placing.failures().remove(&(provider.clone(), label));
+        let label = request.backed_label().and_then(|label| {
+            let provider = config.providers.get(provider)?.metastatic()?;
+            provider.any_label(&label)
+        });
+        match (label, request.state) {
+            (None, _) => {
+                info!(logger = LOGGER, request = %id, "Withdrawing the request: its label is not in the configuration of {provider}");
             }
-            return self.zk.delete_request(id).await;
+            (Some(label), RequestState::Failed) => {
+                let why = format!("the request for a node to stand on failed: {}", request.decline_reasons.join("; "));
+                self.backing_failed(provider, label, id, &why);
+            }
+            (Some(label), RequestState::Fulfilled) => {
+                if let Some(node) = request.nodes.first() {
+                    match self.take_backing(provider, label, id, node).await? {
+                        Ok(()) => self.book.open().worked(&order_name(provider, &label.name)),
+                        Err(why) => {
+                            let why = format!("the node to stand on cannot be taken: {why}");
+                            self.backing_failed(provider, label, id, &why);
+                        }
+                    }
+                }
+            }
+            _ => return Ok(()),
         }
-        let Some(node) = request.nodes.first() else { return self.zk.delete_request(id).await };
-        let Some(held) = self.zk.try_lock_node(node).await? else {
-            self.book.open().view.requests_after.insert(id.clone(), clock::now() + 0.25);
-            return Ok(());
-        };
-        if held.record().state != NodeState::Ready || held.record().allocated_to.as_ref() != Some(id) {
-            held.unlock().await?;
-            return self.zk.delete_request(id).await;
-        }
+        self.zk.delete_request(id).await
+    }
+
+    /// Locks the node of a request for the provider, and marks it as a backing node. Why that cannot be, for people.
+    async fn take_backing(
+        &self,
+        provider: &ProviderName,
+        label: &MetastaticLabel,
+        request: &RequestId,
+        node: &NodeId,
+    ) -> Result<Result<(), String>, ZkError> {
         let owner = metastatic_owner(provider);
-        let now = clock::now();
-        let backing = Backing { owner: owner.clone(), label, slots, failed: false, launched: now };
+        let gone = || Ok(Err(format!("node {node} is gone")));
+        let held = match self.zk.try_lock_node(node).await? {
+            TryLock::Held(held) => held,
+            TryLock::Gone => return gone(),
+            // An earlier attempt of ours that ended before the request was deleted.
+            TryLock::Busy if self.is_backing(node, &owner) => return Ok(Ok(())),
+            TryLock::Busy => match self.zk.lock_node(node, LOCK_TIMEOUT).await {
+                Ok(Some(held)) => held,
+                Ok(None) => return gone(),
+                Err(error @ ZkError::LockTimeout { .. }) => return Ok(Err(error.to_string())),
+                Err(error) => return Err(error),
+            },
+        };
+        if held.record().state != NodeState::Ready || held.record().allocated_to.as_ref() != Some(request) {
+            let why = format!("node {node} is {} and not the request's any more", held.record().state);
+            held.unlock().await?;
+            return Ok(Err(why));
+        }
+        let (slots, now) = (label.max_parallel_jobs, clock::now());
+        let backing = Backing { owner: owner.clone(), label: label.name.clone(), slots, failed: false, launched: now };
         held.update_and_keep_locked_for(&owner, |node| {
             node.user_data = Some(backing.user_data());
             node.set_state(NodeState::InUse, now);
         })
         .await?;
-        info!(logger = LOGGER, request = %id, node = %node, "The node carries {slots} {} nodes of {provider}", backing.label);
-        self.zk.delete_request(id).await
+        info!(logger = LOGGER, request = %request, node = %node, "The node carries {slots} {} nodes of {provider}", label.name);
+        Ok(Ok(()))
     }
 
-    /// Launches of ours that have no place yet.
-    fn waiting_for_a_place(&self, provider: &ProviderName, label: &LabelName) -> usize {
-        let launching: Vec<NodeId> = {
-            let book = self.book.open();
-            let of_label = book.view.nodes.iter().filter(|(_, held)| held.launching && held.label == *label);
-            of_label.map(|(id, _)| id.clone()).collect()
-        };
+    fn is_backing(&self, node: &NodeId, owner: &str) -> bool {
         self.zk.cache().read(|records| {
-            let waits = |node: &Arc<Node>| node.provider.as_ref() == Some(provider) && Place::of(node).is_none();
-            launching.iter().filter(|id| records.nodes.get(*id).and_then(|e| e.usable()).is_some_and(waits)).count()
+            let node = records.nodes.get(node).and_then(|entry| entry.usable());
+            node.is_some_and(|node| {
+                node.state == NodeState::InUse && Backing::of(node).is_some_and(|backing| backing.owner == owner)
+            })
         })
+    }
+
+    /// As many launches fail as would have stood on it, and for a while no other is asked for.
+    fn backing_failed(&self, provider: &ProviderName, label: &MetastaticLabel, request: &RequestId, why: &str) {
+        let mut book = self.book.open();
+        let seeking: Vec<NodeId> = book.seeking(provider, &label.name).take(label.max_parallel_jobs).cloned().collect();
+        for node in seeking {
+            book.stop_seeking(&node, NoPlace::Failed(why.to_owned()));
+        }
+        let key = (provider.clone(), label.name.clone());
+        // Requests that were made together fail together: that is one failure.
+        let now = clock::now();
+        let again = match book.view.backing_after.get(&key).filter(|at| **at > now) {
+            Some(at) => *at,
+            None => now + book.back_off(&order_name(provider, &label.name), FIRST_PAUSE, LONGEST_PAUSE),
+        };
+        book.view.backing_after.insert(key, again);
+        warn!(logger = LOGGER, request = %request, "{why}; asking again in {:.0} s at the earliest", again - now);
     }
 
     pub(super) async fn let_backing_go(
@@ -156,17 +215,26 @@ impl Launcher {
     ) -> Result<(), ZkError> {
         let owner = metastatic_owner(provider);
         // Nothing is placed on it meanwhile, and nothing has been since that was decided.
-        let _turn = self.placing.turn.lock().await;
+        let known = self.placing.turn.lock().await;
+        let version = || self.zk.cache().read(|records| records.nodes.get(node).map(|entry| entry.stat.version));
+        let Some(empty_at) = version() else { return Ok(()) };
+        if known.get(node) != Some(&empty_at) {
+            self.zk.read_nodes_of(provider).await?;
+        }
         if self.zk.cache().read(|records| carries(records, provider, node)) {
             return Ok(());
         }
-        let done =
-            self.zk.update_kept(node, &owner, true, |node| node.set_state(NodeState::Used, clock::now())).await?;
-        if done {
-            info!(logger = LOGGER, node = %node, "Giving the backing node back: {reason}");
-        } else {
-            warn!(logger = LOGGER, node = %node, "Says that it is {owner}'s, but is not locked for it: it stays");
-            self.book.open().view.nodes_after.insert(node.clone(), clock::now() + NOT_OURS);
+        let used = |node: &mut Node| node.set_state(NodeState::Used, clock::now());
+        match self.zk.update_kept(node, &owner, Some(empty_at), used).await? {
+            UpdateKept::Written => info!(logger = LOGGER, node = %node, "Giving the backing node back: {reason}"),
+            UpdateKept::Overtaken => {
+                // The change wakes us earlier; this only keeps a race from spinning.
+                self.book.open().view.nodes_after.insert(node.clone(), clock::now() + 0.25);
+            }
+            UpdateKept::NotKept => {
+                warn!(logger = LOGGER, node = %node, "Says that it is {owner}'s, but is not locked for it: it stays");
+                self.book.open().view.nodes_after.insert(node.clone(), clock::now() + NOT_OURS);
+            }
         }
         Ok(())
     }
@@ -175,12 +243,8 @@ impl Launcher {
 impl NodeLaunch {
     /// An attempt of a node that stands on another one: a slot, what is underneath, and where the label says so one more
     /// look at it.
-    pub(super) async fn attempt_in_a_slot(&self, held: &Mutex<Held<Node>>, config: &Metastatic) -> Result<(), Failure> {
-        let Some(label) = config.label(&self.pool.pool, &self.label) else {
-            let doing = format!("placing a node of label {}", self.label);
-            return Err(ProviderError::new(ErrorClass::Config, doing, "it is not in the configuration any more").into());
-        };
-        let (place, under) = self.place(held, label).await?;
+    pub(super) async fn attempt_in_a_slot(&self, held: &Mutex<Held<Node>>) -> Result<(), Failure> {
+        let (label, place, under) = self.place(held).await?;
         let own_attributes = self.cloud.config.pool(&self.pool.pool).and_then(|pool| pool.node_attributes.clone());
         let target = Target {
             address: under.interface_ip.clone().unwrap_or_default(),
@@ -219,47 +283,83 @@ impl NodeLaunch {
         Ok(())
     }
 
-    /// Waits for a slot and takes it.
-    async fn place(&self, held: &Mutex<Held<Node>>, label: &MetastaticLabel) -> Result<(Place, Arc<Node>), Failure> {
-        let provider = &self.pool.provider;
+    /// The label as it is configured now: a launch may have to wait for a place while that changes.
+    fn configured(&self) -> Result<MetastaticLabel, NoPlace> {
+        let config = self.launcher.config();
+        let provider = config.providers.get(&self.pool.provider).and_then(|provider| provider.metastatic());
+        provider.and_then(|provider| provider.label(&self.pool.pool, &self.label)).cloned().ok_or_else(|| {
+            let why = format!("pool {} does not have it in the configuration any more", self.pool);
+            NoPlace::Withdrawn(why)
+        })
+    }
+
+    /// Waits for a slot and takes it; with the label, the slot and the node underneath.
+    async fn place(&self, held: &Mutex<Held<Node>>) -> Result<(MetastaticLabel, Place, Arc<Node>), Failure> {
+        let id = held.lock().await.record().id.clone();
         // That of an earlier attempt is free again.
         if held.lock().await.record().driver_data.is_some() {
             held.lock().await.update(|node| (node.driver_data, node.slot) = (None, None)).await?;
         }
-        let cache = self.launcher.zk.cache();
-        let mut changed = cache.changed();
+        let mut changed = self.launcher.zk.cache().changed();
+        let book = &self.launcher.book;
+        let answer = book.open().seek(id.clone(), self.pool.clone(), self.label.clone());
+        let mut seeking = Seeking { book, node: id, answer };
+        self.launcher.wake.notify_one();
         loop {
-            {
-                let _turn = self.launcher.placing.turn.lock().await;
-                let found = cache.read(|records| {
-                    let place = free_place(records, provider, label, clock::now())?;
-                    let under = records.nodes.get(&place.backing_node).and_then(|entry| entry.usable()).cloned()?;
-                    Some((place, under))
-                });
-                if let Some((place, under)) = found {
-                    let mut held = held.lock().await;
-                    let id = held.record().id.clone();
-                    let data = self.driver_data(&id, &place);
-                    held.update(|node| {
-                        node.external_id = Some(json!(id));
-                        node.slot = i64::try_from(place.slot).ok();
-                        node.driver_data = Some(data);
-                    })
-                    .await?;
-                    info!(logger = LOGGER, "Node {id} stands on {}, slot {}", place.backing_node, place.slot);
-                    return Ok((place, under));
-                }
-                if let Some(why) = self.launcher.placing.take_failure(provider, &self.label) {
-                    let doing = format!("placing a node of label {}", self.label);
-                    return Err(ProviderError::new(ErrorClass::Transient, doing, why).into());
-                }
+            let label = self.configured().map_err(|why| why.failure(&self.label))?;
+            if let Some((place, under)) = self.take_place(held, &label).await? {
+                return Ok((label, place, under));
             }
             tokio::select! {
+                answer = &mut seeking.answer => match answer {
+                    Ok(why) => return Err(why.failure(&self.label)),
+                    // The book was emptied: the session has ended, and this launch ends with it.
+                    Err(_) => std::future::pending().await,
+                },
                 _ = changed.changed() => {}
-                () = self.launcher.placing.failed.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// Takes a free slot; `None` where there is none, or where another process was faster.
+    async fn take_place(
+        &self,
+        held: &Mutex<Held<Node>>,
+        label: &MetastaticLabel,
+    ) -> Result<Option<(Place, Arc<Node>)>, Failure> {
+        let provider = &self.pool.provider;
+        let zk = &self.launcher.zk;
+        let find = || -> Option<(Place, Arc<Node>, Stat)> {
+            zk.cache().read(|records| {
+                let place = free_place(records, provider, label, clock::now())?;
+                let entry = records.nodes.get(&place.backing_node)?;
+                Some((place, Arc::clone(entry.usable()?), entry.stat))
+            })
+        };
+        let mut known = self.launcher.placing.turn.lock().await;
+        let Some((mut place, mut under, mut stat)) = find() else { return Ok(None) };
+        if known.get(&place.backing_node) != Some(&stat.version) {
+            zk.read_nodes_of(provider).await?;
+            let Some(found) = find().filter(|found| found.0.backing_node == place.backing_node && found.2 == stat)
+            else {
+                return Ok(None);
+            };
+            (place, under, stat) = found;
+        }
+        let mut held = held.lock().await;
+        let id = held.record().id.clone();
+        let data = self.driver_data(&id, &place);
+        let placed = held.place_on(&under, stat.version, |node| {
+            node.external_id = Some(json!(id));
+            node.slot = i64::try_from(place.slot).ok();
+            node.driver_data = Some(data);
+        });
+        let Some(version) = placed.await? else { return Ok(None) };
+        known.retain(|node, _| zk.cache().read(|records| records.nodes.contains_key(node)));
+        known.insert(place.backing_node.clone(), version);
+        info!(logger = LOGGER, "Node {id} stands on {}, slot {}", place.backing_node, place.slot);
+        Ok(Some((place, under)))
     }
 
     /// As upstream writes it.
@@ -283,9 +383,14 @@ impl NodeLaunch {
                 node.user_data = Some(Backing { failed: true, ..backing }.user_data());
             }
         };
-        self.launcher.zk.update_kept(backing_node, &owner, false, mark).await?;
+        self.launcher.zk.update_kept(backing_node, &owner, None, mark).await?;
         Ok(())
     }
+}
+
+/// What the back-off of requests for backing nodes is noted under.
+fn order_name(provider: &ProviderName, label: &LabelName) -> String {
+    format!("backing node for {label} of {provider}")
 }
 
 /// What a node has from the one that it stands on.

@@ -38,7 +38,7 @@ use std::{
 
 use nodepool_common::{
     config::{self, Config},
-    model::{LauncherId, PoolComponent, RequestId},
+    model::{LauncherId, PoolComponent, ProviderName, RequestId},
     stats::Stats,
     sys::{clock, host, shutdown::ShutdownReason},
     zk::{Registration, ZooKeeper},
@@ -49,7 +49,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::report::Readiness;
 use self::{book::Book, clouds::Clouds};
-use crate::plan::{Plan, PoolKey, PoolState, Timing, Waiting, World, note_idle, plan};
+use crate::plan::{Plan, PoolKey, PoolState, Timing, Waiting, World, keeper_of, plan};
 
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.NodePool";
@@ -202,8 +202,7 @@ impl Launcher {
             let providers = self.clouds.known();
             self.zk.cache().read(|records| {
                 book.tidy(now);
-                note_idle(config.providers.values().map(AsRef::as_ref), records, &mut book.view, now);
-                plan(&World {
+                let mut plan = plan(&World {
                     now,
                     config: &config,
                     records,
@@ -213,7 +212,9 @@ impl Launcher {
                     holdings: &book.view,
                     timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
                     stopping,
-                })
+                });
+                book.note_idle(std::mem::take(&mut plan.idle_backing), now);
+                plan
             })
         };
         self.stats.plan(started.elapsed());
@@ -229,6 +230,13 @@ impl Launcher {
         }
         self.readiness.lock().unwrap_or_else(PoisonError::into_inner).passed = true;
         wake_at
+    }
+
+    /// Whether it is on this launcher to do what only one may do for a provider ([`keeper_of`]), as far as is known now.
+    fn is_keeper_of(&self, provider: &ProviderName) -> bool {
+        let keeper = self.zk.cache().read(|records| keeper_of(records, provider, &[]));
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.is_some_and(|keeper| pools.values().any(|pool| pool.launcher_id == keeper))
     }
 
     /// The ZooKeeper session; 0 while there is none.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use nodepool_common::{
     model::{Node, NodeId, NodeState, RequestId},
     sys::clock,
-    zk::{Held, ZkError},
+    zk::{Held, TryLock, ZkError},
 };
 use tracing::{debug, info, warn};
 
@@ -20,6 +20,13 @@ impl Launcher {
     pub(super) async fn let_go(&self, id: &NodeId, reason: &str) -> Result<(), ZkError> {
         let Some(held) = self.book.open().take_node(id) else { return Ok(()) };
         debug!(logger = LOGGER, node = %id, "Letting go of the node: {reason}");
+        let node = held.record();
+        let config = self.config();
+        let is_known = node.provider.as_ref().is_some_and(|provider| config.providers.contains_key(provider));
+        if node.state == NodeState::Aborted && node.external_id.is_none() && !is_known {
+            // There is nothing but its record, and no launcher removes those of providers that are not configured.
+            return held.delete(clock::now()).await;
+        }
         if held.record().state == NodeState::Ready && held.record().allocated_to.is_some() {
             held.update_and_unlock(|node| node.allocated_to = None).await.map_err(Into::into)
         } else {
@@ -115,11 +122,11 @@ impl Launcher {
 
     /// Locks a node that nobody has; `None` where somebody has, or it is gone.
     async fn lock_free(&self, id: &NodeId) -> Result<Option<Held<Node>>, ZkError> {
-        let held = self.zk.try_lock_node(id).await?;
-        if held.is_none() {
-            // Its lock's end or its own wakes us earlier; this only keeps a race from spinning.
+        let attempt = self.zk.try_lock_node(id).await?;
+        if matches!(attempt, TryLock::Busy) {
+            // Its lock's end wakes us earlier; this only keeps a race from spinning.
             self.book.open().view.nodes_after.insert(id.clone(), clock::now() + 0.25);
         }
-        Ok(held)
+        Ok(attempt.held())
     }
 }

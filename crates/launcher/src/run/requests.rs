@@ -7,7 +7,7 @@ use nodepool_common::{
     model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
     stats::RequestDecision,
     sys::clock,
-    zk::{Held, ZkError},
+    zk::{Held, TryLock, ZkError},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -25,12 +25,18 @@ impl Launcher {
         pools.get(key).map(|pool| pool.launcher_id.clone())
     }
 
+    /// Locks a request; `None` where another has its lock, or it is gone.
+    async fn lock_request(&self, id: &RequestId) -> Result<Option<Held<NodeRequest>>, ZkError> {
+        let attempt = self.zk.try_lock_request(id).await?;
+        if matches!(attempt, TryLock::Busy) {
+            self.book.open().view.requests_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
+        }
+        Ok(attempt.held())
+    }
+
     /// Locks a waiting request; `None` where it is not to be had or not waiting any more.
     async fn lock_waiting(&self, id: &RequestId) -> Result<Option<Held<NodeRequest>>, ZkError> {
-        let Some(held) = self.zk.try_lock_request(id).await? else {
-            self.book.open().view.requests_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
-            return Ok(None);
-        };
+        let Some(held) = self.lock_request(id).await? else { return Ok(None) };
         if held.record().state == RequestState::Requested {
             Ok(Some(held))
         } else {
@@ -160,9 +166,13 @@ impl Launcher {
     /// Takes a ready node for a request.
     async fn reuse(&self, request: &NodeRequest, id: &NodeId, label: &LabelName) -> Result<(), ZkError> {
         let session = self.book.open().session();
-        let Some(mut held) = self.zk.try_lock_node(id).await? else {
-            self.book.open().view.nodes_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
-            return Ok(());
+        let mut held = match self.zk.try_lock_node(id).await? {
+            TryLock::Held(held) => held,
+            TryLock::Gone => return Ok(()),
+            TryLock::Busy => {
+                self.book.open().view.nodes_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
+                return Ok(());
+            }
         };
         let node = held.record();
         if node.state != NodeState::Ready || node.allocated_to.is_some() || !node.labels.contains(label) {
@@ -321,10 +331,7 @@ impl Launcher {
     /// Puts a request back that its launcher left pending, and frees the nodes it had (`nodepool 11.0.0: launcher.py
     /// _resetLostRequest`). Doomed nodes stay as they are: they are deleted anyway.
     pub(super) async fn reset_lost(&self, id: &RequestId) -> Result<(), ZkError> {
-        let Some(held) = self.zk.try_lock_request(id).await? else {
-            self.book.open().view.requests_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
-            return Ok(());
-        };
+        let Some(held) = self.lock_request(id).await? else { return Ok(()) };
         if held.record().state != RequestState::Pending {
             return held.unlock().await;
         }
@@ -338,7 +345,7 @@ impl Launcher {
         });
         for node in nodes {
             let locked_elsewhere = match self.zk.try_lock_node(&node).await? {
-                Some(node_lock) if node_lock.record().allocated_to.as_ref() == Some(id) => {
+                TryLock::Held(node_lock) if node_lock.record().allocated_to.as_ref() == Some(id) => {
                     node_lock
                         .update_and_unlock(|node| {
                             if node.state == NodeState::Init {
@@ -349,11 +356,12 @@ impl Launcher {
                         .await?;
                     false
                 }
-                Some(node_lock) => {
+                TryLock::Held(node_lock) => {
                     node_lock.unlock().await?;
                     false
                 }
-                None => self.zk.cache().read(|records| records.nodes.contains_key(&node)),
+                TryLock::Busy => true,
+                TryLock::Gone => false,
             };
             if locked_elsewhere {
                 // Its launcher's session has not expired yet, or somebody else is at it.

@@ -1,6 +1,6 @@
 //! Static hosts, and nodes that stand on others.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use nodepool_common::{
     config::{HostId, Metastatic, MetastaticLabel, StaticHost},
@@ -27,6 +27,7 @@ fn host(name: &str, jobs: usize) -> Arc<StaticHost> {
 /// Provider p with these hosts, all of them looked at.
 fn racks(hosts: &[Arc<StaticHost>]) -> Setting {
     let mut setting = Setting::new().provider("p", |pool| pool.hosts = Some(hosts.to_vec()));
+    Arc::make_mut(setting.config.providers.get_mut("p").unwrap()).driver = Driver::Static;
     for host in hosts {
         let key = HostKey { provider: "p".into(), host: host.id.clone() };
         setting.holdings.hosts_seen.insert(key, (Arc::clone(host), "main".into()));
@@ -103,6 +104,23 @@ fn nodes_without_a_slot_or_a_host_go_once_nobody_has_them() {
         .node("3", "small", NodeState::Ready, on("gone", 0))
         .node("4", "small", NodeState::Hold, on("gone", 1));
     assert_eq!(retired(&setting.plan()), ["2", "3"]);
+}
+
+#[test]
+fn the_ready_nodes_of_a_provider_without_pools_go_unless_another_launcher_has_some() {
+    let mut setting = racks(&[host("a", 2)]).node("1", "small", NodeState::Ready, on("a", 0)).node(
+        "2",
+        "small",
+        NodeState::InUse,
+        on("a", 1),
+    );
+    setting.records.nodes.get_mut(&NodeId::from("2")).unwrap().contenders.insert("zuul's".to_owned());
+    Arc::make_mut(setting.config.providers.get_mut("p").unwrap()).pools.clear();
+    setting.pools.clear();
+    assert!(retired(&setting.plan()).is_empty(), "it is registered by a launcher with an older configuration");
+    setting.records.pools.clear();
+    let plan = setting.plan();
+    assert_eq!((retired(&plan), attended(&plan)), (vec!["1"], vec![]));
 }
 
 #[test]
@@ -190,6 +208,36 @@ fn stack(max_age: Option<u64>) -> Setting {
     setting
 }
 
+/// Launches of ours that wait for a place.
+fn seeking(mut setting: Setting, nodes: &[&'static str]) -> Setting {
+    for id in nodes {
+        setting = setting.node(id, "small", NodeState::Building, |_| ()).held(id, "100-0000000009", true, None);
+        let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+        setting.holdings.seeking.insert((*id).into(), (pool, "small".into()));
+    }
+    setting
+}
+
+/// A request of ours for a backing node.
+fn order(setting: Setting, id: &'static str, state: RequestState) -> Setting {
+    let mut setting = setting.request(id, &["big"], |request| {
+        request.requestor = Some(metastatic_owner(&"p".into()));
+        request.requestor_data = Some(json!({"label": "small"}));
+        request.state = state;
+    });
+    setting.records.requests.get_mut(&RequestId::from(id)).unwrap().stat.ephemeral_owner = 7;
+    setting
+}
+
+/// How many backing nodes are asked for.
+fn orders(plan: &Plan) -> Vec<usize> {
+    let counts = plan.decisions.iter().filter_map(|decision| match decision {
+        Decision::OrderBacking { count, .. } => Some(*count),
+        _ => None,
+    });
+    counts.collect()
+}
+
 fn place(setting: &Setting, max_age: Option<u64>) -> Option<Place> {
     free_place(&setting.records, &"p".into(), &label(max_age), NOW)
 }
@@ -211,26 +259,88 @@ fn a_free_slot_is_one_that_no_record_names() {
 #[test]
 fn backing_nodes_are_asked_for_by_the_slots_that_are_lacking() {
     let mut setting = stack(None);
-    for id in ["5", "6", "7", "8"] {
-        setting = setting.node(id, "small", NodeState::Building, |_| ()).held(id, "100-0000000009", true, None);
-    }
-    let ordered = |plan: &Plan| -> Vec<usize> {
-        plan.decisions
-            .iter()
-            .filter_map(|decision| match decision {
-                Decision::OrderBacking { count, .. } => Some(*count),
-                _ => None,
-            })
-            .collect()
+    setting = seeking(setting, &["5", "6", "7", "8"]);
+    assert_eq!(orders(&setting.plan()), [2], "one slot is free, three are lacking, two come with each");
+    let mut setting = order(setting, "100-0000000010", RequestState::Requested);
+    assert_eq!(orders(&setting.plan()), [1]);
+    // A request that no session owns is not ours, and while we have none, none is.
+    setting.records.requests.get_mut(&RequestId::from("100-0000000010")).unwrap().stat.ephemeral_owner = 0;
+    assert_eq!(orders(&setting.plan()), [2]);
+    setting.session = 0;
+    assert_eq!(orders(&setting.plan()), [2]);
+}
+
+#[test]
+fn after_a_request_for_a_backing_node_has_failed_there_is_a_pause() {
+    let mut setting = seeking(stack(None), &["5", "6"]);
+    setting.holdings.backing_after.insert(("p".into(), "small".into()), NOW + 4.0);
+    let plan = setting.plan();
+    assert_eq!((orders(&plan), plan.wake_at), (vec![], Some(NOW + 4.0)));
+    setting.holdings.backing_after.insert(("p".into(), "small".into()), NOW);
+    assert_eq!(orders(&setting.plan()), [1]);
+}
+
+#[test]
+fn a_request_for_a_backing_node_is_withdrawn_with_its_label_or_provider() {
+    let settled = |setting: &Setting| {
+        let plan = setting.plan();
+        plan.decisions.iter().any(|decision| matches!(decision, Decision::SettleBacking { .. }))
     };
-    assert_eq!(ordered(&setting.plan()), [2], "one slot is free, three are lacking, two come with each");
-    let setting = setting.request("100-0000000010", &["big"], |request| {
-        request.requestor = Some(metastatic_owner(&"p".into()));
-        request.requestor_data = Some(json!({"label": "small"}));
-    });
-    let mut setting = setting;
-    setting.records.requests.get_mut(&RequestId::from("100-0000000010")).unwrap().stat.ephemeral_owner = 7;
-    assert_eq!(ordered(&setting.plan()), [1]);
+    let mut setting = order(stack(None), "100-0000000010", RequestState::Pending);
+    assert!(!settled(&setting));
+    let p = Arc::make_mut(setting.config.providers.get_mut("p").unwrap());
+    p.driver =
+        Driver::Metastatic(Metastatic { pools: [("main".into(), indexmap::IndexMap::new())].into_iter().collect() });
+    assert!(settled(&setting), "the label");
+    setting.config.providers.clear();
+    assert!(settled(&setting), "the provider");
+    setting.holdings.busy_requests.insert("100-0000000010".into());
+    assert!(!settled(&setting), "an action is at it");
+}
+
+#[test]
+fn a_launcher_that_stops_waits_for_what_may_come_and_for_nothing_else() {
+    let stopped = |setting: &Setting| -> Vec<String> {
+        let plan = setting.plan();
+        let ended = plan.decisions.iter().filter_map(|decision| match decision {
+            Decision::StopSeeking { node, .. } => Some(node.to_string()),
+            _ => None,
+        });
+        ended.collect()
+    };
+    let mut setting = order(seeking(stack(None), &["5", "6", "7"]), "100-0000000010", RequestState::Requested);
+    assert!(stopped(&setting).is_empty());
+    (setting.stopping, setting.pools) = (true, Vec::new());
+    assert!(stopped(&setting).is_empty(), "another launcher has a pool that may serve it");
+    setting.records.pools.clear();
+    assert_eq!(stopped(&setting), ["5", "6"], "one slot is free");
+    assert!(orders(&setting.plan()).is_empty());
+    setting.holdings.busy_nodes.insert("5".into());
+    assert_eq!(stopped(&setting), ["6"]);
+    setting.holdings.busy_nodes.clear();
+    setting.records.requests.get_mut(&RequestId::from("100-0000000010")).unwrap().contenders.insert("x".to_owned());
+    assert!(stopped(&setting).is_empty(), "it is being served");
+}
+
+/// Two launchers have provider p. The younger one has a pool for other labels only.
+#[test]
+fn requests_are_left_to_the_youngest_pool_that_has_their_labels() {
+    let mut setting = stack(None).request("200-0000000001", &["small"], |_| ());
+    let ours = setting.records.pools.remove("p").unwrap();
+    let mut theirs = PoolComponent { id: Some("theirs".into()), ..PoolComponent::clone(&ours) };
+    setting.records.pools.insert("h0000000003".to_owned(), ours);
+    setting.records.pools.insert("h0000000007".to_owned(), Arc::new(theirs.clone()));
+    assert!(accepts(&setting.plan()).is_empty(), "theirs has it");
+    theirs.supported_labels = vec!["big".into()];
+    setting.records.pools.insert("h0000000007".to_owned(), Arc::new(theirs));
+    assert_eq!(accepts(&setting.plan()), [("200-0000000001".to_owned(), "p".to_owned())]);
+    // What another launcher is still placing is in the way of the same label only.
+    let mut setting = setting.node("9", "big", NodeState::Building, |_| ());
+    setting.records.nodes.get_mut(&NodeId::from("9")).unwrap().contenders.insert("theirs".to_owned());
+    assert_eq!(accepts(&setting.plan()).len(), 1);
+    Arc::make_mut(setting.records.nodes.get_mut(&NodeId::from("9")).unwrap().record.as_mut().unwrap()).labels =
+        vec!["small".into()];
+    assert!(accepts(&setting.plan()).is_empty());
 }
 
 #[test]
@@ -242,9 +352,9 @@ fn a_backing_node_goes_when_nothing_has_stood_on_it_for_its_grace_time() {
     };
     assert!(!goes(&setting).0, "something stands on it");
     setting.records.nodes.remove(&NodeId::from("2"));
-    let mut holdings = setting.holdings.clone();
-    note_idle(setting.config.providers.values().map(AsRef::as_ref), &setting.records, &mut holdings, NOW - 20.0);
-    setting.holdings = holdings;
+    assert_eq!(setting.plan().idle_backing, BTreeSet::from(["1".into()]));
+    assert_eq!(goes(&setting), (false, Some(NOW + 60.0)), "since now");
+    setting.holdings.idle_since.insert("1".into(), NOW - 20.0);
     assert_eq!(goes(&setting), (false, Some(NOW + 40.0)));
     setting.holdings.idle_since.insert("1".into(), NOW - 61.0);
     assert!(goes(&setting).0);

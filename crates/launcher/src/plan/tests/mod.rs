@@ -27,6 +27,7 @@ struct Setting {
     providers: BTreeMap<nodepool_common::model::ProviderName, ProviderState>,
     holdings: Holdings,
     stopping: bool,
+    session: i64,
 }
 
 impl Setting {
@@ -53,6 +54,7 @@ impl Setting {
             providers: BTreeMap::new(),
             holdings: Holdings::default(),
             stopping: false,
+            session: 7,
         }
     }
 
@@ -176,7 +178,7 @@ impl Setting {
             records: &self.records,
             pools: &self.pools,
             providers: &self.providers,
-            session: 7,
+            session: self.session,
             holdings: &self.holdings,
             timing: Timing::default(),
             stopping: self.stopping,

@@ -7,20 +7,18 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     fs,
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use md5::Md5;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
 use nodepool_common::model::{BuildId, ImageName};
-use sha2::{Digest, Sha256};
+use nodepool_drivers::Checksumming;
 use tokio_util::sync::CancellationToken;
 
 use crate::plan::LocalFiles;
@@ -40,8 +38,15 @@ pub fn image_file(images_dir: &Path, image: &ImageName, build: &BuildId, format:
     with_suffix(&base(images_dir, image, build), format)
 }
 
+/// The name of the image of which a file, named without its extension, is a build's: `<image>-<build id>`, where any
+/// hexadecimal word is an id, as upstream has it.
+pub fn image_of(stem: &str) -> Option<&str> {
+    let (image, build) = stem.rsplit_once('-')?;
+    (!build.is_empty() && build.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(image)
+}
+
 /// `path.suffix`, whatever dots the path has.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
@@ -136,7 +141,7 @@ pub fn add_checksums(file: &Path, stop: &CancellationToken) -> io::Result<()> {
         return Ok(());
     }
     let mut input = fs::File::open(file)?;
-    let mut sums = (Md5::new(), Sha256::new());
+    let mut sums = Checksumming::of_build();
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = input.read(&mut chunk)?;
@@ -146,23 +151,15 @@ pub fn add_checksums(file: &Path, stop: &CancellationToken) -> io::Result<()> {
         if stop.is_cancelled() {
             return Ok(());
         }
-        sums.0.update(&chunk[..read]);
-        sums.1.update(&chunk[..read]);
+        sums.update(&chunk[..read]);
     }
+    let sums = sums.finish();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let missing = [("md5", md5, hex(&sums.0.finalize())), ("sha256", sha256, hex(&sums.1.finalize()))];
+    let missing = [("md5", md5, sums.md5), ("sha256", sha256, sums.sha256)];
     for (suffix, _, digest) in missing.into_iter().filter(|(_, known, _)| known.is_none()) {
         fs::write(with_suffix(file, suffix), format!("{digest}  {name}\n"))?;
     }
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a text does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// This builder's id, as it stands in `builder_id.txt` of images-dir; made at the first start. It outlives the process, so

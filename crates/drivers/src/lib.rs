@@ -5,6 +5,7 @@
 //! Every call of a cloud has a deadline inside the driver; the callers add their own (`launch-timeout`) on top and may
 //! drop a future at any await, after which [`Provider::delete`] must still be able to remove what was made.
 
+mod checksums;
 mod context;
 mod fake;
 mod files;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use nodepool_common::config::{self, Driver};
 
+pub use checksums::{Checksumming, Checksums};
 pub use context::{ApiCall, ApiCalls, Context};
 pub use image::ImageToUpload;
 pub use kubernetes::site::{self as pods_namespace, PodsNamespace, ProvidersSecret, Stored};

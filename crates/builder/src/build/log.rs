@@ -12,6 +12,8 @@ use nodepool_common::{
     model::{BuildId, ImageName},
 };
 
+use crate::files;
+
 /// Where `build-log-dir` is not set.
 pub const DEFAULT_DIR: &str = "/var/log/nodepool/builds";
 
@@ -60,9 +62,7 @@ pub fn prune(dir: &Path, image: &ImageName, retention: i64) -> io::Result<()> {
 }
 
 fn is_log_of(name: &str, image: &ImageName) -> bool {
-    name.strip_suffix(".log").and_then(|stem| stem.rsplit_once('-')).is_some_and(|(of, id)| {
-        of == image.as_str() && !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
+    name.strip_suffix(".log").and_then(files::image_of) == Some(image.as_str())
 }
 
 /// The last line that a build has written, for people in a hurry: at most 200 letters of it.

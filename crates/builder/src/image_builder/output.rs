@@ -6,16 +6,11 @@ use std::{
     time::SystemTime,
 };
 
+use crate::files::{self, with_suffix};
+
 /// `PATH.raw`, `PATH.qcow2`.
 pub fn files(output: &Path, formats: &[String]) -> Vec<PathBuf> {
     formats.iter().map(|format| with_suffix(output, format)).collect()
-}
-
-fn with_suffix(output: &Path, format: &str) -> PathBuf {
-    let mut path = output.as_os_str().to_owned();
-    path.push(".");
-    path.push(format);
-    path.into()
 }
 
 /// The directory where they are to be.
@@ -32,19 +27,17 @@ pub fn missing(files: &[PathBuf]) -> Vec<&PathBuf> {
 ///
 /// Images are called `NAME-BUILD` (builder.md 4).
 pub fn space_of_last(output: &Path, formats: &[String]) -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
     let Some((name, _)) = output.file_name().and_then(|name| name.to_str()?.rsplit_once('-')) else { return 0 };
     let entries = fs::read_dir(directory(output)).into_iter().flatten().filter_map(Result::ok);
     let mut last: Option<(SystemTime, String, u64)> = None;
     for entry in entries {
         let file_name = entry.file_name().to_string_lossy().into_owned();
         let Some((stem, format)) = file_name.rsplit_once('.') else { continue };
-        let is_of_image = stem.rsplit_once('-').is_some_and(|(of, build)| of == name && is_build(build));
-        let Ok(metadata) = entry.metadata() else { continue };
-        if !is_of_image || !formats.iter().any(|wanted| wanted == format) {
+        let (Ok(metadata), Ok(space)) = (entry.metadata(), files::allocated(&entry.path())) else { continue };
+        if files::image_of(stem) != Some(name) || !formats.iter().any(|wanted| wanted == format) {
             continue;
         }
-        let (made, space) = (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.blocks() * 512);
+        let made = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         last = Some(match last.take() {
             Some((newest, of, sum)) if of == stem => (newest.max(made), of, sum + space),
             Some(newer) if newer.0 >= made => newer,
@@ -52,10 +45,6 @@ pub fn space_of_last(output: &Path, formats: &[String]) -> u64 {
         });
     }
     last.map_or(0, |(_, _, space)| space)
-}
-
-fn is_build(id: &str) -> bool {
-    !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Removes what rsync had not finished: `.NAME.raw.XXXXXX` beside the file. The builder's own clean-up does not know

@@ -16,6 +16,7 @@ use super::{
     targets::Target,
 };
 
+use crate::files;
 /// Free bytes on the host, unless its `min-free` says otherwise.
 const MIN_FREE_THERE: u64 = 1 << 30;
 /// Free bytes here, unless an earlier image says more.
@@ -339,8 +340,8 @@ fn key_error(host: String, settings: &Settings, call: &Call, declared: &[String]
 /// Space here, for the image that is to arrive. Returns the line for the build log.
 pub fn here(path: &Path, formats: &[String], min_free: Option<u64>) -> Result<String, PreflightError> {
     let directory = output::directory(path);
-    let free = space::free_here(&directory)
-        .map_err(|errno| PreflightError::NoDirectory { directory: directory.clone(), source: errno.into() })?;
+    let free = files::free_space(&directory)
+        .map_err(|source| PreflightError::NoDirectory { directory: directory.clone(), source })?;
     let last = output::space_of_last(path, formats);
     let (wanted, why) = match min_free {
         Some(bytes) => (bytes, "as configured"),

@@ -1,4 +1,4 @@
-//! Free space, here and in messages.
+//! What an image-builder host has, its free space above all.
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,6 @@ use super::openssh::Attempt;
 pub fn shown(bytes: u64) -> String {
     let mebibytes = bytes as f64 / f64::from(1 << 20);
     if mebibytes < 1024.0 { format!("{mebibytes:.0} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
-}
-
-/// Bytes that an ordinary user may still write in the file system of this directory.
-pub fn free_here(directory: &Path) -> nix::Result<u64> {
-    let state = nix::sys::statvfs::statvfs(directory)?;
-    Ok(state.blocks_available() * state.fragment_size())
 }
 
 /// What the probe of an image-builder host found.
@@ -103,7 +97,7 @@ mod tests {
         let probe = run(&probe_script(None, Some(Path::new("/tmp/is not/there"))));
         assert_eq!(probe.directory, PathBuf::from("/tmp"));
         assert!(probe.free.unwrap() > 0 && !probe.device.is_empty(), "{probe:?}");
-        let here = free_here(Path::new("/tmp")).unwrap();
+        let here = crate::files::free_space(Path::new("/tmp")).unwrap();
         assert!(here.abs_diff(probe.free.unwrap()) < here / 2 + (1 << 20), "{here} {probe:?}");
         let probe = run(&probe_script(Some("/no/it's/python"), None));
         assert_eq!(probe.python, None);

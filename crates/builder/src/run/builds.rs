@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -192,7 +192,7 @@ impl Builder {
     /// Every format that was wanted is there, with its checksums.
     async fn check_files(&self, base: &Path, formats: &[String]) -> Result<(), String> {
         for format in formats {
-            let file = PathBuf::from(format!("{}.{format}", base.display()));
+            let file = files::with_suffix(base, format);
             if !file.is_file() {
                 return Err(format!("the build ended well, but did not make {}", file.display()));
             }
@@ -248,10 +248,7 @@ impl Builder {
     }
 
     fn report_build(&self, image: &ImageName, formats: &[String], base: &Path, took: Duration, outcome: &Outcome) {
-        let size = |format: &String| {
-            let file = PathBuf::from(format!("{}.{format}", base.display()));
-            Some((format.clone(), files::allocated(&file).ok()?))
-        };
+        let size = |format: &String| Some((format.clone(), files::allocated(&files::with_suffix(base, format)).ok()?));
         let sizes: Vec<_> = match outcome.failure {
             None => formats.iter().filter_map(size).collect(),
             Some(_) => Vec::new(),

@@ -1,11 +1,13 @@
 //! What touches the operating system: the clock, the host's names, signals, the log.
 //!
+//! * [`causes`]: an error with all that caused it
 //! * [`clock`]: seconds since the epoch, as records carry them
 //! * [`daemon`]: going to the background
 //! * [`host`]: the names under which this process appears in ZooKeeper, metrics and logs
 //! * [`logging`]: Python Nodepool's log lines and its Python logging configuration
 //! * [`shutdown`]: signals into one orderly stop
 
+pub mod causes;
 pub mod clock;
 pub mod daemon;
 pub mod host;

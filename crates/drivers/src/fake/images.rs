@@ -12,10 +12,13 @@ use super::{
     cloud::{FakeCloud, lost_answer, new_id, pause, refused, unusable},
     script::FaultDetails,
 };
-use crate::openstack::{
-    cloud::CloudError,
-    image_file::{Checksumming, ImageData},
-    image_service::{Image, ImageService, NewImage, Route},
+use crate::{
+    checksums::Checksumming,
+    openstack::{
+        cloud::CloudError,
+        image_file::ImageData,
+        image_service::{Image, ImageService, NewImage, Route},
+    },
 };
 
 /// Upstream's words.

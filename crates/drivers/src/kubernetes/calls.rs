@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::Request;
-use nodepool_common::model::ProviderName;
+use nodepool_common::{model::ProviderName, sys::causes::with_causes};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -172,18 +172,8 @@ impl From<kube::Error> for ApiError {
 }
 
 /// An error with its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        source = cause.source();
-    }
-    text.trim_start_matches("ServiceError: ").to_owned()
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    with_causes(error).trim_start_matches("ServiceError: ").to_owned()
 }
 
 /// The API of one provider's cluster.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use nodepool_common::sys::causes::with_causes;
 use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
 use serde_json::Value;
 
@@ -283,16 +284,8 @@ fn with_microversion(request: RequestBuilder, service: Service, version: &str) -
 
 /// An error of the HTTP client with its causes: the outermost text alone never says why.
 pub(crate) fn explain(error: &reqwest::Error) -> String {
-    let mut texts = vec![if error.is_timeout() { "timed out".to_owned() } else { error.to_string() }];
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if texts.last() != Some(&text) {
-            texts.push(text);
-        }
-        cause = error.source();
-    }
-    texts.join(": ")
+    let text = with_causes(error);
+    if error.is_timeout() { text.replacen(&error.to_string(), "timed out", 1) } else { text }
 }
 
 /// The message in an error's body: `{"forbidden": {"message": …}}`, `{"error": {"message": …}}`, or text.

@@ -19,15 +19,16 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use md5::Md5;
-use sha2::{Digest, Sha256, Sha512};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
 };
 
 use super::cloud::CloudError;
-use crate::ErrorClass;
+use crate::{
+    ErrorClass,
+    checksums::{Checksumming, Checksums},
+};
 
 const CHUNK: usize = 256 * 1024;
 /// Chunks that wait to be sent.
@@ -157,55 +158,6 @@ impl Reading {
     }
 }
 
-/// Of a whole file, in hexadecimal digits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Checksums {
-    pub size: u64,
-    pub md5: String,
-    pub sha256: String,
-    pub sha512: String,
-}
-
-impl Checksums {
-    /// By the name that Glance and Python have for the algorithm; `None`: one that we do not compute.
-    pub fn by(&self, algorithm: &str) -> Option<&str> {
-        match algorithm {
-            "md5" => Some(&self.md5),
-            "sha256" => Some(&self.sha256),
-            "sha512" => Some(&self.sha512),
-            _ => None,
-        }
-    }
-}
-
-/// [`Checksums`] in the making.
-#[derive(Default)]
-pub(crate) struct Checksumming {
-    size: u64,
-    md5: Md5,
-    sha256: Sha256,
-    sha512: Sha512,
-}
-
-impl Checksumming {
-    pub fn update(&mut self, chunk: &[u8]) {
-        self.size += chunk.len() as u64;
-        self.md5.update(chunk);
-        self.sha256.update(chunk);
-        self.sha512.update(chunk);
-    }
-
-    pub fn finish(self) -> Checksums {
-        let hex = |digest: &[u8]| format!("{:x}", Bytes::copy_from_slice(digest));
-        Checksums {
-            size: self.size,
-            md5: hex(&self.md5.finalize()),
-            sha256: hex(&self.sha256.finalize()),
-            sha512: hex(&self.sha512.finalize()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -238,17 +190,6 @@ mod tests {
         let mut expected = Checksumming::default();
         expected.update(&content);
         assert_eq!(reading.finish().await.unwrap(), Some(expected.finish()));
-    }
-
-    #[test]
-    fn checksums_are_those_of_the_coreutils() {
-        let mut checksums = Checksumming::default();
-        checksums.update(b"nodepool");
-        let checksums = checksums.finish();
-        assert_eq!(checksums.size, 8);
-        assert_eq!(checksums.by("md5"), Some("8b0ab6c0ec4c04693bc98cdbd59d975b"));
-        assert!(checksums.by("sha512").is_some_and(|sha512| sha512.len() == 128));
-        assert_eq!(checksums.by("sha3"), None);
     }
 
     #[tokio::test]

@@ -21,10 +21,10 @@ use tokio::{
 
 use super::{
     cloud::{Cloud, CloudError},
-    image_file::{Checksums, ImageFile},
+    image_file::ImageFile,
     image_service::{Image, NewImage, Route},
 };
-use crate::{ErrorClass, ImageToUpload};
+use crate::{ErrorClass, ImageToUpload, checksums::Checksums};
 
 /// Repetitions after a broken connection or an error of the cloud's own.
 const RETRIES: usize = 2;

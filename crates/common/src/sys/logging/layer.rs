@@ -18,6 +18,7 @@ use tracing_subscriber::{
 };
 
 use super::{
+    super::causes::with_causes,
     record::{Annotations, Level, Record},
     router::{Router, is_ours, logger_of},
 };
@@ -171,17 +172,7 @@ impl Visit for Fields {
         self.put(field, format!("{value:?}"));
     }
 
-    /// An error with all that caused it. A cause that the error's own text repeats is not said twice.
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !text.contains(&said) {
-                let _ = write!(text, ": {said}");
-            }
-            cause = error.source();
-        }
-        self.put(field, text);
+        self.put(field, with_causes(value));
     }
 }

@@ -46,6 +46,10 @@ pub struct Arguments {
     /// Build on this host of the inventory only
     #[arg(long, value_name = "HOST")]
     pub image_builder: Option<String>,
+    /// What a check of the hosts or of the space before the build does that fails: `refuse` the build, or `warn` and begin
+    /// all the same, for playbooks that see to it themselves. A host's key is never let through
+    #[arg(long, value_name = "MODE", env = "NODEPOOL_ANSIBLE_PREFLIGHT", value_enum, default_value_t = Preflight::Refuse)]
+    pub preflight: Preflight,
     /// `image-builders` of the configuration, as JSON
     #[arg(long, value_name = "JSON", value_parser = declared, hide = true)]
     pub image_builders: Option<DeclaredList>,
@@ -55,6 +59,15 @@ pub struct Arguments {
     /// Bytes that must be free where the image is to arrive [default: 100 MiB, or as much as the last one of the name]
     #[arg(long, value_name = "BYTES")]
     pub min_free: Option<u64>,
+}
+
+/// What comes of a check that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Preflight {
+    /// The build does not begin.
+    Refuse,
+    /// The build log says so.
+    Warn,
 }
 
 /// So that clap takes the list as one value.

@@ -5,8 +5,9 @@
 //! dib-ansible by the end of its standard input, whatever the reason.
 //!
 //! When the build is to end, the playbook is first stopped (SIGSTOP), so that it starts nothing more and its connections
-//! stay; then its remote processes are ended; then it is, by SIGINT, at which Ansible removes its own files; and then
-//! once more whatever it may have started in between.
+//! stay; then its remote processes are ended; then it is, by SIGINT, at which Ansible removes its own files; then the
+//! unfinished image is removed here; and then, where the hosts have answered, whatever it may have started in between is ended
+//! there. Each step has its time, so that a dead host does not keep the others from being done.
 
 use std::{
     ffi::OsString,
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 
 use super::{
+    call::Call,
     notes, output,
     say::say,
     state::{Build, State, VARIABLE},
@@ -34,8 +36,16 @@ use super::{
 
 /// The first argument of such a process; the second is the directory.
 pub const ARGUMENT: &str = "--guard-of";
+/// For closing shared connections.
+const CLOSING: Duration = Duration::from_secs(2);
 /// How long ansible-playbook may take to end after SIGINT.
 const GRACE: Duration = Duration::from_secs(3);
+/// For a host to answer. With the last sweep, the grace and the closing that is less than the 23 s after which a
+/// builder that stops kills what is left of a build ([`crate::build::process`]), however dead the hosts are; and what is to be
+/// cleaned up here is done before the last sweep.
+const SWEEP: Duration = Duration::from_secs(9);
+/// For a host that has answered before.
+const LAST_SWEEP: Duration = Duration::from_secs(6);
 /// Ansible's status when a host cannot be reached any more; it is a sum of bits.
 const UNREACHABLE: i32 = 4;
 
@@ -101,13 +111,15 @@ async fn run(state: &State) -> ExitCode {
         Some(Ok(status)) => finish(state, &build, &plan, status).await,
         Some(Err(error)) => complain(&format!("waiting for {}: {error}", plan.program.display())),
         None => {
-            stop(state, &build, &mut playbook, group).await;
-            close_connections(state, &build).await;
+            let answered = stop(state, &build, &mut playbook, group).await;
             let mut removed = output::remove_since(&plan.files, started);
             removed.extend(output::remove_unfinished(&plan.files));
             for file in removed {
                 say(format!("removed the unfinished {}", file.display()));
             }
+            // Whatever it may have started in between.
+            sweep_all(state, &build, answered, LAST_SWEEP).await;
+            close_connections(state, &build).await;
             ExitCode::FAILURE
         }
     }
@@ -142,7 +154,7 @@ async fn finish(state: &State, build: &Build, plan: &Plan, status: ExitStatus) -
         say(format!("the playbook failed, status {code}: what went wrong stands above"));
         if code < 128 && code & UNREACHABLE != 0 {
             say("a host became unreachable: ending what may still run there");
-            sweep_all(state, build).await;
+            sweep_all(state, build, sweep::hosts(state), SWEEP).await;
         }
         for file in output::remove_unfinished(&plan.files) {
             say(format!("removed the unfinished {}", file.display()));
@@ -152,8 +164,8 @@ async fn finish(state: &State, build: &Build, plan: &Plan, status: ExitStatus) -
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Ends the playbook and what it runs elsewhere.
-async fn stop(state: &State, build: &Build, playbook: &mut Child, group: Option<Pid>) {
+/// Ends the playbook and what it runs elsewhere. Returns the hosts that could be swept.
+async fn stop(state: &State, build: &Build, playbook: &mut Child, group: Option<Pid>) -> Vec<Call> {
     let signal = |signal: Signal| {
         if let Some(group) = group {
             // It may have ended meanwhile.
@@ -162,7 +174,7 @@ async fn stop(state: &State, build: &Build, playbook: &mut Child, group: Option<
     };
     say("the build is to end: ending the playbook and what it runs on its hosts");
     signal(Signal::SIGSTOP);
-    sweep_all(state, build).await;
+    let answered = sweep_all(state, build, sweep::hosts(state), SWEEP).await;
     signal(Signal::SIGINT);
     signal(Signal::SIGCONT);
     if tokio::time::timeout(GRACE, playbook.wait()).await.is_err() {
@@ -170,13 +182,14 @@ async fn stop(state: &State, build: &Build, playbook: &mut Child, group: Option<
         let _ = playbook.wait().await;
     }
     signal(Signal::SIGKILL);
-    sweep_all(state, build).await;
+    answered
 }
 
-async fn sweep_all(state: &State, build: &Build) {
-    let Some((_, ssh)) = build.programs.iter().find(|(name, _)| name == "ssh") else { return };
+/// Ends what the build runs on these hosts, each within `patience`; those that answered.
+async fn sweep_all(state: &State, build: &Build, hosts: Vec<Call>, patience: Duration) -> Vec<Call> {
+    let Some((_, ssh)) = build.programs.iter().find(|(name, _)| name == "ssh") else { return Vec::new() };
     let notes = notes::read(&state.path("notes"));
-    let hosts = sweep::hosts(state);
+    let mut answered = Vec::new();
     let mut sweeps = tokio::task::JoinSet::new();
     for call in hosts {
         let (ssh, mark, notes) = (
@@ -185,11 +198,12 @@ async fn sweep_all(state: &State, build: &Build) {
             notes::Notes { becomes: notes.becomes.clone(), temporaries: notes.temporaries.clone() },
         );
         sweeps.spawn(async move {
-            let swept = sweep::host(&ssh, &call, &mark, &notes).await;
-            (call.destination, swept)
+            let swept = sweep::host(&ssh, &call, &mark, &notes, patience).await;
+            (call, swept)
         });
     }
-    while let Some(Ok((host, swept))) = sweeps.join_next().await {
+    while let Some(Ok((call, swept))) = sweeps.join_next().await {
+        let host = call.destination.clone();
         match swept {
             Err(problem) => say(format!(
                 "host {host}: what the build ran there may still run: {problem}; look for processes with {}={} in their environment",
@@ -205,18 +219,22 @@ async fn sweep_all(state: &State, build: &Build) {
                         "host {host}: could not end process {process}: it is another user's, and sudo asks for a password there"
                     ));
                 }
+                answered.push(call);
             }
         }
     }
+    answered
 }
 
 /// Ends the connections that Ansible shares among its calls; they would stay for a minute.
 async fn close_connections(state: &State, build: &Build) {
     let Some((_, ssh)) = build.programs.iter().find(|(name, _)| name == "ssh") else { return };
+    let mut closing = tokio::task::JoinSet::new();
     for socket in std::fs::read_dir(state.path("control")).into_iter().flatten().filter_map(Result::ok) {
         let mut command = tokio::process::Command::new(ssh);
         command.args(["-O", "exit", "-o"]).arg(format!("ControlPath=\"{}\"", socket.path().display())).arg("none");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let _ = tokio::time::timeout(Duration::from_secs(2), command.status()).await;
+        closing.spawn(async move { command.status().await });
     }
+    let _ = tokio::time::timeout(CLOSING, closing.join_all()).await;
 }

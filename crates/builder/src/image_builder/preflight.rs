@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    arguments::Preflight,
     call::Call,
     known_hosts::{self, Known},
     openssh::{Attempt, Settings},
@@ -15,8 +16,8 @@ use super::{
     state::{Declared, HostOptions, State},
     targets::Target,
 };
-
 use crate::files;
+
 /// Free bytes on the host, unless its `min-free` says otherwise.
 const MIN_FREE_THERE: u64 = 1 << 30;
 /// Free bytes here, unless an earlier image says more.
@@ -100,6 +101,22 @@ pub enum PreflightError {
     Write { path: PathBuf, source: std::io::Error },
 }
 
+impl PreflightError {
+    /// Whether a playbook may be about to mend it itself: it boots the host, makes room there, installs what is missing. Not
+    /// so a key, and what we cannot do without.
+    pub fn may_mend_itself(&self) -> bool {
+        !matches!(
+            self,
+            Self::UnknownKey { .. }
+                | Self::ChangedKey { .. }
+                | Self::NoSshHere
+                | Self::NoDirectory { .. }
+                | Self::Start { .. }
+                | Self::Write { .. }
+        )
+    }
+}
+
 /// What was found on a host.
 #[derive(Debug)]
 pub struct Checked {
@@ -120,6 +137,8 @@ pub struct Checks<'a> {
     pub declared: &'a [Declared],
     /// Whether the playbook calls rsync.
     pub needs_rsync: bool,
+    /// What comes of a check that fails.
+    pub mode: Preflight,
 }
 
 impl Checks<'_> {
@@ -166,15 +185,22 @@ impl Checks<'_> {
                     format!("{shown_host}: reachable, {key}; the login is by password: not tried before the build");
                 return Ok(Checked { options: host_options, line });
             }
-            return Err(error);
+            // Of a host that is not there yet nobody knows a key unless it is declared: OpenSSH's own configuration counts.
+            let options = host_options.filter(|_| !keys.is_empty() || attempt.host_key().is_some());
+            return Ok(Checked { options, line: self.mode.going_on(error)? });
         }
-        let Some(probe) = Probe::of(&attempt) else {
+        let found = if let Some(probe) = Probe::of(&attempt) {
+            self.judge(&shown_host, target, declared, &probe)
+        } else {
             let told = attempt.stdout.lines().next().unwrap_or_default();
             let said = [told, &attempt.summary()].map(str::trim).join(" ").trim().to_owned();
-            return Err(PreflightError::NoShell { host: shown_host, said });
+            Err(PreflightError::NoShell { host: shown_host.clone(), said })
         };
-        let found = self.judge(&shown_host, target, declared, &probe)?;
-        Ok(Checked { options: host_options, line: format!("{shown_host}: {key}; {found}") })
+        let line = match found {
+            Ok(found) => format!("{shown_host}: {key}; {found}"),
+            Err(error) => self.mode.going_on(error)?,
+        };
+        Ok(Checked { options: host_options, line })
     }
 
     /// What ssh is told so that it accepts only a key that is declared, or known. `None`: the user does without.
@@ -231,6 +257,18 @@ impl Checks<'_> {
         let rsync = probe.rsync.as_deref().unwrap_or("no rsync");
         let free = probe.free.map_or_else(|| "unknown space".to_owned(), shown);
         Ok(format!("Python {version} ({path}), {rsync}, {free} free in {}", probe.directory.display()))
+    }
+}
+
+impl Preflight {
+    /// The line for the build log, where the build begins all the same.
+    pub fn going_on(self, error: PreflightError) -> Result<String, PreflightError> {
+        match self {
+            Self::Warn if error.may_mend_itself() => {
+                Ok(format!("{error}\nThe build begins all the same: NODEPOOL_ANSIBLE_PREFLIGHT is `warn`"))
+            }
+            _ => Err(error),
+        }
     }
 }
 

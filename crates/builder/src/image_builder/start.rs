@@ -287,7 +287,14 @@ struct Stop {
 
 impl From<PreflightError> for Stop {
     fn from(error: PreflightError) -> Self {
-        Self { problem: error.to_string(), status: 1 }
+        let mut problem = error.to_string();
+        if error.may_mend_itself() {
+            problem.push_str(
+                "\nWhere the playbook itself sees to that, set NODEPOOL_ANSIBLE_PREFLIGHT to `warn`, in `env-vars` of the \
+                 diskimage or in the builder's environment",
+            );
+        }
+        Self { problem, status: 1 }
     }
 }
 
@@ -300,10 +307,11 @@ async fn prepare(arguments: &Arguments, state: &State, order: &Order) -> Result<
     let mark = uuid::Uuid::new_v4().to_string();
     let mut build = Build { mark, mode: Mode::Connect, programs, hosts: Vec::new() };
     let ssh = ssh.ok_or(PreflightError::NoSshHere)?;
-    say(preflight::here(&order.output, &order.formats, arguments.min_free)?);
+    let mode = arguments.preflight;
+    say(preflight::here(&order.output, &order.formats, arguments.min_free).or_else(|error| mode.going_on(error))?);
     let needs_rsync = preflight::calls_rsync(&order.playbook);
     if find_program("rsync", None).is_none() && needs_rsync {
-        return Err(PreflightError::NoRsyncHere.into());
+        say(mode.going_on(PreflightError::NoRsyncHere)?);
     }
     let found =
         targets::find(state, &build, &order.program, &order.arguments(), &order.inventory, &order.playbook).await;
@@ -314,7 +322,7 @@ async fn prepare(arguments: &Arguments, state: &State, order: &Order) -> Result<
         };
         Stop { problem: error.to_string(), status }
     })?;
-    let checks = Checks { state, ssh: &ssh, declared: &order.declared, needs_rsync };
+    let checks = Checks { state, ssh: &ssh, declared: &order.declared, needs_rsync, mode };
     for target in &found.hosts {
         let checked = checks.host(target).await?;
         say(checked.line);

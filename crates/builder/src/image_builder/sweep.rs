@@ -15,9 +15,6 @@ use super::{
     state::{MARK, State},
 };
 
-/// For one host; the executor that stops us waits 15 s.
-const PATIENCE: Duration = Duration::from_secs(12);
-
 /// What came of a host.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -37,17 +34,17 @@ pub fn hosts(state: &State) -> Vec<Call> {
 }
 
 /// Ends the build's processes on one host and removes Ansible's temporary directories there.
-pub async fn host(ssh: &Path, call: &Call, mark: &str, notes: &Notes) -> Result<Swept, String> {
+pub async fn host(ssh: &Path, call: &Call, mark: &str, notes: &Notes, patience: Duration) -> Result<Swept, String> {
     let become_root = "if sudo -n true >/dev/null 2>&1; then exec sudo -n /bin/sh -s; fi; exec /bin/sh -s";
     let mut call = call.clone();
     call.options.splice(..0, ["-o".to_owned(), "ConnectTimeout=5".to_owned()]);
     call.command = vec![become_root.to_owned()];
-    let attempt = Attempt::make(ssh, &call, &script(mark, notes), PATIENCE)
+    let attempt = Attempt::make(ssh, &call, &script(mark, notes), patience)
         .await
         .map_err(|error| format!("running {}: {error}", ssh.display()))?;
     read(&attempt).ok_or_else(
         || {
-            if attempt.late { format!("no answer within {PATIENCE:?}") } else { attempt.summary() }
+            if attempt.late { format!("no answer within {patience:?}") } else { attempt.summary() }
         },
     )
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::world::{ADDRESS, Host, Pod, Running, ansible, free_port};
+use crate::world::{ADDRESS, Host, Pod, Running, ansible, free_port, keygen};
 
 /// The operator's documented example in its steps: Zuul's public keys there, the build, the image back.
 pub const EXAMPLE: &str = r#"
@@ -66,6 +66,25 @@ fn the_operators_example_makes_an_image() {
     assert_eq!(fs::read_dir(pod.path("tmp")).unwrap().count(), 0, "nothing is left in the temporary directory");
     host.wait_until_idle();
     assert!(!ended.log.contains("[WARNING]"), "{}", ended.log);
+}
+
+#[test]
+fn an_image_comes_by_a_key_that_lets_nothing_but_rsync_in() {
+    let Some(ansible) = ansible() else { return };
+    if !std::path::Path::new("/usr/bin/rrsync").exists() {
+        eprintln!("SKIPPED: /usr/bin/rrsync is not installed");
+        return;
+    }
+    let pod = Pod::new(ansible);
+    let host = Host::start(&pod);
+    pod.trust(&host);
+    pod.inventory(host.port, "");
+    let forced = keygen(&pod.path("nodepool-ssh-key/rsync"));
+    let authorized = format!("{}\ncommand=\"rrsync -ro /home/nodepool/cache\" {forced}\n", pod.public_key);
+    fs::write(host.home(".ssh/authorized_keys"), authorized).unwrap();
+    let by_key = "mode: pull\n        private_key: /var/lib/nodepool-ssh-key/rsync";
+    pod.playbook(&EXAMPLE.replace("mode: pull", by_key).replace("src: \"{{ built }}\"", "src: /my-image"));
+    pod.run().has(0, &["TASK [Bring it]", "the image is there"]);
 }
 
 #[test]

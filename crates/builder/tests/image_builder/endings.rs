@@ -156,6 +156,23 @@ fn a_host_that_hangs_when_the_build_is_cancelled_delays_nobody() {
 }
 
 #[test]
+fn a_host_that_lets_in_and_does_no_more_keeps_nothing_here_from_being_cleaned_up() {
+    let Some((pod, host, running)) = build_until(HANGS, "sleep 3003", HostIs::default()) else { return };
+    assert!(pod.image().exists());
+    // Whoever logs in from now on waits for ever.
+    let forced = format!("command=\"sleep 1000\" {}\n", pod.public_key);
+    fs::write(host.home(".ssh/authorized_keys"), forced).unwrap();
+    let started = Instant::now();
+    running.signal(Signal::SIGTERM);
+    let ended = running.wait();
+    // After that the builder kills what is left.
+    assert!(started.elapsed().as_secs() < 23, "{:?}", started.elapsed());
+    ended.has(143, &["what the build ran there may still run", "removed the unfinished"]);
+    wait_for("the build's directory is gone", || (fs::read_dir(pod.path("tmp")).unwrap().count() == 0).then_some(()));
+    assert!(!pod.image().exists());
+}
+
+#[test]
 fn another_builds_processes_on_the_same_host_go_on() {
     let Some((pod, host, running)) = build_until(HANGS, "sleep 3003", HostIs::default()) else { return };
     let other = Pod::new(ansible().unwrap());

@@ -4,7 +4,7 @@ use std::{fs, time::Instant};
 
 use crate::{
     builds::EXAMPLE,
-    world::{ADDRESS, Host, HostIs, Pod, ansible, fingerprint, free_port, listener},
+    world::{ADDRESS, Host, HostIs, Pod, Running, ansible, fingerprint, free_port, listener},
 };
 
 /// A pod with the example playbook, for a host at this port.
@@ -111,6 +111,32 @@ fn a_host_without_python_or_rsync_says_what_to_install() {
     // A playbook that does without may.
     pod.playbook("- hosts: image-builder\n  tasks:\n  - fetch: {src: /etc/hostname, dest: '{{ image_output }}.raw', flat: true}\n");
     pod.run().has(0, &["no rsync", "the image is there"]);
+}
+
+#[test]
+fn what_a_playbook_sees_to_itself_is_no_reason_to_refuse_where_that_is_said() {
+    let Some((pod, host)) = host(HostIs { home: "50m", ..HostIs::default() }) else { return };
+    let full = "and 1.0 GiB must be";
+    not_started(&pod.run(), &[full, "set NODEPOOL_ANSIBLE_PREFLIGHT to `warn`, in `env-vars`"]);
+    let run = |pod: &Pod| {
+        let mut build = pod.build();
+        build.env("NODEPOOL_ANSIBLE_PREFLIGHT", "warn");
+        Running::start(pod, build).wait()
+    };
+    run(&pod).has(0, &[full, "The build begins all the same", "the image is there"]);
+    // A host that the playbook's first play boots.
+    drop(host);
+    pod.playbook(&EXAMPLE.replacen(
+        "- ",
+        "- hosts: localhost\n  gather_facts: false\n  tasks:\n  - debug: {msg: boots it}\n\n- ",
+        1,
+    ));
+    let ended = run(&pod);
+    assert!(ended.log.contains("nobody listens there") && ended.log.contains("boots it"), "{}", ended.log);
+    // A key that is another one is not let through.
+    let host = Host::start(&pod);
+    pod.inventory(host.port, "");
+    not_started(&run(&pod), &["host key is not known"]);
 }
 
 #[test]

@@ -65,7 +65,8 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn keygen(path: &Path) -> String {
+/// Makes a key without a passphrase; the public one.
+pub fn keygen(path: &Path) -> String {
     let made =
         Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).status();
     assert!(made.unwrap().success());

@@ -4,6 +4,10 @@
 //! of its parents over the defaults, root first, and itself last. The rules of which value overrides are upstream's,
 //! key by key (`nodepool 11.0.0: config.py DiskImage.setFromConfig`).
 //!
+//! An image's name and its formats become names of files in images-dir, and the name a part of paths in ZooKeeper. What can be
+//! neither is an error in `config-validate`; daemons leave the image or the format out with a warning. Upstream takes it, and
+//! fails in each pass.
+//!
 //! `ansible` is ours: it takes the place of `dib-cmd`. Whichever of the two an image or its nearest parent says counts;
 //! of several `ansible` in a line each key is inherited by itself.
 
@@ -80,7 +84,7 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
         let lineage = lineage(name, entry, &entries, report);
         if entry.is_abstract {
             images.abstracts.insert(name.clone());
-        } else if let Some(lineage) = lineage {
+        } else if let Some(lineage) = lineage.filter(|_| is_name_usable(report, name, entry)) {
             let name = ImageName::from(name.as_str());
             let mut image = defaults(name.clone());
             for entry in lineage.into_iter().rev() {
@@ -104,8 +108,8 @@ impl Entry {
             dib_cmd: fields.filled("dib-cmd"),
             pause: fields.bool("pause"),
             elements: fields.texts("elements").unwrap_or_default(),
-            formats: distinct(fields.texts("formats")),
-            keep_formats: distinct(fields.texts("keep-formats")),
+            formats: formats(report, fields, "formats"),
+            keep_formats: formats(report, fields, "keep-formats"),
             delete_after_upload: fields.bool("delete-after-upload"),
             release: fields.get("release").and_then(|node| release(report, fields, node)),
             rebuild_age: fields.seconds("rebuild-age").filter(|age| !age.is_zero()),
@@ -278,7 +282,32 @@ fn lineage<'e>(
     Some(lineage)
 }
 
-/// Formats are a set.
-fn distinct(texts: Option<Vec<String>>) -> Vec<String> {
-    texts.unwrap_or_default().into_iter().collect::<IndexSet<_>>().into_iter().collect()
+/// Whether files in images-dir, and the image's records, can be called by this name.
+fn is_name_usable(report: &Report, name: &str, entry: &Entry) -> bool {
+    let is_usable = !matches!(name, "" | "." | "..") && !name.contains(|c: char| c == '/' || c.is_control());
+    if !is_usable {
+        let message = format!("diskimage `{name}` cannot be built: files in images-dir cannot have such a name");
+        let help = "call it by letters, digits, dots and dashes, without `/`".to_owned();
+        report.lapse(entry.at, message, Some(help));
+    }
+    is_usable
+}
+
+/// What stands beside an image's file in images-dir.
+const BESIDE: [&str; 3] = ["md5", "sha256", "d"];
+
+/// Formats are a set; each is the extension of a file, by which the build's files are known.
+fn formats(report: &Report, fields: &Fields<'_>, key: &'static str) -> Vec<String> {
+    let texts: IndexSet<String> = fields.texts(key).unwrap_or_default().into_iter().collect();
+    let is_extension = |format: &String| {
+        let is_word = !format.is_empty() && format.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let is_usable = is_word && !BESIDE.contains(&format.as_str());
+        if !is_usable {
+            let message = format!("{}: `{format}` in `{key}` cannot be the extension of an image's file", fields.what);
+            let help = "formats are single words, as `raw`, `qcow2`, `vhd` or `tar`".to_owned();
+            report.lapse(fields.at_key(key), message, Some(help));
+        }
+        is_usable
+    };
+    texts.into_iter().filter(is_extension).collect()
 }

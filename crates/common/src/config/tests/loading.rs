@@ -381,3 +381,22 @@ fn a_difference_names_the_providers_that_changed_not_those_that_moved() {
     assert!(diff.labels_changed && !diff.zookeeper_changed && !diff.webapp_changed && !diff.is_empty());
     assert!(super::super::diff(&old, &old).is_empty());
 }
+
+#[test]
+fn what_cannot_be_a_file_in_images_dir_is_left_out_with_a_warning() {
+    let loaded = load(
+        "diskimages:\n- {name: ../x, formats: [raw]}\n- {name: a, formats: [tar.gz, raw, ../../x], keep-formats: [md5, raw]}\n\
+         - {name: base/x, abstract: true}\n- {name: .., parent: base/x}\n",
+    );
+    let names: Vec<_> = loaded.config.diskimages.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["a"]);
+    let image = &loaded.config.diskimages["a"];
+    assert_eq!((&image.formats[..], &image.keep_formats[..]), (&["raw".to_owned()][..], &["raw".to_owned()][..]));
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 5, "{warnings:?}");
+    assert!(
+        warnings.iter().any(|warning| warning.contains("main:2:3: diskimage `../x` cannot be built")),
+        "{warnings:?}"
+    );
+    assert!(warnings.iter().any(|warning| warning.contains("diskimage `a`: `tar.gz` in `formats`")), "{warnings:?}");
+}

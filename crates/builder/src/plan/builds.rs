@@ -8,7 +8,7 @@ use nodepool_common::{
     model::ProviderName,
 };
 
-use super::{Decision, Plan, ProviderImages, Why, World};
+use super::{Decision, Plan, ProviderImages, Why, World, uploads};
 
 /// The formats that an image is built in: its own, and those of the providers that use it. Empty: it is never built.
 fn wanted_formats<'a>(
@@ -50,6 +50,7 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
         _ if request.is_some() => Why::Requested,
         (None, _) => Why::NoBuild,
         (_, None) => Why::Formats,
+        (_, Some(_)) if world.sees_files && uploads::is_file_lost(world, name) => Why::FilesLost,
         (_, Some(build)) => {
             let at = build.state_time + image.rebuild_age.as_secs_f64();
             if world.now < at {

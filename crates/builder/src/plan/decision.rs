@@ -13,6 +13,8 @@ pub enum Why {
     NoBuild,
     /// The newest ready build lacks a format.
     Formats,
+    /// The newest ready build is this builder's own, and its file for a provider that lacks it is gone.
+    FilesLost,
     /// The newest ready build is as old as `rebuild-age`.
     Age,
 }
@@ -23,6 +25,9 @@ impl fmt::Display for Why {
             Self::Requested => "somebody asked for it (image-build)",
             Self::NoBuild => "it has no ready build",
             Self::Formats => "its newest build lacks a format",
+            Self::FilesLost => {
+                "the files of its newest build, which this builder made, are no longer in images-dir, and a provider lacks it"
+            }
             Self::Age => "its newest build has reached rebuild-age",
         })
     }

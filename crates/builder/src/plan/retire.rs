@@ -286,6 +286,10 @@ impl<'a> Pass<'a> {
         let Some(image) = world.config.diskimages.get(&build.image).filter(|image| image.delete_after_upload) else {
             return;
         };
+        // A provider that is left out for now may need any of them.
+        if world.lacks_providers {
+            return;
+        }
         let mut needed: BTreeSet<&str> = image.keep_formats.iter().map(String::as_str).collect();
         for (name, provider) in &world.config.providers {
             if !provider.driver.diskimages().contains_key(&build.image) {

@@ -47,6 +47,8 @@ struct Site {
     workers: (usize, usize),
     retires: bool,
     stopping: bool,
+    sees_files: bool,
+    lacks_providers: bool,
 }
 
 fn load(text: &str) -> Arc<Config> {
@@ -89,6 +91,8 @@ impl Site {
             workers: (1, 4),
             retires: true,
             stopping: false,
+            sees_files: true,
+            lacks_providers: false,
         }
     }
 
@@ -133,6 +137,8 @@ impl Site {
             records: &self.records,
             builder_id: US,
             files: &self.files,
+            sees_files: self.sees_files,
+            lacks_providers: self.lacks_providers,
             providers: &self.providers,
             doing: &self.doing,
             build_workers: self.workers.0,
@@ -314,6 +320,7 @@ fn the_newest_ready_build_goes_to_every_provider_that_lacks_it() {
     site.good(1, 100.0).build("i", 2, BuildState::Ready, 10.0).upload(2, "b", 1, UploadState::Ready, 5.0);
     assert_eq!(site.says(), ["upload i 2 a qcow2"]);
     site.files.get_mut(&("i".into(), id(2).into())).unwrap().remove("qcow2");
+    change_build(&mut site, "i", 2, |build| build.builder_id = Some("them".to_owned()));
     assert!(site.says().is_empty(), "another builder has the file");
 }
 
@@ -492,6 +499,26 @@ fn formats_that_every_provider_has_go_where_the_image_says_so() {
     assert!(site.says().is_empty(), "qcow2 is still needed, raw kept");
     site.upload(1, "a", 1, UploadState::Ready, 5.0);
     assert_eq!(site.says(), ["delete files i 1 qcow2"]);
+    site.lacks_providers = true;
+    assert!(site.says().is_empty(), "a provider that is left out for now may need it");
+}
+
+#[test]
+fn an_image_whose_builder_lost_its_files_is_built_anew_where_a_provider_lacks_it() {
+    let mut site = site();
+    site.good(1, 100.0);
+    site.files.remove(&("i".into(), id(1).into()));
+    assert!(site.says().is_empty(), "every provider has it");
+    site.records.uploads.remove(&key("i", 1, "a", 1));
+    assert_eq!(site.says(), ["build i qcow2,raw FilesLost"]);
+    site.sees_files = false;
+    assert!(site.says().is_empty(), "images-dir cannot be read");
+    site.sees_files = true;
+    site.doing.uploading.insert(("i".into(), id(1).into(), "a".into()));
+    assert!(site.says().is_empty(), "it is being uploaded, from the open file");
+    site.doing.uploading.clear();
+    change_build(&mut site, "i", 1, |build| build.builder_id = Some("them".to_owned()));
+    assert!(site.says().is_empty(), "another builder has the files");
 }
 
 #[test]

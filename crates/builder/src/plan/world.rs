@@ -56,6 +56,10 @@ pub struct World<'a> {
     pub builder_id: &'a str,
     /// The files in images-dir.
     pub files: &'a LocalFiles,
+    /// Whether images-dir could be read.
+    pub sees_files: bool,
+    /// Whether the file has providers that are left out, so that nobody knows which images they take.
+    pub lacks_providers: bool,
     /// The providers of the configuration that images are uploaded to.
     pub providers: &'a BTreeMap<ProviderName, ProviderImages>,
     /// What we do.

@@ -39,6 +39,8 @@ pub(super) struct State {
     upload_failures: BTreeMap<UploadTo, u32>,
     /// Deletions that failed in a row.
     retire_failures: BTreeMap<Subject, u32>,
+    /// The file has providers that are left out, and were not in force before either.
+    pub lacks_providers: bool,
     /// What was last said of images-dir.
     pub files_trouble: String,
 }

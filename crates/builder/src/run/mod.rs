@@ -241,7 +241,7 @@ impl Builder {
         let now = clock::now();
         let behind = self.watcher().is_behind();
         let config = self.config();
-        let files = self.local_files();
+        let (files, sees_files) = self.local_files().map_or_else(|| (LocalFiles::new(), false), |files| (files, true));
         let providers = self.clouds.images();
         let plan = {
             let mut state = self.state();
@@ -253,6 +253,8 @@ impl Builder {
                     records,
                     builder_id: &self.id,
                     files: &files,
+                    sees_files,
+                    lacks_providers: state.lacks_providers,
                     providers: &providers,
                     doing: &state.doing,
                     build_workers: self.options.build_workers,
@@ -269,15 +271,15 @@ impl Builder {
         if behind { Some(now + LOOK) } else { plan.wake_at }
     }
 
-    /// The files in images-dir; none where it cannot be read, which is said once.
-    fn local_files(&self) -> LocalFiles {
+    /// The files in images-dir; `None` where it cannot be read, which is said once.
+    fn local_files(&self) -> Option<LocalFiles> {
         let images_dir = &self.images_dir;
         let found = files::scan(images_dir);
         let mut state = self.state();
         match found {
             Ok(files) => {
                 state.files_trouble.clear();
-                files
+                Some(files)
             }
             Err(error) => {
                 let trouble = format!("Cannot read images-dir {}: {error}", images_dir.display());
@@ -285,7 +287,7 @@ impl Builder {
                     error!(logger = LOGGER, "{trouble}");
                     state.files_trouble = trouble;
                 }
-                LocalFiles::new()
+                None
             }
         }
     }
@@ -338,6 +340,7 @@ impl Builder {
                     self.note_loaded(&loaded);
                     let config = loaded.keeping_broken_providers(&self.config());
                     self.apply_config(&config);
+                    self.note_left_out(&loaded);
                 }
                 config::Poll::Invalid(errors) => {
                     error!(
@@ -359,6 +362,14 @@ impl Builder {
             error!(logger = "nodepool.config", "Provider {} is left out: {}", broken.name, broken.reason);
         }
         self.stats.config_valid(loaded.broken_providers.is_empty());
+        self.note_left_out(loaded);
+    }
+
+    /// Whether there are providers that are not in the running configuration.
+    fn note_left_out(&self, loaded: &config::Loaded) {
+        let running = self.config();
+        self.state().lacks_providers =
+            loaded.broken_providers.iter().any(|broken| !running.providers.contains_key(&broken.name));
     }
 
     /// Plans anew in each session: a lock that was lost is free for others.

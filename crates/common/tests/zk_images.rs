@@ -117,7 +117,6 @@ async fn the_first_upload_is_number_one_and_its_record_is_upstreams() {
 async fn a_lock_does_not_bring_back_what_is_gone() {
     let zk = open("/gone").await;
     assert!(zk.try_lock_work(uploading()).await.unwrap().is_none(), "there is no such build");
-    assert!(zk.try_lock_work(Work::Build("i".into(), "b1".into())).await.unwrap().is_none());
     let held = built(&zk).await;
     held.unlock().await.unwrap();
     zk.delete_recursive(&paths::build(&"i".into(), &"b1".into())).await.unwrap();
@@ -149,18 +148,72 @@ async fn a_build_goes_with_all_below_it_but_not_with_an_upload() {
     let mut there = upload();
     sending.create_upload(&mut there).await.unwrap();
     sending.unlock().await.unwrap();
-    let of_build = || Work::Build("i".into(), "b1".into());
-    assert!(!lock(&zk, of_build()).await.delete_build(&"i".into(), &"b1".into()).await.unwrap());
-    lock(&zk, Work::Upload(there.key())).await.delete_upload(&there.key()).await.unwrap();
-    assert!(zk.get(&paths::upload(&there.key())).await.unwrap().is_none());
-    // Somebody stands in line for it, as a Python builder may.
+    let (image, id) = ("i".into(), "b1".into());
+    let stat = zk.read_build(&image, &id).await.unwrap().unwrap().1;
+    assert!(!zk.remove_build(&image, &id, stat.version).await.unwrap(), "it has an upload");
+    there.set_state(UploadState::Deleting, 2.0);
+    assert!(zk.mark_upload(&there, 7).await.unwrap().is_none(), "somebody has written it since");
+    let marked = zk.mark_upload(&there, 0).await.unwrap().unwrap();
+    // Somebody works on it, as a Python builder may.
     let stranger = stranger(&SERVER, "/delete").await;
-    let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
-    let held = lock(&zk, of_build()).await;
-    stranger.create("/nodepool/images/i/builds/b1/lock/x__lock__", b"", &ephemeral).await.unwrap();
-    assert!(held.delete_build(&"i".into(), &"b1".into()).await.unwrap());
+    let held = |dir: String| {
+        let stranger = stranger.clone();
+        async move {
+            stranger.create(&dir, b"", &PERSISTENT).await.unwrap();
+            let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+            let (_, sequence) = stranger.create(&format!("{dir}/x__lock__"), b"", &ephemeral).await.unwrap();
+            format!("{dir}/x__lock__{sequence}")
+        }
+    };
+    let contender = held(format!("{}/lock", paths::upload(&there.key()))).await;
+    assert!(!zk.remove_upload(&there.key(), marked.version).await.unwrap());
+    stranger.delete(&contender, None).await.unwrap();
+    assert!(!zk.remove_upload(&there.key(), 0).await.unwrap(), "another version than was read");
+    assert!(zk.remove_upload(&there.key(), marked.version).await.unwrap());
+    assert!(zk.get(&paths::upload(&there.key())).await.unwrap().is_none());
+    let contender = held("/nodepool/images/i/builds/b1/lock".to_owned()).await;
+    assert!(!zk.remove_build(&image, &id, stat.version).await.unwrap());
+    stranger.delete(&contender, None).await.unwrap();
+    assert!(zk.remove_build(&image, &id, stat.version).await.unwrap());
+    assert!(zk.remove_build(&image, &id, stat.version).await.unwrap(), "it is gone already");
     assert_eq!(zk.children("/nodepool/images/i/builds").await.unwrap(), ["lock"]);
     zk.cache().read(|records| assert!(records.builds.is_empty() && records.uploads.is_empty()));
+}
+
+#[tokio::test]
+async fn nothing_is_put_below_a_build_that_is_marked_for_deletion() {
+    let zk = open("/marked").await;
+    built(&zk).await.unlock().await.unwrap();
+    let sending = lock(&zk, uploading()).await;
+    let mut marked = build();
+    marked.set_state(BuildState::Deleting, 2.0);
+    zk.mark_build(&marked, 0).await.unwrap().unwrap();
+    let error = sending.create_upload(&mut upload()).await.unwrap_err();
+    assert!(error.is_bad_version(), "{error}");
+    sending.unlock().await.unwrap();
+    assert!(zk.try_lock_work(uploading()).await.unwrap().is_none());
+    assert_eq!(zk.children("/nodepool/images/i/builds/b1/providers/p/images").await.unwrap(), ["lock"]);
+}
+
+#[tokio::test]
+async fn a_builder_of_python_nodepools_is_known_by_its_component() {
+    let zk = open("/builders").await;
+    let ours = zk.register_builder("ours", "1");
+    let running = || async {
+        zk.cache().read(|records| (records.builders.len() == 1 && !records.has_upstreams_builder()).then_some(()))
+    };
+    wait_for(SOON, "ours runs", running).await;
+    let stranger = stranger(&SERVER, "/builders").await;
+    let theirs = br#"{"hostname": "h", "kind": "builder", "model_api": 0, "state": "stopped", "version": "11.0.0"}"#;
+    let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    let (_, sequence) = stranger.create("/nodepool/components/builder/h", theirs, &ephemeral).await.unwrap();
+    let seen = || async { zk.cache().read(|records| records.has_upstreams_builder().then_some(())) };
+    wait_for(SOON, "theirs is seen", seen).await;
+    let late = open("/builders").await;
+    assert!(late.cache().read(nodepool_common::model::Records::has_upstreams_builder), "by a walk, too");
+    stranger.delete(&format!("/nodepool/components/builder/h{sequence}"), None).await.unwrap();
+    wait_for(SOON, "theirs is gone", running).await;
+    ours.withdraw().await;
 }
 
 #[tokio::test]

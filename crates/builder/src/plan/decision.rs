@@ -1,6 +1,6 @@
 //! What the planner says.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use nodepool_common::model::{BuildId, ImageName, ProviderName, Timestamp, UploadKey};
 
@@ -137,6 +137,8 @@ pub struct Plan {
     pub decisions: Vec<Decision>,
     /// When to plan again at the latest; seconds since the epoch.
     pub wake_at: Option<Timestamp>,
+    /// Every deletion that is called for, begun or not, and since when.
+    pub wanted: BTreeMap<Subject, Timestamp>,
 }
 
 impl Plan {

@@ -11,7 +11,7 @@ use nodepool_common::model::{
     UploadKey, UploadState,
 };
 
-use super::{Decision, Plan, Subject, World};
+use super::{Decision, Plan, Subject, World, world::GRACE};
 
 /// Ready builds of an image, and ready uploads of it to a provider, that are kept.
 const KEEP: usize = 2;
@@ -19,6 +19,11 @@ const KEEP: usize = 2;
 const BUILD_ID: usize = 32;
 /// Seconds for which an upload of another builder's stays, although our configuration does not have it.
 const OTHERS_GRACE: f64 = 600.0;
+/// Seconds for a builder of Python Nodepool's to do it: its clean-up comes every minute.
+const UPSTREAMS: f64 = 90.0;
+/// Seconds for such a builder to write or remove what its locks have brought back without data. It stumbles over those that
+/// stay.
+const EMPTY: f64 = 10.0;
 
 pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
     let retirement = Retirement::new(world);
@@ -32,15 +37,44 @@ pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
     pass.files();
     for decision in pass.decisions {
         let Some(subject) = decision.subject() else { continue };
-        match world.doing.retire_after.get(&subject) {
-            Some(after) if world.now < *after => plan.wake(*after),
-            _ if world.doing.busy.contains(&subject) => {}
-            _ => plan.decisions.push(decision),
+        let since = world.doing.wanted.get(&subject).copied().unwrap_or(world.now);
+        let mut after = since + patience(world, &decision);
+        if let Some(refused) = world.doing.retire_after.get(&subject) {
+            after = after.max(*refused);
         }
+        if world.now < after {
+            plan.wake(after);
+        } else if !world.doing.busy.contains(&subject) {
+            plan.decisions.push(decision);
+        }
+        plan.wanted.insert(subject, since);
     }
     for at in pass.wakes {
         plan.wake(at);
     }
+}
+
+/// Seconds for which a deletion is left to others. Two that take the same away at the same moment are in each other's way:
+/// a builder of Python Nodepool's, which lists, reads and deletes one by one and without locks, complains when something goes
+/// while it does, and of ours one deletes an image that is gone. So who made a build takes it away, but beside a builder of
+/// Python Nodepool's, which does it to everybody's builds, that is left to it.
+fn patience(world: &World<'_>, decision: &Decision) -> f64 {
+    let beside_upstreams = world.records.has_upstreams_builder();
+    let build = match decision {
+        Decision::DeleteFiles { .. } | Decision::Build { .. } | Decision::Upload { .. } => return 0.0,
+        Decision::RemoveEmpty { .. } => return if beside_upstreams { EMPTY } else { 0.0 },
+        // Its builder had half a minute.
+        Decision::ForgetUpload { .. } => None,
+        Decision::DeleteUpload { key, .. } => Some((&key.image, &key.build)),
+        Decision::RetireBuild { image, build, .. } | Decision::DeleteBuild { image, build } => Some((image, build)),
+    };
+    if beside_upstreams { UPSTREAMS } else { build.map_or(0.0, |(image, build)| of_others(world, image, build)) }
+}
+
+fn of_others(world: &World<'_>, image: &ImageName, build: &BuildId) -> f64 {
+    let record = world.records.builds.get(&(image.clone(), build.clone())).and_then(Entry::usable);
+    let is_left = record.is_some_and(|build| build.state == BuildState::Building);
+    if is_left || record.is_some_and(|build| world.is_ours(build)) { 0.0 } else { GRACE }
 }
 
 /// What protects uploads.

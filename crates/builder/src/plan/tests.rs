@@ -8,8 +8,8 @@ use std::{
 use nodepool_common::{
     config::{self, Config},
     model::{
-        BuildId, BuildState, Entry, ImageBuild, ImageName, ImageUpload, Node, ProviderName, RecordError, Records, Stat,
-        Timestamp, UploadKey, UploadState, WorkLock,
+        BuildId, BuildState, BuilderComponent, Entry, ImageBuild, ImageName, ImageUpload, Node, ProviderName,
+        RecordError, Records, Stat, Timestamp, UploadKey, UploadState, WorkLock,
     },
 };
 
@@ -131,7 +131,11 @@ impl Site {
     }
 
     fn plan_at(&self, now: Timestamp) -> Plan {
-        plan(&World {
+        plan(&self.world(now))
+    }
+
+    fn world(&self, now: Timestamp) -> World<'_> {
+        World {
             now,
             config: &self.config,
             records: &self.records,
@@ -145,7 +149,7 @@ impl Site {
             upload_workers: self.workers.1,
             retires: self.retires,
             stopping: self.stopping,
-        })
+        }
     }
 
     /// The decisions in short words.
@@ -214,7 +218,7 @@ fn an_image_is_built_anew_when_it_is_old_or_lacks_a_format() {
     let mut site = site();
     site.good(1, DAY - 10.0);
     let plan = site.plan_at(NOW);
-    assert_eq!(plan, Plan { decisions: Vec::new(), wake_at: Some(NOW + 10.0) });
+    assert_eq!(plan, Plan { wake_at: Some(NOW + 10.0), ..Plan::default() });
     let later: Vec<_> = site.plan_at(NOW + 10.0).decisions.iter().map(short).collect();
     assert_eq!(later, ["build i qcow2,raw Age"]);
     change_build(&mut site, "i", 1, |build| build.formats = vec!["qcow2".to_owned()]);
@@ -258,7 +262,7 @@ fn an_image_that_somebody_builds_is_left_to_him() {
 fn a_failed_build_is_tried_again_after_a_pause_or_when_somebody_asks_since() {
     let mut site = site();
     site.doing.builds_after.insert("i".into(), (NOW + 7.0, Some(50)));
-    assert_eq!(site.plan_at(NOW), Plan { decisions: Vec::new(), wake_at: Some(NOW + 7.0) });
+    assert_eq!(site.plan_at(NOW), Plan { wake_at: Some(NOW + 7.0), ..Plan::default() });
     let asked = |mzxid| Stat { mzxid, ..Stat::default() };
     site.records.build_requests.insert("i".into(), asked(50));
     assert!(site.says().is_empty(), "that request has failed already");
@@ -292,7 +296,7 @@ fn anothers_upload_that_we_do_not_list_has_a_grace() {
     site.build_of("them", "i", 1, BuildState::Ready, 700.0).upload(1, "a", 1, UploadState::Ready, 599.0);
     assert!(site.says().is_empty());
     site.upload(1, "a", 1, UploadState::Ready, 600.0);
-    assert_eq!(site.says(), ["delete upload i 1 a 1"]);
+    assert_eq!(after(&site, 30.0), ["delete upload i 1 a 1"]);
 }
 
 #[test]
@@ -427,7 +431,7 @@ fn what_a_dead_builder_left_half_done_is_cleaned_away_soon_and_our_own_at_once()
     site.records.builds.clear();
     site.files.clear();
     site.build_of("them", "i", 2, BuildState::Building, 5.0);
-    assert_eq!(site.plan_at(NOW), Plan { decisions: Vec::new(), wake_at: Some(NOW + 25.0) });
+    assert_eq!(site.plan_at(NOW), Plan { wake_at: Some(NOW + 25.0), ..Plan::default() });
     let later: Vec<_> = site.plan_at(NOW + 25.0).decisions.iter().map(short).collect();
     assert_eq!(later, ["retire i 2"]);
 }
@@ -551,4 +555,41 @@ fn nothing_is_deleted_without_a_cleanup_interval_and_nothing_begun_while_stoppin
     let mut stopping = Site::new(CONFIG);
     stopping.stopping = true;
     assert!(stopping.says().is_empty());
+}
+
+/// The decisions once a deletion has been called for long enough.
+fn after(site: &Site, seconds: f64) -> Vec<String> {
+    let doing = Doing { wanted: site.plan_at(NOW).wanted, ..site.doing.clone() };
+    let plan = plan(&World { doing: &doing, ..site.world(NOW + seconds) });
+    plan.decisions.iter().map(short).collect()
+}
+
+#[test]
+fn what_others_have_made_they_take_away_themselves_for_half_a_minute() {
+    let mut site = site();
+    site.workers = (0, 0);
+    site.good(2, 200.0).good(3, 100.0);
+    site.build_of("them", "i", 1, BuildState::Ready, 300.0).upload(1, "a", 1, UploadState::Ready, 300.0);
+    site.build_of("them", "i", 4, BuildState::Deleting, 300.0);
+    let plan = site.plan_at(NOW);
+    assert_eq!((plan.decisions, plan.wake_at), (Vec::new(), Some(NOW + 30.0)));
+    assert_eq!(after(&site, 29.0), [""; 0]);
+    assert_eq!(after(&site, 30.0), ["delete upload i 1 a 1", "delete i 4"]);
+}
+
+#[test]
+fn beside_a_python_builder_the_clean_up_is_left_to_it_unless_it_does_not_do_it() {
+    let mut site = site();
+    site.workers = (0, 0);
+    site.good(1, 300.0).good(2, 200.0).good(3, 100.0).build("i", 4, BuildState::Deleting, 300.0);
+    site.records.uploads.insert(key("i", 5, "a", 1), entry(Err(RecordError::Empty)));
+    site.files.insert(("i".into(), id(4).into()), BTreeSet::from(["raw".to_owned()]));
+    let builder = |state: &str| BuilderComponent { state: state.to_owned() };
+    site.records.builders.insert("another of ours".to_owned(), Arc::new(builder("running")));
+    assert_eq!(site.says().len(), 5);
+    site.records.builders.insert("python".to_owned(), Arc::new(builder("stopped")));
+    assert_eq!(site.says(), ["delete files i 4 all"], "files are nobody else's");
+    assert_eq!(after(&site, 10.0), ["remove empty upload i 5 a 1", "delete files i 4 all"]);
+    let all = ["remove empty upload i 5 a 1", "delete upload i 1 a 1", "delete upload i 1 b 1", "delete i 4"];
+    assert_eq!(after(&site, 90.0)[..4], all);
 }

@@ -41,6 +41,8 @@ pub struct Doing {
     pub uploads_after: BTreeMap<UploadTo, Timestamp>,
     /// No deletion before.
     pub retire_after: BTreeMap<Subject, Timestamp>,
+    /// Since when a deletion is wanted: [`Plan::wanted`](super::Plan::wanted) of the last plan.
+    pub wanted: BTreeMap<Subject, Timestamp>,
 }
 
 /// Everything that a plan follows from.
@@ -74,8 +76,9 @@ pub struct World<'a> {
     pub stopping: bool,
 }
 
-/// Seconds for a builder to take up again what it lost with its session, before somebody else cleans it away.
-const GRACE: f64 = 30.0;
+/// Seconds for a builder to take up again what it lost with its session, or to take away what it has made, before somebody
+/// else does.
+pub(super) const GRACE: f64 = 30.0;
 
 impl World<'_> {
     /// The builds of an image that can be used, oldest first.

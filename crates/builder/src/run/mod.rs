@@ -246,7 +246,7 @@ impl Builder {
         let plan = {
             let mut state = self.state();
             state.tidy(now);
-            self.zk.cache().read(|records| {
+            let plan = self.zk.cache().read(|records| {
                 plan(&World {
                     now,
                     config: &config,
@@ -262,7 +262,9 @@ impl Builder {
                     retires: self.options.cleanup_interval.is_some(),
                     stopping: stopping || behind,
                 })
-            })
+            });
+            state.doing.wanted.clone_from(&plan.wanted);
+            plan
         };
         for decision in plan.decisions {
             self.carry_out(decision);

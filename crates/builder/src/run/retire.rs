@@ -1,10 +1,10 @@
 //! Deletions: of uploads with their images in the clouds, of builds, of files.
 //!
-//! Each step is recorded before the next is begun, and each action looks again under its lock, so that two builders, or
-//! one that dies in the middle, end where one would have.
+//! Each step is recorded before the next is begun, and each action looks again before it writes, so that two builders, or
+//! one that dies in the middle, end where one would have. Nothing is locked for it: see `zk/taken.rs` in `common`.
 
 use nodepool_common::{
-    model::{BuildId, BuildState, ImageBuild, ImageName, RecordError, UploadKey, UploadState},
+    model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, RecordError, Stat, UploadKey, UploadState},
     sys::clock,
     zk::{Work, ZkError, paths},
 };
@@ -12,7 +12,7 @@ use nodepool_drivers::ProviderError;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use super::{Builder, actions::WHILE_LOCKED};
+use super::{Builder, actions::WHILE_LOCKED, clouds::Cloud};
 use crate::{files, plan::Subject};
 
 const LOGGER: &str = "nodepool.builder.CleanupWorker";
@@ -21,129 +21,145 @@ impl Builder {
     /// Marks an upload, deletes its image, deletes its record. A cloud that refuses is asked again later; what is marked
     /// stays marked.
     pub(super) async fn delete_upload(&self, key: &UploadKey, reason: &str) -> Result<(), ZkError> {
-        let subject = Subject::Upload(key.clone());
         let Some(cloud) = self.clouds.get(&key.provider) else { return Ok(()) };
-        let Some(lock) = self.zk.try_lock_work(Work::Upload(key.clone())).await? else {
-            self.later(subject);
-            return Ok(());
-        };
-        let Some((mut upload, stat)) = self.zk.read_upload(key).await? else { return lock.unlock().await };
-        let name = format!("image build {}-{} from {}", key.image, key.build, key.provider);
+        let Some((mut upload, mut stat)) = self.zk.read_upload(key).await? else { return Ok(()) };
+        let had_failed = upload.state == UploadState::Failed;
         match upload.state {
             // Somebody is at it after all.
-            UploadState::Uploading => return lock.unlock().await,
+            UploadState::Uploading => return Ok(()),
             UploadState::Deleting => {}
             UploadState::Ready | UploadState::Failed => {
-                info!(logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider, "Deleting {name}: {reason}");
+                info!(
+                    logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider,
+                    "Deleting image build {}-{} from {}: {reason}", key.image, key.build, key.provider
+                );
                 upload.set_state(UploadState::Deleting, clock::now());
-                lock.write_upload(&upload, stat.version).await?;
+                let Some(marked) = self.zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
+                stat = marked;
                 self.wake.notify_one();
             }
         }
-        if let Some(id) = &upload.external_id {
-            let deleted = match cloud.connected().await {
-                Ok(provider) => provider.delete_image(id).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = deleted {
-                self.refused(&subject, &format!("Unable to delete {name}"), &error);
-                return lock.unlock().await;
+        if upload.external_id.is_none() && had_failed {
+            // The driver has deleted what it had begun: a cloud that does not answer is no reason to keep the record.
+            if let Err(error) = cloud.sweep(&key.build, &key.id).await {
+                warn!(
+                    logger = LOGGER,
+                    "Cannot look in {} for what upload {} may have left: {error}", key.provider, key.id
+                );
             }
-        } else if let Err(error) = cloud.sweep(&key.build, &key.id).await {
-            // Nothing on record says that there is anything.
-            warn!(logger = LOGGER, "Cannot look in {} for what upload {} may have left: {error}", key.provider, key.id);
+            return self.remove_upload(key, stat).await;
         }
-        lock.delete_upload(key).await?;
-        info!(logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider, "Deleted {name} (upload {})", key.id);
-        Ok(())
+        self.take_from_cloud(&cloud, &upload, stat).await
     }
 
-    /// Removes what an upload has left that its builder did not come back to.
+    /// Marks an upload that its builder did not come back to, and deletes what it has left.
     pub(super) async fn forget_upload(&self, key: &UploadKey) -> Result<(), ZkError> {
-        let subject = Subject::Upload(key.clone());
         let Some(cloud) = self.clouds.get(&key.provider) else { return Ok(()) };
-        let work = Work::Uploading(key.image.clone(), key.build.clone(), key.provider.clone());
-        let Some(lock) = self.zk.try_lock_work(work).await? else {
-            self.later(subject);
+        let Some((mut upload, stat)) = self.zk.read_upload(key).await? else { return Ok(()) };
+        if upload.state != UploadState::Uploading {
             return Ok(());
-        };
-        let now = self.zk.read_upload(key).await?.map(|(upload, _)| upload);
-        if now.is_none_or(|upload| upload.state != UploadState::Uploading) {
-            return lock.unlock().await;
         }
-        if let Err(error) = cloud.sweep(&key.build, &key.id).await {
-            let what = format!(
-                "Unable to look in {} for what upload {} of image {} has left",
-                key.provider, key.id, key.image
-            );
-            self.refused(&subject, &what, &error);
-            return lock.unlock().await;
+        let lock = format!("{}/lock", paths::uploads(&key.image, &key.build, &key.provider));
+        if !self.zk.children(&lock).await?.is_empty() {
+            self.later(Subject::Upload(key.clone()));
+            return Ok(());
         }
+        // Who comes back to it after all finds this, and deletes what he has sent.
+        upload.set_state(UploadState::Deleting, clock::now());
+        let Some(marked) = self.zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
         info!(
             logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider,
-            "Removed upload {} of {}-{} to {}, which nobody goes on with", key.id, key.image, key.build, key.provider
+            "Removing upload {} of {}-{} to {}, which nobody goes on with", key.id, key.image, key.build, key.provider
         );
-        lock.delete_upload(key).await
+        self.take_from_cloud(&cloud, &upload, marked).await
+    }
+
+    /// Deletes the image of a marked upload, then its record.
+    async fn take_from_cloud(&self, cloud: &Cloud, upload: &ImageUpload, stat: Stat) -> Result<(), ZkError> {
+        let key = upload.key();
+        let deleted = match &upload.external_id {
+            Some(id) => match cloud.connected().await {
+                Ok(provider) => provider.delete_image(id).await,
+                Err(error) => Err(error),
+            },
+            None => cloud.sweep(&key.build, &key.id).await.map(drop),
+        };
+        if let Err(error) = deleted {
+            let what = format!("Unable to delete image build {}-{} from {}", key.image, key.build, key.provider);
+            self.refused(&Subject::Upload(key), &what, &error);
+            return Ok(());
+        }
+        self.remove_upload(&key, stat).await
+    }
+
+    async fn remove_upload(&self, key: &UploadKey, stat: Stat) -> Result<(), ZkError> {
+        if self.zk.remove_upload(key, stat.version).await? {
+            info!(
+                logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider,
+                "Deleted image build {}-{} from {} (upload {})", key.image, key.build, key.provider, key.id
+            );
+        } else {
+            self.later(Subject::Upload(key.clone()));
+        }
+        Ok(())
     }
 
     /// Marks a build for deletion, so that its files may go.
     pub(super) async fn retire_build(&self, image: &ImageName, build: &BuildId, reason: &str) -> Result<(), ZkError> {
+        let Some((now, _)) = self.zk.read_build(image, build).await? else { return Ok(()) };
         // Who builds it holds the image's lock; that lock tells whether anybody does.
-        for work in [Work::Building(image.clone()), Work::Build(image.clone(), build.clone())] {
-            let is_about_building = matches!(work, Work::Building(_));
-            let Some((now, _)) = self.zk.read_build(image, build).await? else { return Ok(()) };
-            if is_about_building != (now.state == BuildState::Building) {
-                continue;
-            }
-            let Some(lock) = self.zk.try_lock_work(work).await? else {
+        let lock = if now.state == BuildState::Building {
+            let Some(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
                 self.later(Subject::Build(image.clone(), build.clone()));
                 return Ok(());
             };
-            let Some((mut now, stat)) = self.zk.read_build(image, build).await? else { return lock.unlock().await };
-            if now.state != BuildState::Deleting && is_about_building == (now.state == BuildState::Building) {
-                info!(logger = LOGGER, image = %image, build = %build, "Retiring build {build} of image {image}: {reason}");
-                now.set_state(BuildState::Deleting, clock::now());
-                lock.write_build(&now, stat.version).await?;
-            }
-            return lock.unlock().await;
+            Some(lock)
+        } else {
+            None
+        };
+        if let Some((mut now, stat)) = self.zk.read_build(image, build).await?
+            && now.state != BuildState::Deleting
+            && lock.is_some() == (now.state == BuildState::Building)
+        {
+            info!(logger = LOGGER, image = %image, build = %build, "Retiring build {build} of image {image}: {reason}");
+            now.set_state(BuildState::Deleting, clock::now());
+            self.zk.mark_build(&now, stat.version).await?;
         }
-        Ok(())
+        match lock {
+            Some(lock) => lock.unlock().await,
+            None => Ok(()),
+        }
     }
 
     /// Deletes the record of a build that is marked and has no upload left.
     pub(super) async fn delete_build(&self, image: &ImageName, build: &BuildId) -> Result<(), ZkError> {
-        let subject = Subject::Build(image.clone(), build.clone());
-        let Some(lock) = self.zk.try_lock_work(Work::Build(image.clone(), build.clone())).await? else {
-            self.later(subject);
+        let Some((now, stat)) = self.zk.read_build(image, build).await? else { return Ok(()) };
+        if now.state != BuildState::Deleting {
             return Ok(());
-        };
-        let now = self.zk.read_build(image, build).await?.map(|(build, _)| build);
-        if now.is_none_or(|build| build.state != BuildState::Deleting) {
-            return lock.unlock().await;
         }
-        if lock.delete_build(image, build).await? {
+        if self.zk.remove_build(image, build, stat.version).await? {
             info!(logger = LOGGER, image = %image, build = %build, "Deleted build {build} of image {image}");
         } else {
-            self.later(subject);
+            self.later(Subject::Build(image.clone(), build.clone()));
         }
         Ok(())
     }
 
     /// Removes a record that has no data, and nothing below it that matters.
     pub(super) async fn remove_empty(&self, what: &Subject) -> Result<(), ZkError> {
-        let (path, below) = match what {
-            Subject::Build(image, build) => {
-                let path = paths::build(image, build);
-                let below = self.zk.children(&format!("{path}/providers")).await?;
-                (path, below)
-            }
-            Subject::Upload(key) => (paths::upload(key), Vec::new()),
+        let path = match what {
+            Subject::Build(image, build) => paths::build(image, build),
+            Subject::Upload(key) => paths::upload(key),
             Subject::Files(..) => return Ok(()),
         };
-        let is_empty = self.zk.get(&path).await?.is_some_and(|(data, _)| data.is_empty());
-        if is_empty && below.is_empty() && self.zk.children(&format!("{path}/lock")).await?.is_empty() {
-            info!(logger = LOGGER, "Removing {path}, a record without data");
-            self.zk.delete_recursive(&path).await?;
+        let Some((_, stat)) = self.zk.get(&path).await?.filter(|(data, _)| data.is_empty()) else { return Ok(()) };
+        let removed = match what {
+            Subject::Build(image, build) => self.zk.remove_build(image, build, stat.version).await?,
+            Subject::Upload(key) => self.zk.remove_upload(key, stat.version).await?,
+            Subject::Files(..) => return Ok(()),
+        };
+        if removed {
+            info!(logger = LOGGER, "Removed {path}, a record without data");
         } else {
             self.later(what.clone());
         }

@@ -70,7 +70,12 @@ impl Builder {
         };
 
         let mut upload = begun(&record, provider, clock::now());
-        let stat = lock.create_upload(&mut upload).await?;
+        let stat = match lock.create_upload(&mut upload).await {
+            Ok(stat) => stat,
+            // Marked for deletion since, or gone: the next plan knows.
+            Err(error) if error.is_bad_version() || error.is_no_node() => return lock.unlock().await,
+            Err(error) => return Err(error),
+        };
         let name = format!("build {build} of image {image} to provider {provider}");
         info!(logger = LOGGER, image = %image, build = %build, provider = %provider, "Uploading {name} as upload {}", upload.id);
         let started = Instant::now();

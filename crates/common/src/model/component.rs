@@ -7,6 +7,28 @@ use super::{
     wire::{Reading, RecordError, to_python_json},
 };
 
+/// A builder's component: `/nodepool/components/builder/<host><10 digits>`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuilderComponent {
+    /// `running` or `stopped`.
+    pub state: String,
+}
+
+impl BuilderComponent {
+    /// Reads a record; the second value lists keys that had to be read as absent.
+    pub fn read(data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
+        let mut r = Reading::new(data)?;
+        let state = r.text("state").unwrap_or_else(|| "stopped".to_owned());
+        Ok((Self { state }, r.rest().1))
+    }
+
+    /// Whether it is Python Nodepool's, which never writes any other state than the first (`nodepool 11.0.0: builder.py
+    /// NodePoolBuilder.start`). Ours is `running` from its second write on.
+    pub fn is_upstreams(&self) -> bool {
+        self.state == "stopped"
+    }
+}
+
 /// A pool launcher's component: `/nodepool/components/pool/<host><10 digits>`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolComponent {

@@ -19,7 +19,7 @@ mod request;
 mod resources;
 pub mod wire;
 
-pub use component::PoolComponent;
+pub use component::{BuilderComponent, PoolComponent};
 pub use ids::{
     BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,
 };

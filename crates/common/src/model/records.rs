@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    BuildId, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId, NodeRequest, PoolComponent, ProviderName,
-    RecordError, RequestId, Timestamp, UploadId, UploadState,
+    BuildId, BuilderComponent, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId, NodeRequest,
+    PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadId, UploadState,
 };
 
 /// What of a znode's stat matters.
@@ -112,6 +112,8 @@ pub struct Records {
     pub uploading: BTreeMap<(ImageName, BuildId, ProviderName), WorkLock>,
     /// `/nodepool/components/pool`, by the znode's name. Unusable ones are left out.
     pub pools: BTreeMap<String, Arc<PoolComponent>>,
+    /// `/nodepool/components/builder`, likewise.
+    pub builders: BTreeMap<String, Arc<BuilderComponent>>,
 }
 
 impl Records {
@@ -131,6 +133,11 @@ impl Records {
         self.pools.values().map(Arc::as_ref).filter(|pool| {
             pool.id.as_ref().is_some_and(|id| !request.declined_by.contains(id)) && pool.supports(&request.node_types)
         })
+    }
+
+    /// Whether a builder of Python Nodepool's is registered.
+    pub fn has_upstreams_builder(&self) -> bool {
+        self.builders.values().any(|builder| builder.is_upstreams())
     }
 
     /// The ids of all registered pools: a request fails once each of them has declined it.

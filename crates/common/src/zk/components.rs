@@ -29,7 +29,8 @@ impl ZooKeeper {
         self.register_process("launcher", hostname, version)
     }
 
-    /// Registers a builder process, likewise. (Upstream's builders stay `stopped`; nobody reads it.)
+    /// Registers a builder process, likewise. (Upstream's builders stay `stopped`, by
+    /// which they are told apart: [`BuilderComponent`](crate::model::BuilderComponent).)
     pub fn register_builder(&self, hostname: &str, version: &str) -> Registration {
         self.register_process("builder", hostname, version)
     }

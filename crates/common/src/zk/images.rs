@@ -1,12 +1,13 @@
 //! Builds and uploads: read afresh, and written under the locks that protect the work on them (zookeeper.md 5).
 //!
-//! Four locks, as every builder takes them: who builds an image, who uploads a build to a provider, who marks a build or
-//! an upload for deletion. [`HeldWork`] is one that we hold, and the only thing that writes builds and uploads: each write
-//! is one `multi` that also checks our contender, so that a builder that lost its lock cannot write (promise S4). The
-//! command line marks records without a lock, so writes over a record that is there check its version, too.
+//! Two locks, as every builder takes them: who builds an image, who uploads a build to a provider. [`HeldWork`] is one that
+//! we hold, and what makes builds and uploads and concludes them: each write is one `multi` that also checks our contender,
+//! so that a builder that lost its lock cannot write (promise S4). The command line marks records without a lock, so writes
+//! over a record that is there check its version, too. (Upstream's other two locks are about deletions: [`super::taken`].)
 //!
-//! No lock is ever taken by bringing a deleted build or upload back (traps.md 5): lock directories are made one level at
-//! a time, below records that exist.
+//! No lock is ever taken by bringing a deleted build back (traps.md 5), and nothing is put below a build that somebody takes
+//! away: whatever is made there, be it a directory, our contender or an upload, is made in one `multi` with a check that the
+//! build is still as it was read, unmarked. A peer marks a build before it removes it.
 
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter};
 
@@ -14,45 +15,27 @@ use super::{
     ZkError, ZooKeeper,
     cache::Asking,
     error::is_unknown,
-    lock::{Attempt, Contender, list_synced, repeat, try_acquire},
+    lock::{Attempt, Contender, Unchanged, list_synced, repeat, try_acquire},
     paths::{self, Lock, Spot},
     raw,
     record::stat,
 };
-use crate::model::{BuildId, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadKey};
-
-/// How often a deletion that others get in the way of starts again.
-const DELETE_ATTEMPTS: usize = 10;
+use crate::model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadKey};
 
 /// What a builder locks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Work {
     /// Building an image.
     Building(ImageName),
-    /// Marking a build for deletion, and deleting it.
-    Build(ImageName, BuildId),
     /// Uploading a build to a provider.
     Uploading(ImageName, BuildId, ProviderName),
-    /// Marking an upload for deletion, and deleting it.
-    Upload(UploadKey),
 }
 
 impl Work {
     fn lock(&self) -> Lock {
         match self.clone() {
             Self::Building(image) => Lock::Building(image),
-            Self::Build(image, build) => Lock::Build(image, build),
             Self::Uploading(image, build, provider) => Lock::Uploading(image, build, provider),
-            Self::Upload(key) => Lock::Upload(key),
-        }
-    }
-
-    /// The record that must exist for it; a lock is no reason to make one.
-    fn anchor(&self) -> Option<String> {
-        match self {
-            Self::Building(_) => None,
-            Self::Build(image, build) | Self::Uploading(image, build, _) => Some(paths::build(image, build)),
-            Self::Upload(key) => Some(paths::upload(key)),
         }
     }
 }
@@ -62,24 +45,35 @@ impl Work {
 pub struct HeldWork {
     work: Work,
     contender: Contender,
+    /// The build that it was taken below.
+    below: Option<Unchanged>,
 }
 
 impl ZooKeeper {
-    /// Takes a lock without waiting. `None`: somebody else has it, or what it is about is gone.
+    /// Takes a lock without waiting. `None`: somebody else has it, or the build that it is about is gone or marked for
+    /// deletion.
     pub async fn try_lock_work(&self, work: Work) -> Result<Option<HeldWork>, ZkError> {
         const VERB: &str = "locking";
         let dir = work.lock().dir();
         let (session, client) = self.shared.client(VERB, &dir).await?;
         let asking = self.shared.cache().asking();
         let fail = |error| ZkError::of(VERB, &dir, error);
-        let anchor = work.anchor();
+        let below = match &work {
+            Work::Building(_) => None,
+            Work::Uploading(image, build, _) => match self.read_build(image, build).await? {
+                Some((record, stat)) if record.state != BuildState::Deleting => {
+                    Some(Unchanged { path: paths::build(image, build), version: stat.version })
+                }
+                _ => return Ok(None),
+            },
+        };
+        let record = below.as_ref().map_or(paths::IMAGES, |build| &build.path);
         loop {
-            let record = anchor.as_deref().unwrap_or(paths::IMAGES);
-            match try_acquire(&self.shared, session, &client, &dir, record).await.map_err(fail)? {
-                Attempt::Busy => return Ok(None),
+            match try_acquire(&self.shared, session, &client, &dir, record, below.as_ref()).await.map_err(fail)? {
+                Attempt::Busy | Attempt::Changed => return Ok(None),
                 Attempt::Acquired(contender, Some(_)) => {
                     asking.locked(work.lock(), contender.name());
-                    return Ok(Some(HeldWork { work, contender }));
+                    return Ok(Some(HeldWork { work, contender, below }));
                 }
                 // The record went, and its lock with it.
                 Attempt::Acquired(contender, None) => {
@@ -87,9 +81,9 @@ impl ZooKeeper {
                     return Ok(None);
                 }
                 Attempt::NoDirectory => {
-                    let made = match &anchor {
+                    let made = match &below {
                         None => raw::create(&client, &dir, b"", self.shared.deadline()).await.map(|()| true),
-                        Some(anchor) => self.make_below(&client, anchor, &dir).await,
+                        Some(build) => self.make_below(&client, build, &dir).await,
                     };
                     if !made.map_err(fail)? {
                         return Ok(None);
@@ -99,16 +93,26 @@ impl ZooKeeper {
         }
     }
 
-    /// Makes the directories of `dir` that are below `anchor`, from above; false: the anchor is gone.
-    async fn make_below(&self, client: &Client, anchor: &str, dir: &str) -> Result<bool, Error> {
-        let below = dir.strip_prefix(anchor).unwrap_or(dir);
+    /// Makes the directories of `dir` that are below a record, from above; false: it is not as it was any more.
+    async fn make_below(&self, client: &Client, record: &Unchanged, dir: &str) -> Result<bool, Error> {
+        let below = dir.strip_prefix(&record.path).unwrap_or(dir);
         let ends = below.match_indices('/').map(|(at, _)| at).skip(1).chain([below.len()]);
         for end in ends {
-            let path = format!("{anchor}{}", &below[..end]);
-            match repeat(self.shared.deadline(), || client.create(&path, b"", &raw::PERSISTENT)).await {
-                Ok(_) | Err(Error::NodeExists) => {}
-                Err(Error::NoNode) => return Ok(false),
-                Err(error) => return Err(error),
+            let path = format!("{}{}", record.path, &below[..end]);
+            let made = repeat(self.shared.deadline(), || async {
+                let mut multi = client.new_multi_writer();
+                multi.add_check_version(&record.path, record.version)?;
+                multi.add_create(&path, b"", &raw::PERSISTENT)?;
+                match multi.commit().await {
+                    Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::NodeExists }) => Ok(true),
+                    Err(MultiWriteError::OperationFailed { source: Error::NoNode | Error::BadVersion, .. }) => {
+                        Ok(false)
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            });
+            if !made.await? {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -210,7 +214,8 @@ impl HeldWork {
         Ok(remember_creation(&asking, &spot, &data, created.1))
     }
 
-    /// Creates an upload's record; its number is the server's, and is put into the record.
+    /// Creates an upload's record; its number is the server's, and is put into the record. An error of a version, or of a
+    /// record that is gone: the build has been marked for deletion since the lock was taken.
     pub async fn create_upload(&self, upload: &mut ImageUpload) -> Result<Stat, ZkError> {
         let dir = paths::uploads(&upload.image, &upload.build, &upload.provider);
         let data = upload.write();
@@ -221,7 +226,10 @@ impl HeldWork {
             .fenced(
                 "creating an upload in",
                 &dir,
-                |multi| multi.add_create(&prefix, &data, &mode),
+                |multi| {
+                    multi.add_create(&prefix, &data, &mode)?;
+                    self.below.as_ref().map_or(Ok(()), |build| multi.add_check_version(&build.path, build.version))
+                },
                 || async { self.find_own_upload(&dir, &data).await },
             )
             .await?;
@@ -290,21 +298,6 @@ impl HeldWork {
         }
     }
 
-    /// Deletes an upload's record with what is below it, our own contender included.
-    pub async fn delete_upload(self, key: &UploadKey) -> Result<(), ZkError> {
-        self.delete(&Spot::Upload(key.clone()), |_| false).await.map(drop)
-    }
-
-    /// Deletes a build's record with what is below it. False: it has uploads, and stays.
-    pub async fn delete_build(self, image: &ImageName, build: &BuildId) -> Result<bool, ZkError> {
-        let providers = format!("{}/providers/", paths::build(image, build));
-        let is_upload = |path: &str| {
-            let below = path.strip_prefix(&providers).map(|below| below.split('/').collect::<Vec<_>>());
-            matches!(below.as_deref(), Some([_, "images", id]) if *id != "lock")
-        };
-        self.delete(&Spot::Build(image.clone(), build.clone()), is_upload).await
-    }
-
     /// Strikes the request for a build that is done.
     pub async fn delete_build_request(&self, image: &ImageName) -> Result<(), ZkError> {
         let path = Spot::BuildRequest(image.clone()).path();
@@ -316,60 +309,6 @@ impl HeldWork {
             }
             Err(error) => Err(ZkError::of("deleting", &path, error)),
         }
-    }
-
-    /// A record and all below it, in one `multi`, so that nobody finds half of it. False: something below it that
-    /// `keeps` it.
-    async fn delete(mut self, spot: &Spot, keeps: impl Fn(&str) -> bool) -> Result<bool, ZkError> {
-        const VERB: &str = "deleting";
-        let path = spot.path();
-        let own = self.contender.path();
-        let deadline = self.contender.shared().deadline();
-        let fail = |error: Error| ZkError::of(VERB, &path, error);
-        for _ in 0..DELETE_ATTEMPTS {
-            let client = self.client(VERB, &path)?;
-            let below = raw::subtree(&client, &path, deadline).await.map_err(fail)?;
-            if below.iter().any(|path| keeps(path)) {
-                return Ok(false);
-            }
-            let mut multi = client.new_multi_writer();
-            multi.add_check_version(&own, -1).map_err(fail)?;
-            for path in &below {
-                multi.add_delete(path, None).map_err(fail)?;
-            }
-            match multi.commit().await {
-                Ok(_) => return Ok(self.gone(spot, below.contains(&own))),
-                // Somebody added to it, or took from it, meanwhile.
-                Err(MultiWriteError::OperationFailed { index: 1.., source: Error::NotEmpty | Error::NoNode }) => {}
-                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
-                    return match repeat(deadline, || client.check_stat(&path)).await {
-                        // An earlier try did it, or somebody else.
-                        Ok(None) => Ok(self.gone(spot, true)),
-                        Ok(Some(_)) => Err(self.lock_lost(VERB, &path)),
-                        Err(error) => Err(fail(error)),
-                    };
-                }
-                Err(error) => {
-                    let error = Error::from(error);
-                    if !is_unknown(&error) || tokio::time::Instant::now() >= deadline {
-                        return Err(fail(error));
-                    }
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-            }
-            if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
-                return Ok(self.gone(spot, false));
-            }
-        }
-        Err(ZkError::Other { doing: format!("{VERB} {path}"), source: Error::NotEmpty })
-    }
-
-    fn gone(&mut self, spot: &Spot, with_our_contender: bool) -> bool {
-        self.contender.shared().cache().missed_image_record(spot);
-        if with_our_contender {
-            self.contender.forget();
-        }
-        true
     }
 
     fn client(&self, verb: &str, path: &str) -> Result<Client, ZkError> {
@@ -389,7 +328,7 @@ impl HeldWork {
         }
     }
 
-    /// One operation together with the check of our contender; its path and new stat. Where the answer is lost, `done`
+    /// One operation (the first that `add` adds) together with the check of our contender; its path and new stat. Where the answer is lost, `done`
     /// says whether it happened.
     async fn fenced<F>(
         &self,

@@ -16,7 +16,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use zookeeper_client::{Acls, Client, CreateMode, Error, Stat};
+use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult, Stat};
 
 use super::{SessionId, Shared, error::is_unknown};
 
@@ -31,6 +31,11 @@ pub(super) fn new_contender(dir: &str) -> String {
 /// Who holds a lock, of the children of its directory.
 pub(super) fn holder(children: &[String]) -> Option<&str> {
     children.iter().filter_map(|child| Some((sequence(child)?, child))).min().map(|(_, child)| child.as_str())
+}
+
+/// Whether a path is that of somebody who holds a lock, or waits for it.
+pub(super) fn is_contender(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| sequence(name).is_some())
 }
 
 /// A child of a lock's directory that we made, or may have made. Dropped before [`Self::release`], it is deleted by a
@@ -72,11 +77,6 @@ impl Contender {
     /// The session that it lives with.
     pub fn session(&self) -> SessionId {
         self.session
-    }
-
-    /// It is gone: there is nothing to delete any more.
-    pub fn forget(&mut self) {
-        self.armed = false;
     }
 
     /// Its shared connection.
@@ -201,33 +201,66 @@ pub(super) enum Attempt {
     Acquired(Contender, Option<(Vec<u8>, Stat)>),
     /// Somebody else holds it.
     Busy,
+    /// The record that the lock is below is not as it was read any more.
+    Changed,
     /// The lock's directory does not exist.
     NoDirectory,
 }
 
-/// Tries once, in one round trip.
+/// A record as it was read.
+#[derive(Clone, Debug)]
+pub(super) struct Unchanged {
+    pub path: String,
+    pub version: i32,
+}
+
+/// Creates a contender, where `below` says so only while that record is as it was read; its full path.
+async fn contend(client: &Client, path: &str, below: Option<&Unchanged>) -> Result<String, Error> {
+    let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    let Some(record) = below else {
+        return client.create(path, b"", &options).await.map(|(_, sequence)| format!("{path}{sequence}"));
+    };
+    let mut multi = client.new_multi_writer();
+    multi.add_check_version(&record.path, record.version)?;
+    multi.add_create(path, b"", &options)?;
+    match multi.commit().await {
+        Ok(results) => match results.into_iter().nth(1) {
+            Some(MultiWriteResult::Create { path, .. }) => Ok(path),
+            other => Err(Error::UnexpectedError(format!("multi answered {other:?}"))),
+        },
+        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Err(Error::BadVersion),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Tries once, in one round trip. `below`: nothing is created once that record has changed.
 pub(super) async fn try_acquire(
     shared: &Arc<Shared>,
     session: SessionId,
     client: &Client,
     dir: &str,
     record: &str,
+    below: Option<&Unchanged>,
 ) -> Result<Attempt, Error> {
     let deadline = shared.deadline();
     let mut contender = Contender::new(shared, session, dir);
     let path = contender.create_path();
-    let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
     loop {
-        let creating = client.create(&path, b"", &options);
-        let listing = client.list_children(dir);
-        let reading = client.get_data(record);
+        // Sent in this order: the client sends a request when it is called, which none is before the first poll.
+        let creating = contend(client, &path, below);
+        let listing = async { client.list_children(dir).await };
+        let reading = async { client.get_data(record).await };
         let (created, children, data) = tokio::join!(creating, listing, reading);
         let mut children = children;
         match created {
-            Ok((_, sequence)) => contender.created(&format!("{path}{sequence}")),
+            Ok(path) => contender.created(&path),
             Err(Error::NoNode) => {
                 contender.disarm();
                 return Ok(Attempt::NoDirectory);
+            }
+            Err(Error::BadVersion) => {
+                contender.disarm();
+                return Ok(Attempt::Changed);
             }
             Err(error) if is_unknown(&error) && Instant::now() < deadline => {
                 match contender.look_for(client, deadline).await {

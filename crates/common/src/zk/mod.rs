@@ -5,7 +5,7 @@
 //!
 //! * [`Cache`]: everything under `/nodepool`, fed by one persistent recursive watch, walked anew after each loss
 //! * [`Held`]: a lock with the record it protects; each write checks the lock in the same transaction. [`HeldWork`] is
-//!   the same for what builders do
+//!   the same for what builders do; what they take away needs none
 //! * [`Registration`]: a component (who is alive), registered anew in each session
 //! * elections: kazoo's, entered anew in each session
 //!
@@ -30,6 +30,7 @@ mod raw;
 mod record;
 mod requests;
 mod supervisor;
+mod taken;
 
 use std::{
     fmt,

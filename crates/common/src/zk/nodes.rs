@@ -137,8 +137,8 @@ impl ZooKeeper {
         let asking = self.shared.cache().asking();
         let fail = |error| ZkError::of("locking", &path, error);
         loop {
-            match try_acquire(&self.shared, session, &client, &dir, &path).await.map_err(fail)? {
-                Attempt::Busy => return Ok(TryLock::Busy),
+            match try_acquire(&self.shared, session, &client, &dir, &path, None).await.map_err(fail)? {
+                Attempt::Busy | Attempt::Changed => return Ok(TryLock::Busy),
                 Attempt::NoDirectory => {
                     if !self.make_lock_dir(&client, &dir).await.map_err(fail)? {
                         self.shared.cache().missed_node(id);

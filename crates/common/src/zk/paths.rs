@@ -14,6 +14,8 @@ pub const REQUEST_LOCKS: &str = "/nodepool/requests-lock";
 pub const IMAGES: &str = "/nodepool/images";
 /// `/nodepool/components/pool`.
 pub const POOLS: &str = "/nodepool/components/pool";
+/// `/nodepool/components/builder`.
+pub const BUILDERS: &str = "/nodepool/components/builder";
 /// `/nodepool/components`.
 pub const COMPONENTS: &str = "/nodepool/components";
 /// `/nodepool/elections`.
@@ -71,6 +73,7 @@ pub(super) enum Spot {
     Build(ImageName, BuildId),
     Upload(UploadKey),
     Pool(String),
+    Builder(String),
     Contender(Lock, String),
 }
 
@@ -141,6 +144,7 @@ impl Spot {
                 Self::Contender(Lock::Upload(upload(image, build, provider, id)), contender.to_owned())
             }
             ["components", "pool", name] => Self::Pool(name.to_owned()),
+            ["components", "builder", name] => Self::Builder(name.to_owned()),
             _ => return None,
         })
     }
@@ -157,6 +161,7 @@ impl Spot {
             Self::Build(image, id) => build(image, id),
             Self::Upload(key) => upload(key),
             Self::Pool(name) => format!("{POOLS}/{name}"),
+            Self::Builder(name) => format!("{BUILDERS}/{name}"),
             Self::Contender(lock, contender) => format!("{}/{contender}", lock.dir()),
         }
     }
@@ -171,6 +176,7 @@ impl Spot {
                 | Self::Build(..)
                 | Self::Upload(_)
                 | Self::Pool(_)
+                | Self::Builder(_)
                 | Self::RequestLock(_)
         )
     }
@@ -198,6 +204,7 @@ mod tests {
             "/nodepool/images/i/builds/b/providers/p/images/0000000001",
             "/nodepool/images/i/builds/b/providers/p/images/0000000001/lock/c",
             "/nodepool/components/pool/host0000000000",
+            "/nodepool/components/builder/host0000000000",
         ] {
             assert_eq!(Spot::parse(path).unwrap().path(), path);
         }

@@ -76,8 +76,8 @@ impl ZooKeeper {
         let asking = self.shared.cache().asking();
         let mut made = false;
         loop {
-            match try_acquire(&self.shared, session, &client, &dir, &path).await.map_err(fail)? {
-                Attempt::Busy => return Ok(TryLock::Busy),
+            match try_acquire(&self.shared, session, &client, &dir, &path, None).await.map_err(fail)? {
+                Attempt::Busy | Attempt::Changed => return Ok(TryLock::Busy),
                 Attempt::NoDirectory => {
                     if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
                         self.shared.cache().missed_request(id);

@@ -10,8 +10,8 @@ use super::{
     removals::Removals,
 };
 use crate::model::{
-    BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent, RecordError, Records,
-    RequestId, RequestLock, Stat, Timestamp, WorkLock,
+    BuildId, BuilderComponent, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent,
+    RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock,
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
@@ -28,8 +28,8 @@ pub(super) struct Tree {
     gone: HashSet<NodeId>,
     /// What must not be put in by those who have asked before.
     pub removals: Removals,
-    /// The pools' transactions, which `records.pools` does not carry.
-    pool_versions: HashMap<String, i64>,
+    /// The components' transactions, which the records do not carry, by path.
+    component_versions: HashMap<String, i64>,
     /// What has been complained about, by path: the version that was broken.
     complaints: HashMap<String, i64>,
     /// Records with keys of a wrong type.
@@ -102,13 +102,21 @@ impl Tree {
                 put(&mut self.records.uploads, key.clone(), record, stat, || contenders(locks, &lock), now)
             }
             Spot::Pool(name) => {
-                if self.pool_versions.get(name).is_some_and(|known| stat.mzxid <= *known) {
+                if !self.is_newer_component(spot, stat) {
                     return false;
                 }
-                self.pool_versions.insert(name.clone(), stat.mzxid);
                 match self.judge(spot, stat, PoolComponent::read(name, data)) {
                     Ok(pool) => self.records.pools.insert(name.clone(), pool).is_none_or(|_| true),
                     Err(_) => self.records.pools.remove(name).is_some(),
+                }
+            }
+            Spot::Builder(name) => {
+                if !self.is_newer_component(spot, stat) {
+                    return false;
+                }
+                match self.judge(spot, stat, BuilderComponent::read(data)) {
+                    Ok(builder) => self.records.builders.insert(name.clone(), builder.clone()) != Some(builder),
+                    Err(_) => self.records.builders.remove(name).is_some(),
                 }
             }
             Spot::BuildRequest(image) => self.records.build_requests.insert(image.clone(), stat) != Some(stat),
@@ -119,6 +127,13 @@ impl Tree {
             }
             Spot::Image(_) | Spot::Pause(_) | Spot::Contender(..) => self.add(spot, now),
         }
+    }
+
+    fn is_newer_component(&mut self, spot: &Spot, stat: Stat) -> bool {
+        let known = self.component_versions.entry(spot.path()).or_insert(i64::MIN);
+        let is_newer = stat.mzxid > *known;
+        *known = stat.mzxid.max(*known);
+        is_newer
     }
 
     /// What we know better than the follower does yet, of a node that is here. One that is not is either gone, or the
@@ -219,8 +234,12 @@ impl Tree {
                 self.records.uploads.remove(key).is_some()
             }
             Spot::Pool(name) => {
-                self.pool_versions.remove(name);
+                self.component_versions.remove(&path);
                 self.records.pools.remove(name).is_some()
+            }
+            Spot::Builder(name) => {
+                self.component_versions.remove(&path);
+                self.records.builders.remove(name).is_some()
             }
             Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.remove(name)),
         }
@@ -373,6 +392,7 @@ fn consequence(spot: &Spot, error: &RecordError) -> &'static str {
     match (spot, error) {
         (Spot::Node(_), RecordError::Empty) => "it is left of a deleted node and will be removed by the clean-up",
         (Spot::Request(_), _) => "the request is ignored until somebody writes or deletes it",
+        (Spot::Builder(_), _) => "the component is ignored",
         (Spot::Pool(_), _) => "the component is ignored: nobody waits for it to decline a request",
         _ => "the record is ignored; repair or delete it",
     }

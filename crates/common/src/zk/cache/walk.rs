@@ -43,6 +43,7 @@ enum Directory {
     Builds(ImageName),
     Uploads(ImageName, BuildId, ProviderName),
     Pools,
+    Builders,
 }
 
 impl Directory {
@@ -55,6 +56,7 @@ impl Directory {
             Self::Builds(image) => format!("{}/{image}/builds", paths::IMAGES),
             Self::Uploads(image, build, provider) => paths::uploads(image, build, provider),
             Self::Pools => paths::POOLS.to_owned(),
+            Self::Builders => paths::BUILDERS.to_owned(),
         }
     }
 
@@ -86,6 +88,7 @@ impl Directory {
                 Visit::Record(Spot::Upload(key.clone()), Some(Lock::Upload(key)))
             }
             Self::Pools => Visit::Record(Spot::Pool(name.to_owned()), None),
+            Self::Builders => Visit::Record(Spot::Builder(name.to_owned()), None),
         }
     }
 }
@@ -97,11 +100,15 @@ enum Ask {
 
 /// Fills an empty tree with what there is now, more or less: what changes meanwhile the watch tells.
 pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error> {
-    let mut todo: Vec<Visit> =
-        [Directory::Pools, Directory::Images, Directory::RequestLocks, Directory::Requests, Directory::Nodes]
-            .into_iter()
-            .map(Visit::Directory)
-            .collect();
+    let all = [
+        Directory::Builders,
+        Directory::Pools,
+        Directory::Images,
+        Directory::RequestLocks,
+        Directory::Requests,
+        Directory::Nodes,
+    ];
+    let mut todo: Vec<Visit> = all.into_iter().map(Visit::Directory).collect();
     let mut requests = FuturesUnordered::new();
     loop {
         while requests.len() < IN_FLIGHT && !todo.is_empty() {

@@ -1,0 +1,97 @@
+//! What a Python builder takes away at this moment is left alone: its recursive delete finds nothing that we have put there.
+//!
+//! Needs a Python with kazoo: set `NODEPOOL_TEST_PYTHON` to it. Without it the test says that it is skipped.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
+mod zk_common;
+
+use std::{process::Stdio, time::Duration};
+
+use nodepool_common::{
+    model::{BuildState, ImageBuild, ImageUpload, UploadId},
+    zk::{Work, ZooKeeper},
+};
+use nodepool_testing::ZooKeeperServer;
+use zk_common::*;
+
+/// Builds that are taken away.
+const BUILDS: usize = 150;
+
+/// Makes a build as soon as there is none.
+async fn build(zk: ZooKeeper) {
+    for number in 0_u64.. {
+        while zk.read_builds(&"i".into()).await.unwrap().len() > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let Some(lock) = zk.try_lock_work(Work::Building("i".into())).await.unwrap() else { continue };
+        let mut build = ImageBuild::begun("i".into(), format!("{number:032x}").into(), 1.0);
+        build.state = BuildState::Ready;
+        lock.create_build(&build).await.unwrap();
+        lock.unlock().await.unwrap();
+    }
+}
+
+/// Uploads whatever there is, again and again.
+async fn upload(zk: ZooKeeper) {
+    loop {
+        for (build, _) in zk.read_builds(&"i".into()).await.unwrap() {
+            let work = Work::Uploading("i".into(), build.id.clone(), "p".into());
+            let Some(lock) = zk.try_lock_work(work).await.unwrap() else { continue };
+            let data = br#"{"state": "uploading", "state_time": 1.0}"#;
+            let id = UploadId::from("");
+            let (mut upload, _) = ImageUpload::read("i".into(), build.id, "p".into(), id, data).unwrap();
+            // It may have been marked, or be gone.
+            let _ = lock.create_upload(&mut upload).await;
+            lock.unlock().await.unwrap();
+        }
+    }
+}
+
+/// Takes away what is marked, as the other one does.
+async fn remove(zk: ZooKeeper) {
+    loop {
+        for (build, stat) in zk.read_builds(&"i".into()).await.unwrap() {
+            for (upload, stat) in zk.read_uploads(&"i".into(), &build.id, &"p".into()).await.unwrap() {
+                zk.remove_upload(&upload.key(), stat.version).await.unwrap();
+            }
+            if build.state == BuildState::Deleting {
+                zk.remove_build(&"i".into(), &build.id, stat.version).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_put_below_what_a_python_builder_takes_away() {
+    let Ok(python) = std::env::var("NODEPOOL_TEST_PYTHON") else {
+        println!("skipped: NODEPOOL_TEST_PYTHON names no Python with kazoo");
+        return;
+    };
+    let server = ZooKeeperServer::start();
+    let zk: Vec<_> = (0..3).map(|_| connect(&config(&server, ""))).collect();
+    let peer = tokio::process::Command::new(&python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kazoo_remover.py"))
+        .args([&server.address(), "/nodepool/images/i", &BUILDS.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let ours = [
+        tokio::spawn(build(zk[0].clone())),
+        tokio::spawn(upload(zk[1].clone())),
+        tokio::spawn(upload(zk[2].clone())),
+        tokio::spawn(remove(zk[2].clone())),
+    ];
+    let output = peer.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for task in ours {
+        assert!(!task.is_finished(), "{:?}", task.await);
+        task.abort();
+    }
+    println!("{} builds", String::from_utf8_lossy(&output.stdout).trim());
+    for zk in zk {
+        zk.close().await;
+    }
+}

@@ -50,7 +50,7 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
         _ if request.is_some() => Why::Requested,
         (None, _) => Why::NoBuild,
         (_, None) => Why::Formats,
-        (_, Some(_)) if world.sees_files && uploads::is_file_lost(world, name) => Why::FilesLost,
+        (_, Some(_)) if world.files.is_some() && uploads::is_file_lost(world, name) => Why::FilesLost,
         (_, Some(build)) => {
             let at = build.state_time + image.rebuild_age.as_secs_f64();
             if world.now < at {

@@ -279,7 +279,7 @@ impl<'a> Pass<'a> {
     /// Files of builds that are gone, going, or failed, and formats that every provider has.
     fn files(&mut self) {
         let world = self.world;
-        for ((image, id), extensions) in world.files {
+        for ((image, id), extensions) in world.files.into_iter().flatten() {
             if world.doing.building.contains(image) && self.is_being_made(image, id) {
                 continue;
             }

@@ -47,7 +47,6 @@ struct Site {
     workers: (usize, usize),
     retires: bool,
     stopping: bool,
-    sees_files: bool,
     lacks_providers: bool,
 }
 
@@ -91,7 +90,6 @@ impl Site {
             workers: (1, 4),
             retires: true,
             stopping: false,
-            sees_files: true,
             lacks_providers: false,
         }
     }
@@ -140,8 +138,7 @@ impl Site {
             config: &self.config,
             records: &self.records,
             builder_id: US,
-            files: &self.files,
-            sees_files: self.sees_files,
+            files: Some(&self.files),
             lacks_providers: self.lacks_providers,
             providers: &self.providers,
             doing: &self.doing,
@@ -515,9 +512,8 @@ fn an_image_whose_builder_lost_its_files_is_built_anew_where_a_provider_lacks_it
     assert!(site.says().is_empty(), "every provider has it");
     site.records.uploads.remove(&key("i", 1, "a", 1));
     assert_eq!(site.says(), ["build i qcow2,raw FilesLost"]);
-    site.sees_files = false;
-    assert!(site.says().is_empty(), "images-dir cannot be read");
-    site.sees_files = true;
+    let unreadable = plan(&World { files: None, ..site.world(NOW) });
+    assert!(unreadable.decisions.is_empty(), "images-dir cannot be read");
     site.doing.uploading.insert(("i".into(), id(1).into(), "a".into()));
     assert!(site.says().is_empty(), "it is being uploaded, from the open file");
     site.doing.uploading.clear();

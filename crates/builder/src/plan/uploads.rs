@@ -47,7 +47,8 @@ fn missing(world: &World<'_>, provider: &ProviderName, image: &ImageName) -> Opt
 }
 
 fn has_file(world: &World<'_>, (image, build, _): &UploadTo, format: &str) -> bool {
-    world.files.get(&(image.clone(), build.clone())).is_some_and(|files| files.contains(format))
+    let files = world.files.and_then(|files| files.get(&(image.clone(), build.clone())));
+    files.is_some_and(|files| files.contains(format))
 }
 
 fn judge(world: &World<'_>, provider: &ProviderName, image: &ImageName, plan: &mut Plan) -> Option<(bool, Decision)> {

@@ -56,10 +56,8 @@ pub struct World<'a> {
     pub records: &'a Records,
     /// The id of this builder (`builder_id.txt`).
     pub builder_id: &'a str,
-    /// The files in images-dir.
-    pub files: &'a LocalFiles,
-    /// Whether images-dir could be read.
-    pub sees_files: bool,
+    /// The files in images-dir; `None`: it cannot be read.
+    pub files: Option<&'a LocalFiles>,
     /// Whether the file has providers that are left out, so that nobody knows which images they take.
     pub lacks_providers: bool,
     /// The providers of the configuration that images are uploaded to.

@@ -241,7 +241,7 @@ impl Builder {
         let now = clock::now();
         let behind = self.watcher().is_behind();
         let config = self.config();
-        let (files, sees_files) = self.local_files().map_or_else(|| (LocalFiles::new(), false), |files| (files, true));
+        let files = self.local_files();
         let providers = self.clouds.images();
         let plan = {
             let mut state = self.state();
@@ -252,8 +252,7 @@ impl Builder {
                     config: &config,
                     records,
                     builder_id: &self.id,
-                    files: &files,
-                    sees_files,
+                    files: files.as_ref(),
                     lacks_providers: state.lacks_providers,
                     providers: &providers,
                     doing: &state.doing,

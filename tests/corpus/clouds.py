@@ -7,8 +7,8 @@ Each file of tests/corpus/clouds is given to the installed openstacksdk, as Node
 launcher, which logs in without waiting for ZooKeeper. A Keystone on loopback keeps what is sent to POST /v3/auth/tokens; in
 the files it is called http://keystone.example. The bodies are compared as canonical JSON. Comments of a file may say:
 
-  # expect: refused     neither sends anything
-  # expect: only ours   openstacksdk refuses the cloud, ours warns and logs in
+  # expect: refused     neither logs in
+  # expect: only ours   openstacksdk refuses the cloud or is refused, ours warns and logs in
   # expect: only python the other way round
   # expect: both        (default) both send the same
   # ours: TEXT          what our log must contain, as often as there are such lines
@@ -99,7 +99,13 @@ class Keystone:
                 if self.path != '/v3/auth/tokens':
                     self.answer(404, {})
                     return
-                keystone.bodies.append(json.loads(body))
+                body = json.loads(body)
+                if 'scope' in body['auth'] and 'application_credential' in body['auth']['identity']:
+                    # As the real one does.
+                    self.answer(401, {'error': {'code': 401, 'title': 'Unauthorized', 'message':
+                                                'Application credentials cannot request a scope.'}})
+                    return
+                keystone.bodies.append(body)
                 compute = {'interface': 'public', 'region': 'R', 'region_id': 'R', 'url': keystone.url + '/v2.1'}
                 self.answer(201, {'token': {
                     'methods': ['password'], 'issued_at': '2026-01-01T00:00:00.000000Z',

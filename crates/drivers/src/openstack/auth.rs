@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 use super::{cloud::CloudError, clouds_yaml::CloudSettings, credentials::Credentials};
 use crate::ErrorClass;
 
+const NO_USER_DOMAIN: &str = "its auth names no user_domain_name or user_domain_id";
+
 /// How to log in.
 #[derive(Debug)]
 pub(super) struct Login {
@@ -47,6 +49,11 @@ fn user(credentials: &Credentials) -> Option<Map<String, Value>> {
         user.extend(domain(credentials, "user").map(|domain| ("domain".to_owned(), domain)));
     }
     Some(user)
+}
+
+/// Keystone wants one beside a name, where others that speak its language may not.
+fn lacks_domain(named: &Map<String, Value>) -> bool {
+    named.contains_key("name") && !named.contains_key("domain")
 }
 
 /// What the token is for; `None`: for the user's default project, if there is one. An error says what is wrong.
@@ -105,9 +112,7 @@ pub(super) fn request(settings: &CloudSettings) -> Result<Login, CloudError> {
     let (method, details, who) = match credentials.auth_type() {
         "password" | "v3password" => {
             let mut user = user(credentials).ok_or_else(|| missing("username or user_id"))?;
-            if user.contains_key("name") && !user.contains_key("domain") {
-                hint = Some("its auth names no user_domain_name or user_domain_id");
-            }
+            hint = lacks_domain(&user).then_some(NO_USER_DOMAIN);
             let who = user.get("name").or_else(|| user.get("id")).and_then(Value::as_str).unwrap_or_default();
             let who = format!("user {who}");
             user.insert("password".to_owned(), json!(needed("password")?));
@@ -124,6 +129,7 @@ pub(super) fn request(settings: &CloudSettings) -> Result<Login, CloudError> {
                 details.insert("name".to_owned(), json!(name));
                 let user =
                     user(credentials).ok_or_else(|| missing("username or user_id beside the credential's name"))?;
+                hint = lacks_domain(&user).then_some(NO_USER_DOMAIN);
                 details.insert("user".to_owned(), Value::Object(user));
                 name
             };
@@ -142,8 +148,8 @@ pub(super) fn request(settings: &CloudSettings) -> Result<Login, CloudError> {
     if method != "application_credential" {
         check_domains(credentials).map_err(wrong)?;
         let scope = scope(credentials).map_err(wrong)?;
-        let is_name = |scope: &Value| scope.pointer("/project/name").is_some();
-        if scope.as_ref().is_some_and(|scope| is_name(scope) && scope.pointer("/project/domain").is_none()) {
+        let project = scope.as_ref().and_then(|scope| scope.get("project")?.as_object());
+        if project.is_some_and(lacks_domain) {
             hint = hint.or(Some("its auth names no project_domain_name or project_domain_id"));
         }
         if let Some(scope) = scope {
@@ -197,7 +203,12 @@ mod tests {
             Some(&json!({"name": "u", "password": "p"})),
             "as keystoneauth has it"
         );
-        assert_eq!(login.hint, Some("its auth names no user_domain_name or user_domain_id"));
+        assert_eq!(login.hint, Some(NO_USER_DOMAIN));
+        let login = request(&settings(
+            "auth_type: v3applicationcredential, auth: {application_credential_name: a, application_credential_secret: s, \
+             username: u}",
+        ));
+        assert_eq!(login.unwrap().hint, Some(NO_USER_DOMAIN));
     }
 
     #[test]

@@ -79,6 +79,15 @@ impl Credentials {
         share_domain(&mut values);
         let auth_type = auth_type(settings, &values);
         let mut warnings = unknown_keys(inside, &auth_type);
+        let scopes = ["project_id", "project_name", "domain_id", "domain_name", "trust_id", "system_scope"];
+        if let Some(scope) = scopes.iter().find(|key| values.contains_key(**key))
+            && auth_type == "v3applicationcredential"
+        {
+            warnings.push(format!(
+                "it has a {scope} beside an application credential, which is for its own project: it is left out here, \
+                 openstacksdk sends it and Keystone refuses both"
+            ));
+        }
         if settings.contains_key("auth_plugin") && !settings.contains_key("auth_type") {
             warnings.push("its auth_plugin is not read, as by openstacksdk: the key is auth_type now".to_owned());
         }
@@ -255,6 +264,9 @@ mod tests {
             "{warnings:?}"
         );
         assert!(!warnings[0].contains("hidden"));
+        let (_, warnings) = read(&json!({"auth_type": "v3applicationcredential", "project_name": "p",
+            "auth": {"application_credential_id": "i", "application_credential_secret": "s"}}));
+        assert!(warnings[0].contains("it has a project_name beside an application credential"), "{warnings:?}");
         let (credentials, warnings) = read(&json!({"auth_plugin": "v3token", "auth": {"password": "p"}}));
         assert_eq!(credentials.auth_type(), "password");
         assert!(warnings[0].contains("the key is auth_type now"), "{warnings:?}");

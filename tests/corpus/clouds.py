@@ -60,6 +60,13 @@ providers:
 REFUSED = re.compile(r'Provider p .*(cannot start|cannot be used)')
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        # A launcher that is stopped leaves its connection.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Keystone:
     """Identity v3 as far as a login needs it, and a vendor's published profile. Keeps the bodies of logins."""
 
@@ -113,7 +120,7 @@ class Keystone:
                     'user': {'id': 'u', 'name': 'u', 'domain': {'id': 'd', 'name': 'd'}},
                     'catalog': [{'type': 'compute', 'endpoints': [compute]}]}}, X_Subject_Token='t')
 
-        self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.server = Server(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

@@ -147,7 +147,7 @@ impl Connection {
     }
 
     async fn load(&self, state: &mut State) -> Result<Arc<Cluster>, ApiError> {
-        let access = kubeconfig::read(self.context.as_deref(), &self.environment).await.map_err(ApiError::config)?;
+        let access = kubeconfig::read(self.context.as_deref(), &self.environment).map_err(ApiError::config)?;
         let cluster = Arc::new(Cluster::connect(access).await?);
         if state.cluster.is_some() {
             info!("Read the kubeconfig again: {}", cluster.host);

@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, Cluster, ExecAuthCluster, Kubeconfig};
 
+use super::proxy;
 use crate::{Context, files::Fingerprint};
 
 /// Where a pod finds the authority of its cluster.
@@ -28,7 +29,7 @@ pub struct Access {
 }
 
 /// Reads what a context says. The error says what is wrong where, for people.
-pub async fn read(context: Option<&str>, environment: &Context) -> Result<Access, String> {
+pub fn read(context: Option<&str>, environment: &Context) -> Result<Access, String> {
     let paths = paths(environment);
     let there: Vec<&PathBuf> = paths.iter().filter(|path| path.exists()).collect();
     let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
@@ -71,12 +72,56 @@ pub async fn read(context: Option<&str>, environment: &Context) -> Result<Access
         }
         (None, None) => None,
     };
+    let here = |why: String| format!("context `{name}` in {names}: {why}");
     let host = cluster.server.clone().unwrap_or_default().trim_end_matches('/').to_owned();
-    let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-        .await
-        .map_err(|error| format!("context `{name}` in {names}: {error}"))?;
+    if host.is_empty() {
+        return Err(here(format!("cluster `{}` has no `server`", found.cluster)));
+    }
+    let config = config(&host, &cluster, auth, found.namespace, ca.as_deref(), environment).map_err(here)?;
     Ok(Access { config, host, skip_tls: cluster.insecure_skip_tls_verify.unwrap_or(false), ca, files })
+}
+
+/// What kube's own loader makes of it, but for the proxy, which that chooses wrongly (see [`proxy`]).
+fn config(
+    host: &str,
+    cluster: &Cluster,
+    mut auth: AuthInfo,
+    namespace: Option<String>,
+    ca: Option<&str>,
+    environment: &Context,
+) -> Result<kube::Config, String> {
+    let server: http::Uri = host.parse().map_err(|error| format!("`server` is no address: {host}: {error}"))?;
+    if let Some(exec) = auth.exec.as_mut().filter(|exec| exec.provide_cluster_info) {
+        let told = ExecAuthCluster::try_from(cluster).map_err(|error| error.to_string())?;
+        exec.cluster = Some(told);
+    }
+    let proxy_url = proxy::of(&server, cluster.proxy_url.as_deref(), environment)?;
+    let mut config = kube::Config::new(server);
+    if let Some(namespace) = namespace {
+        config.default_namespace = namespace;
+    }
+    config.root_cert = ca.map(certificates).transpose()?;
+    config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or(false);
+    config.disable_compression = cluster.disable_compression.unwrap_or(false);
+    config.tls_server_name.clone_from(&cluster.tls_server_name);
+    config.auth_info = auth;
+    config.proxy_url = proxy_url;
+    Ok(config)
+}
+
+/// The certificates of a PEM file in base64, each as DER.
+fn certificates(ca: &str) -> Result<Vec<Vec<u8>>, String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let unreadable = |why: String| format!("the certificates of its authority cannot be read: {why}");
+    let pem = STANDARD.decode(ca).map_err(|error| unreadable(error.to_string()))?;
+    let pem = String::from_utf8_lossy(&pem);
+    let parts = pem.split(BEGIN).skip(1).map(|part| {
+        let (body, _) = part.split_once(END).ok_or_else(|| unreadable("one of them has no end".to_owned()))?;
+        let body: String = body.split_whitespace().collect();
+        STANDARD.decode(body).map_err(|error| unreadable(error.to_string()))
+    });
+    parts.collect()
 }
 
 fn in_cluster(names: &str, mut paths: Vec<PathBuf>) -> Result<Access, String> {
@@ -127,14 +172,14 @@ contexts:
         (dir, context)
     }
 
-    async fn error(context: Option<&str>, text: &str) -> String {
+    fn error(context: Option<&str>, text: &str) -> String {
         let (dir, environment) = environment(text);
-        let error = read(context, &environment).await.err().unwrap();
+        let error = read(context, &environment).err().unwrap();
         error.replace(dir.path().to_str().unwrap(), "/k")
     }
 
-    #[tokio::test]
-    async fn what_zuul_is_given_is_as_the_file_has_it() {
+    #[test]
+    fn what_zuul_is_given_is_as_the_file_has_it() {
         let (dir, environment) = environment(
             &FILE
                 .replace("insecure-skip-tls-verify: true, ", "")
@@ -142,7 +187,7 @@ contexts:
         );
         let pem = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n";
         std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
-        let access = read(Some("one"), &environment).await.unwrap();
+        let access = read(Some("one"), &environment).unwrap();
         assert_eq!(access.host, "https://127.0.0.1:6443");
         assert!(!access.skip_tls);
         assert_eq!(access.ca, Some(STANDARD.encode(pem)));
@@ -151,21 +196,26 @@ contexts:
         assert!(access.files.has_changed(), "a file that the kubeconfig names counts");
     }
 
-    #[tokio::test]
-    async fn what_is_missing_is_named_with_what_there_is() {
-        assert_eq!(error(Some("two"), FILE).await, "there is no context `two` in /k/config; it has: one, lost, nobody");
+    #[test]
+    fn what_is_missing_is_named_with_what_there_is() {
+        assert_eq!(error(Some("two"), FILE), "there is no context `two` in /k/config; it has: one, lost, nobody");
+        assert_eq!(error(None, FILE), "/k/config has no current-context; name one of its contexts: one, lost, nobody");
+        assert_eq!(error(Some("lost"), FILE), "context `lost` in /k/config names cluster `gone`, which is not there");
+        assert_eq!(error(Some("nobody"), FILE), "context `nobody` in /k/config names user `gone`, which is not there");
+        assert!(error(Some("one"), "clusters: [").starts_with("/k/config: "));
         assert_eq!(
-            error(None, FILE).await,
-            "/k/config has no current-context; name one of its contexts: one, lost, nobody"
+            error(Some("one"), &FILE.replace("https://127.0.0.1:6443/", "")),
+            "context `one` in /k/config: cluster `c` has no `server`"
         );
-        assert_eq!(
-            error(Some("lost"), FILE).await,
-            "context `lost` in /k/config names cluster `gone`, which is not there"
-        );
-        assert_eq!(
-            error(Some("nobody"), FILE).await,
-            "context `nobody` in /k/config names user `gone`, which is not there"
-        );
-        assert!(error(Some("one"), "clusters: [").await.starts_with("/k/config: "));
+    }
+    #[test]
+    fn a_cluster_that_no_proxy_excepts_is_reached_without_one() {
+        let (_dir, environment) = environment(FILE);
+        // An empty item is what many a site's list has.
+        let proxied =
+            environment.with_variable("HTTPS_PROXY", "http://proxy:3128").with_variable("NO_PROXY", "localhost,,");
+        let proxy = |environment: &Context| read(Some("one"), environment).unwrap().config.proxy_url;
+        assert_eq!(proxy(&proxied).unwrap(), "http://proxy:3128/");
+        assert_eq!(proxy(&proxied.with_variable("NO_PROXY", "localhost,127.0.0.1")), None);
     }
 }

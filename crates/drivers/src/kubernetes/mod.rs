@@ -6,6 +6,7 @@
 //! | | |
 //! |---|---|
 //! | `kubeconfig` | where the credentials are, and what of them Zuul is given |
+//! | `proxy` | whether calls go through one |
 //! | `cluster` | a client made from them; made anew when the files change |
 //! | `calls` | one call with a deadline, its error classed once |
 //! | `manifest` | what is created: pods, namespaces, roles. Pure |
@@ -30,6 +31,7 @@ mod kubeconfig;
 mod life;
 mod manifest;
 mod provider;
+mod proxy;
 mod quota;
 pub mod site;
 

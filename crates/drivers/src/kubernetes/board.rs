@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -16,11 +16,14 @@ use kube::{
     Api as Resource,
     runtime::watcher::{self, Event, watcher},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
-use super::calls::{Api, ApiError};
+use super::{
+    calls::{Api, ApiError},
+    life,
+};
 
 /// Seconds after which the server ends a watch, to be begun anew: a connection that has died unnoticed lasts no longer.
 const WATCH_SECONDS: u32 = 120;
@@ -28,6 +31,9 @@ const WATCH_SECONDS: u32 = 120;
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How many pods that are gone are remembered at least, and for how long at least.
+const REMEMBERED: usize = 1000;
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 /// When a pod is asked for although nothing has happened to it.
 const WATCHED: Duration = Duration::from_secs(20);
 /// The same where nobody would tell: upstream's pace.
@@ -40,8 +46,19 @@ pub enum Sight {
     Unseen,
     /// As it was last.
     There(Arc<Pod>),
-    /// It was there, and is no longer.
-    Gone,
+    /// The one of that uid was there and is no longer. `None`: there is none of that name.
+    Gone(Option<String>),
+}
+
+impl Sight {
+    /// Whether the pod of that uid is certainly not there any more: its name may have been given to another one since.
+    pub fn is_end_of(&self, uid: Option<&str>) -> bool {
+        match self {
+            Self::Unseen => false,
+            Self::There(pod) => pod.metadata.uid.as_deref() != uid,
+            Self::Gone(gone) => gone.as_deref().is_none_or(|gone| Some(gone) == uid),
+        }
+    }
 }
 
 /// See the module's comment. The watch ends with it.
@@ -50,9 +67,10 @@ pub struct Board {
     _stop: DropGuard,
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Told when a pod has ended.
+    ends: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -60,8 +78,12 @@ struct State {
     pods: HashMap<String, Arc<Pod>>,
     /// Who waits for which pod.
     waiting: HashMap<String, watch::Sender<Sight>>,
-    /// A list that is being read: what it had so far.
-    listing: Option<HashMap<String, Arc<Pod>>>,
+    /// Names of pods that were seen and are gone, with when that was noticed.
+    removed: HashMap<String, Instant>,
+    /// A list that is being read: when it was begun, and what it had so far.
+    listing: Option<(Instant, HashMap<String, Arc<Pod>>)>,
+    /// When the last list that was read to its end was begun.
+    listed: Option<Instant>,
     /// Whether the watch works.
     follows: bool,
 }
@@ -79,35 +101,69 @@ impl State {
         }
     }
 
-    fn apply(&mut self, event: Event<Pod>) {
+    /// Returns whether a pod has ended.
+    fn apply(&mut self, event: Event<Pod>) -> bool {
         match event {
             Event::Apply(pod) => {
-                let Some((name, pod)) = kept(pod) else { return };
+                let Some((name, pod)) = kept(pod) else { return false };
                 self.tell(&name, Sight::There(Arc::clone(&pod)));
+                self.removed.remove(&name);
+                let has_ended = life::has_ended(&pod).is_some();
                 self.pods.insert(name, pod);
+                has_ended
             }
             Event::Delete(pod) => {
-                let Some(name) = pod.metadata.name else { return };
+                let Some(name) = pod.metadata.name else { return false };
+                self.tell(&name, Sight::Gone(pod.metadata.uid.clone()));
+                if self.pods.get(&name).is_some_and(|known| known.metadata.uid != pod.metadata.uid) {
+                    return false;
+                }
                 self.pods.remove(&name);
-                self.tell(&name, Sight::Gone);
+                self.remove(name);
+                true
             }
-            Event::Init => self.listing = Some(HashMap::new()),
+            Event::Init => {
+                self.listing = Some((Instant::now(), HashMap::new()));
+                false
+            }
             Event::InitApply(pod) => {
-                if let (Some(listing), Some((name, pod))) = (&mut self.listing, kept(pod)) {
+                if let (Some((_, listing)), Some((name, pod))) = (&mut self.listing, kept(pod)) {
                     listing.insert(name, pod);
                 }
+                false
             }
             Event::InitDone => {
-                let Some(listing) = self.listing.take() else { return };
+                let Some((began, listing)) = self.listing.take() else { return false };
+                self.listed = Some(began);
                 let before = std::mem::replace(&mut self.pods, listing);
                 for (name, pod) in &self.pods {
+                    self.removed.remove(name);
                     self.tell(name, Sight::There(Arc::clone(pod)));
                 }
-                for name in before.keys().filter(|name| !self.pods.contains_key(*name)) {
-                    self.tell(name, Sight::Gone);
+                let gone: Vec<_> = before.into_iter().filter(|(name, _)| !self.pods.contains_key(name)).collect();
+                for (name, pod) in gone {
+                    self.tell(&name, Sight::Gone(pod.metadata.uid.clone()));
+                    self.remove(name);
                 }
+                true
             }
         }
+    }
+
+    fn remove(&mut self, name: String) {
+        if self.removed.len() >= REMEMBERED {
+            self.removed.retain(|_, at| at.elapsed() < REMEMBERED_FOR);
+        }
+        self.removed.insert(name, Instant::now());
+    }
+
+    /// See [`Board::has_gone`].
+    fn has_gone(&self, name: &str, since: Option<Instant>) -> Option<String> {
+        if let Some(pod) = self.pods.get(name) {
+            return life::has_ended(pod);
+        }
+        let listed_later = self.listed.is_some_and(|listed| since.is_none_or(|since| listed > since));
+        (self.removed.contains_key(name) || listed_later).then(|| "it is not there any more".to_owned())
     }
 }
 
@@ -161,8 +217,9 @@ impl Drop for Follower {
 
 impl Board {
     /// Begins to watch the pods of a namespace, those with the given labels.
-    pub fn watch(api: Arc<Api>, namespace: String, selector: Option<String>) -> Self {
-        let shared = Arc::new(Shared::default());
+    /// `ends` is told when one has ended.
+    pub fn watch(api: Arc<Api>, namespace: String, selector: Option<String>, ends: Arc<Notify>) -> Self {
+        let shared = Arc::new(Shared { state: Mutex::default(), ends });
         let stop = CancellationToken::new();
         let (task, token) = (Arc::clone(&shared), stop.clone());
         tokio::spawn(async move {
@@ -186,6 +243,12 @@ impl Board {
             news
         };
         Follower { shared: Arc::clone(&self.shared), name: name.to_owned(), news }
+    }
+
+    /// Why a pod that was there at a moment is of no use any more; `None`: it is, or nothing is known of it since then.
+    /// `since`: `None` where that was before anything that this process could have seen.
+    pub fn has_gone(&self, name: &str, since: Option<Instant>) -> Option<String> {
+        self.shared.open().has_gone(name, since)
     }
 
     /// A pod as it was last seen.
@@ -220,11 +283,15 @@ async fn follow(api: Arc<Api>, namespace: String, selector: Option<String>, shar
                 Some(Ok(event)) => {
                     let listed = matches!(event, Event::InitDone | Event::Apply(_));
                     let mut state = shared.open();
-                    state.apply(event);
+                    let one_has_ended = state.apply(event);
                     if listed {
                         state.follows = true;
                         pause = FIRST_PAUSE;
                         said.clear();
+                    }
+                    drop(state);
+                    if one_has_ended {
+                        shared.ends.notify_one();
                     }
                 }
                 Some(Err(error)) => {
@@ -295,10 +362,46 @@ mod tests {
         state.apply(Event::InitApply(pod("b")));
         assert!(!news.has_changed().unwrap(), "a list counts when it is complete");
         state.apply(Event::InitDone);
-        assert!(matches!(*news.borrow_and_update(), Sight::Gone), "it is not in the list");
+        assert!(matches!(*news.borrow_and_update(), Sight::Gone(_)), "it is not in the list");
         // A pod that was created after the list was read: not seen so far, so not missed.
         state.apply(Event::Init);
         state.apply(Event::InitDone);
         assert!(!news.has_changed().unwrap());
+    }
+    #[test]
+    fn an_old_pods_end_is_not_that_of_a_new_one_of_the_same_name() {
+        let of = |uid: &str| -> Pod { serde_json::from_value(json!({"metadata": {"name": "a", "uid": uid}})).unwrap() };
+        let mut state = State::default();
+        let (sender, mut news) = watch::channel(Sight::Unseen);
+        state.waiting.insert("a".to_owned(), sender);
+        state.apply(Event::Apply(of("old")));
+        // The new one is made when the old one's end has not come here yet.
+        state.apply(Event::Delete(of("old")));
+        let sight = news.borrow_and_update().clone();
+        assert!(sight.is_end_of(Some("old")) && !sight.is_end_of(Some("new")));
+        state.apply(Event::Apply(of("new")));
+        let sight = news.borrow_and_update().clone();
+        assert!(sight.is_end_of(Some("old")) && !sight.is_end_of(Some("new")));
+        state.apply(Event::Delete(of("old")));
+        assert!(state.pods.contains_key("a"), "told twice, it is still the old one's end");
+        assert!(Sight::Gone(None).is_end_of(Some("new")), "there is none of that name");
+    }
+    #[test]
+    fn a_pod_is_gone_when_its_end_was_seen_or_a_later_list_lacks_it() {
+        let mut state = State::default();
+        let ready = Instant::now();
+        assert_eq!(state.has_gone("a", Some(ready)), None, "nothing is known of it");
+        assert_eq!(state.has_gone("a", None), None);
+        state.listing = Some((ready, HashMap::new()));
+        state.apply(Event::InitDone);
+        assert_eq!(state.has_gone("a", Some(ready)), None, "the list is not younger than it");
+        assert!(state.has_gone("a", None).is_some(), "it was there before");
+        state.apply(Event::Apply(pod("a")));
+        assert_eq!(state.has_gone("a", None), None);
+        assert!(state.apply(Event::Delete(pod("a"))));
+        assert!(state.has_gone("a", Some(Instant::now())).is_some(), "its end was seen");
+        let evicted = json!({"metadata": {"name": "b"}, "status": {"phase": "Failed", "reason": "Evicted"}});
+        assert!(state.apply(Event::Apply(serde_json::from_value(evicted).unwrap())));
+        assert_eq!(state.has_gone("b", None), Some("it failed: Evicted".to_owned()));
     }
 }

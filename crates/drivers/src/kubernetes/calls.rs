@@ -17,7 +17,9 @@ use crate::{ApiCalls, Context, ErrorClass, ProviderError};
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Calls at a time: five hundred launches shall not be five hundred connections.
 const AT_A_TIME: usize = 32;
-/// Pauses while the API is away.
+/// How long a namespace that was just made may refuse what will be allowed in it.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+/// Pauses between repetitions.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -79,6 +81,8 @@ impl ApiError {
         let (class, message) = match status.code {
             401 => (ErrorClass::Config, format!("the cluster refuses the credentials of the kubeconfig (401): {said}")),
             403 if said.contains("exceeded quota") => (quota_class(&said), said),
+            // Of a quota that was made a moment ago the cluster has not reckoned yet what is used.
+            403 if said.contains("status unknown for quota") => (ErrorClass::Transient, said),
             // The namespace is on its way out: another one will not be.
             403 if said.contains("being terminated") => (ErrorClass::Transient, said),
             400 | 403 | 405 | 413 | 415 | 422 => (ErrorClass::Config, said),
@@ -104,6 +108,11 @@ impl ApiError {
     /// Whether the thing, or what it was to be made in, is not there.
     pub const fn is_missing(&self) -> bool {
         self.code == 404
+    }
+
+    /// Whether it is another one than was meant, or it is being changed by somebody else at the moment.
+    pub fn is_conflict(&self) -> bool {
+        self.code == 409 && !self.is_taken()
     }
 
     /// Whether our account may not do it.
@@ -223,19 +232,19 @@ impl Api {
         }
     }
 
-    /// The same, repeated while the API is away, until a deadline: for the middle of a launch.
+    /// The same, repeated while it may come to work.
     pub async fn persist(
         &self,
         call: &'static str,
         request: &Request<Vec<u8>>,
-        until: tokio::time::Instant,
+        patience: Patience,
     ) -> Result<Value, ApiError> {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.call(call, request).await {
                 Err(error)
-                    if (error.away || error.code >= 500 || is_collision(&error))
-                        && tokio::time::Instant::now() + pause < until =>
+                    if patience.suffices_for(&error, Instant::now())
+                        && tokio::time::Instant::now() + pause < patience.until =>
                 {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -243,6 +252,47 @@ impl Api {
                 answer => return answer,
             }
         }
+    }
+}
+
+/// What a call is repeated for, and until when.
+///
+/// Always for what is nobody's fault and passes by itself: an error inside the API server (5xx, a webhook that it could not
+/// call among them), a quota's record that two wrote at once, a quota that is not reckoned yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    until: tokio::time::Instant,
+    while_away: bool,
+    settled: Option<Instant>,
+}
+
+impl Patience {
+    /// For the beginning of a launch. That the API is away is told at once: the launcher decides what to do meanwhile.
+    pub const fn at_the_beginning(until: tokio::time::Instant) -> Self {
+        Self { until, while_away: false, settled: None }
+    }
+
+    /// For what follows it, which waits for an API that is away.
+    pub const fn in_the_middle(until: tokio::time::Instant) -> Self {
+        Self { until, while_away: true, settled: None }
+    }
+
+    /// In a namespace or project that was made a moment ago: our rights in it, its account and its security constraints
+    /// come a moment later, and not every API server knows it yet.
+    #[must_use]
+    pub fn in_new_namespace(self) -> Self {
+        Self { settled: Some(Instant::now() + SETTLED_WITHIN), ..self }
+    }
+
+    fn suffices_for(&self, error: &ApiError, now: Instant) -> bool {
+        if error.away {
+            return self.while_away;
+        }
+        let is_settling = self.settled.is_some_and(|at| now < at)
+            && (error.code == 403 && error.class == ErrorClass::Config || error.is_missing());
+        // 0: its answer could not be read.
+        let is_unwell = error.class == ErrorClass::Transient && matches!(error.code, 0 | 500..);
+        is_unwell || is_collision(error) || error.message.contains("status unknown for quota") || is_settling
     }
 }
 
@@ -287,6 +337,11 @@ mod tests {
                 ErrorClass::Transient,
                 false,
             ),
+            (
+                answered(403, "Forbidden", "pods \"a\" is forbidden: status unknown for quota: q, resources: pods"),
+                ErrorClass::Transient,
+                false,
+            ),
             (answered(404, "NotFound", "namespaces \"x\" not found"), ErrorClass::Gone, false),
             (answered(422, "Invalid", "spec.containers: Required value"), ErrorClass::Config, false),
             (answered(429, "TooManyRequests", "later"), ErrorClass::Transient, true),
@@ -298,5 +353,39 @@ mod tests {
             assert_eq!((error.class, error.away), (class, away), "{error}");
         }
         assert_eq!(ApiError::from(timed_out()).to_string(), "the API cannot be reached: no answer within 30 s");
+    }
+    #[test]
+    fn what_passes_by_itself_is_repeated() {
+        let until = tokio::time::Instant::now() + Duration::from_secs(60);
+        let (beginning, middle) = (Patience::at_the_beginning(until), Patience::in_the_middle(until));
+        let (young, now) = (middle.in_new_namespace(), Instant::now());
+        let webhook = "Internal error occurred: failed calling webhook \"w\": context deadline exceeded";
+        let collision =
+            "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified; please try again";
+        let cases = [
+            (answered(500, "InternalError", webhook), [true, true, true]),
+            (answered(409, "Conflict", collision), [true, true, true]),
+            (answered(403, "Forbidden", "pods \"a\" is forbidden: status unknown for quota: q"), [true, true, true]),
+            (answered(503, "ServiceUnavailable", ""), [false, true, true]),
+            (answered(403, "Forbidden", "secrets is forbidden: User \"u\" cannot create"), [false, false, true]),
+            (
+                answered(403, "Forbidden", "unable to validate against any security context constraint"),
+                [false, false, true],
+            ),
+            (answered(404, "NotFound", "namespaces \"x\" not found"), [false, false, true]),
+            (answered(403, "Forbidden", "it is forbidden: because it is being terminated"), [false, false, false]),
+            (
+                answered(403, "Forbidden", "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"),
+                [false; 3],
+            ),
+            (answered(409, "AlreadyExists", "pods \"a\" already exists"), [false; 3]),
+            (answered(422, "Invalid", "spec.containers: Required value"), [false; 3]),
+        ];
+        for (error, expected) in cases {
+            let repeated = [beginning, middle, young].map(|patience| patience.suffices_for(&error, now));
+            assert_eq!(repeated, expected, "{error}");
+        }
+        let refused = answered(403, "Forbidden", "secrets is forbidden: User \"u\" cannot create");
+        assert!(!young.suffices_for(&refused, now + SETTLED_WITHIN * 2), "it is not young for ever");
     }
 }

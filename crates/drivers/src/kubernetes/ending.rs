@@ -3,7 +3,7 @@
 //! Only what carries our provider's name is deleted, and a pod only under the uid that was looked at.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,9 +18,10 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{
-    board::Sight,
+    board::{Follower, Sight},
     calls::ApiError,
-    home, manifest,
+    home::{self, Deletion, Look},
+    manifest,
     provider::{KubernetesProvider, Result, pods_in},
     quota,
 };
@@ -28,11 +29,13 @@ use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
 
 /// How long a deletion is waited for, as upstream does; after that it is begun anew.
 const DELETED_WITHIN: Duration = Duration::from_secs(300);
+/// How often something is looked at that is another one, or was changed, when it is to be deleted.
+const LOOKS: u32 = 5;
 
 impl KubernetesProvider {
     /// The namespace and name that an id of ours, `NAMESPACE-NAME`, may stand for: the longest pool that begins it first;
     /// of a pool that is no longer configured, whatever it may be.
-    fn places(&self, id: &str) -> Vec<(String, String)> {
+    pub(super) fn places(&self, id: &str) -> Vec<(String, String)> {
         let of = |namespace: &str| {
             let name = id.strip_prefix(namespace)?.strip_prefix('-')?;
             Some((namespace.to_owned(), name.to_owned()))
@@ -47,51 +50,74 @@ impl KubernetesProvider {
 
     pub(super) async fn delete_pod(&self, id: &str, waits: bool) -> Result<()> {
         let doing = format!("deleting pod {id} of provider {}", self.name);
+        let (mut hidden, mut looked) = (None, false);
         for (namespace, name) in self.places(id) {
             let board = self.board(&namespace);
             // Followed first, so that its end is not missed.
             let mut follower = board.as_ref().map(|board| board.follow(&name));
-            let pod = match board.as_ref().and_then(|board| board.pod(&name)) {
-                Some(pod) => Some(pod),
-                None => self.find_pod(&namespace, &name).await.map_err(|error| error.doing(&doing))?,
-            };
-            let Some(pod) = pod else { continue };
-            let owner = pod.metadata.labels.as_ref().and_then(|labels| labels.get("nodepool_provider_name"));
-            if owner.map(String::as_str) != Some(self.name.as_str()) {
-                warn!("Pod {name} in namespace {namespace} is none of provider {}, it stays", self.name);
-                continue;
-            }
-            self.end_pod(&namespace, &pod).await.map_err(|error| error.doing(&doing))?;
-            info!("Pod {name} in namespace {namespace} is being deleted");
-            if !waits {
-                return Ok(());
-            }
-            let uid = pod.metadata.uid.clone();
-            let gone = async {
-                loop {
-                    let sight = if let Some(follower) = &mut follower {
-                        self.next(follower, &namespace, &name).await
-                    } else {
-                        sleep(Duration::from_secs(1)).await;
-                        match self.find_pod(&namespace, &name).await {
-                            Ok(None) => Sight::Gone,
-                            Ok(Some(pod)) => Sight::There(pod),
-                            Err(_) => Sight::Unseen,
-                        }
-                    };
-                    match sight {
-                        Sight::Gone => return,
-                        Sight::There(pod) if pod.metadata.uid != uid => return,
-                        _ => {}
+            let mut known = board.as_ref().and_then(|board| board.pod(&name));
+            for _ in 0..LOOKS {
+                let found = match known.take() {
+                    Some(pod) => Ok(Some(pod)),
+                    None => self.find_pod(&namespace, &name).await,
+                };
+                let pod = match found {
+                    Ok(Some(pod)) => pod,
+                    Ok(None) => {
+                        looked = true;
+                        break;
                     }
+                    // A namespace that may be none of ours, tried for the id of a pool that is gone.
+                    Err(error) if error.is_forbidden() && !self.pools.contains_key(namespace.as_str()) => {
+                        hidden = Some(error);
+                        break;
+                    }
+                    Err(error) => return Err(error.doing(doing)),
+                };
+                looked = true;
+                let owner = pod.metadata.labels.as_ref().and_then(|labels| labels.get("nodepool_provider_name"));
+                if owner.map(String::as_str) != Some(self.name.as_str()) {
+                    warn!("Pod {name} in namespace {namespace} is none of provider {}, it stays", self.name);
+                    break;
+                }
+                if !self.end_pod(&namespace, &pod).await.map_err(|error| error.doing(&doing))? {
+                    // The board had an older one of that name.
+                    continue;
+                }
+                info!("Pod {name} in namespace {namespace} is being deleted");
+                if !waits {
+                    return Ok(());
+                }
+                let gone = self.until_gone(follower.as_mut(), &namespace, &name, pod.metadata.uid.as_deref());
+                return tokio::time::timeout(DELETED_WITHIN, gone).await.map_err(|_| {
+                    let why = format!("it is still there after {} s", DELETED_WITHIN.as_secs());
+                    ProviderError::new(ErrorClass::Timeout, doing, why)
+                });
+            }
+        }
+        // What we may not see is not gone.
+        match hidden {
+            Some(error) if !looked => Err(error.doing(doing)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn until_gone(&self, mut follower: Option<&mut Follower>, namespace: &str, name: &str, uid: Option<&str>) {
+        loop {
+            let sight = if let Some(follower) = &mut follower {
+                self.next(follower, namespace, name).await
+            } else {
+                sleep(Duration::from_secs(1)).await;
+                match self.find_pod(namespace, name).await {
+                    Ok(None) => Sight::Gone(None),
+                    Ok(Some(pod)) => Sight::There(pod),
+                    Err(_) => Sight::Unseen,
                 }
             };
-            return tokio::time::timeout(DELETED_WITHIN, gone).await.map_err(|_| {
-                let why = format!("it is still there after {} s", DELETED_WITHIN.as_secs());
-                ProviderError::new(ErrorClass::Timeout, doing, why)
-            });
+            if sight.is_end_of(uid) {
+                return;
+            }
         }
-        Ok(())
     }
 
     async fn find_pod(&self, namespace: &str, name: &str) -> std::result::Result<Option<Arc<Pod>>, ApiError> {
@@ -100,13 +126,12 @@ impl KubernetesProvider {
                 serde_json::from_value(pod).map(|pod| Some(Arc::new(pod))).map_err(|e| ApiError::bug(e.to_string()))
             }
             Err(error) if error.is_missing() => Ok(None),
-            // A namespace that is none of ours, tried for the id of a pool that is gone.
-            Err(error) if error.is_forbidden() && !self.pools.contains_key(namespace) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn end_pod(&self, namespace: &str, pod: &Pod) -> std::result::Result<(), ApiError> {
+    /// Asks for a pod's deletion; false: the pod of that name is another one, or somebody is changing it.
+    async fn end_pod(&self, namespace: &str, pod: &Pod) -> std::result::Result<bool, ApiError> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let parameters = DeleteParams {
             grace_period_seconds: sleeps(pod).then_some(1),
@@ -116,48 +141,85 @@ impl KubernetesProvider {
         let request = Path::new(pods_in(namespace)).delete(name, &parameters);
         let request = request.map_err(|error| ApiError::bug(error.to_string()))?;
         match self.api.call("delete_pod", &request).await {
-            // Gone, or another one has its name.
-            Err(error) if !error.is_missing() && error.code != 409 => Err(error),
-            _ => Ok(()),
+            Err(error) if error.is_conflict() => Ok(false),
+            Err(error) if !error.is_missing() => Err(error),
+            _ => Ok(true),
         }
     }
 
     pub(super) async fn delete_home(&self, name: &str, waits: bool) -> Result<()> {
         let doing = format!("deleting namespace {name} of provider {}", self.name);
         let homes = self.homes();
-        let failed = |error: ApiError| error.doing(&doing);
-        let Some(there) = homes.look(name).await.map_err(failed)? else { return Ok(()) };
-        let owner = there["metadata"]["labels"]["nodepool_provider_name"].as_str();
-        // OpenShift may drop the labels of a project.
-        if owner.map_or(self.kind == KubernetesKind::Namespaces, |owner| owner != self.name.as_str()) {
-            warn!("Namespace {name} is none of provider {}, it stays", self.name);
-            return Ok(());
+        let mut pause = Duration::from_millis(500);
+        let mut conflict = None;
+        for _ in 0..LOOKS {
+            let Some(there) = self.find_home(name).await.map_err(|error| error.doing(&doing))? else { return Ok(()) };
+            let marks = home::marks(&there);
+            let owner = marks.get("nodepool_provider_name").and_then(Value::as_str);
+            // A project whose description was changed: its name is on record.
+            if owner.map_or(self.kind == KubernetesKind::Namespaces, |owner| owner != self.name.as_str()) {
+                warn!("Namespace {name} is none of provider {}, it stays", self.name);
+                return Ok(());
+            }
+            let uid = there["metadata"]["uid"].as_str();
+            if there["metadata"]["deletionTimestamp"].is_null() {
+                match homes.delete(name, uid).await.map_err(|error| error.doing(&doing))? {
+                    Deletion::Accepted => info!("Namespace {name} is being deleted"),
+                    Deletion::Gone => return Ok(()),
+                    Deletion::Conflict(error) => {
+                        conflict = Some(error);
+                        sleep(pause).await;
+                        pause *= 2;
+                        continue;
+                    }
+                }
+            }
+            return if waits { self.until_home_is_gone(name, uid, doing).await } else { Ok(()) };
         }
-        if !homes.delete(name).await.map_err(failed)? {
-            return Ok(());
+        Err(conflict.unwrap_or_else(|| ApiError::bug("nothing was tried".to_owned())).doing(doing))
+    }
+
+    /// A node's namespace as it is; `None`: it is gone. One that we may not see is looked for again for a while (an API
+    /// server that has just started refuses everybody) and then counts as gone only where that can be known.
+    async fn find_home(&self, name: &str) -> std::result::Result<Option<Value>, ApiError> {
+        let homes = self.homes();
+        let give_up = Instant::now() + self.hidden_for;
+        loop {
+            match homes.look(name).await? {
+                Look::There(there) => return Ok(Some(there)),
+                Look::Gone => return Ok(None),
+                Look::Hidden(error) if self.kind == KubernetesKind::Namespaces => return Err(error),
+                Look::Hidden(_) if Instant::now() < give_up => sleep(Duration::from_secs(2)).await,
+                Look::Hidden(error) => {
+                    if homes.is_unlisted(name).await? {
+                        info!("Project {name} counts as gone: it is not among those that we may see ({error})");
+                        return Ok(None);
+                    }
+                    return Err(error);
+                }
+            }
         }
-        info!("Namespace {name} is being deleted");
-        if !waits {
-            return Ok(());
-        }
-        let uid = there["metadata"]["uid"].clone();
+    }
+
+    /// Waits for the end of a namespace whose deletion was accepted, which nothing can stop.
+    async fn until_home_is_gone(&self, name: &str, uid: Option<&str>, doing: String) -> Result<()> {
         let until = Instant::now() + DELETED_WITHIN;
         let mut pause = Duration::from_millis(500);
         loop {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
-            match homes.look(name).await {
-                Ok(Some(there)) if there["metadata"]["uid"] == uid => {}
-                Ok(_) => break,
-                Err(error) if error.away => {}
-                Err(error) => return Err(failed(error)),
+            match self.homes().look(name).await {
+                Ok(Look::There(there)) if there["metadata"]["uid"].as_str() == uid => {}
+                // Our rights in a project go before it does.
+                Ok(_) => return Ok(()),
+                Err(error) if error.class == ErrorClass::Transient => {}
+                Err(error) => return Err(error.doing(doing)),
             }
             if Instant::now() > until {
                 let why = format!("it is still there after {} s", DELETED_WITHIN.as_secs());
                 return Err(ProviderError::new(ErrorClass::Timeout, doing, why));
             }
         }
-        Ok(())
     }
 
     // Lists.
@@ -178,7 +240,10 @@ impl KubernetesProvider {
             }
             return Ok(all);
         }
-        let list = self.homes().list(&self.selector()).await?;
+        let began = std::time::Instant::now();
+        let list = self.homes().list(self.name.as_str()).await?;
+        let names = list.iter().filter_map(|home| home["metadata"]["name"].as_str().map(str::to_owned));
+        *self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, names.collect()));
         Ok(list
             .iter()
             .filter(|home| home["metadata"]["deletionTimestamp"].is_null())
@@ -204,8 +269,7 @@ impl KubernetesProvider {
 }
 
 fn name_and_labels(object: &Value) -> Option<(String, Map<String, Value>)> {
-    let metadata = &object["metadata"];
-    Some((metadata["name"].as_str()?.to_owned(), metadata["labels"].as_object().cloned().unwrap_or_default()))
+    Some((object["metadata"]["name"].as_str()?.to_owned(), home::marks(object)))
 }
 
 /// A listed pod; one that is on its way out is none.

@@ -1,17 +1,12 @@
 //! What a pod's status means for a launch. Pure.
 //!
 //! Ready is a pod that runs and whose `Ready` condition says so: upstream hands it out as soon as one container runs,
-//! whatever a readiness probe says. Upstream waits 300 s for what will never come; here a pod that has ended ends the
-//! launch, and one that has a trouble which a kubelet tries to overcome is given [`PATIENCE`].
-
-use std::time::Duration;
+//! whatever a readiness probe says. A pod that has ended ends the attempt. What a kubelet tries to overcome (a registry
+//! that is away, a secret that is yet to come, a crash) is a trouble: it is waited for as long as the attempt may take.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 
 use crate::ErrorClass;
-
-/// How long a trouble may last: a kubelet pulls an image three times in that time.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a kubelet cannot overcome without help.
 const HOPELESS: [&str; 2] = ["InvalidImageName", "ErrImageNeverPull"];
@@ -42,6 +37,19 @@ pub enum Life {
     },
     /// It will never be.
     Over(ErrorClass, String),
+}
+
+/// Whether a pod that was ready is of no use any more, and why: it has ended, or it is being deleted. A container that is
+/// started anew may recover.
+pub fn has_ended(pod: &Pod) -> Option<String> {
+    match of(pod) {
+        Life::Over(_, why) => {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            let has_ended = matches!(phase, Some("Failed" | "Succeeded")) || pod.metadata.deletion_timestamp.is_some();
+            has_ended.then_some(why)
+        }
+        _ => None,
+    }
 }
 
 /// What a pod's status says.
@@ -87,7 +95,7 @@ fn of_container(container: &ContainerStatus) -> Option<Life> {
         let last = container.last_state.as_ref().and_then(ended).unwrap_or_else(|| said.to_owned());
         let times = container.restart_count;
         let why = format!("container {name} ends again and again ({times} restarts): {last}");
-        return Some(Life::Over(ErrorClass::Transient, why));
+        return Some(Life::Trouble(ErrorClass::Transient, why));
     }
     if HOPELESS.contains(&reason) {
         return Some(Life::Over(ErrorClass::Config, format!("container {name}: {reason}: {said}")));
@@ -191,7 +199,7 @@ mod tests {
             life(
                 &json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [crash]})
             ),
-            Life::Over(
+            Life::Trouble(
                 ErrorClass::Transient,
                 "container c ends again and again (2 restarts): exit code 1, Error".to_owned()
             )
@@ -228,5 +236,19 @@ mod tests {
             life(&json!({"phase": "Succeeded", "containerStatuses": [done]})),
             Life::Over(ErrorClass::Config, "it has ended by itself: container c: exit code 0, Completed".to_owned())
         );
+    }
+    #[test]
+    fn of_a_pod_that_was_ready_an_end_counts_and_a_restart_does_not() {
+        let ended = |status: Value, metadata: Value| {
+            has_ended(&serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap())
+        };
+        assert_eq!(
+            ended(json!({"phase": "Failed", "reason": "Evicted"}), json!({})),
+            Some("it failed: Evicted".to_owned())
+        );
+        let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert_eq!(ended(json!({"phase": "Running"}), deleted), Some("somebody is deleting it".to_owned()));
+        let crash = container(&json!({"waiting": {"reason": "CrashLoopBackOff"}}), &json!({}));
+        assert_eq!(ended(json!({"phase": "Running", "containerStatuses": [crash]}), json!({})), None);
     }
 }

@@ -129,12 +129,23 @@ pub fn namespace(name: &str, labels: &IndexMap<String, String>) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }
 
-/// The same in OpenShift.
+/// What is said of a project in its description, as JSON: a `ProjectRequest` passes that on, and drops labels.
+pub fn mark(labels: &IndexMap<String, String>) -> String {
+    let ours: Map<String, Value> = labels
+        .iter()
+        .filter(|(name, _)| name.starts_with("nodepool_"))
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
+    Value::Object(ours).to_string()
+}
+
+/// The same in OpenShift. Upstream asks for the labels only, which real clusters drop.
 pub fn project_request(name: &str, labels: &IndexMap<String, String>) -> Value {
     json!({
         "apiVersion": "project.openshift.io/v1",
         "kind": "ProjectRequest",
         "metadata": {"name": name, "labels": labels},
+        "description": mark(labels),
     })
 }
 

@@ -34,5 +34,7 @@ mod provider;
 mod proxy;
 mod quota;
 pub mod site;
+#[cfg(test)]
+mod tests;
 
 pub use provider::KubernetesProvider;

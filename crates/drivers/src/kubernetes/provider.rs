@@ -5,7 +5,7 @@
 //! While the API is away, a pod that is there already is waited for all the same.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,22 +18,26 @@ use async_trait::async_trait;
 use kube::core::{Request as Path, params::ListParams};
 use nodepool_common::{
     config::{self, Kubernetes, KubernetesKind, KubernetesLabel, PodTemplate},
-    model::{LabelName, PoolName, ProviderName, Resources},
+    model::{LabelName, PoolName, ProviderName, Resources, Timestamp},
 };
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, sleep};
-use tracing::info;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use tracing::{info, warn};
 
 use super::{
     board::{Board, Follower, News, Sight},
-    calls::{Api, ApiError},
+    calls::{Api, ApiError, Patience},
+    cluster::Cluster,
     home::{self, Homes},
     life::{self, Life},
     manifest, quota,
 };
 use crate::{
     CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
-    ResourceKind,
+    ResourceKind, provider::counts_from,
 };
 
 pub(super) type Result<T> = std::result::Result<T, ProviderError>;
@@ -42,6 +46,8 @@ pub(super) type Result<T> = std::result::Result<T, ProviderError>;
 const NAMES: u32 = 5;
 /// How long a service account is waited for: a namespace is given its own a moment after it was made.
 const ACCOUNT_WITHIN: Duration = Duration::from_secs(10);
+/// An API server that has just been started may refuse everybody for a moment.
+const HIDDEN_FOR: Duration = Duration::from_secs(30);
 /// The launcher gives an attempt up at `launch-timeout` without knowing why; a driver that is earlier can tell.
 const HEAD_START: Duration = Duration::from_secs(2);
 
@@ -55,6 +61,12 @@ pub struct KubernetesProvider {
     pub(super) api: Arc<Api>,
     /// Of the pools' namespaces (`openshiftpods`), since the start.
     boards: Mutex<BTreeMap<String, Arc<Board>>>,
+    /// How long a project may be out of our sight before it may count as gone.
+    pub(super) hidden_for: Duration,
+    /// Told when a pod of ours has ended.
+    ends: Arc<Notify>,
+    /// The namespaces that the last list had, and when it was begun.
+    pub(super) listed_homes: Mutex<Option<(std::time::Instant, BTreeSet<String>)>>,
     /// What was said once about rights that we lack.
     pub(super) says_no_list: AtomicBool,
     says_no_quota: AtomicBool,
@@ -84,6 +96,9 @@ impl KubernetesProvider {
             launch_timeout: provider.launch_timeout,
             api,
             boards: Mutex::default(),
+            hidden_for: HIDDEN_FOR,
+            ends: Arc::default(),
+            listed_homes: Mutex::default(),
             says_no_list: AtomicBool::new(false),
             says_no_quota: AtomicBool::new(false),
         }
@@ -110,7 +125,7 @@ impl KubernetesProvider {
     }
 
     fn watch(&self, namespace: &str) -> Board {
-        Board::watch(Arc::clone(&self.api), namespace.to_owned(), Some(self.selector()))
+        Board::watch(Arc::clone(&self.api), namespace.to_owned(), Some(self.selector()), Arc::clone(&self.ends))
     }
 
     /// Until when a launch that begins now may take.
@@ -134,22 +149,14 @@ impl KubernetesProvider {
         let labels = manifest::labels(&self.name, label, launch);
         let template = template(label).map_err(|error| error.doing(&doing))?;
         let name = format!("{}-{}", label.name, launch.node);
-        let made = self.create_pod(namespace, label, template, &name, &labels, until).await;
+        let made = self.create_pod(namespace, label, template, &name, &labels, Patience::at_the_beginning(until)).await;
         let made = made.map_err(|error| in_namespace(error, namespace).doing(&doing))?;
         progress.created(json!(format!("{namespace}-{}", made.name))).await;
         let on = self.wait_for(&board, namespace, &made, until).await?;
         let doing = format!("reading the credentials of provider {}", self.name);
         let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
         let token = cluster.token().await.map_err(|error| error.doing(&doing))?;
-        let port = json!({
-            "pod": made.name,
-            "namespace": namespace,
-            "host": cluster.host,
-            "ca_crt": cluster.ca,
-            "skiptls": cluster.skip_tls,
-            "token": token,
-            "user": manifest::USER,
-        });
+        let port = pod_port(&cluster, token.as_deref(), namespace, &made.name);
         let mut instance = self.instance(label, &format!("{namespace}-{}", made.name), port);
         instance.interface_ip = Some(made.name);
         instance.host_id = on;
@@ -167,9 +174,11 @@ impl KubernetesProvider {
         let doing = format!("creating namespace {wanted} of provider {}", self.name);
         let labels = manifest::labels(&self.name, label, launch);
         let homes = self.homes();
-        let name = homes.create(&wanted, &labels).await.map_err(|error| error.doing(&doing))?;
+        let created = homes.create(&wanted, &labels, Patience::at_the_beginning(until)).await;
+        let name = created.map_err(|error| error.doing(&doing))?;
         progress.created(json!(name)).await;
-        let furnished = homes.furnish(&name, label.pod.is_some(), until).await;
+        let patience = Patience::in_the_middle(until).in_new_namespace();
+        let furnished = homes.furnish(&name, label.pod.is_some(), until, patience).await;
         let credentials = furnished.map_err(|error| error.doing(&doing))?;
         let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
         let mut port = Map::new();
@@ -189,7 +198,7 @@ impl KubernetesProvider {
             let doing = format!("creating pod {} in namespace {name} of provider {}", label.name, self.name);
             let board = self.watch(&name);
             let pod = label.name.as_str();
-            let made = self.create_pod(&name, label, template, pod, &labels, until).await;
+            let made = self.create_pod(&name, label, template, pod, &labels, patience).await;
             let made = made.map_err(|error| error.doing(&doing))?;
             on = self.wait_for(&board, &name, &made, until).await?;
             port.insert("pod".to_owned(), json!(made.name));
@@ -220,24 +229,17 @@ impl KubernetesProvider {
         template: &PodTemplate,
         name: &str,
         labels: &indexmap::IndexMap<String, String>,
-        until: Instant,
+        patience: Patience,
     ) -> std::result::Result<Made, ApiError> {
         let path = pods_in(namespace);
         let mut last = None;
-        // In the middle of a launch the API is waited for; at its beginning the launcher decides what to do meanwhile.
-        let is_first_step = self.kind == KubernetesKind::Pods;
         for number in 1..=NAMES {
             let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
             let request = home::post(&path, &manifest::pod(label, template, &name, labels))?;
             let account_until = Instant::now() + ACCOUNT_WITHIN;
             let answer = loop {
-                let answer = if is_first_step {
-                    self.api.call("create_pod", &request).await
-                } else {
-                    self.api.persist("create_pod", &request, until).await
-                };
-                match answer {
-                    Err(error) if error.misses_service_account() && Instant::now() < account_until.min(until) => {
+                match self.api.persist("create_pod", &request, patience).await {
+                    Err(error) if error.misses_service_account() && Instant::now() < account_until => {
                         sleep(Duration::from_millis(200)).await;
                     }
                     answer => break answer,
@@ -265,43 +267,41 @@ impl KubernetesProvider {
     async fn wait_for(&self, board: &Board, namespace: &str, made: &Made, until: Instant) -> Result<Option<String>> {
         let doing = format!("waiting for pod {} in namespace {namespace} of provider {}", made.name, self.name);
         let mut follower = board.follow(&made.name);
-        let mut trouble_since = None;
+        let mut trouble: Option<String> = None;
         let mut waiting = (ErrorClass::Timeout, "nothing is known of it yet".to_owned());
         let mut sight = follower.sight();
         let (class, why) = loop {
             let life = match &sight {
                 Sight::There(pod) if pod.metadata.uid.as_deref() == Some(made.uid.as_str()) => Some(life::of(pod)),
-                Sight::Gone => break (ErrorClass::Transient, "somebody has deleted it".to_owned()),
+                Sight::Gone(_) if sight.is_end_of(Some(&made.uid)) => {
+                    break (ErrorClass::Transient, "somebody has deleted it".to_owned());
+                }
                 // Of an earlier pod of that name, or not seen yet.
-                Sight::There(_) | Sight::Unseen => None,
+                _ => None,
             };
             match life {
                 Some(Life::Ready { on }) => return Ok(on),
                 Some(Life::Over(class, why)) => break (class, why),
                 Some(Life::Trouble(class, why)) => {
-                    let since = *trouble_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= life::PATIENCE {
-                        break (class, why);
+                    if trouble.is_none() {
+                        warn!("Pod {} in namespace {namespace} has trouble and is waited for: {why}", made.name);
                     }
+                    trouble = Some(why.clone());
                     waiting = (class, why);
                 }
                 Some(Life::Waiting(class, why)) => {
-                    // A trouble that has passed.
-                    trouble_since = None;
-                    waiting = (class, why);
+                    let before = trouble.iter().map(|trouble| format!("; before that: {trouble}"));
+                    waiting = (class, why + &before.collect::<String>());
                 }
                 None => {}
             }
-            let until = trouble_since.map_or(until, |since| until.min(since + life::PATIENCE));
-            sight = match tokio::time::timeout_at(until, self.next(&mut follower, namespace, &made.name)).await {
-                Ok(sight) => sight,
-                Err(_) if trouble_since.is_some() => break waiting,
-                Err(_) => {
-                    let (class, why) = waiting;
-                    let limit = self.launch_timeout.as_secs();
-                    break (class, format!("it is not ready within launch-timeout, {limit} s: {why}"));
-                }
+            let next = self.next(&mut follower, namespace, &made.name);
+            let Ok(seen) = tokio::time::timeout_at(until, next).await else {
+                let (class, why) = waiting;
+                let limit = self.launch_timeout.as_secs();
+                break (class, format!("it is not ready within launch-timeout, {limit} s: {why}"));
             };
+            sight = seen;
         };
         let events = self.events(namespace, &made.name).await;
         Err(ProviderError::new(class, doing, format!("{why}{events}")))
@@ -320,7 +320,7 @@ impl KubernetesProvider {
                         return Sight::There(Arc::new(pod));
                     }
                 }
-                Err(error) if error.is_missing() => return Sight::Gone,
+                Err(error) if error.is_missing() => return Sight::Gone(None),
                 Err(_) => {}
             }
         }
@@ -343,6 +343,19 @@ impl KubernetesProvider {
         }
         if said.is_empty() { String::new() } else { format!(" (its events: {})", said.join("; ")) }
     }
+}
+
+/// What Zuul connects with to a pod of the pool's namespace: with the kubeconfig's own credentials.
+fn pod_port(cluster: &Cluster, token: Option<&str>, namespace: &str, pod: &str) -> Value {
+    json!({
+        "pod": pod,
+        "namespace": namespace,
+        "host": cluster.host,
+        "ca_crt": cluster.ca,
+        "skiptls": cluster.skip_tls,
+        "token": token,
+        "user": manifest::USER,
+    })
 }
 
 fn template(label: &KubernetesLabel) -> std::result::Result<&PodTemplate, ApiError> {
@@ -439,6 +452,43 @@ impl Provider for KubernetesProvider {
             }
             Err(error) => Err(error.doing(doing)),
         }
+    }
+
+    fn has_gone(&self, external_id: &Value, since: Timestamp) -> Option<String> {
+        let id = external_id.as_str()?;
+        let since = counts_from(since);
+        match self.kind {
+            KubernetesKind::Pods => {
+                let mut places = self.places(id).into_iter();
+                places.find_map(|(namespace, name)| self.board(&namespace)?.has_gone(&name, since))
+            }
+            KubernetesKind::Namespaces => {
+                let listed = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
+                let (began, names) = listed.as_ref()?;
+                let is_gone = since.is_none_or(|since| *began > since) && !names.contains(id);
+                is_gone.then(|| "its namespace is not there any more".to_owned())
+            }
+            // A project that is not listed may be one that we may not see for a moment.
+            KubernetesKind::Projects => None,
+        }
+    }
+
+    async fn some_have_gone(&self) {
+        self.ends.notified().await;
+    }
+
+    /// Of a pod, to which Zuul connects with our own credentials: an exec plugin's token or one in a file is made for a
+    /// time. The account of a namespace has a token that lasts as long as the namespace.
+    async fn renewed_connection(&self, port: &Value) -> Result<Option<Value>> {
+        let (Some(pod), Some(namespace)) = (port["pod"].as_str(), port["namespace"].as_str()) else { return Ok(None) };
+        if self.kind != KubernetesKind::Pods {
+            return Ok(None);
+        }
+        let doing = format!("renewing the credentials for pod {pod} of provider {}", self.name);
+        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
+        let token = cluster.token().await.map_err(|error| error.doing(&doing))?;
+        let now = pod_port(&cluster, token.as_deref(), namespace, pod);
+        Ok((now != *port).then_some(now))
     }
 
     async fn list_resources(&self) -> Result<Vec<CloudResource>> {

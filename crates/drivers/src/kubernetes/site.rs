@@ -34,6 +34,8 @@ const SECRET: &str = "nodepool-providers-secrets";
 const KEY: &str = "kube.config";
 /// How long the token is waited for, as the operator does.
 const TOKEN_WITHIN: Duration = Duration::from_secs(20);
+/// How often the site's secret is read and written, if others write it at the same time.
+const ATTEMPTS: u32 = 5;
 
 type Result<T> = std::result::Result<T, ProviderError>;
 
@@ -232,9 +234,20 @@ impl ProvidersSecret {
         self.put(kubeconfig).await.map_err(|error| error.doing(doing))
     }
 
+    /// Reads, merges and writes the version that was read; what another has written meanwhile is read again.
     async fn put(&self, kubeconfig: &Value) -> std::result::Result<Stored, ApiError> {
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace().await?);
-        let there = match self.api.call("get_secret", &home::get(&path, SECRET)?).await {
+        let mut attempt = 1;
+        loop {
+            match self.put_once(&path, kubeconfig).await {
+                Err(error) if error.code == 409 && attempt < ATTEMPTS => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn put_once(&self, path: &str, kubeconfig: &Value) -> std::result::Result<Stored, ApiError> {
+        let there = match self.api.call("get_secret", &home::get(path, SECRET)?).await {
             Err(error) if error.is_missing() => {
                 let body = json!({
                     "apiVersion": "v1",
@@ -242,7 +255,7 @@ impl ProvidersSecret {
                     "metadata": {"name": SECRET},
                     "data": {KEY: STANDARD.encode(to_yaml(kubeconfig)?)},
                 });
-                self.api.call("create_secret", &home::post(&path, &body)?).await?;
+                self.api.call("create_secret", &home::post(path, &body)?).await?;
                 return Ok(Stored::Created);
             }
             there => there?,
@@ -260,7 +273,10 @@ impl ProvidersSecret {
                 merged
             }
         };
-        let change = Patch::Merge(json!({"data": {KEY: STANDARD.encode(to_yaml(&merged)?)}}));
+        let change = Patch::Merge(json!({
+            "metadata": {"resourceVersion": there["metadata"]["resourceVersion"]},
+            "data": {KEY: STANDARD.encode(to_yaml(&merged)?)},
+        }));
         let request = Path::new(path).patch(SECRET, &PatchParams::default(), &change);
         self.api.call("patch_secret", &request.map_err(|error| ApiError::bug(error.to_string()))?).await?;
         Ok(Stored::Updated)

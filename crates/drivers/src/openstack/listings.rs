@@ -9,7 +9,7 @@
 //! is asked once per interval, not once per server.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -27,6 +27,9 @@ use super::{
 
 /// The servers by id.
 pub(crate) type Servers = HashMap<String, Arc<Server>>;
+
+/// What a list had, by id.
+type Found<T> = Arc<HashMap<String, Arc<T>>>;
 
 /// What is listed.
 #[async_trait]
@@ -101,6 +104,8 @@ pub(crate) struct Listings<T> {
     schedule: Mutex<Schedule>,
     /// The schedule has been brought forward.
     sooner: Notify,
+    /// The last two lists, the older one first, with when each call began.
+    recent: Mutex<VecDeque<(Instant, Found<T>)>>,
 }
 
 #[derive(Debug)]
@@ -136,6 +141,7 @@ impl<T: Listed> Listings<T> {
                 finished: None,
             }),
             sooner: Notify::new(),
+            recent: Mutex::default(),
         }
     }
 
@@ -162,6 +168,23 @@ impl<T: Listed> Listings<T> {
     /// The last one that succeeded, however old; `None`: the last one failed, or there was none.
     pub fn latest(&self) -> Option<Arc<HashMap<String, Arc<T>>>> {
         self.latest.borrow().as_ref()?.found.as_ref().ok().map(Arc::clone)
+    }
+
+    /// Whether the last two lists, both begun after `moment`, lack an item: one alone may be wrong.
+    pub fn lack(&self, id: &str, moment: Option<Instant>) -> bool {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let lacks = |(began, found): &(Instant, Found<T>)| {
+            moment.is_none_or(|moment| *began > moment) && !found.contains_key(id)
+        };
+        recent.len() == 2 && recent.iter().all(lacks)
+    }
+
+    fn remember(&self, began: Instant, found: &Found<T>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == 2 {
+            recent.pop_front();
+        }
+        recent.push_back((began, Arc::clone(found)));
     }
 
     /// A listing that began after `moment`, maybe one that somebody else is waiting for.
@@ -211,6 +234,9 @@ impl<T: Listed> Listings<T> {
             schedule.interval = if news { self.pace.busy } else { schedule.interval.mul_f64(1.5).min(self.pace.quiet) };
             schedule.regular = finished + schedule.interval;
             schedule.finished = Some(finished);
+        }
+        if let Ok(found) = &found {
+            self.remember(started, found);
         }
         self.latest.send_replace(Some(Listing { started, found }));
     }

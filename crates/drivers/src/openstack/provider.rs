@@ -19,7 +19,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use async_trait::async_trait;
 use nodepool_common::{
     config::{self, LabelImage},
-    model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, UploadId},
+    model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, Timestamp, UploadId},
 };
 use serde_json::Value;
 use tokio::{
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     CloudImageSource, CloudResource, Context, ErrorClass, ImageToUpload, Instance, Launch, LaunchProgress,
-    LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind,
+    LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind, provider::counts_from,
 };
 
 /// See the module's comment.
@@ -274,6 +274,11 @@ impl Provider for OpenStackProvider {
 
     async fn delete(&self, external_id: &Value) -> Result<()> {
         self.delete_server(external_id).await
+    }
+
+    fn has_gone(&self, external_id: &Value, since: Timestamp) -> Option<String> {
+        let gone = self.servers.lack(external_id.as_str()?, counts_from(since).map(Instant::from_std));
+        gone.then(|| "the cloud does not list it any more".to_owned())
     }
 
     async fn list_tagged(&self) -> Result<Vec<CloudResource>> {

@@ -284,3 +284,26 @@ async fn lowered_max_servers_holds_for_what_comes_and_leaves_what_is() {
 fn waits(pools: &Value, request: &str) -> bool {
     pools.as_array().unwrap().iter().any(|pool| pool["paused_requests"].as_array().unwrap().contains(&json!(request)))
 }
+
+/// One whose server is there, and one whose server somebody has deleted: the search for leaks sees it, asked by nobody.
+#[tokio::test]
+async fn a_ready_node_whose_server_is_not_listed_any_more_is_not_handed_out() {
+    let stage = with_servers_that_last(zookeeper(), 0.0).await;
+    stage.cleanup_interval.set(0.3);
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let _launcher = stage.launcher().await;
+    let first = stage.request(&["a"]).await;
+    let there = stage.fulfilled(&first).await["nodes"][0].as_str().unwrap().to_owned();
+    stage.zk.delete(&format!("/nodepool/requests/{first}"), None).await.unwrap();
+    stage.wait("it is free", async || stage.record(&format!("nodes/{there}")).await["allocated_to"].is_null()).await;
+    let mut lost = stage.record(&format!("nodes/{there}")).await;
+    lost["external_id"] = json!("deleted-by-hand");
+    // As it was made a while ago, it is in no list by now.
+    lost["state_time"] = json!(now() - 60.0);
+    stage.create("/nodepool/nodes/0000009999", lost.to_string().as_bytes()).await;
+    stage.wait("it is retired", async || stage.data("nodes/0000009999").await.is_none()).await;
+    let second = stage.request(&["a"]).await;
+    assert_eq!(stage.fulfilled(&second).await["nodes"], json!([there]), "the other one waited");
+    stage.release(&second).await;
+    stage.no_node_is_left().await;
+}

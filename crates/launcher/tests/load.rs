@@ -35,9 +35,10 @@ async fn an_idle_launcher_with_a_thousand_ready_nodes_only_pings() {
     let server = ZooKeeperServer::start();
     let stage = Stage::new(&server).await;
     for number in 0..1000 {
+        // Without an id: the cloud does not have them, and what it does not list has gone.
         let node = json!({
             "state": "ready", "state_time": now(), "created_time": now(), "provider": "p", "pool": "main",
-            "type": ["a"], "allocated_to": null, "external_id": format!("server-{number}"), "host_keys": [],
+            "type": ["a"], "allocated_to": null, "external_id": null, "host_keys": [],
             "connection_port": 22, "connection_type": "ssh", "resources": {"cores": 4, "instances": 1, "ram": 8192},
         });
         stage.create(&format!("/nodepool/nodes/{number:010}"), node.to_string().as_bytes()).await;

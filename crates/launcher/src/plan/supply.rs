@@ -94,6 +94,7 @@ impl<'a> Taken<'a> {
                 && !entry.is_locked()
                 && !holdings.busy_nodes.contains(id)
                 && !holdings.nodes.contains_key(id)
+                && world.has_gone(node).is_none()
                 && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
             if let (true, Some(provider), Some(pool)) = (free, &node.provider, &node.pool) {
                 let key = PoolKey { provider: provider.clone(), pool: pool.clone() };

@@ -61,17 +61,7 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
                     plan.decisions.push(Decision::Deallocate { node: id.clone(), request });
                 }
             }
-            None => {
-                for label in node.labels.iter().filter_map(|l| world.config.labels.get(l)) {
-                    if let Some(max) = label.max_ready_age {
-                        let reason = format!("ready for longer than max-ready-age of label {}", label.name);
-                        let retire = Decision::Retire { node: id.clone(), reason };
-                        if due(plan, world.now, age, max.as_secs_f64(), retire) {
-                            return;
-                        }
-                    }
-                }
-            }
+            None => idle_node(world, plan, id, node),
         },
         NodeState::Hold => {
             if let Some(max) = hold_limit(world, node) {
@@ -102,6 +92,24 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
             // A cloud that has not started yet cannot delete; its start wakes us.
             if world.providers.contains_key(provider) {
                 plan.decisions.push(Decision::Delete { node: id.clone() });
+            }
+        }
+    }
+}
+
+/// A ready node that nobody has: it goes when its server has gone, or when it is too old.
+fn idle_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, node: &Node) {
+    if let Some(why) = world.has_gone(node) {
+        let reason = format!("it has gone while it waited: {why}");
+        plan.decisions.push(Decision::Retire { node: id.clone(), reason });
+        return;
+    }
+    let age = world.now - node.state_time;
+    for label in node.labels.iter().filter_map(|l| world.config.labels.get(l)) {
+        if let Some(max) = label.max_ready_age {
+            let reason = format!("ready for longer than max-ready-age of label {}", label.name);
+            if due(plan, world.now, age, max.as_secs_f64(), Decision::Retire { node: id.clone(), reason }) {
+                return;
             }
         }
     }
@@ -201,7 +209,10 @@ fn create_min_ready(world: &World<'_>, plan: &mut Plan) {
 /// Nodes of a label in stock, whatever their provider.
 fn stock(world: &World<'_>, label: &Label) -> usize {
     let ready = world.records.nodes.values().filter_map(|entry| entry.usable()).filter(|node| {
-        node.state == NodeState::Ready && node.allocated_to.is_none() && node.labels.contains(&label.name)
+        node.state == NodeState::Ready
+            && node.allocated_to.is_none()
+            && node.labels.contains(&label.name)
+            && world.has_gone(node).is_none()
     });
     ready.count()
 }

@@ -9,7 +9,7 @@ use std::{
 use nodepool_common::{
     config::{Config, Pool, Provider, StaticHost},
     model::{
-        Entry, LabelName, LauncherId, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
+        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
         Timestamp,
     },
 };
@@ -81,6 +81,11 @@ impl<'a> World<'a> {
         self.holdings.starting.iter().any(|(_, pool, _)| pool.provider == provider.name)
     }
 
+    /// Why a ready node that nobody has is of no use any more; `None`: nothing is known against it.
+    pub fn has_gone(&self, node: &Node) -> Option<&'a String> {
+        self.provider(node.provider.as_ref()?)?.gone.get(&node.id)
+    }
+
     /// What is known of a cloud.
     pub fn provider(&self, name: &ProviderName) -> Option<&'a ProviderState> {
         self.providers.get(name)
@@ -123,6 +128,8 @@ pub struct ProviderState {
     pub launch_after: Option<Timestamp>,
     /// Why the cloud does not answer, while it does not.
     pub trouble: Option<String>,
+    /// Ready nodes that nobody has and whose servers are of no use any more, each with the reason.
+    pub gone: BTreeMap<NodeId, String>,
 }
 
 /// What a cloud allows the project that we share with others.

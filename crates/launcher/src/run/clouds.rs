@@ -462,7 +462,7 @@ impl Launcher {
         info!(logger = LOGGER, "Provider {name} started");
         self.match_pools();
         self.wake.notify_one();
-        self.look_for_leaks(&cloud).await;
+        tokio::join!(self.look_for_leaks(&cloud), self.look_for_gone(&cloud));
     }
 
     /// Asks a cloud, and keeps the answer.

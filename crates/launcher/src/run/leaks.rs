@@ -67,6 +67,8 @@ impl Launcher {
             if let Err(error) = self.search(cloud, &mut suspects).await {
                 warn!(logger = LOGGER, "Cannot look for leaked resources: {error}");
             }
+            // What was listed may lack the servers of ready nodes.
+            self.wake.notify_one();
         }
     }
 

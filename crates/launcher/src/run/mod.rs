@@ -16,11 +16,13 @@
 //! | [`metastatic`] | nodes that stand on nodes of other providers |
 //! | [`nodes`] | actions on nodes: free, retire, delete |
 //! | [`leaks`] | resources without a record |
+//! | [`gone`] | ready nodes whose server has gone |
 //! | [`report`] | metrics, and what people can ask |
 
 mod actions;
 mod book;
 mod clouds;
+mod gone;
 mod hosts;
 mod launch;
 mod leaks;
@@ -199,9 +201,10 @@ impl Launcher {
         let started = std::time::Instant::now();
         let plan = {
             let mut book = self.book.open();
-            let providers = self.clouds.known();
+            let mut providers = self.clouds.known();
             self.zk.cache().read(|records| {
                 book.tidy(now);
+                self.note_gone(records, &mut providers);
                 let mut plan = plan(&World {
                     now,
                     config: &config,

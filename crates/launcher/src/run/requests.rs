@@ -180,7 +180,9 @@ impl Launcher {
         }
         let Some(alive) = self.is_alive(held).await? else { return Ok(()) };
         held = alive;
+        let renewed = self.renewed_connection(held.record()).await;
         held.update(|node| {
+            node.connection_port = renewed.unwrap_or(node.connection_port.take());
             node.allocated_to = Some(request.id.clone());
             node.tenant_name.clone_from(&request.tenant_name);
             node.requestor.clone_from(&request.requestor);
@@ -263,11 +265,17 @@ impl Launcher {
             return Ok(());
         }
         let unlocked = futures::future::join_all(taken.into_iter().map(|node| async move {
-            if ours {
-                node.update_and_unlock(|node| node.allocated_to = None).await.map_err(Into::into)
-            } else {
-                node.unlock().await
+            let renewed = self.renewed_connection(node.record()).await;
+            if !ours && renewed.is_none() {
+                return node.unlock().await;
             }
+            let update = node.update_and_unlock(|node| {
+                if ours {
+                    node.allocated_to = None;
+                }
+                node.connection_port = renewed.unwrap_or(node.connection_port.take());
+            });
+            update.await.map_err(Into::into)
         }))
         .await;
         self.book.open().drop_request(id);

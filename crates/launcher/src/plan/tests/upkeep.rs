@@ -128,3 +128,28 @@ fn a_stopping_launcher_takes_nothing_on_and_finishes_what_it_has() {
         "{plan:?}"
     );
 }
+
+#[test]
+fn a_ready_node_whose_server_has_gone_is_retired_and_not_handed_out() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .node("0000000002", "small", NodeState::Ready, |_| {})
+        .accepted("200-0000000001", &["small", "small"]);
+    setting.config.labels.get_mut("small").unwrap().min_ready = 2;
+    let provider = setting.providers.values_mut().next().unwrap();
+    provider.gone.insert("0000000001".into(), "it was evicted".to_owned());
+    let plan = setting.plan();
+    let retire = Decision::Retire {
+        node: "0000000001".into(),
+        reason: "it has gone while it waited: it was evicted".to_owned(),
+    };
+    assert!(plan.decisions.contains(&retire), "{:?}", plan.decisions);
+    let Some(Decision::Supply { reuse, launch, .. }) = plan.decisions.first() else { panic!("{plan:?}") };
+    assert_eq!((&reuse[..], launch.len()), (&[("0000000002".into(), "small".into())][..], 1));
+    assert!(plan.decisions.contains(&Decision::CreateMinReady { label: "small".into(), count: 1 }), "it is no stock");
+    // Whoever has it now finds out by himself.
+    let node = setting.records.nodes.get_mut(&NodeId::from("0000000001")).unwrap();
+    node.contenders.insert("zuul".to_owned());
+    assert!(!setting.plan().decisions.contains(&retire));
+}

@@ -77,14 +77,21 @@ def finish(world, done, nodeset):
     world.zuul.give_back(nodeset)
 
 
-def left(kube, providers):
+def marks(item):
+    """The labels of an object; of a project, which OpenShift gives none, what its description says."""
+    description = item['metadata'].get('annotations', {}).get('openshift.io/description', '')
+    said = json.loads(description) if description.startswith('{') else {}
+    return {**said, **item['metadata'].get('labels', {})}
+
+
+def objects_of(kube, providers):
     """The pods and namespaces that carry one of the providers' names."""
-    found = []
-    for name in providers:
-        selector = f'nodepool_provider_name={name}'
-        for path in '/api/v1/pods', '/api/v1/namespaces':
-            found += [item['metadata']['name'] for item in kube.items(path, labelSelector=selector)]
-    return found
+    return [item for path in ('/api/v1/pods', '/api/v1/namespaces') for item in kube.items(path)
+            if marks(item).get('nodepool_provider_name') in providers]
+
+
+def left(kube, providers):
+    return [item['metadata']['name'] for item in objects_of(kube, providers)]
 
 
 # Beside Python.
@@ -143,6 +150,9 @@ def observed(entries, node):
         body = copy.deepcopy(entry.get('requestObject'))
         if entry['objectRef']['resource'] in ('events', 'subjectaccessreviews') or body is None:
             continue
+        # Ours says there what OpenShift drops of the labels.
+        body.pop('description', None)
+        body.get('metadata', {}).get('annotations', {}).pop('openshift.io/description', None)
         made[f'{entry["objectRef"]["resource"]} {entry["requestURI"].split("?")[0]}'] = body
     return made
 
@@ -402,13 +412,92 @@ def pods_leaked(world):
     wait_for('replaced: the nodes', replaced, 60)
 
     def of_old_nodes():
-        return [item for name in ('leaks', 'leaky-kube', 'leaky-shift') for path in ('/api/v1/pods', '/api/v1/namespaces')
-                for item in kube.items(path, labelSelector=f'nodepool_provider_name={name}')
-                if item['metadata']['labels']['nodepool_node_id'] in before]
+        return [item for item in objects_of(kube, ['leaks', 'leaky-kube', 'leaky-shift'])
+                if marks(item)['nodepool_node_id'] in before]
     wait_for('gone: what was leaked', lambda: not of_old_nodes(), 60)
     check(ready(), 'a node that was no leak is gone')
     check([p for p in kube.pods('leaks') if p['metadata']['name'] == 'theirs-0000000001'], 'another\'s pod is gone')
     passed('three leaks removed, nothing of others')
+
+
+def pods_gone(world):
+    """Ready nodes whose pod is deleted, evicted, or whose namespace is removed: noticed, never handed out, replaced."""
+    if world.python:
+        raise Skip('Python Nodepool hands them out')
+    kube = cluster()
+    kube.namespace('gone')
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {'admin': kube.admin_token()})
+    providers = [provider('gone', {'gone-pod': {}}, context='admin'),
+                 provider('gone-kube', {'gone-namespace': {}}, driver='kubernetes', context='admin')]
+    config = world.write_config('gone', ['gone-pod', 'gone-namespace'], providers, label={'min-ready': 1})
+    launcher = world.launcher(config, env={'KUBECONFIG': str(kubeconfig)}, arguments=['--cleanup-interval', '1'])
+    client = world.zuul.zk.kazoo_client
+
+    def ready(label, other_than=None):
+        return next((node for node, record in records.nodes(client).items() if node != other_than
+                     and record['state'] == 'ready' and record['type'] == [label]), None)
+
+    def evict(name):
+        path = f'/api/v1/namespaces/gone/pods/{name}'
+        pod = kube.call('GET', path)
+        pod['status'].update(phase='Failed', reason='Evicted', message='The node was low on resource: memory.')
+        kube.call('PUT', f'{path}/status', pod)
+    for what, end in ('deleted', lambda name: kube.call('DELETE', f'/api/v1/namespaces/gone/pods/{name}')), ('evicted', evict):
+        node = wait_for('ready: a pod', lambda: ready('gone-pod'), 60)
+        end(f'gone-pod-{node}')
+        started = time.monotonic()
+        replaced = wait_for('replaced: the pod', lambda: ready('gone-pod', node) if node not in records.nodes(client) else None, 60)
+        check(replaced != node, 'the same node')
+        passed(f'a ready pod that was {what}: replaced within {time.monotonic() - started:.1f} s')
+    # A namespace is noticed by the search for leaks, and counts once the node has been ready for half a minute.
+    node = wait_for('ready: a namespace', lambda: ready('gone-namespace'), 60)
+    kube.call('DELETE', f'/api/v1/namespaces/gone-kube-{node}')
+    wait_for('replaced: the namespace', lambda: node not in records.nodes(client) and ready('gone-namespace', node), 90)
+    log = launcher.log.read_text()
+    check(log.count('has gone while it waited') == 3, 'not for that reason')
+    passed('a namespace that was deleted: replaced')
+
+
+def pods_blips(world):
+    """What passes by itself fails no request: an image registry that is away, a secret that comes late, a crash, a webhook
+    that cannot be called."""
+    if world.python:
+        raise Skip('Python Nodepool hands out what only runs')
+    kube = cluster()
+    kube.namespace('blips')
+    token = kube.service_account('blips', 'nodepool-sa', OPERATOR_RULES)
+    kubeconfig = kube.kubeconfig(world.directory / 'kubeconfig', {'pods': token, 'admin': kube.admin_token()})
+    labels = {f'blip-{life}': {'annotations': {'pod-life': f'{life}=40'}} for life in ('image-pull', 'config-error', 'crash-loop')}
+    # One attempt: what counts as one fails the request.
+    providers = [provider('blips', {**labels, 'blip-webhook': {}}, **{'launch-retries': 1, 'launch-timeout': 120}),
+                 provider('blips-kube', {'blip-namespace': {}}, driver='kubernetes', context='admin', **{'launch-retries': 1})]
+    config = world.write_config('blips', [*labels, 'blip-webhook', 'blip-namespace'], providers)
+    world.launcher(config, env={'KUBECONFIG': str(kubeconfig)})
+    all_registered(world, ['blips', 'blips-kube'])
+    hooks = '/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations'
+    here = {'matchExpressions': [{'key': 'kubernetes.io/metadata.name', 'operator': 'In', 'values': ['blips']}]}
+    hook = {'clientConfig': {'url': 'https://127.0.0.1:1/'}, 'sideEffects': 'None', 'admissionReviewVersions': ['v1'],
+            'failurePolicy': 'Fail', 'timeoutSeconds': 1}
+    kube.call('POST', hooks, {'metadata': {'name': 'blips'}, 'webhooks': [
+        {**hook, 'name': 'pods.blips.example', 'namespaceSelector': here, 'rules': [
+            {'apiGroups': [''], 'apiVersions': ['v1'], 'operations': ['CREATE'], 'resources': ['pods']}]},
+        {**hook, 'name': 'namespaces.blips.example', 'rules': [
+            {'apiGroups': [''], 'apiVersions': ['v1'], 'operations': ['CREATE'], 'resources': ['namespaces']}]}]})
+    _, position = kube.audit()
+    requests = {label: world.zuul.request([label]) for label in [*labels, 'blip-webhook', 'blip-namespace']}
+
+    def refused():
+        entries, _ = kube.audit(position)
+        failed = [e for e in entries if 'failed calling webhook' in e['responseStatus'].get('message', '')]
+        return len({e['objectRef']['resource'] for e in failed}) == 2 and len(failed) > 8
+    wait_for('refused: pods and namespaces, more than once', refused, 60)
+    kube.call('DELETE', f'{hooks}/blips')
+    for label, (request, nodeset) in requests.items():
+        done = world.zuul.wait(request, 120)
+        check(done.state == FULFILLED, f'{label}: {done.state}: {reasons(world, request)}')
+        finish(world, done, nodeset)
+    world.zuul.wait_until_empty(60)
+    passed(f'{len(requests)} requests fulfilled, each with a trouble that passed')
 
 
 # Many, and without the API.
@@ -491,6 +580,11 @@ def pods_credentials(world):
         check(nodes[0]['connection_port']['token'] == token, 'Zuul was given another token')
         world.zuul.wait_until_empty(60)
     build(first)
+    # One that waits while the credentials change, as those do that are made for a time.
+    request, nodeset = world.zuul.request(['changing'])
+    waiting = world.zuul.wait(request, 60)
+    world.zuul.zk.deleteNodeRequest(request.id)
+    wait_for('free: the node', lambda: not records.nodes(world.zuul.zk.kazoo_client)[waiting.nodes[0]]['allocated_to'], 30)
     second = kube.token('credentials', 'nodepool-sa', 'second')
     kube.call('DELETE', '/api/v1/namespaces/credentials/secrets/nodepool-sa-token')
     kube.kubeconfig(path, {'pods': second})
@@ -585,5 +679,5 @@ def holds(found, plan):
     return found == plan
 
 
-SCENARIOS = (pods_as_python, pods_quotas, pods_refusals, pods_leaked, pods_credentials, pods_namespace, pods_api_killed,
+SCENARIOS = (pods_as_python, pods_quotas, pods_refusals, pods_blips, pods_leaked, pods_gone, pods_credentials, pods_namespace, pods_api_killed,
              pods_many)

@@ -43,6 +43,8 @@ var nodes = []string{"k8s-default-pool-abcd-1234", "k8s-default-pool-abcd-5678"}
 //	stuck        its volume is never mounted
 //	not-ready    it runs, and its readiness probe fails
 //	config-error its container wants a secret that is not there
+//
+// image-pull, crash-loop and config-error with =N pass after N seconds.
 type player struct {
 	client kubernetes.Interface
 	mutex  sync.Mutex
@@ -181,7 +183,10 @@ func (p *player) live(ctx context.Context, pod *corev1.Pod) error {
 		time.Sleep(time.Second)
 		p.event(ctx, pod, "Failed", "Error: ImagePullBackOff")
 		back := fmt.Sprintf("Back-off pulling image %q: ErrImagePull: %s", image, why)
-		return p.status(ctx, pod, corev1.PodPending, containers(pod, waits("ImagePullBackOff", back), 0, nil), nil)
+		err := p.status(ctx, pod, corev1.PodPending, containers(pod, waits("ImagePullBackOff", back), 0, nil), nil)
+		if err != nil || !passes(argument) {
+			return err
+		}
 	case "crash-loop":
 		over := &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", StartedAt: metav1.Now(), FinishedAt: metav1.Now()}
 		if err := p.status(ctx, pod, corev1.PodRunning,
@@ -192,7 +197,10 @@ func (p *player) live(ctx context.Context, pod *corev1.Pod) error {
 		why := fmt.Sprintf("back-off 10s restarting failed container=%s pod=%s_%s(%s)", pod.Spec.Containers[0].Name,
 			pod.Name, pod.Namespace, pod.UID)
 		p.event(ctx, pod, "BackOff", "Back-off restarting failed container "+pod.Spec.Containers[0].Name)
-		return p.status(ctx, pod, corev1.PodRunning, containers(pod, waits("CrashLoopBackOff", why), 2, over), nil)
+		err := p.status(ctx, pod, corev1.PodRunning, containers(pod, waits("CrashLoopBackOff", why), 2, over), nil)
+		if err != nil || !passes(argument) {
+			return err
+		}
 	case "evict":
 		return p.status(ctx, pod, corev1.PodFailed, nil, func(status *corev1.PodStatus) {
 			status.Reason = "Evicted"
@@ -208,7 +216,10 @@ func (p *player) live(ctx context.Context, pod *corev1.Pod) error {
 	case "config-error":
 		why := `secret "x" not found`
 		p.event(ctx, pod, "Failed", "Error: "+why)
-		return p.status(ctx, pod, corev1.PodPending, containers(pod, waits("CreateContainerConfigError", why), 0, nil), nil)
+		err := p.status(ctx, pod, corev1.PodPending, containers(pod, waits("CreateContainerConfigError", why), 0, nil), nil)
+		if err != nil || !passes(argument) {
+			return err
+		}
 	case "not-ready":
 		return p.status(ctx, pod, corev1.PodRunning, containers(pod, runs, 0, nil), func(status *corev1.PodStatus) {
 			status.ContainerStatuses[0].Ready = false
@@ -227,6 +238,15 @@ func (p *player) live(ctx context.Context, pod *corev1.Pod) error {
 		status.Conditions = append(status.Conditions, condition(corev1.PodReady, "True", "", ""),
 			condition(corev1.ContainersReady, "True", "", ""))
 	})
+}
+
+// passes waits until a trouble has passed; false: it never does.
+func passes(argument string) bool {
+	seconds, err := strconv.ParseFloat(argument, 64)
+	if err == nil {
+		time.Sleep(time.Duration(seconds * float64(time.Second)))
+	}
+	return err == nil
 }
 
 // noRoom says why no node can take a pod. Others' pods are not reckoned with.

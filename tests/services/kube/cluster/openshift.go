@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -26,6 +27,8 @@ const (
 	projectAPI   = "project.openshift.io/v1"
 	bindingAPI   = "authorization.openshift.io/v1"
 	requestedBy  = "openshift.io/requester"
+	displayName  = "openshift.io/display-name"
+	description  = "openshift.io/description"
 	projectPath  = "/apis/" + projectAPI
 	bindingsPath = "/apis/" + bindingAPI
 )
@@ -134,16 +137,21 @@ func (s *shift) answer(r *http.Request) (any, error) {
 	return nil, errors.NewNotFound(corev1.Resource("paths"), path)
 }
 
+// request makes a project. As in OpenShift, of what was asked for it keeps the name and the two texts, and drops labels and
+// annotations (openshift/origin issue 3819).
 func (s *shift) request(r *http.Request) (any, error) {
 	var wanted struct {
 		metav1.ObjectMeta `json:"metadata"`
+		DisplayName       string `json:"displayName"`
+		Description       string `json:"description"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&wanted); err != nil {
 		return nil, errors.NewBadRequest(err.Error())
 	}
 	user := r.Header.Get("X-Remote-User")
 	namespace, err := s.client.CoreV1().Namespaces().Create(r.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		Name: wanted.Name, Labels: wanted.Labels, Annotations: map[string]string{requestedBy: user}}}, metav1.CreateOptions{})
+		Name: wanted.Name, Annotations: map[string]string{
+			requestedBy: user, displayName: wanted.DisplayName, description: wanted.Description}}}, metav1.CreateOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -172,22 +180,33 @@ func (s *shift) list(r *http.Request) (any, error) {
 
 func (s *shift) project(r *http.Request, name string) (any, error) {
 	resource := corev1.Resource("projects")
-	namespace, err := s.client.CoreV1().Namespaces().Get(r.Context(), name, metav1.GetOptions{})
+	namespace, missing := s.client.CoreV1().Namespaces().Get(r.Context(), name, metav1.GetOptions{})
 	verb := map[string]string{http.MethodGet: "get", http.MethodDelete: "delete"}[r.Method]
 	if verb == "" {
 		return nil, errors.NewMethodNotSupported(resource, r.Method)
 	}
-	if err != nil {
-		return nil, err
+	if missing != nil && !errors.IsNotFound(missing) {
+		return nil, missing
+	}
+	if missing != nil {
+		// Who may see no namespaces but his own is not told that there is none.
+		namespace = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	}
 	if !s.mayDo(r, verb, namespace) {
 		return nil, errors.NewForbidden(resource, name, fmt.Errorf("User %q cannot %s resource \"projects\"",
 			r.Header.Get("X-Remote-User"), verb))
 	}
+	if missing != nil {
+		return nil, missing
+	}
 	if verb == "get" {
 		return project(namespace), nil
 	}
-	if err := s.client.CoreV1().Namespaces().Delete(r.Context(), name, metav1.DeleteOptions{}); err != nil {
+	options := metav1.DeleteOptions{}
+	if err := json.NewDecoder(r.Body).Decode(&options); err != nil && err != io.EOF {
+		return nil, errors.NewBadRequest(err.Error())
+	}
+	if err := s.client.CoreV1().Namespaces().Delete(r.Context(), name, options); err != nil {
 		return nil, err
 	}
 	return metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Success"}, nil

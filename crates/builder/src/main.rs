@@ -8,16 +8,10 @@ use nodepool_builder::{
     run::{Builder, Options},
 };
 use nodepool_common::{
-    config,
+    process::{self, Frame},
     stats::Stats,
-    sys::{
-        daemon, host,
-        logging::{self, LogOptions},
-        shutdown::{Shutdown, ShutdownReason},
-    },
-    zk::ZooKeeper,
+    sys::host,
 };
-use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 const LOGGER: &str = "nodepool.builder";
@@ -78,68 +72,30 @@ fn main() -> ExitCode {
     if let Some(Command::TrustHost(arguments)) = &arguments.command {
         return trust_host::run(arguments);
     }
-    let foreground = arguments.foreground || arguments.debug;
-    if !foreground && !daemon::is_daemon() {
-        return match daemon::start(&arguments.pid_file) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&error),
-        };
-    }
-    let app = "nodepool-builder";
-    let options = LogOptions { config: arguments.logging.clone(), foreground, debug: arguments.debug, app };
-    let _log = match logging::init(&options) {
-        Ok(guard) => guard,
-        Err(error) => return complain(&error),
+    let options = process::Options {
+        program: "nodepool-builder",
+        app: "nodepool-builder",
+        logging: arguments.logging.clone(),
+        pid_file: arguments.pid_file.clone(),
+        debug: arguments.debug,
+        foreground: arguments.foreground,
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&error),
-    };
-    let code = runtime.block_on(run(arguments));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    code
+    process::main(&options, || async { run(arguments).await.unwrap_or_else(|code| code) })
 }
 
-fn complain(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("nodepool-builder: {error}");
-    ExitCode::FAILURE
-}
-
-async fn run(arguments: Arguments) -> ExitCode {
+async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     let path = arguments.config.display().to_string();
-    let watcher = config::Watcher::new(&arguments.config, arguments.secure.clone());
-    let loaded = match config::load(&arguments.config, arguments.secure.as_deref()) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            error!(logger = "nodepool.config", "The configuration cannot be used:\n{errors}");
-            return ExitCode::FAILURE;
-        }
-    };
-    if loaded.config.zookeeper.servers.is_empty() {
+    let (frame, watcher) = Frame::new(&arguments.config, arguments.secure.as_deref())?;
+    if frame.loaded.config.zookeeper.servers.is_empty() {
         error!(
             logger = LOGGER,
             "No ZooKeeper servers specified in config. Add zookeeper-servers to {path}, or pass the secure file that has \
              them with -s"
         );
-        return ExitCode::FAILURE;
+        return Err(ExitCode::FAILURE);
     }
-    let shutdown = Shutdown::new();
-    if let Err(error) = shutdown.listen_for_signals() {
-        error!(logger = LOGGER, "Cannot listen for signals: {error}");
-        return ExitCode::FAILURE;
-    }
-    // Outlives the builder's own stop: what runs to its end is still recorded.
-    let end = CancellationToken::new();
-    let zk = match ZooKeeper::start(&loaded.config.zookeeper, shutdown.tracker(), end.clone()) {
-        Ok(zk) => zk,
-        Err(error) => {
-            error!(logger = "nodepool.zk.ZooKeeper", "{error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let zk = frame.connect()?;
     let options = Options {
-        config: arguments.config,
-        secure: arguments.secure,
         build_workers: arguments.build_workers,
         upload_workers: arguments.upload_workers,
         cleanup_interval: Some(arguments.cleanup_interval).filter(|interval| *interval > 0.0).map(seconds),
@@ -147,21 +103,14 @@ async fn run(arguments: Arguments) -> ExitCode {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fqdn: host::fqdn(),
     };
-    let builder = match Builder::new(options, watcher, loaded.config.clone(), zk.clone(), Stats::from_env()) {
-        Ok(builder) => builder,
-        Err(error) => {
-            error!(logger = LOGGER, "{error} ({path})");
-            return ExitCode::FAILURE;
-        }
-    };
-    builder.note_loaded(&loaded);
-    builder.run(shutdown.reason()).await;
-    zk.close().await;
-    end.cancel();
-    // Also where the builder ended by itself.
-    shutdown.request(ShutdownReason::Terminate);
-    shutdown.join(Duration::from_secs(5)).await;
-    ExitCode::SUCCESS
+    let builder = Builder::new(options, watcher, frame.loaded.config.clone(), zk.clone(), Stats::from_env());
+    let builder = builder.map_err(|error| {
+        error!(logger = LOGGER, "{error} ({path})");
+        ExitCode::FAILURE
+    })?;
+    builder.note_loaded(&frame.loaded);
+    let shutdown = frame.shutdown.clone();
+    Ok(frame.run(&zk, builder.run(&shutdown)).await)
 }
 
 fn seconds(value: f64) -> Duration {

@@ -2,15 +2,18 @@
 //!
 //! As upstream's, it waits for ZooKeeper for as long as it takes; the log says which servers do not answer and why.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::{self, Config},
+    sys::shutdown::{Shutdown, ShutdownReason},
     zk::ZooKeeper,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::failure::Failure;
+
+/// For what is left to do when a command is done: locks of abandoned actions are released.
+const LAST_TASKS: Duration = Duration::from_secs(10);
 
 /// A command's surroundings.
 pub struct Session {
@@ -18,8 +21,7 @@ pub struct Session {
     pub config: Arc<Config>,
     /// Connected.
     pub zk: ZooKeeper,
-    tracker: TaskTracker,
-    shutdown: CancellationToken,
+    shutdown: Shutdown,
 }
 
 impl Session {
@@ -41,17 +43,16 @@ impl Session {
                 path.display()
             )));
         }
-        let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let zk = ZooKeeper::start(&config.zookeeper, &tracker, shutdown.clone())?;
+        let shutdown = Shutdown::new();
+        let zk = ZooKeeper::start(&config.zookeeper, &shutdown, shutdown.token().clone())?;
         zk.connected().await;
-        Ok(Self { config, zk, tracker, shutdown })
+        Ok(Self { config, zk, shutdown })
     }
 
     /// Ends the ZooKeeper session, so that what it locked is free at once.
     pub async fn close(self) {
         self.zk.close().await;
-        self.shutdown.cancel();
-        self.tracker.close();
-        self.tracker.wait().await;
+        self.shutdown.request(ShutdownReason::Terminate);
+        self.shutdown.join(LAST_TASKS).await;
     }
 }

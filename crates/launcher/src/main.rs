@@ -4,21 +4,15 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use nodepool_common::{
-    config,
+    process::{self, Frame},
     stats::Stats,
-    sys::{
-        daemon, host,
-        logging::{self, LogOptions},
-        shutdown::{Shutdown, ShutdownReason},
-    },
-    zk::ZooKeeper,
+    sys::{host, shutdown::Shutdown},
 };
 use nodepool_launcher::{
     run::{Launcher, Options},
     web,
 };
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 /// Serves the node requests of Zuul.
@@ -73,50 +67,24 @@ fn main() -> ExitCode {
         println!("Nodepool version: {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let foreground = arguments.foreground || arguments.debug;
-    if !foreground && !daemon::is_daemon() {
-        return match daemon::start(&arguments.pid_file) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&error),
-        };
-    }
-    let options = LogOptions { config: arguments.logging.clone(), foreground, debug: arguments.debug, app: "nodepool" };
-    let _log = match logging::init(&options) {
-        Ok(guard) => guard,
-        Err(error) => return complain(&error),
+    let options = process::Options {
+        program: "nodepool-launcher",
+        app: "nodepool",
+        logging: arguments.logging.clone(),
+        pid_file: arguments.pid_file.clone(),
+        debug: arguments.debug,
+        foreground: arguments.foreground,
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&error),
-    };
-    let code = runtime.block_on(run(arguments));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    code
+    process::main(&options, || async { run(arguments).await.unwrap_or_else(|code| code) })
 }
 
-fn complain(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("nodepool-launcher: {error}");
-    ExitCode::FAILURE
-}
-
-async fn run(arguments: Arguments) -> ExitCode {
-    let loaded = match config::load(&arguments.config, arguments.secure.as_deref()) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            error!(logger = "nodepool.config", "The configuration cannot be used:\n{errors}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let shutdown = Shutdown::new();
-    if let Err(error) = shutdown.listen_for_signals() {
-        error!(logger = "nodepool.NodePool", "Cannot listen for signals: {error}");
-        return ExitCode::FAILURE;
-    }
+async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
+    let (frame, watcher) = Frame::new(&arguments.config, arguments.secure.as_deref())?;
     // Bound before anything else, and answered from the first moment: the probes of a pod must not wait for clouds.
     let listener = if arguments.no_webapp {
         None
     } else {
-        let webapp = &loaded.config.webapp;
+        let webapp = &frame.loaded.config.webapp;
         let host = arguments.web_address.clone().unwrap_or_else(|| webapp.listen_address.clone());
         let port = arguments.web_port.unwrap_or(webapp.port);
         match TcpListener::bind((host.as_str(), port)).await {
@@ -126,31 +94,21 @@ async fn run(arguments: Arguments) -> ExitCode {
                     logger = "nodepool.WebApp",
                     "Cannot listen on {host}:{port} (webapp of the configuration): {error}"
                 );
-                return ExitCode::FAILURE;
+                return Err(ExitCode::FAILURE);
             }
         }
     };
-    // Outlives the launcher's own stop: what runs to its end needs ZooKeeper and may be watched over HTTP.
-    let end = CancellationToken::new();
-    let zk = match ZooKeeper::start(&loaded.config.zookeeper, shutdown.tracker(), end.clone()) {
-        Ok(zk) => zk,
-        Err(error) => {
-            error!(logger = "nodepool.zk.ZooKeeper", "{error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let zk = frame.connect()?;
     let stats = Stats::from_env();
     let options = Options {
-        config: arguments.config,
-        secure: arguments.secure,
         cleanup_interval: seconds(arguments.cleanup_interval),
         delete_interval: seconds(arguments.delete_interval),
         request_lock_age: seconds(arguments.request_lock_age),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fqdn: host::fqdn(),
     };
-    let launcher = Launcher::new(options, loaded.config.clone(), zk.clone(), stats.clone());
-    launcher.note_loaded(&loaded);
+    let launcher = Launcher::new(options, frame.loaded.config.clone(), zk.clone(), stats.clone());
+    launcher.note_loaded(&frame.loaded);
     if let Some(listener) = listener {
         let (ready, pools) = (Arc::clone(&launcher), Arc::clone(&launcher));
         let sources = web::WebState {
@@ -159,16 +117,13 @@ async fn run(arguments: Arguments) -> ExitCode {
             metrics: Arc::new(move || stats.render()),
             pools: Arc::new(move || pools.pool_list()),
         };
-        shutdown.spawn(web::serve(listener, sources, end.clone()));
+        // Until the end: what runs to its end may be watched.
+        let serving = web::serve(listener, sources, frame.end.clone());
+        frame.shutdown.spawn(frame.shutdown.guard("HTTP server", serving));
     }
-    dump_on_signal(&launcher, &shutdown);
-    launcher.run(shutdown.reason()).await;
-    zk.close().await;
-    end.cancel();
-    // Also where the launcher ended by itself.
-    shutdown.request(ShutdownReason::Terminate);
-    shutdown.join(Duration::from_secs(5)).await;
-    ExitCode::SUCCESS
+    dump_on_signal(&launcher, &frame.shutdown);
+    let shutdown = frame.shutdown.clone();
+    Ok(frame.run(&zk, launcher.run(watcher, &shutdown)).await)
 }
 
 /// SIGUSR2: what the launcher is doing goes to the log, where Python's threads would have dumped their stacks.

@@ -7,6 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nodepool_common::sys::shutdown::{Shutdown, ShutdownReason};
 use nodepool_testing::ZooKeeperServer;
 use serde_json::{Value, json};
 use support::*;
@@ -59,6 +60,78 @@ async fn sigterm_puts_requests_back_for_the_next_launcher() {
     stage.no_node_is_left().await;
     second.signal(Signal::SIGTERM);
     assert_eq!(second.ended(Duration::from_secs(5)).await.code(), Some(0), "an idle one, too");
+}
+
+/// As Kubernetes does when the grace period of a drain is over.
+#[tokio::test]
+async fn sigterm_during_a_drain_puts_requests_back_and_leaves_no_lock() {
+    for drain in [Signal::SIGINT, Signal::SIGUSR1] {
+        let stage = with_servers_that_last(zookeeper(), 60.0).await;
+        // Locks that are left behind are there for long.
+        stage.session_timeout.set(40.0);
+        stage.configure(&[fake("p", &["a"], 5)]);
+        let mut launcher = stage.launcher().await;
+        let request = stage.request(&["a"]).await;
+        stage.wait("the server boots", async || launcher.logged(&["is being created"])).await;
+        launcher.signal(drain);
+        stage.wait("its pools are gone", async || stage.pools().await.is_empty()).await;
+        assert_eq!(stage.state(&request).await, "pending", "it waits for the launch");
+        launcher.signal(Signal::SIGTERM);
+        assert_eq!(launcher.ended(Duration::from_secs(10)).await.code(), Some(0), "{drain}");
+        assert_eq!(stage.state(&request).await, "requested");
+        let locks = stage.zk.list_children(&format!("/nodepool/requests-lock/{request}")).await.unwrap();
+        assert!(locks.is_empty(), "{locks:?}");
+        for node in stage.records("nodes").await.into_keys() {
+            let locks = stage.zk.list_children(&format!("/nodepool/nodes/{node}/lock")).await.unwrap();
+            assert!(locks.is_empty(), "{locks:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_with_a_zookeeper_that_does_not_answer_ends() {
+    let server = ZooKeeperServer::start();
+    let stage = with_servers_that_last(&server, 0.1).await;
+    stage.session_timeout.set(40.0);
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let mut launcher = stage.launcher().await;
+    stage.offered("a").await;
+    server.pause();
+    launcher.signal(Signal::SIGINT);
+    let code = launcher.ended(Duration::from_secs(25)).await.code();
+    server.resume();
+    assert_eq!(code, Some(0));
+}
+
+/// The file is written while the launcher starts, as an operator's side-car does.
+#[tokio::test]
+async fn a_change_between_the_load_and_the_start_is_found() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let (watcher, loaded) = nodepool_common::config::Watcher::load(&stage.path("nodepool.yaml"), None).unwrap();
+    stage.configure(&[fake("p", &["a", "b"], 5)]);
+    let shutdown = Shutdown::new();
+    let zk = nodepool_common::zk::ZooKeeper::start(
+        &loaded.config.zookeeper,
+        &shutdown,
+        tokio_util::sync::CancellationToken::new(),
+    )
+    .unwrap();
+    let options = nodepool_launcher::run::Options {
+        cleanup_interval: Duration::from_secs(60),
+        delete_interval: Duration::from_secs(5),
+        request_lock_age: Duration::from_secs(60),
+        version: "test".to_owned(),
+        fqdn: "host.example".to_owned(),
+    };
+    let stats = nodepool_common::stats::Stats::from_env();
+    let launcher = nodepool_launcher::run::Launcher::new(options, loaded.config, zk.clone(), stats);
+    let (running, stop) = (std::sync::Arc::clone(&launcher), shutdown.clone());
+    let running = tokio::spawn(async move { running.run(watcher, &stop).await });
+    stage.offered("b").await;
+    shutdown.request(ShutdownReason::Terminate);
+    running.await.unwrap();
+    zk.close().await;
 }
 
 #[tokio::test]

@@ -30,13 +30,13 @@ use nix::fcntl::Flock;
 use nodepool_common::{
     config::{self, Config},
     stats::Stats,
-    sys::{clock, host, shutdown::ShutdownReason},
+    sys::{
+        clock, host,
+        shutdown::{Shutdown, ShutdownReason},
+    },
     zk::ZooKeeper,
 };
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
@@ -59,10 +59,6 @@ const LEAVE: Duration = Duration::from_secs(25);
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `-c`.
-    pub config: PathBuf,
-    /// `-s`.
-    pub secure: Option<PathBuf>,
     /// `--build-workers`: builds at a time. Upstream's default: 1.
     pub build_workers: usize,
     /// `--upload-workers`: uploads at a time. Upstream's default: 4.
@@ -170,12 +166,13 @@ impl Builder {
     }
 
     /// Runs until told to stop. Returns when everything that ran has ended.
-    pub async fn run(self: &Arc<Self>, mut stop: watch::Receiver<Option<ShutdownReason>>) {
+    pub async fn run(self: &Arc<Self>, shutdown: &Shutdown) {
+        let mut stop = shutdown.reason();
         self.end_leftovers().await;
         self.apply_config(&self.config());
-        self.spawn(Self::watch_config);
-        self.spawn(Self::watch_session);
-        self.spawn(Self::report_regularly);
+        self.guard(shutdown, "watcher of the configuration", Self::watch_config);
+        self.guard(shutdown, "watcher of the ZooKeeper session", Self::watch_session);
+        self.guard(shutdown, "reporter of statistics", Self::report_regularly);
         let component = self.zk.register_builder(&host::hostname(), &self.options.version);
         info!(logger = LOGGER, "Builder {} started", self.id);
 
@@ -187,9 +184,7 @@ impl Builder {
             if stopping && self.state().is_idle() {
                 break;
             }
-            let pause = wake_at.map_or(Duration::from_secs(3600), |at| {
-                Duration::from_secs_f64((at - clock::now()).clamp(0.001, 3600.0))
-            });
+            let pause = wake_at.map_or(clock::LONGEST_SLEEP, clock::until);
             tokio::select! {
                 result = changed.changed() => if result.is_err() { break },
                 () = self.wake.notified() => {}
@@ -291,6 +286,15 @@ impl Builder {
                 None
             }
         }
+    }
+
+    /// Spawns a task that ends when the builder does, and without which it would be deaf.
+    fn guard<F>(self: &Arc<Self>, shutdown: &Shutdown, what: &'static str, task: impl FnOnce(Arc<Self>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let guarded = shutdown.guard(what, task(Arc::clone(self)));
+        self.spawn(|_| guarded);
     }
 
     /// Spawns a task that ends when the builder does.

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use nodepool_common::{config, zk::ZooKeeper};
+use nodepool_common::{config, sys::shutdown::Shutdown, zk::ZooKeeper};
 use nodepool_testing::ZooKeeperServer;
 use serde_json::{Value, json};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 pub const NODEPOOL: &str = env!("CARGO_BIN_EXE_nodepool");
 
@@ -48,7 +48,7 @@ impl World {
             "build-log-dir": server.directory().join("builds"),
         });
         fs::write(server.directory().join("nodepool.yaml"), configuration.to_string()).unwrap();
-        let zk = ZooKeeper::start(&zookeeper, &TaskTracker::new(), CancellationToken::new()).unwrap();
+        let zk = ZooKeeper::start(&zookeeper, &Shutdown::new(), CancellationToken::new()).unwrap();
         zk.connected().await;
         Self { server, zk }
     }

@@ -64,9 +64,17 @@ impl Stamp {
 }
 
 impl Watcher {
-    /// Takes the files as they are now for known. Make the watcher first and [`load`] then: what changes in between
-    /// is seen by the first poll.
-    pub fn new(path: impl Into<PathBuf>, secure: Option<PathBuf>) -> Self {
+    /// Loads the configuration and watches its files from before they were read: what changes meanwhile or afterwards is
+    /// seen by a poll.
+    pub fn load(path: &Path, secure: Option<&Path>) -> Result<(Self, Loaded), ConfigErrors> {
+        let mut watcher = Self::new(path, secure.map(Path::to_owned));
+        let loaded = load(path, secure)?;
+        watcher.had_providers = !is_bare(&loaded);
+        Ok((watcher, loaded))
+    }
+
+    /// Takes the files as they are now for known.
+    pub(super) fn new(path: impl Into<PathBuf>, secure: Option<PathBuf>) -> Self {
         let mut watcher = Self { path: path.into(), secure, settled: [None; 2], pending: None, had_providers: true };
         watcher.settled = watcher.stamps();
         watcher

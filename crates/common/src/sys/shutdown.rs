@@ -3,12 +3,29 @@
 //! The first SIGINT, SIGUSR1 or SIGTERM sets a [`ShutdownReason`] and cancels the token that every task listens to;
 //! the launcher decides by the reason how long it waits for what is under way. Upstream's SIGTERM, which is how
 //! Kubernetes stops a pod, exits at once and leaves the cleaning to the next start (`nodepool 11.0.0:
-//! cmd/launcher.py`); ours stops in order but without waiting for clouds. A second SIGINT or SIGTERM is somebody who
-//! does not want to wait: the process exits at once. SIGUSR2 asks for a dump of the state into the log, where Python
-//! dumps its threads' stacks.
+//! cmd/launcher.py`); ours stops in order but without waiting for clouds, also when it comes while a SIGINT or SIGUSR1 is
+//! being followed. A second SIGINT, and any further SIGTERM, is somebody who does not want to wait: the process exits at
+//! once. SIGUSR2 asks for a dump of the state into the log, where Python dumps its threads' stacks.
+//!
+//! A task without which the process would live on and hear nothing any more (of ZooKeeper, of its configuration) is
+//! spawned under [`Shutdown::guard`]: if it panics, the reason is logged and the process stops as by SIGTERM, with
+//! status 1, so that whatever started it starts it again.
 
-use std::{future::Future, io, time::Duration};
+use std::{
+    any::Any,
+    cell::RefCell,
+    future::Future,
+    io,
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use futures::FutureExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -16,13 +33,27 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// For the stop after a failure: what has failed may be what the stop needs.
+const LAST_STOP: Duration = Duration::from_secs(60);
+
 /// Why, and so how, to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutdownReason {
     /// SIGINT, SIGUSR1, or a caller's own: finish what is under way.
     Graceful,
-    /// SIGTERM: release what others may take over, quickly.
+    /// SIGTERM, or a failure: release what others may take over, quickly.
     Terminate,
+}
+
+/// What a request to stop has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requested {
+    /// The stop begins.
+    Begun,
+    /// A graceful stop has become a quick one.
+    Hastened,
+    /// Nothing: it was stopping like that already, or quicker.
+    Again,
 }
 
 /// The stop of a process and its tasks. Cheap to clone.
@@ -32,6 +63,7 @@ pub struct Shutdown {
     tracker: TaskTracker,
     reason: watch::Sender<Option<ShutdownReason>>,
     dumps: watch::Sender<u64>,
+    failed: Arc<AtomicBool>,
 }
 
 impl Default for Shutdown {
@@ -48,6 +80,7 @@ impl Shutdown {
             tracker: TaskTracker::new(),
             reason: watch::Sender::new(None),
             dumps: watch::Sender::new(0),
+            failed: Arc::default(),
         }
     }
 
@@ -60,7 +93,7 @@ impl Shutdown {
         let mut dump = signal(SignalKind::user_defined2())?;
         let this = self.clone();
         // Not tracked: it must still hear the second signal while the tracked tasks are being waited for.
-        tokio::spawn(async move {
+        tokio::spawn(self.guard("listener to signals", async move {
             loop {
                 let (name, number, reason) = tokio::select! {
                     Some(()) = interrupt.recv() => ("SIGINT", 2, ShutdownReason::Graceful),
@@ -72,28 +105,75 @@ impl Shutdown {
                     }
                     else => return,
                 };
-                if this.request(reason) {
-                    tracing::info!(signal = name, "Stopping; the same signal again exits at once");
-                } else if number != 0 {
-                    tracing::warn!(signal = name, "Second signal while stopping: exiting at once");
-                    std::process::exit(128 + number);
+                match this.request(reason) {
+                    Requested::Begun => {
+                        tracing::info!(signal = name, "Stopping; SIGTERM makes it quick, SIGINT again exits at once");
+                    }
+                    Requested::Hastened => {
+                        tracing::info!(
+                            signal = name,
+                            "Stopping quickly: what is under way is not waited for any longer"
+                        );
+                    }
+                    Requested::Again if number != 0 => {
+                        tracing::warn!(signal = name, "Another signal while stopping: exiting at once");
+                        std::process::exit(128 + number);
+                    }
+                    Requested::Again => {}
                 }
             }
-        });
+        }));
         Ok(())
     }
 
-    /// Stops everything. True for the first request; a later one changes nothing.
-    pub fn request(&self, reason: ShutdownReason) -> bool {
-        let first = self.reason.send_if_modified(|current| {
-            let first = current.is_none();
-            if first {
-                *current = Some(reason);
-            }
-            first
+    /// Stops everything. A later request can only make it quicker.
+    pub fn request(&self, reason: ShutdownReason) -> Requested {
+        let mut requested = Requested::Again;
+        self.reason.send_if_modified(|current| {
+            requested = match (*current, reason) {
+                (None, _) => Requested::Begun,
+                (Some(ShutdownReason::Graceful), ShutdownReason::Terminate) => Requested::Hastened,
+                (Some(_), _) => return false,
+            };
+            *current = Some(reason);
+            true
         });
         self.token.cancel();
-        first
+        requested
+    }
+
+    /// Stops everything quickly, because the process cannot do its work any more; the process' status will be 1. If the
+    /// stop does not come to its end within a minute, the process exits all the same.
+    pub fn fail(&self, why: &str) {
+        tracing::error!(logger = LOGGER, "Ending the process: {why}");
+        self.failed.store(true, Ordering::SeqCst);
+        self.request(ShutdownReason::Terminate);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async {
+                tokio::time::sleep(LAST_STOP).await;
+                tracing::error!(logger = LOGGER, "The stop does not end: exiting at once");
+                std::process::exit(1);
+            });
+        }
+    }
+
+    /// A task whose panic is the end of the process ([`Self::fail`]); `what` it is, for the log.
+    pub fn guard<F>(&self, what: &'static str, task: F) -> impl Future<Output = ()> + use<F>
+    where
+        F: Future<Output = ()>,
+    {
+        note_where_panics_happen();
+        let this = self.clone();
+        async move {
+            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+                this.fail(&format!("the {what} panicked{}", describe(&*panic)));
+            }
+        }
+    }
+
+    /// What the process ends with: 1 after a failure.
+    pub fn exit_code(&self) -> ExitCode {
+        if self.failed.load(Ordering::SeqCst) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 
     /// Cancelled once the stop begins.
@@ -138,6 +218,34 @@ impl Shutdown {
     }
 }
 
+const LOGGER: &str = "nodepool";
+
+thread_local! {
+    /// Where this thread panicked last.
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A caught panic does not say where it happened, only the hook is told. What the hook did before it still does: a
+/// daemon in the foreground has the message on stderr too.
+fn note_where_panics_happen() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+            PLACE.with_borrow_mut(|last| *last = place);
+            before(panic);
+        }));
+    });
+}
+
+/// Place and message of the panic that this thread has just caught.
+pub fn describe(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message");
+    format!("{}: {text}", PLACE.take())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,8 +254,8 @@ mod tests {
     async fn the_first_reason_stays() {
         let shutdown = Shutdown::new();
         assert!(!shutdown.token().is_cancelled());
-        assert!(shutdown.request(ShutdownReason::Terminate));
-        assert!(!shutdown.request(ShutdownReason::Graceful));
+        assert_eq!(shutdown.request(ShutdownReason::Terminate), Requested::Begun);
+        assert_eq!(shutdown.request(ShutdownReason::Graceful), Requested::Again);
         assert_eq!(shutdown.requested().await, ShutdownReason::Terminate);
         assert!(shutdown.token().is_cancelled());
     }
@@ -174,5 +282,46 @@ mod tests {
         nix::sys::signal::kill(me, nix::sys::signal::Signal::SIGUSR1).unwrap();
         let reason = tokio::time::timeout(Duration::from_secs(5), shutdown.requested()).await.unwrap();
         assert_eq!(reason, ShutdownReason::Graceful);
+        // Does not end this process, as a second SIGINT would.
+        nix::sys::signal::kill(me, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let mut reason = shutdown.reason();
+        let hastened = reason.wait_for(|reason| *reason == Some(ShutdownReason::Terminate));
+        tokio::time::timeout(Duration::from_secs(5), hastened).await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_graceful_stop_can_become_a_quick_one_and_no_other_way_round() {
+        let shutdown = Shutdown::new();
+        let mut reasons = shutdown.reason();
+        assert_eq!(shutdown.request(ShutdownReason::Graceful), Requested::Begun);
+        assert_eq!(shutdown.request(ShutdownReason::Graceful), Requested::Again);
+        assert_eq!(*reasons.borrow_and_update(), Some(ShutdownReason::Graceful));
+        assert_eq!(shutdown.request(ShutdownReason::Terminate), Requested::Hastened);
+        assert!(reasons.has_changed().unwrap(), "whoever drains is told");
+        assert_eq!(shutdown.request(ShutdownReason::Terminate), Requested::Again);
+        assert_eq!(shutdown.request(ShutdownReason::Graceful), Requested::Again);
+        assert_eq!(*reasons.borrow(), Some(ShutdownReason::Terminate));
+    }
+
+    #[tokio::test]
+    async fn a_guarded_task_that_panics_ends_the_process_and_one_that_ends_does_not() {
+        let shutdown = Shutdown::new();
+        shutdown.guard("task that ends", async {}).await;
+        assert_eq!(*shutdown.reason().borrow(), None);
+        assert_eq!(format!("{:?}", shutdown.exit_code()), format!("{:?}", ExitCode::SUCCESS));
+        shutdown.request(ShutdownReason::Graceful);
+        shutdown.spawn(shutdown.guard("task that panics", async { panic!("as the test wants it") })).await.unwrap();
+        assert_eq!(*shutdown.reason().borrow(), Some(ShutdownReason::Terminate), "nobody waits for a drain any more");
+        assert_eq!(format!("{:?}", shutdown.exit_code()), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn a_panic_is_described_by_place_and_message() {
+        note_where_panics_happen();
+        let panic = panic::catch_unwind(|| panic!("number {}", 7)).unwrap_err();
+        let text = describe(&*panic);
+        assert!(text.contains("shutdown.rs:") && text.ends_with(": number 7"), "{text}");
+        let panic = panic::catch_unwind(|| panic!("plain")).unwrap_err();
+        assert!(describe(&*panic).ends_with(": plain"));
     }
 }

@@ -17,6 +17,8 @@ use crate::model::{PoolComponent, wire::to_python_json};
 const LOGGER: &str = "nodepool.zk.ComponentRegistry";
 const KINDS: [&str; 3] = ["pool", "launcher", "builder"];
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a withdrawal is waited for: the stop of a process must not depend on a ZooKeeper that does not answer.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 impl ZooKeeper {
     /// Registers a pool. It is kept registered until [`Registration::withdraw`], or until the registration is dropped.
@@ -52,7 +54,7 @@ impl ZooKeeper {
         let done = watch::Sender::new(false);
         let registration = Registration { document, done: done.subscribe() };
         let (shared, changes) = (self.shared.clone(), registration.document.subscribe());
-        self.shared.spawn(async move {
+        self.shared.guard("keeper of a component", async move {
             keep(&shared, first, changes).await;
             done.send_replace(true);
         });
@@ -86,10 +88,16 @@ impl Registration {
         });
     }
 
-    /// Deletes the component, and waits for that.
+    /// Deletes the component, and waits for that; not for long where ZooKeeper does not answer: the component then goes
+    /// with its session.
     pub async fn withdraw(mut self) {
         self.document.send_replace(None);
-        let _ = self.done.wait_for(|done| *done).await;
+        if tokio::time::timeout(FAREWELL, self.done.wait_for(|done| *done)).await.is_err() {
+            tracing::warn!(
+                logger = LOGGER,
+                "ZooKeeper does not answer: a component is left, and goes with the session at the latest"
+            );
+        }
     }
 }
 

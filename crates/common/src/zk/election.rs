@@ -20,7 +20,7 @@ impl ZooKeeper {
         let receiver = leading.subscribe();
         let (shared, dir) = (self.shared.clone(), format!("{}/{name}", paths::ELECTIONS));
         let identifier = identifier.to_owned();
-        self.shared.spawn(async move {
+        self.shared.guard("candidate of an election", async move {
             loop {
                 tokio::select! {
                     () = shared.stop.cancelled() => break,

@@ -40,7 +40,7 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::watch, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use zookeeper_client::Client;
 
 use self::connect::Target;
@@ -53,7 +53,7 @@ pub use self::{
     nodes::UpdateKept,
     record::Record,
 };
-use crate::config;
+use crate::{config, sys::shutdown::Shutdown};
 
 /// A ZooKeeper session. The same after a mere reconnection; another one after an expiry, with all locks gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,14 +75,11 @@ impl ZooKeeper {
     /// Starts connecting and returns at once; needs a tokio runtime. An error is one of the configuration, and names
     /// the file or the key.
     ///
-    /// `shutdown` ends the connection: give it a token that fires after everything that still wants to unlock its
-    /// records is done, or call [`Self::close`] then.
+    /// `end` ends the connection: give it a token that fires after everything that still wants to unlock its records is
+    /// done, or call [`Self::close`] then. `shutdown` hears of it when a task that keeps the connection or the cache
+    /// panics: without them a process would live on and hear nothing.
     #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
-    pub fn start(
-        config: &config::ZooKeeper,
-        tracker: &TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Result<Self, ZkError> {
+    pub fn start(config: &config::ZooKeeper, shutdown: &Shutdown, end: CancellationToken) -> Result<Self, ZkError> {
         let target = watch::Sender::new(Arc::new(Target::new(config)?));
         let shared = Arc::new(Shared {
             current: RwLock::new(None),
@@ -90,13 +87,14 @@ impl ZooKeeper {
             generation: watch::Sender::new(None),
             cache: Cache::default(),
             runtime: Handle::current(),
-            tracker: tracker.clone(),
-            stop: shutdown.child_token(),
+            shutdown: shutdown.clone(),
+            stop: end.child_token(),
             closed: watch::Sender::new(false),
             timeout: config.timeout,
             target,
         });
-        shared.spawn(supervisor::supervise(shared.clone(), shared.target.subscribe()));
+        shared
+            .guard("keeper of the ZooKeeper session", supervisor::supervise(shared.clone(), shared.target.subscribe()));
         Ok(Self { shared })
     }
 
@@ -158,7 +156,7 @@ pub(super) struct Shared {
     generation: watch::Sender<Option<SessionId>>,
     cache: Cache,
     runtime: Handle,
-    tracker: TaskTracker,
+    shutdown: Shutdown,
     stop: CancellationToken,
     closed: watch::Sender<bool>,
     timeout: Duration,
@@ -243,6 +241,11 @@ impl Shared {
 
     /// Also from where there is no runtime, such as a `Drop`.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn_on(task, &self.runtime);
+        self.shutdown.tracker().spawn_on(task, &self.runtime);
+    }
+
+    /// The same for a task without which we would hear nothing any more.
+    fn guard(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(self.shutdown.guard(what, task));
     }
 }

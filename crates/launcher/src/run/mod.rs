@@ -33,7 +33,6 @@ mod requests;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -42,10 +41,13 @@ use nodepool_common::{
     config::{self, Config},
     model::{LauncherId, PoolComponent, ProviderName, RequestId},
     stats::Stats,
-    sys::{clock, host, shutdown::ShutdownReason},
+    sys::{
+        clock, host,
+        shutdown::{Shutdown, ShutdownReason},
+    },
     zk::{Registration, ZooKeeper},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
@@ -59,10 +61,6 @@ const LOGGER: &str = "nodepool.NodePool";
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `-c`.
-    pub config: PathBuf,
-    /// `-s`.
-    pub secure: Option<PathBuf>,
     /// How often each cloud is searched for leaked resources. Upstream: 60 s.
     pub cleanup_interval: Duration,
     /// How long to wait before a deletion that failed is tried again. Upstream: 5 s.
@@ -137,13 +135,15 @@ impl Launcher {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Runs until told to stop. Returns when everything that ran has ended.
-    pub async fn run(self: &Arc<Self>, mut stop: watch::Receiver<Option<ShutdownReason>>) {
+    /// Runs until told to stop. Returns when everything that ran has ended. `watcher` knows the files from before the
+    /// first configuration was read, so that no change is missed.
+    pub async fn run(self: &Arc<Self>, watcher: config::Watcher, shutdown: &Shutdown) {
+        let mut stop = shutdown.reason();
         let component = self.zk.register_launcher(&host::hostname(), &self.options.version);
         self.apply_config(&self.config());
-        self.spawn(Self::watch_config);
-        self.spawn(Self::watch_session);
-        self.spawn(Self::report_statistics);
+        self.guard(shutdown, "watcher of the configuration", |this| this.watch_config(watcher));
+        self.guard(shutdown, "watcher of the ZooKeeper session", Self::watch_session);
+        self.guard(shutdown, "reporter of statistics", Self::report_statistics);
 
         let mut changed = self.zk.cache().changed();
         let mut stopping = false;
@@ -152,9 +152,7 @@ impl Launcher {
             if stopping && self.book.open().is_idle() {
                 break;
             }
-            let pause = wake_at.map_or(Duration::from_secs(3600), |at| {
-                Duration::from_secs_f64((at - clock::now()).clamp(0.001, 3600.0))
-            });
+            let pause = wake_at.map_or(clock::LONGEST_SLEEP, clock::until);
             tokio::select! {
                 result = changed.changed() => if result.is_err() { break },
                 () = self.wake.notified() => {}
@@ -247,6 +245,15 @@ impl Launcher {
         self.zk.session().borrow().map_or(0, |session| session.0)
     }
 
+    /// Spawns a task that ends when the launcher does, and without which it would be deaf.
+    fn guard<F>(self: &Arc<Self>, shutdown: &Shutdown, what: &'static str, task: impl FnOnce(Arc<Self>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let guarded = shutdown.guard(what, task(Arc::clone(self)));
+        self.spawn(|_| guarded);
+    }
+
     /// Spawns a task that ends when the launcher does.
     fn spawn<F>(self: &Arc<Self>, task: impl FnOnce(Arc<Self>) -> F)
     where
@@ -275,8 +282,7 @@ impl Launcher {
     }
 
     /// Looks at the file once a second; a half-written or broken one leaves the running configuration in place.
-    async fn watch_config(self: Arc<Self>) {
-        let mut watcher = config::Watcher::new(&self.options.config, self.options.secure.clone());
+    async fn watch_config(self: Arc<Self>, mut watcher: config::Watcher) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -105,7 +105,7 @@ impl Cache {
 
     pub(super) fn ensure_started(&self, shared: &Arc<Shared>) {
         if !self.inner.started.swap(true, Ordering::SeqCst) {
-            shared.spawn(follow::follow(shared.clone(), self.clone()));
+            shared.guard("follower of ZooKeeper's records", follow::follow(shared.clone(), self.clone()));
         }
     }
 

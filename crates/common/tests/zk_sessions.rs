@@ -9,11 +9,12 @@ use std::{path::PathBuf, time::Duration};
 use nodepool_common::{
     config,
     model::{NodeId, PoolComponent},
+    sys::shutdown::Shutdown,
     zk::{ZkError, ZooKeeper},
 };
 use nodepool_testing::{ZooKeeperServer, free_port, wait_for};
 use serde_json::Value;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use zk_common::*;
 
 /// As short as the server allows: two of its ticks.
@@ -123,7 +124,7 @@ async fn unusable_files_are_named() {
     let error = |change: &dyn Fn(&mut config::ZooKeeperTls)| {
         let mut config = tls(&server, "127.0.0.1");
         change(config.tls.as_mut().unwrap());
-        ZooKeeper::start(&config, &TaskTracker::new(), CancellationToken::new()).unwrap_err().to_string()
+        ZooKeeper::start(&config, &Shutdown::new(), CancellationToken::new()).unwrap_err().to_string()
     };
     let missing = error(&|tls| tls.ca = PathBuf::from("/nowhere/ca.pem"));
     assert!(missing.contains("/nowhere/ca.pem") && missing.contains("ca:"), "{missing}");
@@ -360,4 +361,76 @@ async fn one_candidate_leads_and_the_next_follows() {
     wait_for(SOON, "it stands and leads again", replaced).await;
     one.close().await;
     two.close().await;
+}
+
+#[tokio::test]
+async fn a_candidate_leaves_the_servers_that_are_no_longer_configured() {
+    let (old, new) = (ZooKeeperServer::start(), ZooKeeperServer::start());
+    let first = connect(&config(&old, ""));
+    let mut leads = first.stand_for_election("stats", "first");
+    tokio::time::timeout(SOON, leads.wait_for(|leads| *leads)).await.unwrap().unwrap();
+    let second = connect(&config(&old, ""));
+    let mut waits = second.stand_for_election("stats", "second");
+    let candidates = |count: usize| {
+        let first = &first;
+        move || async move { (first.children("/nodepool/elections/stats").await.unwrap().len() == count).then_some(()) }
+    };
+    wait_for(SOON, "both stand in line", candidates(2)).await;
+    second.set_servers(&config(&new, "")).unwrap();
+    tokio::time::timeout(SOON, waits.wait_for(|leads| *leads)).await.expect("it leads at the new ones").unwrap();
+    // Well before its session's end by time: nobody keeps that alive.
+    wait_for(SOON, "only the first stands at the old one", candidates(1)).await;
+    assert!(*leads.borrow());
+    first.close().await;
+    second.close().await;
+}
+
+/// A quiet moment never comes on a busy site.
+#[tokio::test]
+async fn the_cache_is_ready_although_something_changes_all_the_time() {
+    let server = ZooKeeperServer::start();
+    let writer = stranger(&server, "").await;
+    writer.mkdir("/nodepool/nodes", &PERSISTENT).await.unwrap();
+    let paths: Vec<String> = (0..200).map(|n| format!("/nodepool/nodes/{n:010}")).collect();
+    for path in &paths {
+        writer.create(path, br#"{"state": "ready"}"#, &PERSISTENT).await.unwrap();
+    }
+    // Eight writes are under way at any time, for as long as the test runs.
+    let paths = std::sync::Arc::new(paths);
+    let writers: Vec<_> = (0..8)
+        .map(|offset| {
+            let (writer, paths) = (writer.clone(), std::sync::Arc::clone(&paths));
+            tokio::spawn(async move {
+                for path in paths.iter().cycle().skip(offset * 25) {
+                    writer.set_data(path, br#"{"state": "ready"}"#, None).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let zk = connect(&config(&server, ""));
+    zk.connected().await;
+    let ready = tokio::time::timeout(Duration::from_secs(10), zk.cache().until_ready()).await;
+    let known = zk.cache().read(|records| records.nodes.len());
+    writers.iter().for_each(tokio::task::JoinHandle::abort);
+    ready.expect("ready under load");
+    assert_eq!(known, 200);
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn a_withdrawal_does_not_wait_for_a_zookeeper_that_does_not_answer() {
+    let server = ZooKeeperServer::start();
+    let mut config = config(&server, "");
+    config.timeout = Duration::from_secs(40);
+    let zk = connect(&config);
+    let registration = zk.register_pool(pool("l1"));
+    let registered = || async { zk.children("/nodepool/components/pool").await.ok()?.first().cloned() };
+    wait_for(SOON, "it is registered", registered).await;
+    server.pause();
+    let withdrawn = tokio::time::timeout(Duration::from_secs(15), registration.withdraw()).await;
+    server.resume();
+    withdrawn.expect("given up in time");
+    let gone = || async { zk.children("/nodepool/components/pool").await.unwrap().is_empty().then_some(()) };
+    wait_for(SOON, "withdrawn once it answers again", gone).await;
+    zk.close().await;
 }

@@ -378,6 +378,9 @@ pub(super) async fn acquire(
             };
             tokio::select! {
                 _ = watcher.changed() => {}
+                // Also by a change of the servers: the old session lives for as long as anybody has its client, and its
+                // place in line with it.
+                () = shared.ended(session) => return Err(Error::SessionExpired),
                 () = timeout => {
                     let _ = contender.release(client).await;
                     return Ok(Waited::TimedOut);
@@ -468,7 +471,7 @@ mod tests {
         let config = crate::config::ZooKeeper { servers: vec![host], timeout: Duration::from_secs(10), tls: None };
         let zk = super::super::ZooKeeper::start(
             &config,
-            &tokio_util::task::TaskTracker::new(),
+            &crate::sys::shutdown::Shutdown::new(),
             tokio_util::sync::CancellationToken::new(),
         )
         .unwrap();

@@ -9,10 +9,11 @@ use std::{
 use nodepool_common::{
     config,
     model::{Node, NodeRequest},
+    sys::shutdown::Shutdown,
     zk::ZooKeeper,
 };
 use nodepool_testing::ZooKeeperServer;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 /// Long enough for a machine with much else to do; a test that reaches it has failed.
@@ -31,7 +32,7 @@ pub fn config(server: &ZooKeeperServer, chroot: &str) -> config::ZooKeeper {
 }
 
 pub fn connect(config: &config::ZooKeeper) -> ZooKeeper {
-    ZooKeeper::start(config, &TaskTracker::new(), CancellationToken::new()).unwrap()
+    ZooKeeper::start(config, &Shutdown::new(), CancellationToken::new()).unwrap()
 }
 
 /// Somebody else's connection, without any of our code, in the same chroot.

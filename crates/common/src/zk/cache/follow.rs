@@ -1,7 +1,7 @@
 //! The task that feeds the cache: watch, walk, then follow the events, in each session anew.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -123,6 +123,9 @@ struct Follower<'a> {
     count: u64,
     /// Paths in the requests in flight.
     in_flight: usize,
+    /// What changed during the walk and has not been read since; `None`: not looked at yet. Without it the tree is as
+    /// new as the walk, and what comes later does not make it older: under load something is always in flight.
+    backlog: Option<HashSet<Spot>>,
     suspended: bool,
 }
 
@@ -136,6 +139,7 @@ impl<'a> Follower<'a> {
             reads: FuturesUnordered::new(),
             count: 0,
             in_flight: 0,
+            backlog: None,
             suspended: false,
         }
     }
@@ -148,11 +152,14 @@ impl<'a> Follower<'a> {
                     return Ok(end);
                 }
             }
-            self.ask()?;
-            self.cache.set_queues(self.waiting.len(), self.in_flight);
-            if self.waiting.is_empty() && self.reads.is_empty() && !self.suspended {
+            // The events of the walk have arrived before it was over.
+            let waiting = &self.waiting;
+            let backlog = self.backlog.get_or_insert_with(|| waiting.iter().cloned().collect());
+            if backlog.is_empty() && !self.suspended {
                 self.cache.set_ready(true);
             }
+            self.ask()?;
+            self.cache.set_queues(self.waiting.len(), self.in_flight);
             tokio::select! {
                 biased;
                 event = watcher.changed() => {
@@ -190,10 +197,18 @@ impl<'a> Follower<'a> {
             EventType::NodeDeleted => {
                 let spot = Spot::parse(&event.path)?;
                 self.latest.remove(&spot);
+                self.read(&spot);
                 self.cache.change(|tree| tree.remove(&spot, now()));
                 None
             }
             EventType::NodeChildrenChanged => None,
+        }
+    }
+
+    /// Something is known to be as new as the walk's end, or newer.
+    fn read(&mut self, spot: &Spot) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.remove(spot);
         }
     }
 
@@ -244,6 +259,7 @@ impl<'a> Follower<'a> {
         };
         let mut still = Vec::with_capacity(answers.len());
         for ((number, spot), answer) in batch.into_iter().zip(answers) {
+            self.read(&spot);
             // A later event, or a deletion, has overtaken this answer.
             if self.latest.get(&spot) != Some(&number) {
                 continue;

@@ -74,8 +74,9 @@ pub async fn print(session: &Session, wanted: &WhichLog) -> Result<(), Failure> 
 fn find(records: &Records, config: &Config, wanted: &WhichLog) -> Result<Arc<ImageBuild>, Failure> {
     let image = ImageName::from(wanted.image.as_str());
     let of_image = records.builds.iter().filter(|((of, _), _)| *of == image);
-    let mut builds: Vec<_> = of_image.filter_map(|(_, entry)| entry.usable()).collect();
-    builds.sort_by(|a, b| b.state_time.total_cmp(&a.state_time));
+    let mut builds: Vec<_> = of_image.filter_map(|(_, entry)| Some((entry.order()?, entry.usable()?))).collect();
+    builds.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let builds: Vec<_> = builds.into_iter().map(|(_, build)| build).collect();
     if !config.diskimages.contains_key(&image) && !records.images.contains(&image) {
         let names: BTreeSet<&ImageName> = config.diskimages.keys().chain(&records.images).collect();
         let names: Vec<&str> = names.into_iter().map(ImageName::as_str).collect();

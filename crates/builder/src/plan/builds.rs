@@ -52,7 +52,7 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
         (_, None) => Why::Formats,
         (_, Some(_)) if world.files.is_some() && uploads::is_file_lost(world, name) => Why::FilesLost,
         (_, Some(build)) => {
-            let at = build.state_time + image.rebuild_age.as_secs_f64();
+            let at = world.since(build) + image.rebuild_age.as_secs_f64();
             if world.now < at {
                 plan.wake(at);
                 return None;

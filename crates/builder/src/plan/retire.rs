@@ -95,7 +95,7 @@ impl<'a> Retirement<'a> {
             uploads.entry((&key.image, &key.build)).or_default().push((key, upload.as_ref()));
             let build = world.records.builds.get(&(key.image.clone(), key.build.clone())).and_then(Entry::usable);
             if upload.state == UploadState::Ready && build.is_some_and(|build| build.state == BuildState::Ready) {
-                ready.entry((&key.image, &key.provider)).or_default().push((upload.state_time, key));
+                ready.entry((&key.image, &key.provider)).or_default().push((entry.order().unwrap_or_default(), key));
             }
         }
         let mut recent = BTreeSet::new();
@@ -163,11 +163,8 @@ impl<'a> Pass<'a> {
             if upload.state == UploadState::Uploading {
                 if world.may_retire(build) && !world.is_being_uploaded(&to) {
                     let free_since = world.records.uploading.get(&to).and_then(|lock| lock.free_since);
-                    let at = if world.is_ours(build) {
-                        upload.state_time
-                    } else {
-                        World::abandoned_at(free_since, upload.state_time)
-                    };
+                    let begun = world.upload_since(key);
+                    let at = if world.is_ours(build) { begun } else { World::abandoned_at(free_since, begun) };
                     self.when(at, Decision::ForgetUpload { key: (*key).clone() });
                 }
                 continue;
@@ -209,7 +206,7 @@ impl<'a> Pass<'a> {
         let provider = world.config.providers.get(&key.provider)?;
         if !provider.driver.diskimages().contains_key(&key.image) {
             // Another builder may have another configuration, or not yet the new one, and upload it again and again.
-            let settled = world.is_ours(build) || world.now >= upload.state_time + OTHERS_GRACE;
+            let settled = world.is_ours(build) || world.now >= world.upload_since(key) + OTHERS_GRACE;
             return settled.then(|| {
                 format!("image {} is no longer among the diskimages of provider {}", key.image, key.provider)
             });
@@ -244,8 +241,8 @@ impl<'a> Pass<'a> {
                     return;
                 }
                 let free_since = world.records.building.get(&build.image).and_then(|lock| lock.free_since);
-                let ours = world.is_ours(build);
-                let at = if ours { build.state_time } else { World::abandoned_at(free_since, build.state_time) };
+                let begun = world.since(build);
+                let at = if world.is_ours(build) { begun } else { World::abandoned_at(free_since, begun) };
                 let who = build.builder.as_deref().unwrap_or("its builder");
                 let reason = format!("it was left half done: {who} stopped while building it");
                 self.when(at, Decision::RetireBuild { image, build: id, reason });
@@ -253,9 +250,9 @@ impl<'a> Pass<'a> {
             }
             BuildState::Failed => {
                 let ended = [BuildState::Ready, BuildState::Failed];
-                let later = all.iter().any(|other| {
-                    other.id != build.id && other.state_time > build.state_time && ended.contains(&other.state)
-                });
+                // They are in the order of time.
+                let mut since = all.iter().skip_while(|other| other.id != build.id).skip(1);
+                let later = since.any(|other| ended.contains(&other.state));
                 if later { "it failed, and a later one has ended".to_owned() } else { gone_image(&build.image) }
             }
             BuildState::Ready => {

@@ -589,3 +589,25 @@ fn beside_a_python_builder_the_clean_up_is_left_to_it_unless_it_does_not_do_it()
     let all = ["remove empty upload i 5 a 1", "delete upload i 1 a 1", "delete upload i 1 b 1", "delete i 4"];
     assert_eq!(after(&site, 90.0)[..4], all);
 }
+
+/// Of a builder whose clock was far ahead.
+#[test]
+fn a_build_from_the_future_is_neither_the_newest_for_ever_nor_never_rebuilt() {
+    let mut site = Site::new(CONFIG);
+    site.workers = (2, 4);
+    site.build("i", 1, BuildState::Ready, -10.0 * DAY);
+    // ZooKeeper saw it written two days ago.
+    site.records.builds.values_mut().for_each(|entry| entry.stat.mtime = 1_000_000_000 - 2 * 86_400_000);
+    let built = |site: &Site| {
+        let plan = site.plan_at(NOW);
+        plan.decisions.iter().any(|d| matches!(d, Decision::Build { image, .. } if image.as_str() == "i"))
+    };
+    assert!(built(&site), "{:?}", site.plan_at(NOW));
+    site.build("i", 2, BuildState::Ready, 60.0);
+    assert!(!built(&site));
+    let uploads: Vec<_> = site.plan_at(NOW).decisions;
+    assert!(
+        uploads.iter().any(|d| matches!(d, Decision::Upload { build, .. } if build.as_str() == id(2))),
+        "the newer one is uploaded: {uploads:?}"
+    );
+}

@@ -83,9 +83,21 @@ impl World<'_> {
     pub(super) fn builds<'w>(&'w self, image: &ImageName) -> Vec<&'w ImageBuild> {
         let first = (image.clone(), BuildId::from(""));
         let of_image = self.records.builds.range(first..).take_while(|((of, _), _)| of == image);
-        let mut builds: Vec<_> = of_image.filter_map(|(_, entry)| entry.usable()).map(AsRef::as_ref).collect();
-        builds.sort_by(|a, b| a.state_time.total_cmp(&b.state_time));
-        builds
+        let mut builds: Vec<_> =
+            of_image.filter_map(|(_, entry)| Some((entry.order()?, entry.usable()?.as_ref()))).collect();
+        builds.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        builds.into_iter().map(|(_, build)| build).collect()
+    }
+
+    /// Since when a build is in its state.
+    pub(super) fn since(&self, build: &ImageBuild) -> Timestamp {
+        let entry = self.records.builds.get(&(build.image.clone(), build.id.clone()));
+        entry.and_then(|entry| entry.since(self.now)).unwrap_or(self.now)
+    }
+
+    /// Since when an upload is in its state.
+    pub(super) fn upload_since(&self, key: &UploadKey) -> Timestamp {
+        self.records.uploads.get(key).and_then(|entry| entry.since(self.now)).unwrap_or(self.now)
     }
 
     /// The newest ready build of an image.

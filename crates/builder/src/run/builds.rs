@@ -64,7 +64,9 @@ impl Builder {
         let request = self.zk.build_request(image).await?;
         let requested = request.is_some();
         let ready = self.zk.read_builds(image).await?.into_iter().filter(|(build, _)| build.state == BuildState::Ready);
-        let ready = ready.max_by(|(a, _), (b, _)| a.state_time.total_cmp(&b.state_time));
+        // In the planner's order.
+        let at = |(build, stat): &(ImageBuild, Stat)| stat.in_order(build.state_time);
+        let ready = ready.max_by(|a, b| at(a).total_cmp(&at(b)));
         let is_due = match why {
             Why::Requested => requested,
             _ => ready.as_ref().map(|(build, _)| &build.id) == newest,

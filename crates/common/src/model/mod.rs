@@ -26,7 +26,7 @@ pub use ids::{
 pub use image::{BuildState, ImageBuild, ImageUpload, UploadState};
 pub use metastatic::{Backing, Place, metastatic_owner, metastatic_provider};
 pub use node::{Node, NodeState};
-pub use records::{Entry, Records, RequestLock, Stat, UploadKey, WorkLock};
+pub use records::{Entry, HasState, Records, RequestLock, Stat, UploadKey, WorkLock};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
 pub use resources::Resources;
 pub use wire::{Reading, RecordError};

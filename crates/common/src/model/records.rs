@@ -25,6 +25,26 @@ pub struct Stat {
     pub ephemeral_owner: i64,
 }
 
+impl Stat {
+    /// A time that the record's data gives, but one that can be: what was written is not from after the writing. A time
+    /// to come, of a writer whose clock is far ahead, would put off for ever whatever waits for an age; it counts as the
+    /// time of the last write, as ZooKeeper has it, or as `now` where that is earlier.
+    #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch fit
+    pub fn no_later(&self, time: Timestamp, now: Timestamp) -> Timestamp {
+        if time <= now {
+            return time;
+        }
+        let written = if self.mtime > 0 { self.mtime as Timestamp / 1000.0 } else { now };
+        written.min(now)
+    }
+
+    /// The same for the order of records, which does not change with the time of looking.
+    #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch fit
+    pub fn in_order(&self, time: Timestamp) -> Timestamp {
+        if self.mtime > 0 { time.min(self.mtime as Timestamp / 1000.0) } else { time }
+    }
+}
+
 /// A record with its lock.
 #[derive(Clone, Debug)]
 pub struct Entry<T> {
@@ -47,6 +67,42 @@ impl<T> Entry<T> {
     /// Whether somebody has, or waits for, its lock.
     pub fn is_locked(&self) -> bool {
         !self.contenders.is_empty()
+    }
+}
+
+/// A record that says since when it is in its state.
+pub trait HasState {
+    /// `state_time`, as it is written.
+    fn state_time(&self) -> Timestamp;
+}
+
+impl HasState for Node {
+    fn state_time(&self) -> Timestamp {
+        self.state_time
+    }
+}
+
+impl HasState for ImageBuild {
+    fn state_time(&self) -> Timestamp {
+        self.state_time
+    }
+}
+
+impl HasState for ImageUpload {
+    fn state_time(&self) -> Timestamp {
+        self.state_time
+    }
+}
+
+impl<T: HasState> Entry<T> {
+    /// Since when a usable record is in its state: never after `now`.
+    pub fn since(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(self.stat.no_later(self.usable()?.state_time(), now))
+    }
+
+    /// By what usable records are ordered in time. A `state_time` to come makes no record the newest for ever.
+    pub fn order(&self) -> Option<Timestamp> {
+        Some(self.stat.in_order(self.usable()?.state_time()))
     }
 }
 
@@ -123,9 +179,10 @@ impl Records {
         self.uploads
             .iter()
             .filter(|(key, _)| key.image == *image && key.provider == *provider)
-            .filter_map(|(_, entry)| entry.usable())
-            .filter(|upload| upload.state == UploadState::Ready)
-            .max_by(|a, b| a.state_time.total_cmp(&b.state_time))
+            .filter_map(|(_, entry)| Some((entry.order()?, entry.usable()?)))
+            .filter(|(_, upload)| upload.state == UploadState::Ready)
+            .max_by(|(a, _), (b, _)| a.total_cmp(b))
+            .map(|(_, upload)| upload)
     }
 
     /// Registered pools that have all labels of a request and have not declined it.
@@ -143,5 +200,44 @@ impl Records {
     /// The ids of all registered pools: a request fails once each of them has declined it.
     pub fn registered_pool_ids(&self) -> impl Iterator<Item = &LauncherId> {
         self.pools.values().filter_map(|pool| pool.id.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = 1_760_000_000.0;
+
+    fn upload(id: &str, state_time: &str, mtime: i64) -> (UploadKey, Entry<ImageUpload>) {
+        let key = UploadKey { image: "i".into(), provider: "p".into(), build: "b".into(), id: id.into() };
+        let data = format!(r#"{{"state": "ready", "state_time": {state_time}, "external_id": "{id}"}}"#);
+        let UploadKey { image, provider, build, id } = key.clone();
+        let (upload, _) = ImageUpload::read(image, build, provider, id, data.as_bytes()).unwrap();
+        let stat = Stat { mtime, ..Stat::default() };
+        (key, Entry { record: Ok(Arc::new(upload)), stat, contenders: BTreeSet::new(), free_since: None })
+    }
+
+    #[test]
+    fn an_upload_from_the_future_is_not_the_newest_for_ever() {
+        let mut records = Records::default();
+        records.uploads.extend([
+            upload("0000000001", "1e300", 1_759_000_000_000),
+            upload("0000000002", "1759900000.5", 1_759_900_000_600),
+            upload("0000000003", "-1e300", 1_759_950_000_000),
+        ]);
+        let newest = records.newest_upload(&"i".into(), &"p".into()).unwrap();
+        assert_eq!(newest.id.as_str(), "0000000002");
+    }
+
+    #[test]
+    fn a_time_to_come_counts_as_the_last_write() {
+        let (_, entry) = upload("0000000001", "1760000100", 1_759_000_000_000);
+        assert_eq!(entry.since(NOW), Some(1_759_000_000.0));
+        assert_eq!(entry.since(NOW + 100.0), Some(1_760_000_100.0), "as it says");
+        let (_, entry) = upload("0000000001", "1760000100", 1_760_000_100_000);
+        assert_eq!(entry.since(NOW), Some(NOW), "it is our own clock that is behind");
+        let (_, entry) = upload("0000000001", "-1e300", 1_759_000_000_000);
+        assert_eq!(entry.since(NOW), Some(-1e300));
     }
 }

@@ -332,4 +332,14 @@ mod tests {
             assert_eq!(age(0.0, seconds), expected);
         }
     }
+
+    #[test]
+    fn absurd_times_are_shown_and_end_nothing() {
+        for time in [-1e300, 1e300, f64::MAX, f64::MIN, 0.0, -0.5] {
+            assert_eq!(age(time, 1_760_000_000.5).split(':').count(), 4, "{time}");
+            let mut table = Table::new(&[("age", "Age")], 1_760_000_000.5);
+            table.push(Row { cells: vec![Cell::since(time)], json_only: Map::new() });
+            assert!(table.render_text(None).contains("Age") && table.render_json().contains("age"), "{time}");
+        }
+    }
 }

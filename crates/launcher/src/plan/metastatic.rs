@@ -48,7 +48,7 @@ impl Standing {
 
 /// The backing nodes of a provider, in the order of their creation. Whether the lock is really the provider's is found
 /// out by whoever writes to one.
-fn backing_nodes(records: &Records, provider: &ProviderName) -> Vec<Standing> {
+fn backing_nodes(records: &Records, provider: &ProviderName, now: Timestamp) -> Vec<Standing> {
     let owner = metastatic_owner(provider);
     let mut taken: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
     for node in records.nodes.values().filter_map(|entry| entry.usable()) {
@@ -60,7 +60,8 @@ fn backing_nodes(records: &Records, provider: &ProviderName) -> Vec<Standing> {
     }
     let standings = records.nodes.iter().filter_map(|(id, entry)| {
         let node = entry.usable().filter(|node| node.state == NodeState::InUse && entry.is_locked())?;
-        let backing = Backing::of(node).filter(|backing| backing.owner == owner)?;
+        let mut backing = Backing::of(node).filter(|backing| backing.owner == owner)?;
+        backing.launched = entry.stat.no_later(backing.launched, now);
         Some(Standing { id: id.clone(), backing, taken: taken.remove(id).unwrap_or_default() })
     });
     standings.collect()
@@ -73,7 +74,7 @@ pub fn free_place(
     label: &MetastaticLabel,
     now: Timestamp,
 ) -> Option<Place> {
-    backing_nodes(records, provider)
+    backing_nodes(records, provider, now)
         .iter()
         .filter(|standing| standing.backing.label == label.name && standing.is_open(label, now))
         .find_map(|standing| Some(Place { backing_node: standing.id.clone(), slot: standing.free().next()? }))
@@ -109,7 +110,7 @@ pub fn metastatic(world: &World<'_>, plan: &mut Plan) {
     let ordered = orders(world, plan);
     for provider in world.config.providers.values() {
         let Driver::Metastatic(config) = &provider.driver else { continue };
-        let standings = backing_nodes(world.records, &provider.name);
+        let standings = backing_nodes(world.records, &provider.name, world.now);
         plan.idle_backing.extend(standings.iter().filter(|s| s.taken.is_empty()).map(|standing| standing.id.clone()));
         if !world.providers.contains_key(&provider.name) {
             continue;

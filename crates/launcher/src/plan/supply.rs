@@ -88,6 +88,7 @@ impl<'a> Taken<'a> {
             in_motion: world.holdings.accepting.values().cloned().collect(),
         };
         let holdings = world.holdings;
+        let mut idle = Vec::new();
         for (id, entry) in &world.records.nodes {
             let Some(node) = entry.usable().filter(|node| node.state == NodeState::Ready) else { continue };
             let free = node.allocated_to.is_none()
@@ -98,11 +99,13 @@ impl<'a> Taken<'a> {
                 && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
             if let (true, Some(provider), Some(pool)) = (free, &node.provider, &node.pool) {
                 let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
-                taken.idle.entry(key).or_default().push(node);
+                idle.push((entry.order().unwrap_or_default(), key, node));
             }
         }
-        for nodes in taken.idle.values_mut() {
-            nodes.sort_by(|a, b| a.state_time.total_cmp(&b.state_time));
+        // The oldest first.
+        idle.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
+        for (_, key, node) in idle {
+            taken.idle.entry(key).or_default().push(node);
         }
         taken.keep_for_those_being_accepted(world);
         let accepted = holdings.requests.iter().map(|(id, held)| (id, &held.pool)).chain(&holdings.accepting);

@@ -52,7 +52,7 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
     if !world.config.providers.contains_key(provider) {
         return;
     }
-    let age = world.now - node.state_time;
+    let age = world.now - entry.since(world.now).unwrap_or(world.now);
     match node.state {
         NodeState::Ready => match &node.allocated_to {
             Some(request) => {

@@ -1,6 +1,6 @@
 //! Actions on requests: accept, decline, supply, fulfil, put back.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use nodepool_common::{
     config::Provider,
@@ -295,12 +295,8 @@ impl Launcher {
                 request.set_state(RequestState::Fulfilled, now);
             })
             .await?;
-            if let Some(created) = request.created_time {
-                self.stats.request_fulfilled_after(
-                    &pool.provider,
-                    &pool.pool,
-                    Duration::from_secs_f64((now - created).max(0.0)),
-                );
+            if let Some(waited) = request.created_time.and_then(|created| clock::since(created, now)) {
+                self.stats.request_fulfilled_after(&pool.provider, &pool.pool, waited);
             }
         }
         self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Fulfilled);

@@ -153,3 +153,27 @@ fn a_ready_node_whose_server_has_gone_is_retired_and_not_handed_out() {
     node.contenders.insert("zuul".to_owned());
     assert!(!setting.plan().decisions.contains(&retire));
 }
+
+/// Of a writer whose clock is far ahead, or worse.
+#[test]
+fn a_state_time_to_come_puts_nothing_off_for_ever() {
+    let old = Stat { mtime: 900_000_000, ..Stat::default() };
+    for state_time in [NOW + 1e6, 1e300] {
+        let mut setting = Setting::new()
+            .provider("p", |_| {})
+            .node("0000000001", "small", NodeState::Ready, |n| n.state_time = state_time);
+        setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(3600));
+        assert!(setting.plan().decisions.is_empty(), "nothing says how old it is");
+        assert_eq!(setting.plan().wake_at, Some(NOW + 3600.0));
+        setting.records.nodes.values_mut().for_each(|entry| entry.stat = old);
+        assert!(
+            matches!(setting.plan().decisions.as_slice(), [Decision::Retire { .. }]),
+            "written long ago: {:?}",
+            setting.plan()
+        );
+    }
+    let setting = Setting::new().provider("p", |_| {}).node("0000000001", "small", NodeState::Deleted, |n| {
+        n.state_time = -1e300;
+    });
+    assert_eq!(setting.plan().decisions, [Decision::Delete { node: "0000000001".into() }]);
+}

@@ -132,6 +132,10 @@ impl Budget {
             let Some(quota) = world.provider(&key.provider).and_then(|p| p.quota.as_ref()) else {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             };
+            let fits = quota.limits.fits(&need) && quota.ours.fits(&need);
+            if !fits && !quota_is_fresh(world, key) {
+                return Fit::Unknown(Want::Quota(key.provider.clone()));
+            }
             if !quota.limits.fits(&need) {
                 return no("the provider's quota", &quota.limits, &need, true);
             }
@@ -198,6 +202,12 @@ impl Budget {
             }
         }
     }
+}
+
+/// Whether a provider's quota is new enough to turn something away for good.
+fn quota_is_fresh(world: &World<'_>, key: &PoolKey) -> bool {
+    // Also where the clock was set back meanwhile.
+    world.provider(&key.provider).is_some_and(|p| (world.now - p.quota_at).abs() <= world.timing.fresh_quota)
 }
 
 /// What a node of a label takes: known, known to be impossible, or to be asked for.

@@ -196,7 +196,8 @@ impl Pass<'_> {
             |(entry, node)| {
                 let ours = node.provider.as_ref() == Some(&key.provider) && node.pool.as_ref() == Some(&key.pool);
                 let free = !entry.is_locked() || node.state == NodeState::Deleting;
-                ours && node.state.is_doomed() && free && world.now - node.state_time < GIVE_UP_ON_A_DELETION
+                let since = entry.since(world.now).unwrap_or(world.now);
+                ours && node.state.is_doomed() && free && world.now - since < GIVE_UP_ON_A_DELETION
             },
         );
         if leaving.is_some() {
@@ -299,7 +300,10 @@ pub fn image_available(world: &World<'_>, key: &PoolKey, pool: &Pool, label: &La
 /// A waiting of which the reason is that something has to be found out.
 pub fn unknown(world: &World<'_>, key: &PoolKey, want: &Want) -> Waiting {
     let what = match want {
-        Want::Quota(provider) => format!("the quota of provider {provider} is not known yet"),
+        Want::Quota(provider) => match world.provider(provider).and_then(|p| p.quota.as_ref()) {
+            None => format!("the quota of provider {provider} is not known yet"),
+            Some(_) => format!("the quota of provider {provider} that is known is too small, and is asked for anew"),
+        },
         Want::LabelResources(_, _, label) => format!("what a node of label {label} takes is not known yet"),
         Want::LabelReady(_, _, label) => format!("whether the image of label {label} is there is not known yet"),
         Want::Zones(provider) => format!("the availability zones of provider {provider} are not known yet"),

@@ -118,6 +118,8 @@ pub struct PoolState {
 pub struct ProviderState {
     /// `None`: not known yet.
     pub quota: Option<ProjectQuota>,
+    /// When the cloud gave it.
+    pub quota_at: Timestamp,
     /// What a node of a label takes, or the error of the configuration that forbids to know.
     pub label_resources: BTreeMap<(PoolName, LabelName), Result<Resources, String>>,
     /// Whether the image of a label without a diskimage is there.
@@ -216,6 +218,9 @@ pub struct Timing {
     pub decline: f64,
     /// How long a request that every registered pool has declined is left alone before it is failed.
     pub orphaned_request: f64,
+    /// How old a quota may be on which a request is declined: that is for good, and on a quiet site nobody else asks for
+    /// it anew. What is accepted may rest on an older one.
+    pub fresh_quota: f64,
     /// Age of a request's lock directory at which it goes once the request is gone.
     pub request_lock: f64,
 }
@@ -229,6 +234,7 @@ impl Default for Timing {
             aborted_node: 1.5,
             decline: 2.0,
             orphaned_request: 15.0,
+            fresh_quota: 15.0,
             request_lock: 8.0 * 3600.0,
         }
     }

@@ -9,21 +9,23 @@
 //!
 //! | answer | kept |
 //! |---|---|
-//! | quota | 300 s as upstream; 15 s while a pool waits for it; asked anew after a quota error |
+//! | quota | 300 s as upstream; 15 s while a pool waits for it; asked anew after a quota error, and before a decline |
 //! | what a label takes, zones, an image that is there | until the provider changes or refuses a launch as misconfigured |
 //! | an image that is missing | 5 s, doubling to 60 s |
 //! | a label that the cloud refutes | 60 s |
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures::FutureExt;
 use nodepool_common::{
     config::{self, Config},
     model::{LabelName, NodeId, ProviderName, Records, Resources, Timestamp},
-    sys::clock,
+    sys::{clock, shutdown},
 };
 use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, leaks::is_node_of};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,8 @@ use crate::{
 const QUOTA_AGE: f64 = 300.0;
 /// The same, while a pool waits for quota: others may have freed some.
 const QUOTA_AGE_PAUSED: f64 = 15.0;
+/// Before a provider whose task has panicked is run again.
+const AFTER_A_PANIC: Duration = Duration::from_secs(60);
 /// Longest time for one question to a cloud.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -70,7 +74,6 @@ struct Entry {
     /// Whether its pools are registered: unless its configuration cannot be used.
     takes_part: bool,
     state: ProviderState,
-    quota_at: Timestamp,
     asked: BTreeSet<Want>,
     /// When an answer is to be forgotten, or a question that failed may be asked again.
     until: BTreeMap<Want, Timestamp>,
@@ -233,8 +236,8 @@ impl Clouds {
         for (name, entry) in self.open().iter() {
             let paused = plan.starved.contains(name) || plan.paused.iter().any(|pool| pool.provider == *name);
             let relied_on = paused || plan.waiting.keys().any(|(_, pool)| pool.provider == *name);
-            let due = entry.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
-            if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.quota_at == 0.0) {
+            let due = entry.state.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
+            if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.state.quota_at == 0.0) {
                 continue;
             }
             if due <= now {
@@ -252,7 +255,7 @@ impl Clouds {
             let pause = f64::from(1_u32 << entry.quota_errors.min(4));
             entry.quota_errors += 1;
             entry.state.launch_after = Some(clock::now() + pause);
-            entry.quota_at = 0.0;
+            entry.state.quota_at = 0.0;
             entry.until.remove(&Want::Quota(name.clone()));
             // What a node takes may have turned out to be more than was thought (a floating IP).
             entry.state.label_resources.retain(|_, takes| takes.is_err());
@@ -324,7 +327,7 @@ impl Clouds {
         match (want, answer) {
             (Want::Quota(_), Answer::Quota(quota)) => {
                 entry.state.quota = Some(quota);
-                entry.quota_at = now;
+                entry.state.quota_at = now;
             }
             (Want::Zones(_), Answer::Zones(zones)) => entry.state.zones = Some(zones),
             (Want::LabelResources(_, pool, label), Answer::Takes(takes)) => {
@@ -409,7 +412,6 @@ impl Launcher {
                 ever_started: old.is_some_and(|old| old.ever_started),
                 takes_part: true,
                 state: known_beforehand(provider),
-                quota_at: 0.0,
                 asked: BTreeSet::new(),
                 until: BTreeMap::new(),
                 failures: BTreeMap::new(),
@@ -419,10 +421,22 @@ impl Launcher {
             self.spawn(|this| async move {
                 let stop = cloud.stop.clone();
                 tokio::select! {
-                    () = this.run_cloud(cloud) => {}
+                    () = this.keep_running(cloud) => {}
                     () = stop.cancelled() => {}
                 }
             });
+        }
+    }
+
+    /// Runs a provider; again after a panic, which is its own trouble and nobody else's.
+    async fn keep_running(self: Arc<Self>, cloud: Arc<Cloud>) {
+        let name = &cloud.config.name;
+        loop {
+            let running = AssertUnwindSafe(Arc::clone(&self).run_cloud(Arc::clone(&cloud))).catch_unwind().await;
+            if let Err(panic) = running {
+                error!(logger = LOGGER, "What runs provider {name} panicked{}", shutdown::describe(&*panic));
+            }
+            tokio::time::sleep(AFTER_A_PANIC).await;
         }
     }
 

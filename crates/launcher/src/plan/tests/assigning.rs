@@ -288,3 +288,35 @@ fn what_is_not_known_yet_is_asked_for_and_nothing_is_declined_meanwhile() {
     assert!(plan.wants.contains(&Want::Quota("p".into())));
     assert!(plan.waiting.values().next().unwrap().reason.contains("connection refused"));
 }
+
+/// On a quiet site nobody asks for a quota anew, and a request that was declined comes back only to be declined again.
+#[test]
+fn a_request_is_declined_on_a_fresh_quota_only() {
+    let want = Want::Quota("p".into());
+    let asked_for = |setting: &Setting| {
+        let plan = setting.plan();
+        (declines(&plan).len(), accepts(&plan).len(), plan.wants.contains(&want))
+    };
+    let small = cores(2.0);
+    let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["big"], |_| {}).quota(&small);
+    let age = Timing::default().fresh_quota;
+    let quota_at = |setting: &mut Setting, at: f64| setting.providers.values_mut().for_each(|p| p.quota_at = at);
+    quota_at(&mut setting, NOW - age - 1.0);
+    assert_eq!(asked_for(&setting), (0, 0, true), "the quota may be another one by now");
+    let reason = setting.plan().waiting.into_values().next().unwrap().reason;
+    assert!(reason.contains("asked for anew"), "{reason}");
+    quota_at(&mut setting, NOW + 3600.0);
+    assert_eq!(asked_for(&setting), (0, 0, true), "nor is one fresh because the clock was set back since");
+    quota_at(&mut setting, NOW - age + 1.0);
+    assert_eq!(asked_for(&setting), (1, 0, false));
+    // What others leave of it is no older.
+    for state in setting.providers.values_mut() {
+        state.quota = Some(ProjectQuota { limits: cores(8.0), ours: cores(2.0) });
+    }
+    quota_at(&mut setting, NOW - age - 1.0);
+    assert_eq!(asked_for(&setting), (0, 0, true));
+    // An acceptance may rest on an older one.
+    let mut setting = setting.quota(&cores(8.0));
+    quota_at(&mut setting, NOW - 3000.0);
+    assert_eq!(asked_for(&setting), (0, 1, false));
+}

@@ -91,8 +91,12 @@ impl Setting {
                 extra: serde_json::Map::new(),
             }),
         );
-        let mut state =
-            ProviderState { quota: Some(ProjectQuota::default()), zones: Some(vec![]), ..Default::default() };
+        let mut state = ProviderState {
+            quota: Some(ProjectQuota::default()),
+            quota_at: NOW,
+            zones: Some(vec![]),
+            ..Default::default()
+        };
         for (label, cores) in [("small", 1.0), ("big", 4.0)] {
             let at = (pool.name.clone(), LabelName::from(label));
             state.label_resources.insert(at.clone(), Ok(Resources::new().with("cores", cores).with("instances", 1.0)));

@@ -308,3 +308,50 @@ async fn records_that_cannot_be_read_are_told_once_and_left_alone() {
     let requests: Value = serde_json::from_slice(&stage.data("requests/100-9000000004").await.unwrap()).unwrap();
     assert_eq!(requests, json!({}));
 }
+
+#[tokio::test]
+async fn absurd_times_in_records_disturb_nothing() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let launcher = stage.launcher().await;
+    stage.offered("a").await;
+    for time in ["-1e300", "1e300", "1e17", "-1", "0"] {
+        let record = format!(
+            r#"{{"requestor": "zuul", "requestor_data": null, "tenant_name": "t", "provider": null, "state": "requested",
+            "state_time": {time}, "created_time": {time}, "relative_priority": 0, "node_types": ["a"], "nodes": [],
+            "reuse": true, "declined_by": [], "event_id": "e"}}"#
+        );
+        let request = stage.request_of(&record).await;
+        stage.fulfilled(&request).await;
+        let node = stage.record(&format!("requests/{request}")).await["nodes"][0].as_str().unwrap().to_owned();
+        let mut used = stage.record(&format!("nodes/{node}")).await;
+        used["state"] = json!("used");
+        used["state_time"] = serde_json::from_str(time).unwrap();
+        used["created_time"] = used["state_time"].clone();
+        // Also where people look.
+        let path = format!("/nodepool/nodes/{node}");
+        stage.zk.set_data(&path, used.to_string().as_bytes(), None).await.unwrap();
+        for page in ["/node-list", "/request-list", "/metrics"] {
+            assert_eq!(launcher.get(page).map(|(status, _)| status), Some(200), "{page} with {time}");
+        }
+        stage.zk.delete(&format!("/nodepool/requests/{request}"), None).await.unwrap();
+        stage.wait("the node is gone", async || stage.data(&format!("nodes/{node}")).await.is_none()).await;
+    }
+    assert!(!launcher.logged(&["panicked"]), "{}", launcher.log());
+}
+
+/// Zuul withdraws a request whenever it likes, also between our lock and our write.
+#[tokio::test]
+async fn what_is_gone_before_we_write_it_is_no_error() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 20)]);
+    let launcher = stage.launcher().await;
+    stage.offered("a").await;
+    for round in 0..150 {
+        let request = stage.request(&["a"]).await;
+        tokio::time::sleep(Duration::from_micros(100 * (round % 50))).await;
+        stage.zk.delete(&format!("/nodepool/requests/{request}"), None).await.unwrap();
+    }
+    served(&stage, "a").await;
+    assert_eq!(launcher.count(&["does not exist", "ERROR"]), 0, "{}", launcher.log());
+}

@@ -174,6 +174,9 @@ impl Builder {
     fn action_failed(&self, decision: &Decision, error: &ZkError) {
         if error.is_transient() {
             info!(logger = LOGGER, "Will be tried again: {error}");
+        } else if error.is_no_node() {
+            // Whatever was wanted of it, its deletion above all, nobody wants it of what is gone.
+            info!(logger = LOGGER, "Somebody else was faster: {error}");
         } else {
             error!(logger = LOGGER, "{error} (while carrying out {decision:?})");
         }

@@ -73,6 +73,9 @@ impl Launcher {
     fn action_failed(&self, decision: &Decision, error: &ZkError) {
         if error.is_transient() {
             info!(logger = "nodepool.NodePool", "Will be tried again: {error}");
+        } else if error.is_no_node() {
+            // Whatever was wanted of it, its deletion above all, nobody wants it of what is gone.
+            info!(logger = "nodepool.NodePool", "Somebody else was faster: {error}");
         } else {
             error!(logger = "nodepool.NodePool", "{error} (while carrying out {decision:?})");
         }

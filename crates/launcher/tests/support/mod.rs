@@ -208,8 +208,12 @@ impl Stage {
             "state": "requested", "state_time": now(), "created_time": now(), "relative_priority": 0,
             "node_types": labels, "nodes": [], "reuse": true, "declined_by": [], "event_id": "0123456789abcdef",
         });
-        let path = "/nodepool/requests/100-";
-        let (_, sequence) = self.zk.create(path, record.to_string().as_bytes(), &SEQUENTIAL).await.unwrap();
+        self.request_of(&record.to_string()).await
+    }
+
+    /// Writes a request that is whatever it is; its id.
+    pub async fn request_of(&self, record: &str) -> String {
+        let (_, sequence) = self.zk.create("/nodepool/requests/100-", record.as_bytes(), &SEQUENTIAL).await.unwrap();
         format!("100-{sequence}")
     }
 

@@ -36,6 +36,9 @@ impl Session {
                 broken.reason
             );
         }
+        for broken in &loaded.broken_labels {
+            tracing::warn!(logger = "nodepool.config", "{broken}");
+        }
         let config = loaded.config;
         if config.zookeeper.servers.is_empty() {
             return Err(Failure::Refused(format!(

@@ -98,12 +98,12 @@ async fn a_provider_with_an_unknown_driver_is_left_out_and_the_others_go_on() {
     let mut unknown = fake("odd", &["x"], 1);
     unknown["driver"] = json!("no-such-driver");
     let mut later = fake("later", &["y"], 1);
-    later["driver"] = json!("metastatic");
+    later["driver"] = json!("gce");
     stage.configure(&[unknown, later, fake("p", &["a"], 2)]);
     let launcher = stage.launcher().await;
     served(&stage, "a").await;
     let body = launcher.ready();
-    for (provider, driver) in [("odd", "no-such-driver"), ("later", "metastatic")] {
+    for (provider, driver) in [("odd", "no-such-driver"), ("later", "gce")] {
         assert!(launcher.logged(&[&format!("Provider {provider} "), "left out"]), "{}", launcher.log());
         assert!(body.contains(provider) && body.contains(driver), "{body}");
         assert!(launcher.log().contains(driver), "{}", launcher.log());
@@ -131,9 +131,33 @@ async fn a_provider_that_becomes_unusable_keeps_running_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_pool_with_an_unknown_label_breaks_its_provider_only() {
+async fn one_wrong_value_in_a_label_costs_that_label_and_a_reload_keeps_it_as_it_ran() {
     let stage = Stage::new(zookeeper()).await;
-    let mut configuration = stage.configuration(&[fake("p", &["unknown-label"], 2), fake("q", &["b"], 2)]);
+    let good = fake("p", &["a", "b"], 2);
+    let mut bad = good.clone();
+    bad["pools"][0]["labels"][1]["volume-size"] = json!("1o");
+    stage.configure(std::slice::from_ref(&bad));
+    let launcher = stage.launcher().await;
+    served(&stage, "a").await;
+    let told = "Label b of pool main of provider p is left out";
+    assert!(launcher.logged(&[told]) && launcher.ready().contains(told), "{}", launcher.log());
+    let request = stage.request(&["b"]).await;
+    let record = stage.wait_for_state(&request, "failed").await;
+    let reason = "label b cannot be used: `volume-size` must be a whole number, not the text `1o`";
+    assert!(record["decline_reasons"].to_string().contains(reason), "{record}");
+
+    stage.configure(&[good]);
+    served(&stage, "b").await;
+    assert_eq!(launcher.ready(), "OK");
+    stage.configure(&[bad]);
+    stage.wait("/ready tells of the label", async || launcher.ready().contains(told)).await;
+    served(&stage, "b").await;
+}
+
+#[tokio::test]
+async fn a_pool_with_an_unknown_label_serves_its_others() {
+    let stage = Stage::new(zookeeper()).await;
+    let mut configuration = stage.configuration(&[fake("p", &["unknown-label", "b"], 2)]);
     configuration["labels"] = json!([{"name": "b"}]);
     stage.write_config(&serde_json::to_string_pretty(&configuration).unwrap());
     let launcher = stage.launcher().await;

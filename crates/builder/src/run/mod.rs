@@ -343,7 +343,7 @@ impl Builder {
                 config::Poll::Changed(loaded) => {
                     info!(logger = LOGGER, "Configuration changed");
                     self.note_loaded(&loaded);
-                    let config = loaded.keeping_broken_providers(&self.config());
+                    let config = loaded.keeping_broken(&self.config());
                     self.apply_config(&config);
                     self.note_left_out(&loaded);
                 }
@@ -365,6 +365,10 @@ impl Builder {
         }
         for broken in &loaded.broken_providers {
             error!(logger = "nodepool.config", "Provider {} is left out: {}", broken.name, broken.reason);
+        }
+        // Launchers leave it out; its provider's images are built and uploaded all the same.
+        for broken in &loaded.broken_labels {
+            warn!(logger = "nodepool.config", "{broken}");
         }
         self.stats.config_valid(loaded.broken_providers.is_empty());
         self.note_left_out(loaded);

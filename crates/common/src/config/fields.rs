@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::{
+    advice::{self, Level},
     report::Report,
     yaml::{Mark, Meaning, Node, Value, whole},
 };
@@ -21,6 +22,8 @@ pub struct Fields<'a> {
     node: &'a Node,
     /// What this mapping is, for messages: ``provider `x`, pool `main` ``.
     pub what: String,
+    /// Which part of the file this mapping is, for advice on keys that it does not have.
+    level: Level,
     /// The keys that were asked for.
     known: RefCell<Vec<&'static str>>,
 }
@@ -33,13 +36,15 @@ impl<'a> Fields<'a> {
             report.error(node.at, format!("{what} must be a mapping, not {}", node.describe()), None);
             return None;
         }
-        Some(Self { report, node, what, known: RefCell::default() })
+        Some(Self { report, node, what, level: Level::Other, known: RefCell::default() })
     }
 
     /// Starts on a mapping with a `name`, which then stands in the messages, behind those of what it belongs to.
     pub fn named(report: &'a Report, node: &'a Node, within: Option<&str>, kind: &str) -> Option<(Self, String)> {
+        let level = Level::named(within.is_some(), kind);
         let within = within.map(|within| format!("{within}, ")).unwrap_or_default();
-        let fields = Self::of(report, node, format!("{within}a {kind}"))?;
+        let article = if kind.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
+        let fields = Self::of(report, node, format!("{within}{article} {kind}"))?.on(level);
         let name = fields.required_text("name")?;
         Some((fields.called(format!("{within}{kind} `{name}`")), name))
     }
@@ -47,6 +52,11 @@ impl<'a> Fields<'a> {
     /// The same under another name in messages.
     pub fn called(self, what: impl Into<String>) -> Self {
         Self { what: what.into(), ..self }
+    }
+
+    /// The same as that part of the file.
+    pub fn on(self, level: Level) -> Self {
+        Self { level, ..self }
     }
 
     /// Where the mapping begins.
@@ -59,13 +69,23 @@ impl<'a> Fields<'a> {
         self.node.get(key).map_or(self.node.at, |value| value.at)
     }
 
+    /// The text of a key, where it is one; nothing is reported where it is not.
+    pub fn raw_text(&self, key: &str) -> Option<&'a str> {
+        self.node.get(key)?.as_text()
+    }
+
     /// Reports the keys that nobody asked for.
     pub fn finish(self) {
         let known = self.known.into_inner();
+        if self.report.keeps_keys() {
+            self.report.note_keys(self.level, known);
+            return;
+        }
         for (key, _) in self.node.entries().unwrap_or_default() {
-            match key.as_text() {
-                Some(name) if known.contains(&name) => {}
-                _ => unknown_key(self.report, &self.what, key, &known),
+            if !key.as_text().is_some_and(|name| known.contains(&name)) {
+                let name = python_str(key).unwrap_or_default();
+                let (message, help) = advice::unknown_key(&self.what, self.level, self.report.driver(), &name, &known);
+                self.report.lapse(key.at, message, Some(help));
             }
         }
     }
@@ -86,15 +106,17 @@ impl<'a> Fields<'a> {
 
     /// The value, if the key is there and has one.
     pub fn get(&self, key: &'static str) -> Option<&'a Rc<Node>> {
+        self.value(key, "give it one, or leave the key out")
+    }
+
+    /// The value, if the key is there and has one. `help`: the way out where it has none.
+    fn value(&self, key: &'static str, help: &str) -> Option<&'a Rc<Node>> {
         self.know(key);
         let (name, value) = self.node.entries()?.iter().find(|(name, _)| name.as_text() == Some(key))?;
         if value.is_null() {
             if self.report.strict() {
-                self.report.error(
-                    name.at,
-                    format!("{}: `{key}` has no value", self.what),
-                    Some("leave the key out to get its default".to_owned()),
-                );
+                let message = format!("{}: `{key}` has no value", self.what);
+                self.report.error(name.at, message, Some(help.to_owned()));
             }
             return None;
         }
@@ -127,7 +149,8 @@ impl<'a> Fields<'a> {
 
     /// A text that must be there.
     pub fn required_text(&self, key: &'static str) -> Option<String> {
-        let text = self.required(key, self.text(key))?;
+        let text = self.value(key, "give it one: it must be there");
+        let text = self.required(key, text.and_then(|node| self.text_of(&format!("`{key}`"), node)))?;
         if text.is_empty() {
             self.wrong(self.at_key(key), key, "must not be empty");
             return None;
@@ -266,6 +289,20 @@ impl<'a> Fields<'a> {
             self.report.warning(self.at_key(key), format!("{}: `{key}` is negative and counts as 0", self.what), None);
         }
         Some(u64::try_from(value).unwrap_or(0))
+    }
+
+    /// A number of things that are kept in memory or in ZooKeeper, one by one: not negative, and not more than `most`. A
+    /// larger one counts as that, with a warning; it is an error when validating.
+    pub fn count(&self, key: &'static str, most: usize) -> Option<usize> {
+        let value = self.amount(key)?;
+        match usize::try_from(value) {
+            Ok(count) if count <= most => Some(count),
+            _ => {
+                let message = format!("{}: `{key}` is {value}, and more than {most} are not kept", self.what);
+                self.report.lapse(self.at_key(key), message, Some(format!("write {most} or less")));
+                Some(most)
+            }
+        }
     }
 
     /// A TCP port.
@@ -418,15 +455,6 @@ fn json_key(key: &Node) -> String {
         Json::String(text) => text,
         other => other.to_string(),
     }
-}
-
-fn unknown_key(report: &Report, what: &str, key: &Node, known: &[&str]) {
-    let name = python_str(key).unwrap_or_default();
-    let help = match suggest(&name, known.iter().copied()) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("its keys are: {}", known.join(", ")),
-    };
-    report.lapse(key.at, format!("{what} has no key `{name}`"), Some(help));
 }
 
 /// The known name that was probably meant.

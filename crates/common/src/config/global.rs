@@ -5,14 +5,19 @@ use std::{path::PathBuf, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperServer, ZooKeeperTls, fields::Fields, report::Report, yaml::Mark,
+    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperServer, ZooKeeperTls, advice::Level, fields::Fields, report::Report,
+    yaml::Mark,
 };
 use crate::model::{LabelName, Resources, TenantName};
+
+/// The most that `min-ready` keeps: each node that is missing is a request in ZooKeeper, at once.
+const MOST_READY: usize = 10_000;
 
 /// `webapp`.
 pub fn webapp(report: &Report, top: &Fields<'_>) -> WebApp {
     let defaults = WebApp::default();
     let Some(fields) = top.get("webapp").and_then(|node| Fields::of(report, node, "`webapp`")) else { return defaults };
+    let fields = fields.on(Level::WebApp);
     let webapp = WebApp {
         port: fields.port("port").unwrap_or(defaults.port),
         listen_address: fields.filled("listen_address").unwrap_or(defaults.listen_address),
@@ -29,7 +34,7 @@ pub fn labels(report: &Report, top: &Fields<'_>) -> IndexMap<LabelName, Label> {
         let name = LabelName::from(name);
         let label = Label {
             name: name.clone(),
-            min_ready: fields.amount("min-ready").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            min_ready: fields.count("min-ready", MOST_READY).unwrap_or(0),
             max_ready_age: fields.seconds("max-ready-age").filter(|age| !age.is_zero()),
         };
         if labels.insert(name, label).is_some() {
@@ -113,8 +118,9 @@ fn zookeeper_servers(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> 
     let mut servers = Vec::new();
     for node in top.list("zookeeper-servers") {
         let Some(fields) = Fields::of(report, node, "one of `zookeeper-servers`") else { continue };
+        let fields = fields.on(Level::ZooKeeperServer);
         let host = fields.required_text("host");
-        let port = fields.port("port");
+        let mut port = fields.port("port");
         if port == Some(0) {
             fields.wrong(fields.at_key("port"), "port", "must not be 0");
         }
@@ -128,12 +134,30 @@ fn zookeeper_servers(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> 
             );
         }
         if let Some(host) = host {
-            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
+            let host = match host_and_port(&host) {
+                Some((name, inside)) => {
+                    let message = format!("ZooKeeper's `host` is `{host}`: the port is a key of its own");
+                    let help = format!("write `host: {name}` and `port: {}`", port.unwrap_or(inside));
+                    report.lapse(fields.at_key("host"), message, Some(help));
+                    port = port.or(Some(inside));
+                    name
+                }
+                None => host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host),
+            };
+            let host = host.to_owned();
             servers.push(ZooKeeperServer { host, port: port.unwrap_or(2281), chroot });
         }
         fields.finish();
     }
     servers
+}
+
+/// `NAME:PORT` or `[ADDRESS]:PORT`; not an IPv6 address, which has more colons.
+fn host_and_port(host: &str) -> Option<(&str, u16)> {
+    let (name, port) = host.rsplit_once(':')?;
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (bare.is_some() || !name.contains(':')).then(|| (bare.unwrap_or(name), port))
 }
 
 /// `zookeeper-tls` as it stands in one file.
@@ -149,7 +173,7 @@ impl TlsPaths {
     /// `None`: absent or empty, which upstream treats alike.
     fn read(report: &Report, top: &Fields<'_>) -> Option<Self> {
         let node = top.get("zookeeper-tls")?;
-        let fields = Fields::of(report, node, "`zookeeper-tls`")?;
+        let fields = Fields::of(report, node, "`zookeeper-tls`")?.on(Level::ZooKeeperTls);
         if node.entries().is_some_and(<[_]>::is_empty) {
             return None;
         }

@@ -9,6 +9,14 @@ use super::{
 /// Reads `image-builders`.
 pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
     let mut builders: Vec<ImageBuilder> = Vec::new();
+    // Upstream's daemons ignore the key, so a file may have one of that name and another meaning.
+    if let Some(node) = top.get("image-builders").filter(|node| node.items().is_none()) {
+        let message =
+            format!("{}: `image-builders` must be a list, not {}; the daemons ignore it", top.what, node.describe());
+        let help = "write each builder as `- name: NAME`, with its other keys below";
+        report.lapse(node.at, message, Some(help.to_owned()));
+        return builders;
+    }
     for node in top.list("image-builders") {
         let Some((fields, name)) = Fields::named(report, node, None, "image-builder") else { continue };
         let builder = ImageBuilder {
@@ -68,13 +76,26 @@ fn host_keys(report: &Report, fields: &Fields<'_>) -> Vec<String> {
     keys
 }
 
+/// `TYPE BASE64 COMMENT` as `TYPE BASE64` and the comment; a text of less than three words as it is.
+pub fn key_and_comment(text: &str) -> (String, String) {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words.split_first_chunk::<2>() {
+        Some((key, comment)) if !comment.is_empty() && is_key_type(key[0]) => (key.join(" "), comment.join(" ")),
+        _ => (text.to_owned(), String::new()),
+    }
+}
+
+fn is_key_type(text: &str) -> bool {
+    ["ssh-", "ecdsa-", "sk-"].iter().any(|begin| text.starts_with(begin))
+}
+
 /// `TYPE BASE64 [COMMENT]`, where the key itself names the same type.
-fn host_key(text: &str) -> Result<String, String> {
+pub fn host_key(text: &str) -> Result<String, String> {
     let mut words = text.split_whitespace();
     let (Some(kind), Some(encoded)) = (words.next(), words.next()) else {
         return Err("is not of two words, its type and the key".to_owned());
     };
-    if !(kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-")) {
+    if !is_key_type(kind) {
         return Err(format!("begins with `{kind}`, which is no type of a key"));
     }
     let length = [0, 0, 0, u8::try_from(kind.len()).unwrap_or(0)];

@@ -5,13 +5,15 @@
 //! (documented as an alias of `max-servers`, and never read).
 
 use indexmap::IndexMap;
-use serde_json::Value;
+use serde_json::Value as Json;
 
 use super::{
     Kubernetes, KubernetesKind, KubernetesLabel, PodContainer, PodResources, PodTemplate, Pool, PoolLabel,
     fields::Fields,
-    providers::{self, Common, Scope, check_label},
+    kubernetes_names,
+    providers::{self, Common, Scope},
     report::Report,
+    yaml::{Meaning, Value},
 };
 use crate::model::{LabelName, PoolName, Resources};
 
@@ -33,6 +35,10 @@ pub fn read(
         KubernetesKind::Namespaces => fields.filled("context"),
         KubernetesKind::Projects | KubernetesKind::Pods => fields.required_text("context"),
     };
+    if let Some(why) = fields.raw_text("name").and_then(kubernetes_names::label_value) {
+        let message = format!("{}: its name is the value of a label, which Kubernetes refuses: {why}", fields.what);
+        report.error(fields.at_key("name"), message, None);
+    }
     let defaults = defaults(report, fields, kind);
     let mut own = IndexMap::new();
     let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
@@ -107,8 +113,9 @@ fn pool(
     }
     read_limits(fields, &mut pool.limits);
     let of_labels = LabelDefaults {
-        requests: resources(fields, ["default-label-cpu", "default-label-memory", "default-label-storage"]),
+        requests: resources(report, fields, ["default-label-cpu", "default-label-memory", "default-label-storage"]),
         limits: resources(
+            report,
             fields,
             ["default-label-cpu-limit", "default-label-memory-limit", "default-label-storage-limit"],
         ),
@@ -120,23 +127,69 @@ fn pool(
             extra
         },
     };
+    let refused = refused_pool_name(name, kind);
+    if let Some(refused) = refused.as_ref().filter(|_| report.strict()) {
+        report.error(fields.at_key("name"), format!("{}: {refused}", fields.what), None);
+    }
     let mut labels: IndexMap<LabelName, KubernetesLabel> = IndexMap::new();
     for node in fields.list("labels") {
-        let Some((label_fields, name)) = Fields::named(report, node, Some(&fields.what), "label") else { continue };
-        let name = LabelName::from(name);
-        check_label(report, label_fields.at(), &label_fields.what, &name, scope);
-        let label = label(report, &label_fields, name.clone(), kind, &of_labels);
-        pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
-        if labels.insert(name, label).is_some() {
-            report.warning(node.at, format!("{} is listed twice; this one counts", label_fields.what), None);
+        let read = |part: &Report, label_fields: &Fields<'_>, name: &LabelName| {
+            if let Some(refused) = refused.as_ref().filter(|_| !part.strict()) {
+                part.error(fields.at_key("name"), format!("{}: {refused}", label_fields.what), None);
+            }
+            Some(label(part, label_fields, name.clone(), kind, &of_labels))
+        };
+        if let Some((name, label)) = providers::label(report, node, fields, &mut pool, scope, read) {
+            pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
+            labels.insert(name, label);
         }
-        label_fields.finish();
     }
+    labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
     (pool, labels)
 }
 
-fn resources(fields: &Fields<'_>, [cpu, memory, storage]: [&'static str; 3]) -> PodResources {
-    PodResources { cpu: fields.amount(cpu), memory: fields.amount(memory), storage: fields.amount(storage) }
+/// Why the API refuses what is made in a pool of that name, all of it: the pool's namespace, or those of its nodes.
+fn refused_pool_name(name: &str, kind: KubernetesKind) -> Option<String> {
+    let (object, room) = match kind {
+        KubernetesKind::Pods => ("that of its namespace", 0),
+        KubernetesKind::Namespaces | KubernetesKind::Projects => {
+            ("the beginning of its nodes' namespaces", kubernetes_names::NODE_SUFFIX)
+        }
+    };
+    let why = kubernetes_names::dns_label(name, room)?;
+    Some(format!("the name of the pool is {object}, and Kubernetes refuses `{name}`: {why}"))
+}
+
+fn resources(report: &Report, fields: &Fields<'_>, [cpu, memory, storage]: [&'static str; 3]) -> PodResources {
+    PodResources {
+        cpu: millicores(report, fields, cpu),
+        memory: fields.amount(memory),
+        storage: fields.amount(storage),
+    }
+}
+
+/// A number of cores, as thousandths of one. Upstream's schema wants it whole, and its daemons cut the fraction off: 0.5 is
+/// no request and no limit at all (`nodepool 11.0.0: driver/kubernetes/provider.py getPodBodyNodepool`).
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // it is between 0 and 1e9
+fn millicores(report: &Report, fields: &Fields<'_>, key: &'static str) -> Option<u64> {
+    let node = fields.get(key)?;
+    let Value::Scalar(Meaning::Float(cores), _) = node.value else {
+        return fields.amount(key).map(|cores| cores.saturating_mul(1000));
+    };
+    if cores.fract() == 0.0 || !(0.0..1e6).contains(&cores) {
+        return fields.amount(key).map(|cores| cores.saturating_mul(1000));
+    }
+    let thousandths = (cores * 1000.0).round().max(1.0) as u64;
+    let whole = cores.trunc();
+    let message = format!(
+        "{}: `{key}` must be a whole number of CPUs, not {cores}: here it counts as {thousandths}m, and Python Nodepool cuts \
+         it off to {whole}{}",
+        fields.what,
+        if whole == 0.0 { ", which asks for none and limits nothing" } else { "" }
+    );
+    let help = "write a whole number; where a pod needs less than one, give it a `spec` with `resources` of its own";
+    report.lapse(node.at, message, Some(help.to_owned()));
+    Some(thousandths)
 }
 
 fn label(
@@ -151,6 +204,20 @@ fn label(
     let labels = fields.str_map("labels").unwrap_or_default();
     let dynamic_labels = fields.str_map("dynamic-labels").unwrap_or_default();
     let annotations = fields.str_map("annotations").unwrap_or_default();
+    for (key, refused) in [
+        ("labels", kubernetes_names::labels(&labels, false)),
+        ("dynamic-labels", kubernetes_names::labels(&dynamic_labels, true)),
+        ("annotations", kubernetes_names::annotations(&annotations)),
+    ] {
+        for (name, message) in refused {
+            let at = fields.get(key).and_then(|map| Some(map.get(&name)?.at)).unwrap_or_else(|| fields.at_key(key));
+            report.error(at, format!("{}: Kubernetes refuses this in `{key}`: {message}", fields.what), None);
+        }
+    }
+    if let Some(refused) = refused_label_name(name.as_str(), kind, is_pod, spec.is_some()) {
+        let help = "give it another name, at the top level and in Zuul's nodesets too";
+        report.error(fields.at_key("name"), format!("{}: {refused}", fields.what), Some(help.to_owned()));
+    }
     // Beside `spec`, upstream's schema has no key of the other form; at run time they count for quota, not for the pod.
     let has_container_keys = spec.is_none() || !report.strict();
     let (container, own) = if has_container_keys {
@@ -160,9 +227,9 @@ fn label(
     };
     let mut resources = Resources::new().with("instances", 1.0);
     let PodResources { cpu, memory, storage } = container.requests;
-    for (name, amount) in [("cores", cpu), ("ram", memory), ("ephemeral-storage", storage)] {
+    for (name, amount, unit) in [("cores", cpu, 1000.0), ("ram", memory, 1.0), ("ephemeral-storage", storage, 1.0)] {
         if let Some(amount) = given(amount) {
-            resources.set(name, as_number(amount));
+            resources.set(name, as_number(amount) / unit);
         }
     }
     if let Some((resource, amount)) = &container.gpu {
@@ -181,6 +248,22 @@ fn label(
         dynamic_labels,
         annotations,
     }
+}
+
+/// Why the API refuses what is made for a label of that name: a pod and its container have it for their name, everything
+/// has it for the value of a label.
+fn refused_label_name(name: &str, kind: KubernetesKind, is_pod: bool, has_spec: bool) -> Option<String> {
+    let room = if kind == KubernetesKind::Pods { kubernetes_names::NODE_SUFFIX } else { 0 };
+    let (object, why) = match (is_pod, has_spec) {
+        (true, false) => ("that of a container", kubernetes_names::dns_label(name, 0)),
+        (true, true) => ("that of a pod", kubernetes_names::dns_subdomain(name, room)),
+        (false, _) => ("the value of a label", None),
+    };
+    let (object, why) = match why {
+        Some(why) => (object, why),
+        None => ("the value of a label", kubernetes_names::label_value(name)?),
+    };
+    Some(format!("its name is also {object}, and Kubernetes refuses `{name}` there: {why}"))
 }
 
 /// What of the container's form is no matter of the container.
@@ -230,8 +313,9 @@ fn container(
             report.warning(fields.at(), message, help); // upstream's schema lets it pass
         }
     }
-    let requests = resources(fields, ["cpu", "memory", "storage"]).or(defaults.requests);
-    let limits = resources(fields, ["cpu-limit", "memory-limit", "storage-limit"]).or(defaults.limits).or(requests);
+    let requests = resources(report, fields, ["cpu", "memory", "storage"]).or(defaults.requests);
+    let limits =
+        resources(report, fields, ["cpu-limit", "memory-limit", "storage-limit"]).or(defaults.limits).or(requests);
     let gpu = fields.fraction("gpu");
     let gpu_resource = fields.filled("gpu-resource");
     let container = PodContainer {
@@ -260,7 +344,7 @@ fn container(
 }
 
 /// `env`: names and values. What upstream's schema does not know (`valueFrom`) is passed on where no schema is asked.
-fn env(report: &Report, fields: &Fields<'_>) -> Vec<Value> {
+fn env(report: &Report, fields: &Fields<'_>) -> Vec<Json> {
     let items = fields.list("env").iter().filter_map(|node| {
         let item = Fields::of(report, node, format!("{}, an item of `env`", fields.what))?;
         let mut variable = serde_json::Map::new();
@@ -279,7 +363,7 @@ fn env(report: &Report, fields: &Fields<'_>) -> Vec<Value> {
         } else {
             variable.extend(item.rest_as_json());
         }
-        Some(Value::Object(variable))
+        Some(Json::Object(variable))
     });
     items.collect()
 }

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::{
     Metastatic, MetastaticLabel, Pool, PoolLabel,
     fields::Fields,
-    providers::{self, Common, Scope, check_label},
+    providers::{self, Common, MOST_SLOTS, Scope, check_label},
     report::Report,
     yaml::Mark,
 };
@@ -28,30 +28,29 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
         let mut pool = providers::pool(&pool_fields, &name, common);
         let checks = pool_fields.bool("host-key-checking").unwrap_or(false);
-        let mut labels = IndexMap::new();
+        let mut labels: IndexMap<LabelName, MetastaticLabel> = IndexMap::new();
         for node in pool_fields.list("labels") {
-            let Some((label_fields, name)) = Fields::named(report, node, Some(&pool_fields.what), "label") else {
-                continue;
-            };
-            let name = LabelName::from(name);
-            check_label(report, label_fields.at(), &label_fields.what, &name, scope);
-            if let Some(label) = label(report, &label_fields, &name, checks, scope) {
+            let read = |part: &Report, fields: &Fields<'_>, name: &LabelName| {
+                let label = label(part, fields, name, checks, scope)?;
                 if let Some((first, other)) = backed.get(&label.backing_label)
                     && !label.has_backing_of(other)
                 {
                     let message = format!(
                         "{}: Multiple label definitions for the same backing label must be identical, and those for `{}` \
                          are not",
-                        label_fields.what, label.backing_label
+                        fields.what, label.backing_label
                     );
-                    report.error(node.at, message, Some(format!("the first is at {}", report.place(*first))));
+                    part.error(node.at, message, Some(format!("the first is at {}", part.place(*first))));
                 }
+                Some(label)
+            };
+            if let Some((name, label)) = providers::label(report, node, &pool_fields, &mut pool, scope, read) {
                 backed.entry(label.backing_label.clone()).or_insert_with(|| (node.at, label.clone()));
                 pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
                 labels.insert(name, label);
             }
-            label_fields.finish();
         }
+        labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
         own.insert(pool.name.clone(), labels);
         pools.insert(pool.name.clone(), pool);
         pool_fields.finish();
@@ -69,7 +68,13 @@ fn label(
     let backing_label = LabelName::from(fields.required_text("backing-label")?);
     let what = format!("{}: backing-label `{backing_label}`", fields.what);
     check_label(report, fields.at_key("backing-label"), &what, &backing_label, scope);
-    let slots = fields.int("max-parallel-jobs").unwrap_or(1);
+    if let Some(circle) = scope.circles.at(fields.at()) {
+        let on = if circle.ends_with(&format!(" {name}")) { "itself" } else { "a label that stands on itself" };
+        let message = format!("{}: it stands on {on}, so that no node is ever made: {circle}", fields.what);
+        let help = "a backing label must lead to one that a provider of another driver serves";
+        report.error(fields.at_key("backing-label"), message, Some(help.to_owned()));
+    }
+    let slots = fields.count("max-parallel-jobs", MOST_SLOTS).unwrap_or(1);
     if slots < 1 {
         let message = format!("{}: `max-parallel-jobs` is {slots}, so that no node fits", fields.what);
         report.error(fields.at_key("max-parallel-jobs"), message, None);
@@ -83,7 +88,7 @@ fn label(
     Some(MetastaticLabel {
         name: name.clone(),
         backing_label,
-        max_parallel_jobs: usize::try_from(slots).unwrap_or(0),
+        max_parallel_jobs: slots,
         grace_time: fields.seconds("grace-time").unwrap_or(Duration::from_secs(60)),
         min_retention_time,
         max_age,

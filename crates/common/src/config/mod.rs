@@ -14,12 +14,16 @@
 //!
 //! [`Watcher`] tells when the file has changed and is whole again; [`diff`] what that means for the providers.
 
+mod advice;
+mod backing;
 mod diff;
 mod diskimages;
 mod fields;
 mod global;
 mod image_builders;
+mod keeping;
 mod kubernetes;
+mod kubernetes_names;
 mod metastatic;
 mod openstack;
 mod providers;
@@ -28,6 +32,7 @@ mod report;
 mod source;
 mod static_hosts;
 mod types;
+mod unbuilt;
 pub mod yaml;
 
 #[cfg(test)]
@@ -35,17 +40,20 @@ mod tests;
 
 use std::{path::Path, sync::Arc};
 
+use advice::Level;
 pub use diff::{Diff, diff, same as same_provider};
 use diskimages::Diskimages;
 use fields::Fields;
 pub use fields::suggest;
-use providers::Scope;
+use providers::{Providers, Scope};
 pub use reload::{Poll, Watcher};
 pub use report::{ConfigError, ConfigErrors, Warning};
 use report::{Mode, Report};
 use source::Environment;
 pub use types::*;
 use yaml::{Document, Mark, Node};
+
+use crate::model::{LabelName, PoolName, ProviderName};
 
 /// A configuration that can run.
 #[derive(Clone, Debug)]
@@ -56,19 +64,8 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
     /// Providers that cannot run as they are configured.
     pub broken_providers: Vec<BrokenProvider>,
-}
-
-impl Loaded {
-    /// For a reload: a provider that has become unusable in an otherwise valid file stays as it runs.
-    pub fn keeping_broken_providers(&self, running: &Config) -> Arc<Config> {
-        let mut config = Arc::clone(&self.config);
-        for broken in &self.broken_providers {
-            if let Some(provider) = running.providers.get(&broken.name) {
-                Arc::make_mut(&mut config).providers.insert(broken.name.clone(), Arc::clone(provider));
-            }
-        }
-        config
-    }
+    /// Labels of the pools of other providers that cannot be used as they are configured.
+    pub broken_labels: Vec<BrokenLabel>,
 }
 
 /// A provider that was left out.
@@ -82,12 +79,33 @@ pub struct BrokenProvider {
     pub reason: String,
 }
 
-use crate::model::ProviderName;
+/// A label that its pool does not serve. Its provider runs without it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenLabel {
+    /// Its provider.
+    pub provider: ProviderName,
+    /// Its pool.
+    pub pool: PoolName,
+    /// Its name; `in line N, without a name` where it has none.
+    pub label: LabelName,
+    /// All that is wrong with it, each with its place.
+    pub reason: String,
+}
+
+impl std::fmt::Display for BrokenLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { provider, pool, label, reason } = self;
+        write!(
+            f,
+            "Label {label} of pool {pool} of provider {provider} is left out (in a reload it stays as it was): {reason}"
+        )
+    }
+}
 
 /// Loads the configuration as the daemons do: `path`, and what a secure file overrides in it (config.md 8).
 ///
 /// Errors outside of providers are returned, all of them; those within one only leave it out
-/// ([`Loaded::broken_providers`]).
+/// ([`Loaded::broken_providers`]), and those within a label of a pool only that label ([`Loaded::broken_labels`]).
 pub fn load(path: &Path, secure: Option<&Path>) -> Result<Loaded, ConfigErrors> {
     let env = Environment::of_this_process();
     let (report, secure_report) = (report(path, Mode::Runtime), secure.map(|path| self::report(path, Mode::Runtime)));
@@ -127,10 +145,11 @@ fn assemble(
     }
     let place = report.place(Mark::default());
     let warnings = report.finish()?;
-    let (config, broken_providers) = loaded.ok_or_else(|| {
+    let (config, broken) = loaded.ok_or_else(|| {
         ConfigErrors::from(ConfigError { place, message: "the configuration cannot be used".to_owned(), help: None })
     })?;
-    Ok(Loaded { config: Arc::new(config), warnings, broken_providers })
+    let (broken_providers, broken_labels) = broken;
+    Ok(Loaded { config: Arc::new(config), warnings, broken_providers, broken_labels })
 }
 
 /// The document's root. An empty file is an error, as for upstream: more likely lost than meant.
@@ -143,14 +162,28 @@ fn root(report: &Report, document: Document) -> Option<std::rc::Rc<Node>> {
     root
 }
 
-fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) -> Option<(Config, Vec<BrokenProvider>)> {
-    let top = Fields::of(report, root, "the configuration")?;
+/// What is left out.
+type Broken = (Vec<BrokenProvider>, Vec<BrokenLabel>);
+
+fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) -> Option<(Config, Broken)> {
+    let top = Fields::of(report, root, "the configuration")?.on(Level::Top);
+    if let Some((at, key)) = advice::before_version_3(root) {
+        let message = format!("this is a configuration for Nodepool before 3.0, as `{key}` and its labels show");
+        let help = "nothing of it can be used as it stands: what labels boot from is now said in `pools` of `providers`, and \
+                    how to log in to clouds in clouds.yaml; see Nodepool's documentation of `providers`";
+        report.lapse(at, message, Some(help.to_owned()));
+        if report.strict() {
+            return None; // each of its other lines would be told as wrong, too
+        }
+    }
     let mut diskimages = diskimages::diskimages(report, &top);
     if let Some((secure_report, secure)) = &secure {
         global::secure_env_vars(secure_report, secure, &mut diskimages);
     }
     let labels = global::labels(report, &top);
-    let providers = providers::providers(report, &top, &Scope { labels: &labels, diskimages: &diskimages });
+    let circles = backing::circles(root);
+    let scope = Scope { labels: &labels, diskimages: &diskimages, circles: &circles };
+    let Providers { good, broken, broken_labels } = providers::providers(report, &top, &scope);
     let config = Config {
         webapp: global::webapp(report, &top),
         elements_dir: top.filled("elements-dir").map(Into::into),
@@ -166,11 +199,11 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
         labels,
         image_builders: image_builders::image_builders(report, &top),
         diskimages: diskimages.buildable.into_iter().map(|(name, image)| (name, Arc::new(image))).collect(),
-        providers: providers.good,
+        providers: good,
     };
     top.finish();
     if let Some((_, secure)) = secure {
         secure.finish();
     }
-    Some((config, providers.broken))
+    Some((config, (broken, broken_labels)))
 }

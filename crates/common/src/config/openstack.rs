@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::{
     CloudImage, LabelImage, OpenStack, OpenStackDiskimage, OpenStackLabel, OpenStackPool, Pool, PoolLabel,
     fields::Fields,
-    providers::{self, Common, Scope, check_diskimage, check_label},
+    providers::{self, Common, Scope, check_diskimage},
     report::Report,
 };
 use crate::model::{ImageName, LabelName, PoolName};
@@ -38,7 +38,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
     let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
     for node in fields.list("pools") {
         let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
-        let (pool, own) = pool(report, &pool_fields, &name, common, &openstack.cloud_images, scope);
+        let (pool, own) = pool(report, &pool_fields, &name, common, &openstack, scope);
         if openstack.pools.insert(own.name.clone(), own).is_some() {
             report.warning(node.at, format!("{} is defined twice; this one counts", pool_fields.what), None);
         }
@@ -116,7 +116,7 @@ fn pool(
     fields: &Fields<'_>,
     name: &str,
     common: &Common,
-    cloud_images: &IndexMap<String, CloudImage>,
+    provider: &OpenStack,
     scope: &Scope<'_>,
 ) -> (Pool, OpenStackPool) {
     let mut pool = providers::pool(fields, name, common);
@@ -142,22 +142,19 @@ fn pool(
     };
     let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
     for node in fields.list("labels") {
-        let Some((label_fields, name)) = Fields::named(report, node, Some(&fields.what), "label") else { continue };
-        let name = LabelName::from(name);
-        check_label(report, label_fields.at(), &label_fields.what, &name, scope);
-        let label = label(report, &label_fields, name, &own.networks, host_key_checking, cloud_images, scope);
-        if let Some(label) = label {
+        let read = |part: &Report, label_fields: &Fields<'_>, name: &LabelName| {
+            label(part, label_fields, name.clone(), &own.networks, host_key_checking, provider, scope)
+        };
+        if let Some((name, label)) = providers::label(report, node, fields, &mut pool, scope, read) {
             let diskimage = match &label.image {
                 LabelImage::Diskimage(image) => Some(image.clone()),
                 LabelImage::CloudImage(_) => None,
             };
-            pool.labels.insert(label.name.clone(), PoolLabel { name: label.name.clone(), diskimage });
-            if own.labels.insert(label.name.clone(), label).is_some() {
-                report.warning(node.at, format!("{} is listed twice; this one counts", label_fields.what), None);
-            }
+            pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage });
+            own.labels.insert(name, label);
         }
-        label_fields.finish();
     }
+    own.labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
     (pool, own)
 }
 
@@ -167,10 +164,10 @@ fn label(
     name: LabelName,
     pool_networks: &[String],
     pool_host_key_checking: bool,
-    cloud_images: &IndexMap<String, CloudImage>,
+    provider: &OpenStack,
     scope: &Scope<'_>,
 ) -> Option<OpenStackLabel> {
-    let image = image(report, fields, cloud_images, scope);
+    let image = image(report, fields, provider, scope);
     let (min_ram, flavor_name) = (fields.amount("min-ram"), fields.filled("flavor-name"));
     if min_ram.is_none() && flavor_name.is_none() && fields.get("flavor-name").is_none() {
         let help = Some("without them, the smallest flavor of the cloud is taken".to_owned());
@@ -199,12 +196,8 @@ fn label(
 
 /// What the label boots from: exactly one of `diskimage` and `cloud-image`. Where both stand, upstream's launcher
 /// takes the diskimage.
-fn image(
-    report: &Report,
-    fields: &Fields<'_>,
-    cloud_images: &IndexMap<String, CloudImage>,
-    scope: &Scope<'_>,
-) -> Option<LabelImage> {
+fn image(report: &Report, fields: &Fields<'_>, provider: &OpenStack, scope: &Scope<'_>) -> Option<LabelImage> {
+    let cloud_images = &provider.cloud_images;
     let (diskimage, cloud_image) = (fields.filled("diskimage"), fields.filled("cloud-image"));
     if diskimage.is_some() && cloud_image.is_some() {
         let message = format!("{} has both `diskimage` and `cloud-image`", fields.what);
@@ -222,6 +215,14 @@ fn image(
     }
     if let Some(name) = &diskimage {
         check_diskimage(report, fields.at_key("diskimage"), &fields.what, name, scope);
+        if scope.diskimages.buildable.contains_key(name.as_str()) && !provider.diskimages.contains_key(name.as_str()) {
+            let message = format!(
+                "{}: its provider does not have diskimage `{name}` in its own `diskimages`, so it is never uploaded there",
+                fields.what
+            );
+            let help = format!("add `- name: {name}` to the `diskimages` of the provider");
+            report.error(fields.at_key("diskimage"), message, Some(help));
+        }
     }
     let image = diskimage.map(|name| LabelImage::Diskimage(name.into())).or(cloud_image.map(LabelImage::CloudImage));
     if image.is_none() {

@@ -1,16 +1,20 @@
 //! `providers`: what all drivers have in common, and which driver reads the rest (config.md 9).
 //!
-//! What is wrong within one provider breaks only that one when the daemons load: it is left out, with its reasons, and
-//! the others run. `config-validate` counts every error.
+//! What is wrong within one label of a pool breaks only that label when the daemons load, and what else is wrong within
+//! one provider only that one: it is left out, with its reasons, and the others run. `config-validate` counts every error.
 
 use std::{sync::Arc, time::Duration};
 
 use indexmap::IndexMap;
 
 use super::{
-    BrokenProvider, Diskimages, Driver, KubernetesKind, Label, Pool, Provider, Report,
+    BrokenLabel, BrokenProvider, ConfigError, Diskimages, Driver, KubernetesKind, Label, Pool, Provider, Report,
+    advice::Level,
+    backing::Circles,
     fields::{Fields, suggest},
-    kubernetes, metastatic, openstack, static_hosts,
+    kubernetes, metastatic, openstack,
+    report::FaultyLabel,
+    static_hosts, unbuilt,
     yaml::{Mark, Node},
 };
 use crate::model::{LabelName, PoolName, ProviderName, Resources};
@@ -33,7 +37,10 @@ const UPSTREAM: [&str; 13] = [
 ];
 
 /// Those of ours.
-const BUILT: [&str; 7] = ["openstack", "openshiftpods", "openshift", "kubernetes", "static", "metastatic", "fake"];
+pub const BUILT: [&str; 7] = ["openstack", "openshiftpods", "openshift", "kubernetes", "static", "metastatic", "fake"];
+
+/// The most nodes that one static host, or one node under metastatic ones, is cut into: each is a record in ZooKeeper.
+pub const MOST_SLOTS: usize = 1000;
 
 /// `launch-timeout` where it is not given.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -51,6 +58,8 @@ pub struct Scope<'a> {
     pub labels: &'a IndexMap<LabelName, Label>,
     /// The top-level diskimages.
     pub diskimages: &'a Diskimages,
+    /// Metastatic labels that stand on themselves.
+    pub circles: &'a Circles,
 }
 
 /// The providers that can run and those that cannot.
@@ -60,6 +69,8 @@ pub struct Providers {
     pub good: IndexMap<ProviderName, Arc<Provider>>,
     /// Likewise.
     pub broken: Vec<BrokenProvider>,
+    /// Labels of good providers.
+    pub broken_labels: Vec<BrokenLabel>,
 }
 
 /// Reads `providers`.
@@ -75,21 +86,28 @@ pub fn providers(report: &Report, top: &Fields<'_>, scope: &Scope<'_>) -> Provid
             report.warning(node.at, format!("provider `{name}` is defined twice; this one counts"), help);
             all.good.shift_remove(&name);
             all.broken.retain(|broken| broken.name != name);
+            all.broken_labels.retain(|broken| broken.provider != name);
         }
         let provider = provider(&part, node, &name, scope);
         if report.strict() {
             report.absorb(part);
             continue;
         }
-        let errors = part.take_errors();
-        match (errors.first(), provider) {
-            (None, Some(provider)) => {
+        let (mut errors, labels) = (part.take_errors(), part.take_faulty_labels());
+        match provider {
+            Some(provider) if errors.is_empty() => {
+                all.broken_labels.extend(labels.into_iter().map(|FaultyLabel { pool, label, errors }| BrokenLabel {
+                    provider: name.clone(),
+                    pool,
+                    label,
+                    reason: all_of(&errors),
+                }));
                 all.good.insert(name, Arc::new(provider));
             }
-            (first, _) => {
-                let place = first.map_or_else(|| report.place(node.at), |error| error.place.clone());
-                let reasons: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                all.broken.push(BrokenProvider { name, place, reason: reasons.join("; ") });
+            _ => {
+                errors.extend(labels.into_iter().flat_map(|label| label.errors));
+                let place = errors.first().map_or_else(|| report.place(node.at), |error| error.place.clone());
+                all.broken.push(BrokenProvider { name, place, reason: all_of(&errors) });
             }
         }
         report.absorb(part);
@@ -97,8 +115,12 @@ pub fn providers(report: &Report, top: &Fields<'_>, scope: &Scope<'_>) -> Provid
     all
 }
 
+fn all_of(errors: &[ConfigError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>) -> Option<Provider> {
-    let fields = Fields::of(report, node, format!("provider `{name}`"))?;
+    let fields = Fields::of(report, node, format!("provider `{name}`"))?.on(Level::Provider);
     fields.required_text("name")?;
     let driver = if name.as_str().starts_with("fake") {
         fields.know("driver"); // whatever it says
@@ -106,6 +128,9 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
     } else {
         fields.filled("driver").unwrap_or_else(|| "openstack".to_owned())
     };
+    if let Some(built) = BUILT.into_iter().find(|built| *built == driver) {
+        report.about_driver(built);
+    }
     let common = Common::read(&fields);
     // What only one driver reads; those that have no such key launch nothing, or boot nothing.
     let (driver, pools, launch_timeout, boot_timeout) = match driver.as_str() {
@@ -134,6 +159,7 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
                 BUILT.join(", ")
             );
             report.error(fields.at_key("driver"), message, None);
+            unbuilt::check(report, &fields, &common, scope);
             return None;
         }
         unknown => {
@@ -200,8 +226,67 @@ pub fn pool(fields: &Fields<'_>, name: &str, common: &Common) -> Pool {
         availability_zones: Vec::new(),
         node_attributes: fields.json_map("node-attributes"),
         labels: IndexMap::new(),
+        broken_labels: IndexMap::new(),
         hosts: None,
     }
+}
+
+/// Reads one of a pool's `labels` with `read`, which says nothing about a label that cannot be used, and whose errors are
+/// that label's alone: unless this is `config-validate`, such a label is not an error of its provider, but one of the
+/// pool's `broken_labels`. Of equal names the last counts.
+pub fn label<T>(
+    report: &Report,
+    node: &Node,
+    pool_fields: &Fields<'_>,
+    pool: &mut Pool,
+    scope: &Scope<'_>,
+    read: impl FnOnce(&Report, &Fields<'_>, &LabelName) -> Option<T>,
+) -> Option<(LabelName, T)> {
+    let part = report.part();
+    let Some((fields, name)) = Fields::named(&part, node, Some(&pool_fields.what), "label") else {
+        settle(report, part, pool, &format!("in line {}, without a name", node.at.line).into(), "");
+        return None;
+    };
+    let (name, what) = (LabelName::from(name), fields.what.clone());
+    check_label(&part, fields.at(), &what, &name, scope);
+    let label = read(&part, &fields, &name);
+    fields.finish();
+    let before = (pool.labels.shift_remove(&name).is_some(), pool.broken_labels.shift_remove(&name).is_some());
+    if before != (false, false) {
+        report.warning(node.at, format!("{what} is listed twice; this one counts"), None);
+    }
+    let is_usable = settle(report, part, pool, &name, &what);
+    label.filter(|_| is_usable).map(|label| (name, label))
+}
+
+/// Checks a part of a pool's label, whose errors cost that label; whether it can be used. `what`: how its messages begin.
+pub fn part_of_label(
+    report: &Report,
+    pool: &mut Pool,
+    label: &LabelName,
+    what: &str,
+    check: impl FnOnce(&Report),
+) -> bool {
+    let part = report.part();
+    check(&part);
+    settle(report, part, pool, label, what)
+}
+
+/// Puts what was found in a label where it belongs; whether the label can be used. `what`: how its messages begin.
+fn settle(report: &Report, part: Report, pool: &mut Pool, label: &LabelName, what: &str) -> bool {
+    let errors = if report.strict() { Vec::new() } else { part.take_errors() };
+    report.absorb(part);
+    if errors.is_empty() {
+        return true;
+    }
+    let of_label = |error: &ConfigError| {
+        let message = error.message.strip_prefix(what).unwrap_or(&error.message);
+        message.trim_start_matches([':', ' ']).to_owned()
+    };
+    let reason = errors.iter().map(of_label).collect::<Vec<_>>().join("; ");
+    pool.broken_labels.insert(label.clone(), reason);
+    report.faulty_label(FaultyLabel { pool: pool.name.clone(), label: label.clone(), errors });
+    false
 }
 
 /// Checks that a pool's label is one of the top-level labels; upstream stops loading altogether where it is not.

@@ -1,8 +1,13 @@
 //! What a load has to say: errors, warnings, and where.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    sync::Arc,
+};
 
-use super::{Place, yaml::Mark};
+use super::{Place, advice::Level, yaml::Mark};
+use crate::model::{LabelName, PoolName};
 
 /// Something in the configuration that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,19 +104,88 @@ pub struct Report {
     /// How much is forgiven.
     pub mode: Mode,
     file: Arc<str>,
+    /// Of the provider that this is about.
+    driver: Cell<Option<&'static str>>,
     errors: RefCell<Vec<ConfigError>>,
     warnings: RefCell<Vec<Warning>>,
+    labels: RefCell<Vec<FaultyLabel>>,
+    keys: RefCell<Option<Vec<KnownKeys>>>,
+}
+
+/// A pool's label that has errors of its own.
+#[derive(Debug)]
+pub struct FaultyLabel {
+    /// The pool.
+    pub pool: PoolName,
+    /// The label.
+    pub label: LabelName,
+    /// What is wrong with it; never empty.
+    pub errors: Vec<ConfigError>,
+}
+
+/// The keys that a part of the file may have.
+#[derive(Debug)]
+pub struct KnownKeys {
+    /// Of the provider that it belongs to, if it does.
+    pub driver: Option<&'static str>,
+    /// Which part.
+    pub level: Level,
+    /// Its keys.
+    pub keys: Vec<&'static str>,
 }
 
 impl Report {
     /// Nothing found yet.
     pub fn new(mode: Mode, file: Arc<str>) -> Self {
-        Self { mode, file, errors: RefCell::default(), warnings: RefCell::default() }
+        Self {
+            mode,
+            file,
+            driver: Cell::default(),
+            errors: RefCell::default(),
+            warnings: RefCell::default(),
+            labels: RefCell::default(),
+            keys: RefCell::default(),
+        }
+    }
+
+    /// One that also keeps which keys its readers know; see [`Self::known_keys`].
+    pub fn of_keys() -> Self {
+        Self { keys: RefCell::new(Some(Vec::new())), ..Self::new(Mode::Strict, "keys".into()) }
     }
 
     /// An empty report on the same file, for a part whose errors are its own.
     pub fn part(&self) -> Self {
-        Self::new(self.mode, Arc::clone(&self.file))
+        let keys = self.keys.borrow().is_some().then(Vec::new);
+        let part = Self { keys: RefCell::new(keys), ..Self::new(self.mode, Arc::clone(&self.file)) };
+        part.driver.set(self.driver.get());
+        part
+    }
+
+    /// From now on this is about a provider with that driver.
+    pub fn about_driver(&self, driver: &'static str) {
+        self.driver.set(Some(driver));
+    }
+
+    /// The driver of the provider that this is about.
+    pub fn driver(&self) -> Option<&'static str> {
+        self.driver.get()
+    }
+
+    /// Whether it is asked which keys there are, and not what is wrong.
+    pub fn keeps_keys(&self) -> bool {
+        self.keys.borrow().is_some()
+    }
+
+    /// Takes down which keys a part of the file may have, if that is asked for.
+    pub fn note_keys(&self, level: Level, keys: Vec<&'static str>) {
+        if let Some(known) = &mut *self.keys.borrow_mut() {
+            known.push(KnownKeys { driver: self.driver.get(), level, keys });
+        }
+    }
+
+    /// Which keys the parts of the file have that were read with this report.
+    pub fn known_keys(self) -> Vec<KnownKeys> {
+        self.keys.into_inner().unwrap_or_default()
     }
 
     /// The place in this file.
@@ -155,10 +229,24 @@ impl Report {
         self.errors.take()
     }
 
+    /// Notes a label with errors of its own, which do not count as errors of what it belongs to.
+    pub fn faulty_label(&self, label: FaultyLabel) {
+        self.labels.borrow_mut().push(label);
+    }
+
+    /// The labels with errors of their own, taken out.
+    pub fn take_faulty_labels(&self) -> Vec<FaultyLabel> {
+        self.labels.take()
+    }
+
     /// Takes in another report's findings.
     pub fn absorb(&self, other: Self) {
         self.errors.borrow_mut().extend(other.errors.into_inner());
         self.warnings.borrow_mut().extend(other.warnings.into_inner());
+        self.labels.borrow_mut().extend(other.labels.into_inner());
+        if let (Some(keys), Some(others)) = (&mut *self.keys.borrow_mut(), other.keys.into_inner()) {
+            keys.extend(others);
+        }
     }
 
     /// The warnings, or the errors if there are any.

@@ -67,6 +67,11 @@ pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Documen
                     Some(format!("the first is at {}", report.place(duplicate.first))),
                 );
             }
+            if let Some((first, count)) = document.tabs {
+                let more = if count > 1 { format!(", and {} more follow", count - 1) } else { String::new() };
+                let message = format!("a tab stands here between values{more}: Python Nodepool cannot read the file");
+                report.lapse(first, message, Some("write spaces".to_owned()));
+            }
             Some(document)
         }
         Err(problem) => {

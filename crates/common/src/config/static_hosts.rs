@@ -10,7 +10,8 @@ use indexmap::IndexMap;
 use super::{
     HostId, Pool, PoolLabel, StaticHost,
     fields::Fields,
-    providers::{self, Common, Scope, check_label},
+    image_builders,
+    providers::{self, Common, MOST_SLOTS, Scope, check_label},
     report::Report,
     yaml::Mark,
 };
@@ -28,7 +29,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
             let Some((host_fields, name)) = Fields::named(report, node, Some(&pool_fields.what), "node") else {
                 continue;
             };
-            let Some(host) = host(report, &host_fields, name, scope) else { continue };
+            let Some(host) = host(report, &host_fields, name, &mut pool, scope) else { continue };
             if let Some(first) = places.insert(host.id.clone(), node.at) {
                 let message = format!("{} with port {} is listed twice", host_fields.what, host.id.port);
                 let help = format!(
@@ -43,7 +44,9 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
             for label in &host.labels {
                 pool.labels.insert(label.clone(), PoolLabel { name: label.clone(), diskimage: None });
             }
-            hosts.push(Arc::new(host));
+            if !host.labels.is_empty() || report.strict() {
+                hosts.push(Arc::new(host));
+            }
             host_fields.finish();
         }
         pool.hosts = Some(hosts);
@@ -53,19 +56,23 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
     pools.into_values().collect()
 }
 
-fn host(report: &Report, fields: &Fields<'_>, name: String, scope: &Scope<'_>) -> Option<StaticHost> {
+fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, scope: &Scope<'_>) -> Option<StaticHost> {
     let labels = fields.text_or_texts("labels");
     if fields.get("labels").is_none() {
         report.error(fields.at(), format!("{}: `labels` is missing", fields.what), None);
     }
     let labels: Vec<LabelName> = labels?.iter().flat_map(|text| text.split_whitespace()).map(LabelName::from).collect();
-    for label in &labels {
-        check_label(report, fields.at_key("labels"), &format!("{}: label `{label}`", fields.what), label, scope);
-    }
+    let (at, what) = (fields.at_key("labels"), &fields.what);
+    let labels = labels.into_iter().filter(|label| {
+        let what = format!("{what}: label `{label}`");
+        providers::part_of_label(report, pool, label, &what, |part| check_label(part, at, &what, label, scope))
+    });
+    let labels: Vec<LabelName> = labels.collect();
     let port = fields.port("connection-port");
     // Upstream's schema rejects the old name, its driver reads it.
     let old_port = if report.strict() { None } else { fields.port("ssh-port") };
-    let slots = fields.int("max-parallel-jobs").unwrap_or(1);
+    let slots = fields.count("max-parallel-jobs", MOST_SLOTS).unwrap_or(1);
+    let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
     Some(StaticHost {
         id: HostId {
             name,
@@ -73,12 +80,33 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, scope: &Scope<'_>) -
             port: port.or(old_port).unwrap_or(22),
         },
         labels,
-        host_keys: fields.text_or_texts("host-key").unwrap_or_default(),
-        host_key_checking: fields.bool("host-key-checking").unwrap_or(true),
+        host_keys: host_keys(report, fields, host_key_checking),
+        host_key_checking,
         timeout: fields.seconds("timeout").unwrap_or(Duration::from_secs(5)),
         connection_type: fields.text("connection-type").unwrap_or_else(|| "ssh".to_owned()),
         shell_type: fields.text("shell-type"),
         python_path: fields.text("python-path").unwrap_or_else(|| "auto".to_owned()),
-        max_parallel_jobs: usize::try_from(slots).unwrap_or(0),
+        max_parallel_jobs: slots,
     })
+}
+
+/// `host-key`, each as `TYPE BASE64`: what stands behind that in a line of a `.pub` file is left away, with a warning,
+/// since upstream compares the whole text, which is then never among the host's keys. What no host can show is told.
+fn host_keys(report: &Report, fields: &Fields<'_>, are_checked: bool) -> Vec<String> {
+    let at = fields.at_key("host-key");
+    let keys = fields.text_or_texts("host-key").unwrap_or_default().into_iter().map(|text| {
+        let (key, comment) = image_builders::key_and_comment(&text);
+        if !comment.is_empty() {
+            let message = format!("{}: the comment `{comment}` of this `host-key` is left away", fields.what);
+            let help =
+                "leave it out: Python Nodepool takes it for a part of the key, and finds that the host has another one";
+            report.warning(at, message, Some(help.to_owned()));
+        } else if are_checked && let Err(problem) = image_builders::host_key(&text) {
+            let message = format!("{}: this `host-key` {problem}, so that the host is never ready", fields.what);
+            let help = "write it as /etc/ssh/ssh_host_ed25519_key.pub of that host does, without the comment";
+            report.warning(at, message, Some(help.to_owned()));
+        }
+        key
+    });
+    keys.collect()
 }

@@ -235,6 +235,8 @@ pub struct Pool {
     pub node_attributes: Option<Map<String, Value>>,
     /// In the order of the file.
     pub labels: IndexMap<LabelName, PoolLabel>,
+    /// Labels that cannot be used as they are configured, with why.
+    pub broken_labels: IndexMap<LabelName, String>,
     /// Of a `static` provider: its nodes, which are there already. Such a pool launches none.
     pub hosts: Option<Vec<Arc<StaticHost>>>,
 }
@@ -576,7 +578,7 @@ pub struct PodContainer {
 /// A container's requests or limits; `None`: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodResources {
-    /// Cores.
+    /// Thousandths of a core.
     pub cpu: Option<u64>,
     /// MiB.
     pub memory: Option<u64>,

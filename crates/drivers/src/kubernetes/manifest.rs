@@ -103,7 +103,8 @@ fn resources(amounts: PodResources, gpu: Option<&(String, f64)>) -> Map<String, 
     let given = |amount: Option<u64>| amount.filter(|amount| *amount != 0);
     let mut map = Map::new();
     if let Some(cpu) = given(amounts.cpu) {
-        map.insert("cpu".to_owned(), json!(cpu));
+        let whole = cpu.is_multiple_of(1000);
+        map.insert("cpu".to_owned(), if whole { json!(cpu / 1000) } else { json!(format!("{cpu}m")) });
     }
     if let Some(memory) = given(amounts.memory) {
         map.insert("memory".to_owned(), json!(format!("{memory}Mi")));
@@ -317,8 +318,8 @@ mod tests {
     #[test]
     fn requests_and_limits_are_written_as_upstream_writes_them() {
         let container = PodContainer {
-            requests: PodResources { cpu: Some(2), memory: Some(1024), storage: Some(10) },
-            limits: PodResources { cpu: Some(8), memory: Some(4196), storage: Some(0) },
+            requests: PodResources { cpu: Some(2000), memory: Some(1024), storage: Some(10) },
+            limits: PodResources { cpu: Some(8000), memory: Some(4196), storage: Some(0) },
             gpu: Some(("gpu-vendor.example/example-gpu".to_owned(), 0.5)),
             ..PodContainer::default()
         };
@@ -334,6 +335,12 @@ mod tests {
             })
         );
         assert_eq!(pod["spec"].get("imagePullSecrets"), None, "the kubernetes driver has none");
+    }
+
+    #[test]
+    fn a_fraction_of_a_cpu_is_written_in_thousandths() {
+        let of = |cpu| resources(PodResources { cpu: Some(cpu), ..PodResources::default() }, None);
+        assert_eq!((&of(500)["cpu"], &of(1500)["cpu"], &of(3000)["cpu"]), (&json!("500m"), &json!("1500m"), &json!(3)));
     }
 
     /// Upstream's `test_*_custom`.

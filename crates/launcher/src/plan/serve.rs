@@ -248,7 +248,10 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
     }
     let unknown: Vec<&str> = labels.iter().filter(|l| !pool.labels.contains_key(*l)).map(LabelName::as_str).collect();
     if !unknown.is_empty() {
-        return Declining::Yes(format!("node type(s) [{}] not available", unknown.join(", ")));
+        let broken = labels.iter().filter_map(|label| Some((label, pool.broken_labels.get(label)?)));
+        let broken = broken.map(|(label, why)| format!("label {label} cannot be used: {why}"));
+        let reasons = std::iter::once(format!("node type(s) [{}] not available", unknown.join(", "))).chain(broken);
+        return Declining::Yes(reasons.collect::<Vec<_>>().join("; "));
     }
     // A label whose configuration the cloud refutes is declined before its image is looked at.
     for label in labels {

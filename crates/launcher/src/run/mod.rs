@@ -292,7 +292,7 @@ impl Launcher {
                 config::Poll::Changed(loaded) => {
                     info!(logger = LOGGER, "Configuration changed");
                     self.note_loaded(&loaded);
-                    self.apply_config(&loaded.keeping_broken_providers(&self.config()));
+                    self.apply_config(&loaded.keeping_broken(&self.config()));
                 }
                 config::Poll::Invalid(errors) => {
                     error!(

@@ -31,6 +31,8 @@ pub struct Readiness {
     invalid: Option<String>,
     /// Providers that are left out, with why.
     broken: BTreeMap<ProviderName, String>,
+    /// Labels that are left out, with why.
+    broken_labels: Vec<String>,
 }
 
 impl Launcher {
@@ -47,6 +49,7 @@ impl Launcher {
         for (provider, why) in &readiness.broken {
             remarks.push(format!("Provider {provider} is left out: {why}"));
         }
+        remarks.extend(readiness.broken_labels.iter().cloned());
         for (provider, why) in troubles {
             remarks.push(format!("Provider {provider} has trouble: {why}"));
         }
@@ -70,6 +73,10 @@ impl Launcher {
                 "Provider {} is left out, the others go on:\n{}", broken.name, broken.reason
             );
             readiness.broken.insert(broken.name.clone(), broken.reason.clone());
+        }
+        readiness.broken_labels = loaded.broken_labels.iter().map(ToString::to_string).collect();
+        for broken in &readiness.broken_labels {
+            error!(logger = "nodepool.config", "{broken}");
         }
         self.stats.config_valid(true);
     }

@@ -74,7 +74,7 @@ fn what_is_wrong_with_an_image_builder_has_its_place() {
             "image-builders: [{name: a, min-free: -1}]\n",
             "main:1:38: image-builder `a`: `min-free` must be a number of GiB",
         ),
-        ("image-builders: [{host: a}]\n", "main:1:18: a image-builder: `name` is missing"),
+        ("image-builders: [{host: a}]\n", "main:1:18: an image-builder: `name` is missing"),
         ("image-builders: {name: a}\n", "`image-builders` must be a list, not a mapping"),
     ] {
         let errors = check_errors(text);

@@ -72,8 +72,8 @@ fn what_a_label_leaves_open_is_its_pools_default_and_limits_follow_requests() {
         let loaded = load(&one(driver, "", pool, &format!("{}{of_label}", pod(driver))));
         let container = container(&loaded);
         let amounts = |of: &crate::config::PodResources| (of.cpu, of.memory, of.storage);
-        assert_eq!(amounts(&container.requests), (Some(1), Some(200), Some(10)));
-        assert_eq!(amounts(&container.limits), (Some(4), Some(200), Some(10)));
+        assert_eq!(amounts(&container.requests), (Some(1000), Some(200), Some(10)));
+        assert_eq!(amounts(&container.limits), (Some(4000), Some(200), Some(10)));
         assert_eq!(container.gpu, Some(("vendor.example/gpu".to_owned(), 0.5)));
         let expected = [
             ("instances", 1.0),
@@ -149,4 +149,76 @@ fn environment_variables_are_pairs_and_more_where_no_schema_is_asked() {
     assert!(check_errors(&from).contains("`value` is missing"));
     let loaded = load(&from);
     assert_eq!(container(&loaded).env[0]["valueFrom"]["fieldRef"]["fieldPath"], "x");
+}
+
+#[test]
+fn a_fraction_of_a_cpu_counts_in_thousandths_with_a_word_about_python() {
+    for driver in KINDS {
+        let text = one(driver, "", ", default-label-cpu-limit: 1.5", &format!("{}, cpu: 0.5", pod(driver)));
+        let loaded = load(&text);
+        let container = container(&loaded);
+        assert_eq!((container.requests.cpu, container.limits.cpu), (Some(500), Some(1500)));
+        assert_eq!(label(&loaded).resources, Resources::new().with("instances", 1.0).with("cores", 0.5));
+        let warnings = lines(&loaded.warnings);
+        assert!(
+            warnings.contains("`cpu` must be a whole number of CPUs, not 0.5: here it counts as 500m"),
+            "{warnings}"
+        );
+        assert!(
+            warnings.contains("Python Nodepool cuts it off to 0, which asks for none and limits nothing"),
+            "{warnings}"
+        );
+        assert!(warnings.contains("cuts it off to 1 ("), "{warnings}");
+        assert!(check_errors(&text).contains("must be a whole number of CPUs, not 0.5"), "as upstream's schema");
+        let quoted = load(&one(driver, "", "", &format!("{}, cpu: '0.75'", pod(driver))));
+        assert!(quoted.broken_providers.is_empty());
+        assert!(quoted.broken_labels[0].reason.contains("`cpu` must be a whole number, not the text `0.75`"));
+    }
+}
+
+#[test]
+fn names_that_the_api_refuses_are_told() {
+    let named = |driver: &str, pool: &str, label: &str, more: &str| {
+        let kind = if driver == "openshiftpods" { "" } else { ", type: pod" };
+        format!(
+            "labels: [{{name: {label}}}]\nproviders: [{{name: p, driver: {driver}, context: c, pools: [{{name: {pool}, labels: \
+             [{{name: {label}{kind}{more}}}]}}]}}]\n"
+        )
+    };
+    for driver in KINDS {
+        assert_eq!(check(&named(driver, "main", "rocky-9", ", image: i")), "");
+        for (label, more, expected) in [
+            ("Pod_Fedora", ", image: i", "its name is also that of a container, and Kubernetes refuses `Pod_Fedora`"),
+            ("rocky-9.4", ", image: i", "its name is also that of a container, and Kubernetes refuses `rocky-9.4`"),
+            ("Rocky", ", spec: {containers: []}", "its name is also that of a pod, and Kubernetes refuses `Rocky`"),
+            (&"a".repeat(64), ", image: i", "it is longer than 63 characters"),
+            (
+                "a",
+                ", image: i, labels: {team: a b}",
+                "refuses this in `labels`: `a b` cannot be the value of the label `team`",
+            ),
+            (
+                "a",
+                ", image: i, dynamic-labels: {a b: x}",
+                "in `dynamic-labels`: the key `a b` cannot be that of a label",
+            ),
+            (
+                "a",
+                ", image: i, annotations: {a b: x}",
+                "in `annotations`: the key `a b` cannot be that of an annotation",
+            ),
+        ] {
+            let text = named(driver, "main", label, more);
+            let errors = check_errors(&text);
+            assert!(errors.contains(expected), "{driver} {label}{more}: {errors}");
+            assert_eq!(load(&text).broken_labels.len(), 1, "at run time it costs the label");
+        }
+        assert_eq!(check(&named(driver, "main", "rocky-9.4", ", spec: {containers: []}")), "", "a pod may have dots");
+        let pool = named(driver, "CI_Pods", "a", ", image: i");
+        let errors = check_errors(&pool);
+        assert!(errors.lines().count() == 1 && errors.contains("Kubernetes refuses `CI_Pods`"), "{errors}");
+        assert!(load(&pool).broken_labels[0].reason.contains("Kubernetes refuses `CI_Pods`"));
+    }
+    let namespace = named("kubernetes", "main", "Any_Name", "").replace("type: pod", "type: namespace");
+    assert_eq!(check(&namespace), "", "it is the value of a label only");
 }

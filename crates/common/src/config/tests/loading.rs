@@ -105,11 +105,12 @@ fn values_of_another_type_are_taken_for_what_they_mean() {
 #[test]
 fn an_error_within_a_provider_breaks_only_that_one() {
     let loaded = load(&format!(
-        "{SMALL}  - name: other\n    pools:\n      - name: main\n        labels:\n          - name: smal\n            cloud-image: x\n"
+        "{SMALL}  - name: other\n    rate: [1]\n    pools:\n      - name: main\n        labels:\n          - name: smal\n            cloud-image: x\n"
     ));
     assert_eq!(loaded.config.providers.keys().map(AsRef::as_ref).collect::<Vec<_>>(), ["cloud"]);
     let broken = &loaded.broken_providers[0];
-    assert_eq!((broken.name.as_str(), broken.place.line), ("other", 25));
+    assert_eq!((broken.name.as_str(), broken.place.line), ("other", 22));
+    assert!(loaded.broken_labels.is_empty(), "they are told with their provider");
     assert!(broken.reason.contains("provider `other`, pool `main`, label `smal` is not among the top-level labels"));
     assert!(
         broken.reason.contains("did you mean `small`?") && broken.reason.contains("no cloud-image `x`"),
@@ -268,8 +269,10 @@ fn cross_references_are_checked() {
         ("            diskimage: image\n", "", "has neither `diskimage` nor `cloud-image`"),
         ("formats: [qcow2]", "abstract: true", "diskimage `image` is abstract and never built"),
     ] {
-        let broken = load(&SMALL.replace(from, to)).broken_providers;
-        assert!(broken.len() == 1 && broken[0].reason.contains(expected), "{from} -> {to}: {broken:#?}");
+        let loaded = load(&SMALL.replace(from, to));
+        let providers = loaded.broken_providers.iter().map(|broken| &broken.reason);
+        let broken: Vec<_> = providers.chain(loaded.broken_labels.iter().map(|broken| &broken.reason)).collect();
+        assert!(broken.len() == 1 && broken[0].contains(expected), "{from} -> {to}: {broken:#?}");
     }
 }
 

@@ -52,7 +52,8 @@ fn labels_that_disagree_about_their_backing_nodes_are_refused() {
     );
     assert!(errors.contains("the first is at main:13:7"), "{errors}");
     let loaded = load(&FULL.replacen("max-parallel-jobs: 4", "max-parallel-jobs: 2", 1));
-    assert_eq!(loaded.broken_providers.len(), 1, "the others run");
+    assert_eq!(loaded.broken_labels.len(), 1, "the others are served");
+    assert_eq!(loaded.broken_labels[0].label, "other");
 }
 
 #[test]
@@ -71,4 +72,29 @@ fn what_makes_no_sense_is_named_with_its_place() {
         errors.contains("main:13:7: provider `meta`, pool `main`, label `small`: `backing-label` is missing"),
         "{errors}"
     );
+}
+
+#[test]
+fn a_label_that_stands_on_itself_is_refused_however_long_the_circle() {
+    let circle = |labels: &str, more: &str| {
+        format!(
+            "labels: [{{name: a}}, {{name: b}}, {{name: c}}, {{name: d}}]\nproviders:\n- name: meta\n  driver: metastatic\n  \
+             pools:\n  - name: main\n    labels: [{labels}]\n{more}"
+        )
+    };
+    let itself = circle("{name: a, backing-label: a}", "");
+    let errors = check_errors(&itself);
+    assert!(
+        errors.contains("main:7:39:") && errors.contains("it stands on itself") && errors.contains("a -> a"),
+        "{errors}"
+    );
+    let loaded = load(&itself);
+    assert!(loaded.broken_labels[0].reason.contains("a -> a") && loaded.broken_providers.is_empty());
+    let three = "{name: a, backing-label: b}, {name: b, backing-label: c}, {name: c, backing-label: a}, {name: d, backing-label: a}";
+    let errors = check_errors(&circle(three, ""));
+    assert_eq!(errors.lines().count(), 4, "{errors}");
+    assert!(errors.contains("a -> b -> c -> a") && errors.contains("d -> a -> b -> c -> a"), "{errors}");
+    let grounded = "- {name: racks, driver: static, pools: [{name: m, nodes: [{name: h, labels: [c]}]}]}\n";
+    assert_eq!(check(&circle(three, grounded)), "", "another provider serves one of them");
+    assert_eq!(check(&circle("{name: a, backing-label: b}", "")), "", "another launcher may serve it");
 }

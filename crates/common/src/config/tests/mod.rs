@@ -1,7 +1,9 @@
 //! Our own configurations, in and out of order.
 
+mod advising;
 mod image_builders;
 mod kubernetes;
+mod labels;
 mod loading;
 mod metastatic;
 mod reloading;

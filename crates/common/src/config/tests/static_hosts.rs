@@ -75,3 +75,21 @@ fn what_is_wrong_is_named_with_its_place() {
     assert_eq!(load(&twice).config.providers["racks"].pools[0].hosts.as_ref().unwrap().len(), 1);
     assert!(lines(&load(&twice).warnings).contains("listed twice"));
 }
+
+#[test]
+fn the_comment_of_a_host_key_is_left_away() {
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+    let text = FULL.replace("labels: a b", &format!("labels: a b\n      host-key: ['{key} root@one', '{key}']"));
+    let warnings = check(&text);
+    assert!(
+        warnings.contains("main:12:17:") && warnings.contains("the comment `root@one` of this `host-key`"),
+        "{warnings}"
+    );
+    let loaded = load(&text);
+    assert_eq!(loaded.config.providers["racks"].pools[0].hosts.as_ref().unwrap()[0].host_keys, [key, key]);
+    let no_key = check(&text.replace(&format!("['{key} root@one', '{key}']"), "[one.example ssh-ed25519 AAAA]"));
+    assert!(
+        no_key.contains("begins with `one.example`, which is no type of a key, so that the host is never ready"),
+        "{no_key}"
+    );
+}

@@ -7,8 +7,9 @@
 //! cannot make the walkers run for ever.
 
 mod scalar;
+mod tabs;
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::HashMap, ops::Range, rc::Rc};
 
 pub use scalar::{Meaning, whole};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag, options};
@@ -67,6 +68,14 @@ impl Node {
     pub fn entries(&self) -> Option<&[(Rc<Self>, Rc<Self>)]> {
         match &self.value {
             Value::Map(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// The items of a list.
+    pub fn items(&self) -> Option<&[Rc<Self>]> {
+        match &self.value {
+            Value::List(items) => Some(items),
             _ => None,
         }
     }
@@ -140,6 +149,8 @@ pub struct Document {
     pub root: Option<Rc<Node>>,
     /// Keys that stand twice.
     pub duplicates: Vec<Duplicate>,
+    /// The first tab of those that Python's parser refuses, and how many there are.
+    pub tabs: Option<(Mark, usize)>,
 }
 
 /// Reads exactly one document.
@@ -165,7 +176,8 @@ pub fn parse(text: &str) -> Result<Document, Problem> {
         }
         builder.event(event, &span)?;
     }
-    Ok(Document { root: builder.root, duplicates: builder.duplicates })
+    let tabs = text.contains('\t').then(|| tabs::refused_by_pyyaml(text, &builder.texts)).flatten();
+    Ok(Document { root: builder.root, duplicates: builder.duplicates, tabs })
 }
 
 fn mark(span: &Span) -> Mark {
@@ -185,6 +197,8 @@ struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, Rc<Node>>,
     duplicates: Vec<Duplicate>,
+    /// Where quoted and block scalars stand, in characters.
+    texts: Vec<Range<usize>>,
     /// How many entries all merges have brought in so far.
     merged: usize,
     root: Option<Rc<Node>>,
@@ -195,6 +209,9 @@ impl Builder {
         let at = mark(span);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
+                if style != ScalarStyle::Plain {
+                    self.texts.push(span.start.index()..span.end.index());
+                }
                 let meaning = meaning(&text, style, tag.as_deref(), at)?;
                 let value = Value::Scalar(meaning, text.into_owned());
                 self.close(Node { value, at, size: 1, depth: 1 }, anchor)

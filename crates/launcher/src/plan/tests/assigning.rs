@@ -21,6 +21,21 @@ fn a_request_that_no_pool_can_serve_is_declined_by_each_in_one_write() {
     assert!(declines[0].1.iter().any(|reason| reason.contains("huge")), "{declines:?}");
 }
 
+#[test]
+fn a_request_for_a_label_that_is_left_out_is_declined_with_what_is_wrong_with_it() {
+    let plan = Setting::new()
+        .provider("p", |pool| {
+            pool.labels.shift_remove("small");
+            pool.broken_labels.insert("small".into(), "`volume-size` must be a whole number".to_owned());
+        })
+        .request("200-0000000001", &["small"], |_| {})
+        .plan();
+    let declines = declines(&plan);
+    let expected =
+        "node type(s) [small] not available; label small cannot be used: `volume-size` must be a whole number";
+    assert_eq!(declines[0].1, [expected], "{declines:?}");
+}
+
 /// Upstream's `test_request_order` and `test_request_order_missing_label`.
 #[test]
 fn requests_are_taken_by_priority_and_those_that_can_be_served_first() {

@@ -70,6 +70,7 @@ impl Setting {
             availability_zones: vec!["az1".to_owned(), "az2".to_owned()],
             node_attributes: None,
             labels: labels.into_iter().collect(),
+            broken_labels: indexmap::IndexMap::new(),
             hosts: None,
         };
         change(&mut pool);

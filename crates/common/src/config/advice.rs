@@ -1,0 +1,310 @@
+//! What to say about a key that the part of the file where it stands does not have.
+//!
+//! In this order, the first that fits: a key that Nodepool had once, with what took its place; one that belongs to another
+//! part of the file; one of another driver; one that looks like a key of this part; or the keys that there are. A key that
+//! is right elsewhere must not be answered with one that only looks like it.
+//!
+//! Which part has which keys is not written down twice: the readers are run once over one of everything
+//! ([`ONE_OF_EVERYTHING`]), with a report that takes down what they ask for.
+
+use std::sync::LazyLock;
+
+use super::{
+    fields::suggest,
+    providers::BUILT,
+    report::{KnownKeys, Report},
+    source::{self, Environment},
+    yaml::{Mark, Node},
+};
+
+/// A part of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is what its name says; `place` says it in words
+pub enum Level {
+    Top,
+    WebApp,
+    ZooKeeperServer,
+    ZooKeeperTls,
+    Label,
+    Diskimage,
+    ImageBuilder,
+    Provider,
+    ProviderDiskimage,
+    CloudImage,
+    Pool,
+    PoolLabel,
+    StaticNode,
+    Other,
+}
+
+impl Level {
+    /// Of a mapping with a name, which stands in a provider or not.
+    pub fn named(in_a_provider: bool, kind: &str) -> Self {
+        match (in_a_provider, kind) {
+            (false, "label") => Self::Label,
+            (false, "diskimage") => Self::Diskimage,
+            (false, "image-builder") => Self::ImageBuilder,
+            (true, "diskimage") => Self::ProviderDiskimage,
+            (true, "cloud-image") => Self::CloudImage,
+            (true, "pool") => Self::Pool,
+            (true, "label") => Self::PoolLabel,
+            (true, "node") => Self::StaticNode,
+            _ => Self::Other,
+        }
+    }
+
+    /// Where it is in the file: "it belongs …".
+    const fn place(self) -> &'static str {
+        match self {
+            Self::Top => "at the top level of the file",
+            Self::WebApp => "in `webapp`",
+            Self::ZooKeeperServer => "in an item of `zookeeper-servers`",
+            Self::ZooKeeperTls => "in `zookeeper-tls`",
+            Self::Label => "in one of the top-level `labels`",
+            Self::Diskimage => "in one of the top-level `diskimages`",
+            Self::ImageBuilder => "in one of `image-builders`",
+            Self::Provider => "in a provider itself",
+            Self::ProviderDiskimage => "in one of the `diskimages` of a provider",
+            Self::CloudImage => "in one of the `cloud-images` of a provider",
+            Self::Pool => "in a pool of a provider",
+            Self::PoolLabel => "in one of the `labels` of a pool",
+            Self::StaticNode => "in one of the `nodes` of a pool",
+            Self::Other => "elsewhere",
+        }
+    }
+}
+
+/// The keys that Nodepool had before (up to 0.5, up to 3.0, and later), and what took their place.
+///
+/// Found in the schemas of `nodepool/cmd/config_validator.py` and `driver/*/config.py` of all releases.
+const RETIRED: &[(Level, &[&str], &str)] = &[
+    (Level::Top, &["targets"], "leave it out: Zuul's executors run the jobs, and no Jenkins is told of nodes"),
+    (
+        Level::Top,
+        &["gearman-servers", "zmq-publishers"],
+        "leave it out: Zuul asks for nodes through ZooKeeper, see `zookeeper-servers`",
+    ),
+    (Level::Top, &["dburi"], "leave it out: everything is kept in ZooKeeper, see `zookeeper-servers`"),
+    (
+        Level::Top,
+        &["cron"],
+        "leave it out: cleaning up needs no schedule, and how often an image is built is its `rebuild-age`",
+    ),
+    (
+        Level::Top,
+        &["script-dir"],
+        "leave it out: images are made by `elements`, and nodes are prepared by Zuul's pre-run playbooks",
+    ),
+    (Level::Top, &["zookeeper-auth"], "clients of ZooKeeper show a certificate instead: `zookeeper-tls`"),
+    (
+        Level::Label,
+        &["image"],
+        "each pool that has this label says in its own `labels` what it boots: `diskimage` or `cloud-image`",
+    ),
+    (Level::Label, &["providers"], "a label is served by the pools of providers that list it in their `labels`"),
+    (Level::Label, &["ready-script"], "leave it out: nodes are prepared by Zuul's pre-run playbooks"),
+    (Level::Label, &["subnodes"], "leave it out: a job asks for several nodes with a nodeset, in Zuul"),
+    (
+        Level::Provider,
+        &["images"],
+        "images that are built and uploaded stand in the provider's `diskimages`, those of the cloud in `cloud-images`, and \
+         their `min-ram` in the `labels` of pools",
+    ),
+    (Level::Provider, &["image-type"], "it is `image_format` of the cloud in clouds.yaml"),
+    (Level::Provider, &["api-timeout"], "it is `api_timeout` of the cloud in clouds.yaml"),
+    (Level::Provider, &["keypair"], "it is `key-name` in the `labels` of pools"),
+    (
+        Level::Provider,
+        &["ipv6-preferred"],
+        "leave it out: the address is chosen as openstacksdk does, see `force_ipv4` in clouds.yaml",
+    ),
+    (
+        Level::Provider,
+        &["pool"],
+        "leave it out: whether servers get a floating IP is `auto-floating-ip` of a pool, and from which network is \
+         `nat_source` of a network in clouds.yaml",
+    ),
+    (Level::Provider, &["template-hostname"], "the names of images follow `image-name-format`"),
+    (Level::Provider, &["hostname-format"], "leave it out: it had no effect for long"),
+    (
+        Level::Provider,
+        &[
+            "username",
+            "password",
+            "auth-url",
+            "project-id",
+            "project-name",
+            "service-type",
+            "service-name",
+            "compute-service-type",
+            "compute-service-name",
+        ],
+        "how to log in to a cloud stands in clouds.yaml; `cloud` names it",
+    ),
+    (Level::Pool, &["hostname-format"], "leave it out: it had no effect for long"),
+    (Level::PoolLabel, &["name-filter"], "it is `flavor-name`"),
+    (Level::ProviderDiskimage, &["name-filter"], "it is `flavor-name` in the `labels` of pools"),
+    (
+        Level::ProviderDiskimage,
+        &["private-key", "user-home"],
+        "leave it out: Nodepool does not log in to nodes; Zuul's executors have the key",
+    ),
+    (
+        Level::CloudImage,
+        &["private-key", "user-home", "setup"],
+        "leave it out: Nodepool does not log in to nodes; Zuul's executors have the key",
+    ),
+    (Level::StaticNode, &["ssh-port"], "it is `connection-port`"),
+];
+
+/// Keys that only files from before Nodepool 3.0 have at the top level.
+const BEFORE_3: [&str; 5] = ["targets", "gearman-servers", "zmq-publishers", "dburi", "cron"];
+
+/// Something of each part of the file, for a provider of a driver.
+const ONE_OF_EVERYTHING: &str = "
+webapp: {}
+zookeeper-servers: [{host: h}]
+zookeeper-tls: {cert: c}
+labels: [{name: l}]
+diskimages: [{name: d}]
+image-builders: [{name: b}]
+providers:
+- name: p
+  driver: DRIVER
+  cloud: c
+  context: c
+  diskimages: [{name: d}]
+  cloud-images: [{name: i}]
+  pools:
+  - name: p
+    labels: [{name: l, backing-label: l, type: pod}]
+    nodes: [{name: n, labels: [l]}]
+";
+
+static KNOWN: LazyLock<Vec<KnownKeys>> = LazyLock::new(|| {
+    let of_driver = |driver: &&str| {
+        let report = Report::of_keys();
+        let text = ONE_OF_EVERYTHING.replace("DRIVER", driver);
+        let root = source::parse(text.as_bytes(), &Environment::default(), &report).and_then(|document| document.root);
+        if let Some(root) = root {
+            super::build(&report, &root, None);
+        }
+        report.known_keys()
+    };
+    BUILT.iter().flat_map(of_driver).collect()
+});
+
+/// The message and the advice for a key that `what`, which is that part of the file, does not have. `known`: the keys that
+/// it has.
+pub fn unknown_key(
+    what: &str,
+    level: Level,
+    driver: Option<&'static str>,
+    name: &str,
+    known: &[&str],
+) -> (String, String) {
+    // Providers had only OpenStack's keys then.
+    let is_old = level == Level::StaticNode || matches!(driver, None | Some("openstack" | "fake"));
+    let retired = RETIRED.iter().find(|(on, keys, _)| is_old && *on == level && keys.contains(&name));
+    if let Some((_, _, instead)) = retired {
+        return (format!("{what}: `{name}` is a key of earlier versions of Nodepool"), (*instead).to_owned());
+    }
+    let message = format!("{what} has no key `{name}`");
+    let help = elsewhere(level, driver, name)
+        .or_else(|| suggest(name, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?")))
+        .unwrap_or_else(|| format!("its keys are: {}", known.join(", ")));
+    (message, help)
+}
+
+/// Where a key belongs that is right in another part of the file, or with another driver.
+fn elsewhere(level: Level, driver: Option<&'static str>, name: &str) -> Option<String> {
+    if level == Level::Other {
+        return None; // it may be a part of the secure file, or of something within another part
+    }
+    // Where a key like `port` is one of a few that mean nothing outside, it says nothing about other parts.
+    let is_apart =
+        |level| matches!(level, Level::WebApp | Level::ZooKeeperServer | Level::ZooKeeperTls | Level::ImageBuilder);
+    let has = |known: &&KnownKeys| known.level != Level::Other && known.keys.contains(&name);
+    let mut places: Vec<Level> = Vec::new();
+    for known in KNOWN.iter().filter(has) {
+        // Within a provider what its driver knows counts; what belongs to no provider is everywhere the same.
+        let fits = driver.is_none() || known.driver.is_none() || known.driver == driver;
+        let can_be_meant = known.level != level && (level == Level::Top || !is_apart(known.level));
+        if fits && can_be_meant && !places.contains(&known.level) {
+            places.push(known.level);
+        }
+    }
+    if !places.is_empty() {
+        let places: Vec<_> = places.into_iter().map(Level::place).collect();
+        return Some(format!("it belongs {}", places.join(" or ")));
+    }
+    let mut drivers: Vec<&str> = Vec::new();
+    for known in KNOWN.iter().filter(has).filter(|known| known.level == level) {
+        drivers.extend(known.driver.filter(|driver| !drivers.contains(driver) && *driver != "fake"));
+    }
+    let driver = driver.filter(|_| !drivers.is_empty())?;
+    Some(format!("driver `{driver}` has none; it is a key of: {}", drivers.join(", ")))
+}
+
+/// Where a file from before Nodepool 3.0 shows that it is one: a key of that time at the top level, beside labels or
+/// providers in their form of that time.
+pub fn before_version_3(root: &Node) -> Option<(Mark, &'static str)> {
+    let has = |list: &str, keys: &[&str]| {
+        let items = root.get(list).and_then(|node| node.items()).unwrap_or_default();
+        items.iter().any(|item| keys.iter().any(|key| item.get(key).is_some()))
+    };
+    if !has("labels", &["image", "providers"]) && !has("providers", &["images"]) {
+        return None;
+    }
+    let entries = root.entries()?.iter();
+    entries
+        .filter_map(|(key, _)| Some((key.at, BEFORE_3.into_iter().find(|old| key.as_text() == Some(old))?)))
+        .min_by_key(|(at, _)| (at.line, at.column))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KNOWN, Level, RETIRED};
+
+    #[test]
+    fn every_part_of_the_file_is_known() {
+        let has = |driver, level, key| {
+            KNOWN.iter().any(|known| known.driver == driver && known.level == level && known.keys.contains(&key))
+        };
+        for (level, key) in [
+            (Level::Top, "max-hold-age"),
+            (Level::WebApp, "listen_address"),
+            (Level::ZooKeeperServer, "chroot"),
+            (Level::ZooKeeperTls, "ca"),
+            (Level::Label, "min-ready"),
+            (Level::Diskimage, "rebuild-age"),
+            (Level::ImageBuilder, "host-keys"),
+        ] {
+            assert!(has(None, level, key), "{level:?} {key}");
+        }
+        for (driver, level, key) in [
+            ("openstack", Level::Provider, "region-name"),
+            ("openstack", Level::ProviderDiskimage, "meta"),
+            ("openstack", Level::CloudImage, "image-id"),
+            ("openstack", Level::Pool, "auto-floating-ip"),
+            ("openstack", Level::PoolLabel, "volume-size"),
+            ("kubernetes", Level::Pool, "default-label-cpu"),
+            ("openshift", Level::PoolLabel, "image-pull-secrets"),
+            ("openshiftpods", Level::PoolLabel, "cpu-limit"),
+            ("static", Level::StaticNode, "host-key"),
+            ("metastatic", Level::PoolLabel, "max-age"),
+        ] {
+            assert!(has(Some(driver), level, key), "{driver} {level:?} {key}");
+        }
+    }
+
+    #[test]
+    fn what_is_retired_is_no_key_of_its_part_any_more() {
+        for (level, keys, _) in RETIRED {
+            for known in KNOWN.iter().filter(|known| known.level == *level) {
+                let again: Vec<_> = keys.iter().filter(|key| known.keys.contains(key)).collect();
+                assert!(again.is_empty(), "{level:?} of {:?}: {again:?}", known.driver);
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What can be said of a provider whose driver is not built: what every provider has, and what refers to the top level.
+//!
+//! The driver's own keys are not known, so nothing is said of keys.
+
+use indexmap::IndexSet;
+
+use super::{
+    fields::Fields,
+    providers::{self, Common, Scope, check_diskimage, check_label},
+    report::Report,
+};
+use crate::model::LabelName;
+
+/// Checks it.
+pub fn check(report: &Report, provider: &Fields<'_>, common: &Common, scope: &Scope<'_>) {
+    for key in ["boot-timeout", "launch-timeout"] {
+        provider.seconds(key);
+    }
+    provider.int("launch-retries");
+    for node in provider.list("diskimages") {
+        if let Some((fields, name)) = Fields::named(report, node, Some(&provider.what), "diskimage") {
+            check_diskimage(report, fields.at(), &provider.what, &name, scope);
+        }
+    }
+    let mut cloud_images = IndexSet::new();
+    for node in provider.list("cloud-images") {
+        if let Some((_, name)) = Fields::named(report, node, Some(&provider.what), "cloud-image") {
+            cloud_images.insert(name);
+        }
+    }
+    for node in provider.list("pools") {
+        let Some((pool, name)) = Fields::named(report, node, Some(&provider.what), "pool") else { continue };
+        providers::pool(&pool, &name, common);
+        for node in pool.list("labels") {
+            let Some((label, name)) = Fields::named(report, node, Some(&pool.what), "label") else { continue };
+            check_label(report, label.at(), &label.what, &LabelName::from(name), scope);
+            if let Some(image) = label.filled("diskimage") {
+                check_diskimage(report, label.at_key("diskimage"), &label.what, &image, scope);
+            }
+            if let Some(image) = label.filled("cloud-image").filter(|image| !cloud_images.contains(image)) {
+                let message = format!("{}: there is no cloud-image `{image}` in the provider", label.what);
+                report.error(label.at_key("cloud-image"), message, None);
+            }
+        }
+    }
+}

@@ -23,7 +23,7 @@ fn a_retired_key_is_called_that_with_what_took_its_place() {
         ("labels: [{name: l, subnodes: 1}]\n", "main:1:20", "with a nodeset, in Zuul"),
         (
             "labels: [{name: l}]\nproviders: [{name: s, driver: static, pools: [{name: m, nodes: [{name: h, labels: l, ssh-port: 22}]}]}]\n",
-            "main:2:87",
+            "main:2:86",
             "it is `connection-port`",
         ),
     ] {
@@ -56,7 +56,7 @@ fn a_key_of_another_part_of_the_file_is_told_so_before_any_likeness() {
             "cloud: mine\n    max-ready-age: 5",
             "`max-ready-age` (it belongs in one of the top-level `labels`)",
         ),
-        ("min-ready: 2", "min-ready: 2\n    max-servers: 5", "`max-servers` (it belongs in a pool of a provider)"),
+        ("min-ready: 2", "min-ready: 2\n    max-servers: 5", "`max-servers` (it belongs in a pool of a provider or "),
         ("max-servers: 5", "min-ram: 5", "`min-ram` (it belongs in one of the `labels` of a pool)"),
         (
             "max-servers: 5",

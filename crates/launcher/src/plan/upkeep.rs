@@ -61,7 +61,7 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
                     plan.decisions.push(Decision::Deallocate { node: id.clone(), request });
                 }
             }
-            None => idle_node(world, plan, id, node),
+            None => idle_node(world, plan, id, node, age),
         },
         NodeState::Hold => {
             if let Some(max) = hold_limit(world, node) {
@@ -98,13 +98,12 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
 }
 
 /// A ready node that nobody has: it goes when its server has gone, or when it is too old.
-fn idle_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, node: &Node) {
+fn idle_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, node: &Node, age: f64) {
     if let Some(why) = world.has_gone(node) {
         let reason = format!("it has gone while it waited: {why}");
         plan.decisions.push(Decision::Retire { node: id.clone(), reason });
         return;
     }
-    let age = world.now - node.state_time;
     for label in node.labels.iter().filter_map(|l| world.config.labels.get(l)) {
         if let Some(max) = label.max_ready_age {
             let reason = format!("ready for longer than max-ready-age of label {}", label.name);

@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use nodepool_common::model::{Node, NodeState, ProviderName, Records};
+use nodepool_common::{
+    model::{Node, NodeState, ProviderName, Records},
+    sys::clock,
+};
 use serde_json::Value;
 use tracing::warn;
 
@@ -20,6 +23,7 @@ const RENEWED_WITHIN: Duration = Duration::from_secs(10);
 impl Launcher {
     /// Puts down which ready nodes that nobody has are gone.
     pub(super) fn note_gone(&self, records: &Records, providers: &mut BTreeMap<ProviderName, ProviderState>) {
+        let now = clock::now();
         let mut clouds: BTreeMap<&ProviderName, Option<Arc<Cloud>>> = BTreeMap::new();
         for entry in records.nodes.values().filter(|entry| !entry.is_locked()) {
             let Some(node) = entry.usable() else { continue };
@@ -28,7 +32,8 @@ impl Launcher {
                 continue;
             }
             let cloud = clouds.entry(provider).or_insert_with(|| self.clouds.get(provider));
-            let why = cloud.as_ref().and_then(|cloud| cloud.provider.has_gone(external_id, node.state_time));
+            let since = entry.since(now).unwrap_or(now);
+            let why = cloud.as_ref().and_then(|cloud| cloud.provider.has_gone(external_id, since));
             if let (Some(why), Some(state)) = (why, providers.get_mut(provider)) {
                 state.gone.insert(node.id.clone(), why);
             }

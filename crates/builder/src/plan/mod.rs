@@ -19,7 +19,7 @@
 //! * What a builder that died left half done is given half a minute to be taken up again by its own builder.
 //! * Records without data are removed: they break the clean-up of a Python builder (traps.md 5).
 //! * Beside a builder of Python Nodepool's, clean-up is left to it for as long as it does it, and beside others of ours each
-//!   cleans up what it has made ([`retire`]): what a peer takes away is left alone.
+//!   deletes the images of its own builds ([`retire`]): what a peer takes away is left alone.
 //!
 //! | module | decides about |
 //! |---|---|

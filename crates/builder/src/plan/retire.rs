@@ -56,25 +56,22 @@ pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
 
 /// Seconds for which a deletion is left to others. Two that take the same away at the same moment are in each other's way:
 /// a builder of Python Nodepool's, which lists, reads and deletes one by one and without locks, complains when something goes
-/// while it does, and of ours one deletes an image that is gone. So who made a build takes it away, but beside a builder of
-/// Python Nodepool's, which does it to everybody's builds, that is left to it.
+/// while it does, and of ours one deletes an image that is gone. So who made a build deletes its images, but beside a builder
+/// of Python Nodepool's, which takes everybody's away, all of that is left to it.
 fn patience(world: &World<'_>, decision: &Decision) -> f64 {
     let beside_upstreams = world.records.has_upstreams_builder();
-    let build = match decision {
-        Decision::DeleteFiles { .. } | Decision::Build { .. } | Decision::Upload { .. } => return 0.0,
-        Decision::RemoveEmpty { .. } => return if beside_upstreams { EMPTY } else { 0.0 },
-        // Its builder had half a minute.
-        Decision::ForgetUpload { .. } => None,
-        Decision::DeleteUpload { key, .. } => Some((&key.image, &key.build)),
-        Decision::RetireBuild { image, build, .. } | Decision::DeleteBuild { image, build } => Some((image, build)),
-    };
-    if beside_upstreams { UPSTREAMS } else { build.map_or(0.0, |(image, build)| of_others(world, image, build)) }
-}
-
-fn of_others(world: &World<'_>, image: &ImageName, build: &BuildId) -> f64 {
-    let record = world.records.builds.get(&(image.clone(), build.clone())).and_then(Entry::usable);
-    let is_left = record.is_some_and(|build| build.state == BuildState::Building);
-    if is_left || record.is_some_and(|build| world.is_ours(build)) { 0.0 } else { GRACE }
+    match decision {
+        Decision::DeleteFiles { .. } | Decision::Build { .. } | Decision::Upload { .. } => 0.0,
+        Decision::RemoveEmpty { .. } if beside_upstreams => EMPTY,
+        _ if beside_upstreams => UPSTREAMS,
+        Decision::DeleteUpload { key, .. } => {
+            let build = world.records.builds.get(&(key.image.clone(), key.build.clone())).and_then(Entry::usable);
+            let is_alone = world.records.builders.len() < 2;
+            if is_alone || build.is_some_and(|build| world.is_ours(build)) { 0.0 } else { GRACE }
+        }
+        // Of two that do it one does nothing.
+        _ => 0.0,
+    }
 }
 
 /// What protects uploads.

@@ -293,7 +293,7 @@ fn anothers_upload_that_we_do_not_list_has_a_grace() {
     site.build_of("them", "i", 1, BuildState::Ready, 700.0).upload(1, "a", 1, UploadState::Ready, 599.0);
     assert!(site.says().is_empty());
     site.upload(1, "a", 1, UploadState::Ready, 600.0);
-    assert_eq!(after(&site, 30.0), ["delete upload i 1 a 1"]);
+    assert_eq!(site.says(), ["delete upload i 1 a 1"]);
 }
 
 #[test]
@@ -561,16 +561,22 @@ fn after(site: &Site, seconds: f64) -> Vec<String> {
 }
 
 #[test]
-fn what_others_have_made_they_take_away_themselves_for_half_a_minute() {
+fn an_image_of_anothers_build_is_left_to_that_builder_for_half_a_minute() {
     let mut site = site();
     site.workers = (0, 0);
     site.good(2, 200.0).good(3, 100.0);
     site.build_of("them", "i", 1, BuildState::Ready, 300.0).upload(1, "a", 1, UploadState::Ready, 300.0);
     site.build_of("them", "i", 4, BuildState::Deleting, 300.0);
-    let plan = site.plan_at(NOW);
-    assert_eq!((plan.decisions, plan.wake_at), (Vec::new(), Some(NOW + 30.0)));
-    assert_eq!(after(&site, 29.0), [""; 0]);
-    assert_eq!(after(&site, 30.0), ["delete upload i 1 a 1", "delete i 4"]);
+    let all = ["delete upload i 1 a 1", "delete i 4"];
+    for number in ["1", "2"] {
+        assert_eq!(site.says(), all, "there is no other builder");
+        let running = BuilderComponent { state: "running".to_owned() };
+        site.records.builders.insert(number.to_owned(), Arc::new(running));
+    }
+    assert_eq!(site.says(), all[1..]);
+    assert_eq!(site.plan_at(NOW).wake_at, Some(NOW + 30.0));
+    assert_eq!(after(&site, 29.0), all[1..]);
+    assert_eq!(after(&site, 30.0), all);
 }
 
 #[test]

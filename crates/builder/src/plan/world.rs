@@ -74,8 +74,8 @@ pub struct World<'a> {
     pub stopping: bool,
 }
 
-/// Seconds for a builder to take up again what it lost with its session, or to take away what it has made, before somebody
-/// else does.
+/// Seconds for a builder to take up again what it lost with its session, or to delete the images of its builds, before
+/// somebody else does.
 pub(super) const GRACE: f64 = 30.0;
 
 impl World<'_> {

@@ -8,6 +8,7 @@
 
 mod count;
 mod prometheus;
+mod route;
 mod statsd;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 };
 
 pub use self::count::{NodeCounts, StateCounts, count_addressable_requests, count_nodes};
-use self::{prometheus::Metrics, statsd::Statsd};
+use self::{prometheus::Metrics, route::Route, statsd::Statsd};
 use crate::model::{ImageName, PoolName, ProviderName};
 
 /// What became of a request in a pool.
@@ -100,7 +101,7 @@ struct Inner {
 
 impl Stats {
     /// From `STATSD_HOST` and `STATSD_PORT`. Resolves the host's name: call it once, at start. A name that cannot be
-    /// resolved, or a port that is none, costs a warning and statsd.
+    /// resolved costs a warning and is tried again; a port that is none costs statsd.
     pub fn from_env() -> Self {
         let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
         let (host, port) = (variable("STATSD_HOST"), variable("STATSD_PORT"));
@@ -119,18 +120,9 @@ impl Stats {
         Self::new(Some((&host, number)))
     }
 
-    /// With a statsd server, or without. One that cannot be resolved costs a warning.
+    /// With a statsd server, or without.
     pub fn new(statsd: Option<(&str, u16)>) -> Self {
-        let statsd = statsd.and_then(|(host, port)| {
-            Statsd::connect(host, port)
-                .inspect_err(|error| {
-                    tracing::warn!(
-                        logger = "nodepool.stats",
-                        "Not sending metrics to statsd at {host}:{port}: {error}; correct STATSD_HOST and restart"
-                    );
-                })
-                .ok()
-        });
+        let statsd = statsd.map(|(host, port)| Statsd::new(Route::new(host, port)));
         Self(Arc::new(Inner { metrics: Metrics::new(), statsd, reported: Mutex::new(BTreeMap::new()) }))
     }
 

@@ -3,16 +3,19 @@
 //! One report is one [`Pipeline`]: its lines are joined by newlines into packets of at most 512 bytes and sent at its
 //! end, so that nothing waits for a flush. A gauge that has not changed is left out for a minute; then it is sent
 //! again, since a packet may have been lost or the server restarted.
+//!
+//! The server's name is resolved again while we run (`route`): in a cluster its address changes with each restart.
 
 use std::{
     collections::HashMap,
     io,
-    net::{SocketAddr, ToSocketAddrs, UdpSocket},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use cadence::{Counted, Gauged, MetricSink, StatsdClient, Timed};
+
+use super::route::Route;
 
 /// What fits into a packet that nobody needs to fragment; upstream's value.
 const PACKET: usize = 512;
@@ -27,19 +30,12 @@ pub struct Statsd {
 }
 
 impl Statsd {
-    /// Resolves the server's name, once, IPv4 first as upstream's client does.
-    pub fn connect(host: &str, port: u16) -> io::Result<Self> {
-        let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-        let server = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
-        let server = *server.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-        let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-        let socket = UdpSocket::bind(any)?;
-        // A full send buffer loses a packet; it must not hold up a worker.
-        socket.set_nonblocking(true)?;
-        let sink = Packets { socket, server, packet: Mutex::new(String::new()) };
+    /// One at the end of a route.
+    pub fn new(route: Route) -> Self {
+        let sink = Packets { route, packet: Mutex::new(String::new()) };
         // Send errors (nobody listens) are as silent as upstream's.
         let client = StatsdClient::builder("", sink).build();
-        Ok(Self { client, gauges: Mutex::new(HashMap::new()) })
+        Self { client, gauges: Mutex::new(HashMap::new()) }
     }
 
     /// Begins a report. Reports of several tasks may share packets.
@@ -98,19 +94,16 @@ impl Drop for Pipeline<'_> {
 /// Lines into packets, without a newline at a packet's end.
 #[derive(Debug)]
 struct Packets {
-    socket: UdpSocket,
-    server: SocketAddr,
+    route: Route,
     packet: Mutex<String>,
 }
 
 impl Packets {
-    fn send(&self, packet: &mut String) -> io::Result<()> {
-        if packet.is_empty() {
-            return Ok(());
+    fn send(&self, packet: &mut String) {
+        if !packet.is_empty() {
+            self.route.send(packet.as_bytes());
+            packet.clear();
         }
-        let sent = self.socket.send_to(packet.as_bytes(), self.server);
-        packet.clear();
-        sent.map(drop)
     }
 }
 
@@ -118,7 +111,7 @@ impl MetricSink for Packets {
     fn emit(&self, metric: &str) -> io::Result<usize> {
         let mut packet = self.packet.lock().unwrap_or_else(PoisonError::into_inner);
         if !packet.is_empty() && packet.len() + 1 + metric.len() > PACKET {
-            self.send(&mut packet)?;
+            self.send(&mut packet);
         }
         if !packet.is_empty() {
             packet.push('\n');
@@ -128,6 +121,7 @@ impl MetricSink for Packets {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.send(&mut self.packet.lock().unwrap_or_else(PoisonError::into_inner))
+        self.send(&mut self.packet.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 //! that names it and is left out: a launcher does not die of its log. What cannot be left out, such as a log file
 //! that cannot be opened, is an error.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, io, path::PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -16,6 +16,7 @@ use super::{
     output::{Handler, LogFile, Sink},
     record::Level,
     router::{Logger, Router},
+    stream::Stream,
 };
 
 /// A router, and what was left out of it.
@@ -139,11 +140,11 @@ impl Reader {
         }
         Ok(match class.rsplit('.').next().unwrap_or_default() {
             "StreamHandler" => match text(value, "stream") {
-                Some("ext://sys.stdout") => Sink::Stdout,
-                None | Some("ext://sys.stderr") => Sink::Stderr,
+                Some("ext://sys.stdout") => Sink::Stream(Stream::on(io::stdout())),
+                None | Some("ext://sys.stderr") => Sink::Stream(Stream::on(io::stderr())),
                 Some(other) => {
                     self.warn(format!("handler {name}: stream {other} is not known; using stderr"));
-                    Sink::Stderr
+                    Sink::Stream(Stream::on(io::stderr()))
                 }
             },
             kind @ ("FileHandler" | "WatchedFileHandler" | "RotatingFileHandler" | "TimedRotatingFileHandler") => {

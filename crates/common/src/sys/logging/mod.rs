@@ -8,7 +8,7 @@
 //!   span around it, become the annotation; the field `logger` names the logger (else the module does); other fields
 //!   follow the message as `key=value`.
 //! * `router`: Python's tree of loggers, levels and handlers
-//! * `format`, `output`, `fluent`: what handlers make of records, and where they put them
+//! * `format`, `output`, `stream`, `fluent`: what handlers make of records, and where they put them
 //! * `config`, `ini`: the `-l` file, as mapping (YAML, JSON) or in the old INI form
 
 mod config;
@@ -19,6 +19,7 @@ mod layer;
 mod output;
 mod record;
 mod router;
+mod stream;
 
 use std::{
     fs, io,

@@ -12,6 +12,7 @@ use super::{
     fluent::Forwarder,
     format::Formatter,
     record::{Level, Record},
+    stream::Stream,
 };
 
 /// A handler of the configuration.
@@ -28,10 +29,8 @@ pub struct Handler {
 /// Where a handler puts records.
 #[derive(Debug)]
 pub enum Sink {
-    /// `ext://sys.stdout`.
-    Stdout,
-    /// `ext://sys.stderr`.
-    Stderr,
+    /// `ext://sys.stdout`, `ext://sys.stderr`.
+    Stream(Stream),
     /// Any of the file handlers.
     File(LogFile),
     /// Fluentd.
@@ -48,13 +47,7 @@ impl Handler {
         }
         let line = |record: &Record| self.formatter.text(record) + "\n";
         match &self.sink {
-            Sink::Stdout => {
-                let mut out = io::stdout().lock();
-                let _ = out.write_all(line(record).as_bytes()).and_then(|()| out.flush());
-            }
-            Sink::Stderr => {
-                let _ = io::stderr().lock().write_all(line(record).as_bytes());
-            }
+            Sink::Stream(stream) => stream.write(line(record).as_bytes()),
             Sink::File(file) => {
                 let _ = file.write(line(record).as_bytes());
             }

@@ -82,8 +82,10 @@ impl Router {
     /// Waits a little for what is still on its way.
     pub fn flush(&self) {
         for handler in &self.handlers {
-            if let Sink::Fluent(forwarder) = &handler.sink {
-                forwarder.flush();
+            match &handler.sink {
+                Sink::Fluent(forwarder) => forwarder.flush(),
+                Sink::Stream(stream) => stream.flush(),
+                Sink::File(_) | Sink::Null => {}
             }
         }
     }

@@ -4,7 +4,10 @@
 
 mod zk_common;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nodepool_common::{
     config,
@@ -116,6 +119,60 @@ async fn renewed_certificates_are_used_without_a_restart() {
     copy(&server);
     tokio::time::timeout(SOON, zk.connected()).await.unwrap();
     zk.close().await;
+}
+
+fn openssl(dir: &Path, arguments: &str) {
+    let done = std::process::Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+    assert!(done.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// kazoo takes all three.
+#[tokio::test]
+async fn a_certificate_that_is_its_own_authority_connects_or_the_way_out_is_told() {
+    let log = Log::install();
+    let mut server = ZooKeeperServer::start_tls();
+    let mut config = tls(&server, "localhost");
+    let files = server.tls_file("");
+    config.tls.as_mut().unwrap().ca = files.join("own.pem");
+    let request = "req -newkey rsa:2048 -nodes -subj /CN=own -keyout own.key";
+    let own = [
+        (format!("{request} -x509 -out own.pem -addext basicConstraints=CA:FALSE"), None),
+        (
+            format!("{request} -x509 -out own.pem -addext basicConstraints=critical,CA:TRUE"),
+            Some("basicConstraints=CA:FALSE"),
+        ),
+        (format!("{request} -out own.csr"), Some("X.509 version 1")),
+    ];
+    for (make, told) in own {
+        openssl(&files, &make);
+        if told == Some("X.509 version 1") {
+            openssl(&files, "x509 -req -in own.csr -signkey own.key -out own.pem");
+        }
+        let store = [files.join("own.pem"), files.join("own.key")].map(|file| std::fs::read_to_string(file).unwrap());
+        std::fs::write(files.join("server-store.pem"), store.concat()).unwrap();
+        server.restart();
+        let zk = connect(&config);
+        match told {
+            None => {
+                tokio::time::timeout(SOON, zk.connected()).await.unwrap();
+            }
+            Some(told) => {
+                let pattern = format!("localhost:{}: the server's own certificate", server.tls_port());
+                let line =
+                    wait_for(SOON, told, || async { log.lines(&pattern).into_iter().find(|line| line.contains(told)) })
+                        .await;
+                assert!(line.contains("zoo.cfg") && line.contains("openssl"), "{line}");
+            }
+        }
+        zk.close().await;
+    }
+    // The same of our own certificate.
+    let error = {
+        let tls = config.tls.as_mut().unwrap();
+        (tls.cert, tls.key) = (files.join("own.pem"), files.join("own.key"));
+        ZooKeeper::start(&config, &Shutdown::new(), CancellationToken::new()).unwrap_err().to_string()
+    };
+    assert!(error.contains("cert: cannot use") && error.contains("own.pem") && error.contains("-extfile"), "{error}");
 }
 
 #[tokio::test]

@@ -11,6 +11,12 @@ use zookeeper_client::{Connector, TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity,
 use super::{error::ZkError, pem};
 use crate::config;
 
+/// What rustls does not take, and OpenSSL does.
+pub(super) const OLD: &str =
+    "it is a certificate of X.509 version 1, which is not supported (openssl makes one where it is given no extension)";
+/// The way out.
+pub(super) const REISSUE: &str = "issue it anew with an extension (`openssl x509 -req … -extfile FILE`)";
+
 /// Everything that a connection attempt needs, read once.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -114,6 +120,9 @@ fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
     let key = pem::relabelled_key(&key).map_err(|why| unusable("key", &files.key, &why))?;
     check_certificates("ca", &files.ca, &ca)?;
     check_certificates("cert", &files.cert, &cert)?;
+    if CertificateDer::pem_slice_iter(cert.as_bytes()).flatten().any(|der| pem::is_before_version_3(&der)) {
+        return Err(unusable("cert", &files.cert, &format!("{OLD}, {REISSUE}, such as extendedKeyUsage=clientAuth")));
+    }
 
     let authority = TlsCa::from_pem(&ca).map_err(|error| unusable_because("ca", &files.ca, error))?;
     let identity = TlsIdentity::from_pem(&cert, &key).map_err(|error| unusable_because("key", &files.key, error))?;
@@ -124,7 +133,10 @@ fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
         .map_err(|error| unusable_because("ca", &files.ca, error))?;
     let tls = Tls { ca: ca.into(), cert: cert.into(), key: key.into(), verify_hostname: files.verify_hostname };
     // A key that does not belong to the certificate is found here rather than at each connection attempt.
-    super::diagnose::client_config(&tls).map_err(|error| unusable_because("key", &files.key, error))?;
+    super::diagnose::client_config(&tls).map_err(|error| match error {
+        rustls::Error::InvalidCertificate(_) => unusable_because("cert", &files.cert, error),
+        _ => unusable_because("key", &files.key, error),
+    })?;
     Ok((tls, certs))
 }
 

@@ -20,7 +20,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use super::connect::{Target, Tls, address};
+use super::connect::{OLD, REISSUE, Target, Tls, address};
 use crate::config;
 
 /// How long one server may take to show that it is there.
@@ -101,6 +101,7 @@ fn tls_problem(error: &io::Error) -> String {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!("{problem}; use that name, or turn verify-hostname off in zookeeper-tls")
             }
+            CertificateError::Other(other) => other_problem(&other.to_string()),
             _ => format!("the server's certificate is refused: {problem}"),
         },
         Some(rustls::Error::AlertReceived(alert)) => {
@@ -112,6 +113,20 @@ fn tls_problem(error: &io::Error) -> String {
         }
         None => format!("the connection broke: {error}"),
     }
+}
+
+/// What rustls has no name for, by the name that webpki gives it.
+fn other_problem(problem: &str) -> String {
+    if problem.contains("UnsupportedCertVersion") {
+        return format!("the server's own certificate (ssl.keyStore in its zoo.cfg) is refused: {OLD}, {REISSUE}");
+    }
+    if problem.contains("CaUsedAsEndEntity") {
+        return "the server's own certificate (ssl.keyStore in its zoo.cfg) is that of an authority, which is not supported: \
+                have that authority sign one for the server, or make a self-signed one without the right to sign \
+                (`openssl req -x509 … -addext basicConstraints=CA:FALSE`) and name that in zookeeper-tls ca"
+            .to_owned();
+    }
+    format!("the server's certificate is refused: {problem}")
 }
 
 /// A client as `zookeeper-client` builds it: our certificate, the chain always, the name on demand.

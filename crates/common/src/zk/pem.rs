@@ -1,4 +1,5 @@
-//! The client's key as rustls wants it: in a PEM block whose label says what is inside.
+//! What rustls wants of keys and certificates, and OpenSSL does not: a key in a PEM block whose label says what is inside,
+//! certificates of X.509 version 3.
 //!
 //! The operator ships PKCS#8 in a block labelled `RSA PRIVATE KEY` (traps.md 16). OpenSSL looks inside; rustls trusts
 //! the label. So we look inside, and put the label right.
@@ -44,6 +45,21 @@ fn label_of(der: &[u8]) -> Option<&'static str> {
         0x04 => Some("EC PRIVATE KEY"),
         _ => None,
     }
+}
+
+/// Whether a DER-encoded certificate is older than version 3, which the extensions came with: `openssl x509 -req` makes such
+/// where it is given none. A certificate is a SEQUENCE whose first element, a SEQUENCE too, begins with the version,
+/// `[0] { INTEGER 2 }`, or where there is none, as in version 1, with the serial number.
+pub(super) fn is_before_version_3(certificate: &[u8]) -> bool {
+    let version = || {
+        let (0x30, body, _) = element(certificate)? else { return None };
+        let (0x30, body, _) = element(body)? else { return None };
+        match element(body)? {
+            (0xa0, version, _) => Some(element(version)?.1 != [2]),
+            (tag, ..) => Some(tag == 0x02),
+        }
+    };
+    version().unwrap_or(false)
 }
 
 /// One DER element: its tag, its content, what follows it.
@@ -102,6 +118,15 @@ mod tests {
         let certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         let both = format!("{certificate}{}", pem("RSA PRIVATE KEY", 0x30));
         assert_eq!(relabelled_key(&both).unwrap(), format!("{certificate}{}", pem("PRIVATE KEY", 0x30)));
+    }
+
+    #[test]
+    fn a_certificate_tells_its_version() {
+        let version_3 = [0x30, 0x0a, 0x30, 0x08, 0xa0, 0x03, 0x02, 0x01, 0x02, 0x02, 0x01, 0x07];
+        assert!(!is_before_version_3(&version_3));
+        let version_1 = [0x30, 0x05, 0x30, 0x03, 0x02, 0x01, 0x07];
+        assert!(is_before_version_3(&version_1));
+        assert!(!is_before_version_3(&version_1[..4]), "what is no certificate has none");
     }
 
     #[test]

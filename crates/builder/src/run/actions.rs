@@ -59,6 +59,14 @@ impl State {
         builds.chain(uploads).collect::<Vec<_>>().join(", ")
     }
 
+    /// The clock was set by that many seconds: pauses last as long as before.
+    pub fn clock_stepped(&mut self, step: f64) {
+        let doing = &mut self.doing;
+        let builds = doing.builds_after.values_mut().map(|(at, _)| at);
+        let times = builds.chain(doing.uploads_after.values_mut()).chain(doing.retire_after.values_mut());
+        times.for_each(|at| *at += step);
+    }
+
     /// Drops pauses that are over.
     pub fn tidy(&mut self, now: Timestamp) {
         self.doing.builds_after.retain(|_, (at, _)| *at > now);

@@ -178,7 +178,16 @@ impl Builder {
 
         let mut changed = self.zk.cache().changed();
         let mut stopping = false;
+        let mut steps = clock::Steps::default();
         loop {
+            if let Some(step) = steps.step(clock::now(), std::time::Instant::now()) {
+                warn!(
+                    logger = LOGGER,
+                    "The clock was set by {step:.0} s: what waits for a time waits as long as before"
+                );
+                self.state().clock_stepped(step);
+                self.zk.cache().clock_stepped(step);
+            }
             let passed = Instant::now();
             let wake_at = if self.zk.cache().ready() { self.pass(stopping) } else { None };
             if stopping && self.state().is_idle() {

@@ -2,8 +2,12 @@
 //!
 //! A record's time is a number that somebody else has written: it may be before the epoch, in a far future, or beyond what
 //! a [`Duration`] holds. So nothing is reckoned from one but here, or with [`Stat::no_later`](crate::model::Stat::no_later).
+//!
+//! Pauses and ages that a process keeps in memory are by the same clock, because planners compare them with the times in
+//! records. So that none of them takes an hour longer when somebody sets the clock back by an hour, whoever keeps such
+//! times asks [`Steps`] at each pass, and moves them by as much as the clock was moved.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::Timestamp;
 
@@ -11,6 +15,8 @@ use crate::model::Timestamp;
 pub const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// Whoever waits for a time that has come already does not spin.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+/// Less than this is how NTP slews a clock, and how long a process may be kept waiting between two looks at clocks. Seconds.
+const LEAST_STEP: f64 = 1.0;
 
 /// Seconds since the epoch. 0 on a machine whose clock stands before it.
 pub fn now() -> Timestamp {
@@ -34,6 +40,19 @@ fn sleep_between(now: Timestamp, at: Timestamp) -> Duration {
 pub fn since(then: Timestamp, now: Timestamp) -> Option<Duration> {
     let is_a_time = then.is_finite() && then >= 0.0;
     is_a_time.then(|| Duration::try_from_secs_f64((now - then).max(0.0)).ok()).flatten()
+}
+
+/// Notices that the clock was set.
+#[derive(Debug, Default)]
+pub struct Steps(Option<(Timestamp, Instant)>);
+
+impl Steps {
+    /// By how many seconds the clock was set since the last call; negative: back. `now` and `at` are the same moment.
+    pub fn step(&mut self, now: Timestamp, at: Instant) -> Option<f64> {
+        let (before, before_at) = self.0.replace((now, at))?;
+        let step = now - before - at.saturating_duration_since(before_at).as_secs_f64();
+        (step.abs() >= LEAST_STEP).then_some(step)
+    }
 }
 
 #[cfg(test)]
@@ -69,5 +88,16 @@ mod tests {
             prop_assert!((SHORTEST_SLEEP..=LONGEST_SLEEP).contains(&sleep));
             since(time, NOW);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_has_made_a_step_once() {
+        let (mut steps, start) = (Steps::default(), Instant::now());
+        let mut step = |now, after| steps.step(now, start + Duration::from_secs(after));
+        assert_eq!(step(1_000_000.0, 0), None, "nothing to compare with");
+        assert_eq!(step(1_000_060.5, 60), None);
+        assert_eq!(step(996_470.5, 70), Some(-3600.0));
+        assert_eq!(step(996_480.5, 80), None);
+        assert_eq!(step(1_000_090.5, 90), Some(3600.0));
     }
 }

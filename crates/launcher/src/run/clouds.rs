@@ -206,6 +206,16 @@ impl Clouds {
         Some(Question { cloud: Arc::clone(&entry.cloud), want })
     }
 
+    /// The clock was set by that many seconds: answers and pauses last as long as before.
+    pub fn clock_stepped(&self, step: f64) {
+        for entry in self.open().values_mut() {
+            // 0: never asked, or to be asked anew.
+            let asked = Some(&mut entry.state.quota_at).filter(|at| **at != 0.0);
+            let times = entry.until.values_mut().chain(&mut entry.state.launch_after).chain(asked);
+            times.for_each(|at| *at += step);
+        }
+    }
+
     /// Forgets what is too old. Returns when the next answer becomes so.
     pub fn forget_stale(&self, now: Timestamp) -> Option<Timestamp> {
         let mut next: Option<Timestamp> = None;

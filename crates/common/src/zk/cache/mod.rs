@@ -90,6 +90,11 @@ impl Cache {
         let _ = self.inner.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
+    /// The clock was set: what this process has seen since when moves with it.
+    pub fn clock_stepped(&self, step: f64) {
+        self.tree().clock_stepped(step);
+    }
+
     /// A number that grows with each change.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()

@@ -254,6 +254,22 @@ impl Tree {
         known
     }
 
+    /// The clock was set by that many seconds.
+    pub fn clock_stepped(&mut self, step: f64) {
+        let records = &mut self.records;
+        let times = records
+            .nodes
+            .values_mut()
+            .map(|entry| &mut entry.free_since)
+            .chain(records.requests.values_mut().map(|entry| &mut entry.free_since))
+            .chain(records.request_locks.values_mut().map(|lock| &mut lock.free_since))
+            .chain(records.builds.values_mut().map(|entry| &mut entry.free_since))
+            .chain(records.uploads.values_mut().map(|entry| &mut entry.free_since))
+            .chain(records.building.values_mut().map(|lock| &mut lock.free_since))
+            .chain(records.uploading.values_mut().map(|lock| &mut lock.free_since));
+        times.flatten().for_each(|at| *at += step);
+    }
+
     /// An empty one that remembers what has been complained about.
     pub fn heir(&self) -> Self {
         Self { complaints: self.complaints.clone(), oddities: self.oddities.clone(), ..Self::default() }

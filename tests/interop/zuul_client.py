@@ -5,6 +5,7 @@ event election puts a NodesProvisionedEvent into the pipeline's queue in ZooKeep
 and returned as an executor does. None of these classes is changed.
 """
 import configparser
+import json
 import time
 import types
 import uuid
@@ -61,8 +62,14 @@ class Zuul:
         return self._provisioned
 
     def wait(self, request, timeout=60):
-        """Until the request has ended; returns it as it is then."""
+        """Until the request has ended; returns it as it is then. What Zuul keeps in it must have come back to the digit:
+        the ids of its trace are integers of 128 bits."""
         wait_for(f'completed: request {request.id}', lambda: request.id in self.provisioned(), timeout)
+        # Zuul's own object keeps what it has sent, whatever has become of it.
+        data, _ = self.client.client.get(f'/nodepool/requests/{request.id}')
+        sent, back = (json.loads(json.dumps(d['requestor_data'])) for d in (request.toDict(), json.loads(data)))
+        if back != sent or not sent['span_info']['trace_id']:
+            raise AssertionError(f"request {request.id} came back with {back}, not {sent}")
         return self.zk.getNodeRequest(request.id, cached=True)
 
     def accept(self, request, nodeset):

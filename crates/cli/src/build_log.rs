@@ -112,8 +112,8 @@ async fn ask(zk: &ZooKeeper, build: &ImageBuild) -> Result<Option<String>, Failu
 
 /// The state, with the reason for it where the builder has left one.
 fn outcome(build: &ImageBuild) -> String {
-    let reason = build.reason().map(str::trim).filter(|reason| !reason.is_empty());
-    reason.map_or_else(|| build.state.to_string(), |reason| format!("{}: {}", build.state, reason.replace('\n', " ")))
+    let reason = build.reason().map(|reason| reason.trim().replace('\n', " ")).filter(|reason| !reason.is_empty());
+    reason.map_or_else(|| build.state.to_string(), |reason| format!("{}: {reason}", build.state))
 }
 
 /// Whether the build was made where we are, as far as host names tell.

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use nodepool_common::{
-    model::{BuildId, ImageName, UploadKey, wire::to_python_json},
+    model::{BuildId, ImageName, Json, UploadKey, wire},
     status,
     sys::clock,
     zk::ZooKeeper,
 };
-use serde_json::{Map, Value, json};
 
 use crate::{
     args::WhichUpload,
@@ -134,14 +133,14 @@ enum Marked {
 /// builder that writes at the same moment makes this fail rather than lose its change.
 async fn mark_for_deletion(zk: &ZooKeeper, path: &str, busy: &str) -> Result<Marked, Failure> {
     let Some((data, stat)) = zk.get(path).await? else { return Ok(Marked::Missing) };
-    let mut record: Map<String, Value> = serde_json::from_slice(&data).map_err(|error| {
+    let mut record = wire::document(&data).map_err(|error| {
         Failure::Refused(format!("{path} cannot be used: {error}. `erase` removes a provider's unusable uploads"))
     })?;
-    if record.get("state").and_then(Value::as_str) == Some(busy) {
+    if record.get("state").and_then(Json::text).as_deref() == Some(busy) {
         return Ok(Marked::Busy);
     }
-    record.insert("state".to_owned(), json!("deleting"));
-    record.insert("state_time".to_owned(), json!(clock::now()));
-    zk.set(path, &to_python_json(&record), Some(stat.version)).await?;
+    record.set("state", Json::of("deleting"));
+    record.set("state_time", Json::float(clock::now()));
+    zk.set(path, record.text().as_bytes(), Some(stat.version)).await?;
     Ok(Marked::Yes)
 }

@@ -5,33 +5,31 @@
 //! result must be what upstream's Python makes of it, including `None` for what is absent; what Python would refuse
 //! is an error here, and the property is left out as upstream leaves it out.
 
-use nodepool_common::model::NodeRequest;
-use serde_json::{Map, Value, json};
+use nodepool_common::model::{
+    Json, NodeRequest, Object,
+    json::{Shape, python_float},
+};
 
 /// The request's fields that are safe for templates (`nodepool 11.0.0: zk/zookeeper.py getSafeAttributes`).
-pub(crate) fn safe_attributes(request: &NodeRequest) -> Map<String, Value> {
-    let Value::Object(map) = json!({
-        "id": request.id,
-        "labels": request.node_types,
-        "requestor": request.requestor,
-        "requestor_data": request.requestor_data,
-        "relative_priority": request.relative_priority,
-        "event_id": request.event_id,
-        "created_time": request.created_time,
-        "tenant_name": request.tenant_name,
-    }) else {
-        return Map::new();
-    };
-    map
+pub(crate) fn safe_attributes(request: &NodeRequest) -> Object {
+    Object::default()
+        .with("id", &request.id)
+        .with("labels", &request.node_types)
+        .with("requestor", &request.requestor)
+        .with_json("requestor_data", request.requestor_data.clone())
+        .with("relative_priority", &request.relative_priority)
+        .with("event_id", &request.event_id)
+        .with("created_time", &request.created_time)
+        .with("tenant_name", &request.tenant_name)
 }
 
 /// Formats a template with a request. The error says what in it cannot be used.
-pub(crate) fn format(template: &str, request: &Map<String, Value>) -> Result<String, String> {
+pub(crate) fn format(template: &str, request: &Object) -> Result<String, String> {
     fill(template, &|name| lookup(name, request))
 }
 
 /// Formats a template with what stands for its names.
-pub(crate) fn fill(template: &str, value_of: &dyn Fn(&str) -> Result<Value, String>) -> Result<String, String> {
+pub(crate) fn fill(template: &str, value_of: &dyn Fn(&str) -> Result<Json, String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find(['{', '}']) {
@@ -54,10 +52,10 @@ pub(crate) fn fill(template: &str, value_of: &dyn Fn(&str) -> Result<Value, Stri
 }
 
 /// `name[!conversion][:spec]`.
-fn field(field: &str, value_of: &dyn Fn(&str) -> Result<Value, String>) -> Result<String, String> {
+fn field(field: &str, value_of: &dyn Fn(&str) -> Result<Json, String>) -> Result<String, String> {
     let name_end = name_end(field);
     let (name, tail) = field.split_at(name_end);
-    let value = value_of(name)?;
+    let value = value_of(name)?.shape();
     let (conversion, spec) = match tail.strip_prefix('!') {
         Some(tail) => {
             let (conversion, spec) = tail.split_once(':').unwrap_or((tail, ""));
@@ -88,25 +86,25 @@ fn name_end(field: &str) -> usize {
     field.len()
 }
 
-fn lookup(name: &str, request: &Map<String, Value>) -> Result<Value, String> {
+fn lookup(name: &str, request: &Object) -> Result<Json, String> {
     let unknown = || format!("{{{name}}} is not a field of the request");
     let path = name.strip_prefix("request").ok_or_else(|| format!("{{{name}}}: only `request` can be used"))?;
     // The attributes are those of the request; what is inside them is reached with brackets.
     let path = path.strip_prefix('.').ok_or_else(unknown)?;
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (attribute, mut path) = path.split_at(end);
-    let mut value = request.get(attribute).ok_or_else(unknown)?;
+    let mut value = request.get(attribute).ok_or_else(unknown)?.clone();
     while let Some(inner) = path.strip_prefix('[') {
         let (key, rest) = inner.split_once(']').ok_or_else(unknown)?;
-        value = match value {
-            Value::Object(map) => map.get(key),
-            Value::Array(list) => key.parse().ok().and_then(|index: usize| list.get(index)),
+        value = match value.shape() {
+            Shape::Object(object) => object.get(key).cloned(),
+            Shape::List(list) => key.parse().ok().and_then(|index: usize| list.get(index).cloned()),
             _ => None,
         }
         .ok_or_else(|| format!("{{{name}}}: there is no {key:?}"))?;
         path = rest;
     }
-    if path.is_empty() { Ok(value.clone()) } else { Err(unknown()) }
+    if path.is_empty() { Ok(value) } else { Err(unknown()) }
 }
 
 /// What decides about alignment and which specs Python accepts.
@@ -119,10 +117,10 @@ enum Kind {
 }
 
 impl Kind {
-    const fn of(value: &Value) -> Self {
+    const fn of(value: &Shape) -> Self {
         match value {
-            Value::String(_) => Self::Text,
-            Value::Number(_) | Value::Bool(_) => Self::Number,
+            Shape::Text(_) => Self::Text,
+            Shape::Number(_) | Shape::Bool(_) => Self::Number,
             _ => Self::Other,
         }
     }
@@ -176,25 +174,28 @@ fn pad(mut text: String, kind: Kind, spec: &str) -> Option<String> {
 }
 
 /// Python's `str`.
-fn text(value: &Value) -> String {
+fn text(value: &Shape) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Shape::Text(text) => text.clone(),
         other => repr(other),
     }
 }
 
 /// Python's `repr`.
-fn repr(value: &Value) -> String {
+fn repr(value: &Shape) -> String {
     match value {
-        Value::Null => "None".to_owned(),
-        Value::Bool(true) => "True".to_owned(),
-        Value::Bool(false) => "False".to_owned(),
-        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
-            // Rust's shortest form is Python's, except for the exponent's.
-            Some(float) => format!("{float:?}").replace('e', "e+").replace("e+-", "e-"),
-            None => number.to_string(),
+        Shape::Null => "None".to_owned(),
+        Shape::Bool(true) => "True".to_owned(),
+        Shape::Bool(false) => "False".to_owned(),
+        Shape::Number(number) => match &**number {
+            "NaN" => "nan".to_owned(),
+            "Infinity" => "inf".to_owned(),
+            "-Infinity" => "-inf".to_owned(),
+            "-0" => "0".to_owned(),
+            float if float.contains(['.', 'e', 'E']) => float.parse().map_or_else(|_| number.clone(), python_float),
+            _ => number.clone(),
         },
-        Value::String(text) => {
+        Shape::Text(text) => {
             let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
             let mut out = String::from(quote);
             for c in text.chars() {
@@ -210,10 +211,15 @@ fn repr(value: &Value) -> String {
             out.push(quote);
             out
         }
-        Value::Array(list) => format!("[{}]", list.iter().map(repr).collect::<Vec<_>>().join(", ")),
-        Value::Object(map) => {
-            let items: Vec<_> =
-                map.iter().map(|(key, value)| format!("{}: {}", repr(&json!(key)), repr(value))).collect();
+        Shape::List(list) => {
+            let items: Vec<_> = list.iter().map(|item| repr(&item.shape())).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Shape::Object(object) => {
+            let items: Vec<_> = object
+                .iter()
+                .map(|(key, value)| format!("{}: {}", repr(&Shape::Text(key)), repr(&value.shape())))
+                .collect();
             format!("{{{}}}", items.join(", "))
         }
     }
@@ -223,9 +229,10 @@ fn repr(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn request() -> Map<String, Value> {
+    fn request() -> Object {
         let data = br#"{"state": "requested", "node_types": ["a", "it's"], "tenant_name": "t", "relative_priority": 3,
-            "created_time": 1760000000.25, "requestor_data": {"build_set_uuid": "b0", "flag": true, "n": [1, null]}}"#;
+            "created_time": 1760000000.25, "requestor_data": {"build_set_uuid": "b0", "flag": true, "n": [1, null],
+            "trace_id": 214923108411236842923713493273943413583, "big": 1e16, "small": 1e-05}}"#;
         safe_attributes(&NodeRequest::read("200-0000000001".into(), data).unwrap().0)
     }
 
@@ -240,7 +247,12 @@ mod tests {
             ("{request.labels}", r#"['a', "it's"]"#),
             ("{request.labels[1]}", "it's"),
             ("{request.created_time}", "1760000000.25"),
-            ("{request.requestor_data}", "{'build_set_uuid': 'b0', 'flag': True, 'n': [1, None]}"),
+            (
+                "{request.requestor_data}",
+                "{'build_set_uuid': 'b0', 'flag': True, 'n': [1, None], \
+                'trace_id': 214923108411236842923713493273943413583, 'big': 1e+16, 'small': 1e-05}",
+            ),
+            ("{request.requestor_data[trace_id]}", "214923108411236842923713493273943413583"),
             ("{request.requestor_data[build_set_uuid]}", "b0"),
             ("{request.tenant_name!r}", "'t'"),
             ("{request.event_id!s:>6}", "  None"),

@@ -12,12 +12,13 @@ use std::{
 
 use nodepool_common::{
     config::{Diskimage, Provider},
-    model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadState},
+    model::{
+        BuildId, BuildState, Extra, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadState,
+    },
     sys::clock,
     zk::{HeldWork, Work, ZkError},
 };
 use nodepool_drivers::ImageToUpload;
-use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -207,7 +208,7 @@ fn begun(build: &ImageBuild, provider: &ProviderName, now: f64) -> ImageUpload {
         username: build.username.clone(),
         python_path: build.python_path.clone(),
         shell_type: build.shell_type.clone(),
-        extra: Map::new(),
+        extra: Extra::default(),
     }
 }
 

@@ -7,14 +7,16 @@
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use indexmap::IndexMap;
-use serde_json::Value as Json;
-
 use super::{
     advice::{self, Level},
     report::Report,
-    yaml::{Mark, Meaning, Node, Value, whole},
+    yaml::{Mark, Meaning, Node, Value, digits, whole},
 };
+use crate::model::{
+    Json, Object,
+    json::{Shape, python_float},
+};
+use indexmap::IndexMap;
 
 /// A mapping that is being taken apart.
 pub struct Fields<'a> {
@@ -227,12 +229,15 @@ impl<'a> Fields<'a> {
     /// The number that a node is.
     #[allow(clippy::cast_precision_loss)] // limits and seconds are far below 2^53
     pub fn number_of(&self, key: &str, node: &Node, strict_int: bool) -> Option<f64> {
-        if strict_int && (self.report.strict() || !matches!(&node.value, Value::Scalar(Meaning::Float(_), _))) {
+        if strict_int
+            && (self.report.strict()
+                || !matches!(&node.value, Value::Scalar(Meaning::Float(_) | Meaning::BigInt(_), _)))
+        {
             return self.int_of(key, node).map(|value| value as f64);
         }
         let meant = match &node.value {
             Value::Scalar(Meaning::Int(value), _) => Some(*value as f64),
-            Value::Scalar(Meaning::Float(value), _) => Some(*value),
+            Value::Scalar(Meaning::Float(value) | Meaning::BigInt(value), _) => Some(*value),
             Value::Scalar(Meaning::Bool(value), _) => Some(f64::from(u8::from(*value))),
             Value::Scalar(Meaning::Text, text) => text.trim().parse().ok(),
             _ => None,
@@ -384,10 +389,10 @@ impl<'a> Fields<'a> {
     }
 
     /// A mapping of anything, as JSON (`node-attributes`).
-    pub fn json_map(&self, key: &'static str) -> Option<serde_json::Map<String, Json>> {
+    pub fn json_map(&self, key: &'static str) -> Option<Object> {
         let node = self.get(key)?;
-        if let Json::Object(map) = json(node) {
-            return Some(map);
+        if let Shape::Object(object) = json(node).shape() {
+            return Some(object);
         }
         self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
         None
@@ -396,7 +401,7 @@ impl<'a> Fields<'a> {
     /// A list of anything, as JSON (`volumes`).
     pub fn json_list(&self, key: &'static str) -> Option<Vec<Json>> {
         let node = self.get(key)?;
-        if let Json::Array(list) = json(node) {
+        if let Shape::List(list) = json(node).shape() {
             return Some(list);
         }
         self.wrong(node.at, key, format!("must be a list, not {}", node.describe()));
@@ -428,33 +433,37 @@ pub fn python_str(node: &Node) -> Option<String> {
         Meaning::Null => "None".to_owned(),
         Meaning::Bool(value) => if *value { "True" } else { "False" }.to_owned(),
         Meaning::Int(value) => value.to_string(),
-        Meaning::Float(value) => format!("{value:?}"),
+        Meaning::BigInt(_) => digits(text)?,
+        Meaning::Float(value) if value.is_nan() => "nan".to_owned(),
+        Meaning::Float(value) if value.is_infinite() => if *value > 0.0 { "inf" } else { "-inf" }.to_owned(),
+        Meaning::Float(value) => python_float(*value),
         Meaning::Date | Meaning::Merge | Meaning::Text => text.clone(),
     })
 }
 
-/// A node as Python's `json.dumps` writes it. What JSON cannot hold becomes text.
+/// A node as Python's `json.dumps` writes what PyYAML makes of it. What JSON cannot hold becomes text.
 fn json(node: &Node) -> Json {
     match &node.value {
-        Value::List(items) => Json::Array(items.iter().map(|item| json(item)).collect()),
-        Value::Map(entries) => Json::Object(entries.iter().map(|(key, value)| (json_key(key), json(value))).collect()),
+        Value::List(items) => Json::list(items.iter().map(|item| json(item))),
+        Value::Map(entries) => {
+            entries.iter().map(|(key, value)| (json_key(key), json(value))).collect::<Object>().into()
+        }
         Value::Scalar(meaning, text) => match meaning {
-            Meaning::Null => Json::Null,
-            Meaning::Bool(value) => Json::Bool(*value),
-            Meaning::Int(value) => Json::from(*value),
-            Meaning::Float(value) => {
-                serde_json::Number::from_f64(*value).map_or(Json::from(text.as_str()), Json::Number)
+            Meaning::Null => Json::of(&()),
+            Meaning::Bool(value) => Json::of(value),
+            Meaning::Int(value) => Json::of(value),
+            Meaning::BigInt(value) => {
+                digits(text).and_then(|digits| Json::integer(&digits)).unwrap_or_else(|| Json::float(*value))
             }
-            Meaning::Date | Meaning::Merge | Meaning::Text => Json::from(text.as_str()),
+            Meaning::Float(value) => Json::float(*value),
+            Meaning::Date | Meaning::Merge | Meaning::Text => Json::of(text),
         },
     }
 }
 
 fn json_key(key: &Node) -> String {
-    match json(key) {
-        Json::String(text) => text,
-        other => other.to_string(),
-    }
+    let json = json(key);
+    json.text().unwrap_or_else(|| json.to_string())
 }
 
 /// The known name that was probably meant.

@@ -5,7 +5,6 @@
 //! (documented as an alias of `max-servers`, and never read).
 
 use indexmap::IndexMap;
-use serde_json::Value as Json;
 
 use super::{
     Kubernetes, KubernetesKind, KubernetesLabel, PodContainer, PodResources, PodTemplate, Pool, PoolLabel,
@@ -15,7 +14,7 @@ use super::{
     report::Report,
     yaml::{Meaning, Value},
 };
-use crate::model::{LabelName, PoolName, Resources};
+use crate::model::{Json, LabelName, Object, PoolName, Resources};
 
 /// What a provider's keys make the default of its pools.
 struct Defaults {
@@ -347,12 +346,9 @@ fn container(
 fn env(report: &Report, fields: &Fields<'_>) -> Vec<Json> {
     let items = fields.list("env").iter().filter_map(|node| {
         let item = Fields::of(report, node, format!("{}, an item of `env`", fields.what))?;
-        let mut variable = serde_json::Map::new();
-        variable.insert("name".to_owned(), item.required_text("name")?.into());
+        let mut variable = Object::default().with("name", &item.required_text("name")?);
         match item.text("value") {
-            Some(value) => {
-                variable.insert("value".to_owned(), value.into());
-            }
+            Some(value) => variable.push("value", Json::of(&value)),
             None if report.strict() => {
                 report.error(item.at(), format!("{}: `value` is missing", item.what), None);
             }
@@ -361,9 +357,9 @@ fn env(report: &Report, fields: &Fields<'_>) -> Vec<Json> {
         if report.strict() {
             item.finish();
         } else {
-            variable.extend(item.rest_as_json());
+            variable.append(item.rest_as_json().collect());
         }
-        Some(Json::Object(variable))
+        Some(variable.into())
     });
     items.collect()
 }

@@ -11,9 +11,8 @@ use std::{
 };
 
 use indexmap::IndexMap;
-use serde_json::{Map, Value};
 
-use crate::model::{ImageName, LabelName, PoolName, ProviderName, Resources, TenantName};
+use crate::model::{ImageName, Json, LabelName, Object, PoolName, ProviderName, Resources, TenantName};
 
 /// A place in a configuration file, for messages: `file:line:column`, both counted from 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -232,7 +231,7 @@ pub struct Pool {
     /// `availability-zones`; empty: all of the cloud's.
     pub availability_zones: Vec<String>,
     /// Copied to each node's `attributes`.
-    pub node_attributes: Option<Map<String, Value>>,
+    pub node_attributes: Option<Object>,
     /// In the order of the file.
     pub labels: IndexMap<LabelName, PoolLabel>,
     /// Labels that cannot be used as they are configured, with why.
@@ -545,7 +544,7 @@ pub struct KubernetesLabel {
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodTemplate {
     /// `spec`, as it is.
-    Spec(Map<String, Value>),
+    Spec(Object),
     /// One container that sleeps.
     Container(Box<PodContainer>),
 }
@@ -558,21 +557,21 @@ pub struct PodContainer {
     /// `image-pull`: the container's `imagePullPolicy`.
     pub image_pull: String,
     /// As they are. `None`: the key does not exist (`kubernetes`), and the pod's spec has none.
-    pub image_pull_secrets: Option<Vec<Value>>,
+    pub image_pull_secrets: Option<Vec<Json>>,
     /// What it is sure to get.
     pub requests: PodResources,
     /// What it may take at most.
     pub limits: PodResources,
     /// `gpu-resource` and `gpu`: how much of it.
     pub gpu: Option<(String, f64)>,
-    pub env: Vec<Value>,
-    pub node_selector: Option<Map<String, Value>>,
+    pub env: Vec<Json>,
+    pub node_selector: Option<Object>,
     pub privileged: Option<bool>,
     pub scheduler_name: Option<String>,
     /// As they are.
-    pub volumes: Vec<Value>,
+    pub volumes: Vec<Json>,
     /// As they are.
-    pub volume_mounts: Vec<Value>,
+    pub volume_mounts: Vec<Json>,
 }
 
 /// A container's requests or limits; `None`: none.

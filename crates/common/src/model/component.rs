@@ -1,10 +1,8 @@
 //! Components: who is alive. Zuul and Python launchers read the pools' (zookeeper.md 4.6).
 
-use serde_json::{Map, Value, json};
-
 use super::{
-    LabelName, LauncherId, PoolName, ProviderName,
-    wire::{Reading, RecordError, to_python_json},
+    LabelName, LauncherId, Object, PoolName, ProviderName,
+    wire::{Extra, Reading, RecordError},
 };
 
 /// A builder's component: `/nodepool/components/builder/<host><10 digits>`.
@@ -19,7 +17,7 @@ impl BuilderComponent {
     pub fn read(data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
         let mut r = Reading::new(data)?;
         let state = r.text("state").unwrap_or_else(|| "stopped".to_owned());
-        Ok((Self { state }, r.rest().1))
+        Ok((Self { state }, r.oddities))
     }
 
     /// Whether it is Python Nodepool's, which never writes any other state than the first (`nodepool 11.0.0: builder.py
@@ -52,8 +50,8 @@ pub struct PoolComponent {
     pub priority: i64,
     /// Whether it waits for quota.
     pub paused: bool,
-    /// Keys of others.
-    pub extra: Map<String, Value>,
+    /// What is not ours to change.
+    pub extra: Extra,
 }
 
 impl PoolComponent {
@@ -71,34 +69,34 @@ impl PoolComponent {
             supported_labels: r.texts("supported_labels").unwrap_or_default().into_iter().map(Into::into).collect(),
             priority: r.integer("priority").unwrap_or(100),
             paused: r.boolean("paused").unwrap_or(false),
-            extra: Map::new(),
+            extra: Extra::default(),
         };
         let _ = r.text("kind");
-        let (extra, oddities) = r.rest();
+        let (extra, oddities) = r.rest(&component.ours());
         component.extra = extra;
         Ok((component, oddities))
     }
 
     /// The record's bytes: keys sorted, as upstream writes components.
     pub fn write(&self) -> Vec<u8> {
-        let Value::Object(mut map) = json!({
-            "hostname": self.hostname,
-            "id": self.id,
-            "kind": "pool",
-            "model_api": self.model_api,
-            "name": self.name,
-            "paused": self.paused,
-            "priority": self.priority,
-            "provider_name": self.provider_name,
-            "state": self.state,
-            "supported_labels": self.supported_labels,
-            "version": self.version,
-        }) else {
-            return Vec::new();
-        };
-        map.extend(self.extra.clone());
-        map.sort_keys();
-        to_python_json(&map)
+        let mut document = self.extra.complete(self.ours());
+        document.sort();
+        document.text().into_bytes()
+    }
+
+    fn ours(&self) -> Object {
+        Object::default()
+            .with("hostname", &self.hostname)
+            .with("id", &self.id)
+            .with("kind", "pool")
+            .with("model_api", &self.model_api)
+            .with("name", &self.name)
+            .with("paused", &self.paused)
+            .with("priority", &self.priority)
+            .with("provider_name", &self.provider_name)
+            .with("state", &self.state)
+            .with("supported_labels", &self.supported_labels)
+            .with("version", &self.version)
     }
 
     /// Whether it carries all these labels.

@@ -1,10 +1,8 @@
 //! Builds of diskimages and their uploads: the launcher reads them, the builder writes them.
 
-use serde_json::{Map, Value, json};
-
 use super::{
-    BuildId, ImageName, ProviderName, Timestamp, UploadId, UploadKey, states,
-    wire::{Reading, RecordError, to_python_json},
+    BuildId, ImageName, Object, ProviderName, Timestamp, UploadId, UploadKey, states,
+    wire::{Extra, Reading, RecordError},
 };
 
 states! {
@@ -49,8 +47,8 @@ pub struct ImageBuild {
     pub username: Option<String>,
     pub python_path: Option<String>,
     pub shell_type: Option<String>,
-    /// Keys of others.
-    pub extra: Map<String, Value>,
+    /// What is not ours to change.
+    pub extra: Extra,
 }
 
 impl ImageBuild {
@@ -72,9 +70,9 @@ impl ImageBuild {
             username: r.text("username"),
             python_path: r.text("python_path"),
             shell_type: r.text("shell_type"),
-            extra: Map::new(),
+            extra: Extra::default(),
         };
-        let (extra, oddities) = r.rest();
+        let (extra, oddities) = r.rest(&build.ours());
         build.extra = extra;
         Ok((build, oddities))
     }
@@ -92,7 +90,7 @@ impl ImageBuild {
             username: None,
             python_path: None,
             shell_type: None,
-            extra: Map::new(),
+            extra: Extra::default(),
         }
     }
 
@@ -103,21 +101,23 @@ impl ImageBuild {
     }
 
     /// Why it failed: a key of ours, which Python Nodepool ignores.
-    pub fn reason(&self) -> Option<&str> {
-        self.extra.get(REASON).and_then(Value::as_str)
+    pub fn reason(&self) -> Option<String> {
+        self.extra.get(REASON)?.text()
     }
 
     /// Says why it failed.
     pub fn set_reason(&mut self, reason: &str) {
-        self.extra.insert(REASON.to_owned(), json!(shortened(reason)));
+        self.extra.set(REASON, &shortened(reason));
     }
 
     /// The record's bytes: upstream's keys in upstream's order, those without a value left out as there, then those of
     /// others.
     pub fn write(&self) -> Vec<u8> {
-        let mut map = Map::new();
-        map.insert("state".to_owned(), json!(self.state.as_str()));
-        map.insert("state_time".to_owned(), json!(self.state_time));
+        self.extra.complete(self.ours()).text().into_bytes()
+    }
+
+    fn ours(&self) -> Object {
+        let mut ours = Object::default().with("state", self.state.as_str()).with("state_time", &self.state_time);
         let formats = {
             let mut formats: Vec<&str> = self.formats.iter().map(String::as_str).collect();
             formats.sort_unstable();
@@ -126,13 +126,12 @@ impl ImageBuild {
         let optional = [("builder", &self.builder), ("builder_id", &self.builder_id), ("formats", &formats)];
         for (key, value) in optional {
             if let Some(value) = value {
-                map.insert(key.to_owned(), json!(value));
+                ours = ours.with(key, value);
             }
         }
-        let rest = [("username", &self.username), ("python_path", &self.python_path), ("shell_type", &self.shell_type)];
-        map.extend(rest.map(|(key, value)| (key.to_owned(), json!(value))));
-        map.extend(self.extra.clone());
-        to_python_json(&map)
+        ours.with("username", &self.username)
+            .with("python_path", &self.python_path)
+            .with("shell_type", &self.shell_type)
     }
 }
 
@@ -167,8 +166,8 @@ pub struct ImageUpload {
     pub username: Option<String>,
     pub python_path: Option<String>,
     pub shell_type: Option<String>,
-    /// Keys of others.
-    pub extra: Map<String, Value>,
+    /// What is not ours to change.
+    pub extra: Extra,
 }
 
 impl ImageUpload {
@@ -195,9 +194,9 @@ impl ImageUpload {
             username: r.text("username"),
             python_path: r.text("python_path"),
             shell_type: r.text("shell_type"),
-            extra: Map::new(),
+            extra: Extra::default(),
         };
-        let (extra, oddities) = r.rest();
+        let (extra, oddities) = r.rest(&upload.ours());
         upload.extra = extra;
         Ok((upload, oddities))
     }
@@ -209,13 +208,13 @@ impl ImageUpload {
     }
 
     /// Why it failed: a key of ours, which Python Nodepool ignores.
-    pub fn reason(&self) -> Option<&str> {
-        self.extra.get(REASON).and_then(Value::as_str)
+    pub fn reason(&self) -> Option<String> {
+        self.extra.get(REASON)?.text()
     }
 
     /// Says why it failed.
     pub fn set_reason(&mut self, reason: &str) {
-        self.extra.insert(REASON.to_owned(), json!(shortened(reason)));
+        self.extra.set(REASON, &shortened(reason));
     }
 
     /// Its place in the tree.
@@ -230,20 +229,19 @@ impl ImageUpload {
 
     /// The record's bytes: upstream's 8 keys in upstream's order, then those of others.
     pub fn write(&self) -> Vec<u8> {
-        let Value::Object(mut map) = json!({
-            "state": self.state.as_str(),
-            "state_time": self.state_time,
-            "external_id": self.external_id,
-            "external_name": self.external_name,
-            "format": self.format,
-            "username": self.username,
-            "python_path": self.python_path,
-            "shell_type": self.shell_type,
-        }) else {
-            return Vec::new();
-        };
-        map.extend(self.extra.clone());
-        to_python_json(&map)
+        self.extra.complete(self.ours()).text().into_bytes()
+    }
+
+    fn ours(&self) -> Object {
+        Object::default()
+            .with("state", self.state.as_str())
+            .with("state_time", &self.state_time)
+            .with("external_id", &self.external_id)
+            .with("external_name", &self.external_name)
+            .with("format", &self.format)
+            .with("username", &self.username)
+            .with("python_path", &self.python_path)
+            .with("shell_type", &self.shell_type)
     }
 
     /// The upload's znode, which a node made from it names as its `image_id`.
@@ -284,7 +282,7 @@ mod tests {
         long.set_reason(&"é".repeat(1_000_000));
         assert!(long.write().len() < 20_000, "ZooKeeper takes no large record");
         let (read, oddities) = ImageBuild::read("i".into(), "b".into(), &build.write()).unwrap();
-        assert_eq!(read.reason(), Some("exit code 1"));
+        assert_eq!(read.reason().as_deref(), Some("exit code 1"));
         assert_eq!((read, oddities.len()), (build, 0));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A record is read with [`NodeRequest::read`], [`Node::read`], … from the bytes of its znode. Reading is total
 //! for everything that is a JSON object with a known state: a key of the wrong type is read as absent and
-//! reported in [`Reading::oddities`]; keys that we don't know are kept and written back. What cannot be used at
-//! all (no data, no JSON, an unknown state) is a [`RecordError`], which the caller logs once per version and
+//! reported in [`Reading::oddities`]; keys that we don't know, and values that we have not changed, are written back as they
+//! came ([`Extra`], [`json`]). What cannot be used at all (no data, no JSON, an unknown state) is a [`RecordError`], which the caller logs once per version and
 //! steps over (nodepool 11.0.0 raises there and stops a whole pass: traps.md 1, 2).
 //!
 //! Writing produces exactly what nodepool 11.0.0 writes: the same keys in the same order, with Python's
@@ -12,6 +12,7 @@
 mod component;
 mod ids;
 mod image;
+pub mod json;
 mod metastatic;
 mod node;
 mod records;
@@ -24,12 +25,13 @@ pub use ids::{
     BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,
 };
 pub use image::{BuildState, ImageBuild, ImageUpload, UploadState};
+pub use json::{Json, Object};
 pub use metastatic::{Backing, Place, metastatic_owner, metastatic_provider};
 pub use node::{Node, NodeState};
 pub use records::{Entry, HasState, Records, RequestLock, Stat, UploadKey, WorkLock};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
 pub use resources::Resources;
-pub use wire::{Reading, RecordError};
+pub use wire::{Extra, Reading, RecordError};
 
 /// Seconds since the epoch, as records carry them (`state_time`, `created_time`).
 pub type Timestamp = f64;

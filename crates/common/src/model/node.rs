@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    LabelName, NodeId, PoolName, ProviderName, RequestId, Resources, TenantName, Timestamp, states,
-    wire::{Reading, RecordError, to_python_json},
+    LabelName, NodeId, Object, PoolName, ProviderName, RequestId, Resources, TenantName, Timestamp, states,
+    wire::{Extra, Reading, RecordError},
 };
 
 states! {
@@ -89,14 +89,14 @@ pub struct Node {
     pub hold_expiration: Option<i64>,
     pub resources: Option<Resources>,
     pub slot: Option<i64>,
-    pub attributes: Option<Map<String, Value>>,
+    pub attributes: Option<Object>,
     pub python_path: Option<String>,
     pub tenant_name: Option<TenantName>,
     pub driver_data: Option<Value>,
     pub requestor: Option<String>,
     pub node_properties: Option<Map<String, Value>>,
-    /// Keys of others.
-    pub extra: Map<String, Value>,
+    /// What is not ours to change.
+    pub extra: Extra,
 }
 
 impl Node {
@@ -140,7 +140,7 @@ impl Node {
             driver_data: None,
             requestor: None,
             node_properties: Some(Map::new()),
-            extra: Map::new(),
+            extra: Extra::default(),
         }
     }
 
@@ -183,64 +183,63 @@ impl Node {
             hold_expiration: r.take("hold_expiration", hold_expiration),
             resources: r.object("resources").map(|m| Resources::from_json(&m)),
             slot: r.integer("slot"),
-            attributes: r.object("attributes"),
+            attributes: r.json_object("attributes"),
             python_path: r.text("python_path"),
             tenant_name: r.text("tenant_name").map(Into::into),
             driver_data: r.any("driver_data"),
             requestor: r.text("requestor"),
             node_properties: r.object("node_properties"),
-            extra: Map::new(),
+            extra: Extra::default(),
         };
-        let (extra, oddities) = r.rest();
+        let (extra, oddities) = r.rest(&node.ours());
         node.extra = extra;
         Ok((node, oddities))
     }
 
     /// The record's bytes: upstream's 37 keys in upstream's order, then those of others.
     pub fn write(&self) -> Vec<u8> {
-        let Value::Object(mut map) = json!({
-            "state": self.state.as_str(),
-            "state_time": self.state_time,
-            "cloud": self.cloud,
-            "provider": self.provider,
-            "pool": self.pool,
-            "type": self.labels,
-            "allocated_to": self.allocated_to,
-            "az": self.az,
-            "region": self.region,
-            "public_ipv4": self.public_ipv4,
-            "private_ipv4": self.private_ipv4,
-            "public_ipv6": self.public_ipv6,
-            "host_id": self.host_id,
-            "interface_ip": self.interface_ip,
-            "connection_port": self.connection_port,
-            "ssh_port": self.connection_port,
-            "image_id": self.image_id,
-            "launcher": self.launcher,
-            "created_time": self.created_time,
-            "external_id": self.external_id,
-            "hostname": self.hostname,
-            "comment": self.comment,
-            "user_data": self.user_data,
-            "hold_job": self.hold_job,
-            "host_keys": self.host_keys,
-            "username": self.username,
-            "connection_type": self.connection_type,
-            "shell_type": self.shell_type,
-            "hold_expiration": self.hold_expiration,
-            "resources": self.resources.as_ref().map(Resources::to_json),
-            "slot": self.slot,
-            "attributes": self.attributes,
-            "python_path": self.python_path,
-            "tenant_name": self.tenant_name,
-            "driver_data": self.driver_data,
-            "requestor": self.requestor,
-            "node_properties": self.node_properties,
-        }) else {
-            return Vec::new();
-        };
-        map.extend(self.extra.clone());
-        to_python_json(&map)
+        self.extra.complete(self.ours()).text().into_bytes()
+    }
+
+    fn ours(&self) -> Object {
+        Object::default()
+            .with("state", self.state.as_str())
+            .with("state_time", &self.state_time)
+            .with("cloud", &self.cloud)
+            .with("provider", &self.provider)
+            .with("pool", &self.pool)
+            .with("type", &self.labels)
+            .with("allocated_to", &self.allocated_to)
+            .with("az", &self.az)
+            .with("region", &self.region)
+            .with("public_ipv4", &self.public_ipv4)
+            .with("private_ipv4", &self.private_ipv4)
+            .with("public_ipv6", &self.public_ipv6)
+            .with("host_id", &self.host_id)
+            .with("interface_ip", &self.interface_ip)
+            .with("connection_port", &self.connection_port)
+            .with("ssh_port", &self.connection_port)
+            .with("image_id", &self.image_id)
+            .with("launcher", &self.launcher)
+            .with("created_time", &self.created_time)
+            .with("external_id", &self.external_id)
+            .with("hostname", &self.hostname)
+            .with("comment", &self.comment)
+            .with("user_data", &self.user_data)
+            .with("hold_job", &self.hold_job)
+            .with("host_keys", &self.host_keys)
+            .with("username", &self.username)
+            .with("connection_type", &self.connection_type)
+            .with("shell_type", &self.shell_type)
+            .with("hold_expiration", &self.hold_expiration)
+            .with("resources", &self.resources.as_ref().map(Resources::to_json))
+            .with("slot", &self.slot)
+            .with_json("attributes", self.attributes.clone().map(Into::into))
+            .with("python_path", &self.python_path)
+            .with("tenant_name", &self.tenant_name)
+            .with("driver_data", &self.driver_data)
+            .with("requestor", &self.requestor)
+            .with("node_properties", &self.node_properties)
     }
 
     /// Sets the state and its time, as upstream's setter does (also when the state stays the same).
@@ -277,6 +276,7 @@ fn hold_expiration(value: &Value) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Json;
 
     #[test]
     fn a_new_node_is_written_as_upstream_writes_it() {
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(node.labels, ["ubuntu"]);
         assert_eq!(node.connection_port, json!(2222));
         assert!(node.host_keys.is_empty());
-        assert_eq!(node.extra.get("id"), Some(&json!("0000000001")), "what Zuul adds stays");
+        assert_eq!(node.extra.get("id"), Some(&Json::of("0000000001")), "what Zuul adds stays");
     }
 
     /// Upstream's `test_hold_expiration_bad_type_coercion`.

@@ -1,10 +1,10 @@
 //! Node requests: what Zuul writes and waits for.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{
-    LabelName, LauncherId, NodeId, ProviderName, RequestId, TenantName, Timestamp, states,
-    wire::{Reading, RecordError, to_python_json},
+    Json, LabelName, LauncherId, NodeId, Object, ProviderName, RequestId, TenantName, Timestamp, states,
+    wire::{Extra, Reading, RecordError},
 };
 
 /// The requestor of requests that keep `min-ready` nodes in stock.
@@ -44,7 +44,7 @@ pub struct NodeRequest {
     /// Who asks: Zuul's system id, [`MIN_READY_REQUESTOR`], `NodePool:metastatic:<provider>`.
     pub requestor: Option<String>,
     /// Opaque; must survive unchanged.
-    pub requestor_data: Option<Value>,
+    pub requestor_data: Option<Json>,
     /// The preferred provider.
     pub provider: Option<ProviderName>,
     /// Lower first, within a priority.
@@ -58,8 +58,8 @@ pub struct NodeRequest {
     /// Ours, beyond upstream: `"<provider>-<pool>: <why>"` for each decline and failure, for people. Zuul keeps
     /// keys that it doesn't know; Python launchers drop them at their next write.
     pub decline_reasons: Vec<String>,
-    /// Keys of others.
-    pub extra: Map<String, Value>,
+    /// What is not ours to change.
+    pub extra: Extra,
 }
 
 impl NodeRequest {
@@ -82,7 +82,7 @@ impl NodeRequest {
             created_time: None,
             tenant_name: None,
             decline_reasons: Vec::new(),
-            extra: Map::new(),
+            extra: Extra::default(),
         }
     }
 
@@ -92,14 +92,14 @@ impl NodeRequest {
         Self {
             reuse: true,
             requestor: Some(owner),
-            requestor_data: Some(serde_json::json!({"label": label})),
+            requestor_data: Some(Json::of(&json!({"label": label}))),
             ..Self::min_ready(backing, event_id, now)
         }
     }
 
     /// Of a request that [`Self::backing`] has made: the label of the nodes that are to stand on its node.
     pub fn backed_label(&self) -> Option<LabelName> {
-        self.requestor_data.as_ref()?.get("label")?.as_str().map(Into::into)
+        Some(self.requestor_data.as_ref()?.object()?.get("label")?.text()?.as_str().into())
     }
 
     /// Reads a record; the second value lists keys that had to be read as absent.
@@ -115,44 +115,41 @@ impl NodeRequest {
             nodes: r.texts("nodes").unwrap_or_default().into_iter().map(Into::into).collect(),
             reuse: r.boolean("reuse").unwrap_or(true),
             requestor: r.text("requestor"),
-            requestor_data: r.any("requestor_data"),
+            requestor_data: r.json("requestor_data"),
             provider: r.text("provider").map(Into::into),
             relative_priority: r.integer("relative_priority").unwrap_or(0),
             event_id: r.text("event_id"),
             created_time: r.number("created_time"),
             tenant_name: r.text("tenant_name").map(Into::into),
             decline_reasons: r.texts("decline_reasons").unwrap_or_default(),
-            extra: Map::new(),
+            extra: Extra::default(),
         };
-        let (extra, oddities) = r.rest();
+        let (extra, oddities) = r.rest(&request.ours());
         request.extra = extra;
         Ok((request, oddities))
     }
 
     /// The record's bytes: upstream's 13 keys in upstream's order, then ours, then those of others.
     pub fn write(&self) -> Vec<u8> {
-        let Value::Object(mut map) = json!({
-            "state": self.state.as_str(),
-            "state_time": self.state_time,
-            "declined_by": self.declined_by,
-            "node_types": self.node_types,
-            "nodes": self.nodes,
-            "reuse": self.reuse,
-            "requestor": self.requestor,
-            "requestor_data": self.requestor_data,
-            "provider": self.provider,
-            "relative_priority": self.relative_priority,
-            "event_id": self.event_id,
-            "created_time": self.created_time,
-            "tenant_name": self.tenant_name,
-        }) else {
-            return Vec::new();
-        };
-        if !self.decline_reasons.is_empty() {
-            map.insert("decline_reasons".to_owned(), json!(self.decline_reasons));
-        }
-        map.extend(self.extra.clone());
-        to_python_json(&map)
+        self.extra.complete(self.ours()).text().into_bytes()
+    }
+
+    fn ours(&self) -> Object {
+        let ours = Object::default()
+            .with("state", self.state.as_str())
+            .with("state_time", &self.state_time)
+            .with("declined_by", &self.declined_by)
+            .with("node_types", &self.node_types)
+            .with("nodes", &self.nodes)
+            .with("reuse", &self.reuse)
+            .with("requestor", &self.requestor)
+            .with_json("requestor_data", self.requestor_data.clone())
+            .with("provider", &self.provider)
+            .with("relative_priority", &self.relative_priority)
+            .with("event_id", &self.event_id)
+            .with("created_time", &self.created_time)
+            .with("tenant_name", &self.tenant_name);
+        if self.decline_reasons.is_empty() { ours } else { ours.with("decline_reasons", &self.decline_reasons) }
     }
 
     /// Sets the state and its time, as upstream's setter does (also when the state stays the same).
@@ -190,7 +187,7 @@ mod tests {
         assert_eq!(request.relative_priority, 3);
         let (again, _) = NodeRequest::read("200-0000000001".into(), &request.write()).unwrap();
         assert_eq!(again, request);
-        assert!(again.extra.contains_key("from_the_future"));
+        assert!(again.extra.get("from_the_future").is_some());
     }
 
     #[test]

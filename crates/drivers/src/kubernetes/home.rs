@@ -16,7 +16,7 @@ use kube::core::{
     Request as Path,
     params::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy},
 };
-use nodepool_common::config::KubernetesKind;
+use nodepool_common::{config::KubernetesKind, model::Json};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
@@ -247,8 +247,8 @@ pub fn text_in(secret: &Value, key: &str) -> Option<String> {
 }
 
 /// A creation.
-pub fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>, ApiError> {
-    let body = serde_json::to_vec(body).map_err(|error| ApiError::bug(error.to_string()))?;
+pub fn post(path: &str, body: impl Into<Json>) -> Result<Request<Vec<u8>>, ApiError> {
+    let body = body.into().to_string().into_bytes();
     Path::new(path).create(&PostParams::default(), body).map_err(|error| ApiError::bug(error.to_string()))
 }
 

@@ -6,7 +6,7 @@
 use indexmap::IndexMap;
 use nodepool_common::{
     config::{KubernetesLabel, PodContainer, PodResources, PodTemplate},
-    model::ProviderName,
+    model::{Json, Object, ProviderName},
 };
 use serde_json::{Map, Value, json};
 use tracing::warn;
@@ -44,28 +44,28 @@ pub fn labels(provider: &ProviderName, label: &KubernetesLabel, launch: &Launch)
 }
 
 /// A pod.
-pub fn pod(label: &KubernetesLabel, template: &PodTemplate, name: &str, labels: &IndexMap<String, String>) -> Value {
+pub fn pod(label: &KubernetesLabel, template: &PodTemplate, name: &str, labels: &IndexMap<String, String>) -> Json {
     let spec = match template {
-        PodTemplate::Spec(spec) => Value::Object(spec.clone()),
+        PodTemplate::Spec(spec) => spec.clone(),
         PodTemplate::Container(container) => spec(label, container),
     };
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": labels, "annotations": label.annotations},
-        "spec": spec,
-    })
+    Object::default()
+        .with("apiVersion", "v1")
+        .with("kind", "Pod")
+        .with("metadata", &json!({"name": name, "labels": labels, "annotations": label.annotations}))
+        .with_json("spec", Some(spec.into()))
+        .into()
 }
 
-fn spec(label: &KubernetesLabel, config: &PodContainer) -> Value {
-    let mut container = object(json!({
-        "name": label.name,
-        "image": config.image,
-        "imagePullPolicy": config.image_pull,
-        "command": COMMAND,
-        "args": [SLEEP],
-        "env": config.env,
-    }));
+fn spec(label: &KubernetesLabel, config: &PodContainer) -> Object {
+    let list = |items: &[Json]| Json::list(items.iter().cloned());
+    let mut container = Object::default()
+        .with("name", &label.name)
+        .with("image", &config.image)
+        .with("imagePullPolicy", &config.image_pull)
+        .with("command", &COMMAND)
+        .with("args", &[SLEEP])
+        .with_json("env", Some(list(&config.env)));
     let gpu = config.gpu.as_ref();
     let parts = [("requests", resources(config.requests, gpu)), ("limits", resources(config.limits, gpu))];
     let resources: Map<String, Value> = parts
@@ -74,28 +74,28 @@ fn spec(label: &KubernetesLabel, config: &PodContainer) -> Value {
         .map(|(name, amounts)| (name.to_owned(), Value::Object(amounts)))
         .collect();
     if !resources.is_empty() {
-        container.insert("resources".to_owned(), Value::Object(resources));
+        container.push("resources", Json::of(&resources));
     }
     if !config.volume_mounts.is_empty() {
-        container.insert("volumeMounts".to_owned(), json!(config.volume_mounts));
+        container.push("volumeMounts", list(&config.volume_mounts));
     }
     if let Some(privileged) = config.privileged {
-        container.insert("securityContext".to_owned(), json!({"privileged": privileged}));
+        container.push("securityContext", Json::of(&json!({"privileged": privileged})));
     }
-    let mut spec = object(json!({"containers": [container]}));
+    let mut spec = Object::default().with_json("containers", Some(Json::list([container.into()])));
     if let Some(secrets) = &config.image_pull_secrets {
-        spec.insert("imagePullSecrets".to_owned(), json!(secrets));
+        spec.push("imagePullSecrets", list(secrets));
     }
     if let Some(selector) = &config.node_selector {
-        spec.insert("nodeSelector".to_owned(), json!(selector));
+        spec.push("nodeSelector", selector.clone());
     }
     if let Some(scheduler) = &config.scheduler_name {
-        spec.insert("schedulerName".to_owned(), json!(scheduler));
+        spec.push("schedulerName", Json::of(scheduler));
     }
     if !config.volumes.is_empty() {
-        spec.insert("volumes".to_owned(), json!(config.volumes));
+        spec.push("volumes", list(&config.volumes));
     }
-    Value::Object(spec)
+    spec
 }
 
 /// 0 is "not given", as to Python.
@@ -116,13 +116,6 @@ fn resources(amounts: PodResources, gpu: Option<&(String, f64)>) -> Map<String, 
         map.insert(resource.clone(), json!(format!("{amount:.2}")));
     }
     map
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
 }
 
 /// A node's own namespace.
@@ -264,11 +257,13 @@ mod tests {
             image: Some("docker.io/fedora:28".to_owned()),
             image_pull: "IfNotPresent".to_owned(),
             image_pull_secrets: Some(Vec::new()),
-            node_selector: Some(Map::from_iter([("storageType".to_owned(), json!("ssd"))])),
+            node_selector: Some(Object::default().with("storageType", "ssd")),
             privileged: Some(true),
             scheduler_name: Some("myscheduler".to_owned()),
-            volumes: vec![json!({"name": "my-csi-inline-vol", "csi": {"driver": "inline.storage.kubernetes.io"}})],
-            volume_mounts: vec![json!({"name": "my-csi-inline-vol", "mountPath": "/data"})],
+            volumes: vec![Json::of(
+                &json!({"name": "my-csi-inline-vol", "csi": {"driver": "inline.storage.kubernetes.io"}}),
+            )],
+            volume_mounts: vec![Json::of(&json!({"name": "my-csi-inline-vol", "mountPath": "/data"}))],
             ..PodContainer::default()
         };
         let template = PodTemplate::Container(Box::new(container));
@@ -277,7 +272,7 @@ mod tests {
         label.dynamic_labels.insert("tenant".to_owned(), "{request.tenant_name}".to_owned());
         label.dynamic_labels.insert("broken".to_owned(), "{request.nothing}".to_owned());
         let labels = labels(&"openshift".into(), &label, &launch("pod-extra"));
-        let pod = pod(&label, &template, "pod-extra", &labels);
+        let pod = pod(&label, &template, "pod-extra", &labels).view();
         assert_eq!(
             pod["metadata"],
             json!({
@@ -324,7 +319,7 @@ mod tests {
             ..PodContainer::default()
         };
         let template = PodTemplate::Container(Box::new(container));
-        let pod = pod(&label("l", template.clone()), &template, "l-0000000000", &IndexMap::new());
+        let pod = pod(&label("l", template.clone()), &template, "l-0000000000", &IndexMap::new()).view();
         assert_eq!(
             pod["spec"]["containers"][0]["resources"],
             json!({
@@ -346,10 +341,11 @@ mod tests {
     /// Upstream's `test_*_custom`.
     #[test]
     fn a_spec_goes_through_as_it_is() {
-        let spec = json!({"containers": [{"name": "c", "image": "i"}], "somethingNew": 1});
-        let template = PodTemplate::Spec(object(spec.clone()));
+        let spec =
+            r#"{"containers": [{"name": "c", "image": "i"}], "somethingNew": 340282366920938463463374607431768211455}"#;
+        let template = PodTemplate::Spec(Object::parse(spec).unwrap().unwrap());
         let pod = pod(&label("pod-custom", template.clone()), &template, "pod-custom-0000000000", &IndexMap::new());
-        assert_eq!(pod["spec"], spec);
-        assert_eq!(pod["metadata"]["name"], "pod-custom-0000000000");
+        assert_eq!(pod.object().unwrap().get("spec").map(Json::as_str), Some(spec));
+        assert_eq!(pod.view()["metadata"]["name"], "pod-custom-0000000000");
     }
 }

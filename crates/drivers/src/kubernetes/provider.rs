@@ -235,7 +235,7 @@ impl KubernetesProvider {
         let mut last = None;
         for number in 1..=NAMES {
             let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
-            let request = home::post(&path, &manifest::pod(label, template, &name, labels))?;
+            let request = home::post(&path, manifest::pod(label, template, &name, labels))?;
             let account_until = Instant::now() + ACCOUNT_WITHIN;
             let answer = loop {
                 match self.api.persist("create_pod", &request, patience).await {

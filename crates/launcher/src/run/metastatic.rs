@@ -14,7 +14,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use nodepool_common::{
     config::MetastaticLabel,
     model::{
-        Backing, LabelName, Node, NodeId, NodeRequest, NodeState, Place, ProviderName, RequestId, RequestState,
+        Backing, LabelName, Node, NodeId, NodeRequest, NodeState, Object, Place, ProviderName, RequestId, RequestState,
         Resources, Stat, metastatic_owner,
     },
     sys::clock,
@@ -394,7 +394,7 @@ fn order_name(provider: &ProviderName, label: &LabelName) -> String {
 }
 
 /// What a node has from the one that it stands on.
-fn stand_on(node: &mut Node, under: &Node, own_attributes: Option<Map<String, Value>>) {
+fn stand_on(node: &mut Node, under: &Node, own_attributes: Option<Object>) {
     node.interface_ip.clone_from(&under.interface_ip);
     node.public_ipv4.clone_from(&under.public_ipv4);
     node.public_ipv6.clone_from(&under.public_ipv6);

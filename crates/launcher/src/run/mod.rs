@@ -39,7 +39,7 @@ use std::{
 
 use nodepool_common::{
     config::{self, Config},
-    model::{LauncherId, PoolComponent, ProviderName, RequestId},
+    model::{Extra, LauncherId, PoolComponent, ProviderName, RequestId},
     stats::Stats,
     sys::{
         clock, host,
@@ -147,7 +147,17 @@ impl Launcher {
 
         let mut changed = self.zk.cache().changed();
         let mut stopping = false;
+        let mut steps = clock::Steps::default();
         loop {
+            if let Some(step) = steps.step(clock::now(), std::time::Instant::now()) {
+                warn!(
+                    logger = LOGGER,
+                    "The clock was set by {step:.0} s: what waits for a time waits as long as before"
+                );
+                self.book.open().clock_stepped(step);
+                self.clouds.clock_stepped(step);
+                self.zk.cache().clock_stepped(step);
+            }
             let wake_at = if self.zk.cache().ready() { self.pass(stopping) } else { None };
             if stopping && self.book.open().is_idle() {
                 break;
@@ -367,7 +377,7 @@ impl Launcher {
                         supported_labels: labels,
                         priority: pool.priority,
                         paused: self.clouds.is_absent(&provider.name),
-                        extra: serde_json::Map::new(),
+                        extra: Extra::default(),
                     };
                     let registration = self.zk.register_pool(said.clone());
                     info!(logger = LOGGER, "Pool {key} takes part as {launcher_id}");

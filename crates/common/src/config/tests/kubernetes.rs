@@ -148,7 +148,7 @@ fn environment_variables_are_pairs_and_more_where_no_schema_is_asked() {
     let from = one("openshiftpods", "", "", ", image: i, env: [{name: A, valueFrom: {fieldRef: {fieldPath: x}}}]");
     assert!(check_errors(&from).contains("`value` is missing"));
     let loaded = load(&from);
-    assert_eq!(container(&loaded).env[0]["valueFrom"]["fieldRef"]["fieldPath"], "x");
+    assert_eq!(container(&loaded).env[0].view()["valueFrom"]["fieldRef"]["fieldPath"], "x");
 }
 
 #[test]

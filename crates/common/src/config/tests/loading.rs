@@ -6,7 +6,10 @@ use super::{
     super::{Driver, LabelImage, OpenStack, ZooKeeperServer, diff},
     SMALL, environment, lines, load, load_bytes, load_errors,
 };
-use crate::{config::Loaded, model::Resources};
+use crate::{
+    config::Loaded,
+    model::{Object, Resources},
+};
 
 fn openstack<'l>(loaded: &'l Loaded, provider: &str) -> &'l OpenStack {
     match &loaded.config.providers[provider].driver {
@@ -180,10 +183,42 @@ providers:
         (&provider.pools[0].limits, provider.pools[0].disabled, provider.pools[0].priority),
         (&limits, true, 50)
     );
-    let attributes = serde_json::to_string(&provider.pools[0].node_attributes).expect("JSON");
-    assert_eq!(attributes, r#"{"a":{"b":[1,true]}}"#);
+    let attributes = provider.pools[0].node_attributes.as_ref().map(Object::text);
+    assert_eq!(attributes.as_deref(), Some(r#"{"a": {"b": [1, true]}}"#));
     assert_eq!(provider.pools[1].limits, Resources::new().with("volumes", 2.0).with("volume-gb", 3.0));
     assert_eq!((provider.pools[1].priority, provider.pools[1].disabled), (0, false));
+}
+
+/// Each is what PyYAML and `json.dumps` made of it.
+#[test]
+fn attributes_are_what_python_would_write() {
+    for (yaml, json) in [
+        ("340282366920938463463374607431768211455", "340282366920938463463374607431768211455"),
+        ("-0xFFFFFFFFFFFFFFFFFF", "-4722366482869645213695"),
+        ("!!int 18446744073709551616", "18446744073709551616"),
+        ("1_000", "1000"),
+        ("1:30:00", "5400"),
+        ("21.10", "21.1"),
+        ("1.0e+16", "1e+16"),
+        ("1.0e-5", "1e-05"),
+        ("10000000000000000.5", "1e+16"),
+        ("-0.0", "-0.0"),
+        (".nan", "NaN"),
+        ("-.inf", "-Infinity"),
+        ("1e3", "\"1e3\""),
+        ("\"\\xe9\"", "\"\\u00e9\""),
+        (
+            "{7: a, 2.50: b, yes: c, ~: d, z: 1, y: 2}",
+            "{\"7\": \"a\", \"2.5\": \"b\", \"true\": \"c\", \"null\": \"d\", \"z\": 1, \"y\": 2}",
+        ),
+    ] {
+        let text = SMALL
+            .replace("      - name: main\n", &format!("      - name: main\n        node-attributes: {{a: {yaml}}}\n"));
+        assert!(text.contains("node-attributes"), "{text}");
+        let loaded = load(&text);
+        let pool = &loaded.config.providers.values().next().unwrap().pools[0];
+        assert_eq!(pool.node_attributes.as_ref().unwrap().get("a").unwrap().as_str(), json, "{yaml}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{
     super::yaml::{
         Meaning,
-        Meaning::{Bool, Date, Float, Int, Null, Text},
+        Meaning::{BigInt, Bool, Date, Float, Int, Null, Text},
         Node, Value, parse,
     },
     check_bytes, environment, load_bytes,
@@ -114,7 +114,10 @@ fn table() -> Vec<(&'static str, Meaning)> {
         ("1.2.3", Text),
         ("5986", Int(5986)),
         ("9223372036854775807", Int(9223372036854775807)),
-        ("9223372036854775808", Float(9.223372036854776e+18)),
+        ("9223372036854775808", BigInt(9.223372036854776e+18)),
+        ("0x8000000000000000", BigInt(9.223372036854776e+18)),
+        ("-02000000000000000000000", BigInt(-1.8446744073709552e+19)),
+        ("1:00:00:00:00:00:00:00:00:00:00:00:00", BigInt(2.176782336e+21)),
         ("-9223372036854775808", Int(-9223372036854775808)),
         ("trusty", Text),
         ("22.04-lts", Text),

@@ -6,11 +6,13 @@
 //! note that gives both places. What an alias would expand to is counted and bounded, so that a few lines of YAML
 //! cannot make the walkers run for ever.
 
+mod digits;
 mod scalar;
 mod tabs;
 
 use std::{collections::HashMap, ops::Range, rc::Rc};
 
+pub use digits::digits;
 pub use scalar::{Meaning, whole};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag, options};
 
@@ -94,7 +96,7 @@ impl Node {
                 let kind = match meaning {
                     Meaning::Null => return "nothing".to_owned(),
                     Meaning::Bool(_) => "the boolean",
-                    Meaning::Int(_) => "the whole number",
+                    Meaning::Int(_) | Meaning::BigInt(_) => "the whole number",
                     Meaning::Float(_) => "the number",
                     Meaning::Date => "the date",
                     Meaning::Text | Meaning::Merge => "the text",
@@ -364,11 +366,12 @@ fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Mark) -> Resul
     let found = match (suffix, resolved) {
         ("str", _) => Some(Meaning::Text),
         ("null", _) => Some(Meaning::Null),
-        ("int", meaning @ Meaning::Int(_))
+        ("int", meaning @ (Meaning::Int(_) | Meaning::BigInt(_)))
         | ("bool", meaning @ Meaning::Bool(_))
         | ("float", meaning @ Meaning::Float(_)) => Some(meaning),
         #[allow(clippy::cast_precision_loss)] // as Python's float() of an int
         ("float", Meaning::Int(value)) => Some(Meaning::Float(value as f64)),
+        ("float", Meaning::BigInt(value)) => Some(Meaning::Float(value)),
         ("timestamp", Meaning::Date) => Some(Meaning::Date),
         _ => None,
     };

@@ -3,6 +3,8 @@
 //! Python Nodepool reads its file with PyYAML, so `on` is true, `010` is 8, `1:30` is 90 and `21.04` is a float, while
 //! `y`, `0o10` and `1e3` are texts. The forms are tried in PyYAML's order: bool, float, int, null, date.
 
+use super::digits::digits;
+
 /// A scalar's meaning. Text is what nothing else matched.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Meaning {
@@ -12,7 +14,9 @@ pub enum Meaning {
     Bool(bool),
     /// Decimal, octal, hexadecimal, binary or sexagesimal.
     Int(i64),
-    /// With a point, or an integer that no `i64` holds.
+    /// An integer that no `i64` holds, nearly: its text has the [`digits`].
+    BigInt(f64),
+    /// With a point.
     Float(f64),
     /// A date or a point in time, which nothing in a configuration wants: the text stands for it.
     Date,
@@ -160,7 +164,7 @@ fn sexagesimal(negative: bool, body: &str) -> f64 {
 
 fn int(text: &str) -> Option<Meaning> {
     let (negative, body) = unsigned(text);
-    let (digits, radix): (&str, u32) = if let Some(digits) = body.strip_prefix("0b") {
+    let (spelled, radix): (&str, u32) = if let Some(digits) = body.strip_prefix("0b") {
         (digits.chars().all(|c| matches!(c, '0' | '1' | '_')).then_some(digits)?, 2)
     } else if let Some(digits) = body.strip_prefix("0x") {
         (digits.chars().all(|c| c.is_ascii_hexdigit() || c == '_').then_some(digits)?, 16)
@@ -172,19 +176,27 @@ fn int(text: &str) -> Option<Meaning> {
             cursor.run(digit_or_underscore);
             cursor.sexagesimal_tail() && cursor.end()
         };
-        return fits.then(|| whole(sexagesimal(negative, body)));
+        if !fits {
+            return None;
+        }
+        return of_digits(text);
     } else {
         let fits = body.starts_with(|c: char| c.is_ascii_digit()) && body.chars().all(digit_or_underscore);
         (fits.then_some(body)?, 10)
     };
-    let digits = digits.replace('_', "");
-    if digits.is_empty() {
+    let plain = spelled.replace('_', "");
+    if plain.is_empty() {
         return None; // PyYAML fails on `0x_`; a text harms nobody
     }
-    Some(match i64::from_str_radix(&format!("{}{digits}", if negative { "-" } else { "" }), radix) {
-        Ok(value) => Meaning::Int(value),
-        Err(_) => Meaning::Float(digits.parse().unwrap_or(f64::INFINITY) * if negative { -1.0 } else { 1.0 }),
-    })
+    match i64::from_str_radix(&format!("{}{plain}", if negative { "-" } else { "" }), radix) {
+        Ok(value) => Some(Meaning::Int(value)),
+        Err(_) => of_digits(text),
+    }
+}
+
+fn of_digits(text: &str) -> Option<Meaning> {
+    let digits = digits(text)?;
+    digits.parse().map(Meaning::Int).or_else(|_| digits.parse().map(Meaning::BigInt)).ok()
 }
 
 /// An integral float as an int where it fits exactly.

@@ -1,7 +1,6 @@
 //! Images of the builder's: what they are called and made as, and their way in and out.
 
-use nodepool_common::model::{ImageName, UploadId};
-use serde_json::json;
+use nodepool_common::model::{ImageName, Json, UploadId};
 
 use super::{
     super::{cloud::CloudError, clouds_yaml::CloudSettings, images},
@@ -25,9 +24,9 @@ impl OpenStackProvider {
     pub(super) fn fill_image_name(&self, image: &ImageName, upload: &UploadId, at: u64) -> Result<String> {
         let template = &self.config.image_name_format;
         let part = |name: &str| match name {
-            "image_name" => Ok(json!(image)),
-            "upload_id" => Ok(json!(upload)),
-            "timestamp" => Ok(json!(at.to_string())),
+            "image_name" => Ok(Json::of(image)),
+            "upload_id" => Ok(Json::of(upload)),
+            "timestamp" => Ok(Json::of(&at.to_string())),
             _ => Err(format!("{{{name}}}: only `image_name`, `upload_id` and `timestamp` can be used")),
         };
         fill(template, &part).map_err(|error| {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use nodepool_common::{
     config::{HostId, Metastatic, MetastaticLabel, StaticHost},
-    model::{Backing, Place, metastatic_owner},
+    model::{Backing, Json, Place, metastatic_owner},
 };
 use serde_json::json;
 
@@ -222,7 +222,7 @@ fn seeking(mut setting: Setting, nodes: &[&'static str]) -> Setting {
 fn order(setting: Setting, id: &'static str, state: RequestState) -> Setting {
     let mut setting = setting.request(id, &["big"], |request| {
         request.requestor = Some(metastatic_owner(&"p".into()));
-        request.requestor_data = Some(json!({"label": "small"}));
+        request.requestor_data = Some(Json::of(&json!({"label": "small"})));
         request.state = state;
     });
     setting.records.requests.get_mut(&RequestId::from(id)).unwrap().stat.ephemeral_owner = 7;

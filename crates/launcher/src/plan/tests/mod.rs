@@ -6,7 +6,7 @@ use super::*;
 use nodepool_common::{
     config::{Config, Driver, Label, OpenStack, Place, Pool, PoolLabel, Provider, WebApp, ZooKeeper},
     model::{
-        Entry, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
+        Entry, Extra, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
         Resources, Stat,
     },
 };
@@ -89,7 +89,7 @@ impl Setting {
                 supported_labels: pool.labels.keys().cloned().collect(),
                 priority: pool.priority,
                 paused: false,
-                extra: serde_json::Map::new(),
+                extra: Extra::default(),
             }),
         );
         let mut state = ProviderState {

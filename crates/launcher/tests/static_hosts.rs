@@ -223,11 +223,16 @@ async fn a_host_with_other_keys_than_it_should_have_is_left_out_until_it_has_the
     let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let config = stage.path("sshd_config");
     let text = format!(
-        "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nHostKey {}\n",
+        "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nLogLevel VERBOSE\nHostKey {}\n",
         key.display()
     );
     fs::write(&config, text).unwrap();
-    let mut sshd = Command::new(SSHD).args(["-D", "-e", "-f"]).arg(&config).spawn().unwrap();
+    let mut sshd =
+        Command::new(SSHD).args(["-D", "-E"]).arg(stage.path("sshd.log")).arg("-f").arg(&config).spawn().unwrap();
+    let connections = || {
+        let log = fs::read_to_string(stage.path("sshd.log")).unwrap_or_default();
+        log.lines().filter(|line| line.starts_with("Connection from ")).count()
+    };
     let mut host = json!({
         "name": "127.0.0.1", "connection-port": port, "labels": "a", "host-key": "ssh-ed25519 AAAAnotthis", "timeout": 5,
     });
@@ -243,6 +248,15 @@ async fn a_host_with_other_keys_than_it_should_have_is_left_out_until_it_has_the
     stage.configure(&[hosts("racks", &[&host])]);
     let node = has_ready(&stage, "a", 1).await;
     let record = stage.record(&format!("nodes/{}", node.first().unwrap())).await;
+    // A job: the node is handed out, comes back, and is registered anew. Each look is one connection, and what was seen
+    // a moment ago is not knocked at.
+    let before = connections();
+    let request = stage.request(&["a"]).await;
+    stage.fulfilled(&request).await;
+    stage.release(&request).await;
+    stage.wait("registered again", async || !ready(&stage, "a").await.is_subset(&node)).await;
+    let made = connections() - before;
+    assert!((1..=2).contains(&made), "{made} connections for one job");
     sshd.kill().unwrap();
     sshd.wait().unwrap();
     assert_eq!(record["host_keys"], json!([public]));

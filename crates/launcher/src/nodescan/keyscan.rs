@@ -1,18 +1,19 @@
 //! The host keys of one SSH server: key exchanges without a login.
 //!
 //! A server shows one key per connection, of the first type in the client's list that it has. So the first connection
-//! offers all types, and each other type is asked for alone. The client accepts old algorithms too: network devices
-//! have no others, and nothing secret goes over these connections.
+//! offers all types; what the server itself offers there tells which others it has, and each of those is asked for alone.
+//! The client accepts old algorithms too: network devices have no others, and nothing secret goes over these connections.
+//!
+//! A connection without a login is what scanners make. OpenSSH from 9.8 on counts each as a second (`PerSourcePenalties`,
+//! `noauth`) and refuses an address for which fifteen have come together. So there are as few as can be, and where the keys are
+//! known ([`confirm`]) one for each of them.
 
 use std::{
     borrow::Cow,
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,7 +31,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{ATTEMPT, Progress, connect};
+use super::{ATTEMPT, Progress, connect, greeting::Heard};
 
 /// Connections to one server at once: sshd's `MaxStartups` begins to drop at ten.
 const PARALLEL: usize = 4;
@@ -63,12 +64,15 @@ pub(super) async fn scan(
 ) -> Result<Vec<String>, String> {
     let stream = connect(address).await?;
     progress.is("connected, but no SSH banner");
-    let Some(first) = exchange(stream, &KEY_TYPES).await.map_err(|refusal| refusal.why)? else {
+    let Some(Shown { key: first, offered }) = exchange(stream, &KEY_TYPES).await.map_err(|refusal| refusal.why)? else {
         return Ok(Vec::new());
     };
     progress.is("SSH answers, but not for each type of host key");
-    let have = KEY_TYPES.iter().position(|KeyType(algorithms)| algorithms.iter().any(|a| same_type(a, &first)));
-    let mut found = stream::iter(KEY_TYPES.into_iter().enumerate().filter(|(index, _)| Some(*index) != have))
+    let have = KEY_TYPES.iter().position(|key_type| key_type.is_of(&first));
+    let others = KEY_TYPES.into_iter().enumerate().filter(|(index, key_type)| {
+        Some(*index) != have && offered.as_ref().is_none_or(|offered| key_type.is_among(offered))
+    });
+    let mut found = stream::iter(others)
         .map(|(index, key_type)| async move { (index, key_of_type(address, key_type, exchanges).await) })
         .buffer_unordered(PARALLEL)
         .filter_map(|(index, key)| async move { key.map(|key| (index, key)) })
@@ -85,6 +89,31 @@ pub(super) async fn scan(
     Ok(keys)
 }
 
+/// The keys that the server shows of the types of these, each on one connection, one after the other. The error says why
+/// the server is not up. `None`: one of them is of a type that we do not know.
+pub(super) async fn confirm(
+    address: SocketAddr,
+    known: &[String],
+    progress: &Progress,
+) -> Result<Option<Vec<String>>, String> {
+    let mut key_types: Vec<KeyType> = Vec::new();
+    for key in known {
+        let name = key.split(' ').next().unwrap_or_default();
+        let Some(key_type) = KEY_TYPES.into_iter().find(|key_type| key_type.is_called(name)) else { return Ok(None) };
+        if !key_types.contains(&key_type) {
+            key_types.push(key_type);
+        }
+    }
+    let mut keys = Vec::new();
+    for key_type in key_types {
+        let stream = connect(address).await?;
+        progress.is("connected, but no SSH banner");
+        let shown = exchange(stream, &[key_type]).await.map_err(|refusal| refusal.why)?;
+        keys.extend(shown.and_then(|shown| text(&shown.key)));
+    }
+    Ok(Some(keys))
+}
+
 /// The server's key of one type. `None`: it has none, or did not show it in several attempts.
 async fn key_of_type(address: SocketAddr, key_type: KeyType, exchanges: &Semaphore) -> Option<PublicKey> {
     for attempt in 1..=ATTEMPTS {
@@ -96,7 +125,7 @@ async fn key_of_type(address: SocketAddr, key_type: KeyType, exchanges: &Semapho
         };
         drop(permit);
         match answer {
-            Ok(key) => return key,
+            Ok(shown) => return shown.map(|shown| shown.key),
             Err(refusal) => {
                 tracing::debug!(
                     logger = "nodepool.Nodescan",
@@ -128,14 +157,21 @@ impl Refusal {
     }
 }
 
+/// What a server has shown on one connection.
+struct Shown {
+    key: PublicKey,
+    /// The algorithms of all its keys; `None`: not understood.
+    offered: Option<Vec<String>>,
+}
+
 /// One connection's key exchange. `None`: the server has no key of these types.
-async fn exchange(stream: TcpStream, key_types: &[KeyType]) -> Result<Option<PublicKey>, Refusal> {
-    let heard = Arc::new(AtomicBool::new(false));
+async fn exchange(stream: TcpStream, key_types: &[KeyType]) -> Result<Option<Shown>, Refusal> {
+    let heard = Heard::default();
     let stream = Listening { stream, heard: heard.clone() };
     let (send, receive) = oneshot::channel();
     let handshake = client::connect_stream(Arc::new(config(key_types)), stream, KeyTaker(Some(send)));
     let error = match timeout(ATTEMPT, handshake).await {
-        Err(_) if heard.load(Ordering::Relaxed) => {
+        Err(_) if heard.something() => {
             return Err(Refusal::passing(format!("the SSH key exchange did not end within {}s", ATTEMPT.as_secs())));
         }
         Err(_) => return Err(Refusal::passing(format!("no SSH banner within {}s", ATTEMPT.as_secs()))),
@@ -144,12 +180,15 @@ async fn exchange(stream: TcpStream, key_types: &[KeyType]) -> Result<Option<Pub
         Ok(Err(error)) => error,
     };
     if let Ok(key) = receive.await {
-        return Ok(Some(key));
+        return Ok(Some(Shown { key, offered: heard.host_key_algorithms() }));
+    }
+    if let Some(refusal) = heard.instead_of_a_banner() {
+        return Err(Refusal::passing(refusal));
     }
     match error {
         russh::Error::NoCommonAlgo { kind: AlgorithmKind::Key, .. } => Ok(None),
         error @ russh::Error::NoCommonAlgo { .. } => Err(Refusal { why: error.to_string(), is_final: true }),
-        russh::Error::Disconnect | russh::Error::HUP if !heard.load(Ordering::Relaxed) => {
+        russh::Error::Disconnect | russh::Error::HUP if !heard.something() => {
             Err(Refusal::passing("the connection was closed before an SSH banner"))
         }
         error => Err(Refusal::passing(format!("SSH: {error}"))),
@@ -206,11 +245,20 @@ fn config(key_types: &[KeyType]) -> client::Config {
     }
 }
 
-/// Whether an algorithm signs with keys of that type.
-fn same_type(algorithm: &Algorithm, key: &PublicKey) -> bool {
-    match algorithm {
-        Algorithm::Rsa { .. } => key.algorithm().is_rsa(),
-        other => key.algorithm() == *other,
+impl KeyType {
+    /// Whether the key is one.
+    fn is_of(self, key: &PublicKey) -> bool {
+        self.is_called(key.algorithm().as_str())
+    }
+
+    /// Whether keys of that name are such; those of RSA are `ssh-rsa`, whatever signs with them.
+    fn is_called(self, name: &str) -> bool {
+        self.is_among(&[name])
+    }
+
+    /// Whether one of these algorithms signs with such a key.
+    fn is_among<T: AsRef<str>>(self, algorithms: &[T]) -> bool {
+        self.0.iter().any(|own| algorithms.iter().any(|algorithm| algorithm.as_ref() == own.as_str()))
     }
 }
 
@@ -235,19 +283,17 @@ impl client::Handler for KeyTaker {
     }
 }
 
-/// A connection that notes whether the other side has said anything.
+/// A connection that notes what the other side says first.
 struct Listening {
     stream: TcpStream,
-    heard: Arc<AtomicBool>,
+    heard: Heard,
 }
 
 impl AsyncRead for Listening {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.store(true, Ordering::Relaxed);
-        }
+        self.heard.more(buf.filled().get(before..).unwrap_or_default());
         result
     }
 }

@@ -5,12 +5,13 @@
 //! 1. The address is resolved, once; its first result counts.
 //! 2. A TCP connection is tried until somebody answers: a booting machine refuses, or does not answer at all.
 //! 3. Where people will connect by SSH, a key exchange tells a host key (`keyscan`). Nobody logs in. If it fails, the
-//!    server is not up yet: back to 2. Then every other key type is asked for on a connection of its own, a few at
-//!    once, since a server shows one key per connection.
+//!    server is not up yet: back to 2. Then every other key type that it offers is asked for on a connection of its own,
+//!    a few at once, since a server shows one key per connection.
 //!
 //! The budget of it all is the provider's `boot-timeout`; upstream's counts the time in the queue too, ours begins
 //! with the scan. A name that cannot be resolved is tried again, where upstream gives the launch up.
 
+mod greeting;
 mod keyscan;
 
 use std::{
@@ -122,11 +123,26 @@ impl Nodescan {
         if !target.host_key_checking {
             return Ok(Vec::new());
         }
+        self.ask(target, &[], boot_timeout).await
+    }
+
+    /// The keys that the server shows of the types of those that are known, with one connection for each: some of them are
+    /// missing where it has others. Keys of a type that we do not know are looked for as by [`Self::scan`].
+    pub async fn confirm(
+        &self,
+        target: &Target,
+        known: &[String],
+        boot_timeout: Duration,
+    ) -> Result<Vec<String>, ScanError> {
+        self.ask(target, known, boot_timeout).await
+    }
+
+    async fn ask(&self, target: &Target, known: &[String], boot_timeout: Duration) -> Result<Vec<String>, ScanError> {
         // The semaphore is never closed; without it a scan would merely not be queued.
         let _permit = self.permits.acquire().await.ok();
         let progress = Progress::default();
         let started = Instant::now();
-        let result = timeout(boot_timeout, scan(target, &self.exchanges, &progress)).await;
+        let result = timeout(boot_timeout, scan(target, known, &self.exchanges, &progress)).await;
         let Attempts { number, last } = progress.take();
         match result {
             Ok(keys) => {
@@ -179,11 +195,11 @@ impl Progress {
 }
 
 /// The story without its deadline.
-async fn scan(target: &Target, exchanges: &Semaphore, progress: &Progress) -> Vec<String> {
+async fn scan(target: &Target, known: &[String], exchanges: &Semaphore, progress: &Progress) -> Vec<String> {
     let mut pause = FIRST_PAUSE;
     let mut address = None;
     loop {
-        match attempt(target, &mut address, exchanges, progress).await {
+        match attempt(target, known, &mut address, exchanges, progress).await {
             Ok(keys) => return keys,
             Err(why) => {
                 tracing::trace!(logger = "nodepool.Nodescan", "{target}: {why}");
@@ -198,6 +214,7 @@ async fn scan(target: &Target, exchanges: &Semaphore, progress: &Progress) -> Ve
 /// One attempt; the error is its reason, for people.
 async fn attempt(
     target: &Target,
+    known: &[String],
     address: &mut Option<SocketAddr>,
     exchanges: &Semaphore,
     progress: &Progress,
@@ -210,6 +227,11 @@ async fn attempt(
     if !target.has_host_keys() {
         connect(address).await?;
         return Ok(Vec::new());
+    }
+    if !known.is_empty()
+        && let Some(keys) = keyscan::confirm(address, known, progress).await?
+    {
+        return Ok(keys);
     }
     keyscan::scan(address, exchanges, progress).await
 }

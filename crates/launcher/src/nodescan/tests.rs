@@ -44,7 +44,7 @@ struct Sshd {
     port: u16,
     /// As in the `.pub` files, without their comments, in the order of [`KEYS`].
     keys: Vec<String>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// ssh-keygen's type and size.
@@ -62,7 +62,7 @@ impl Sshd {
         let _ = fs::create_dir_all("/run/sshd");
         let dir = tempfile::tempdir().unwrap();
         let mut config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nMaxStartups 2000\n{extra}\n"
+            "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nLogLevel VERBOSE\nMaxStartups 2000\n{extra}\n"
         );
         let mut public = Vec::new();
         for (kind, bits) in keys {
@@ -80,13 +80,15 @@ impl Sshd {
         let path = dir.path().join("sshd_config");
         fs::write(&path, config).unwrap();
         let child = Command::new(SSHD)
-            .args(["-D", "-e", "-f"])
+            .args(["-D", "-f"])
             .arg(&path)
+            .arg("-E")
+            .arg(dir.path().join("log"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Some(Self { child, port, keys: public, _dir: dir })
+        Some(Self { child, port, keys: public, dir })
     }
 }
 
@@ -95,6 +97,49 @@ impl Drop for Sshd {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// As sshd has counted them.
+fn connections(sshd: &Sshd) -> usize {
+    let log = fs::read_to_string(sshd.dir.path().join("log")).unwrap();
+    log.lines().filter(|line| line.starts_with("Connection from ")).count()
+}
+
+#[tokio::test]
+async fn a_key_costs_one_connection_and_a_type_that_the_server_lacks_none() {
+    let Some(sshd) = Sshd::start(free_port(), &[("ed25519", "256"), ("ecdsa", "256"), ("rsa", "2048")], "") else {
+        return;
+    };
+    let (nodescan, target) = (Nodescan::new(), target(sshd.port, "ssh"));
+    assert_eq!(nodescan.scan(&target, BUDGET).await.unwrap(), sshd.keys);
+    assert_eq!(connections(&sshd), 3);
+    for (number, key) in sshd.keys.iter().enumerate() {
+        let shown = nodescan.confirm(&target, std::slice::from_ref(key), BUDGET).await.unwrap();
+        assert_eq!(shown, std::slice::from_ref(key));
+        assert_eq!(connections(&sshd), 4 + number, "a known key needs one");
+    }
+    let none = nodescan.confirm(&target, &["ecdsa-sha2-nistp521 AAAA".to_owned()], BUDGET).await.unwrap();
+    assert!(none.is_empty(), "the server has no such key: {none:?}");
+    assert_eq!(connections(&sshd), 7);
+    let all = nodescan.confirm(&target, &["ssh-of-tomorrow AAAA".to_owned()], BUDGET).await.unwrap();
+    assert_eq!(all, sshd.keys, "a type that we do not know is looked for among all");
+}
+
+/// What sshd 9.8 does to an address with too many connections without a login.
+#[tokio::test]
+async fn a_server_that_refuses_our_address_is_named_with_the_way_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.write_all(b"Not allowed at this time\r\n").await;
+            let _ = timeout(Duration::from_secs(1), stream.read(&mut [0; 64])).await;
+        }
+    });
+    let error = Nodescan::new().scan(&target(port, "ssh"), Duration::from_secs(3)).await.unwrap_err();
+    server.abort();
+    assert!(error.to_string().contains("PerSourcePenaltyExemptList"), "{error}");
 }
 
 /// Upstream's `test_nodescan`.

@@ -6,10 +6,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use nodepool_common::{
+    config::StaticHost,
     model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId, Timestamp},
     zk::Held,
 };
@@ -17,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::metastatic::NoPlace;
-use crate::plan::{HeldNode, HeldRequest, Holdings, PoolKey};
+use crate::plan::{HeldNode, HeldRequest, Holdings, HostKey, PoolKey};
 
 /// What this launcher holds and does.
 #[derive(Debug, Default)]
@@ -34,10 +36,23 @@ pub struct Inner {
     nodes: HashMap<NodeId, Held<Node>>,
     /// How launches that wait for a place hear that none will come; those in the view's `seeking`.
     seekers: HashMap<NodeId, oneshot::Sender<NoPlace>>,
+    /// Static hosts that speak SSH, as they were when they were last connected to and in order.
+    pub met: HashMap<HostKey, Met>,
     /// Failures in a row, for back-off.
     failures: HashMap<String, u32>,
     /// Cancelled when the session is lost: launches stop, their locks are void.
     session: CancellationToken,
+}
+
+/// What is known of a static host since it was last connected to.
+#[derive(Clone, Debug)]
+pub struct Met {
+    /// Its configuration then.
+    pub host: Arc<StaticHost>,
+    /// The host keys that it has.
+    pub keys: Vec<String>,
+    /// When.
+    pub at: Instant,
 }
 
 impl Book {
@@ -161,6 +176,11 @@ impl Inner {
         }
     }
 
+    /// A static host that speaks SSH was connected to and is in order.
+    pub fn meets(&mut self, key: &HostKey, host: &Arc<StaticHost>, keys: &[String]) {
+        self.met.insert(key.clone(), Met { host: Arc::clone(host), keys: keys.to_vec(), at: Instant::now() });
+    }
+
     /// The next back-off for something that failed again: doubling from `first` to `most` seconds.
     pub fn back_off(&mut self, what: &str, first: f64, most: f64) -> f64 {
         let failures = self.failures.entry(what.to_owned()).or_default();
@@ -171,6 +191,20 @@ impl Inner {
     /// Something worked: its back-off starts over.
     pub fn worked(&mut self, what: &str) {
         self.failures.remove(what);
+    }
+
+    /// The clock was set by that many seconds: what has to wait for a time waits no longer and no shorter.
+    pub fn clock_stepped(&mut self, step: f64) {
+        let view = &mut self.view;
+        let times = view
+            .nodes_after
+            .values_mut()
+            .chain(view.requests_after.values_mut())
+            .chain(view.min_ready_after.values_mut())
+            .chain(view.hosts_after.values_mut())
+            .chain(view.backing_after.values_mut())
+            .chain(view.idle_since.values_mut());
+        times.for_each(|at| *at += step);
     }
 
     /// Drops notes about things that are gone.

@@ -3,6 +3,10 @@
 //! What is to be done is decided in [`plan::hosts`](crate::plan). A host that cannot be reached, or shows other keys than
 //! its configuration says, has no ready nodes until it does; that is found out here, and when one of its nodes is about
 //! to be handed out. It pauses nothing and nobody.
+//!
+//! sshd counts connections without a login against the address that they come from, and refuses it in the end
+//! (`PerSourcePenalties`, on by default since OpenSSH 9.8). So a host whose keys are known, from the configuration or from
+//! an earlier look, is asked for those only, and one that was in order a moment ago is taken for alive.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +22,19 @@ use tracing::{info, warn};
 
 use super::{Launcher, clouds::Cloud};
 use crate::{
-    nodescan::Target,
+    nodescan::{ScanError, Target},
     plan::{HostKey, PoolKey, free_slots, host_of},
 };
 
+/// How long a host that speaks SSH counts as alive after it was.
+const ALIVE_FOR: Duration = Duration::from_secs(5);
+
 /// What a look at a host has told.
+#[derive(Debug)]
 struct Look {
     keys: Vec<String>,
+    /// By a connection of ours.
+    connected: bool,
     public_ipv4: Option<String>,
     public_ipv6: Option<String>,
 }
@@ -41,8 +51,14 @@ impl Launcher {
         let session = self.book.open().session();
         let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
         let name = format!("host {} of {pool}", host.id);
-        let look = match look_at(&cloud, host).await {
-            Ok(look) => look,
+        let met = self.book.open().met.get(&key).filter(|met| met.host == *host).map(|met| met.keys.clone());
+        let look = match look_at(&cloud, host, met.as_deref().unwrap_or_default()).await {
+            Ok(look) => {
+                if look.connected && host.has_host_keys() {
+                    self.book.open().meets(&key, host, &look.keys);
+                }
+                look
+            }
             Err(why) => return self.out_of_reach(&key, &name, &why).await,
         };
         self.book.open().worked(&name);
@@ -94,6 +110,7 @@ impl Launcher {
             let pause = book.back_off(name, 1.0, most);
             book.view.hosts_after.insert(key.clone(), clock::now() + pause);
             book.view.hosts_seen.remove(key);
+            book.met.remove(key);
             pause
         };
         warn!(
@@ -164,8 +181,18 @@ impl Launcher {
             Some(host) if !host.host_key_checking => return Ok(Some(held)),
             Some(host) => {
                 let Some(cloud) = self.clouds.get(&provider) else { return Ok(Some(held)) };
+                let key = HostKey { provider: provider.clone(), host: host.id.clone() };
+                let met = self.book.open().met.get(&key).map(|met| (met.at, met.keys.clone()));
+                if met.as_ref().is_some_and(|(at, _)| at.elapsed() < ALIVE_FOR) {
+                    return Ok(Some(held));
+                }
                 match try_port(&cloud, host).await {
-                    Ok(()) => return Ok(Some(held)),
+                    Ok(()) => {
+                        if let Some((_, keys)) = met {
+                            self.book.open().meets(&key, host, &keys);
+                        }
+                        return Ok(Some(held));
+                    }
                     Err(why) => why,
                 }
             }
@@ -197,15 +224,17 @@ fn logger(pool: &PoolKey) -> String {
     format!("nodepool.driver.static.StaticNodeProvider.{pool}")
 }
 
-/// Resolves a host's name, and sees whether it answers and shows the keys that it should. The error is for people.
-async fn look_at(cloud: &Cloud, host: &StaticHost) -> Result<Look, String> {
+/// Resolves a host's name, and sees whether it answers and shows the keys that it should. `met`: those that it had when it
+/// was last looked at. The error is for people.
+async fn look_at(cloud: &Cloud, host: &StaticHost, met: &[String]) -> Result<Look, String> {
     if host.has_host_keys() && !host.host_key_checking {
         // Nobody looks at it; its name has to be good all the same.
         let (public_ipv4, public_ipv6) =
             if host.id.name.contains("fake") { (None, None) } else { addresses(host).await? };
-        return Ok(Look { keys: host.host_keys.clone(), public_ipv4, public_ipv6 });
+        return Ok(Look { keys: host.host_keys.clone(), connected: false, public_ipv4, public_ipv6 });
     }
     let told = cloud.provider.host_keys(&NodeId::from(""), &host.id.name).await;
+    let connected = told.is_none();
     let (keys, public_ipv4, public_ipv6) = if let Some(keys) = told {
         (keys.map_err(|error| error.to_string())?, None, None)
     } else {
@@ -216,17 +245,36 @@ async fn look_at(cloud: &Cloud, host: &StaticHost) -> Result<Look, String> {
             connection_type: host.connection_type.clone(),
             host_key_checking: true,
         };
-        let keys = cloud.nodescan.scan(&target, host.timeout).await.map_err(|error| error.last_reason())?;
+        let keys = keys_of(cloud, host, &target, met).await?;
         (keys, public_ipv4, public_ipv6)
     };
     if !host.has_host_keys() {
-        return Ok(Look { keys: Vec::new(), public_ipv4, public_ipv6 });
+        return Ok(Look { keys: Vec::new(), connected, public_ipv4, public_ipv6 });
     }
     if let Some(lacking) = host.host_keys.iter().find(|key| !keys.contains(key)) {
         let shown = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
         return Err(format!("its host-key {lacking} is not among the keys that it shows: {shown}"));
     }
-    Ok(Look { keys, public_ipv4, public_ipv6 })
+    Ok(Look { keys, connected, public_ipv4, public_ipv6 })
+}
+
+/// The keys of a host, with as few connections as will do: one for each that the configuration names; one where the keys
+/// are those of the last look; else one for each that it has.
+async fn keys_of(cloud: &Cloud, host: &StaticHost, target: &Target, met: &[String]) -> Result<Vec<String>, String> {
+    let (nodescan, timeout) = (&cloud.nodescan, host.timeout);
+    let reason = |error: ScanError| error.last_reason();
+    if !host.has_host_keys() {
+        return nodescan.scan(target, timeout).await.map_err(reason);
+    }
+    if !host.host_keys.is_empty() {
+        return nodescan.confirm(target, &host.host_keys, timeout).await.map_err(reason);
+    }
+    if let Some(first) = met.first()
+        && nodescan.confirm(target, std::slice::from_ref(first), timeout).await.map_err(reason)?.contains(first)
+    {
+        return Ok(met.to_vec());
+    }
+    nodescan.scan(target, timeout).await.map_err(reason)
 }
 
 /// Whether a host's port accepts connections, when a node is handed out.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 
 use nodepool_common::{
     model::{Node, NodeId, NodeState, RecordError, RequestState},
-    zk::{TryLock, UpdateKept, ZkError, ZooKeeper},
+    zk::{TryLock, ZkError, ZooKeeper},
 };
 use nodepool_testing::{ZooKeeperServer, wait_for};
 use zk_common::*;
@@ -125,35 +125,37 @@ async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
         .unwrap();
     let (mut first, mut second) =
         (one.create_node(node(2.0)).await.unwrap(), two.create_node(node(3.0)).await.unwrap());
-    let seen = one.cache().read(|records| records.nodes[&id].clone());
-    let (under, version) = (seen.usable().unwrap(), seen.stat.version);
-    assert_eq!(first.place_on(under, version, |node| node.slot = Some(0)).await.unwrap(), Some(version + 1));
-    let known = one.cache().read(|records| records.nodes[&id].clone());
-    assert_eq!((known.stat.version, known.usable()), (version + 1, Some(under)), "it is the same, and ours at once");
-    assert_eq!(second.place_on(under, version, |node| node.slot = Some(0)).await.unwrap(), None);
+    let record = one.get(&format!("/nodepool/nodes/{id}")).await.unwrap();
+    let kept = one.kept_lock(&id, "owner").await.unwrap().unwrap();
+    assert!(one.kept_lock(&id, "other").await.unwrap().is_none());
+    assert!(first.place_on(&kept, |node| node.slot = Some(0)).await.unwrap());
+    assert!(!second.place_on(&kept, |node| node.slot = Some(0)).await.unwrap());
     assert_eq!(second.record().slot, None);
-    assert_eq!(
-        two.get(&format!("/nodepool/nodes/{}", second.record().id)).await.unwrap().unwrap().0,
-        second.record().write()
-    );
+    let on_record = two.get(&format!("/nodepool/nodes/{}", second.record().id)).await.unwrap().unwrap().0;
+    assert_eq!(on_record, second.record().write());
 
     two.read_nodes_of(first.record().provider.as_ref().unwrap()).await.unwrap();
     let placed = two.cache().read(|records| records.nodes[&first.record().id].usable().unwrap().slot);
     assert_eq!(placed, Some(0), "known without its event");
-    assert_eq!(second.place_on(under, version + 1, |node| node.slot = Some(1)).await.unwrap(), Some(version + 2));
+    let next = two.kept_lock(&id, "owner").await.unwrap().unwrap();
+    assert_eq!(next.version(), kept.version() + 1);
+    assert!(second.place_on(&next, |node| node.slot = Some(1)).await.unwrap());
+    assert_eq!(one.get(&format!("/nodepool/nodes/{id}")).await.unwrap(), record, "peers see no other version of it");
 
     // Who gives it back meanwhile has the same fence.
-    let done = two.update_kept(&id, "other", Some(version + 2), |_| ()).await.unwrap();
-    assert_eq!(done, UpdateKept::NotKept);
     let used = |node: &mut Node| node.set_state(NodeState::Used, 9.0);
-    let done = two.update_kept(&id, "owner", Some(version + 1), used).await.unwrap();
-    assert_eq!(done, UpdateKept::Overtaken, "nothing stood on it at that version, which is not the last one");
-    let done = two.update_kept(&id, "owner", Some(version + 2), used).await.unwrap();
-    assert_eq!(done, UpdateKept::Written);
-    assert_eq!(first.place_on(under, version + 2, |node| node.slot = Some(2)).await.unwrap(), None);
-    two.delete_node_record(&id).await.unwrap();
-    assert_eq!(first.place_on(under, version + 3, |node| node.slot = Some(2)).await.unwrap(), None, "it is gone");
+    assert!(
+        !one.update_kept(&id, &next, true, used).await.unwrap(),
+        "nothing stood on it then, and now something does"
+    );
+    assert!(one.update_kept(&id, &next, false, |node| node.comment = Some("new".to_owned())).await.unwrap());
+    let last = one.kept_lock(&id, "owner").await.unwrap().unwrap();
+    assert!(one.update_kept(&id, &last, true, used).await.unwrap());
+    assert!(!first.place_on(&last, |node| node.slot = Some(2)).await.unwrap());
     assert_eq!(first.record().slot, Some(0));
+    assert!(one.kept_lock(&id, "owner").await.unwrap().is_none());
+    two.delete_node_record(&id).await.unwrap();
+    assert!(!one.update_kept(&id, &last, false, used).await.unwrap(), "it is gone");
     first.delete(9.0).await.unwrap();
     second.delete(9.0).await.unwrap();
     one.close().await;

@@ -5,8 +5,8 @@
 //! connection breaks before the answer came, the outcome is found out: the record is read again and compared, and the
 //! write repeated while the session is the same.
 //!
-//! A node that is placed on another one is written together with that one ([`Held::place_on`]), at the version that was
-//! looked at: so two processes that both see a slot free cannot both give it away.
+//! A node that is placed on another one is written together with the lock that is kept of that one ([`Held::place_on`]), at
+//! the version that was looked at: so two processes that both see a slot free cannot both give it away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,6 +44,22 @@ impl<T: Record> TryLock<T> {
             Self::Held(held) => Some(held),
             Self::Busy | Self::Gone => None,
         }
+    }
+}
+
+/// A lock that is kept for an owner ([`Held::update_and_keep_locked_for`]), as it was read: no process holds it, and any may
+/// use it in the owner's name.
+#[derive(Clone, Debug)]
+pub struct KeptLock {
+    pub(super) path: String,
+    pub(super) owner: String,
+    pub(super) version: i32,
+}
+
+impl KeptLock {
+    /// Grows with each node that is placed on the one that is locked.
+    pub fn version(&self) -> i32 {
+        self.version
     }
 }
 
@@ -87,8 +103,8 @@ impl<T: Record> Held<T> {
     pub async fn update(&mut self, change: impl FnOnce(&mut T) + Send) -> Result<(), ZkError> {
         let mut next = T::clone(&self.record);
         change(&mut next);
-        let written = self.write(&next.document(), Then::Keep).await.inspect_err(|error| self.missed(error))?;
-        self.written(next, written.record);
+        let stat = self.write(&next.document(), Then::Keep).await.inspect_err(|error| self.missed(error))?;
+        self.written(next, stat);
         Ok(())
     }
 
@@ -126,8 +142,8 @@ impl<T: Record> Held<T> {
         let mut next = T::clone(&self.record);
         change(&mut next);
         match self.write(&next.document(), then).await {
-            Ok(written) => {
-                self.written(next, written.record);
+            Ok(stat) => {
+                self.written(next, stat);
                 self.contender.disarm();
                 Ok(())
             }
@@ -166,7 +182,7 @@ impl<T: Record> Held<T> {
     }
 
     /// The fenced write.
-    async fn write(&self, data: &[u8], then: Then<'_>) -> Result<Written, ZkError> {
+    async fn write(&self, data: &[u8], then: Then<'_>) -> Result<Stat, ZkError> {
         let unlock = matches!(then, Then::Unlock | Then::LeaveTo(_));
         let verb = if unlock { "writing and unlocking" } else { "writing" };
         let (path, contender) = (self.path(), self.contender.path());
@@ -186,8 +202,8 @@ impl<T: Record> Held<T> {
                     let options = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
                     multi.add_create(&kept, owner.as_bytes(), &options).map_err(fail)?;
                 }
-                Then::KeepWith { path, data, version } => {
-                    multi.add_set_data(path, data, Some(*version)).map_err(fail)?;
+                Then::PlaceUnder(kept) => {
+                    multi.add_set_data(&kept.path, kept.owner.as_bytes(), Some(kept.version)).map_err(fail)?;
                 }
             }
             if unlock {
@@ -195,16 +211,9 @@ impl<T: Record> Held<T> {
             }
             let error = match multi.commit().await {
                 Ok(results) => {
-                    let mut results = results.into_iter().skip(1);
-                    return match (results.next(), results.next()) {
-                        (Some(MultiWriteResult::SetData { stat: new }), with) => Ok(Written {
-                            record: stat(&new),
-                            with: match with {
-                                Some(MultiWriteResult::SetData { stat: new }) => Some(stat(&new)),
-                                _ => None,
-                            },
-                        }),
-                        (other, _) => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
+                    return match results.into_iter().nth(1) {
+                        Some(MultiWriteResult::SetData { stat: new }) => Ok(stat(&new)),
+                        other => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
                     };
                 }
                 Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
@@ -212,17 +221,17 @@ impl<T: Record> Held<T> {
                     // written since. Nobody else deletes our contender while our session lives.
                     if doubtful && unlock {
                         match repeat(deadline, || client.get_data(&path)).await {
-                            Ok((_, now)) if now.version > self.stat.version => return Ok(stat(&now).into()),
+                            Ok((_, now)) if now.version > self.stat.version => return Ok(stat(&now)),
                             Ok(_) => {}
-                            Err(Error::NoNode) => return Ok(self.stat.into()),
+                            Err(Error::NoNode) => return Ok(self.stat),
                             Err(error) => return Err(fail(error)),
                         }
                     }
                     return Err(self.lost(verb));
                 }
-                // The other record is at another version, or gone, which is the same to the caller.
+                // The kept lock is at another version, or gone, which is the same to the caller.
                 Err(MultiWriteError::OperationFailed { index: 2, source: Error::BadVersion | Error::NoNode })
-                    if matches!(then, Then::KeepWith { .. }) =>
+                    if matches!(then, Then::PlaceUnder(_)) =>
                 {
                     return Err(fail(Error::BadVersion));
                 }
@@ -233,7 +242,7 @@ impl<T: Record> Held<T> {
             }
             doubtful = true;
             match repeat(deadline, || client.get_data(&path)).await {
-                Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new).into()),
+                Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 Err(error) => return Err(fail(error)),
             }
@@ -241,25 +250,12 @@ impl<T: Record> Held<T> {
     }
 }
 
-/// What a write has made of the records.
-struct Written {
-    record: Stat,
-    /// Of the record that was written with it; `None` where that is not known.
-    with: Option<Stat>,
-}
-
-impl From<Stat> for Written {
-    fn from(record: Stat) -> Self {
-        Self { record, with: None }
-    }
-}
-
 /// What becomes of the lock with a write, and what is written with it.
 enum Then<'a> {
     /// It stays ours.
     Keep,
-    /// It stays ours, and another record is written, which has to be at this version.
-    KeepWith { path: String, data: Vec<u8>, version: i32 },
+    /// It stays ours, and this one, which has to be at its version, gets the next one.
+    PlaceUnder(&'a KeptLock),
     /// It ends.
     Unlock,
     /// It goes to this owner, and outlives our session.
@@ -277,27 +273,18 @@ impl Held<Node> {
         self.update_and(Then::LeaveTo(owner), change).await
     }
 
-    /// Changes the record as [`Self::update`] does, provided that the node on which this one is placed is still at
-    /// `version`. That node's record is written again as it is, in the same `multi`, so that its version grows with each
-    /// node that is placed on it. Its new version; `None`: it has been written since, or is gone, and nothing was written.
-    pub async fn place_on(
-        &mut self,
-        under: &Arc<Node>,
-        version: i32,
-        change: impl FnOnce(&mut Node) + Send,
-    ) -> Result<Option<i32>, ZkError> {
+    /// Changes the record as [`Self::update`] does, provided that the lock which is kept of the node underneath is still at
+    /// its version, and raises that, in one `multi`: it grows with each node that is placed. The record of the node
+    /// underneath is not touched. False: another process was faster, or the lock is gone, and nothing was written.
+    pub async fn place_on(&mut self, kept: &KeptLock, change: impl FnOnce(&mut Node) + Send) -> Result<bool, ZkError> {
         let mut next = Node::clone(&self.record);
         change(&mut next);
-        let with = Then::KeepWith { path: Node::path(&under.id), data: under.document(), version };
-        match self.write(&next.document(), with).await {
-            Ok(written) => {
-                self.written(next, written.record);
-                if let Some(stat) = written.with {
-                    Node::cache(self.contender.shared().cache(), under, stat);
-                }
-                Ok(Some(written.with.map_or(version.wrapping_add(1), |stat| stat.version)))
+        match self.write(&next.document(), Then::PlaceUnder(kept)).await {
+            Ok(stat) => {
+                self.written(next, stat);
+                Ok(true)
             }
-            Err(error) if error.is_bad_version() => Ok(None),
+            Err(error) if error.is_bad_version() => Ok(false),
             Err(error) => {
                 self.missed(&error);
                 Err(error)

@@ -48,9 +48,8 @@ pub use self::{
     cache::{Cache, CacheQueues},
     components::Registration,
     error::{SharedError, ZkError},
-    fenced::{Held, TryLock},
+    fenced::{Held, KeptLock, TryLock},
     images::{HeldWork, Work},
-    nodes::UpdateKept,
     record::Record,
 };
 use crate::{config, sys::shutdown::Shutdown};

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
-    Held, TryLock, ZkError, ZooKeeper,
+    Held, KeptLock, TryLock, ZkError, ZooKeeper,
     cache::Asking,
     error::is_unknown,
     lock::{Attempt, Contender, Waited, acquire, holder, list_synced, repeat, try_acquire},
@@ -17,17 +17,6 @@ use crate::model::{Node, NodeId, NodeState, ProviderName, Timestamp};
 
 /// How many of the newest records are searched for one whose creation was not answered.
 pub(super) const LOOK_BACK: usize = 200;
-
-/// What became of a write under a lock that is kept for an owner ([`ZooKeeper::update_kept`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpdateKept {
-    /// It was written.
-    Written,
-    /// The lock is not kept for that owner, or the node is gone. Nothing was written.
-    NotKept,
-    /// Another process has written the record, or ended the lock, at the same moment. Nothing was written.
-    Overtaken,
-}
 
 /// Seconds since the epoch.
 pub(super) fn now() -> Timestamp {
@@ -181,59 +170,68 @@ impl ZooKeeper {
         }
     }
 
-    /// Changes a node that is kept locked for an owner ([`Held::update_and_keep_locked_for`]). With `end_at`, that lock ends
-    /// in the same moment, provided that the record is still at that version.
-    pub async fn update_kept(
-        &self,
-        id: &NodeId,
-        owner: &str,
-        end_at: Option<i32>,
-        change: impl FnOnce(&mut Node) + Send,
-    ) -> Result<UpdateKept, ZkError> {
-        const VERB: &str = "writing";
+    /// The lock that is kept of a node for an owner ([`Held::update_and_keep_locked_for`]). `None`: it is not locked, or for
+    /// another, or it is gone.
+    pub async fn kept_lock(&self, id: &NodeId, owner: &str) -> Result<Option<KeptLock>, ZkError> {
+        const VERB: &str = "reading the lock of";
         let (path, dir) = (paths::node(id), paths::node_lock(id));
         let (_, client) = self.shared.client(VERB, &path).await?;
-        let asking = self.shared.cache().asking();
         let fail = |error: Error| ZkError::of(VERB, &path, error);
         let deadline = self.shared.deadline();
         let children = match repeat(deadline, || client.list_children(&dir)).await {
             Ok(children) => children,
-            Err(Error::NoNode) => return Ok(UpdateKept::NotKept),
+            Err(Error::NoNode) => return Ok(None),
             Err(error) => return Err(fail(error)),
         };
-        let Some(contender) = holder(&children).map(|name| format!("{dir}/{name}")) else {
-            return Ok(UpdateKept::NotKept);
-        };
-        let (who, (data, now)) = match tokio::try_join!(
-            repeat(deadline, || client.get_data(&contender)),
-            repeat(deadline, || client.get_data(&path))
-        ) {
-            Ok(((who, _), record)) => (who, record),
-            Err(Error::NoNode) => return Ok(UpdateKept::NotKept),
+        let Some(path) = holder(&children).map(|name| format!("{dir}/{name}")) else { return Ok(None) };
+        match repeat(deadline, || client.get_data(&path)).await {
+            Ok((who, stat)) if who == owner.as_bytes() => {
+                Ok(Some(KeptLock { path, owner: owner.to_owned(), version: stat.version }))
+            }
+            Ok(_) | Err(Error::NoNode) => Ok(None),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    /// Changes a node under a lock that is kept for an owner. With `ends`, that lock ends in the same moment, provided that
+    /// it is still at its version: nothing was placed on the node since. False: another process was faster, or the node is
+    /// gone, and nothing was written.
+    pub async fn update_kept(
+        &self,
+        id: &NodeId,
+        kept: &KeptLock,
+        ends: bool,
+        change: impl FnOnce(&mut Node) + Send,
+    ) -> Result<bool, ZkError> {
+        const VERB: &str = "writing";
+        let path = paths::node(id);
+        let (_, client) = self.shared.client(VERB, &path).await?;
+        let asking = self.shared.cache().asking();
+        let fail = |error: Error| ZkError::of(VERB, &path, error);
+        let (data, now) = match repeat(self.shared.deadline(), || client.get_data(&path)).await {
+            Ok(record) => record,
+            Err(Error::NoNode) => return Ok(false),
             Err(error) => return Err(fail(error)),
         };
-        let Ok((mut node, _)) = Node::read(id.clone(), &data) else { return Ok(UpdateKept::NotKept) };
-        if who != owner.as_bytes() {
-            return Ok(UpdateKept::NotKept);
-        }
-        if end_at.is_some_and(|version| version != now.version) {
-            return Ok(UpdateKept::Overtaken);
-        }
+        let mut node = match Node::read(id.clone(), &data) {
+            Ok((node, _)) => node,
+            Err(source) => return Err(ZkError::Record { path, source }),
+        };
         change(&mut node);
         let mut multi = client.new_multi_writer();
-        multi.add_check_version(&contender, -1).map_err(fail)?;
+        multi.add_check_version(&kept.path, if ends { kept.version } else { -1 }).map_err(fail)?;
         multi.add_set_data(&path, &node.document(), Some(now.version)).map_err(fail)?;
-        if end_at.is_some() {
-            multi.add_delete(&contender, None).map_err(fail)?;
+        if ends {
+            multi.add_delete(&kept.path, None).map_err(fail)?;
         }
         match multi.commit().await {
             Ok(results) => {
                 if let Some(MultiWriteResult::SetData { stat: new }) = results.into_iter().nth(1) {
                     asking.created_node(&node.into(), stat(&new));
                 }
-                Ok(UpdateKept::Written)
+                Ok(true)
             }
-            Err(MultiWriteError::OperationFailed { .. }) => Ok(UpdateKept::Overtaken),
+            Err(MultiWriteError::OperationFailed { .. }) => Ok(false),
             Err(error) => Err(fail(error.into())),
         }
     }

@@ -11,12 +11,15 @@
 //! A launch that waits for a place is in [`Holdings::seeking`](super::Holdings) from when it begins to look until it has
 //! one or is told that none will come. What is asked for follows from those alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use nodepool_common::{
     config::{Driver, Metastatic, MetastaticLabel, Provider},
     model::{
-        Backing, LabelName, LauncherId, NodeId, NodeState, Place, ProviderName, Records, RequestState, Timestamp,
+        Backing, LabelName, LauncherId, Node, NodeId, NodeState, Place, ProviderName, Records, RequestState, Timestamp,
         metastatic_owner, metastatic_provider,
     },
 };
@@ -47,8 +50,13 @@ impl Standing {
 }
 
 /// The backing nodes of a provider, in the order of their creation. Whether the lock is really the provider's is found
-/// out by whoever writes to one.
-fn backing_nodes(records: &Records, provider: &ProviderName, now: Timestamp) -> Vec<Standing> {
+/// out when one is written to; `not_kept`: those of which it is not.
+fn backing_nodes(
+    records: &Records,
+    provider: &ProviderName,
+    not_kept: &BTreeSet<NodeId>,
+    now: Timestamp,
+) -> Vec<Standing> {
     let owner = metastatic_owner(provider);
     let mut taken: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
     for node in records.nodes.values().filter_map(|entry| entry.usable()) {
@@ -59,7 +67,8 @@ fn backing_nodes(records: &Records, provider: &ProviderName, now: Timestamp) -> 
         }
     }
     let standings = records.nodes.iter().filter_map(|(id, entry)| {
-        let node = entry.usable().filter(|node| node.state == NodeState::InUse && entry.is_locked())?;
+        let is_one = |node: &&Arc<Node>| node.state == NodeState::InUse && entry.is_locked() && !not_kept.contains(id);
+        let node = entry.usable().filter(is_one)?;
         let mut backing = Backing::of(node).filter(|backing| backing.owner == owner)?;
         backing.launched = entry.stat.no_later(backing.launched, now);
         Some(Standing { id: id.clone(), backing, taken: taken.remove(id).unwrap_or_default() })
@@ -71,10 +80,11 @@ fn backing_nodes(records: &Records, provider: &ProviderName, now: Timestamp) -> 
 pub fn free_place(
     records: &Records,
     provider: &ProviderName,
+    not_kept: &BTreeSet<NodeId>,
     label: &MetastaticLabel,
     now: Timestamp,
 ) -> Option<Place> {
-    backing_nodes(records, provider, now)
+    backing_nodes(records, provider, not_kept, now)
         .iter()
         .filter(|standing| standing.backing.label == label.name && standing.is_open(label, now))
         .find_map(|standing| Some(Place { backing_node: standing.id.clone(), slot: standing.free().next()? }))
@@ -110,7 +120,7 @@ pub fn metastatic(world: &World<'_>, plan: &mut Plan) {
     let ordered = orders(world, plan);
     for provider in world.config.providers.values() {
         let Driver::Metastatic(config) = &provider.driver else { continue };
-        let standings = backing_nodes(world.records, &provider.name, world.now);
+        let standings = backing_nodes(world.records, &provider.name, &world.holdings.not_kept, world.now);
         plan.idle_backing.extend(standings.iter().filter(|s| s.taken.is_empty()).map(|standing| standing.id.clone()));
         if !world.providers.contains_key(&provider.name) {
             continue;
@@ -155,7 +165,11 @@ struct Waiting {
 fn waiting(world: &World<'_>, provider: &ProviderName) -> BTreeMap<LabelName, Waiting> {
     let mut waiting: BTreeMap<LabelName, Waiting> = BTreeMap::new();
     for (id, (_, label)) in world.holdings.seeking.iter().filter(|(_, (pool, _))| pool.provider == *provider) {
-        waiting.entry(label.clone()).or_default().seeking.push(id.clone());
+        // One that has found its place is on record a moment before it is known that it does not seek any more.
+        let node = world.records.nodes.get(id).and_then(|entry| entry.usable());
+        if node.is_none_or(|node| Place::of(node).is_none()) {
+            waiting.entry(label.clone()).or_default().seeking.push(id.clone());
+        }
     }
     for (_, _, label) in world.holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *provider) {
         waiting.entry(label.clone()).or_default().starting += 1;

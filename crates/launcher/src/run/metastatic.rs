@@ -2,12 +2,12 @@
 //!
 //! What is to be done about backing nodes is decided in [`plan::metastatic`](crate::plan). A launch looks for a free slot
 //! whenever something has changed, one launch at a time, and writes down at once where its node stands. That write also
-//! checks, and raises, the version of the backing node's record ([`Held::place_on`]): so whatever becomes of us, and whoever
-//! else places nodes at the same moment, no slot is given twice, and none is lost.
+//! checks, and raises, the version of the lock that the provider keeps of the backing node ([`Held::place_on`]): so whatever
+//! becomes of this process, and whichever other one places nodes at the same moment, no slot is given twice, and none is lost.
 //!
 //! What stands on a backing node is in the records of the nodes that do, which reach the cache one by one. A version that
-//! this process has not written itself therefore says that there may be nodes which the cache does not show yet: before the
-//! first placement after that, they are read ([`ZooKeeper::read_nodes_of`](nodepool_common::zk::ZooKeeper::read_nodes_of)).
+//! this process has not written itself therefore says that there may be nodes which the cache does not show yet: before a
+//! decision on it, they are read ([`ZooKeeper::read_nodes_of`](nodepool_common::zk::ZooKeeper::read_nodes_of)).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use nodepool_common::{
     config::MetastaticLabel,
     model::{
         Backing, LabelName, Node, NodeId, NodeRequest, NodeState, Object, Place, ProviderName, RequestId, RequestState,
-        Resources, Stat, metastatic_owner,
+        Resources, metastatic_owner,
     },
     sys::clock,
-    zk::{Held, TryLock, UpdateKept, ZkError},
+    zk::{Held, KeptLock, TryLock, ZkError},
 };
 use nodepool_drivers::{ErrorClass, ProviderError};
 use serde_json::{Map, Value, json};
@@ -36,8 +36,6 @@ use crate::{
 };
 
 const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
-/// Seconds before a backing node is looked at again whose lock turned out to be another's.
-const NOT_OURS: f64 = 60.0;
 /// How long to wait for the lock of the node that a request was given (`nodepool 11.0.0: driver/metastatic/adapter.py
 /// _checkBackingNodeRequests`).
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,8 +48,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What the launches of a launcher share.
 #[derive(Debug, Default)]
 pub struct Placing {
-    /// Whose turn it is to look for a slot and to write down that it is taken. The version of each backing node's record up
-    /// to which the cache shows all that was placed on it.
+    /// Whose turn it is to look for a slot and to write down that it is taken. The version of each backing node's lock up to
+    /// which the cache shows all that was placed on it.
     turn: Mutex<HashMap<NodeId, i32>>,
 }
 
@@ -215,26 +213,44 @@ impl Launcher {
     ) -> Result<(), ZkError> {
         let owner = metastatic_owner(provider);
         // Nothing is placed on it meanwhile, and nothing has been since that was decided.
-        let known = self.placing.turn.lock().await;
-        let version = || self.zk.cache().read(|records| records.nodes.get(node).map(|entry| entry.stat.version));
-        let Some(empty_at) = version() else { return Ok(()) };
-        if known.get(node) != Some(&empty_at) {
-            self.zk.read_nodes_of(provider).await?;
-        }
+        let mut known = self.placing.turn.lock().await;
+        let Some(kept) = self.kept_lock(node, &owner).await? else { return Ok(()) };
+        self.show_all_placed(&mut known, provider, node, &kept).await?;
         if self.zk.cache().read(|records| carries(records, provider, node)) {
             return Ok(());
         }
         let used = |node: &mut Node| node.set_state(NodeState::Used, clock::now());
-        match self.zk.update_kept(node, &owner, Some(empty_at), used).await? {
-            UpdateKept::Written => info!(logger = LOGGER, node = %node, "Giving the backing node back: {reason}"),
-            UpdateKept::Overtaken => {
-                // The change wakes us earlier; this only keeps a race from spinning.
-                self.book.open().view.nodes_after.insert(node.clone(), clock::now() + 0.25);
-            }
-            UpdateKept::NotKept => {
-                warn!(logger = LOGGER, node = %node, "Says that it is {owner}'s, but is not locked for it: it stays");
-                self.book.open().view.nodes_after.insert(node.clone(), clock::now() + NOT_OURS);
-            }
+        if self.zk.update_kept(node, &kept, true, used).await? {
+            info!(logger = LOGGER, node = %node, "Giving the backing node back: {reason}");
+        } else {
+            // What has changed wakes us earlier; this only keeps a race from spinning.
+            self.book.open().view.nodes_after.insert(node.clone(), clock::now() + 0.25);
+        }
+        Ok(())
+    }
+
+    /// The lock of a backing node. One that is not locked for the provider is left out of account from now on.
+    async fn kept_lock(&self, node: &NodeId, owner: &str) -> Result<Option<KeptLock>, ZkError> {
+        let kept = self.zk.kept_lock(node, owner).await?;
+        if kept.is_none() {
+            self.book.open().view.not_kept.insert(node.clone());
+            info!(logger = LOGGER, node = %node, "Is not locked for {owner} (any more): it is none of its backing nodes");
+        }
+        Ok(kept)
+    }
+
+    /// Sees to it that the cache shows all nodes that were placed on a backing node up to this version of its lock.
+    async fn show_all_placed(
+        &self,
+        known: &mut HashMap<NodeId, i32>,
+        provider: &ProviderName,
+        node: &NodeId,
+        kept: &KeptLock,
+    ) -> Result<(), ZkError> {
+        if known.get(node) != Some(&kept.version()) {
+            self.zk.read_nodes_of(provider).await?;
+            known.retain(|node, _| self.zk.cache().read(|records| records.nodes.contains_key(node)));
+            known.insert(node.clone(), kept.version());
         }
         Ok(())
     }
@@ -330,34 +346,32 @@ impl NodeLaunch {
     ) -> Result<Option<(Place, Arc<Node>)>, Failure> {
         let provider = &self.pool.provider;
         let zk = &self.launcher.zk;
-        let find = || -> Option<(Place, Arc<Node>, Stat)> {
+        let find = || {
+            let not_kept = self.launcher.book.open().view.not_kept.clone();
             zk.cache().read(|records| {
-                let place = free_place(records, provider, label, clock::now())?;
-                let entry = records.nodes.get(&place.backing_node)?;
-                Some((place, Arc::clone(entry.usable()?), entry.stat))
+                let place = free_place(records, provider, &not_kept, label, clock::now())?;
+                let under = records.nodes.get(&place.backing_node)?.usable()?;
+                Some((place, Arc::clone(under)))
             })
         };
         let mut known = self.launcher.placing.turn.lock().await;
-        let Some((mut place, mut under, mut stat)) = find() else { return Ok(None) };
-        if known.get(&place.backing_node) != Some(&stat.version) {
-            zk.read_nodes_of(provider).await?;
-            let Some(found) = find().filter(|found| found.0.backing_node == place.backing_node && found.2 == stat)
-            else {
-                return Ok(None);
-            };
-            (place, under, stat) = found;
-        }
+        let Some((likely, _)) = find() else { return Ok(None) };
+        let on = &likely.backing_node;
+        let Some(kept) = self.launcher.kept_lock(on, &metastatic_owner(provider)).await? else { return Ok(None) };
+        self.launcher.show_all_placed(&mut known, provider, on, &kept).await?;
+        let Some((place, under)) = find().filter(|(place, _)| place.backing_node == *on) else { return Ok(None) };
         let mut held = held.lock().await;
         let id = held.record().id.clone();
         let data = self.driver_data(&id, &place);
-        let placed = held.place_on(&under, stat.version, |node| {
+        let placed = held.place_on(&kept, |node| {
             node.external_id = Some(json!(id));
             node.slot = i64::try_from(place.slot).ok();
             node.driver_data = Some(data);
         });
-        let Some(version) = placed.await? else { return Ok(None) };
-        known.retain(|node, _| zk.cache().read(|records| records.nodes.contains_key(node)));
-        known.insert(place.backing_node.clone(), version);
+        if !placed.await? {
+            return Ok(None);
+        }
+        known.insert(place.backing_node.clone(), kept.version().wrapping_add(1));
         info!(logger = LOGGER, "Node {id} stands on {}, slot {}", place.backing_node, place.slot);
         Ok(Some((place, under)))
     }
@@ -383,7 +397,9 @@ impl NodeLaunch {
                 node.user_data = Some(Backing { failed: true, ..backing }.user_data());
             }
         };
-        self.launcher.zk.update_kept(backing_node, &owner, None, mark).await?;
+        if let Some(kept) = self.launcher.kept_lock(backing_node, &owner).await? {
+            self.launcher.zk.update_kept(backing_node, &kept, false, mark).await?;
+        }
         Ok(())
     }
 }

@@ -239,7 +239,7 @@ fn orders(plan: &Plan) -> Vec<usize> {
 }
 
 fn place(setting: &Setting, max_age: Option<u64>) -> Option<Place> {
-    free_place(&setting.records, &"p".into(), &label(max_age), NOW)
+    free_place(&setting.records, &"p".into(), &setting.holdings.not_kept, &label(max_age), NOW)
 }
 
 #[test]
@@ -252,6 +252,13 @@ fn a_free_slot_is_one_that_no_record_names() {
     });
     assert_eq!(place(&setting, None), None, "used, but not gone yet");
     setting.records.nodes.remove(&NodeId::from("3"));
+    setting.holdings.not_kept.insert("1".into());
+    assert_eq!(place(&setting, None), None, "not locked for the provider");
+    assert!(orders(&seeking(stack(None), &["5"]).plan()).is_empty());
+    let mut wanting = seeking(stack(None), &["5"]);
+    wanting.holdings.not_kept.insert("1".into());
+    assert_eq!(orders(&wanting.plan()), [1], "so that another one is asked for");
+    setting.holdings.not_kept.clear();
     setting.records.nodes.get_mut(&NodeId::from("1")).unwrap().contenders.clear();
     assert_eq!(place(&setting, None), None, "nobody has it locked any more");
 }
@@ -268,6 +275,15 @@ fn backing_nodes_are_asked_for_by_the_slots_that_are_lacking() {
     assert_eq!(orders(&setting.plan()), [2]);
     setting.session = 0;
     assert_eq!(orders(&setting.plan()), [2]);
+}
+
+#[test]
+fn a_launch_that_has_just_taken_the_last_slot_asks_for_nothing() {
+    let mut setting = seeking(stack(None), &["5"]);
+    assert!(orders(&setting.plan()).is_empty());
+    let node = setting.records.nodes.get_mut(&NodeId::from("5")).unwrap().record.as_mut().unwrap();
+    Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}));
+    assert!(orders(&setting.plan()).is_empty());
 }
 
 #[test]

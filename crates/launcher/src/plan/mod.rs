@@ -46,7 +46,8 @@ pub use decision::{Decision, NewNode, Plan, Waiting, Want};
 pub use hosts::{HostKey, free_slots, host_of};
 pub use metastatic::{carries, free_place};
 pub use world::{
-    HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World, keeper_of,
+    CloudImage, HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World,
+    keeper_of,
 };
 
 use budget::Budget;

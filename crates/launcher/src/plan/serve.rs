@@ -10,14 +10,17 @@ use std::{
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
+    model::{LabelName, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState, Timestamp},
 };
 
 use super::{
-    Decision, HeldNode, Pass, PoolKey, Waiting, Want, World,
+    CloudImage, Decision, HeldNode, Pass, PoolKey, Waiting, Want, World,
     budget::{Budget, Fit, label_resources},
     metastatic::is_left_to_another,
 };
+
+/// Seconds by which a time of ZooKeeper's may be ahead of our clock, and still be compared with times of ours.
+const CLOCKS_APART: f64 = 5.0;
 
 impl Pass<'_> {
     /// The first part of planning: our accepted requests, by priority.
@@ -266,6 +269,9 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
             Ok(true) => {}
             Ok(false) => {
                 let image = pool.labels.get(label).and_then(|l| l.diskimage.as_ref());
+                if image.is_none() && is_older_than(world, key, label, request) {
+                    return Declining::Unknown(cloud_image(key, label));
+                }
                 return Declining::Yes(match image {
                     Some(image) => format!("image of label {label} is not available: no ready upload of {image} here"),
                     None => format!("image of label {label} is not available: the cloud does not have it"),
@@ -295,9 +301,25 @@ pub fn image_available(world: &World<'_>, key: &PoolKey, pool: &Pool, label: &La
         Some(image) => Ok(world.records.newest_upload(image, &key.provider).is_some()),
         None => world
             .provider(&key.provider)
-            .and_then(|p| p.label_ready.get(&(key.pool.clone(), label.clone())).copied())
-            .ok_or_else(|| Want::LabelReady(key.provider.clone(), key.pool.clone(), label.clone())),
+            .and_then(|p| p.cloud_images.get(&(key.pool.clone(), label.clone())))
+            .map(|image| *image == CloudImage::There)
+            .ok_or_else(|| cloud_image(key, label)),
     }
+}
+
+fn cloud_image(key: &PoolKey, label: &LabelName) -> Want {
+    Want::LabelReady(key.provider.clone(), key.pool.clone(), label.clone())
+}
+
+/// Whether the cloud was last asked for a label's image before a request was made, and did not have it. It may have it by
+/// now: people make an image and ask for a node of it at once. A request from the future says nothing, as ZooKeeper's clock
+/// is not ours then.
+#[allow(clippy::cast_precision_loss)] // milliseconds since the epoch fit
+fn is_older_than(world: &World<'_>, key: &PoolKey, label: &LabelName, request: &NodeRequest) -> bool {
+    let known = world.provider(&key.provider).and_then(|p| p.cloud_images.get(&(key.pool.clone(), label.clone())));
+    let Some(CloudImage::Missing(asked)) = known else { return false };
+    let made = world.records.requests.get(&request.id).map_or(0, |entry| entry.stat.ctime) as Timestamp / 1000.0;
+    *asked < made && made < world.now + CLOCKS_APART
 }
 
 /// A waiting of which the reason is that something has to be found out.

@@ -113,6 +113,15 @@ pub struct PoolState {
     pub launcher_id: LauncherId,
 }
 
+/// What a cloud has said of an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CloudImage {
+    /// It is there.
+    There,
+    /// It was not there when the cloud was asked, at this time.
+    Missing(Timestamp),
+}
+
 /// What is known of a cloud. Everything is a cached answer; what is missing is asked for through [`super::Want`].
 #[derive(Clone, Debug, Default)]
 pub struct ProviderState {
@@ -122,8 +131,8 @@ pub struct ProviderState {
     pub quota_at: Timestamp,
     /// What a node of a label takes, or the error of the configuration that forbids to know.
     pub label_resources: BTreeMap<(PoolName, LabelName), Result<Resources, String>>,
-    /// Whether the image of a label without a diskimage is there.
-    pub label_ready: BTreeMap<(PoolName, LabelName), bool>,
+    /// Whether the cloud has the image of a label without a diskimage.
+    pub cloud_images: BTreeMap<(PoolName, LabelName), CloudImage>,
     /// The cloud's zones; `None`: not known yet.
     pub zones: Option<Vec<String>>,
     /// After a quota error: not to launch before this time.

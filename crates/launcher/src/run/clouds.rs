@@ -11,7 +11,7 @@
 //! |---|---|
 //! | quota | 300 s as upstream; 15 s while a pool waits for it; asked anew after a quota error, and before a decline |
 //! | what a label takes, zones, an image that is there | until the provider changes or refuses a launch as misconfigured |
-//! | an image that is missing | 5 s, doubling to 60 s |
+//! | an image that is missing | 5 s, doubling to 60 s; asked anew before a newer request is declined |
 //! | a label that the cloud refutes | 60 s |
 
 use std::{
@@ -34,7 +34,7 @@ use tracing::{error, info, warn};
 use super::Launcher;
 use crate::{
     nodescan::Nodescan,
-    plan::{Plan, PoolKey, ProjectQuota, ProviderState, Want},
+    plan::{CloudImage, Plan, PoolKey, ProjectQuota, ProviderState, Want},
 };
 
 /// Seconds that a quota is believed (`nodepool 11.0.0: driver/utils.py MAX_QUOTA_AGE`).
@@ -89,6 +89,12 @@ impl Entry {
         }
     }
 
+    /// Whether what is asked for is an image that the cloud did not have.
+    fn is_missing(&self, want: &Want) -> bool {
+        let Want::LabelReady(_, pool, label) = want else { return false };
+        matches!(self.state.cloud_images.get(&(pool.clone(), label.clone())), Some(CloudImage::Missing(_)))
+    }
+
     fn answered(&mut self) {
         if self.state.trouble.take().is_some() {
             info!(logger = LOGGER, "Provider {} answers again", self.cloud.config.name);
@@ -101,6 +107,7 @@ impl Entry {
 pub struct Question {
     cloud: Arc<Cloud>,
     want: Want,
+    at: Timestamp,
 }
 
 enum Answer {
@@ -118,7 +125,7 @@ fn known_beforehand(provider: &config::Provider) -> ProviderState {
         state.quota = Some(ProjectQuota::default());
         let one = Resources::new().with("instances", 1.0);
         state.label_resources.insert((pool.clone(), label.clone()), Ok(one));
-        state.label_ready.insert((pool, label), true);
+        state.cloud_images.insert((pool, label), CloudImage::There);
     }
     state
 }
@@ -200,10 +207,12 @@ impl Clouds {
     pub fn ask(&self, want: Want) -> Option<Question> {
         let mut entries = self.open();
         let entry = entries.get_mut(provider_of(&want)).filter(|entry| entry.started)?;
-        if entry.until.contains_key(&want) || !entry.asked.insert(want.clone()) {
+        // Of an image that was missing the planner wants to know again when somebody asks for it.
+        let is_kept = entry.until.contains_key(&want) && !entry.is_missing(&want);
+        if is_kept || !entry.asked.insert(want.clone()) {
             return None;
         }
-        Some(Question { cloud: Arc::clone(&entry.cloud), want })
+        Some(Question { cloud: Arc::clone(&entry.cloud), want, at: clock::now() })
     }
 
     /// The clock was set by that many seconds: answers and pauses last as long as before.
@@ -228,7 +237,7 @@ impl Clouds {
                         entry.state.label_resources.remove(&(pool, label));
                     }
                     Want::LabelReady(_, pool, label) => {
-                        entry.state.label_ready.remove(&(pool, label));
+                        entry.state.cloud_images.remove(&(pool, label));
                     }
                     Want::Quota(_) | Want::Zones(_) => {}
                 }
@@ -306,7 +315,7 @@ impl Clouds {
     pub fn doubt(&self, name: &ProviderName) {
         if let Some(entry) = self.open().get_mut(name) {
             entry.state.zones = None;
-            entry.state.label_ready.clear();
+            entry.state.cloud_images.clear();
             entry.state.label_resources.clear();
             entry.until.clear();
         }
@@ -329,6 +338,9 @@ impl Clouds {
             }
             Err(error) => {
                 entry.has_trouble(error.to_string());
+                if let Want::LabelReady(_, pool, label) = want {
+                    entry.state.cloud_images.remove(&(pool.clone(), label.clone()));
+                }
                 let pause = longer(&mut entry.failures, want, 1.0, 30.0);
                 entry.until.insert(want.clone(), now + pause);
                 return;
@@ -351,7 +363,8 @@ impl Clouds {
                 entry.state.label_resources.insert((pool.clone(), label.clone()), takes);
             }
             (Want::LabelReady(_, pool, label), Answer::Ready(ready)) => {
-                entry.state.label_ready.insert((pool.clone(), label.clone()), ready);
+                let image = if ready { CloudImage::There } else { CloudImage::Missing(question.at) };
+                entry.state.cloud_images.insert((pool.clone(), label.clone()), image);
                 if !ready {
                     let pause = longer(&mut entry.failures, want, 5.0, 60.0);
                     entry.until.insert(want.clone(), now + pause);

@@ -335,3 +335,21 @@ fn a_request_is_declined_on_a_fresh_quota_only() {
     quota_at(&mut setting, NOW - 3000.0);
     assert_eq!(asked_for(&setting), (0, 1, false));
 }
+
+/// People make an image and ask for a node of it at once.
+#[test]
+fn a_request_is_not_declined_for_an_image_that_was_missing_before_it_was_made() {
+    let at = ("main".into(), LabelName::from("small"));
+    let declined = |asked: f64, made: f64| {
+        let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["small"], |_| {});
+        let state = setting.providers.values_mut().next().unwrap();
+        state.cloud_images.insert(at.clone(), CloudImage::Missing(asked));
+        #[allow(clippy::cast_possible_truncation)]
+        setting.records.requests.values_mut().for_each(|entry| entry.stat.ctime = (made * 1000.0) as i64);
+        let plan = setting.plan();
+        (declines(&plan).len(), plan.wants.len())
+    };
+    assert_eq!(declined(NOW - 4.0, NOW - 3.0), (0, 1), "it may be there by now");
+    assert_eq!(declined(NOW - 2.0, NOW - 3.0), (1, 0));
+    assert_eq!(declined(NOW, NOW + 3600.0), (1, 0), "by a clock that is not ours");
+}

@@ -101,7 +101,7 @@ impl Setting {
         for (label, cores) in [("small", 1.0), ("big", 4.0)] {
             let at = (pool.name.clone(), LabelName::from(label));
             state.label_resources.insert(at.clone(), Ok(Resources::new().with("cores", cores).with("instances", 1.0)));
-            state.label_ready.insert(at, true);
+            state.cloud_images.insert(at, CloudImage::There);
         }
         self.providers.insert(name.into(), state);
         self.pools.push(PoolState { key, launcher_id: launcher_id.as_str().into() });

@@ -39,7 +39,7 @@ async fn asked_and_placed(stage: &Stage) -> (String, (String, i64)) {
     (request, place)
 }
 
-/// The request for a backing node that is open.
+/// The request for a backing node that waits for room in the cloud.
 async fn order(stage: &Stage) -> String {
     let mut found = String::new();
     stage
@@ -48,7 +48,7 @@ async fn order(stage: &Stage) -> String {
             let order = stage.records("requests").await.into_iter().find(|(_, request)| ours(request));
             order.is_some_and(|(id, request)| {
                 found = id;
-                request["state"] != "fulfilled"
+                request["state"] == "pending"
             })
         })
         .await;

@@ -10,7 +10,7 @@ use nodepool_common::{model::ProviderName, sys::causes::with_causes};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::cluster::Connection;
+use super::{auth_errors, cluster::Connection};
 use crate::{ApiCalls, Context, ErrorClass, ProviderError};
 
 /// Longest time for one call. A watch is no call.
@@ -69,6 +69,11 @@ impl ApiError {
     /// Ours.
     pub fn bug(message: String) -> Self {
         Self::new(ErrorClass::Bug, message)
+    }
+
+    /// An answer that is none of the API's.
+    pub fn unreadable(message: impl fmt::Display) -> Self {
+        Self::new(ErrorClass::Transient, format!("its answer cannot be read: {message}"))
     }
 
     fn is_away(message: String) -> Self {
@@ -166,23 +171,31 @@ impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::answered(&status),
-            kube::Error::Auth(error) => Self::credentials(error),
+            kube::Error::Auth(error) => Self::credentials(auth_errors::told(&error)),
             error @ (kube::Error::InferConfig(_)
             | kube::Error::InferKubeconfig(_)
             | kube::Error::RustlsTls(_)
             | kube::Error::ProxyProtocolUnsupported { .. }
             | kube::Error::ProxyProtocolDisabled { .. }) => Self::config(chain(&error)),
-            error @ kube::Error::SerdeError(_) => {
-                Self::new(ErrorClass::Transient, format!("its answer cannot be read: {}", chain(&error)))
-            }
+            error @ kube::Error::SerdeError(_) => Self::unreadable(chain(&error)),
             error => Self::is_away(format!("the API cannot be reached: {}", chain(&error))),
         }
     }
 }
 
-/// An error with its causes, each said once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    with_causes(error).trim_start_matches("ServiceError: ").to_owned()
+/// An error with its causes, each said once; of one that is about credentials only what may be told.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    auth_errors::told_in(error).unwrap_or_else(|| with_causes(error).trim_start_matches("ServiceError: ").to_owned())
+}
+
+/// What a list has. An answer that is no list (a gateway's, that of a proxy which wants a login) is an error: it must not
+/// pass for "there is nothing".
+pub fn items(list: &Value) -> Result<&[Value], ApiError> {
+    match list.get("items") {
+        Some(Value::Array(items)) => Ok(items),
+        Some(Value::Null) => Ok(&[]),
+        _ => Err(ApiError::unreadable("a list was asked for, and this is none: it has no `items`")),
+    }
 }
 
 /// The API of one provider's cluster.

@@ -19,7 +19,7 @@ use tower::{BoxError, Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::{info, warn};
 
 use super::{
-    calls::ApiError,
+    calls::{ApiError, chain},
     kubeconfig::{self, Access},
 };
 use crate::{Context, files::Fingerprint};
@@ -76,7 +76,8 @@ impl Cluster {
     pub async fn token(&self) -> Result<Option<String>, ApiError> {
         let Some(header) = self.header.clone() else { return Ok(None) };
         let answer = header.oneshot(Request::new(Body::empty())).await;
-        let answer = answer.map_err(|error| ApiError::credentials(format!("they cannot be renewed: {error}")))?;
+        let answer =
+            answer.map_err(|error| ApiError::credentials(format!("they cannot be renewed: {}", chain(&*error))))?;
         let text = answer.body().as_ref().and_then(|value| value.to_str().ok());
         Ok(text.and_then(|text| text.strip_prefix("Bearer ")).map(|token| token.trim().to_owned()))
     }

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     board::{Follower, Sight},
-    calls::ApiError,
+    calls::{ApiError, items},
     home::{self, Deletion, Look},
     manifest,
     provider::{KubernetesProvider, Result, pods_in},
@@ -56,7 +56,8 @@ impl KubernetesProvider {
             // Followed first, so that its end is not missed.
             let mut follower = board.as_ref().map(|board| board.follow(&name));
             let mut known = board.as_ref().and_then(|board| board.pod(&name));
-            for _ in 0..LOOKS {
+            let mut pause = self.pause;
+            for look in 1..=LOOKS {
                 let found = match known.take() {
                     Some(pod) => Ok(Some(pod)),
                     None => self.find_pod(&namespace, &name).await,
@@ -80,9 +81,15 @@ impl KubernetesProvider {
                     warn!("Pod {name} in namespace {namespace} is none of provider {}, it stays", self.name);
                     break;
                 }
-                if !self.end_pod(&namespace, &pod).await.map_err(|error| error.doing(&doing))? {
-                    // The board had an older one of that name.
-                    continue;
+                match self.end_pod(&namespace, &pod).await.map_err(|error| error.doing(&doing))? {
+                    Deletion::Accepted | Deletion::Gone => {}
+                    Deletion::Conflict(error) if look == LOOKS => return Err(error.doing(doing)),
+                    // Maybe the board had an older one of that name.
+                    Deletion::Conflict(_) => {
+                        sleep(pause).await;
+                        pause *= 2;
+                        continue;
+                    }
                 }
                 info!("Pod {name} in namespace {namespace} is being deleted");
                 if !waits {
@@ -130,8 +137,8 @@ impl KubernetesProvider {
         }
     }
 
-    /// Asks for a pod's deletion; false: the pod of that name is another one, or somebody is changing it.
-    async fn end_pod(&self, namespace: &str, pod: &Pod) -> std::result::Result<bool, ApiError> {
+    /// Asks for a pod's deletion.
+    async fn end_pod(&self, namespace: &str, pod: &Pod) -> std::result::Result<Deletion, ApiError> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let parameters = DeleteParams {
             grace_period_seconds: sleeps(pod).then_some(1),
@@ -141,16 +148,17 @@ impl KubernetesProvider {
         let request = Path::new(pods_in(namespace)).delete(name, &parameters);
         let request = request.map_err(|error| ApiError::bug(error.to_string()))?;
         match self.api.call("delete_pod", &request).await {
-            Err(error) if error.is_conflict() => Ok(false),
-            Err(error) if !error.is_missing() => Err(error),
-            _ => Ok(true),
+            Ok(_) => Ok(Deletion::Accepted),
+            Err(error) if error.is_conflict() => Ok(Deletion::Conflict(error)),
+            Err(error) if error.is_missing() => Ok(Deletion::Gone),
+            Err(error) => Err(error),
         }
     }
 
     pub(super) async fn delete_home(&self, name: &str, waits: bool) -> Result<()> {
         let doing = format!("deleting namespace {name} of provider {}", self.name);
         let homes = self.homes();
-        let mut pause = Duration::from_millis(500);
+        let mut pause = self.pause;
         let mut conflict = None;
         for _ in 0..LOOKS {
             let Some(there) = self.find_home(name).await.map_err(|error| error.doing(&doing))? else { return Ok(()) };
@@ -228,8 +236,7 @@ impl KubernetesProvider {
         let parameters = ListParams::default().labels(&self.selector());
         let request = Path::new(pods_in(namespace)).list(&parameters);
         let list = self.api.call("list_pods", &request.map_err(|error| ApiError::bug(error.to_string()))?).await?;
-        let items = list["items"].as_array().cloned().unwrap_or_default();
-        Ok(items.into_iter().filter_map(|pod| of_pod(namespace, &pod)).collect())
+        Ok(items(&list)?.iter().filter_map(|pod| of_pod(namespace, pod)).collect())
     }
 
     async fn resources(&self) -> std::result::Result<Vec<CloudResource>, ApiError> {
@@ -243,7 +250,11 @@ impl KubernetesProvider {
         let began = std::time::Instant::now();
         let list = self.homes().list(self.name.as_str()).await?;
         let names = list.iter().filter_map(|home| home["metadata"]["name"].as_str().map(str::to_owned));
-        *self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, names.collect()));
+        {
+            let mut lists = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
+            lists.truncate(1);
+            lists.push_front((began, names.collect()));
+        }
         Ok(list
             .iter()
             .filter(|home| home["metadata"]["deletionTimestamp"].is_null())

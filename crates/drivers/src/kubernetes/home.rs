@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    calls::{Api, ApiError, Patience},
+    calls::{Api, ApiError, Patience, items},
     manifest,
 };
 
@@ -48,7 +48,7 @@ pub enum Look {
     Hidden(ApiError),
 }
 
-/// What became of the wish to delete one.
+/// What became of the wish to delete one (or a pod).
 pub enum Deletion {
     /// It goes.
     Accepted,
@@ -169,9 +169,9 @@ impl Homes<'_> {
             parameters.labels(&format!("nodepool_provider_name={provider}"))
         };
         let list = self.api.call("list_namespaces", &self.path().list(&parameters).map_err(bug)?).await?;
-        let mut items = list["items"].as_array().cloned().unwrap_or_default();
-        items.retain(|home| marks(home).get("nodepool_provider_name").and_then(Value::as_str) == Some(provider));
-        Ok(items)
+        let is_its =
+            |home: &&Value| marks(home).get("nodepool_provider_name").and_then(Value::as_str) == Some(provider);
+        Ok(items(&list)?.iter().filter(is_its).cloned().collect())
     }
 
     /// Asks for the deletion of the one of that uid.
@@ -204,8 +204,7 @@ impl Homes<'_> {
     /// not among them. An error where it may not.
     pub async fn is_unlisted(&self, name: &str) -> Result<bool, ApiError> {
         let list = self.api.call("list_namespaces", &self.path().list(&ListParams::default()).map_err(bug)?).await?;
-        let mut names = list["items"].as_array().into_iter().flatten().map(|home| home["metadata"]["name"].as_str());
-        Ok(names.all(|listed| listed != Some(name)))
+        Ok(items(&list)?.iter().all(|home| home["metadata"]["name"].as_str() != Some(name)))
     }
 
     fn get(&self, name: &str) -> Result<Request<Vec<u8>>, ApiError> {

@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kube::config::{AuthInfo, Cluster, ExecAuthCluster, Kubeconfig};
+use kube::config::{AuthInfo, Cluster, ExecAuthCluster, Kubeconfig, KubeconfigError};
+use tracing::warn;
 
 use super::proxy;
 use crate::{Context, files::Fingerprint};
@@ -38,7 +39,14 @@ pub fn read(context: Option<&str>, environment: &Context) -> Result<Access, Stri
     }
     let mut kubeconfig = Kubeconfig::default();
     for path in there {
-        let one = Kubeconfig::read_from(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let one = Kubeconfig::read_from(path).map_err(|error| match error {
+            KubeconfigError::Parse(error) => format!(
+                "{}{}: this is no kubeconfig: the YAML is broken, or something is here that belongs elsewhere",
+                path.display(),
+                place(&error)
+            ),
+            error => format!("{}: {error}", path.display()),
+        })?;
         kubeconfig = kubeconfig.merge(one).map_err(|error| format!("{names}: {error}"))?;
     }
     let known = kubeconfig.contexts.iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -77,7 +85,8 @@ pub fn read(context: Option<&str>, environment: &Context) -> Result<Access, Stri
     if host.is_empty() {
         return Err(here(format!("cluster `{}` has no `server`", found.cluster)));
     }
-    let config = config(&host, &cluster, auth, found.namespace, ca.as_deref(), environment).map_err(here)?;
+    let config = config(&host, &cluster, auth, found.namespace, ca.as_deref(), environment);
+    let config = config.map_err(here)?;
     Ok(Access { config, host, skip_tls: cluster.insecure_skip_tls_verify.unwrap_or(false), ca, files })
 }
 
@@ -100,8 +109,19 @@ fn config(
     if let Some(namespace) = namespace {
         config.default_namespace = namespace;
     }
-    config.root_cert = ca.map(certificates).transpose()?;
     config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or(false);
+    if let Some(ca) = ca {
+        let name = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
+            (None, Some(path)) => path.clone(),
+            _ => "its certificate-authority-data".to_owned(),
+        };
+        let authorities = authorities(ca, &name)?;
+        let is_needed = !config.accept_invalid_certs && config.cluster_url.scheme_str() == Some("https");
+        if authorities.is_empty() && is_needed {
+            return Err(format!("{name} has no certificate in PEM that can be used"));
+        }
+        config.root_cert = Some(authorities);
+    }
     config.disable_compression = cluster.disable_compression.unwrap_or(false);
     config.tls_server_name.clone_from(&cluster.tls_server_name);
     config.auth_info = auth;
@@ -109,19 +129,47 @@ fn config(
     Ok(config)
 }
 
-/// The certificates of a PEM file in base64, each as DER.
-fn certificates(ca: &str) -> Result<Vec<Vec<u8>>, String> {
+/// The certificates of a PEM file in base64 (`name`) that can be trusted, each as DER. One that the TLS library cannot read
+/// is passed over: it does not cost the others.
+fn authorities(ca: &str, name: &str) -> Result<Vec<Vec<u8>>, String> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
-    let unreadable = |why: String| format!("the certificates of its authority cannot be read: {why}");
-    let pem = STANDARD.decode(ca).map_err(|error| unreadable(error.to_string()))?;
+    let pem = STANDARD.decode(ca).map_err(|error| format!("{name} is no base64: {error}"))?;
     let pem = String::from_utf8_lossy(&pem);
-    let parts = pem.split(BEGIN).skip(1).map(|part| {
-        let (body, _) = part.split_once(END).ok_or_else(|| unreadable("one of them has no end".to_owned()))?;
-        let body: String = body.split_whitespace().collect();
-        STANDARD.decode(body).map_err(|error| unreadable(error.to_string()))
-    });
-    parts.collect()
+    let certificate = |block: &str| {
+        let (body, _) = block.split_once(END)?;
+        STANDARD.decode(body.split_whitespace().collect::<String>()).ok()
+    };
+    let blocks: Vec<Option<Vec<u8>>> = pem.split(BEGIN).skip(1).map(certificate).collect();
+    let count = blocks.len();
+    let readable: Vec<Vec<u8>> = blocks.into_iter().flatten().collect();
+    // One by one only where it must be: a bundle has more than a hundred.
+    let usable = if can_be_used(&readable) {
+        readable
+    } else {
+        readable.into_iter().filter(|certificate| can_be_used(std::slice::from_ref(certificate))).collect()
+    };
+    let passed_over = count - usable.len();
+    if passed_over > 0 {
+        warn!("{passed_over} of {count} certificates in {name} cannot be read and are passed over");
+    }
+    Ok(usable)
+}
+
+/// Whether the TLS library, which kube and reqwest share, takes them all as authorities.
+fn can_be_used(certificates: &[Vec<u8>]) -> bool {
+    let empty = reqwest::Client::builder().tls_built_in_root_certs(false);
+    let with_all = certificates
+        .iter()
+        .try_fold(empty, |builder, der| Some(builder.add_root_certificate(reqwest::Certificate::from_der(der).ok()?)));
+    with_all.is_some_and(|builder| builder.build().is_ok())
+}
+
+/// `:LINE:COLUMN`, where YAML is wrong. What is there is not told, as the parser's own message does: it may be a token or a
+/// key.
+pub fn place(error: &serde_saphyr::Error) -> String {
+    let at = error.location().filter(|at| at.line() > 0);
+    at.map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default()
 }
 
 fn in_cluster(names: &str, mut paths: Vec<PathBuf>) -> Result<Access, String> {
@@ -172,6 +220,16 @@ contexts:
         (dir, context)
     }
 
+    /// One that signs itself, in `ca.pem`.
+    fn certificate(dir: &tempfile::TempDir) -> String {
+        let args =
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=ca -keyout ca.key -out ca.pem";
+        let output =
+            std::process::Command::new("openssl").current_dir(dir.path()).args(args.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read_to_string(dir.path().join("ca.pem")).unwrap()
+    }
+
     fn error(context: Option<&str>, text: &str) -> String {
         let (dir, environment) = environment(text);
         let error = read(context, &environment).err().unwrap();
@@ -185,12 +243,11 @@ contexts:
                 .replace("insecure-skip-tls-verify: true, ", "")
                 .replace("certificate-authority-data: Zm9v", "certificate-authority: ca.pem"),
         );
-        let pem = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n";
-        std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
+        let pem = certificate(&dir);
         let access = read(Some("one"), &environment).unwrap();
         assert_eq!(access.host, "https://127.0.0.1:6443");
         assert!(!access.skip_tls);
-        assert_eq!(access.ca, Some(STANDARD.encode(pem)));
+        assert_eq!(access.ca, Some(STANDARD.encode(&pem)));
         assert!(!access.files.has_changed());
         std::fs::write(dir.path().join("ca.pem"), format!("{pem}\n")).unwrap();
         assert!(access.files.has_changed(), "a file that the kubeconfig names counts");
@@ -202,12 +259,46 @@ contexts:
         assert_eq!(error(None, FILE), "/k/config has no current-context; name one of its contexts: one, lost, nobody");
         assert_eq!(error(Some("lost"), FILE), "context `lost` in /k/config names cluster `gone`, which is not there");
         assert_eq!(error(Some("nobody"), FILE), "context `nobody` in /k/config names user `gone`, which is not there");
-        assert!(error(Some("one"), "clusters: [").starts_with("/k/config: "));
         assert_eq!(
             error(Some("one"), &FILE.replace("https://127.0.0.1:6443/", "")),
             "context `one` in /k/config: cluster `c` has no `server`"
         );
     }
+
+    #[test]
+    fn a_file_that_is_no_kubeconfig_is_named_with_line_and_column_but_not_with_what_it_says() {
+        let broken = error(None, "users:\n- name: u\n  user: {token: hidden\n");
+        assert!(broken.starts_with("/k/config:3:") || broken.starts_with("/k/config:4:"), "{broken}");
+        let misplaced = error(None, "users:\n- name: u\n  user: hidden\n");
+        assert!(misplaced.starts_with("/k/config:3:9: "), "{misplaced}");
+        let repeated = error(None, "users:\n- {name: u, user: {token: hidden, token: hidden}}\n");
+        for error in [broken, misplaced, repeated] {
+            assert!(error.contains("this is no kubeconfig") && !error.contains("hidden"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_does_not_cost_the_others_of_its_file() {
+        let file = FILE
+            .replace("insecure-skip-tls-verify: true, ", "")
+            .replace("certificate-authority-data: Zm9v", "certificate-authority: ca.pem");
+        let (dir, environment) = environment(&file);
+        let pem = certificate(&dir);
+        let block = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        let (odd, broken) = (block("Zm9v"), block("%%%%"));
+        let trusted = |text: &str| {
+            std::fs::write(dir.path().join("ca.pem"), text).unwrap();
+            let access = read(Some("one"), &environment)?;
+            Ok::<_, String>(access.config.root_cert.unwrap().len())
+        };
+        assert_eq!(trusted(&format!("# ours\n{odd}{pem}{broken}-----BEGIN CERTIFICATE-----\nno end")), Ok(1));
+        let path = dir.path().join("ca.pem").display().to_string();
+        for text in [format!("{odd}{broken}"), "nothing".to_owned(), String::new()] {
+            let error = trusted(&text).unwrap_err();
+            assert!(error.ends_with(&format!(": {path} has no certificate in PEM that can be used")), "{error}");
+        }
+    }
+
     #[test]
     fn a_cluster_that_no_proxy_excepts_is_reached_without_one() {
         let (_dir, environment) = environment(FILE);

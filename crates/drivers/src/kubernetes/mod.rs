@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `kubeconfig` | where the credentials are, and what of them Zuul is given |
 //! | `proxy` | whether calls go through one |
+//! | `auth_errors` | what is told of credentials that cannot be had, without secrets |
 //! | `cluster` | a client made from them; made anew when the files change |
 //! | `calls` | one call with a deadline, its error classed once |
 //! | `manifest` | what is created: pods, namespaces, roles. Pure |
@@ -22,6 +23,7 @@
 //! labels, and by them it is found again. The rights that are needed are upstream's (create, get and delete); with
 //! `list` and `watch` pods are followed instead of asked for, and leaks are found.
 
+mod auth_errors;
 mod board;
 mod calls;
 mod cluster;

@@ -5,7 +5,7 @@
 //! While the API is away, a pod that is there already is waited for all the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -29,7 +29,7 @@ use tracing::{info, warn};
 
 use super::{
     board::{Board, Follower, News, Sight},
-    calls::{Api, ApiError, Patience},
+    calls::{Api, ApiError, Patience, items},
     cluster::Cluster,
     home::{self, Homes},
     life::{self, Life},
@@ -48,6 +48,8 @@ const NAMES: u32 = 5;
 const ACCOUNT_WITHIN: Duration = Duration::from_secs(10);
 /// An API server that has just been started may refuse everybody for a moment.
 const HIDDEN_FOR: Duration = Duration::from_secs(30);
+/// How long a conflict is left to pass, at first.
+const PAUSE: Duration = Duration::from_millis(500);
 /// The launcher gives an attempt up at `launch-timeout` without knowing why; a driver that is earlier can tell.
 const HEAD_START: Duration = Duration::from_secs(2);
 
@@ -63,10 +65,12 @@ pub struct KubernetesProvider {
     boards: Mutex<BTreeMap<String, Arc<Board>>>,
     /// How long a project may be out of our sight before it may count as gone.
     pub(super) hidden_for: Duration,
+    /// Before a deletion is tried again that met a conflict; doubled each time.
+    pub(super) pause: Duration,
     /// Told when a pod of ours has ended.
     ends: Arc<Notify>,
-    /// The namespaces that the last list had, and when it was begun.
-    pub(super) listed_homes: Mutex<Option<(std::time::Instant, BTreeSet<String>)>>,
+    /// The namespaces that the last two lists had, the younger one first, with when each was begun.
+    pub(super) listed_homes: Mutex<VecDeque<(std::time::Instant, BTreeSet<String>)>>,
     /// What was said once about rights that we lack.
     pub(super) says_no_list: AtomicBool,
     says_no_quota: AtomicBool,
@@ -97,6 +101,7 @@ impl KubernetesProvider {
             api,
             boards: Mutex::default(),
             hidden_for: HIDDEN_FOR,
+            pause: PAUSE,
             ends: Arc::default(),
             listed_homes: Mutex::default(),
             says_no_list: AtomicBool::new(false),
@@ -332,9 +337,8 @@ impl KubernetesProvider {
         let request = Path::new(format!("/api/v1/namespaces/{namespace}/events")).list(&parameters);
         let Ok(request) = request else { return String::new() };
         let Ok(list) = self.api.call("list_events", &request).await else { return String::new() };
-        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut said: Vec<String> = Vec::new();
-        for event in items.iter().rev() {
+        for event in items(&list).unwrap_or_default().iter().rev() {
             let text = |key: &str| event[key].as_str().unwrap_or_default().trim();
             let line = format!("{}: {}", text("reason"), text("message"));
             if !said.contains(&line) && said.len() < 3 {
@@ -437,9 +441,9 @@ impl Provider for KubernetesProvider {
             path.list(&ListParams::default()).map_err(|error| ApiError::bug(error.to_string()).doing(&doing))?;
         match self.api.call("list_quotas", &request).await {
             Ok(list) => {
-                let quotas: Vec<_> = list["items"].as_array().cloned().unwrap_or_default();
+                let quotas = items(&list).map_err(|error| error.doing(&doing))?;
                 let quotas: Vec<_> =
-                    quotas.into_iter().filter_map(|quota| serde_json::from_value(quota).ok()).collect();
+                    quotas.iter().filter_map(|quota| serde_json::from_value(quota.clone()).ok()).collect();
                 Ok(quota::of(&quotas))
             }
             Err(error) if error.is_forbidden() => {
@@ -459,14 +463,22 @@ impl Provider for KubernetesProvider {
         let since = counts_from(since);
         match self.kind {
             KubernetesKind::Pods => {
-                let mut places = self.places(id).into_iter();
-                places.find_map(|(namespace, name)| self.board(&namespace)?.has_gone(&name, since))
+                // Of the places that an id may stand for the pod is in one, and the others never have it.
+                let mut why = None;
+                for (namespace, name) in self.places(id) {
+                    if let Some(board) = self.board(&namespace) {
+                        let gone = board.has_gone(&name, since)?;
+                        why.get_or_insert(gone);
+                    }
+                }
+                why
             }
             KubernetesKind::Namespaces => {
-                let listed = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
-                let (began, names) = listed.as_ref()?;
-                let is_gone = since.is_none_or(|since| *began > since) && !names.contains(id);
-                is_gone.then(|| "its namespace is not there any more".to_owned())
+                let lists = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut lack =
+                    lists.iter().map(|(began, names)| since.is_none_or(|since| *began > since) && !names.contains(id));
+                // One list alone may be wrong.
+                (lists.len() == 2 && lack.all(|lacks| lacks)).then(|| "its namespace is not there any more".to_owned())
             }
             // A project that is not listed may be one that we may not see for a moment.
             KubernetesKind::Projects => None,

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::{
     calls::{Api, ApiError},
-    home, manifest,
+    home, kubeconfig, manifest,
 };
 use crate::{Context, ProviderError};
 
@@ -264,7 +264,8 @@ impl ProvidersSecret {
             None => kubeconfig.clone(),
             Some(text) => {
                 let present: Value = serde_saphyr::from_str(&text).map_err(|error| {
-                    ApiError::config(format!("{KEY} is there and is no kubeconfig, mend or remove it first: {error}"))
+                    let at = kubeconfig::place(&error);
+                    ApiError::config(format!("{KEY}{at}: it is there and is no YAML, mend or remove it first"))
                 })?;
                 let merged = merge(&present, kubeconfig)?;
                 if merged == present {

@@ -272,10 +272,12 @@ async fn leaked_projects_are_listed_by_what_their_descriptions_say() {
 
 #[tokio::test]
 async fn a_project_that_we_may_not_see_is_gone_only_if_that_can_be_known() {
-    for (listed, gone) in [
-        (forbidden("projects"), false),
-        ((200, json!({"items": [{"metadata": {"name": "pool-0000000001"}}]})), false),
-        ((200, json!({"items": []})), true),
+    for (listed, expected) in [
+        (forbidden("projects"), Err(ErrorClass::Config)),
+        ((200, json!({"items": [{"metadata": {"name": "pool-0000000001"}}]})), Err(ErrorClass::Config)),
+        ((200, json!({"message": "log in first"})), Err(ErrorClass::Transient)),
+        ((200, json!({"items": []})), Ok(())),
+        ((200, json!({"items": null})), Ok(())),
     ] {
         let answer = listed.clone();
         let stub = Stub::start(move |call, _, _| match call {
@@ -286,7 +288,7 @@ async fn a_project_that_we_may_not_see_is_gone_only_if_that_can_be_known() {
         let mut provider = stub.provider(KubernetesKind::Projects, true);
         provider.hidden_for = Duration::ZERO;
         let outcome = provider.delete(&json!("pool-0000000001")).await;
-        assert_eq!(outcome.as_ref().map_err(|error| error.class), if gone { Ok(&()) } else { Err(ErrorClass::Config) });
+        assert_eq!(outcome.map_err(|error| error.class), expected);
     }
 }
 
@@ -309,6 +311,82 @@ async fn a_conflict_is_no_deletion() {
     let uids: Vec<_> = stub.calls("DELETE /api/v1/namespaces/pool-0000000001");
     let uids: Vec<_> = uids.iter().map(|options| options["preconditions"]["uid"].as_str().unwrap()).collect();
     assert_eq!(uids, ["uid-0", "uid-1"]);
+}
+
+#[tokio::test]
+async fn a_pod_whose_deletion_meets_conflicts_only_is_not_deleted() {
+    let stub = Stub::start(|call, before, _| {
+        let pod =
+            json!({"metadata": {"name": "l-1", "uid": before.to_string(), "labels": {"nodepool_provider_name": "p"}}});
+        if call == format!("GET {PODS}/l-1") { (200, pod) } else { refusal(409, "Conflict", "the UID does not match") }
+    })
+    .await;
+    let mut provider = stub.provider(KubernetesKind::Pods, false);
+    provider.pause = Duration::from_millis(10);
+    let began = std::time::Instant::now();
+    let error = provider.delete(&json!("pool-l-1")).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Transient);
+    assert!(error.to_string().contains("the UID does not match"), "{error}");
+    let tries = stub.calls(&format!("DELETE {PODS}/l-1")).len();
+    assert!(tries > 2 && began.elapsed() > Duration::from_millis(10 + 20), "{tries} tries with pauses between");
+}
+
+#[tokio::test]
+async fn a_pod_is_gone_only_if_it_is_in_none_of_the_places_that_its_id_may_stand_for() {
+    let list = |pods: Value| (200, json!({"metadata": {"resourceVersion": "1"}, "items": pods}));
+    let stub = Stub::start(move |call, before, _| match call {
+        "GET /version" => (200, json!({})),
+        "GET /api/v1/namespaces/ci/pods" if before == 0 => list(json!([])),
+        "GET /api/v1/namespaces/ci-large/pods" if before == 0 => list(json!([{"metadata": {
+            "name": "fedora-0000000001", "resourceVersion": "1", "labels": {"nodepool_provider_name": "p"}}}])),
+        _ => forbidden("it"),
+    })
+    .await;
+    let mut provider = stub.provider(KubernetesKind::Pods, false);
+    let labels = provider.pools.shift_remove("pool").unwrap();
+    provider.pools.insert("ci".into(), labels.clone());
+    provider.pools.insert("ci-large".into(), labels);
+    let (there, gone, long_ago) = (json!("ci-large-fedora-0000000001"), json!("ci-large-fedora-0000000002"), 0.0);
+    assert_eq!(provider.has_gone(&gone, long_ago), None, "nothing was seen yet");
+    provider.start().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while provider.has_gone(&gone, long_ago).is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("both lists lack it");
+    assert_eq!(provider.has_gone(&there, long_ago), None);
+}
+
+/// A kubeconfig whose exec plugin is this script, with a password in its environment.
+fn write_plugin(stub: &Stub, script: &str) {
+    let document = json!({
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://127.0.0.1:{}", stub.port)}}],
+        "users": [{"name": "u", "user": {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh",
+            "args": ["-c", script, stub.directory.path().join("broken").to_str().unwrap()], "interactiveMode": "Never",
+            "env": [{"name": "OS_PASSWORD", "value": "hunter2"}]}}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    });
+    std::fs::write(stub.directory.path().join("config"), document.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn an_exec_plugin_that_fails_is_told_without_its_environment_and_output() {
+    const TOKEN: &str = r#"{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": "the-token", "expirationTimestamp": "2020-01-01T00:00:00Z"}}"#;
+    let stub = Stub::start(|_, _, _| (200, json!({}))).await;
+    write_plugin(&stub, &format!("echo '{TOKEN}'; if [ -e $0 ]; then echo no route >&2; exit 3; fi"));
+    let provider = stub.provider(KubernetesKind::Pods, false);
+    provider.start().await.unwrap();
+    std::fs::write(stub.directory.path().join("broken"), "").unwrap();
+    let renewed = provider.start().await.unwrap_err().to_string();
+    let token = provider.api.connection().cluster().await.unwrap().token().await.unwrap_err().to_string();
+    let begun = stub.provider(KubernetesKind::Pods, false).start().await.unwrap_err().to_string();
+    for error in [renewed, token, begun] {
+        assert!(error.contains("its exec plugin sh has failed (exit status: 3): no route"), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("the-token"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -383,12 +461,13 @@ async fn a_node_that_waited_is_handed_over_with_the_credentials_of_now() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_a_later_list_lacks_has_gone() {
+async fn a_namespace_that_two_later_lists_lack_has_gone() {
     let stub = Stub::start(|call, before, _| match call {
         "GET /api/v1/namespaces" if before == 0 => {
             (200, json!({"items": [{"metadata": {"name": "pool-1", "labels": {"nodepool_provider_name": "p"}}}]}))
         }
-        "GET /api/v1/namespaces" if before == 1 => (200, json!({"items": []})),
+        "GET /api/v1/namespaces" if before == 2 => (200, json!({"message": "log in first"})),
+        "GET /api/v1/namespaces" if before <= 3 => (200, json!({"items": []})),
         _ => forbidden("namespaces"),
     })
     .await;
@@ -397,6 +476,11 @@ async fn a_namespace_that_a_later_list_lacks_has_gone() {
     assert_eq!(provider.has_gone(&id, long_ago), None, "nothing was listed");
     provider.list_tagged().await.unwrap();
     assert_eq!(provider.has_gone(&id, long_ago), None);
+    provider.list_tagged().await.unwrap();
+    assert_eq!(provider.has_gone(&id, long_ago), None, "one list alone may be wrong");
+    let error = provider.list_tagged().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Transient, "{error}");
+    assert_eq!(provider.has_gone(&id, long_ago), None, "an answer that is no list does not say that there is nothing");
     provider.list_tagged().await.unwrap();
     assert!(provider.has_gone(&id, long_ago).is_some());
     assert_eq!(provider.has_gone(&id, nodepool_common::sys::clock::now()), None, "the list is older than the node");

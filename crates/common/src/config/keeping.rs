@@ -1,7 +1,8 @@
 //! A reload of a file in which something has become unusable.
 //!
 //! The rest of the file counts; what is broken stays as it runs: a provider whole, a label as its pool had it, provided
-//! that its pool still has what the label stands on. Only what has never run is left out.
+//! that its pool still has what the label stands on. The labels of a static provider are those of its hosts, each of which
+//! has nodes with all of them: there, too, the provider stays whole. Only what has never run is left out.
 
 use std::sync::Arc;
 
@@ -21,16 +22,21 @@ impl Loaded {
             if let Some(before) = running.providers.get(&broken.provider)
                 && let Some(provider) = Arc::make_mut(&mut config).providers.get_mut(&broken.provider)
             {
-                keep_label(Arc::make_mut(provider), &broken.pool, &broken.label, before);
+                keep_label(provider, &broken.pool, &broken.label, before);
             }
         }
         config
     }
 }
 
-/// Gives a pool the label that it had before, if that can still be used.
-fn keep_label(provider: &mut Provider, pool: &PoolName, label: &LabelName, before: &Provider) {
+/// Gives a pool the label that it had before, if that can still be used; a static provider is given back whole.
+fn keep_label(provider: &mut Arc<Provider>, pool: &PoolName, label: &LabelName, before: &Arc<Provider>) {
     let Some(kept) = before.pool(pool).and_then(|pool| pool.labels.get(label)) else { return };
+    if matches!((&provider.driver, &before.driver), (Driver::Static, Driver::Static)) {
+        *provider = Arc::clone(before);
+        return;
+    }
+    let provider = Arc::make_mut(provider);
     let is_kept = match (&mut provider.driver, &before.driver) {
         (Driver::OpenStack(now), Driver::OpenStack(before)) | (Driver::Fake(now), Driver::Fake(before)) => {
             openstack(now, pool, before.pools.get(pool).and_then(|pool| pool.labels.get(label)))

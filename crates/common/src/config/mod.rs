@@ -97,7 +97,8 @@ impl std::fmt::Display for BrokenLabel {
         let Self { provider, pool, label, reason } = self;
         write!(
             f,
-            "Label {label} of pool {pool} of provider {provider} is left out (in a reload it stays as it was): {reason}"
+            "Label {label} of pool {pool} of provider {provider} is left out (in a reload it stays as it was, and \
+             so does all of a static provider): {reason}"
         )
     }
 }

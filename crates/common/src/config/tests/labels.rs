@@ -126,3 +126,29 @@ providers:
     assert_eq!(hosts.iter().map(|host| host.id.name.as_str()).collect::<Vec<_>>(), ["one"]);
     assert!(check_errors(text).contains("label `b` is not among the top-level labels"));
 }
+
+#[test]
+fn in_a_reload_a_static_provider_with_a_label_that_has_become_unusable_stays_as_it_runs() {
+    let text = "\
+labels: [{name: a}, {name: b}]
+providers:
+- name: c
+  driver: static
+  pools:
+  - name: main
+    nodes:
+    - {name: one, labels: [a, b]}
+    - {name: two, labels: b}
+";
+    let before = load(text).config;
+    let reloaded = load(&text.replace(", {name: b}", "").replace("nodes:", "max-servers: 7\n    nodes:"));
+    let kept = reloaded.keeping_broken(&before);
+    assert_eq!(kept.providers["c"], before.providers["c"], "host two and its label, and host one with both of its own");
+    assert!(!kept.labels.contains_key("b"), "the rest of the file counts");
+    // A label that has never run is left out, and nothing else.
+    let reloaded = load(&text.replace("labels: b}", "labels: b}\n    - {name: three, labels: [a, typo]}"));
+    let kept = reloaded.keeping_broken(&before);
+    let pool = &kept.providers["c"].pools[0];
+    assert_eq!(pool.hosts.as_ref().unwrap().len(), 3);
+    assert_eq!(pool.broken_labels.keys().map(AsRef::as_ref).collect::<Vec<_>>(), ["typo"]);
+}

@@ -19,6 +19,8 @@ use crate::{Context, ErrorClass};
 
 /// Whole answer included.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// In bytes; real ones have less than a thousandth of that.
+const LARGEST: usize = 1 << 20;
 const PATH: &str = "/.well-known/openstack/api";
 
 /// Those of this process that have been fetched, by their URLs.
@@ -74,13 +76,23 @@ async fn fetch(url: &Url, context: &Context) -> Result<Map<String, Value>, Cloud
     };
     let get = async {
         let answer = public_client(context)?.get(place.clone()).send().await;
-        let answer = answer.map_err(|error| failed(ErrorClass::Transient, explain(&error)))?;
+        let broken = |error: reqwest::Error| {
+            let class = if error.is_redirect() { ErrorClass::Config } else { ErrorClass::Transient };
+            failed(class, explain(&error))
+        };
+        let mut answer = answer.map_err(broken)?;
         let status = answer.status();
-        let data = answer.bytes().await.map_err(|error| failed(ErrorClass::Transient, explain(&error)))?;
         if !status.is_success() {
             let is_away = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
             let class = if is_away { ErrorClass::Transient } else { ErrorClass::Config };
             return Err(failed(class, format!("it answers {status}")));
+        }
+        let mut data = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(broken)? {
+            data.extend_from_slice(&chunk);
+            if data.len() > LARGEST {
+                return Err(failed(ErrorClass::Config, format!("its answer has more than {} KiB", LARGEST >> 10)));
+            }
         }
         Ok(data)
     };
@@ -161,8 +173,14 @@ mod tests {
     #[tokio::test]
     async fn a_profile_that_cannot_be_fetched_makes_the_cloud_unusable_until_it_can() {
         let good = r#"{"name": "x", "profile": {"auth": {"auth_url": "https://k"}}}"#;
-        let answers =
-            vec![answer("503 Away", ""), answer("404 No", ""), answer("200 OK", "[]"), answer("200 OK", good)];
+        let long = format!("{good}{}", " ".repeat(LARGEST));
+        let answers = vec![
+            answer("503 Away", ""),
+            answer("404 No", ""),
+            answer("200 OK", "[]"),
+            answer("200 OK", &long),
+            answer("200 OK", good),
+        ];
         let (url, serve) = site(answers).await;
         let dir = tempfile::tempdir().unwrap();
         let context = cloud(&dir, &url);
@@ -170,6 +188,7 @@ mod tests {
             (ErrorClass::Transient, "it answers 503"),
             (ErrorClass::Config, "it answers 404"),
             (ErrorClass::Config, "without JSON that has a name and a profile"),
+            (ErrorClass::Config, "its answer has more than 1024 KiB"),
         ] {
             let error = CloudSettings::read(None, None, &context).await.unwrap_err();
             assert!(error.class == class && error.message.contains(what), "{error}");

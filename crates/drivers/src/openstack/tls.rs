@@ -51,10 +51,17 @@ pub(super) fn client(settings: &CloudSettings, context: &Context) -> Result<Clie
     build(builder, &place)
 }
 
-/// A client for what is public. It follows redirects.
+/// A client for what is public. It follows redirects, but not from TLS to where anybody may answer.
 pub(super) fn public_client(context: &Context) -> Result<Client, CloudError> {
     let place = "the environment";
-    build(trusting(&Verify::of_environment(context), place)?, place)
+    let policy = Policy::custom(|attempt| {
+        let was_tls = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+        if was_tls && attempt.url().scheme() != "https" {
+            return attempt.error("it leads from https to http, where anybody may answer");
+        }
+        Policy::default().redirect(attempt)
+    });
+    build(trusting(&Verify::of_environment(context), place)?.redirect(policy), place)
 }
 
 fn build(builder: ClientBuilder, place: &str) -> Result<Client, CloudError> {
@@ -292,5 +299,12 @@ mod tests {
         server.get_page(&dir, "cacert: ~/ca.pem", "secret").await.unwrap();
         let error = server.get_page(&dir, "cacert: ~/ca.pem", "plain").await.unwrap_err();
         assert!(error.contains("redirects to http://localhost:1/v3, which would show the token"), "{error}");
+        let ca = dir.path().join("ca.pem");
+        let context = Context::default().with_variable("REQUESTS_CA_BUNDLE", ca.to_str().unwrap());
+        let client = public_client(&context).unwrap();
+        let get = |page: &str| client.get(format!("https://localhost:{}/{page}", server.1)).send();
+        get("secret").await.unwrap();
+        let error = get("plain").await.unwrap_err();
+        assert!(error.is_redirect() && explain(&error).contains("from https to http"), "{}", explain(&error));
     }
 }

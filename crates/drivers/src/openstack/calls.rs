@@ -81,6 +81,10 @@ impl Cloud for Nova {
         }
     }
 
+    fn generation(&self) -> u64 {
+        self.opened()
+    }
+
     async fn create_server(&self, create: &CreateServer) -> Result<Server, CloudError> {
         let configured = self.settings().and_then(|settings| settings.microversion(Service::Compute));
         let auto = create.networks.is_empty() && !configured.is_some_and(|version| is_older(&version, AUTO_NETWORKS));

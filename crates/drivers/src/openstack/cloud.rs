@@ -26,6 +26,10 @@ pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug
     async fn changed(&self) {
         std::future::pending::<()>().await;
     }
+    /// Another number whenever its settings have been read anew: what is listed from then on may be another project's.
+    fn generation(&self) -> u64 {
+        0
+    }
     async fn create_server(&self, create: &CreateServer) -> Result<Server, CloudError>;
     async fn list_servers(&self) -> Result<Vec<Arc<Server>>, CloudError>;
     /// One server, now; `None`: there is none. For faults, which listings may lack.

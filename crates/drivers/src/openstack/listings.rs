@@ -7,6 +7,9 @@
 //! all while nobody waits. The interval follows [`Pace`]: short after somebody begins to wait and while servers
 //! change, growing while nothing does or while the cloud fails. Failures are shared like lists: a cloud that is down
 //! is asked once per interval, not once per server.
+//!
+//! What lists lack is gone only if a list of the same cloud had it before ([`Listings::lack`]): clouds.yaml may lead to
+//! another project or region from one moment to the next, whose lists lack everything that still runs in the old one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,6 +27,9 @@ use super::{
     cloud::{Cloud, CloudError, Pace, Server},
     network_service::FloatingIp,
 };
+
+/// How long it is known of something that it was listed once.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The servers by id.
 pub(crate) type Servers = HashMap<String, Arc<Server>>;
@@ -104,8 +110,52 @@ pub(crate) struct Listings<T> {
     schedule: Mutex<Schedule>,
     /// The schedule has been brought forward.
     sooner: Notify,
+    recent: Mutex<Recent<T>>,
+}
+
+/// What the lists of one generation of the cloud ([`Cloud::generation`]) have shown.
+#[derive(Debug)]
+struct Recent<T> {
+    generation: u64,
     /// The last two lists, the older one first, with when each call began.
-    recent: Mutex<VecDeque<(Instant, Found<T>)>>,
+    lists: VecDeque<(Instant, Found<T>)>,
+    /// What was listed and is not any more, by id, with when the first list began that lacked it.
+    missed: HashMap<String, Instant>,
+}
+
+impl<T> Recent<T> {
+    fn of(generation: u64) -> Self {
+        Self { generation, lists: VecDeque::new(), missed: HashMap::new() }
+    }
+
+    /// Takes in a list; `generations`: the cloud's when the call began and when it had ended.
+    fn remember(&mut self, generations: [u64; 2], began: Instant, found: &Found<T>) {
+        let [before, after] = generations;
+        if self.generation != after {
+            *self = Self::of(after);
+        }
+        if before != after {
+            // Of which cloud it is, or which pages of it, cannot be told.
+            return;
+        }
+        if let Some((_, previous)) = self.lists.back() {
+            let missed = previous.keys().filter(|id| !found.contains_key(*id));
+            self.missed.extend(missed.map(|id| (id.clone(), began)));
+        }
+        self.missed.retain(|id, missed| !found.contains_key(id) && missed.elapsed() < REMEMBERED);
+        if self.lists.len() == 2 {
+            self.lists.pop_front();
+        }
+        self.lists.push_back((began, Arc::clone(found)));
+    }
+
+    /// See [`Listings::lack`].
+    fn lack(&self, id: &str, moment: Option<Instant>) -> bool {
+        let lacks = |(began, found): &(Instant, Found<T>)| {
+            moment.is_none_or(|moment| *began > moment) && !found.contains_key(id)
+        };
+        self.missed.contains_key(id) && self.lists.len() == 2 && self.lists.iter().all(lacks)
+    }
 }
 
 #[derive(Debug)]
@@ -141,7 +191,7 @@ impl<T: Listed> Listings<T> {
                 finished: None,
             }),
             sooner: Notify::new(),
-            recent: Mutex::default(),
+            recent: Mutex::new(Recent::of(0)),
         }
     }
 
@@ -170,21 +220,14 @@ impl<T: Listed> Listings<T> {
         self.latest.borrow().as_ref()?.found.as_ref().ok().map(Arc::clone)
     }
 
-    /// Whether the last two lists, both begun after `moment`, lack an item: one alone may be wrong.
+    /// Whether the last two lists, both begun after `moment`, lack an item (one alone may be wrong) that a list before
+    /// them had, of the cloud with the settings that it still has.
     pub fn lack(&self, id: &str, moment: Option<Instant>) -> bool {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let lacks = |(began, found): &(Instant, Found<T>)| {
-            moment.is_none_or(|moment| *began > moment) && !found.contains_key(id)
-        };
-        recent.len() == 2 && recent.iter().all(lacks)
+        self.recent().lack(id, moment)
     }
 
-    fn remember(&self, began: Instant, found: &Found<T>) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() == 2 {
-            recent.pop_front();
-        }
-        recent.push_back((began, Arc::clone(found)));
+    fn recent(&self) -> std::sync::MutexGuard<'_, Recent<T>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A listing that began after `moment`, maybe one that somebody else is waiting for.
@@ -221,6 +264,7 @@ impl<T: Listed> Listings<T> {
         }
         self.schedule().requested = None;
         let started = Instant::now();
+        let generation = self.cloud.generation();
         let found = T::list(&*self.cloud).await.map(|found| {
             Arc::new(found.into_iter().map(|item| (item.id().to_owned(), item)).collect::<HashMap<_, _>>())
         });
@@ -236,7 +280,7 @@ impl<T: Listed> Listings<T> {
             schedule.finished = Some(finished);
         }
         if let Ok(found) = &found {
-            self.remember(started, found);
+            self.recent().remember([generation, self.cloud.generation()], started, found);
         }
         self.latest.send_replace(Some(Listing { started, found }));
     }
@@ -245,4 +289,48 @@ impl<T: Listed> Listings<T> {
 fn differ<T: Listed>(now: &HashMap<String, Arc<T>>, before: &HashMap<String, Arc<T>>) -> bool {
     now.len() != before.len()
         || now.iter().any(|(id, item)| before.get(id).is_none_or(|before| before.status() != item.status()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(ids: &[&str]) -> Found<Server> {
+        let server = |id: &&str| {
+            let server = Server::read(&serde_json::json!({"id": id})).unwrap();
+            ((*id).to_owned(), Arc::new(server))
+        };
+        Arc::new(ids.iter().map(server).collect())
+    }
+
+    /// What the given lists have shown, each with the cloud's generations at its beginning and its end.
+    fn shown(lists: &[([u64; 2], &[&str])]) -> Recent<Server> {
+        let mut recent = Recent::of(0);
+        for (generations, ids) in lists {
+            recent.remember(*generations, Instant::now(), &list(ids));
+        }
+        recent
+    }
+
+    #[test]
+    fn what_two_lists_lack_is_gone_only_if_one_before_had_it() {
+        assert!(shown(&[([1, 1], &["a", "b"]), ([1, 1], &["b"]), ([1, 1], &["b"])]).lack("a", None));
+        assert!(!shown(&[([1, 1], &["a"]), ([1, 1], &[])]).lack("a", None), "one list may be wrong");
+        assert!(!shown(&[([1, 1], &["b"]), ([1, 1], &["b"]), ([1, 1], &[])]).lack("a", None), "it was never listed");
+        assert!(!shown(&[([1, 1], &["a"]), ([1, 1], &[]), ([1, 1], &["a"]), ([1, 1], &[])]).lack("a", None));
+        let gone = shown(&[([1, 1], &["a"]), ([1, 1], &[]), ([1, 1], &[]), ([1, 1], &[])]);
+        assert!(gone.lack("a", None) && !gone.lack("a", Some(Instant::now())), "the lists are older than that");
+    }
+
+    #[test]
+    fn what_another_cloud_does_not_list_is_not_gone() {
+        let all: &[&str] = &["a", "b"];
+        assert!(!shown(&[([1, 1], all), ([1, 1], all), ([2, 2], &[]), ([2, 2], &[])]).lack("a", None));
+        assert!(
+            !shown(&[([1, 1], all), ([1, 2], &[]), ([2, 2], &[]), ([2, 2], &[])]).lack("a", None),
+            "changed within"
+        );
+        assert!(!shown(&[([1, 2], all), ([2, 2], &[]), ([2, 2], &[])]).lack("a", None), "maybe of the cloud before");
+        assert!(shown(&[([2, 2], &[]), ([3, 3], all), ([3, 3], &[]), ([3, 3], &[])]).lack("a", None), "back again");
+    }
 }

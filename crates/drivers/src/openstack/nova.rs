@@ -10,7 +10,10 @@
 //! about the old one, is forgotten.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,9 +60,10 @@ pub(crate) struct Nova {
     current: Mutex<Option<Current>>,
     /// What the current session was opened with, for those who cannot wait for its lock.
     settings: std::sync::RwLock<Option<CloudSettings>>,
+    opened: AtomicU64,
     /// What was last warned of.
     warned: std::sync::Mutex<Vec<String>>,
-    page_deadlines: PageDeadlines,
+    pub(super) page_deadlines: PageDeadlines,
 }
 
 /// The session and when it must be opened anew.
@@ -81,6 +85,7 @@ impl Nova {
             context: context.clone(),
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
+            opened: AtomicU64::default(),
             warned: std::sync::Mutex::default(),
             page_deadlines: PageDeadlines::default(),
         }
@@ -89,6 +94,11 @@ impl Nova {
     /// What clouds.yaml says of the cloud; `None`: nobody has read it yet.
     pub(super) fn settings(&self) -> Option<CloudSettings> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often the way into the cloud has been opened.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::SeqCst)
     }
 
     /// Reads clouds.yaml anew, logs in, and sees that there is a compute service.
@@ -164,6 +174,8 @@ impl Nova {
         let named = settings.fingerprint(&self.context);
         let session = Arc::new(Session::new(settings.clone(), &self.context, self.meter.clone())?);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+        // Before the session is in use: what it lists must not pass for the old one's.
+        self.opened.fetch_add(1, Ordering::SeqCst);
         // One that has changed while it was read is read again.
         let files = if files.has_changed() { files } else { named };
         Ok(Current { session, files, looked: Instant::now() })
@@ -189,10 +201,16 @@ impl Nova {
 
     /// Makes a call as often as is right, and reads its JSON.
     pub(super) async fn call(&self, call: Call) -> Result<Value, CloudError> {
+        self.repeat(call).await.map_err(marked).map(|(answer, _)| answer)
+    }
+
+    /// The same for a page of a listing, with how long the attempt took that brought it.
+    pub(super) async fn page(&self, mut call: Call) -> Result<(Value, Duration), CloudError> {
+        call.is_page = true;
         self.repeat(call).await.map_err(marked)
     }
 
-    async fn repeat(&self, mut call: Call) -> Result<Value, CloudError> {
+    async fn repeat(&self, mut call: Call) -> Result<(Value, Duration), CloudError> {
         let until = Instant::now() + call.patience;
         let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
         let mut delays =
@@ -211,7 +229,9 @@ impl Nova {
             if call.is_page {
                 call.deadline = self.page_deadlines.of(call.name);
             }
+            let began = Instant::now();
             let sent = self.send(&session, &call, &token, pass).await;
+            let time = began.elapsed();
             if call.is_page && sent.timed_out() {
                 let pass = gate.pass(false, Instant::now() + PROBE_DEADLINE, PROBE_DEADLINE).await;
                 if let Ok(Some(pass)) = pass
@@ -222,7 +242,7 @@ impl Nova {
             }
             let (is_later, was_not_sent) = (sent.is_later(), sent.was_not_sent());
             let mut error = match sent.result {
-                Ok(value) => return Ok(value),
+                Ok(value) => return Ok((value, time)),
                 Err(error) => error,
             };
             let refused = error.status == Some(401);
@@ -264,8 +284,6 @@ impl Nova {
         let mut health = sent.health();
         if call.is_page && sent.timed_out() {
             health = Health::Unclear;
-        } else if call.is_page && sent.result.is_ok() {
-            self.page_deadlines.came(call.name, time);
         }
         pass.end(health, sent.result.as_ref().err());
         let problem = sent.problem();
@@ -289,7 +307,10 @@ mod tests {
     use super::*;
     use crate::{
         ApiCalls,
-        openstack::cloud::{Cloud, Flavor},
+        openstack::{
+            cloud::{Cloud, Flavor, Server},
+            listings::Listings,
+        },
     };
 
     fn nova(cloud: &str, clouds_yaml: &str) -> Nova {
@@ -302,6 +323,7 @@ mod tests {
             meter: Meter { provider: "test".into(), calls: ApiCalls::default() },
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
+            opened: AtomicU64::default(),
             warned: std::sync::Mutex::default(),
             page_deadlines: PageDeadlines::default(),
         }
@@ -339,6 +361,37 @@ mod tests {
         assert!(began.elapsed() < Duration::from_millis(500), "the service is not in trouble: {:?}", began.elapsed());
         assert_eq!(nova.page_deadlines.of("detailed server list"), Duration::from_secs(1));
         assert_eq!(nova.list_servers().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn servers_that_a_changed_clouds_yaml_leads_away_from_are_not_gone() {
+        const SERVERS: &str = "/compute/v2.1/servers/detail";
+        let cloud = ScriptedCloud::start(&[]).await;
+        let path = cloud.clouds_yaml();
+        let nova = Arc::new(nova(ScriptedCloud::NAME, path.to_str().unwrap()));
+        nova.start().await.unwrap();
+        let servers: Listings<Server> = Listings::new(Arc::clone(&nova) as Arc<dyn Cloud>);
+        let list = async |ids: &[&str]| {
+            let listed: Vec<_> = ids.iter().map(|id| json!({"id": id})).collect();
+            cloud.answer("GET", SERVERS, 200, &json!({"servers": listed}));
+            servers.hurry(Duration::ZERO);
+            assert_eq!(servers.after(Instant::now()).await.found.unwrap().len(), ids.len());
+        };
+        list(&["s", "t"]).await;
+        list(&["s"]).await;
+        list(&["s"]).await;
+        assert!(servers.lack("t", None) && !servers.lack("s", None), "somebody has deleted it");
+        std::fs::write(
+            &path,
+            std::fs::read_to_string(&path).unwrap().replace("project_name: p", "project_name: other"),
+        )
+        .unwrap();
+        sleep(FILE_CHECK_INTERVAL).await;
+        for _ in 0..3 {
+            list(&[]).await;
+            assert!(!servers.lack("s", None), "it is in the project before");
+        }
+        assert_eq!(nova.opened(), 2);
     }
 
     #[tokio::test]

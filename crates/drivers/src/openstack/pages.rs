@@ -7,9 +7,9 @@
 //! for gone.
 //!
 //! A page of a thousand servers takes some clouds longer than any other call, so its deadline follows what such a page
-//! took before ([`PageDeadlines`]). After one that was late it grows if the service answers something else: one that
-//! hangs as a whole should be noticed as soon as it comes back. A service that is slow with its listings is not in
-//! trouble: other calls go on.
+//! took before ([`PageDeadlines`]), the slowest of a listing: the last one is short, and comes soon. After one that was
+//! late it grows if the service answers something else: one that hangs as a whole should be noticed as soon as it comes
+//! back. A service that is slow with its listings is not in trouble: other calls go on.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,7 +32,7 @@ use crate::ErrorClass;
 const MOST_PAGES: usize = 1000;
 /// No page may take longer.
 const LONGEST: Duration = Duration::from_secs(300);
-/// A page may take so many times what the last one took.
+/// A page may take so many times what the slowest one of the last listing took.
 const ALLOWANCE: u32 = 3;
 
 /// How long a page of each kind of listing may take.
@@ -63,9 +63,9 @@ impl PageDeadlines {
         self.known().get(listing).copied().unwrap_or(self.least)
     }
 
-    /// A page came after that time.
-    pub fn came(&self, listing: &'static str, after: Duration) {
-        self.known().insert(listing, (after * ALLOWANCE).clamp(self.least, LONGEST));
+    /// To be told how long each page of a listing took.
+    fn learn(&self, listing: &'static str) -> Lesson<'_> {
+        Lesson { deadlines: self, listing, slowest: Duration::ZERO }
     }
 
     /// A page did not come within that time: the next one may take twice as long.
@@ -73,6 +73,33 @@ impl PageDeadlines {
         let mut known = self.known();
         let before = known.entry(listing).or_insert(self.least);
         *before = (*before).max((deadline * 2).min(LONGEST));
+    }
+}
+
+/// What the pages of one listing teach of the next ones.
+struct Lesson<'a> {
+    deadlines: &'a PageDeadlines,
+    listing: &'static str,
+    slowest: Duration,
+}
+
+impl Lesson<'_> {
+    /// A page came after that time: the next one may take at least so long.
+    fn came(&mut self, after: Duration) {
+        self.slowest = self.slowest.max(after);
+        let allowed = self.allowed();
+        let mut known = self.deadlines.known();
+        let before = known.entry(self.listing).or_insert(allowed);
+        *before = (*before).max(allowed);
+    }
+
+    /// All pages have come: the next listing may take as long as the slowest of them says, and no longer.
+    fn ended(self) {
+        self.deadlines.known().insert(self.listing, self.allowed());
+    }
+
+    fn allowed(&self) -> Duration {
+        (self.slowest * ALLOWANCE).clamp(self.deadlines.least, LONGEST)
     }
 }
 
@@ -92,15 +119,16 @@ impl Nova {
         let mut all = Vec::new();
         let mut read = HashSet::new();
         let mut query = first.clone();
+        let mut lesson = self.page_deadlines.learn(name);
         while read.insert(query.clone()) {
             if read.len() > MOST_PAGES {
                 let why = format!("{name} has more than {MOST_PAGES} pages");
                 return Err(CloudError::new(ErrorClass::Transient, why));
             }
             let mut call = Call::get(name, service, path);
-            call.is_page = true;
             call.query = query;
-            let mut page = self.call(call).await?;
+            let (mut page, time) = self.page(call).await?;
+            lesson.came(time);
             let next = next_query(&page, key);
             // An answer that is none must not pass for "there is nothing": what is not there gets deleted.
             let Some(Value::Array(mut items)) = page.get_mut(key).map(Value::take) else {
@@ -108,6 +136,7 @@ impl Nova {
             };
             let Some(next) = next.filter(|_| !items.is_empty()) else {
                 all.append(&mut items);
+                lesson.ended();
                 return Ok(all);
             };
             all.append(&mut items);
@@ -205,11 +234,33 @@ mod tests {
             assert_eq!(deadlines.of("servers"), seconds(allowed));
         }
         assert_eq!(deadlines.of("ports"), seconds(30), "each listing has its own");
-        deadlines.came("servers", seconds(45));
+        listed(&deadlines, &[45]);
         assert_eq!(deadlines.of("servers"), seconds(135));
         deadlines.late("servers", seconds(30));
         assert_eq!(deadlines.of("servers"), seconds(135), "an attempt that began when less was allowed");
-        deadlines.came("servers", seconds(1));
+        listed(&deadlines, &[1]);
         assert_eq!(deadlines.of("servers"), seconds(30));
+    }
+
+    /// A listing whose pages take so many seconds.
+    fn listed(deadlines: &PageDeadlines, pages: &[u64]) {
+        let mut lesson = deadlines.learn("servers");
+        for seconds in pages {
+            let before = deadlines.of("servers");
+            lesson.came(Duration::from_secs(*seconds));
+            assert!(deadlines.of("servers") >= before, "within a listing a page tells of longer ones only");
+        }
+        lesson.ended();
+    }
+
+    #[test]
+    fn a_short_last_page_does_not_undo_what_a_long_one_has_taught() {
+        let deadlines = PageDeadlines::default();
+        for pages in [[45, 1], [1, 45]] {
+            listed(&deadlines, &pages);
+            assert_eq!(deadlines.of("servers"), Duration::from_secs(135));
+        }
+        listed(&deadlines, &[1, 1]);
+        assert_eq!(deadlines.of("servers"), Duration::from_secs(30));
     }
 }

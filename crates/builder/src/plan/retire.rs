@@ -37,7 +37,7 @@ pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
     pass.files();
     for decision in pass.decisions {
         let Some(subject) = decision.subject() else { continue };
-        let since = world.doing.wanted.get(&subject).copied().unwrap_or(world.now);
+        let since = world.doing.wanted.get(&subject).copied().unwrap_or(world.now).min(world.now);
         let mut after = since + patience(world, &decision);
         if let Some(refused) = world.doing.retire_after.get(&subject) {
             after = after.max(*refused);

@@ -63,7 +63,8 @@ impl State {
     pub fn clock_stepped(&mut self, step: f64) {
         let doing = &mut self.doing;
         let builds = doing.builds_after.values_mut().map(|(at, _)| at);
-        let times = builds.chain(doing.uploads_after.values_mut()).chain(doing.retire_after.values_mut());
+        let uploads = doing.uploads_after.values_mut();
+        let times = builds.chain(uploads).chain(doing.retire_after.values_mut()).chain(doing.wanted.values_mut());
         times.for_each(|at| *at += step);
     }
 

@@ -233,6 +233,14 @@ impl<T: Record> Held<T> {
                 Err(MultiWriteError::OperationFailed { index: 2, source: Error::BadVersion | Error::NoNode })
                     if matches!(then, Then::PlaceUnder(_)) =>
                 {
+                    // It may have been an earlier try of ours that changed the version.
+                    if doubtful {
+                        match repeat(deadline, || client.get_data(&path)).await {
+                            Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
+                            Ok(_) => {}
+                            Err(error) => return Err(fail(error)),
+                        }
+                    }
                     return Err(fail(Error::BadVersion));
                 }
                 Err(error) => Error::from(error),

@@ -250,8 +250,8 @@ impl Provider for OpenStackProvider {
         }
         tracing::warn!(
             provider = %self.name, label = %label.name,
-            "the cloud has no active image called {}, the cloud-image of the label; it is looked for again every {} s",
-            image.external_name(), lookups::IMAGE_CHECK_INTERVAL.as_secs()
+            "the cloud has no active image called {}, the cloud-image of the label: requests for it are declined until it is there",
+            image.external_name()
         );
         Ok(false)
     }

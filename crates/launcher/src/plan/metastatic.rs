@@ -50,11 +50,11 @@ impl Standing {
 }
 
 /// The backing nodes of a provider, in the order of their creation. Whether the lock is really the provider's is found
-/// out when one is written to; `not_kept`: those of which it is not.
+/// out when one is written to; `not_kept`: those of which it was not, and until when they are left out.
 fn backing_nodes(
     records: &Records,
     provider: &ProviderName,
-    not_kept: &BTreeSet<NodeId>,
+    not_kept: &BTreeMap<NodeId, Timestamp>,
     now: Timestamp,
 ) -> Vec<Standing> {
     let owner = metastatic_owner(provider);
@@ -67,7 +67,8 @@ fn backing_nodes(
         }
     }
     let standings = records.nodes.iter().filter_map(|(id, entry)| {
-        let is_one = |node: &&Arc<Node>| node.state == NodeState::InUse && entry.is_locked() && !not_kept.contains(id);
+        let is_left_out = not_kept.get(id).is_some_and(|until| now < *until);
+        let is_one = |node: &&Arc<Node>| node.state == NodeState::InUse && entry.is_locked() && !is_left_out;
         let node = entry.usable().filter(is_one)?;
         let mut backing = Backing::of(node).filter(|backing| backing.owner == owner)?;
         backing.launched = entry.stat.no_later(backing.launched, now);
@@ -80,7 +81,7 @@ fn backing_nodes(
 pub fn free_place(
     records: &Records,
     provider: &ProviderName,
-    not_kept: &BTreeSet<NodeId>,
+    not_kept: &BTreeMap<NodeId, Timestamp>,
     label: &MetastaticLabel,
     now: Timestamp,
 ) -> Option<Place> {

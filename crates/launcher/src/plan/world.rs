@@ -181,8 +181,9 @@ pub struct Holdings {
     pub backing_after: BTreeMap<(ProviderName, LabelName), Timestamp>,
     /// Launches that wait for a place on a backing node: their pool and label.
     pub seeking: BTreeMap<NodeId, (PoolKey, LabelName)>,
-    /// Nodes that say that they are backing nodes of a provider of ours, and are not locked for it. Ids are not used again.
-    pub not_kept: BTreeSet<NodeId>,
+    /// Nodes that say that they are backing nodes of a provider of ours, and were not locked for it: left out of account
+    /// until this time.
+    pub not_kept: BTreeMap<NodeId, Timestamp>,
     /// Since when nothing stands on a backing node.
     pub idle_since: BTreeMap<NodeId, Timestamp>,
     /// Static hosts that an action is looking at: hands off.

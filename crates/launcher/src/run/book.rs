@@ -203,6 +203,7 @@ impl Inner {
             .chain(view.min_ready_after.values_mut())
             .chain(view.hosts_after.values_mut())
             .chain(view.backing_after.values_mut())
+            .chain(view.not_kept.values_mut())
             .chain(view.idle_since.values_mut());
         times.for_each(|at| *at += step);
     }
@@ -214,5 +215,6 @@ impl Inner {
         self.view.min_ready_after.retain(|_, at| *at > now);
         self.view.hosts_after.retain(|_, at| *at > now);
         self.view.backing_after.retain(|_, at| *at > now);
+        self.view.not_kept.retain(|_, at| *at > now);
     }
 }

@@ -43,6 +43,8 @@ const QUOTA_AGE: f64 = 300.0;
 const QUOTA_AGE_PAUSED: f64 = 15.0;
 /// Before a provider whose task has panicked is run again.
 const AFTER_A_PANIC: Duration = Duration::from_secs(60);
+/// At the earliest after so many seconds a cloud is asked again for an image that it did not have.
+const MISSING_IMAGE_AGAIN: f64 = 1.0;
 /// Longest time for one question to a cloud.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -89,10 +91,13 @@ impl Entry {
         }
     }
 
-    /// Whether what is asked for is an image that the cloud did not have.
-    fn is_missing(&self, want: &Want) -> bool {
-        let Want::LabelReady(_, pool, label) = want else { return false };
-        matches!(self.state.cloud_images.get(&(pool.clone(), label.clone())), Some(CloudImage::Missing(_)))
+    /// When the image that is asked for was last found to be missing.
+    fn missing_at(&self, want: &Want) -> Option<Timestamp> {
+        let Want::LabelReady(_, pool, label) = want else { return None };
+        match self.state.cloud_images.get(&(pool.clone(), label.clone()))? {
+            CloudImage::Missing(asked) => Some(*asked),
+            CloudImage::There => None,
+        }
     }
 
     fn answered(&mut self) {
@@ -208,8 +213,8 @@ impl Clouds {
         let mut entries = self.open();
         let entry = entries.get_mut(provider_of(&want)).filter(|entry| entry.started)?;
         // Of an image that was missing the planner wants to know again when somebody asks for it.
-        let is_kept = entry.until.contains_key(&want) && !entry.is_missing(&want);
-        if is_kept || !entry.asked.insert(want.clone()) {
+        let may_be_repeated = entry.missing_at(&want).is_some_and(|asked| asked + MISSING_IMAGE_AGAIN <= clock::now());
+        if (entry.until.contains_key(&want) && !may_be_repeated) || !entry.asked.insert(want.clone()) {
             return None;
         }
         Some(Question { cloud: Arc::clone(&entry.cloud), want, at: clock::now() })
@@ -220,7 +225,11 @@ impl Clouds {
         for entry in self.open().values_mut() {
             // 0: never asked, or to be asked anew.
             let asked = Some(&mut entry.state.quota_at).filter(|at| **at != 0.0);
-            let times = entry.until.values_mut().chain(&mut entry.state.launch_after).chain(asked);
+            let missing = entry.state.cloud_images.values_mut().filter_map(|image| match image {
+                CloudImage::Missing(asked) => Some(asked),
+                CloudImage::There => None,
+            });
+            let times = entry.until.values_mut().chain(&mut entry.state.launch_after).chain(asked).chain(missing);
             times.for_each(|at| *at += step);
         }
     }
@@ -242,7 +251,11 @@ impl Clouds {
                     Want::Quota(_) | Want::Zones(_) => {}
                 }
             }
-            let times = entry.until.values().copied();
+            let missing = entry.state.cloud_images.values().filter_map(|image| match image {
+                CloudImage::Missing(asked) => Some(asked + MISSING_IMAGE_AGAIN).filter(|at| *at > now),
+                CloudImage::There => None,
+            });
+            let times = entry.until.values().copied().chain(missing);
             next = times.chain(next).reduce(f64::min);
         }
         next

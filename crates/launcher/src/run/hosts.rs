@@ -182,7 +182,11 @@ impl Launcher {
             Some(host) => {
                 let Some(cloud) = self.clouds.get(&provider) else { return Ok(Some(held)) };
                 let key = HostKey { provider: provider.clone(), host: host.id.clone() };
-                let met = self.book.open().met.get(&key).map(|met| (met.at, met.keys.clone()));
+                let met = {
+                    let book = self.book.open();
+                    let met = book.met.get(&key).filter(|met| met.host == *host);
+                    met.map(|met| (met.at, met.keys.clone()))
+                };
                 if met.as_ref().is_some_and(|(at, _)| at.elapsed() < ALIVE_FOR) {
                     return Ok(Some(held));
                 }

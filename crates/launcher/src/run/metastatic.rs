@@ -42,6 +42,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Seconds before backing nodes are asked for again after a request for one has failed: the first time, and at most.
 const FIRST_PAUSE: f64 = 1.0;
 const LONGEST_PAUSE: f64 = 60.0;
+/// Seconds for which a node that was not locked for its provider is left out of its backing nodes.
+const NOT_KEPT: f64 = 60.0;
 /// How long a launch that waits goes without a look, whatever it hears.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -229,12 +231,13 @@ impl Launcher {
         Ok(())
     }
 
-    /// The lock of a backing node. One that is not locked for the provider is left out of account from now on.
+    /// The lock of a backing node. One that is not locked for the provider is left out of account for a while: another
+    /// contender may have been before the provider's for a moment.
     async fn kept_lock(&self, node: &NodeId, owner: &str) -> Result<Option<KeptLock>, ZkError> {
         let kept = self.zk.kept_lock(node, owner).await?;
         if kept.is_none() {
-            self.book.open().view.not_kept.insert(node.clone());
-            info!(logger = LOGGER, node = %node, "Is not locked for {owner} (any more): it is none of its backing nodes");
+            self.book.open().view.not_kept.insert(node.clone(), clock::now() + NOT_KEPT);
+            info!(logger = LOGGER, node = %node, "Is not locked for {owner} now: it is left out of its backing nodes for {NOT_KEPT:.0} s");
         }
         Ok(kept)
     }

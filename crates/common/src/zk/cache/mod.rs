@@ -30,7 +30,10 @@ use super::{
     nodes::now,
     paths::{Lock, Spot},
 };
-use crate::model::{Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat};
+use crate::{
+    model::{Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat},
+    sys::clock,
+};
 
 /// Everything under `/nodepool`, as last seen. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -92,7 +95,7 @@ impl Cache {
 
     /// The clock was set: what this process has seen since when moves with it.
     pub fn clock_stepped(&self, step: f64) {
-        self.tree().clock_stepped(step);
+        self.tree().clock_stepped(step, clock::now());
     }
 
     /// A number that grows with each change.

@@ -254,8 +254,9 @@ impl Tree {
         known
     }
 
-    /// The clock was set by that many seconds.
-    pub fn clock_stepped(&mut self, step: f64) {
+    /// The clock was set by that many seconds, and is at `now`. What was seen after that and before it was noticed has a time
+    /// of the new clock already: it is not put off.
+    pub fn clock_stepped(&mut self, step: f64, now: Timestamp) {
         let records = &mut self.records;
         let times = records
             .nodes
@@ -267,7 +268,7 @@ impl Tree {
             .chain(records.uploads.values_mut().map(|entry| &mut entry.free_since))
             .chain(records.building.values_mut().map(|lock| &mut lock.free_since))
             .chain(records.uploading.values_mut().map(|lock| &mut lock.free_since));
-        times.flatten().for_each(|at| *at += step);
+        times.flatten().for_each(|at| *at = (*at + step).min(now));
     }
 
     /// An empty one that remembers what has been complained about.

@@ -26,8 +26,6 @@ use crate::{ErrorClass, ProviderError};
 
 /// A flavor that was not found is looked for again after this.
 const FLAVOR_MISSED: Duration = Duration::from_secs(30);
-/// A cloud image that was not found is looked for again after this (`nodepool 11.0.0: IMAGE_CHECK_TIMEOUT`).
-pub(super) const IMAGE_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 /// See the module's comment.
 #[derive(Debug)]
@@ -159,7 +157,8 @@ impl Lookups {
 
     /// An active image of the cloud that the configuration names.
     pub async fn image(&self, name: &str) -> Result<Option<Named>> {
-        let will_do = |image: &Option<Named>, age| image.is_some() || age < IMAGE_CHECK_INTERVAL;
+        // How long one is believed to be missing is for whoever asks to say.
+        let will_do = |image: &Option<Named>, _| image.is_some();
         let image = slot(&self.kept().images, name).get(will_do, self.cloud.find_image(name)).await;
         image.map_err(self.error(format_args!("looking for image {name}")))
     }

@@ -252,11 +252,11 @@ fn a_free_slot_is_one_that_no_record_names() {
     });
     assert_eq!(place(&setting, None), None, "used, but not gone yet");
     setting.records.nodes.remove(&NodeId::from("3"));
-    setting.holdings.not_kept.insert("1".into());
+    setting.holdings.not_kept.insert("1".into(), NOW + 1.0);
     assert_eq!(place(&setting, None), None, "not locked for the provider");
     assert!(orders(&seeking(stack(None), &["5"]).plan()).is_empty());
     let mut wanting = seeking(stack(None), &["5"]);
-    wanting.holdings.not_kept.insert("1".into());
+    wanting.holdings.not_kept.insert("1".into(), NOW + 1.0);
     assert_eq!(orders(&wanting.plan()), [1], "so that another one is asked for");
     setting.holdings.not_kept.clear();
     setting.records.nodes.get_mut(&NodeId::from("1")).unwrap().contenders.clear();

@@ -210,6 +210,9 @@ class Calls:
         return self._adapter._client.get_server_console(id)
 
     def label_ready(self, pool, label):
+        # Without what the adapter remembers of images: for how long one is believed to be missing, our launcher decides.
+        # (A test may have put a function of its own in this place.)
+        getattr(self._adapter._findImage, 'cache_clear', lambda: None)()
         return self._manager.labelReady(self._adapter.provider.pools[pool].labels[label])
 
     def host_keys(self, node, address, connection_type=None, port=None):

@@ -361,20 +361,26 @@ fn waits(pools: &Value, request: &str) -> bool {
 /// One whose server is there, and one whose server somebody has deleted: the search for leaks sees it, asked by nobody.
 #[tokio::test]
 async fn a_ready_node_whose_server_is_not_listed_any_more_is_not_handed_out() {
-    let stage = with_servers_that_last(zookeeper(), 0.0).await;
+    let stage = with_servers_that_last(zookeeper(), 0.3).await;
     stage.cleanup_interval.set(0.3);
     stage.configure(&[fake("p", &["a"], 5)]);
     let _launcher = stage.launcher().await;
-    let first = stage.request(&["a"]).await;
-    let there = stage.fulfilled(&first).await["nodes"][0].as_str().unwrap().to_owned();
+    // Each is in a list: that is how a launch learns that its server has booted.
+    let first = stage.request(&["a", "a"]).await;
+    let nodes = stage.fulfilled(&first).await["nodes"].clone();
+    let [there, lost] = [0, 1].map(|index| nodes[index].as_str().unwrap().to_owned());
     stage.zk.delete(&format!("/nodepool/requests/{first}"), None).await.unwrap();
-    stage.wait("it is free", async || stage.record(&format!("nodes/{there}")).await["allocated_to"].is_null()).await;
-    let mut lost = stage.record(&format!("nodes/{there}")).await;
-    lost["external_id"] = json!("deleted-by-hand");
-    // As it was made a while ago, it is in no list by now.
-    lost["state_time"] = json!(now() - 60.0);
-    stage.create("/nodepool/nodes/0000009999", lost.to_string().as_bytes()).await;
-    stage.wait("it is retired", async || stage.data("nodes/0000009999").await.is_none()).await;
+    let path = format!("nodes/{lost}");
+    stage.wait("it is free", async || stage.record(&path).await["allocated_to"].is_null()).await;
+    let mut record = stage.record(&path).await;
+    // As it was made a while ago, no list is too old to say that it has gone.
+    record["state_time"] = json!(now() - 60.0);
+    stage.zk.set_data(&format!("/nodepool/{path}"), record.to_string().as_bytes(), None).await.unwrap();
+    let mut servers = stage.servers();
+    servers.remove(record["external_id"].as_str().unwrap()).unwrap();
+    let file = json!({"servers": servers, "images": {}});
+    std::fs::write(stage.state_dir().join("p.json"), file.to_string()).unwrap();
+    stage.wait("it is retired", async || stage.data(&path).await.is_none()).await;
     let second = stage.request(&["a"]).await;
     assert_eq!(stage.fulfilled(&second).await["nodes"], json!([there]), "the other one waited");
     stage.release(&second).await;

@@ -41,7 +41,7 @@ def pods_refusals(world):
         'no-account': ({'spec': {'serviceAccountName': 'nobody', 'containers': [{'name': 'c', 'image': 'i'}]}},
                        ['serviceaccount "nobody" not found']),
         'bad-image': ({'image': ''}, ['spec.containers[0].image', 'Required value']),
-        'Bad_Name': ({}, ['Bad_Name', 'Invalid value']),
+        'Bad_Name': ({}, ['Bad_Name', 'Kubernetes refuses']),
     }
     # The launch's time is that of what never comes.
     launch = {'launch-timeout': 40, 'launch-retries': 1}

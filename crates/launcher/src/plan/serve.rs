@@ -317,9 +317,9 @@ fn cloud_image(key: &PoolKey, label: &LabelName) -> Want {
 #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch fit
 fn is_older_than(world: &World<'_>, key: &PoolKey, label: &LabelName, request: &NodeRequest) -> bool {
     let known = world.provider(&key.provider).and_then(|p| p.cloud_images.get(&(key.pool.clone(), label.clone())));
-    let Some(CloudImage::Missing(asked)) = known else { return false };
+    let Some(asked) = known.and_then(|image| image.missing_at()) else { return false };
     let made = world.records.requests.get(&request.id).map_or(0, |entry| entry.stat.ctime) as Timestamp / 1000.0;
-    *asked < made && made < world.now + CLOCKS_APART
+    asked < made && made < world.now + CLOCKS_APART
 }
 
 /// A waiting of which the reason is that something has to be found out.

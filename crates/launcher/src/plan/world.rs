@@ -122,6 +122,16 @@ pub enum CloudImage {
     Missing(Timestamp),
 }
 
+impl CloudImage {
+    /// When the cloud was asked for an image that it did not have.
+    pub fn missing_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Missing(asked) => Some(asked),
+            Self::There => None,
+        }
+    }
+}
+
 /// What is known of a cloud. Everything is a cached answer; what is missing is asked for through [`super::Want`].
 #[derive(Clone, Debug, Default)]
 pub struct ProviderState {

@@ -94,10 +94,7 @@ impl Entry {
     /// When the image that is asked for was last found to be missing.
     fn missing_at(&self, want: &Want) -> Option<Timestamp> {
         let Want::LabelReady(_, pool, label) = want else { return None };
-        match self.state.cloud_images.get(&(pool.clone(), label.clone()))? {
-            CloudImage::Missing(asked) => Some(*asked),
-            CloudImage::There => None,
-        }
+        self.state.cloud_images.get(&(pool.clone(), label.clone()))?.missing_at()
     }
 
     fn answered(&mut self) {
@@ -251,10 +248,8 @@ impl Clouds {
                     Want::Quota(_) | Want::Zones(_) => {}
                 }
             }
-            let missing = entry.state.cloud_images.values().filter_map(|image| match image {
-                CloudImage::Missing(asked) => Some(asked + MISSING_IMAGE_AGAIN).filter(|at| *at > now),
-                CloudImage::There => None,
-            });
+            let missing = entry.state.cloud_images.values().filter_map(|image| image.missing_at());
+            let missing = missing.map(|asked| asked + MISSING_IMAGE_AGAIN).filter(|at| *at > now);
             let times = entry.until.values().copied().chain(missing);
             next = times.chain(next).reduce(f64::min);
         }

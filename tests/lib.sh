@@ -5,4 +5,7 @@ VENV=$CACHE/venv
 ANSIBLE_VENV=$CACHE/ansible
 DENY_VENV=$CACHE/deny
 UPSTREAM=$CACHE/nodepool-11.0.0
+# What the Software Factory operator deploys beside us, where it is not what the other tests use.
+OPERATOR_ZOOKEEPER=$CACHE/zookeeper-3.9.4
+OPERATOR_ZUUL=$CACHE/zuul-14.1.0
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}

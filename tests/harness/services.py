@@ -1,6 +1,7 @@
 """Processes that a script starts and ends by their own ids: ZooKeeper, launchers, builders."""
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -93,6 +94,10 @@ class ZooKeeper(Process):
                 return answer.decode()
         except OSError:
             return ''
+
+    def version(self):
+        """`3.8.0`, as the server says."""
+        return re.match(r'Zookeeper version: ([0-9.]+)', self.four_letters('srvr'))[1]
 
     def start(self):
         super().start()

@@ -100,6 +100,10 @@ class ImageBuilder(Process):
         wait_for('up: the image-builder host', listens, 30)
         return self
 
+    def authorize(self, public_key):
+        """From now on it takes this key only; its home is in a mount namespace of its own."""
+        pathlib.Path(f'/proc/{self.pid}/root/home/nodepool/.ssh/authorized_keys').write_text(public_key)
+
     @property
     def fingerprint(self):
         found = subprocess.run(['ssh-keygen', '-l', '-f', self.log.parent / 'host_key.pub'], check=True,
@@ -162,6 +166,15 @@ def builder_ansible(world):
         check(made.startswith(''.join(zuul_keys).encode()) and len(made) == 4 << 20, f'{build} is not what was built')
         check('PLAY RECAP' in (site.logs_dir / '{}-{}.log'.format(*build)).read_text(), f'{build} has no playbook in its log')
     passed('two images by one playbook, by the wrapper and by keys of the configuration: fetched, checksummed, in Glance')
+
+    for path in (directory / 'priv', directory / 'priv.pub'):
+        path.unlink()
+    host.authorize(key(directory / 'priv'))
+    site.build('by-keys')
+    wait_for("ready: a build with the new key of the builder's", lambda: len(site.ready_builds('by-keys')) == 2, 120)
+    quiet_builds(site, images_in)
+    check(builder.running(), 'the builder has ended')
+    passed("the builder's SSH key was replaced, and the old one no longer taken: the next build used the new one")
 
     config = shutil.copy(site.config, world.directory / 'launcher.yaml')
     launcher = world.launcher(config, env=env, arguments=OFTEN)

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import subprocess
+import time
 import uuid
 
 from harness import TESTS, wait_for
@@ -64,19 +65,39 @@ class Cloud:
         identity = self.admin.identity
         self.project = identity.create_project(name=self.name, domain_id='default')
         world.stack.callback(self._remove)
-        self._user = identity.create_user(name=self.name, domain_id='default', password='np-secret')
-        for role in ('member', 'reader'):
-            identity.assign_project_role_to_user(self.project, self._user, identity.find_role(role))
+        self._users = []
+        self._add_user(self.name)
         self.quota(instances)
         self._put(self.admin.network, f'/quotas/{self.project.id}', {'quota': {'port': -1, 'floatingip': -1}})
         self._put(self.admin.block_storage, f'/os-quota-sets/{self.project.id}',
                   {'quota_set': {'volumes': -1, 'gigabytes': -1}})
-        self.own = connect(self.name, 'np-secret', self.name)
         self.proxies = {name: world.stack.enter_context(FaultProxy(url, world.directory / f'{self.name}-{name}.log'))
                         for name, url in UPSTREAMS.items()}
-        path = world.directory / f'{self.name}.yaml'
-        path.write_text(json.dumps({'clouds': {'npcloud': self.settings()}}))
-        self.env = {'OS_CLIENT_CONFIG_FILE': str(path)}
+        self._clouds_yaml = world.directory / f'{self.name}.yaml'
+        self._write_clouds_yaml()
+        self.env = {'OS_CLIENT_CONFIG_FILE': str(self._clouds_yaml)}
+
+    def _add_user(self, name):
+        """The one that the scenario and, once clouds.yaml names it, the launcher are from now on."""
+        identity = self.admin.identity
+        user = identity.create_user(name=name, domain_id='default', password='np-secret')
+        self._users.append(user)
+        for role in ('member', 'reader'):
+            identity.assign_project_role_to_user(self.project, user, identity.find_role(role))
+        self.own = connect(name, 'np-secret', self.name)
+
+    def _write_clouds_yaml(self):
+        aside = self._clouds_yaml.with_suffix('.new')
+        aside.write_text(json.dumps({'clouds': {'npcloud': self.settings()}}))
+        aside.rename(self._clouds_yaml)
+
+    def change_credentials(self):
+        """As a site does it: another user, whom clouds.yaml names; some seconds later the old one and its tokens are void."""
+        [old] = self._users
+        self._add_user(f'{self.name}-new')
+        self._write_clouds_yaml()
+        time.sleep(3)  # files are looked at once a second
+        self.admin.identity.update_user(old, is_enabled=False)
 
     @staticmethod
     def _put(service, path, data):
@@ -92,7 +113,7 @@ class Cloud:
         urls = {name: proxy.url for name, proxy in self.proxies.items()}
         return {
             'region_name': 'RegionOne', 'identity_api_version': 3,
-            'auth': {'auth_url': urls['identity'], 'username': self.name, 'password': 'np-secret',
+            'auth': {'auth_url': urls['identity'], 'username': self._users[-1].name, 'password': 'np-secret',
                      'project_name': self.name, 'user_domain_name': 'Default', 'project_domain_name': 'Default'},
             # openstacksdk takes loopback addresses for private ones.
             'networks': [{'name': 'private-v4only', 'routes_externally': True}],
@@ -245,8 +266,8 @@ class Cloud:
         for group in self.admin.network.security_groups(project_id=self.project.id):
             self.admin.network.delete_security_group(group)
         self.admin.compute.delete(f'/os-quota-sets/{self.project.id}')
-        if hasattr(self, '_user'):
-            self.admin.identity.delete_user(self._user)
+        for user in getattr(self, '_users', ()):
+            self.admin.identity.delete_user(user)
         self.admin.identity.delete_project(self.project)
 
     def _all_deleted(self):

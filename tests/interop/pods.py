@@ -260,7 +260,8 @@ def pods_leaked(world):
 # Many.
 
 def pods_many(world, count=500):
-    """Five hundred pods at once through one provider: all served, few calls, all deleted."""
+    """Five hundred pods at once through one provider: all served, few calls, all deleted. In the middle of them the
+    kubeconfig gets another token, and some seconds later the old one is void."""
     kube = cluster()
     kube.namespace('many')
     token = kube.service_account('many', 'nodepool-sa', OPERATOR_RULES)
@@ -270,6 +271,12 @@ def pods_many(world, count=500):
     _, position = kube.audit()
     started = time.monotonic()
     requests = [world.zuul.request(['many']) for _ in range(count)]
+    if not world.python:
+        wait_for('fulfilled: some of the requests', lambda: len(world.zuul.provisioned()) >= count / 10, 120)
+        kube.kubeconfig(kubeconfig, {'pods': kube.token('many', 'nodepool-sa', 'second')})
+        time.sleep(3)  # files are looked at once a second
+        kube.call('DELETE', '/api/v1/namespaces/many/secrets/nodepool-sa-token')
+        check(len(world.zuul.provisioned()) < count, 'all was over before the token changed')
     served = [world.zuul.wait(request, 300) for request, _ in requests]
     check(all(r.state == FULFILLED for r in served), collections.Counter(r.state for r in served))
     took = time.monotonic() - started

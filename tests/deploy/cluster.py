@@ -1,0 +1,141 @@
+"""The manifests against the real API server of tests/services/kube, in namespaces where Pod Security `restricted` is
+enforced. No controller there makes pods of Deployments and StatefulSets, so they are made here from their templates."""
+import copy
+import pathlib
+import subprocess
+import tempfile
+
+import yaml
+
+from checks import HERE, KUBERNETES, Skip, check, kubectl, name, run, workloads
+from harness.kube import Kube
+from manifests import with_component
+
+
+def pod_of(workload, namespace, suffix='0'):
+    """The pod that a workload's controller would make."""
+    template = copy.deepcopy(workload['spec']['template'])
+    pod = {'apiVersion': 'v1', 'kind': 'Pod', **template}
+    pod['metadata'] = {**template.get('metadata', {}), 'name': f'{workload["metadata"]["name"]}-{suffix}', 'namespace': namespace}
+    for claim in workload['spec'].get('volumeClaimTemplates', []):
+        volume = claim['metadata']['name']
+        pod['spec'].setdefault('volumes', []).append(
+            {'name': volume, 'persistentVolumeClaim': {'claimName': f'{volume}-{pod["metadata"]["name"]}'}})
+    return pod
+
+
+# What makes a pod one that `restricted` refuses, each by itself.
+FAULTS = {
+    'a privileged container': lambda s: s['containers'][0]['securityContext'].update(
+        privileged=True, allowPrivilegeEscalation=True),
+    'a container that may gain privileges': lambda s: s['containers'][0]['securityContext'].pop('allowPrivilegeEscalation'),
+    'a container that keeps capabilities': lambda s: s['containers'][0]['securityContext'].pop('capabilities'),
+    'a pod that may be root': lambda s: s['securityContext'].update(runAsNonRoot=False),
+    'the user 0': lambda s: s['securityContext'].update(runAsUser=0),
+    'no seccomp profile': lambda s: s['securityContext'].pop('seccompProfile'),
+    'the network of the machine': lambda s: s.update(hostNetwork=True),
+    'a directory of the machine': lambda s: s['volumes'].append({'name': 'machine', 'hostPath': {'path': '/'}}),
+}
+
+
+class Cluster:
+    def __init__(self, kube, directory):
+        self.kube = kube
+        self.environment = {'KUBECONFIG': str(kube.directory / 'admin.kubeconfig'), 'PATH': '/usr/bin:/bin',
+                            'HOME': str(directory)}
+
+    def kubectl(self, *arguments, **options):
+        return run(kubectl(), *arguments, env=self.environment, **options)
+
+    def create_pod(self, pod):
+        """The API server's answer: its JSON, or its refusal as text."""
+        try:
+            return self.kube.call('POST', f'/api/v1/namespaces/{pod["metadata"]["namespace"]}/pods', pod,
+                                  fieldValidation='Strict', dryRun='All'), None
+        except RuntimeError as refusal:
+            return None, str(refusal)
+
+    def applied(self, objects, directory):
+        """The API server takes every object of an overlay, names no field unknown and warns of nothing."""
+        done = self.kubectl('apply', '--server-side', '--validate=strict', '-k', directory)
+        check('Warning' not in done.stderr, done.stderr)
+        lines = done.stdout.splitlines()
+        check(len(lines) == len(objects) and all(line.endswith('serverside-applied') for line in lines), done.stdout)
+        # What it has stored is what was sent: a second time nothing changes.
+        again = self.kubectl('diff', '--server-side', '-k', directory, ok=False)
+        check(again.returncode == 0, f'it stored something else:\n{again.stdout[:2000]}{again.stderr[:500]}')
+        return f'{pathlib.Path(directory).name}: {len(lines)} objects'
+
+    def pods_admitted(self, objects):
+        """Pod Security `restricted` admits a pod of each template."""
+        made = []
+        for workload in workloads(objects):
+            namespace = workload['metadata']['namespace']
+            level = self.kube.call('GET', f'/api/v1/namespaces/{namespace}')['metadata']['labels']
+            check(level.get('pod-security.kubernetes.io/enforce') == 'restricted', f'namespace {namespace}: {level}')
+            pod, refusal = self.create_pod(pod_of(workload, namespace))
+            check(pod, f'{name(workload)}: {refusal}')
+            made.append(pod['metadata']['name'])
+        return f'{namespace}: {", ".join(made)}'
+
+    def faults_refused(self, objects):
+        """The same pods with one fault each are refused."""
+        count = 0
+        for workload in workloads(objects):
+            for fault, break_it in FAULTS.items():
+                pod = pod_of(workload, workload['metadata']['namespace'])
+                break_it(pod['spec'])
+                _, refusal = self.create_pod(pod)
+                check(refusal and 'violates PodSecurity \\"restricted' in refusal,
+                      f'{name(workload)} with {fault}: {refusal or "admitted"}')
+                count += 1
+        return f'{count} refusals'
+
+    def misspelt_refused(self, objects):
+        """A misspelt field is refused, and not dropped."""
+        workload = workloads(objects)[0]
+        pod = pod_of(workload, workload['metadata']['namespace'])
+        pod['spec']['containers'][0]['readinesProbe'] = {}
+        _, refusal = self.create_pod(pod)
+        check(refusal and 'unknown field' in refusal and 'readinesProbe' in refusal, refusal or 'admitted')
+
+    def openshift_admitted(self):
+        """A pod of each template is admitted with the component `openshift`, too."""
+        with tempfile.TemporaryDirectory(dir=KUBERNETES) as directory:
+            done = self.kubectl('kustomize', with_component(directory, 'openshift'))
+        return self.pods_admitted([d for d in yaml.safe_load_all(done.stdout) if d])
+
+
+def service_monitor_type(cluster):
+    """Makes the Prometheus operator's type known to the API server, from the Go types of its own module."""
+    built = subprocess.run([HERE / 'servicemonitor-crd'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if built.returncode:
+        raise Skip(f'its types cannot be made here: {built.stderr.strip().splitlines()[-1]}')
+    cluster.kubectl('apply', '--server-side', '-f', built.stdout.strip())
+    cluster.kubectl('wait', '--for=condition=Established', '--timeout=30s', 'crd/servicemonitors.monitoring.coreos.com')
+
+
+def checks(counts, overlays, directory):
+    missing = Kube.missing()
+    if missing:
+        def skipped():
+            """The manifests against a real API server."""
+            raise Skip(missing)
+        counts.run(skipped)
+        return
+    with Kube(directory / 'kube') as kube:
+        cluster = Cluster(kube, directory)
+        trial, site = overlays['trial'], overlays['site']
+        counts.run(cluster.applied, trial, KUBERNETES / 'overlays/trial')
+        counts.run(cluster.pods_admitted, trial)
+        counts.run(cluster.faults_refused, trial)
+        counts.run(cluster.misspelt_refused, trial)
+        counts.run(cluster.openshift_admitted)
+
+        def site_applied():
+            """The API server takes every object of the overlay `site`, the Prometheus operator's among them."""
+            service_monitor_type(cluster)
+            return cluster.applied(site, KUBERNETES / 'overlays/site')
+        cluster.kubectl('apply', '-f', KUBERNETES / 'overlays/site/namespace.yaml')
+        counts.run(site_applied)
+        counts.run(cluster.pods_admitted, site)

@@ -51,6 +51,24 @@ class Counts:
             self.passed += 1
             print(f'deploy: passed: {name}' + (f' ({found})' if found else ''), flush=True)
 
+    def made(self, what, factory, *arguments):
+        """What a factory makes for the checks that follow, or None: then that counts as one that failed or was skipped."""
+        made = []
+
+        def making():
+            made.append(factory(*arguments))
+        making.__doc__ = what
+        self.run(making)
+        return made[0] if made else None
+
+    def each(self, *steps):
+        """Steps that stand on each other: the first that is not passed is the last."""
+        for step in steps:
+            passed = self.passed
+            self.run(step)
+            if self.passed == passed:
+                break
+
     def __str__(self):
         return f'{self.passed} passed, {self.failed} failed, {self.skipped} skipped'
 

@@ -7,6 +7,7 @@ import tempfile
 
 import yaml
 
+import documents
 from checks import HERE, KUBERNETES, Skip, check, kubectl, name, run, workloads
 from harness.kube import Kube
 from manifests import with_component
@@ -105,37 +106,39 @@ class Cluster:
             done = self.kubectl('kustomize', with_component(directory, 'openshift'))
         return self.pods_admitted([d for d in yaml.safe_load_all(done.stdout) if d])
 
+    def service_monitor_type(self):
+        """Makes the Prometheus operator's type known to the API server, from the Go types of its own module."""
+        built = subprocess.run([HERE / 'servicemonitor-crd'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if built.returncode:
+            raise Skip(f'its types cannot be made here: {built.stderr.strip().splitlines()[-1]}')
+        self.kubectl('apply', '--server-side', '-f', built.stdout.strip())
+        self.kubectl('wait', '--for=condition=Established', '--timeout=30s', 'crd/servicemonitors.monitoring.coreos.com')
 
-def service_monitor_type(cluster):
-    """Makes the Prometheus operator's type known to the API server, from the Go types of its own module."""
-    built = subprocess.run([HERE / 'servicemonitor-crd'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if built.returncode:
-        raise Skip(f'its types cannot be made here: {built.stderr.strip().splitlines()[-1]}')
-    cluster.kubectl('apply', '--server-side', '-f', built.stdout.strip())
-    cluster.kubectl('wait', '--for=condition=Established', '--timeout=30s', 'crd/servicemonitors.monitoring.coreos.com')
 
-
-def checks(counts, overlays, directory):
+def checks(counts, overlays, directory, parts):
     missing = Kube.missing()
     if missing:
         def skipped():
-            """The manifests against a real API server."""
+            """The manifests and the commands of the document against a real API server."""
             raise Skip(missing)
         counts.run(skipped)
         return
     with Kube(directory / 'kube') as kube:
         cluster = Cluster(kube, directory)
         trial, site = overlays['trial'], overlays['site']
-        counts.run(cluster.applied, trial, KUBERNETES / 'overlays/trial')
-        counts.run(cluster.pods_admitted, trial)
-        counts.run(cluster.faults_refused, trial)
-        counts.run(cluster.misspelt_refused, trial)
-        counts.run(cluster.openshift_admitted)
 
         def site_applied():
             """The API server takes every object of the overlay `site`, the Prometheus operator's among them."""
-            service_monitor_type(cluster)
+            cluster.service_monitor_type()
             return cluster.applied(site, KUBERNETES / 'overlays/site')
-        cluster.kubectl('apply', '-f', KUBERNETES / 'overlays/site/namespace.yaml')
-        counts.run(site_applied)
-        counts.run(cluster.pods_admitted, site)
+        if 'cluster' in parts:
+            counts.run(cluster.applied, trial, KUBERNETES / 'overlays/trial')
+            counts.run(cluster.pods_admitted, trial)
+            counts.run(cluster.faults_refused, trial)
+            counts.run(cluster.misspelt_refused, trial)
+            counts.run(cluster.openshift_admitted)
+            cluster.kubectl('apply', '-f', KUBERNETES / 'overlays/site/namespace.yaml')
+            counts.run(site_applied)
+            counts.run(cluster.pods_admitted, site)
+        if 'documents' in parts:
+            documents.kubernetes(counts, cluster, directory / 'documents-kubernetes')

@@ -113,17 +113,7 @@ def checks(counts, directory):
     directory = pathlib.Path(directory)
     directory.mkdir()
     counts.run(schema, directory)
-    try:
-        trial = Trial(directory)
-    except Skip as reason:
-        def skipped(why=str(reason)):
-            """The containers of the Compose file."""
-            raise Skip(why)
-        counts.run(skipped)
-        return
-    with trial:
-        before = counts.failed
-        for step in trial.runs, trial.serves, trial.stops:
-            counts.run(step)
-            if counts.failed != before:
-                break
+    trial = counts.made("The Compose file's containers and volumes", Trial, directory)
+    if trial:
+        with trial:
+            counts.each(trial.runs, trial.serves, trial.stops)

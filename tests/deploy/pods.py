@@ -6,7 +6,7 @@ import urllib.request
 
 import yaml
 
-from checks import DEPLOY, Skip, check, named_object, need_root, run
+from checks import DEPLOY, check, named_object, need_root, run
 from harness import CACHE, wait_for
 from sandbox import Runtime, Volumes, container_of
 
@@ -178,18 +178,8 @@ class Trial:
 
 
 def checks(counts, objects, directory):
-    try:
-        trial = Trial(objects, directory)
-    except Skip as reason:
-        def skipped(why=str(reason)):
-            """The pods of the trial."""
-            raise Skip(why)
-        counts.run(skipped)
-        return
-    with trial:
-        before = counts.failed
-        for step in (trial.starts, trial.ready, trial.builds, trial.ssh, trial.configuration_changes, trial.secret_changes,
-                     trial.stops):
-            counts.run(step)
-            if counts.failed != before:
-                break
+    trial = counts.made("The pods' volumes and secrets, by `zookeeper-certificates`", Trial, objects, directory)
+    if trial:
+        with trial:
+            counts.each(trial.starts, trial.ready, trial.builds, trial.ssh, trial.configuration_changes, trial.secret_changes,
+                        trial.stops)

@@ -1,4 +1,4 @@
-"""The systemd units, by systemd's own tools. No systemd runs them here."""
+"""The systemd units, by systemd's own tools. booted.py runs them."""
 import os
 import pathlib
 import re
@@ -117,14 +117,8 @@ class Units:
 
 
 def checks(counts, directory):
-    try:
-        units = Units(directory)
-    except Skip as reason:
-        def skipped(why=str(reason)):
-            """The systemd units."""
-            raise Skip(why)
-        counts.run(skipped)
-        return
-    for step in (units.verified, units.drop_in, units.misspelt, units.exposure, units.users_and_directories,
-                 units.command_lines, units.environment):
-        counts.run(step)
+    units = counts.made('The units beside our programs', Units, directory)
+    if units:
+        for step in (units.verified, units.drop_in, units.misspelt, units.exposure, units.users_and_directories,
+                     units.command_lines, units.environment):
+            counts.run(step)

@@ -1,5 +1,5 @@
 # The front door. Each target is one script; what they need is installed by tests/setup.
-.PHONY: help demo test test-zuul lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
+.PHONY: help images test-images demo test test-zuul lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -13,6 +13,12 @@ test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and O
 test-zuul: ## a real Zuul: every scenario on static hosts and on OpenStack servers, with kill -9, beside Python, latency
 	tests/setup test openstack zuul && cargo build --workspace
 	tests/zuul/run
+
+images: ## the container images of launcher and builder, without a registry (as root; BASE=, PROFILE=: deploy/images/build)
+	tests/setup images && deploy/images/build
+
+test-images: ## the images of `make images`, run by runc as the operator's pods run them
+	tests/setup test images && tests/images/run --release
 
 lint: ## cargo fmt, clippy and deny
 	tests/run lint

@@ -73,10 +73,10 @@ class Process:
 class ZooKeeper(Process):
     """A real ZooKeeper in a directory of its own, plain and TLS."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, tls_port=None):
         self.directory = pathlib.Path(directory)
         self.port = free_port()
-        self.tls_port = free_port()
+        self.tls_port = tls_port or free_port()
         tls = self.directory / 'tls'
         self.ca, self.cert, self.key = tls / 'ca.pem', tls / 'client.pem', tls / 'client.key'
         super().__init__([TESTS / 'services/zookeeper/run', directory, self.port, self.tls_port],

@@ -3,21 +3,17 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 
 from builder_clouds import clouds_file, provider
 from cloud import OFTEN, Cloud, give_back, nothing_left
-from harness import CACHE, TESTS, binary, free_port, records, wait_for
-from harness.services import Process
+from harness import CACHE, binary, records, wait_for
+from harness.image_builder import ADDRESS, NAMESPACES, ImageBuilder, key
 from images import Site, check_quiet_locks, images_of, quiet
 from world import FULFILLED, Skip, check, passed
 
 ANSIBLE = CACHE / 'ansible/bin/ansible-playbook'
-HOST = TESTS / 'services/image-builder/host'
-ADDRESS = '127.0.0.3'
 BUILT = ('by-wrapper', 'by-keys')
-NAMESPACES = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc']
 
 # The operator's documented example in its steps: Zuul's public keys there, the build, the image back.
 PLAYBOOK = """
@@ -70,45 +66,6 @@ def needed():
         raise Skip(f'{ANSIBLE} is missing: tests/setup ansible')
     if subprocess.run([*NAMESPACES, 'true'], capture_output=True).returncode:
         raise Skip('no namespaces can be made here: it takes root')
-
-
-def key(path):
-    subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'test', '-f', path], check=True)
-    return pathlib.Path(f'{path}.pub').read_text()
-
-
-class ImageBuilder(Process):
-    """An image-builder host: sshd with the user nodepool, on an address of its own."""
-
-    def __init__(self, directory, authorized):
-        directory.mkdir()
-        self.port = free_port()
-        self.key = ' '.join(key(directory / 'host_key').split()[:2])
-        (directory / 'authorized_keys').write_text(authorized)
-        (directory / 'sshd_config').write_text('\n'.join([
-            f'Port {self.port}', f'ListenAddress {ADDRESS}', f'HostKey {directory}/host_key', 'PidFile none', 'UsePAM no',
-            'StrictModes no', 'Subsystem sftp /usr/lib/openssh/sftp-server', '']))
-        super().__init__([*NAMESPACES, HOST, directory, '2g', 'ALL'], directory / 'log')
-
-    def start(self):
-        super().start()
-
-        def listens():
-            check(self.running(), f'the image-builder host ended:\n{self.tail()}')
-            with socket.socket() as s:
-                return s.connect_ex((ADDRESS, self.port)) == 0
-        wait_for('up: the image-builder host', listens, 30)
-        return self
-
-    def authorize(self, public_key):
-        """From now on it takes this key only; its home is in a mount namespace of its own."""
-        pathlib.Path(f'/proc/{self.pid}/root/home/nodepool/.ssh/authorized_keys').write_text(public_key)
-
-    @property
-    def fingerprint(self):
-        found = subprocess.run(['ssh-keygen', '-l', '-f', self.log.parent / 'host_key.pub'], check=True,
-                               capture_output=True, text=True)
-        return found.stdout.split()[1]
 
 
 def builder_ansible(world):

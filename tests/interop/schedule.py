@@ -16,8 +16,8 @@ import time
 
 MEASURES = {'hanging-provider'}
 # What takes longest begins first, so that it does not run alone at the end. All others are shorter than these.
-LONGEST = ('pods-as-python', 'openstack-fifty', 'openstack-quota', 'builder-killed', 'builder-ansible', 'fault-keystone-down',
-           'fault-storms', 'fault-hangs', 'builder-beside-python')
+LONGEST = ('pods-as-python', 'openstack-fifty', 'openstack-quota', 'builder-killed', 'migration', 'builder-ansible',
+           'fault-keystone-down', 'fault-storms', 'fault-hangs', 'builder-beside-python')
 SUM = re.compile(r'^\d+ passed, \d+ failed, \d+ skipped\n', re.MULTILINE)
 ENDED = re.compile(r'^interop: (\S+): (passed|failed|skipped) in (\d+) s$', re.MULTILINE)
 

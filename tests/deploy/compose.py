@@ -9,7 +9,7 @@ from checks import DEPLOY, HERE, TESTS, Failure, Skip, check, need_root, run
 from harness import wait_for
 from harness.services import Process
 from pods import get
-from sandbox import Container, Runtime
+from sandbox import Container, Runtime, image_name
 
 FILE = DEPLOY / 'compose/compose.yaml'
 
@@ -36,11 +36,11 @@ def schema(directory):
 
 
 class Trial:
-    def __init__(self, directory):
+    def __init__(self, directory, images):
         need_root()
         self.directory = directory
         self.project = read()
-        self.runtime = Runtime(directory / 'containers', ['zookeeper'])
+        self.runtime = Runtime(directory / 'containers', ['zookeeper'], images)
         # A named volume is root's when it is new.
         self.volumes = {name: directory / 'volumes' / name for name in self.project['volumes']}
         for volume in self.volumes.values():
@@ -64,7 +64,7 @@ class Trial:
         return Container(self.runtime, which, [*service['entrypoint'], *service['command']], user=int(user), groups=[int(group)],
                          environment=service.get('environment', {}), mounts=mounts, memory=None,
                          grace=int(service.get('stop_grace_period', '10s').rstrip('s')), capabilities=service.get('cap_add', ()),
-                         read_only=service['read_only'])
+                         read_only=service['read_only'], image=image_name(service['image']))
 
     def runs(self):
         """A new volume gets its directories; the launcher's health check fails while there is no ZooKeeper, then passes."""
@@ -107,13 +107,14 @@ class Trial:
             container.__exit__()
         if self.zookeeper:
             self.zookeeper.stop()
+        self.runtime.close()
 
 
-def checks(counts, directory):
+def checks(counts, directory, images):
     directory = pathlib.Path(directory)
     directory.mkdir()
     counts.run(schema, directory)
-    trial = counts.made("The Compose file's containers and volumes", Trial, directory)
+    trial = counts.made("The Compose file's containers and volumes", Trial, directory, images)
     if trial:
         with trial:
             counts.each(trial.runs, trial.serves, trial.stops)

@@ -29,13 +29,13 @@ def get(url):
 
 
 class Trial:
-    def __init__(self, objects, directory):
+    def __init__(self, objects, directory, images):
         need_root()
         self.directory = pathlib.Path(directory)
         self.launcher = named_object(objects, 'Deployment', 'nodepool-launcher')
         self.builder = named_object(objects, 'StatefulSet', 'nodepool-builder')
         self.zookeeper = named_object(objects, 'StatefulSet', 'zookeeper')
-        self.runtime = Runtime(self.directory / 'containers', ['zookeeper'])
+        self.runtime = Runtime(self.directory / 'containers', ['zookeeper'], images)
         made = self.directory / 'certificates'
         run(DEPLOY / 'zookeeper-certificates', made)
         run('ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', self.directory / 'key')
@@ -175,10 +175,11 @@ class Trial:
         for which in 'builder', 'launcher', 'zookeeper':
             if which in self.started:
                 self.started[which].__exit__()
+        self.runtime.close()
 
 
-def checks(counts, objects, directory):
-    trial = counts.made("The pods' volumes and secrets, by `zookeeper-certificates`", Trial, objects, directory)
+def checks(counts, objects, directory, images):
+    trial = counts.made("The pods' volumes and secrets, by `zookeeper-certificates`", Trial, objects, directory, images)
     if trial:
         with trial:
             counts.each(trial.starts, trial.ready, trial.builds, trial.ssh, trial.configuration_changes, trial.secret_changes,

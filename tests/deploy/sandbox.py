@@ -1,19 +1,25 @@
-"""Containers as a kubelet starts them, by runc on this machine's own /usr and our programs.
+"""Containers as a kubelet starts them, by runc: on the images, or on this machine's own /usr with our programs.
 
-The image is not that of deploy/images: a root with nothing but this machine's /usr, a few files of /etc, and our programs in
-/usr/local/bin. What is the manifests' own is real: user and groups, read-only root, no capabilities, no new
-privileges, limits of memory, mounts (secrets and ConfigMaps with the symbolic links of a kubelet), environment,
-command. All containers share this script's network, so that every port is the manifests' too.
+Without `images` the root is not that of deploy/images: it has nothing but this machine's /usr, a few files of /etc, and
+our programs in /usr/local/bin. What is the manifests' own is real: user and groups, read-only root, no capabilities,
+no new privileges, the runtime's default seccomp profile, limits of memory, mounts (secrets and ConfigMaps with the
+symbolic links of a kubelet), environment, command. All containers share this script's network, so that every port is
+the manifests' too.
 """
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
-from checks import Skip, check, programs
+from checks import ROOT, TESTS, Skip, check, programs
 from harness.services import Process
 
+sys.path.append(str(TESTS / 'images'))
+import pod  # noqa: E402
+
+BUILD = ROOT / 'deploy/images/build'
 # Of this machine's /etc: what programs in /usr look for there.
 ETC = ['alternatives', 'ssl', 'ssh/ssh_config', 'java-17-openjdk', 'java-21-openjdk', 'python3.11']
 DEVICES = [('/dev', 'tmpfs', 'tmpfs', ['nosuid', 'strictatime', 'mode=755', 'size=65536k']),
@@ -58,22 +64,27 @@ class Projected:
 
 
 class Runtime:
-    """runc with a state of its own."""
+    """runc with a state of its own. `images`: containers run on what deploy/images/build has built."""
 
-    def __init__(self, directory, hosts):
+    def __init__(self, directory, hosts, images=False):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True)
-        self.hosts = hosts
-        self.programs = programs()
+        self.hosts = self.directory / 'hosts'
+        self.hosts.write_text(f'127.0.0.1 localhost {" ".join(hosts)}\n')
+        self.images = {}
+        if images:
+            self.images = {name: pod.Image(BUILD, name) for name in ('nodepool-launcher', 'nodepool-builder')}
+        self.programs = {} if images else programs()
         if not shutil.which('runc'):
-            raise Skip('runc is missing: tests/setup kube')
-        if not shutil.which('dumb-init'):
-            raise Skip('dumb-init is missing: tests/setup kube')
+            raise Skip('runc is missing: tests/setup deploy')
+        if not images and not shutil.which('dumb-init'):
+            raise Skip('dumb-init is missing: tests/setup deploy')
         self.local = self.directory / 'usr-local-bin'
         self.local.mkdir()
         for name, path in self.programs.items():
             (self.local / name).symlink_to(f'/opt/{name}/{path.name}')
         (self.local / 'dumb-init').symlink_to('/usr/bin/dumb-init')
+        self.seccomp = pod.seccomp() if pod.SECCOMP.exists() else None
         self.works()
 
     def works(self):
@@ -88,15 +99,12 @@ class Runtime:
         return subprocess.run(['runc', '--root', str(self.directory / 'state'), *arguments],
                               capture_output=True, text=True, **{'timeout': 60, **options})
 
+    def close(self):
+        for name in self.images:
+            subprocess.run([BUILD, 'umount', name], check=True, stdout=subprocess.DEVNULL)
 
-class Container(Process):
-    """One container; its output is in a log."""
-
-    def __init__(self, runtime, name, args, user, groups, environment, mounts, memory, grace=30, hostname=None,
-                 capabilities=(), read_only=True):
-        self.runtime, self.name = runtime, f'{name}-{os.getpid()}'
-        self.bundle = runtime.directory / name
-        root = self.bundle / 'root'
+    def machine_root(self, root):
+        """A root of this machine's /usr and our programs: what is to be mounted into it."""
         for directory in ('usr', 'etc/ssh', 'dev', 'proc', 'tmp', 'var/lib/nodepool', 'run'):
             (root / directory).mkdir(parents=True)
         for link in 'bin', 'sbin', 'lib', 'lib64':
@@ -104,20 +112,37 @@ class Container(Process):
         (root / 'etc/passwd').write_text('root:x:0:0::/root:/bin/sh\nzookeeper:x:1000:1000::/:/bin/sh\n'
                                          'nodepool:x:1001:1001::/var/lib/nodepool:/bin/sh\n')
         (root / 'etc/group').write_text('root:x:0:\nzookeeper:x:1000:\nnodepool:x:1001:\n')
-        (root / 'etc/hosts').write_text(f'127.0.0.1 localhost {" ".join(runtime.hosts)}\n')
-        binds = [('/usr', '/usr', True), (runtime.local, '/usr/local/bin', True)]
-        binds += [(path.parent, f'/opt/{program}', True) for program, path in runtime.programs.items()]
-        binds += [(f'/etc/{entry}', f'/etc/{entry}', True) for entry in ETC if os.path.exists(f'/etc/{entry}')]
-        binds += mounts
+        binds = [('/usr', '/usr', True), (self.local, '/usr/local/bin', True)]
+        binds += [(path.parent, f'/opt/{program}', True) for program, path in self.programs.items()]
+        return binds + [(f'/etc/{entry}', f'/etc/{entry}', True) for entry in ETC if os.path.exists(f'/etc/{entry}')]
+
+
+class Container(Process):
+    """One container; its output is in a log. `image`: its name, as deploy/images/build has it."""
+
+    def __init__(self, runtime, name, args, user, groups, environment, mounts, memory, grace=30, hostname=None,
+                 capabilities=(), read_only=True, image=None):
+        self.runtime, self.name = runtime, f'{name}-{os.getpid()}'
+        self.bundle = runtime.directory / name
+        self.bundle.mkdir()
+        image = runtime.images.get(image)
+        if image:
+            root, binds = image.root, []
+            environment = {**dict(entry.split('=', 1) for entry in image.config['Env']), **environment}
+        else:
+            root = self.bundle / 'root'
+            binds = runtime.machine_root(root)
+            environment = {'PATH': '/usr/local/bin:/usr/bin:/bin', **environment}
+        binds += [(runtime.hosts, '/etc/hosts', True), *mounts]
         caps = [f'CAP_{c}' for c in capabilities]
         sets = {kind: caps for kind in ('bounding', 'effective', 'permitted', 'inheritable')}
         spec = {
             'ociVersion': '1.0.2', 'hostname': hostname or name,
-            'root': {'path': 'root', 'readonly': read_only},
+            'root': {'path': str(root), 'readonly': read_only},
             'process': {
                 'args': args, 'cwd': '/', 'noNewPrivileges': True, 'capabilities': sets,
                 'user': {'uid': user, 'gid': user, 'additionalGids': groups},
-                'env': ['PATH=/usr/local/bin:/usr/bin:/bin', *(f'{key}={value}' for key, value in environment.items())]},
+                'env': [f'{key}={value}' for key, value in environment.items()]},
             'mounts': [{'destination': '/proc', 'type': 'proc', 'source': 'proc'},
                        *({'destination': d, 'type': t, 'source': s, 'options': o} for d, t, s, o in DEVICES),
                        *({'destination': str(to), 'type': 'bind', 'source': str(source),
@@ -125,7 +150,9 @@ class Container(Process):
                          for source, to, read_only in binds)],
             'linux': {'namespaces': [{'type': kind} for kind in ('pid', 'ipc', 'uts', 'mount')],
                       'resources': {'memory': {'limit': memory}} if memory else {},
-                      'cgroupsPath': f'/nodepool-deploy-{self.name}'}}
+                      'cgroupsPath': f'/nodepool-deploy-{self.name}',
+                      # That of a container with capabilities has more in it.
+                      **({'seccomp': runtime.seccomp} if runtime.seccomp and not caps else {})}}
         (self.bundle / 'config.json').write_text(json.dumps(spec, indent=1))
         command = ['runc', '--root', runtime.directory / 'state', 'run', '--bundle', self.bundle, self.name]
         super().__init__(command, self.bundle / 'log', grace=grace)
@@ -204,4 +231,9 @@ def container_of(runtime, volumes, workload, which, command=None, more=()):
                      # Parents before what lies in them.
                      mounts=sorted(mounts, key=lambda m: m[1]), memory=bytes_of(container['resources']['limits']['memory']),
                      grace=spec.get('terminationGracePeriodSeconds', 30), hostname=f'{workload["metadata"]["name"]}-0',
-                     read_only=container['securityContext']['readOnlyRootFilesystem'])
+                     read_only=container['securityContext']['readOnlyRootFilesystem'], image=image_name(container['image']))
+
+
+def image_name(reference):
+    """The last part of an image's name, without its version."""
+    return reference.rpartition('/')[2].partition(':')[0]

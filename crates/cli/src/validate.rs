@@ -1,10 +1,11 @@
 //! `config-validate`: one file, no secure file, no ZooKeeper, no cloud, any environment (traps.md 19).
 //!
-//! It speaks through the log, on stderr, as upstream's does; but each error is a line of its own with its place.
+//! It speaks through the log, on stderr, as upstream's does; but each error is a line of its own with its place. Warnings
+//! come first, so that the last line of a file that is refused is an error, next to the prompt.
 
 use std::path::Path;
 
-use nodepool_common::config;
+use nodepool_common::config::{self, Warning};
 
 use crate::failure::Failure;
 
@@ -15,16 +16,21 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     tracing::info!(logger = LOGGER, "validating {}", path.display());
     match config::validate(path) {
         Ok(warnings) => {
-            for warning in warnings {
-                tracing::warn!(logger = LOGGER, "{warning}");
-            }
+            warn(&warnings);
             Ok(())
         }
         Err(errors) => {
+            warn(&errors.warnings);
             for error in &errors {
                 tracing::error!(logger = LOGGER, "{error}");
             }
             Err(Failure::Reported)
         }
+    }
+}
+
+fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        tracing::warn!(logger = LOGGER, "{warning}");
     }
 }

@@ -185,6 +185,12 @@ fn config_validate_works_in_an_empty_environment_and_names_the_place_of_each_err
     assert!(errors[0].contains(&format!("nodepool.cmd.config_validator: {}:3:1: ", file.display())), "{errors:?}");
     assert!(errors[1].contains(&format!("{}:4:", file.display())), "{errors:?}");
 
+    let both = validate("max-hold-age: soon\nlabels:\n  - name: 'a '\nwebapp: {}\nwebapp: {}\n");
+    assert_eq!((both.status.code(), stdout(&both)), (Some(1), ""));
+    let levels: Vec<_> = stderr(&both).lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(levels, ["INFO", "WARNING", "WARNING", "ERROR"], "the last line is an error: {}", stderr(&both));
+    assert!(stderr(&both).find(":3:").is_some_and(|label| label < stderr(&both).find(":5:1: ").unwrap()));
+
     let missing = nodepool(&["-c", "/nonexistent/nodepool.yaml", "config-validate"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(stderr(&missing).contains("/nonexistent/nodepool.yaml"), "{}", stderr(&missing));

@@ -9,7 +9,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::yaml::{Mark, Node};
+use super::{
+    unserved::{items, text},
+    yaml::{Mark, Node},
+};
 
 /// What goes round, by the place of each label's entry in a metastatic pool: `a -> b -> a`.
 #[derive(Debug, Default)]
@@ -65,12 +68,4 @@ fn circle<'a>(name: &'a str, backing: &HashMap<&'a str, &'a str>, served: &HashS
             return Some(chain.join(" -> "));
         }
     }
-}
-
-fn items<'a>(node: &'a Node, key: &str) -> impl Iterator<Item = &'a Node> {
-    node.get(key).and_then(|node| node.items()).unwrap_or_default().iter().map(AsRef::as_ref)
-}
-
-fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
-    node.get(key).and_then(|node| node.as_text())
 }

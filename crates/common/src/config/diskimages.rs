@@ -19,7 +19,9 @@ use super::{
     AnsibleBuild, Diskimage,
     fields::{Fields, python_str, suggest},
     image_builders::gibibytes,
+    names,
     report::Report,
+    unbuildable,
     yaml::{Mark, Meaning, Node, Value},
 };
 use crate::model::ImageName;
@@ -38,6 +40,8 @@ pub struct Diskimages {
 /// One entry as it stands in the file.
 struct Entry {
     at: Mark,
+    /// Whether the file says how it is built.
+    is_described: bool,
     parent: Option<(String, Mark)>,
     is_abstract: bool,
     dib_cmd: Option<String>,
@@ -71,7 +75,8 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
     let mut entries: IndexMap<String, Entry> = IndexMap::new();
     for node in top.list("diskimages") {
         let Some((fields, name)) = Fields::named(report, node, None, "diskimage") else { continue };
-        let entry = Entry::read(report, &fields);
+        let mut entry = Entry::read(report, &fields);
+        entry.is_described = top.raw("images-dir").is_some() || unbuildable::is_described(node);
         if let Some(first) = entries.get(&name) {
             let help = Some(format!("the first is at {}; the last counts", report.place(first.at)));
             report.lapse(entry.at, format!("{} is defined twice", fields.what), help);
@@ -91,6 +96,9 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
                 entry.lay_over(&mut image);
             }
             finish_ansible(report, entry, &mut image);
+            if entry.is_described {
+                unbuildable::check(report, top, entry.at, &image);
+            }
             images.buildable.insert(name, image);
         } else {
             images.unusable.insert(name.clone());
@@ -101,23 +109,28 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
 
 impl Entry {
     fn read(report: &Report, fields: &Fields<'_>) -> Self {
+        let dib_cmd = fields.filled("dib-cmd");
+        if let Some(command) = &dib_cmd {
+            unbuildable::check_command(report, fields, command);
+        }
         Self {
             at: fields.at(),
+            is_described: true,
             parent: fields.filled("parent").map(|parent| (parent, fields.at_key("parent"))),
             is_abstract: fields.bool("abstract").unwrap_or(false),
-            dib_cmd: fields.filled("dib-cmd"),
+            dib_cmd,
             pause: fields.bool("pause"),
             elements: fields.texts("elements").unwrap_or_default(),
             formats: formats(report, fields, "formats"),
             keep_formats: formats(report, fields, "keep-formats"),
             delete_after_upload: fields.bool("delete-after-upload"),
             release: fields.get("release").and_then(|node| release(report, fields, node)),
-            rebuild_age: fields.seconds("rebuild-age").filter(|age| !age.is_zero()),
+            rebuild_age: fields.seconds_above_0("rebuild-age", "a day"),
             env_vars: fields.text_map("env-vars").unwrap_or_default(),
             username: fields.filled("username"),
             python_path: fields.filled("python-path"),
             shell_type: fields.filled("shell-type"),
-            build_timeout: fields.seconds("build-timeout").filter(|timeout| !timeout.is_zero()),
+            build_timeout: fields.seconds_above_0("build-timeout", "eight hours"),
             metadata: fields.str_map("metadata").unwrap_or_default(),
             ansible: Ansible::read(report, fields),
         }
@@ -284,8 +297,9 @@ fn lineage<'e>(
 
 /// Whether files in images-dir, and the image's records, can be called by this name.
 fn is_name_usable(report: &Report, name: &str, entry: &Entry) -> bool {
-    let is_usable = !matches!(name, "" | "." | "..") && !name.contains(|c: char| c == '/' || c.is_control());
+    let is_usable = names::is_part_of_a_path(name);
     if !is_usable {
+        let name = names::shown(name);
         let message = format!("diskimage `{name}` cannot be built: files in images-dir cannot have such a name");
         let help = "call it by letters, digits, dots and dashes, without `/`".to_owned();
         report.lapse(entry.at, message, Some(help));
@@ -309,5 +323,9 @@ fn formats(report: &Report, fields: &Fields<'_>, key: &'static str) -> Vec<Strin
         }
         is_usable
     };
-    texts.into_iter().filter(is_extension).collect()
+    let texts: Vec<String> = texts.into_iter().filter(is_extension).collect();
+    for format in &texts {
+        unbuildable::check_format(report, fields.at_key(key), &fields.what, key, format);
+    }
+    texts
 }

@@ -9,6 +9,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use super::{
     advice::{self, Level},
+    names,
     report::Report,
     yaml::{Mark, Meaning, Node, Value, digits, whole},
 };
@@ -41,6 +42,11 @@ impl<'a> Fields<'a> {
         Some(Self { report, node, what, level: Level::Other, known: RefCell::default() })
     }
 
+    /// Where its findings go.
+    pub const fn report(&self) -> &'a Report {
+        self.report
+    }
+
     /// Starts on a mapping with a `name`, which then stands in the messages, behind those of what it belongs to.
     pub fn named(report: &'a Report, node: &'a Node, within: Option<&str>, kind: &str) -> Option<(Self, String)> {
         let level = Level::named(within.is_some(), kind);
@@ -48,7 +54,9 @@ impl<'a> Fields<'a> {
         let article = if kind.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
         let fields = Self::of(report, node, format!("{within}{article} {kind}"))?.on(level);
         let name = fields.required_text("name")?;
-        Some((fields.called(format!("{within}{kind} `{name}`")), name))
+        let fields = fields.called(format!("{within}{kind} `{}`", names::shown(&name)));
+        names::check(report, &fields, &name);
+        Some((fields, name))
     }
 
     /// The same under another name in messages.
@@ -71,9 +79,14 @@ impl<'a> Fields<'a> {
         self.node.get(key).map_or(self.node.at, |value| value.at)
     }
 
+    /// The value of a key as it stands, null or not; nothing is reported, and the key is not known by it.
+    pub fn raw(&self, key: &str) -> Option<&'a Node> {
+        self.node.get(key).map(AsRef::as_ref)
+    }
+
     /// The text of a key, where it is one; nothing is reported where it is not.
     pub fn raw_text(&self, key: &str) -> Option<&'a str> {
-        self.node.get(key)?.as_text()
+        self.raw(key)?.as_text()
     }
 
     /// Reports the keys that nobody asked for.

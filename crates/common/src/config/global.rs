@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperServer, ZooKeeperTls, advice::Level, fields::Fields, report::Report,
-    yaml::Mark,
+    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperTls, advice::Level, fields::Fields, report::Report, yaml::Mark,
+    zookeeper_servers,
 };
 use crate::model::{LabelName, Resources, TenantName};
 
@@ -62,7 +62,7 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
         let mut limits = Resources::new();
         let fields = fields.called(what.as_str());
         for (key, resource) in RENAMED {
-            if let Some(limit) = fields.number(key, true) {
+            if let Some(limit) = fields.limit(key) {
                 limits.set(resource, limit);
             }
         }
@@ -71,8 +71,9 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
                 report.lapse(key.at, format!("{what}: a limit's name must be a text, not {}", key.describe()), None);
                 continue;
             };
-            let reader = Fields::of(report, node, what.as_str());
-            if let Some(limit) = reader.and_then(|fields| fields.number_of(resource, value, true)) {
+            let Some(reader) = Fields::of(report, node, what.as_str()) else { continue };
+            if let Some(limit) = reader.number_of(resource, value, true) {
+                reader.check_limit(value.at, resource, limit);
                 limits.set(resource, limit);
             }
         }
@@ -86,7 +87,7 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
 /// `zookeeper-servers`, `zookeeper-tls` and `zookeeper-timeout`, each of the first two from the secure file if it has
 /// it.
 pub fn zookeeper(report: &Report, top: &Fields<'_>, secure: Option<(&Report, &Fields<'_>)>) -> ZooKeeper {
-    let mut servers = zookeeper_servers(report, top);
+    let mut servers = zookeeper_servers::read(report, top);
     let mut tls = TlsPaths::read(report, top);
     let timeout = match top.number("zookeeper-timeout", false) {
         Some(seconds) if seconds <= 0.0 => {
@@ -97,7 +98,7 @@ pub fn zookeeper(report: &Report, top: &Fields<'_>, secure: Option<(&Report, &Fi
     };
     let mut tls_report = report;
     if let Some((secure_report, secure)) = secure {
-        let override_ = zookeeper_servers(secure_report, secure);
+        let override_ = zookeeper_servers::read(secure_report, secure);
         if !override_.is_empty() {
             servers = override_;
         }
@@ -112,52 +113,6 @@ pub fn zookeeper(report: &Report, top: &Fields<'_>, secure: Option<(&Report, &Fi
         timeout: timeout.unwrap_or(Duration::from_secs(10)),
         tls: tls.and_then(|tls| tls.complete(tls_report)),
     }
-}
-
-fn zookeeper_servers(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> {
-    let mut servers = Vec::new();
-    for node in top.list("zookeeper-servers") {
-        let Some(fields) = Fields::of(report, node, "one of `zookeeper-servers`") else { continue };
-        let fields = fields.on(Level::ZooKeeperServer);
-        let host = fields.required_text("host");
-        let mut port = fields.port("port");
-        if port == Some(0) {
-            fields.wrong(fields.at_key("port"), "port", "must not be 0");
-        }
-        let chroot = fields.filled("chroot");
-        if let Some(chroot) = chroot.as_deref().filter(|chroot| !chroot.starts_with('/')) {
-            // Upstream glues it to the port, where it can only fail; kazoo reads `host:2281` + `test` as a bad port.
-            report.warning(
-                fields.at_key("chroot"),
-                format!("ZooKeeper's `chroot` `{chroot}` does not begin with a slash"),
-                Some(format!("write `/{chroot}`")),
-            );
-        }
-        if let Some(host) = host {
-            let host = match host_and_port(&host) {
-                Some((name, inside)) => {
-                    let message = format!("ZooKeeper's `host` is `{host}`: the port is a key of its own");
-                    let help = format!("write `host: {name}` and `port: {}`", port.unwrap_or(inside));
-                    report.lapse(fields.at_key("host"), message, Some(help));
-                    port = port.or(Some(inside));
-                    name
-                }
-                None => host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host),
-            };
-            let host = host.to_owned();
-            servers.push(ZooKeeperServer { host, port: port.unwrap_or(2281), chroot });
-        }
-        fields.finish();
-    }
-    servers
-}
-
-/// `NAME:PORT` or `[ADDRESS]:PORT`; not an IPv6 address, which has more colons.
-fn host_and_port(host: &str) -> Option<(&str, u16)> {
-    let (name, port) = host.rsplit_once(':')?;
-    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    (bare.is_some() || !name.contains(':')).then(|| (bare.unwrap_or(name), port))
 }
 
 /// `zookeeper-tls` as it stands in one file.
@@ -199,8 +154,9 @@ impl TlsPaths {
         if let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) {
             return Some(ZooKeeperTls { cert, key, ca, verify_hostname: verify_hostname.unwrap_or(false) });
         }
-        let message = format!("`zookeeper-tls`: {} missing", missing.join(" and "));
-        let help = Some("ZooKeeper over TLS needs all of `cert`, `key` and `ca`".to_owned());
+        let message = format!("`zookeeper-tls`: {} missing, so that no connection is made", missing.join(" and "));
+        let help = "give all of `cert`, `key` and `ca`; a secure file that has all three takes the place of these";
+        let help = Some(help.to_owned());
         report.note(!report.strict(), at, message, help);
         None
     }

@@ -76,12 +76,28 @@ fn host_keys(report: &Report, fields: &Fields<'_>) -> Vec<String> {
     keys
 }
 
-/// `TYPE BASE64 COMMENT` as `TYPE BASE64` and the comment; a text of less than three words as it is.
-pub fn key_and_comment(text: &str) -> (String, String) {
+/// What stands around a key.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Before it: the hosts of a line of `known_hosts`.
+    pub hosts: String,
+    /// Behind it: the comment.
+    pub comment: String,
+}
+
+/// `[HOSTS] TYPE BASE64 [COMMENT]` as `TYPE BASE64` and what stands around it; any other text as it is, and a line of
+/// `known_hosts` that begins with a marker, which may revoke the key, too.
+pub fn key_within(text: &str) -> (String, Around) {
     let words: Vec<&str> = text.split_whitespace().collect();
+    let (hosts, words) = match words.split_first() {
+        Some((hosts, rest)) if !is_key_type(hosts) && !hosts.starts_with('@') => (*hosts, rest),
+        _ => ("", words.as_slice()),
+    };
     match words.split_first_chunk::<2>() {
-        Some((key, comment)) if !comment.is_empty() && is_key_type(key[0]) => (key.join(" "), comment.join(" ")),
-        _ => (text.to_owned(), String::new()),
+        Some((key, comment)) if is_key_type(key[0]) && !(hosts.is_empty() && comment.is_empty()) => {
+            (key.join(" "), Around { hosts: hosts.to_owned(), comment: comment.join(" ") })
+        }
+        _ => (text.to_owned(), Around::default()),
     }
 }
 

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use super::{
     Kubernetes, KubernetesKind, KubernetesLabel, PodContainer, PodResources, PodTemplate, Pool, PoolLabel,
     fields::Fields,
-    kubernetes_names,
+    kubernetes_forms, kubernetes_names,
     providers::{self, Common, Scope},
     report::Report,
     yaml::{Meaning, Value},
@@ -60,11 +60,11 @@ fn defaults(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> Defau
         KubernetesKind::Projects => "max-projects",
         KubernetesKind::Pods => "max-pods",
     };
-    let mut max_servers = fields.number(key, true);
+    let mut max_servers = fields.limit(key);
     if kind != KubernetesKind::Namespaces && !report.strict() {
         // Upstream's schema rejects these here, its drivers read them.
         for key in ["max-projects", "max-servers"] {
-            let other = fields.number(key, true);
+            let other = fields.limit(key);
             max_servers = max_servers.or(other);
         }
     }
@@ -75,11 +75,13 @@ fn defaults(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> Defau
 
 fn read_limits(fields: &Fields<'_>, limits: &mut Resources) {
     for (key, resource) in [("max-cores", "cores"), ("max-ram", "ram")] {
-        if let Some(limit) = fields.number(key, true) {
+        if let Some(limit) = fields.limit(key) {
             limits.set(resource, limit);
         }
     }
     for (name, limit) in fields.number_map("max-resources") {
+        let at = fields.get("max-resources").and_then(|map| Some(map.get(&name)?.at));
+        fields.check_limit(at.unwrap_or_else(|| fields.at_key("max-resources")), &name, limit);
         limits.set(&name, limit);
     }
 }
@@ -199,6 +201,7 @@ fn label(
     defaults: &LabelDefaults,
 ) -> KubernetesLabel {
     let is_pod = is_pod(report, fields, kind);
+    kubernetes_forms::check(report, fields, kind, is_pod);
     let spec = fields.json_map("spec").filter(|spec| !spec.is_empty());
     let labels = fields.str_map("labels").unwrap_or_default();
     let dynamic_labels = fields.str_map("dynamic-labels").unwrap_or_default();
@@ -218,9 +221,9 @@ fn label(
         report.error(fields.at_key("name"), format!("{}: {refused}", fields.what), Some(help.to_owned()));
     }
     // Beside `spec`, upstream's schema has no key of the other form; at run time they count for quota, not for the pod.
-    let has_container_keys = spec.is_none() || !report.strict();
+    let has_container_keys = fields.get("spec").is_none() || !report.strict();
     let (container, own) = if has_container_keys {
-        container(report, fields, kind, defaults, is_pod && spec.is_none())
+        container(report, fields, kind, defaults)
     } else {
         (PodContainer { requests: defaults.requests, ..PodContainer::default() }, OwnKeys::default())
     };
@@ -294,24 +297,14 @@ fn is_pod(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> bool {
     given == "pod"
 }
 
-/// The keys that describe the container. `needs_image`: it is what the pod is made from.
+/// The keys that describe the container.
 fn container(
     report: &Report,
     fields: &Fields<'_>,
     kind: KubernetesKind,
     defaults: &LabelDefaults,
-    needs_image: bool,
 ) -> (PodContainer, OwnKeys) {
     let image = fields.filled("image");
-    if needs_image && image.is_none() {
-        let message = format!("{} has neither `image` nor `spec`", fields.what);
-        let help = Some("say which image its pod runs".to_owned());
-        if kind == KubernetesKind::Pods {
-            report.lapse(fields.at(), message, help);
-        } else {
-            report.warning(fields.at(), message, help); // upstream's schema lets it pass
-        }
-    }
     let requests = resources(report, fields, ["cpu", "memory", "storage"]).or(defaults.requests);
     let limits =
         resources(report, fields, ["cpu-limit", "memory-limit", "storage-limit"]).or(defaults.limits).or(requests);

@@ -16,6 +16,7 @@
 
 mod advice;
 mod backing;
+mod connections;
 mod diff;
 mod diskimages;
 mod fields;
@@ -23,8 +24,11 @@ mod global;
 mod image_builders;
 mod keeping;
 mod kubernetes;
+mod kubernetes_forms;
 mod kubernetes_names;
 mod metastatic;
+mod names;
+mod numbers;
 mod openstack;
 mod providers;
 mod reload;
@@ -32,8 +36,11 @@ mod report;
 mod source;
 mod static_hosts;
 mod types;
+mod unbuildable;
 mod unbuilt;
+mod unserved;
 pub mod yaml;
+mod zookeeper_servers;
 
 #[cfg(test)]
 mod tests;
@@ -172,7 +179,8 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
         let message = format!("this is a configuration for Nodepool before 3.0, as `{key}` and its labels show");
         let help = "nothing of it can be used as it stands: what labels boot from is now said in `pools` of `providers`, and \
                     how to log in to clouds in clouds.yaml; see Nodepool's documentation of `providers`";
-        report.lapse(at, message, Some(help.to_owned()));
+        // Before all else, also where the other lines are told.
+        report.lapse(if report.strict() { at } else { root.at }, message, Some(help.to_owned()));
         if report.strict() {
             return None; // each of its other lines would be told as wrong, too
         }
@@ -182,16 +190,19 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
         global::secure_env_vars(secure_report, secure, &mut diskimages);
     }
     let labels = global::labels(report, &top);
+    unserved::check(report, root);
     let circles = backing::circles(root);
     let scope = Scope { labels: &labels, diskimages: &diskimages, circles: &circles };
     let Providers { good, broken, broken_labels } = providers::providers(report, &top, &scope);
+    let zookeeper = global::zookeeper(report, &top, secure.as_ref().map(|(report, fields)| (*report, fields)));
+    zookeeper_servers::check_that_there_are(report, root, &zookeeper.servers);
     let config = Config {
         webapp: global::webapp(report, &top),
         elements_dir: top.filled("elements-dir").map(Into::into),
         images_dir: top.filled("images-dir").map(Into::into),
         build_log_dir: top.filled("build-log-dir").map(Into::into),
         build_log_retention: top.int("build-log-retention").unwrap_or(7),
-        zookeeper: global::zookeeper(report, &top, secure.as_ref().map(|(report, fields)| (*report, fields))),
+        zookeeper,
         max_hold_age: top
             .number("max-hold-age", true)
             .filter(|age| *age > 0.0 && age.is_finite())

@@ -5,8 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    CloudImage, LabelImage, OpenStack, OpenStackDiskimage, OpenStackLabel, OpenStackPool, Pool, PoolLabel,
+    CloudImage, LabelImage, OpenStack, OpenStackDiskimage, OpenStackLabel, OpenStackPool, Pool, PoolLabel, connections,
     fields::Fields,
+    names,
     providers::{self, Common, Scope, check_diskimage},
     report::Report,
 };
@@ -18,10 +19,16 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
     let cloud = if report.strict() { fields.required_text("cloud") } else { fields.filled("cloud") };
     fields.text("nodepool-id"); // upstream's schema knows it, nothing reads it
     let cloud_images = cloud_images(report, fields);
+    let diskimages = diskimages(report, fields, scope);
+    let name = fields.raw_text("name").unwrap_or_default();
+    let is_nameable =
+        !names::cannot_have_uploads(report, fields.at_key("name"), &fields.what, name, !diskimages.is_empty());
     let mut openstack = OpenStack {
         cloud,
         region_name: fields.filled("region-name"),
-        image_upload_timeout: fields.seconds("image-upload-timeout").unwrap_or(Duration::from_secs(3600)),
+        image_upload_timeout: fields
+            .seconds_above_0("image-upload-timeout", "an hour")
+            .unwrap_or(Duration::from_secs(3600)),
         rate: fields
             .number("rate", false)
             .and_then(|rate| fields.duration("rate", rate))
@@ -31,7 +38,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         port_cleanup_interval: Some(fields.seconds("port-cleanup-interval").unwrap_or(Duration::from_secs(600)))
             .filter(|interval| !interval.is_zero()),
         post_upload_hook: fields.filled("post-upload-hook").map(PathBuf::from),
-        diskimages: diskimages(report, fields, scope),
+        diskimages: if is_nameable { diskimages } else { IndexMap::new() },
         cloud_images,
         pools: IndexMap::new(),
     };
@@ -105,7 +112,7 @@ fn cloud_images(report: &Report, provider: &Fields<'_>) -> IndexMap<String, Clou
 
 /// `connection-type` and its port: 22, but 5986 for winrm.
 fn connection(fields: &Fields<'_>) -> (String, u16) {
-    let kind = fields.filled("connection-type").unwrap_or_else(|| "ssh".to_owned());
+    let kind = connections::read(fields, fields.filled("connection-type"));
     let default = if kind == "winrm" { 5986 } else { 22 };
     let port = fields.port("connection-port");
     (kind, port.unwrap_or(default))
@@ -121,13 +128,13 @@ fn pool(
 ) -> (Pool, OpenStackPool) {
     let mut pool = providers::pool(fields, name, common);
     for (key, resource) in [("max-cores", "cores"), ("max-ram", "ram")] {
-        if let Some(limit) = fields.number(key, true) {
+        if let Some(limit) = fields.limit(key) {
             pool.limits.set(resource, limit);
         }
     }
     for (key, resource) in [("max-volumes", "volumes"), ("max-volume-gb", "volume-gb")] {
         // 0 is false to Python: upstream treats it as not given.
-        if let Some(limit) = fields.number(key, true).filter(|limit| *limit != 0.0) {
+        if let Some(limit) = fields.limit(key).filter(|limit| *limit != 0.0) {
             pool.limits.set(resource, limit);
         }
     }

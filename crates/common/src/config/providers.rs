@@ -12,7 +12,7 @@ use super::{
     advice::Level,
     backing::Circles,
     fields::{Fields, suggest},
-    kubernetes, metastatic, openstack,
+    kubernetes, metastatic, names, openstack,
     report::FaultyLabel,
     static_hosts, unbuilt,
     yaml::{Mark, Node},
@@ -51,6 +51,10 @@ const POD_LAUNCH_TIMEOUT: Duration = Duration::from_secs(330);
 /// `boot-timeout` where it is not given.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 const METASTATIC_BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What becomes of launches without any time.
+const NO_LAUNCH: &str = "each launch is given up at once";
+const NO_BOOT: &str = "each launch of a node whose keys are checked fails at once";
 
 /// What a provider may refer to.
 pub struct Scope<'a> {
@@ -120,8 +124,9 @@ fn all_of(errors: &[ConfigError]) -> String {
 }
 
 fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>) -> Option<Provider> {
-    let fields = Fields::of(report, node, format!("provider `{name}`"))?.on(Level::Provider);
-    fields.required_text("name")?;
+    let what = format!("provider `{}`", names::shown(name.as_str()));
+    let fields = Fields::of(report, node, what)?.on(Level::Provider);
+    names::check(report, &fields, &fields.required_text("name")?);
     let driver = if name.as_str().starts_with("fake") {
         fields.know("driver"); // whatever it says
         "fake".to_owned()
@@ -178,8 +183,9 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
         max_concurrency: common.max_concurrency,
         launch_retries: launch_timeout.map_or(1, |_| launch_retries(report, &fields)),
         launch_timeout: launch_timeout
-            .map_or(LAUNCH_TIMEOUT, |default| fields.seconds("launch-timeout").unwrap_or(default)),
-        boot_timeout: boot_timeout.map_or(BOOT_TIMEOUT, |default| fields.seconds("boot-timeout").unwrap_or(default)),
+            .map_or(LAUNCH_TIMEOUT, |default| fields.time_limit("launch-timeout", NO_LAUNCH).unwrap_or(default)),
+        boot_timeout: boot_timeout
+            .map_or(BOOT_TIMEOUT, |default| fields.time_for_some("boot-timeout", NO_BOOT).unwrap_or(default)),
         pools,
         driver,
     };
@@ -198,6 +204,17 @@ fn launch_retries(report: &Report, fields: &Fields<'_>) -> u32 {
     u32::try_from(retries.max(1)).unwrap_or(u32::MAX)
 }
 
+/// -1, the default, and any other negative number: unlimited. 0: the provider handles nothing.
+fn max_concurrency(fields: &Fields<'_>) -> Option<usize> {
+    let most = fields.int("max-concurrency")?;
+    if most == 0 {
+        let message = format!("{}: `max-concurrency` is 0, so that it serves no request at all", fields.what);
+        let help = "leave the key out where there is no limit; Nodepool's documentation of 0 is wrong";
+        fields.report().warning(fields.at_key("max-concurrency"), message, Some(help.to_owned()));
+    }
+    usize::try_from(most).ok()
+}
+
 /// Keys of every provider.
 pub struct Common {
     max_concurrency: Option<usize>,
@@ -206,17 +223,13 @@ pub struct Common {
 
 impl Common {
     fn read(fields: &Fields<'_>) -> Self {
-        Self {
-            // -1, the default, and any other negative number: unlimited. 0: the provider handles nothing.
-            max_concurrency: fields.int("max-concurrency").and_then(|n| usize::try_from(n).ok()),
-            priority: fields.int("priority"),
-        }
+        Self { max_concurrency: max_concurrency(fields), priority: fields.int("priority") }
     }
 }
 
 /// Keys of every pool: a pool without labels and without what its driver reads.
 pub fn pool(fields: &Fields<'_>, name: &str, common: &Common) -> Pool {
-    let max_servers = fields.number("max-servers", true);
+    let max_servers = fields.limit("max-servers");
     Pool {
         name: PoolName::from(name),
         priority: fields.int("priority").or(common.priority).unwrap_or(100),

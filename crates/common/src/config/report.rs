@@ -48,14 +48,19 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Every error of a configuration, in the order of the file; never empty.
+/// Why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<ConfigError>);
+pub struct ConfigErrors {
+    /// In the order of the file; never empty.
+    errors: Vec<ConfigError>,
+    /// What was found beside them, in the order of the file.
+    pub warnings: Vec<Warning>,
+}
 
 impl ConfigErrors {
-    /// The errors.
+    /// The errors, in the order of the file.
     pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
-        self.0.iter()
+        self.errors.iter()
     }
 }
 
@@ -70,14 +75,14 @@ impl<'a> IntoIterator for &'a ConfigErrors {
 
 impl From<ConfigError> for ConfigErrors {
     fn from(error: ConfigError) -> Self {
-        Self(vec![error])
+        Self { errors: vec![error], warnings: Vec::new() }
     }
 }
 
 impl fmt::Display for ConfigErrors {
-    /// One per line: `FILE:LINE:COLUMN: message (help)`.
+    /// The errors, one per line: `FILE:LINE:COLUMN: message (help)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, error) in self.0.iter().enumerate() {
+        for (i, error) in self.errors.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
             }
@@ -249,12 +254,15 @@ impl Report {
         }
     }
 
-    /// The warnings, or the errors if there are any.
+    /// The warnings, or the errors with them if there are any; both in the order of the file.
     pub fn finish(self) -> Result<Vec<Warning>, ConfigErrors> {
-        let mut errors = self.errors.into_inner();
-        errors.sort_by(|a, b| {
-            (&a.place.file, a.place.line, a.place.column).cmp(&(&b.place.file, b.place.line, b.place.column))
-        });
-        if errors.is_empty() { Ok(self.warnings.into_inner()) } else { Err(ConfigErrors(errors)) }
+        let (mut errors, mut warnings) = (self.errors.into_inner(), self.warnings.into_inner());
+        errors.sort_by(|a, b| in_the_file(&a.place).cmp(&in_the_file(&b.place)));
+        warnings.sort_by(|a, b| in_the_file(&a.place).cmp(&in_the_file(&b.place)));
+        if errors.is_empty() { Ok(warnings) } else { Err(ConfigErrors { errors, warnings }) }
     }
+}
+
+fn in_the_file(place: &Place) -> (&str, usize, usize) {
+    (&place.file, place.line, place.column)
 }

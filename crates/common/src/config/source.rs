@@ -3,8 +3,9 @@
 use std::{ffi::OsString, path::Path};
 
 use super::{
+    names,
     report::Report,
-    yaml::{self, Document, Mark, Problem},
+    yaml::{self, Document, Mark, Node, Problem},
 };
 
 /// The environment as far as the configuration may see it: variables named `NODEPOOL_…`, in the environment's order.
@@ -53,7 +54,9 @@ pub fn read(path: &Path, env: &Environment, report: &Report) -> Option<Document>
 /// Parses the bytes of one file.
 pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Document> {
     let unset = RefUnset::default();
-    let document = decode(bytes).map(|text| env.substitute(text)).and_then(|text| {
+    let document = decode(bytes).and_then(|text| {
+        look_for_other_references(&text, report);
+        let text = env.substitute(text);
         unset.look_for(&text, report);
         printable(&text)?;
         yaml::parse(&text)
@@ -61,10 +64,13 @@ pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Documen
     match document {
         Ok(document) => {
             for duplicate in &document.duplicates {
+                let lost = lost(&duplicate.lost);
+                let message = format!("the key `{}` stands twice in one mapping; this one counts{lost}", duplicate.key);
+                let more = if lost.is_empty() { "" } else { "; write both as one" };
                 report.warning(
                     duplicate.last,
-                    format!("the key `{}` stands twice in one mapping; this one counts", duplicate.key),
-                    Some(format!("the first is at {}", report.place(duplicate.first))),
+                    message,
+                    Some(format!("the first is at {}{more}", report.place(duplicate.first))),
                 );
             }
             if let Some((first, count)) = document.tabs {
@@ -79,6 +85,24 @@ pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Documen
             None
         }
     }
+}
+
+/// What is ignored of a file in which a key with a list stands twice: a second `providers` may cost half of the file.
+fn lost(value: &Node) -> String {
+    const NAMED: usize = 4;
+    let items = value.items().unwrap_or_default();
+    let are = match items.len() {
+        0 => return String::new(),
+        1 => "item of the first is",
+        _ => "items of the first are",
+    };
+    let all = items.iter().filter_map(|item| item.get("name").map_or_else(|| item.as_text(), |name| name.as_text()));
+    let mut some: Vec<_> = all.take(NAMED).map(|name| format!("`{}`", names::shown(name))).collect();
+    if !some.is_empty() && items.len() > some.len() {
+        some.push("…".to_owned());
+    }
+    let some = if some.is_empty() { String::new() } else { format!(" ({})", some.join(", ")) };
+    format!(", and the {} {are} ignored{some}", items.len())
 }
 
 /// Python's text mode: UTF-8, and each of `\r\n`, `\r`, `\n` is a line's end.
@@ -111,6 +135,40 @@ fn printable(text: &str) -> Result<(), Problem> {
 fn after(text: &str) -> Mark {
     let last_line = text.rsplit('\n').next().unwrap_or_default();
     Mark { line: text.matches('\n').count() + 1, column: last_line.chars().count() + 1 }
+}
+
+/// Warns of what looks like a reference to the environment and stays in the text, or leaves an `s` behind: only
+/// `%(NODEPOOL_X)` is one. Each is told once. Comments are passed over, and names in small letters, which are formats of
+/// something else.
+fn look_for_other_references(text: &str, report: &Report) {
+    let mut told: Vec<&str> = Vec::new();
+    for (line, content) in (1..).zip(text.split('\n')).filter(|(_, content)| !content.trim_start().starts_with('#')) {
+        for (start, _) in content.match_indices("%(") {
+            let rest = &content[start + 2..];
+            let Some((name, behind)) = rest.split_once(')') else { continue };
+            let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+            if !name.starts_with(|c: char| c.is_ascii_uppercase()) || !name.chars().all(is_name) || told.contains(&name)
+            {
+                continue;
+            }
+            let has_s = behind.starts_with('s') && !behind[1..].starts_with(|c: char| c.is_ascii_alphanumeric());
+            let at = Mark { line, column: content[..start].chars().count() + 1 };
+            if name.starts_with("NODEPOOL_") {
+                if has_s {
+                    told.push(name);
+                    let message = format!("the `s` behind `%({name})` stays in the text, behind the variable's value");
+                    report.warning(at, message, Some("leave it out".to_owned()));
+                }
+                continue;
+            }
+            told.push(name);
+            let shown = if has_s { format!("%({name})s") } else { format!("%({name})") };
+            let message = format!(
+                "`{shown}` stays as it is: only environment variables whose names begin with NODEPOOL_ are put in"
+            );
+            report.warning(at, message, Some(format!("write `%(NODEPOOL_{name})` and set that variable")));
+        }
+    }
 }
 
 /// The first reference to a variable that is not set: it stays in the text, and often is what breaks the YAML.

@@ -8,14 +8,17 @@ use std::{sync::Arc, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    HostId, Pool, PoolLabel, StaticHost,
+    HostId, Pool, PoolLabel, StaticHost, connections,
     fields::Fields,
-    image_builders,
+    image_builders::{self, Around},
     providers::{self, Common, MOST_SLOTS, Scope, check_label},
     report::Report,
     yaml::Mark,
 };
 use crate::model::{LabelName, PoolName};
+
+/// What becomes of a host that has no time to answer.
+const NEVER_READY: &str = "the host is never found in time, and never ready";
 
 /// Reads the pools with their hosts.
 pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope<'_>) -> Vec<Pool> {
@@ -61,7 +64,12 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     if fields.get("labels").is_none() {
         report.error(fields.at(), format!("{}: `labels` is missing", fields.what), None);
     }
-    let labels: Vec<LabelName> = labels?.iter().flat_map(|text| text.split_whitespace()).map(LabelName::from).collect();
+    let labels = labels?;
+    if labels.iter().all(|text| text.trim().is_empty()) {
+        let message = format!("{}: it has no `labels`, so that nothing is ever run on it", fields.what);
+        report.warning(fields.at_key("labels"), message, None);
+    }
+    let labels: Vec<LabelName> = labels.iter().flat_map(|text| text.split_whitespace()).map(LabelName::from).collect();
     let (at, what) = (fields.at_key("labels"), &fields.what);
     let labels = labels.into_iter().filter(|label| {
         let what = format!("{what}: label `{label}`");
@@ -72,7 +80,12 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     // Upstream's schema rejects the old name, its driver reads it.
     let old_port = if report.strict() { None } else { fields.port("ssh-port") };
     let slots = fields.count("max-parallel-jobs", MOST_SLOTS).unwrap_or(1);
+    if slots == 0 {
+        let message = format!("{}: `max-parallel-jobs` is 0, so that this host is no node at all", fields.what);
+        report.warning(fields.at_key("max-parallel-jobs"), message, None);
+    }
     let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
+    let connection_type = connections::read(fields, fields.text("connection-type"));
     Some(StaticHost {
         id: HostId {
             name,
@@ -82,26 +95,37 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
         labels,
         host_keys: host_keys(report, fields, host_key_checking),
         host_key_checking,
-        timeout: fields.seconds("timeout").unwrap_or(Duration::from_secs(5)),
-        connection_type: fields.text("connection-type").unwrap_or_else(|| "ssh".to_owned()),
+        timeout: if host_key_checking { fields.time_limit("timeout", NEVER_READY) } else { fields.seconds("timeout") }
+            .unwrap_or(Duration::from_secs(5)),
+        connection_type,
         shell_type: fields.text("shell-type"),
         python_path: fields.text("python-path").unwrap_or_else(|| "auto".to_owned()),
         max_parallel_jobs: slots,
     })
 }
 
-/// `host-key`, each as `TYPE BASE64`: what stands behind that in a line of a `.pub` file is left away, with a warning,
-/// since upstream compares the whole text, which is then never among the host's keys. What no host can show is told.
+/// `host-key`, each as `TYPE BASE64`: what stands behind that in a line of a `.pub` file, or before it in one of `known_hosts`,
+/// is left away, with a warning, since upstream compares the whole text, which is then never among the host's keys. What no
+/// host can show is told.
 fn host_keys(report: &Report, fields: &Fields<'_>, are_checked: bool) -> Vec<String> {
     let at = fields.at_key("host-key");
     let keys = fields.text_or_texts("host-key").unwrap_or_default().into_iter().map(|text| {
-        let (key, comment) = image_builders::key_and_comment(&text);
-        if !comment.is_empty() {
+        let (key, Around { hosts, comment }) = image_builders::key_within(&text);
+        if !hosts.is_empty() {
+            let message = format!(
+                "{}: this `host-key` is a line of known_hosts, and `{hosts}` before the key is left away; Python Nodepool \
+                 never finds the host with such a key",
+                fields.what
+            );
+            let short: String = key.chars().take(32).collect();
+            report.warning(at, message, Some(format!("write the key without it: `{short}…`")));
+        } else if !comment.is_empty() {
             let message = format!("{}: the comment `{comment}` of this `host-key` is left away", fields.what);
             let help =
                 "leave it out: Python Nodepool takes it for a part of the key, and finds that the host has another one";
             report.warning(at, message, Some(help.to_owned()));
-        } else if are_checked && let Err(problem) = image_builders::host_key(&text) {
+        }
+        if are_checked && let Err(problem) = image_builders::host_key(&key) {
             let message = format!("{}: this `host-key` {problem}, so that the host is never ready", fields.what);
             let help = "write it as /etc/ssh/ssh_host_ed25519_key.pub of that host does, without the comment";
             report.warning(at, message, Some(help.to_owned()));

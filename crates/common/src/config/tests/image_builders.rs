@@ -86,7 +86,7 @@ fn what_is_wrong_with_an_image_builder_has_its_place() {
 fn each_key_of_ansible_is_inherited_by_itself() {
     let text = "\
 diskimages:
-- {name: base, abstract: true, ansible: {inventory: ours.yaml, image-builder: ib, min-free: 2}}
+- {name: base, abstract: true, formats: [raw], ansible: {inventory: ours.yaml, image-builder: ib, min-free: 2}}
 - {name: a, parent: base, ansible: {playbook: a.yaml}}
 - {name: b, parent: a, ansible: {image-builder: other}}
 ";
@@ -107,7 +107,7 @@ diskimages:
 fn of_dib_cmd_and_ansible_the_nearest_one_counts() {
     let text = "\
 diskimages:
-- {name: dib, dib-cmd: mine, elements: [vm]}
+- {name: dib, formats: [raw], dib-cmd: mine, elements: [vm]}
 - {name: playbook, parent: dib, ansible: {playbook: a.yaml}}
 - {name: dib-again, parent: playbook, dib-cmd: other}
 - {name: plain, parent: playbook}

@@ -112,7 +112,7 @@ fn a_namespace_is_no_pod() {
     for (driver, kind) in [("kubernetes", "namespace"), ("openshift", "project")] {
         let loaded = load(&one(driver, "", "", &format!(", type: {kind}")));
         assert_eq!(label(&loaded).pod, None);
-        let warned = check(&one(driver, "", "", ", type: server"));
+        let warned = check(&one(driver, "", "", ", type: server, image: i"));
         assert!(warned.contains("there is no `type` `server`") && warned.contains(kind), "{warned}");
         assert!(check_errors(&one(driver, "", "", ", image: i")).contains("`type` is missing"), "{driver}");
     }
@@ -190,7 +190,11 @@ fn names_that_the_api_refuses_are_told() {
         for (label, more, expected) in [
             ("Pod_Fedora", ", image: i", "its name is also that of a container, and Kubernetes refuses `Pod_Fedora`"),
             ("rocky-9.4", ", image: i", "its name is also that of a container, and Kubernetes refuses `rocky-9.4`"),
-            ("Rocky", ", spec: {containers: []}", "its name is also that of a pod, and Kubernetes refuses `Rocky`"),
+            (
+                "Rocky",
+                ", spec: {containers: [{name: a, image: b}]}",
+                "its name is also that of a pod, and Kubernetes refuses `Rocky`",
+            ),
             (&"a".repeat(64), ", image: i", "it is longer than 63 characters"),
             (
                 "a",
@@ -213,7 +217,11 @@ fn names_that_the_api_refuses_are_told() {
             assert!(errors.contains(expected), "{driver} {label}{more}: {errors}");
             assert_eq!(load(&text).broken_labels.len(), 1, "at run time it costs the label");
         }
-        assert_eq!(check(&named(driver, "main", "rocky-9.4", ", spec: {containers: []}")), "", "a pod may have dots");
+        assert_eq!(
+            check(&named(driver, "main", "rocky-9.4", ", spec: {containers: [{name: a, image: b}]}")),
+            "",
+            "a pod may have dots"
+        );
         let pool = named(driver, "CI_Pods", "a", ", image: i");
         let errors = check_errors(&pool);
         assert!(errors.lines().count() == 1 && errors.contains("Kubernetes refuses `CI_Pods`"), "{errors}");

@@ -423,7 +423,7 @@ fn a_difference_names_the_providers_that_changed_not_those_that_moved() {
 #[test]
 fn what_cannot_be_a_file_in_images_dir_is_left_out_with_a_warning() {
     let loaded = load(
-        "diskimages:\n- {name: ../x, formats: [raw]}\n- {name: a, formats: [tar.gz, raw, ../../x], keep-formats: [md5, raw]}\n\
+        "diskimages:\n- {name: ../x, formats: [raw]}\n- {name: a, elements: [vm], formats: [tar.gz, raw, ../../x], keep-formats: [md5, raw]}\n\
          - {name: base/x, abstract: true}\n- {name: .., parent: base/x}\n",
     );
     let names: Vec<_> = loaded.config.diskimages.keys().map(ToString::to_string).collect();

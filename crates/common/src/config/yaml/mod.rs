@@ -58,6 +58,15 @@ impl Node {
         matches!(self.value, Value::Scalar(Meaning::Null, _))
     }
 
+    /// Whether it is a number above 0.
+    pub const fn is_above_0(&self) -> bool {
+        match self.value {
+            Value::Scalar(Meaning::Int(value), _) => value > 0,
+            Value::Scalar(Meaning::Float(value) | Meaning::BigInt(value), _) => value > 0.0,
+            _ => false,
+        }
+    }
+
     /// The text of a scalar that is a text.
     pub fn as_text(&self) -> Option<&str> {
         match &self.value {
@@ -140,6 +149,8 @@ pub struct Duplicate {
     pub key: String,
     /// Where it stood first.
     pub first: Mark,
+    /// What stood there.
+    pub lost: Rc<Node>,
     /// Where the one stands that wins.
     pub last: Mark,
 }
@@ -286,8 +297,9 @@ impl Builder {
             }
             match index.find(&own, &key) {
                 Some(i) => {
-                    self.duplicates.push(Duplicate { key: text.clone(), first: own[i].0.at, last: key.at });
-                    own[i] = (key, value);
+                    let (last, name) = (key.at, text.clone());
+                    let (before, value) = std::mem::replace(&mut own[i], (key, value));
+                    self.duplicates.push(Duplicate { key: name, first: before.at, lost: value, last });
                 }
                 None => index.push(&mut own, (key, value)),
             }

@@ -1,0 +1,49 @@
+//! Names that are hardly what was meant, and those that ZooKeeper has no place for.
+
+use super::{fields::Fields, report::Report, yaml::Mark};
+
+/// A name as it is shown: control characters, which would break the line, by their escapes.
+pub fn shown(name: &str) -> String {
+    name.chars().fold(String::with_capacity(name.len()), |mut text, c| {
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+        text
+    })
+}
+
+/// Warns of a name with a blank at an end, or with a line break or another control character: whoever asks for it elsewhere
+/// hardly writes it so.
+pub fn check(report: &Report, fields: &Fields<'_>, name: &str) {
+    let meant = name.trim();
+    let problem = if meant.is_empty() {
+        "is nothing but blanks"
+    } else if meant.chars().any(char::is_control) {
+        "has a line break or another control character"
+    } else if meant != name {
+        "has a blank or a line break at an end, which is a part of it"
+    } else {
+        return;
+    };
+    let help = (!meant.is_empty() && !meant.chars().any(char::is_control)).then(|| format!("write `name: {meant}`"));
+    report.warning(fields.at_key("name"), format!("{}: its name {problem}", fields.what), help);
+}
+
+/// Whether ZooKeeper can have a node of that name; the names of providers and images are parts of its paths.
+pub fn is_part_of_a_path(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(|c: char| c == '/' || c.is_control())
+}
+
+/// Says of a provider that its uploads cannot be kept under its name, which upstream writes and never finds again, so that it
+/// uploads in each pass; whether it is so. Nothing but uploads is kept under it.
+pub fn cannot_have_uploads(report: &Report, at: Mark, what: &str, name: &str, has_images: bool) -> bool {
+    if is_part_of_a_path(name) {
+        return false;
+    }
+    let message = format!("{what}: its name cannot be a part of a path in ZooKeeper, where its images are kept");
+    let help = "call it by letters, digits, dots and dashes, without `/`";
+    report.note(report.strict() && has_images, at, message, Some(help.to_owned()));
+    true
+}

@@ -1,5 +1,5 @@
-"""The manifests against the real API server of tests/services/kube, in namespaces where Pod Security `restricted` is
-enforced. No controller there makes pods of Deployments and StatefulSets, so they are made here from their templates."""
+"""The manifests against the real API server and controllers of tests/services/kube, in namespaces where Pod Security
+`restricted` is enforced."""
 import copy
 import pathlib
 import subprocess
@@ -9,15 +9,16 @@ import yaml
 
 import documents
 from checks import HERE, KUBERNETES, Skip, check, kubectl, name, run, workloads
+from harness import wait_for
 from harness.kube import Kube
 from manifests import with_component
 
 
-def pod_of(workload, namespace, suffix='0'):
-    """The pod that a workload's controller would make."""
+def pod_of(workload, namespace):
+    """The pod that a workload's controller would make, by another name."""
     template = copy.deepcopy(workload['spec']['template'])
     pod = {'apiVersion': 'v1', 'kind': 'Pod', **template}
-    pod['metadata'] = {**template.get('metadata', {}), 'name': f'{workload["metadata"]["name"]}-{suffix}', 'namespace': namespace}
+    pod['metadata'] = {**template.get('metadata', {}), 'name': f'{workload["metadata"]["name"]}-by-hand', 'namespace': namespace}
     for claim in workload['spec'].get('volumeClaimTemplates', []):
         volume = claim['metadata']['name']
         pod['spec'].setdefault('volumes', []).append(
@@ -92,6 +93,34 @@ class Cluster:
                 count += 1
         return f'{count} refusals'
 
+    def rolled_out(self, objects):
+        """The real controllers make the pods and claims, and the disruption budgets let a machine be drained."""
+        namespace = workloads(objects)[0]['metadata']['namespace']
+        for workload in workloads(objects):
+            self.kubectl('-n', namespace, 'rollout', 'status', name(workload).lower(), '--timeout=60s')
+        claims = {c['metadata']['name'] for c in self.kube.items(f'/api/v1/namespaces/{namespace}/persistentvolumeclaims')}
+        wanted = {f'{c["metadata"]["name"]}-{w["metadata"]["name"]}-{n}' for w in workloads(objects)
+                  for c in w['spec'].get('volumeClaimTemplates', []) for n in range(w['spec']['replicas'])}
+        check(claims == wanted, f'{claims}, not {wanted}')
+        budgets = f'/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets'
+        replicas = {w['metadata']['name']: w['spec']['replicas'] for w in workloads(objects)}
+
+        def reckoned():
+            return {b['metadata']['name']: b.get('status', {}) for b in self.kube.items(budgets)
+                    if b.get('status', {}).get('currentHealthy') == replicas[b['metadata']['name']]}
+        wait_for('reckoned: two disruption budgets', lambda: len(reckoned()) == 2, 30)
+        allowed = {budget: status['disruptionsAllowed'] for budget, status in reckoned().items()}
+        # One at a time, of one as of several.
+        check(set(allowed.values()) == {1}, allowed)
+        [pod, *_] = self.kube.pods(namespace, labelSelector='app.kubernetes.io/name=nodepool-launcher')
+        evicted = pod['metadata']['name']
+        self.kube.call('POST', f'/api/v1/namespaces/{namespace}/pods/{evicted}/eviction',
+                       {'apiVersion': 'policy/v1', 'kind': 'Eviction', 'metadata': {'name': evicted}})
+        wait_for('made anew: the launcher that was evicted', lambda: evicted not in (now := {
+            p['metadata']['name'] for p in self.kube.pods(namespace, labelSelector='app.kubernetes.io/name=nodepool-launcher')
+            if 'deletionTimestamp' not in p['metadata']}) and len(now) == replicas['nodepool-launcher'], 30)
+        return f'{namespace}: {sum(replicas.values())} pods, {len(claims)} claims'
+
     def misspelt_refused(self, objects):
         """A misspelt field is refused, and not dropped."""
         workload = workloads(objects)[0]
@@ -123,7 +152,7 @@ def checks(counts, overlays, directory, parts):
             raise Skip(missing)
         counts.run(skipped)
         return
-    with Kube(directory / 'kube') as kube:
+    with Kube(directory / 'kube', workloads=True) as kube:
         cluster = Cluster(kube, directory)
         trial, site = overlays['trial'], overlays['site']
 
@@ -134,11 +163,13 @@ def checks(counts, overlays, directory, parts):
         if 'cluster' in parts:
             counts.run(cluster.applied, trial, KUBERNETES / 'overlays/trial')
             counts.run(cluster.pods_admitted, trial)
+            counts.run(cluster.rolled_out, trial)
             counts.run(cluster.faults_refused, trial)
             counts.run(cluster.misspelt_refused, trial)
             counts.run(cluster.openshift_admitted)
             cluster.kubectl('apply', '-f', KUBERNETES / 'overlays/site/namespace.yaml')
             counts.run(site_applied)
             counts.run(cluster.pods_admitted, site)
+            counts.run(cluster.rolled_out, site)
         if 'documents' in parts:
             documents.kubernetes(counts, cluster, directory / 'documents-kubernetes')

@@ -22,9 +22,10 @@ OPERATOR_RULES = [
 
 
 class Kube(Process):
-    def __init__(self, directory):
+    def __init__(self, directory, workloads=False):
+        """`workloads`: with the controllers of Deployments, StatefulSets and disruption budgets."""
         self.directory = pathlib.Path(directory)
-        super().__init__([TESTS / 'services/kube/run', self.directory], self.directory / 'run.log', grace=40)
+        super().__init__([TESTS / 'services/kube/run', self.directory, *(['--workloads'] if workloads else [])], self.directory / 'run.log', grace=40)
 
     @staticmethod
     def missing():

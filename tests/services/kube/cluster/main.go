@@ -1,6 +1,7 @@
 // Command kube is a Kubernetes control plane in one binary, for tests on one machine.
 //
-// etcd and the API server are the real ones, and so are the controllers that a Nodepool meets (controllers.go). Nodes and
+// etcd and the API server are the real ones, and so are the controllers that a Nodepool meets (controllers.go), and those of
+// the workloads that run one (workloads.go). Nodes and
 // the life of pods are simulated through the API (kubelet.go), as is the little of OpenShift that the openshift driver
 // uses (openshift.go). tests/services/kube/run puts them together.
 package main
@@ -33,6 +34,8 @@ func main() {
 		os.Exit(cli.Run(app.NewAPIServerCommand()))
 	case "controllers":
 		run(args, 3, controllers)
+	case "workloads":
+		run(args, 1, workloads)
 	case "kubelet":
 		run(args, 1, kubelet)
 	case "openshift":
@@ -45,6 +48,7 @@ func main() {
 func usage() {
 	fmt.Fprint(os.Stderr, `usage: kube etcd|apiserver OPTION...
        kube controllers KUBECONFIG SERVICE_ACCOUNT_KEY CA
+       kube workloads KUBECONFIG
        kube kubelet KUBECONFIG
        kube openshift KUBECONFIG PORT CERT KEY CA
 `)

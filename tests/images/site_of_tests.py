@@ -210,12 +210,11 @@ class Site:
         return [*tls, ('/etc/nodepool-logging/logging.yaml', logging)]
 
     def builder_mounts(self, made):
-        """Keys as the operator has them: readable for all, because they are root's."""
+        """What the operator mounts beside that. Keys are readable for all, because they are root's."""
         ssh_config = ('Host *\n  IdentityFile /var/lib/nodepool-ssh-key/priv\n'
                       '  UserKnownHostsFile /var/lib/nodepool/known_hosts\n  ServerAliveInterval 60\n')
         private = (self.secrets / 'nodepool').read_text()
         return [
-            ('/usr/local/bin/dib-ansible', made.file('dib-ansible.py', (HERE / 'operator/dib-ansible.py').read_text(), 0o755)),
             ('/var/lib/nodepool-ssh-key/priv', made.file('priv', private, 0o444)),
             ('/var/lib/nodepool-ssh-key/pub', made.file('pub', self.public['nodepool'], 0o444)),
             ('/var/lib/zuul-ssh-key/pub', made.file('zuul', self.public['zuul'], 0o444)),
@@ -224,6 +223,11 @@ class Site:
             ('/etc/ansible/ansible.cfg', made.file('ansible.cfg', '[defaults]\nstdout_callback = timestamp\n')),
             ('/usr/share/ansible/plugins/callback/timestamp.py', made.file('timestamp.py', CALLBACK)),
         ]
+
+    def wrapper_mount(self, made):
+        """The operator's dib-ansible over that of the image."""
+        script = (HERE / 'operator/dib-ansible.py').read_text()
+        return [('/usr/local/bin/dib-ansible', made.file('dib-ansible.py', script, 0o755))]
 
 
 @contextlib.contextmanager

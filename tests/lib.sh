@@ -4,6 +4,7 @@ CACHE=${NODEPOOL_TEST_CACHE:-$ROOT/.cache}
 VENV=$CACHE/venv
 ANSIBLE_VENV=$CACHE/ansible
 DENY_VENV=$CACHE/deny
+STATSD_EXPORTER_DIR=$CACHE/statsd_exporter
 UPSTREAM=$CACHE/nodepool-11.0.0
 # What the Software Factory operator deploys beside us, where it is not what the other tests use.
 OPERATOR_ZOOKEEPER=$CACHE/zookeeper-3.9.4

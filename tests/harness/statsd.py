@@ -1,16 +1,17 @@
-"""A statsd server for scripts: it counts what launchers count."""
+"""A statsd server for scripts: it counts what launchers count, and how often each metric comes."""
 import collections
 import socket
 import threading
 
 
 class Statsd:
-    """Listens in a thread of its own. Counters only: a launch is counted beside its time."""
+    """Listens in a thread of its own. Values are kept of counters only: a launch is counted beside its time."""
 
     def __init__(self):
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(('127.0.0.1', 0))
         self._counters = collections.Counter()
+        self._lines = collections.Counter()
         self._thread = threading.Thread(target=self._run)
 
     def env(self):
@@ -23,12 +24,20 @@ class Statsd:
         return {name.removeprefix(prefix): count for name, count in self._counters.copy().items()
                 if name.startswith(prefix)}
 
+    def address(self):
+        return '{}:{}'.format(*self._socket.getsockname())
+
+    def lines(self):
+        """{(name, kind): how many lines have come}; kinds are `c`, `g` and `ms`."""
+        return self._lines.copy()
+
     def _run(self):
         # An empty packet ends it.
         while packet := self._socket.recv(65536):
             for line in packet.decode().splitlines():
                 name, _, rest = line.partition(':')
                 value, _, kind = rest.partition('|')
+                self._lines[name, kind] += 1
                 if kind == 'c':
                     self._counters[name] += int(value)
 

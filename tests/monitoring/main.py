@@ -1,0 +1,56 @@
+"""See run."""
+import pathlib
+import sys
+import traceback
+
+# The harness stands beside this directory.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import exporter  # noqa: E402
+import lives  # noqa: E402
+
+COUNTS = dict.fromkeys(('passed', 'failed', 'skipped'), 0)
+
+
+def case(name, check, *arguments):
+    """Runs one check, says how it went, and counts it."""
+    try:
+        check(*arguments)
+    except Exception as error:
+        COUNTS['failed'] += 1
+        print(f'FAILED {name}: {error}', flush=True)
+        if not isinstance(error, AssertionError):
+            traceback.print_exc()
+    else:
+        COUNTS['passed'] += 1
+        print(f'ok {name}', flush=True)
+
+
+def skip(cases, reason):
+    COUNTS['skipped'] += cases
+    print(f'skipped: {cases} cases: {reason}', flush=True)
+
+
+def missing():
+    """Why daemons and exporter cannot be run here, if they cannot."""
+    if not lives.EXPORTER.exists():
+        return 'statsd_exporter is missing: tests/setup monitoring'
+    if not lives.can_name_hosts():
+        return 'this user may not give a process a host name of its own (unshare --uts)'
+    return None
+
+
+def main():
+    site = None
+    reason = missing()
+    if reason:
+        skip(len(exporter.CASES), reason)
+    else:
+        with lives.site() as site:
+            for check in exporter.CASES:
+                case(check.__name__, check, site)
+    print('{passed} passed, {failed} failed, {skipped} skipped'.format(**COUNTS))
+    return 1 if COUNTS['failed'] else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -168,11 +168,16 @@ class Host:
     def journal(self, unit, lines=15):
         return self.exec('journalctl', '--no-pager', '-u', unit, '-n', str(lines), ok=False).stdout
 
+    def status(self, daemon):
+        """A daemon's process id, and what the kernel says of that process."""
+        pid = self.shown(daemon, 'MainPID')
+        lines = self.exec('cat', f'/proc/{pid}/status').stdout.splitlines()
+        return pid, dict(line.split(':\t', 1) for line in lines if ':\t' in line)
+
     def confined(self):
         """The kernel holds both to what the units say: no capabilities, no new privileges, a filter, a user."""
         for daemon in DAEMONS:
-            pid = self.shown(daemon, 'MainPID')
-            status = dict(line.split(':\t', 1) for line in self.exec('cat', f'/proc/{pid}/status').stdout.splitlines() if ':\t' in line)
+            pid, status = self.status(daemon)
             check(int(status['CapBnd'], 16) == 0 and int(status['CapEff'], 16) == 0, f'{daemon}: {status["CapBnd"]}')
             check(status['NoNewPrivs'] == '1' and status['Seccomp'] == '2', f'{daemon}: {status}')
             check('0' not in status['Uid'].split(), f'{daemon} is root')
@@ -231,6 +236,19 @@ class Host:
             took.append(f'{daemon} {seconds:.1f} s')
         return ', '.join(took)
 
+    def local_builds(self):
+        """With the drop-in for builds on the host, the builder may do what sudo needs."""
+        directory = self.root / 'etc/systemd/system/nodepool-builder.service.d'
+        directory.mkdir()
+        shutil.copy(UNITS / 'local-builds.conf', directory)
+        self.exec('systemctl', 'daemon-reload')
+        self.exec('systemctl', 'start', 'nodepool-builder')
+        _, status = self.status('nodepool-builder')
+        check(status['NoNewPrivs'] == '0' and status['Seccomp'] == '0', f'{status["NoNewPrivs"]}, {status["Seccomp"]}')
+        check(int(status['CapBnd'], 16) >> 21 & 1, f'no CAP_SYS_ADMIN for its children: {status["CapBnd"]}')
+        check('0' not in status['Uid'].split(), 'it is root itself')
+        self.exec('systemctl', 'stop', 'nodepool-builder')
+
     def __enter__(self):
         return self
 
@@ -245,4 +263,4 @@ def checks(counts, directory):
     host = counts.made('A host with the units, and with the example configuration', Host, directory)
     if host:
         with host:
-            counts.each(host.boots, host.starts, host.confined, host.builds, host.restarts, host.stops)
+            counts.each(host.boots, host.starts, host.confined, host.builds, host.restarts, host.stops, host.local_builds)

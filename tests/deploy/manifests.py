@@ -1,4 +1,5 @@
 """The manifests as they are rendered: what can be said of them without any cluster."""
+import ipaddress
 import re
 import tempfile
 
@@ -121,6 +122,53 @@ def selectors_select(overlays):
     return f'{count} selectors'
 
 
+def lets_out(policy, address, port, protocol='TCP', in_cluster=False):
+    """Whether a network policy lets its pods connect there; `in_cluster`: the address is that of a pod."""
+    def to(peer):
+        if 'ipBlock' not in peer:
+            return in_cluster
+        block = peer['ipBlock']
+        networks = [ipaddress.ip_network(n) for n in (block['cidr'], *block.get('except', []))]
+        # What is not of the network's own version is not in it.
+        inside = [ipaddress.ip_address(address) in network for network in networks]
+        return inside[0] and not any(inside[1:])
+
+    def by(allowed):
+        return allowed.get('protocol', 'TCP') == protocol and allowed['port'] <= port <= allowed.get('endPort', allowed['port'])
+    return any(any(map(to, rule['to'])) and any(map(by, rule['ports'])) for rule in policy['spec']['egress'])
+
+
+# Address, port, whether the trial's policies and those of the overlay `site` let it through.
+WAYS_OUT = [
+    (('10.96.0.10', 53, 'UDP', True), True, True),
+    (('10.128.0.3', 5353, 'UDP', True), True, True),
+    (('169.254.20.10', 53, 'UDP'), True, True),
+    (('10.1.2.3', 2281, 'TCP', True), True, True),
+    (('10.1.2.3', 8125, 'UDP', True), True, True),
+    (('198.51.100.7', 443), True, True),
+    (('198.51.100.7', 8774), True, True),
+    (('203.0.113.9', 22), True, True),
+    (('2001:db8::7', 22), True, False),
+    (('192.0.2.1', 443), True, False),
+    (('198.51.100.7', 25), True, False),
+    # A cloud's metadata service.
+    (('169.254.169.254', 80), False, False),
+    (('fd00:ec2::254', 80), False, False),
+    (('192.0.2.1', 53, 'UDP'), False, False),
+]
+
+
+def ways_out(overlays):
+    """The network policies let launcher and builder out to where they must, and nowhere else that they can name."""
+    for overlay, column in ('trial', 1), ('site', 2):
+        for policy in of_kind(overlays[overlay], 'NetworkPolicy'):
+            if policy['metadata']['name'] not in ('nodepool-launcher', 'nodepool-builder'):
+                continue
+            for row in WAYS_OUT:
+                check(lets_out(policy, *row[0]) == row[column], f'{overlay}, {name(policy)}: {row[0]}')
+    return f'{len(WAYS_OUT)} ways'
+
+
 def configurations(overlays):
     """Where each example configuration comes from, and its text."""
     for overlay, objects in overlays.items():
@@ -185,6 +233,6 @@ def rendered():
 
 def checks(counts, overlays):
     for check_one in (images_have_versions, trial_runs_this_version, containers_are_confined, names_lead_somewhere,
-                      selectors_select, configurations_are_valid, configurations_are_valid_for_python):
+                      selectors_select, ways_out, configurations_are_valid, configurations_are_valid_for_python):
         counts.run(check_one, overlays)
     counts.run(openshift_component, overlays['trial'])

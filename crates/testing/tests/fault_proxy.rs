@@ -41,6 +41,8 @@ async fn server() -> (String, Heard) {
 
 async fn stage() -> (FaultProxy, Heard, reqwest::Client) {
     let (url, heard) = server().await;
+    // reqwest asks for it though no TLS is spoken here; another test may have been faster.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
     (FaultProxy::start(&url).await, heard, client)
 }

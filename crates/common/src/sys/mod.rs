@@ -2,6 +2,7 @@
 //!
 //! * [`causes`]: an error with all that caused it
 //! * [`clock`]: seconds since the epoch, as records carry them
+//! * [`crypto`]: which cryptography TLS is done with
 //! * [`daemon`]: going to the background
 //! * [`host`]: the names under which this process appears in ZooKeeper, metrics and logs
 //! * [`logging`]: Python Nodepool's log lines and its Python logging configuration
@@ -9,6 +10,7 @@
 
 pub mod causes;
 pub mod clock;
+pub mod crypto;
 pub mod daemon;
 pub mod host;
 pub mod logging;

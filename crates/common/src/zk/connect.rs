@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use zookeeper_client::{Connector, TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 
 use super::{error::ZkError, pem};
-use crate::config;
+use crate::{config, sys::crypto};
 
 /// What rustls does not take, and OpenSSL does.
 pub(super) const OLD: &str =
@@ -113,7 +113,7 @@ fn connect_string(config: &config::ZooKeeper) -> Result<String, ZkError> {
 }
 
 fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
-    install_crypto_provider();
+    crypto::install_provider();
     let ca = read("ca", &files.ca)?;
     let cert = read("cert", &files.cert)?;
     let key = read("key", &files.key)?;
@@ -146,14 +146,6 @@ fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
 #[allow(unsafe_code)]
 fn without_host_name(options: TlsOptions) -> TlsOptions {
     unsafe { options.with_no_hostname_verification() }
-}
-
-/// rustls refuses to choose where more than one provider is compiled in. A binary may have chosen already.
-pub(super) fn install_crypto_provider() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // The only failure is that somebody else was faster.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    }
 }
 
 fn read(key: &str, path: &Path) -> Result<String, ZkError> {

@@ -158,7 +158,7 @@ fn authorities(ca: &str, name: &str) -> Result<Vec<Vec<u8>>, String> {
 
 /// Whether the TLS library, which kube and reqwest share, takes them all as authorities.
 fn can_be_used(certificates: &[Vec<u8>]) -> bool {
-    let empty = reqwest::Client::builder().tls_built_in_root_certs(false);
+    let empty = crate::http_client::builder().tls_built_in_root_certs(false);
     let with_all = certificates
         .iter()
         .try_fold(empty, |builder, der| Some(builder.add_root_certificate(reqwest::Certificate::from_der(der).ok()?)));

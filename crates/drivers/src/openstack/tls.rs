@@ -9,7 +9,7 @@ use super::{
     clouds_yaml::{CloudSettings, Verify},
     http::explain,
 };
-use crate::{Context, ErrorClass};
+use crate::{Context, ErrorClass, http_client};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Authorities that the system trusts, in the places where distributions have them.
@@ -72,7 +72,7 @@ fn build(builder: ClientBuilder, place: &str) -> Result<Client, CloudError> {
 
 /// What somebody named must be there, and alone counts; what the system has is taken as far as it goes.
 fn trusting(verify: &Verify, place: &str) -> Result<ClientBuilder, CloudError> {
-    let builder = Client::builder()
+    let builder = http_client::builder()
         .user_agent(concat!("nodepool/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_DEADLINE)
         .tls_built_in_root_certs(*verify == Verify::System)
@@ -134,7 +134,7 @@ fn authorities(pem: &[u8], name: &str) -> Vec<Certificate> {
         pem.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END).map(|(block, _)| block)).collect();
     let readable: Vec<Certificate> = blocks.iter().filter_map(|block| certificate(block)).collect();
     let can_be_used = |certificates: &[Certificate]| {
-        let empty = Client::builder().tls_built_in_root_certs(false);
+        let empty = http_client::builder().tls_built_in_root_certs(false);
         certificates.iter().cloned().fold(empty, ClientBuilder::add_root_certificate).build().is_ok()
     };
     // One by one only where it must be: a bundle has more than a hundred.

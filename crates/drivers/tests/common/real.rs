@@ -141,6 +141,7 @@ impl Person {
             "identity": {"methods": ["password"], "password": {"user": {"name": auth["username"],
                 "password": auth["password"], "domain": {"name": auth["user_domain_name"]}}}},
             "scope": {"project": {"name": auth["project_name"], "domain": {"name": auth["project_domain_name"]}}}}});
+        nodepool_common::sys::crypto::install_provider();
         let http = reqwest::Client::new();
         let url = format!("{}/auth/tokens", auth["auth_url"].as_str().unwrap());
         let answer = http.post(url).json(&body).send().await.unwrap();

@@ -154,6 +154,25 @@ class Trial:
         wait_for('asked: the cloud of clouds.yaml', lambda: '127.0.0.1:9' in self.probe('readiness')[1], 30)
         return f'after {time.monotonic() - began:.1f} s'
 
+    def plays(self):
+        """A playbook from the ConfigMap of image sources makes an image, with the Ansible of the builder's image."""
+        builder = self.started['builder']
+        sources = self.volumes.config_maps['nodepool-image-sources']
+        self.volumes.projected['nodepool-builder', 'image-sources'].update({
+            **sources, 'inventory.yaml': yaml.safe_dump({'all': {'hosts': {'localhost': {'ansible_connection': 'local'}}}}),
+            'played.yaml': yaml.safe_dump([{'hosts': 'localhost', 'gather_facts': False, 'tasks': [
+                {'ansible.builtin.command': 'truncate --size 1M {{ image_output }}.qcow2'}]}])})
+        config = yaml.safe_load(self.volumes.config_maps['nodepool-builder-config']['nodepool.yaml'])
+        config['diskimages'].append({'name': 'played-image', 'formats': ['qcow2'],
+                                     'dib-cmd': '/usr/local/bin/dib-ansible played.yaml'})
+        self.volumes.projected['nodepool-builder', 'config'].update({'nodepool.yaml': yaml.safe_dump(config)})
+
+        def line():
+            lines = builder.exec('nodepool', 'dib-image-list').stdout.splitlines()
+            return next((line for line in lines if 'played-image' in line), '')
+        wait_for('built: played-image', lambda: 'ready' in line() or 'failed' in line(), 60, 0.5)
+        check('ready' in line(), builder.exec('nodepool', 'build-log', 'played-image').stdout[-2000:])
+
     def stops(self):
         """SIGTERM ends launcher and builder with status 0, long before the kubelet would kill them."""
         took = []
@@ -182,5 +201,6 @@ def checks(counts, objects, directory, images):
     trial = counts.made("The pods' volumes and secrets, by `zookeeper-certificates`", Trial, objects, directory, images)
     if trial:
         with trial:
+            # Ansible is in the images only.
             counts.each(trial.starts, trial.ready, trial.builds, trial.ssh, trial.configuration_changes, trial.secret_changes,
-                        trial.stops)
+                        *([trial.plays] if images else []), trial.stops)

@@ -6,6 +6,7 @@
 //! and hosts are put into statsd names as they are, dots and all, like upstream's, which some exporters' rules do not
 //! match (traps.md 24); only requestors, tenants and limits are normalized.
 
+mod ages;
 mod count;
 mod prometheus;
 mod route;
@@ -18,6 +19,9 @@ use std::{
     time::Duration,
 };
 
+use ::prometheus::GaugeVec;
+
+pub use self::ages::Ages;
 pub use self::count::{NodeCounts, StateCounts, count_addressable_requests, count_nodes};
 use self::{prometheus::Metrics, route::Route, statsd::Statsd};
 use crate::model::{ImageName, PoolName, ProviderName};
@@ -206,6 +210,44 @@ impl Stats {
         self.report("addressable_requests", gauges, force);
     }
 
+    /// How old requests, nodes and images are; reported together with [`Self::nodes`]. Prometheus only.
+    pub fn ages(&self, ages: &Ages) {
+        let metrics = &self.0.metrics;
+        for (state, n) in &ages.requests {
+            metrics.node_requests.with_label_values(&[state.as_str()]).set(number(*n));
+        }
+        self.forget_ages();
+        metrics.builders.with_label_values::<&str>(&[]).set(number(ages.builders));
+        for (label, since) in &ages.waiting {
+            metrics.oldest_request.with_label_values(&[label.as_str()]).set(*since);
+        }
+        for ((provider, state), since) in &ages.nodes {
+            metrics.oldest_node.with_label_values(&[provider.as_str(), state.as_str()]).set(*since);
+        }
+        for (image, at) in &ages.built {
+            metrics.image_built_at.with_label_values(&[image.as_str()]).set(*at);
+        }
+        for (image, at) in &ages.failed {
+            metrics.image_failed_at.with_label_values(&[image.as_str()]).set(*at);
+        }
+        for ((image, provider), at) in &ages.uploaded {
+            metrics.image_uploaded_at.with_label_values(&[image.as_str(), provider.as_str()]).set(*at);
+        }
+    }
+
+    fn forget_ages(&self) {
+        let metrics = &self.0.metrics;
+        let gauges = [
+            &metrics.builders,
+            &metrics.oldest_request,
+            &metrics.oldest_node,
+            &metrics.image_built_at,
+            &metrics.image_failed_at,
+            &metrics.image_uploaded_at,
+        ];
+        gauges.into_iter().for_each(GaugeVec::reset);
+    }
+
     /// This launcher is no longer the elected leader: another one reports the nodes and requests now.
     pub fn stop_leading(&self) {
         let metrics = &self.0.metrics;
@@ -213,6 +255,8 @@ impl Stats {
         metrics.provider_nodes.reset();
         metrics.label_nodes.reset();
         metrics.addressable_requests.reset();
+        metrics.node_requests.reset();
+        self.forget_ages();
         self.0.reported.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -228,6 +272,16 @@ impl Stats {
         up.reset();
         for (provider, is_up) in providers {
             up.with_label_values(&[provider.as_str()]).set(flag(*is_up));
+        }
+    }
+
+    /// Whether this launcher's pool takes no request for lack of quota; `None`: it has no such pool any more.
+    pub fn pool_paused(&self, provider: &ProviderName, pool: &PoolName, paused: Option<bool>) {
+        let labels = [provider.as_str(), pool.as_str()];
+        match paused {
+            Some(paused) => self.0.metrics.pool_paused.with_label_values(&labels).set(flag(paused)),
+            // It fails for one that was never reported.
+            None => drop(self.0.metrics.pool_paused.remove_label_values(&labels)),
         }
     }
 

@@ -25,6 +25,11 @@ pub struct Metrics {
     pub provider_nodes: GaugeVec,
     pub label_nodes: GaugeVec,
     pub addressable_requests: GaugeVec,
+    pub node_requests: GaugeVec,
+    pub builders: GaugeVec,
+    pub oldest_request: GaugeVec,
+    pub oldest_node: GaugeVec,
+    pub pool_paused: GaugeVec,
     pub max_servers: GaugeVec,
     pub provider_up: GaugeVec,
     pub tenant_limit: GaugeVec,
@@ -44,6 +49,8 @@ pub struct Metrics {
     pub image_builds: IntCounterVec,
     pub image_build_seconds: GaugeVec,
     pub image_built_at: GaugeVec,
+    pub image_failed_at: GaugeVec,
+    pub image_uploaded_at: GaugeVec,
     pub image_bytes: GaugeVec,
     pub image_uploads: IntCounterVec,
     pub image_upload_seconds: GaugeVec,
@@ -93,6 +100,33 @@ impl Metrics {
                 r,
                 "nodepool_pool_addressable_requests",
                 "Requests all of whose labels the pool supports; only the elected leader reports",
+                &["provider", "pool"],
+            ),
+            node_requests: gauges(
+                r,
+                "nodepool_node_requests",
+                "Node requests by state; only the elected leader reports",
+                &["state"],
+            ),
+            builders: gauges(r, "nodepool_builders", "Registered builders; only the elected leader reports", &[]),
+            oldest_request: gauges(
+                r,
+                "nodepool_oldest_request_timestamp_seconds",
+                "When the oldest request of Zuul's for the label was made that still waits, in seconds since the epoch; \
+                 only the elected leader reports",
+                &["label"],
+            ),
+            oldest_node: gauges(
+                r,
+                "nodepool_oldest_node_timestamp_seconds",
+                "Since when the provider's node is in the state that is longest in it, in seconds since the epoch; \
+                 only the elected leader reports",
+                &["provider", "state"],
+            ),
+            pool_paused: gauges(
+                r,
+                "nodepool_pool_paused",
+                "Whether this launcher's pool takes no request for lack of quota",
                 &["provider", "pool"],
             ),
             max_servers: gauges(
@@ -184,8 +218,22 @@ impl Metrics {
             image_built_at: gauges(
                 r,
                 "nodepool_image_built_timestamp_seconds",
-                "When the last build that worked ended, in seconds since the epoch",
+                "When the last build that worked ended, in seconds since the epoch; 0: all have failed. \
+                 Of launchers only the elected leader reports",
                 &["image"],
+            ),
+            image_failed_at: gauges(
+                r,
+                "nodepool_image_failed_timestamp_seconds",
+                "When the last build that failed ended, in seconds since the epoch; only the elected leader reports",
+                &["image"],
+            ),
+            image_uploaded_at: gauges(
+                r,
+                "nodepool_image_uploaded_timestamp_seconds",
+                "When the last upload that worked ended, in seconds since the epoch; 0: there is none; \
+                 only the elected leader reports",
+                &["image", "provider"],
             ),
             image_bytes: gauges(
                 r,

@@ -182,6 +182,41 @@ fn prometheus_has_labels_and_what_statsd_has_not() {
 }
 
 #[test]
+fn ages_that_are_no_longer_reported_vanish() {
+    let stats = Stats::new(None);
+    let has = |line: &str| stats.render().lines().any(|found| found == line);
+    let mut ages = Ages::of(&Records::default(), []);
+    ages.waiting.insert("a".into(), 1000.5);
+    ages.nodes.insert(("rdo".into(), NodeState::Deleting), 900.0);
+    ages.built.insert("jammy".into(), 800.0);
+    ages.failed.insert("jammy".into(), 850.0);
+    ages.uploaded.insert(("jammy".into(), "rdo".into()), 0.0);
+    stats.ages(&ages);
+    let lines = [
+        r#"nodepool_node_requests{state="pending"} 0"#,
+        r#"nodepool_oldest_request_timestamp_seconds{label="a"} 1000.5"#,
+        r#"nodepool_oldest_node_timestamp_seconds{provider="rdo",state="deleting"} 900"#,
+        r#"nodepool_image_built_timestamp_seconds{image="jammy"} 800"#,
+        r#"nodepool_image_failed_timestamp_seconds{image="jammy"} 850"#,
+        r#"nodepool_image_uploaded_timestamp_seconds{image="jammy",provider="rdo"} 0"#,
+    ];
+    assert!(lines.into_iter().all(has), "{}", stats.render());
+    stats.ages(&Ages::of(&Records::default(), []));
+    assert!(has("nodepool_builders 0"));
+    assert!(has(lines[0]) && !lines[1..].iter().any(|line| has(line)), "{}", stats.render());
+    stats.ages(&ages);
+    stats.stop_leading();
+    assert!(!lines.into_iter().any(has), "another launcher reports them now: {}", stats.render());
+
+    for paused in [Some(false), Some(true)] {
+        stats.pool_paused(&"rdo".into(), &"main".into(), paused);
+    }
+    stats.pool_paused(&"aws".into(), &"main".into(), Some(false));
+    stats.pool_paused(&"aws".into(), &"main".into(), None);
+    assert!(has(r#"nodepool_pool_paused{pool="main",provider="rdo"} 1"#) && !stats.render().contains("aws"));
+}
+
+#[test]
 fn a_statsd_host_that_cannot_be_resolved_costs_its_packets_only() {
     let stats = Stats::new(Some(("no.such.host.invalid", 8125)));
     stats.max_servers(&"rdo".into(), 1.0);

@@ -387,6 +387,7 @@ impl Launcher {
         }
         drop(pools);
         for (key, pool) in gone {
+            self.stats.pool_paused(&key.provider, &key.pool, None);
             info!(logger = LOGGER, "Pool {key} takes part no longer: it was removed, or its provider cannot be used");
             self.tasks.spawn(pool.registration.withdraw());
         }
@@ -395,7 +396,9 @@ impl Launcher {
     /// Tells others which pools wait for quota, or for their cloud: others need not leave requests to those.
     fn publish_pauses(&self, plan: &Plan) {
         for (key, pool) in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            let paused = plan.paused.contains(key) || self.clouds.is_absent(&key.provider);
+            let lacks_quota = plan.paused.contains(key);
+            self.stats.pool_paused(&key.provider, &key.pool, Some(lacks_quota));
+            let paused = lacks_quota || self.clouds.is_absent(&key.provider);
             if pool.said.paused != paused {
                 debug!(logger = LOGGER, "Pool {key} is {}", if paused { "paused" } else { "no longer paused" });
                 pool.said.paused = paused;

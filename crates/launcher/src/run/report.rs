@@ -9,7 +9,7 @@ use std::{
 use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
     model::{ProviderName, Resources},
-    stats::{RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
+    stats::{Ages, RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
     sys::host,
 };
 use serde_json::{Value, json};
@@ -211,12 +211,16 @@ impl Launcher {
             let leads_now = *elected.borrow();
             if leads_now && self.zk.cache().ready() {
                 let config = self.config();
-                let (nodes, requests) = self.zk.cache().read(|records| {
+                let (nodes, requests, ages) = self.zk.cache().read(|records| {
                     let nodes = count_nodes(records, config.providers.keys(), config.labels.keys());
-                    (nodes, count_addressable_requests(records))
+                    let images = config.providers.iter().flat_map(|(provider, settings)| {
+                        settings.driver.diskimages().keys().map(move |image| (image, provider))
+                    });
+                    (nodes, count_addressable_requests(records), Ages::of(records, images))
                 });
                 self.stats.nodes(&nodes, force);
                 self.stats.addressable_requests(&requests, force);
+                self.stats.ages(&ages);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             } else if leads && !leads_now {
                 self.stats.stop_leading();

@@ -54,6 +54,18 @@ impl ApiCalls {
         entry.time += time;
     }
 
+    /// Whether there is somebody to tell by statsd.
+    pub(crate) fn has_statsd(&self) -> bool {
+        self.stats.as_ref().is_some_and(Stats::has_statsd)
+    }
+
+    /// Counts a call of OpenStack's under openstacksdk's name for it ([`Stats::sdk_call`]).
+    pub(crate) fn record_as_sdk(&self, name: &str, status: Option<u16>, time: Duration) {
+        if let Some(stats) = &self.stats {
+            stats.sdk_call(name, status, time);
+        }
+    }
+
     /// All so far, by provider and kind (upstream's words for them: `create_server`, `detailed server list`, …).
     pub fn snapshot(&self) -> BTreeMap<(ProviderName, &'static str), ApiCall> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()

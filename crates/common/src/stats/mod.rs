@@ -368,6 +368,24 @@ impl Stats {
         }
     }
 
+    /// A call of OpenStack's as openstacksdk counts it, to statsd only; `name` is without the status, which is `None` if
+    /// there was no answer (`openstacksdk: proxy.py _report_stats_statsd`).
+    pub fn sdk_call(&self, name: &str, status: Option<u16>, duration: Duration) {
+        let Some(statsd) = &self.0.statsd else { return };
+        let pipeline = statsd.pipeline(false);
+        if let Some(status) = status {
+            let answered = format!("{name}.{status}");
+            pipeline.timing(&answered, duration);
+            pipeline.count(&answered, 1);
+            if duration > Duration::from_secs(1) {
+                pipeline.count(&format!("{name}.over_1000"), 1);
+            }
+        } else {
+            pipeline.count(&format!("{name}.failed"), 1);
+        }
+        pipeline.count(&format!("{name}.attempted"), 1);
+    }
+
     /// A host key scan has ended.
     pub fn host_key_scan(&self, provider: &ProviderName, ok: bool, duration: Duration) {
         let result = if ok { "ok" } else { "timeout" };

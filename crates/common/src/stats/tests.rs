@@ -66,6 +66,27 @@ fn a_launch_is_reported_under_upstreams_four_names() {
 }
 
 #[test]
+fn a_call_of_openstack_is_counted_as_openstacksdk_does() {
+    let (server, stats) = Server::start();
+    stats.sdk_call("openstack.api.compute.GET.servers_detail", Some(200), Duration::from_millis(1500));
+    // The time first: a statsd_exporter takes the first kind for all that its rule brings together.
+    assert_eq!(
+        server.packet().lines().collect::<Vec<_>>(),
+        [
+            "openstack.api.compute.GET.servers_detail.200:1500|ms",
+            "openstack.api.compute.GET.servers_detail.200:1|c",
+            "openstack.api.compute.GET.servers_detail.over_1000:1|c",
+            "openstack.api.compute.GET.servers_detail.attempted:1|c",
+        ]
+    );
+    stats.sdk_call("clouds.one.image.PUT.image_file", None, Duration::from_secs(30));
+    assert_eq!(
+        server.packet(),
+        "clouds.one.image.PUT.image_file.failed:1|c\nclouds.one.image.PUT.image_file.attempted:1|c"
+    );
+}
+
+#[test]
 fn whole_gauges_have_no_fraction_and_infinity_is_inf() {
     let (server, stats) = Server::start();
     stats.max_servers(&"rdo".into(), 96.0);

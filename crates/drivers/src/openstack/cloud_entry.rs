@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub own: Map<String, Value>,
     /// What stands beside the clouds, for all of them.
     pub client: Map<String, Value>,
+    /// Likewise `metrics`.
+    pub metrics: Map<String, Value>,
     /// What to tell whoever wrote the file.
     pub warnings: Vec<String>,
 }
@@ -103,6 +105,6 @@ impl Entry {
             file = PathBuf::from(cloud_environment::PLACE);
         }
         let (own, client) = (normalized(own.clone()), normalized(object(&root, "client")));
-        Ok(Self { name, file, own, client, warnings })
+        Ok(Self { name, file, own, client, metrics: object(&root, "metrics"), warnings })
     }
 }

@@ -21,7 +21,7 @@ use super::{
     config_files::{fingerprint, object},
     credentials::Credentials,
     identity::Service,
-    profiles, regions,
+    profiles, regions, sdk_metrics,
 };
 use crate::{Context, ErrorClass, files::Fingerprint};
 
@@ -38,6 +38,8 @@ pub(crate) struct CloudSettings {
     pub unknown_profile: Option<String>,
     region: Option<String>,
     settings: Map<String, Value>,
+    /// What its calls' names in statsd begin with.
+    pub metrics_prefix: String,
     force_ipv4: bool,
     networks: Vec<CloudNetwork>,
     floating_ip_source: FloatingIpSource,
@@ -128,7 +130,7 @@ impl CloudSettings {
     }
 
     fn look(cloud: Option<&str>, region: Option<&str>, context: &Context) -> Result<Look, CloudError> {
-        let Entry { name, file, own, client, mut warnings } = Entry::find(cloud, context)?;
+        let Entry { name, file, own, client, metrics, mut warnings } = Entry::find(cloud, context)?;
         let place = format!("cloud {name} in {}", file.display());
         let (mut settings, mut unknown_profile) = (Map::new(), None);
         let profile = own.get("profile").or_else(|| own.get("cloud")).and_then(Value::as_str);
@@ -154,6 +156,7 @@ impl CloudSettings {
             networks: cloud_networks::read(&settings).map_err(wrong)?,
             floating_ip_source: cloud_networks::floating_ip_source(&settings).map_err(wrong)?,
             force_ipv4: is_ipv4_forced(&settings, &client, context),
+            metrics_prefix: sdk_metrics::prefix(&settings, &metrics, context),
             region: region.name,
             credentials,
             warnings,

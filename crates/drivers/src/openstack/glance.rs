@@ -183,7 +183,11 @@ impl Nova {
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::ACCEPT, "")
             .body(Body::wrap(data));
-        let answer = client.send(request).await.map_err(unreachable)?;
+        let answer = client.send(request).await;
+        let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        let named = if status.is_some() { url.path() } else { path };
+        session.count(Service::Image, &Method::PUT, named, &token, status, began.elapsed());
+        let answer = answer.map_err(unreachable)?;
         let status = answer.status().as_u16();
         let body = answer.bytes().await.map_err(|error| unreachable(error.into()))?;
         match status {

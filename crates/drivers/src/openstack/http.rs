@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use nodepool_common::sys::causes::with_causes;
 use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     catalog::address,
@@ -17,6 +18,7 @@ use super::{
     gate::{Gate, Health},
     identity::{Keystone, Meter, Service, Token},
     redirects::{Http, SendError},
+    sdk_metrics,
     tls::client,
 };
 use crate::{Context, ErrorClass};
@@ -32,6 +34,7 @@ pub(super) struct Session {
     pub http: Http,
     pub keystone: Keystone,
     pub settings: CloudSettings,
+    meter: Meter,
     /// Whether Neutron takes no descriptions of floating IPs.
     pub refuses_descriptions: AtomicBool,
     gates: [Gate; Service::ALL.len()],
@@ -148,9 +151,9 @@ impl Session {
     /// Of the cloud with these settings. Nothing is asked of it yet.
     pub fn new(settings: CloudSettings, context: &Context, meter: Meter) -> Result<Self, CloudError> {
         let http = Http::new(client(&settings, context)?);
-        let keystone = Keystone::new(&settings, meter)?;
+        let keystone = Keystone::new(&settings, meter.clone())?;
         let gates = Service::ALL.map(|service| Gate::new(settings.rate_limit(service), settings.concurrency(service)));
-        Ok(Self { http, keystone, settings, refuses_descriptions: AtomicBool::new(false), gates })
+        Ok(Self { http, keystone, settings, meter, refuses_descriptions: AtomicBool::new(false), gates })
     }
 
     /// What all calls of the service pass.
@@ -178,10 +181,35 @@ impl Session {
         let host = url.host_str().unwrap_or_default();
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let place = format!("{}, {} API at {host}", call.name, call.service.name());
-        tokio::time::timeout(deadline, self.attempt(call, token, &url, &place)).await.unwrap_or_else(|_| {
+        let began = Instant::now();
+        let attempt = tokio::time::timeout(deadline, self.attempt(call, token, &url, &place));
+        let sent = attempt.await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s ({place})", deadline.as_secs_f64());
             Sent { result: Err(CloudError::new(ErrorClass::Transient, message)), end: End::TimedOut, retry_after: None }
-        })
+        });
+        let (status, path) = match sent.end {
+            End::Answered(status) => (Some(status), url.path()),
+            _ => (None, &*call.path),
+        };
+        self.count(call.service, &call.method, path, token, status, began.elapsed());
+        sent
+    }
+
+    /// Counts a call as openstacksdk does; `status`: `None` if there was no answer.
+    pub fn count(
+        &self,
+        service: Service,
+        method: &Method,
+        path: &str,
+        token: &Token,
+        status: Option<u16>,
+        time: Duration,
+    ) {
+        if self.meter.calls.has_statsd() {
+            let name =
+                sdk_metrics::name(&self.settings.metrics_prefix, service, method, path, token.project.as_deref());
+            self.meter.calls.record_as_sdk(&name, status, time);
+        }
     }
 
     async fn attempt(&self, call: &Call, token: &Token, url: &Url, place: &str) -> Sent {

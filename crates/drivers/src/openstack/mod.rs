@@ -35,5 +35,6 @@ pub(crate) mod provider;
 pub(crate) mod redirects;
 pub(crate) mod regions;
 pub(crate) mod remote_profiles;
+pub(crate) mod sdk_metrics;
 pub(crate) mod tls;
 pub(crate) mod turns;

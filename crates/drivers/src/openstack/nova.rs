@@ -364,6 +364,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn calls_are_counted_for_statsd_as_openstacksdk_does() {
+        let statsd = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        statsd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let names = || {
+            let mut packet = [0; 1024];
+            let read = statsd.recv(&mut packet).expect("a packet");
+            let text = String::from_utf8(packet[..read].to_vec()).unwrap();
+            text.lines().map(|line| line.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        let stats = nodepool_common::stats::Stats::new(Some(("127.0.0.1", statsd.local_addr().unwrap().port())));
+        let cloud = ScriptedCloud::start(&[]).await;
+        let plain = nova(ScriptedCloud::NAME, cloud.clouds_yaml().to_str().unwrap());
+        let nova = Nova {
+            meter: Meter { provider: "test".into(), calls: Context::default().with_stats(stats).calls },
+            context: plain.context.clone().with_variable("STATSD_PREFIX", "clouds.one"),
+            ..plain
+        };
+        cloud.answer("GET", "/compute/v2.1/servers/detail", 200, &json!({"servers": []}));
+        nova.list_servers().await.unwrap();
+        let answered = "clouds.one.compute.GET.servers_detail.200";
+        assert_eq!(names(), [answered, answered, "clouds.one.compute.GET.servers_detail.attempted"]);
+        cloud.answer("DELETE", "/compute/v2.1/servers/s", 204, &json!(null));
+        cloud.meets(Rule::new("DELETE", "/compute/v2.1/servers/s", Fault::CutBefore).times(1));
+        nova.delete_server("s").await.unwrap();
+        // Without an answer the SDK knows only what it appends to the endpoint.
+        assert_eq!(names(), ["clouds.one.compute.DELETE.server.failed", "clouds.one.compute.DELETE.server.attempted"]);
+        let answered = "clouds.one.compute.DELETE.compute_server.204";
+        assert_eq!(names(), [answered, answered, "clouds.one.compute.DELETE.compute_server.attempted"]);
+    }
+
+    #[tokio::test]
     async fn servers_that_a_changed_clouds_yaml_leads_away_from_are_not_gone() {
         const SERVERS: &str = "/compute/v2.1/servers/detail";
         let cloud = ScriptedCloud::start(&[]).await;

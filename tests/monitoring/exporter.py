@@ -1,12 +1,16 @@
 """What arrives in Prometheus of what our daemons send, by the operator's rules: which metrics, with which labels."""
+import json
 import re
 import subprocess
+import time
 
-from lives import BUILDER_HOST, DOTTED_HOST, FAILING, LAUNCHER_HOST, READY, value
+import mapping
+from harness import ROOT
+from lives import BUILDER_HOST, DOTTED_HOST, FAILING, LAUNCHER_HOST, READY, WAITING, labelled, value
 
 STATES = ('aborted', 'building', 'deleted', 'deleting', 'failed', 'hold', 'in-use', 'init', 'ready', 'testing', 'used')
 ZK = {'hostname': LAUNCHER_HOST}
-ALL_READY = sum(READY.values())
+ALL_READY = sum(READY.values()) + 1  # one of `tight`
 DOTTED_LABEL = 'ubuntu-22.04'
 WHO = {'requestor': 'zuul_example_8'}
 
@@ -158,5 +162,44 @@ def both_ways_say_the_same(site):
         assert exported and not differ, f'{name}: {differ}'
 
 
+def since_when_things_are_so_is_told(site):
+    """The launcher's own: what waits, what is old, what is not where it is wanted."""
+    now, native = time.time(), site.native
+    waiting = labelled(site.waiting, 'nodepool_oldest_request_timestamp_seconds')
+    assert {dict(labels)['label'] for labels in waiting} == set(WAITING)
+    assert all(site.began <= since <= now for since in waiting.values()), waiting
+    assert not labelled(native, 'nodepool_oldest_request_timestamp_seconds'), 'nothing waits any more'
+    [ready] = labelled(native, 'nodepool_oldest_node_timestamp_seconds', provider='machines').items()
+    assert dict(ready[0])['state'] == 'ready' and site.began <= ready[1] <= now, ready
+    assert value(native, 'nodepool_builders') == 2
+    assert 0 < value(native, 'nodepool_image_built_timestamp_seconds', image='jammy') <= now
+    assert value(native, 'nodepool_image_built_timestamp_seconds', image='broken') == 0
+    assert 0 < value(native, 'nodepool_image_failed_timestamp_seconds', image='broken') <= now
+    uploaded = {dict(labels)['provider']: at for labels, at in labelled(
+        native, 'nodepool_image_uploaded_timestamp_seconds', image='jammy').items()}
+    assert set(uploaded) == {'cloud-a', 'cloud-b'} and uploaded['cloud-a'] > 0 == uploaded['cloud-b'], uploaded
+    paused = labelled(site.waiting, 'nodepool_pool_paused')
+    assert {dict(labels)['provider'] for labels, is_so in paused.items() if is_so} == {'cloud-tight'}, paused
+    assert len(paused) == 9
+
+
+def calls_of_clouds_are_named_as_openstacksdk_does():
+    """The table that the openstack driver's tests hold its names against, held against openstacksdk itself."""
+    from openstack.proxy import Proxy, normalize_metric_name
+
+    class Named:
+        _extract_name_consume_url_parts = Proxy._extract_name_consume_url_parts
+    table = json.loads((ROOT / 'crates/drivers/src/openstack/sdk_names.json').read_text())
+    assert len(table) > 20
+    for path, expected in table:
+        parts = Proxy._extract_name(Named(), f'https://cloud.example{path}', None, 'the-project')
+        name = '_'.join(normalize_metric_name(part) for part in parts)
+        assert name == expected, f'{path}: {name}, not {expected}'
+        # What the operator's rule for these takes.
+        assert matches(mapping.call_rule('clouds.one'), f'clouds.one.compute.GET.{name}.200'), name
+
+
+STATIC_CASES = [calls_of_clouds_are_named_as_openstacksdk_does]
 CASES = [rules_are_the_operators, every_metric_arrives_with_its_labels, every_documented_metric_is_sent_or_excused,
-         what_is_dropped_is_listed, nothing_is_lost_otherwise, both_ways_say_the_same]
+         what_is_dropped_is_listed, nothing_is_lost_otherwise, both_ways_say_the_same,
+         since_when_things_are_so_is_told]

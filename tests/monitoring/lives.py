@@ -13,6 +13,7 @@ import time
 import urllib.request
 
 import yaml
+import guide
 import mapping
 from harness import CACHE, UPSTREAM, free_port, records, wait_for
 from harness.services import Builder, Launcher, Process, ZooKeeper
@@ -25,6 +26,8 @@ REQUESTOR = 'zuul.example:8'
 # How often each label is requested whose nodes come, and the labels whose launches fail.
 READY = {'small': 3, 'plain': 2, 'short': 1, 'ubuntu-22.04': 1, 'dotted': 1}
 FAILING = ('full', 'refused', 'mute')
+# One of each at a time.
+WAITING = ('host', 'tight')
 # disk-image-create's stand-in: EXIT is its status.
 BUILD = """#!/bin/sh
 echo "building $DIB_IMAGE_NAME"
@@ -61,9 +64,14 @@ def samples(text):
     return found
 
 
+def labelled(found, name, **labels):
+    """The samples of that name that have these labels."""
+    return {has: v for (sample, has), v in found.items() if sample == name and labels.items() <= dict(has).items()}
+
+
 def value(found, name, **labels):
     """The sum over all samples of that name that have these labels."""
-    return sum(v for (sample, has), v in found.items() if sample == name and labels.items() <= dict(has).items())
+    return sum(labelled(found, name, **labels).values())
 
 
 def page(port):
@@ -99,9 +107,11 @@ class Exporter(Process):
 
 
 class Site:
-    """Lives its life in the constructor's block; what was seen is in `exported`, `native` and `lines`."""
+    """Lives its life in the constructor. What was seen is in `exported` (by the exporter), `native` (by the launcher, at
+    the end), `waiting` (likewise, while a request waited), `lines` (what the exporter received) and `answers` (to the
+    guide's commands)."""
 
-    def __init__(self, stack, directory):
+    def __init__(self, stack, directory, commands=()):
         self.directory = directory
         relay = stack.enter_context(Statsd())
         self.rules = mapping.rules(DOCUMENTATION, ['clouds.one'])
@@ -115,12 +125,17 @@ class Site:
         script = directory / 'cloud.json'
         script.write_text(json.dumps(self.script()))
         self.env = {'NODEPOOL_FAKE_CLOUD_SCRIPT': str(script), **self.exporter.variables()}
+        self.builder_configs = []
         self.builders = [self.builder(stack, BUILDER_HOST, {'jammy': 'raw qcow2', 'broken': 'qcow2'}, EXIT={'broken': '3'}),
                          self.builder(stack, DOTTED_HOST, {'noble': 'qcow2'})]
         self.launcher = self.start_launcher(stack)
         self.images()
         self.requests()
+        self.wait_in_vain()
         self.leaks()
+        self.answers = {command: guide.run(
+            command, self.launcher_config, self.builder_configs[0], LAUNCHER=f'127.0.0.1:{self.web_port}', IMAGE='jammy',
+            PROVIDER='cloud-a') for command in commands}
         self.exported, self.native = None, page(self.web_port)
         for process in (self.launcher, *self.builders):
             if process.stop() != 0:
@@ -148,6 +163,10 @@ class Site:
                 'cloud-refused': {'fail_create': {'message': 'not today', 'status': 400}},
                 'cloud-mute': {'fail_host_keys': True}}
 
+    def shown(self):
+        """All that there was to see in Prometheus."""
+        return {**self.waiting, **self.native, **self.exported}
+
     def settings(self):
         return {**self.zookeeper.config(), 'zookeeper-timeout': 10}
 
@@ -163,6 +182,7 @@ class Site:
             'labels': [], 'diskimages': diskimages,
             'providers': [{'name': 'cloud-a', 'driver': 'fake', 'cloud': 'fake', 'pools': [],
                            'diskimages': [{'name': image} for image in images]}]}))
+        self.builder_configs.append(config)
         return stack.enter_context(named(Builder(config, directory / 'builder.log', env=self.env, arguments=[
             '--cleanup-interval', 1, '--retry-interval', 1]), host))
 
@@ -176,16 +196,19 @@ class Site:
                     'pools': [{**pool, 'labels': [{'name': label, 'cloud-image': 'image', 'min-ram': 8192}
                                                   for label in labels]}]}
         self.web_port = free_port()
-        config = self.directory / 'nodepool.yaml'
-        labels = [*READY, *FAILING, 'host']
+        config = self.launcher_config = self.directory / 'nodepool.yaml'
+        labels = [*READY, *FAILING, *WAITING]
         config.write_text(json.dumps({
             **self.settings(), 'webapp': {'port': self.web_port, 'listen_address': '127.0.0.1'},
             'tenant-resource-limits': [{'tenant-name': 'tenant.one', 'max-cores': 64, 'max-servers': 10}],
             'labels': [{'name': label} for label in labels],
+            'diskimages': [{'name': 'jammy'}],
             'providers': [
-                provider('cloud-a', 'small', 'ubuntu-22.04'), provider('cloud-b', 'plain', zones=()),
+                # The builders do not know the second one: it never gets the image.
+                {**provider('cloud-a', 'small', 'ubuntu-22.04'), 'diskimages': [{'name': 'jammy'}]},
+                {**provider('cloud-b', 'plain', zones=()), 'diskimages': [{'name': 'jammy'}]},
                 provider('cloud.dotted', 'dotted'), provider('cloud-full', 'full'), provider('cloud-short', 'short'),
-                provider('cloud-refused', 'refused', zones=()),
+                provider('cloud-refused', 'refused', zones=()), provider('cloud-tight', 'tight', **{'max-servers': 1}),
                 provider('cloud-mute', 'mute', **{'host-key-checking': True}),
                 {'name': 'machines', 'driver': 'static', 'pools': [{'name': 'main', 'nodes': [
                     {'name': '127.0.0.1', 'labels': ['host'], 'connection-port': self.zookeeper.port,
@@ -211,7 +234,7 @@ class Site:
 
     def requests(self):
         """Every label as often as the tables above say; all nodes but one are used and deleted."""
-        self.kept = None
+        self.kept, self.began = None, time.time()
         asked = {records.submit(self.client, [label], requestor=REQUESTOR, tenant='tenant.one'): label
                  for label in [*(label for label, n in READY.items() for _ in range(n)), *FAILING]}
 
@@ -233,6 +256,29 @@ class Site:
         self.wait('deleted: the used nodes', lambda: {
             i for i, node in records.nodes(self.client).items() if node['provider'] != 'machines'} == {self.kept})
 
+    def wait_in_vain(self):
+        """Two requests for the one static host, two for a pool with room for one: the second ones wait."""
+        asked = [records.submit(self.client, [label], requestor=REQUESTOR) for label in WAITING for _ in range(2)]
+
+        def states():
+            return sorted(records.request(self.client, i)['state'] for i in asked)
+        self.wait('served: one of two requests each', lambda: states() == [
+            'fulfilled', 'fulfilled', 'pending', 'requested'])
+
+        def shown():
+            self.waiting = page(self.web_port)
+            return (len(labelled(self.waiting, 'nodepool_oldest_request_timestamp_seconds')) == len(WAITING)
+                    and value(self.waiting, 'nodepool_pool_paused', provider='cloud-tight'))
+        self.wait('shown: the requests that wait, and the pool that is full', shown)
+        served = [i for i in asked if records.request(self.client, i)['state'] == 'fulfilled']
+        for request_id in (set(asked) - set(served)):
+            self.client.delete(f'/nodepool/requests/{request_id}', recursive=True)
+        for request_id in served:
+            records.release(self.client, request_id)
+        self.wait('gone: all nodes but the host', lambda: {
+            (node['provider'], node['state']) for i, node in records.nodes(self.client).items() if i != self.kept
+        } == {('machines', 'ready')})
+
     def leaks(self):
         """A server whose record vanishes, and the two ports that the simulated cloud has from the beginning."""
         self.client.delete(f'/nodepool/nodes/{self.kept}', recursive=True)
@@ -247,8 +293,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def site():
+def site(commands):
     with contextlib.ExitStack() as stack:
         directory = pathlib.Path(os.environ.get('NODEPOOL_MONITORING_DIR') or stack.enter_context(
             tempfile.TemporaryDirectory(prefix='np-monitoring-')))
-        yield Site(stack, directory)
+        yield Site(stack, directory, commands)

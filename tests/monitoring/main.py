@@ -5,8 +5,16 @@ import traceback
 
 # The harness stands beside this directory.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import board  # noqa: E402
 import exporter  # noqa: E402
+import guide  # noqa: E402
 import lives  # noqa: E402
+import rules  # noqa: E402
+
+# What needs promtool only, what needs nothing, and what needs the daemons to have lived.
+STATIC = [*rules.CASES, *board.CASES]
+ALWAYS = [*exporter.STATIC_CASES, *guide.CASES]
+ON_SITE = [*exporter.CASES, *rules.CASES_ON_SITE, *board.CASES_ON_SITE, *guide.CASES_ON_SITE]
 
 COUNTS = dict.fromkeys(('passed', 'failed', 'skipped'), 0)
 
@@ -40,13 +48,19 @@ def missing():
 
 
 def main():
-    site = None
+    if pathlib.Path(rules.PROMTOOL).exists():
+        for check in STATIC:
+            case(check.__name__, check)
+    else:
+        skip(len(STATIC), f'{rules.PROMTOOL} is missing: tests/setup monitoring')
+    for check in ALWAYS:
+        case(check.__name__, check)
     reason = missing()
     if reason:
-        skip(len(exporter.CASES), reason)
+        skip(len(ON_SITE), reason)
     else:
-        with lives.site() as site:
-            for check in exporter.CASES:
+        with lives.site(guide.commands()) as site:
+            for check in ON_SITE:
                 case(check.__name__, check, site)
     print('{passed} passed, {failed} failed, {skipped} skipped'.format(**COUNTS))
     return 1 if COUNTS['failed'] else 0

@@ -2,8 +2,12 @@
 
 Its command line has no way to say so, and with its own intervals (10 s and 60 s) a test of twenty builds takes an hour.
 """
-import nodepool.builder
-import nodepool.cmd.builder
+import sys
+
+# This directory has modules of Python's libraries' names.
+sys.path.pop(0)
+import nodepool.builder  # noqa: E402
+import nodepool.cmd.builder  # noqa: E402
 
 _made = nodepool.builder.NodePoolBuilder.__init__
 

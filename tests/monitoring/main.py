@@ -9,12 +9,13 @@ import board  # noqa: E402
 import exporter  # noqa: E402
 import guide  # noqa: E402
 import lives  # noqa: E402
+import pythons  # noqa: E402
 import rules  # noqa: E402
 
 # What needs promtool only, what needs nothing, and what needs the daemons to have lived.
 STATIC = [*rules.CASES, *board.CASES]
 ALWAYS = [*exporter.STATIC_CASES, *guide.CASES]
-ON_SITE = [*exporter.CASES, *rules.CASES_ON_SITE, *board.CASES_ON_SITE, *guide.CASES_ON_SITE]
+ON_SITE = [*exporter.CASES, *pythons.CASES_ON_SITE, *rules.CASES_ON_SITE, *board.CASES_ON_SITE, *guide.CASES_ON_SITE]
 
 COUNTS = dict.fromkeys(('passed', 'failed', 'skipped'), 0)
 

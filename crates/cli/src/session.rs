@@ -39,6 +39,9 @@ impl Session {
         for broken in &loaded.broken_labels {
             tracing::warn!(logger = "nodepool.config", "{broken}");
         }
+        for broken in &loaded.broken_hosts {
+            tracing::warn!(logger = "nodepool.config", "{broken}");
+        }
         let config = loaded.config;
         if config.zookeeper.servers.is_empty() {
             return Err(Failure::Refused(format!(

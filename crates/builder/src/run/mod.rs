@@ -379,6 +379,9 @@ impl Builder {
         for broken in &loaded.broken_labels {
             warn!(logger = "nodepool.config", "{broken}");
         }
+        for broken in &loaded.broken_hosts {
+            warn!(logger = "nodepool.config", "{broken}");
+        }
         self.stats.config_valid(loaded.broken_providers.is_empty());
         self.note_left_out(loaded);
     }

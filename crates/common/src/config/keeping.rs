@@ -2,7 +2,8 @@
 //!
 //! The rest of the file counts; what is broken stays as it runs: a provider whole, a label as its pool had it, provided
 //! that its pool still has what the label stands on. The labels of a static provider are those of its hosts, each of which
-//! has nodes with all of them: there, too, the provider stays whole. Only what has never run is left out.
+//! has nodes with all of them: there, and where a host is broken that runs, the provider stays whole, too. Only what has never
+//! run is left out.
 
 use std::sync::Arc;
 
@@ -23,6 +24,17 @@ impl Loaded {
                 && let Some(provider) = Arc::make_mut(&mut config).providers.get_mut(&broken.provider)
             {
                 keep_label(provider, &broken.pool, &broken.label, before);
+            }
+        }
+        for broken in &self.broken_hosts {
+            let runs = |before: &&Arc<Provider>| {
+                let hosts = before.pool(&broken.pool).and_then(|pool| pool.hosts.as_ref());
+                hosts.is_some_and(|hosts| hosts.iter().any(|host| host.id.name == broken.host))
+            };
+            if let Some(before) = running.providers.get(&broken.provider).filter(runs)
+                && let Some(provider) = Arc::make_mut(&mut config).providers.get_mut(&broken.provider)
+            {
+                *provider = Arc::clone(before);
             }
         }
         config

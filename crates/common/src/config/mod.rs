@@ -73,6 +73,8 @@ pub struct Loaded {
     pub broken_providers: Vec<BrokenProvider>,
     /// Labels of the pools of other providers that cannot be used as they are configured.
     pub broken_labels: Vec<BrokenLabel>,
+    /// Hosts of other static providers that cannot be used as they are configured.
+    pub broken_hosts: Vec<BrokenHost>,
 }
 
 /// A provider that was left out.
@@ -110,10 +112,35 @@ impl std::fmt::Display for BrokenLabel {
     }
 }
 
+/// A host that its pool does not have. Its provider runs without it, and leaves the nodes alone that may be that host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenHost {
+    /// Its provider.
+    pub provider: ProviderName,
+    /// Its pool.
+    pub pool: PoolName,
+    /// Its name; `in line N, without a name` where it has none.
+    pub host: String,
+    /// All that is wrong with it, each with its place.
+    pub reason: String,
+}
+
+impl std::fmt::Display for BrokenHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { provider, pool, host, reason } = self;
+        write!(
+            f,
+            "Host {host} of pool {pool} of provider {provider} is left out (nodes that are registered stay; in a reload all of \
+             the provider stays as it was): {reason}"
+        )
+    }
+}
+
 /// Loads the configuration as the daemons do: `path`, and what a secure file overrides in it (config.md 8).
 ///
 /// Errors outside of providers are returned, all of them; those within one only leave it out
-/// ([`Loaded::broken_providers`]), and those within a label of a pool only that label ([`Loaded::broken_labels`]).
+/// ([`Loaded::broken_providers`]), those within a label of a pool only that label ([`Loaded::broken_labels`]), and those within
+/// a static host only that host ([`Loaded::broken_hosts`]).
 pub fn load(path: &Path, secure: Option<&Path>) -> Result<Loaded, ConfigErrors> {
     let env = Environment::of_this_process();
     let (report, secure_report) = (report(path, Mode::Runtime), secure.map(|path| self::report(path, Mode::Runtime)));
@@ -156,8 +183,8 @@ fn assemble(
     let (config, broken) = loaded.ok_or_else(|| {
         ConfigErrors::from(ConfigError { place, message: "the configuration cannot be used".to_owned(), help: None })
     })?;
-    let (broken_providers, broken_labels) = broken;
-    Ok(Loaded { config: Arc::new(config), warnings, broken_providers, broken_labels })
+    let Broken { providers: broken_providers, labels: broken_labels, hosts: broken_hosts } = broken;
+    Ok(Loaded { config: Arc::new(config), warnings, broken_providers, broken_labels, broken_hosts })
 }
 
 /// The document's root. An empty file is an error, as for upstream: more likely lost than meant.
@@ -171,7 +198,12 @@ fn root(report: &Report, document: Document) -> Option<std::rc::Rc<Node>> {
 }
 
 /// What is left out.
-type Broken = (Vec<BrokenProvider>, Vec<BrokenLabel>);
+#[derive(Default)]
+struct Broken {
+    providers: Vec<BrokenProvider>,
+    labels: Vec<BrokenLabel>,
+    hosts: Vec<BrokenHost>,
+}
 
 fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) -> Option<(Config, Broken)> {
     let top = Fields::of(report, root, "the configuration")?.on(Level::Top);
@@ -193,7 +225,7 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
     unserved::check(report, root);
     let circles = backing::circles(root);
     let scope = Scope { labels: &labels, diskimages: &diskimages, circles: &circles };
-    let Providers { good, broken, broken_labels } = providers::providers(report, &top, &scope);
+    let Providers { good, broken } = providers::providers(report, &top, &scope);
     let zookeeper = global::zookeeper(report, &top, secure.as_ref().map(|(report, fields)| (*report, fields)));
     zookeeper_servers::check_that_there_are(report, root, &zookeeper.servers);
     let config = Config {
@@ -217,5 +249,5 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
     if let Some((_, secure)) = secure {
         secure.finish();
     }
-    Some((config, (broken, broken_labels)))
+    Some((config, broken))
 }

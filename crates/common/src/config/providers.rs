@@ -1,19 +1,20 @@
 //! `providers`: what all drivers have in common, and which driver reads the rest (config.md 9).
 //!
-//! What is wrong within one label of a pool breaks only that label when the daemons load, and what else is wrong within
-//! one provider only that one: it is left out, with its reasons, and the others run. `config-validate` counts every error.
+//! What is wrong within one label of a pool, or one host of a static one, breaks only that when the daemons load, and what else
+//! is wrong within one provider only that one: it is left out, with its reasons, and the others run. `config-validate` counts every error.
 
 use std::{sync::Arc, time::Duration};
 
 use indexmap::IndexMap;
 
 use super::{
-    BrokenLabel, BrokenProvider, ConfigError, Diskimages, Driver, KubernetesKind, Label, Pool, Provider, Report,
+    Broken, BrokenHost, BrokenLabel, BrokenProvider, ConfigError, Diskimages, Driver, KubernetesKind, Label, Pool,
+    Provider, Report,
     advice::Level,
     backing::Circles,
     fields::{Fields, suggest},
     kubernetes, metastatic, names, openstack,
-    report::FaultyLabel,
+    report::{FaultyHost, FaultyLabel},
     static_hosts, unbuilt,
     yaml::{Mark, Node},
 };
@@ -71,10 +72,8 @@ pub struct Scope<'a> {
 pub struct Providers {
     /// In the order of the file.
     pub good: IndexMap<ProviderName, Arc<Provider>>,
-    /// Likewise.
-    pub broken: Vec<BrokenProvider>,
-    /// Labels of good providers.
-    pub broken_labels: Vec<BrokenLabel>,
+    /// Likewise; labels and hosts are those of good providers.
+    pub broken: Broken,
 }
 
 /// Reads `providers`.
@@ -89,29 +88,37 @@ pub fn providers(report: &Report, top: &Fields<'_>, scope: &Scope<'_>) -> Provid
             let help = Some(format!("the first is at {}", report.place(first)));
             report.warning(node.at, format!("provider `{name}` is defined twice; this one counts"), help);
             all.good.shift_remove(&name);
-            all.broken.retain(|broken| broken.name != name);
-            all.broken_labels.retain(|broken| broken.provider != name);
+            all.broken.providers.retain(|broken| broken.name != name);
+            all.broken.labels.retain(|broken| broken.provider != name);
+            all.broken.hosts.retain(|broken| broken.provider != name);
         }
         let provider = provider(&part, node, &name, scope);
         if report.strict() {
             report.absorb(part);
             continue;
         }
-        let (mut errors, labels) = (part.take_errors(), part.take_faulty_labels());
+        let (mut errors, labels, hosts) = (part.take_errors(), part.take_faulty_labels(), part.take_faulty_hosts());
         match provider {
             Some(provider) if errors.is_empty() => {
-                all.broken_labels.extend(labels.into_iter().map(|FaultyLabel { pool, label, errors }| BrokenLabel {
+                all.broken.labels.extend(labels.into_iter().map(|FaultyLabel { pool, label, errors }| BrokenLabel {
                     provider: name.clone(),
                     pool,
                     label,
+                    reason: all_of(&errors),
+                }));
+                all.broken.hosts.extend(hosts.into_iter().map(|FaultyHost { pool, host, errors }| BrokenHost {
+                    provider: name.clone(),
+                    pool,
+                    host,
                     reason: all_of(&errors),
                 }));
                 all.good.insert(name, Arc::new(provider));
             }
             _ => {
                 errors.extend(labels.into_iter().flat_map(|label| label.errors));
+                errors.extend(hosts.into_iter().flat_map(|host| host.errors));
                 let place = errors.first().map_or_else(|| report.place(node.at), |error| error.place.clone());
-                all.broken.push(BrokenProvider { name, place, reason: all_of(&errors) });
+                all.broken.providers.push(BrokenProvider { name, place, reason: all_of(&errors) });
             }
         }
         report.absorb(part);
@@ -240,6 +247,7 @@ pub fn pool(fields: &Fields<'_>, name: &str, common: &Common) -> Pool {
         node_attributes: fields.json_map("node-attributes"),
         labels: IndexMap::new(),
         broken_labels: IndexMap::new(),
+        broken_hosts: IndexMap::new(),
         hosts: None,
     }
 }
@@ -292,14 +300,18 @@ fn settle(report: &Report, part: Report, pool: &mut Pool, label: &LabelName, wha
     if errors.is_empty() {
         return true;
     }
-    let of_label = |error: &ConfigError| {
+    pool.broken_labels.insert(label.clone(), without_place(&errors, what));
+    report.faulty_label(FaultyLabel { pool: pool.name.clone(), label: label.clone(), errors });
+    false
+}
+
+/// What is wrong with something, for those who know what it is. `what`: how the messages begin.
+pub fn without_place(errors: &[ConfigError], what: &str) -> String {
+    let of_it = |error: &ConfigError| {
         let message = error.message.strip_prefix(what).unwrap_or(&error.message);
         message.trim_start_matches([':', ' ']).to_owned()
     };
-    let reason = errors.iter().map(of_label).collect::<Vec<_>>().join("; ");
-    pool.broken_labels.insert(label.clone(), reason);
-    report.faulty_label(FaultyLabel { pool: pool.name.clone(), label: label.clone(), errors });
-    false
+    errors.iter().map(of_it).collect::<Vec<_>>().join("; ")
 }
 
 /// Checks that a pool's label is one of the top-level labels; upstream stops loading altogether where it is not.

@@ -114,6 +114,7 @@ pub struct Report {
     errors: RefCell<Vec<ConfigError>>,
     warnings: RefCell<Vec<Warning>>,
     labels: RefCell<Vec<FaultyLabel>>,
+    hosts: RefCell<Vec<FaultyHost>>,
     keys: RefCell<Option<Vec<KnownKeys>>>,
 }
 
@@ -124,6 +125,17 @@ pub struct FaultyLabel {
     pub pool: PoolName,
     /// The label.
     pub label: LabelName,
+    /// What is wrong with it; never empty.
+    pub errors: Vec<ConfigError>,
+}
+
+/// A host of a pool that has errors of its own.
+#[derive(Debug)]
+pub struct FaultyHost {
+    /// The pool.
+    pub pool: PoolName,
+    /// The host.
+    pub host: String,
     /// What is wrong with it; never empty.
     pub errors: Vec<ConfigError>,
 }
@@ -149,6 +161,7 @@ impl Report {
             errors: RefCell::default(),
             warnings: RefCell::default(),
             labels: RefCell::default(),
+            hosts: RefCell::default(),
             keys: RefCell::default(),
         }
     }
@@ -244,11 +257,22 @@ impl Report {
         self.labels.take()
     }
 
+    /// Notes a host with errors of its own, which do not count as errors of what it belongs to.
+    pub fn faulty_host(&self, host: FaultyHost) {
+        self.hosts.borrow_mut().push(host);
+    }
+
+    /// The hosts with errors of their own, taken out.
+    pub fn take_faulty_hosts(&self) -> Vec<FaultyHost> {
+        self.hosts.take()
+    }
+
     /// Takes in another report's findings.
     pub fn absorb(&self, other: Self) {
         self.errors.borrow_mut().extend(other.errors.into_inner());
         self.warnings.borrow_mut().extend(other.warnings.into_inner());
         self.labels.borrow_mut().extend(other.labels.into_inner());
+        self.hosts.borrow_mut().extend(other.hosts.into_inner());
         if let (Some(keys), Some(others)) = (&mut *self.keys.borrow_mut(), other.keys.into_inner()) {
             keys.extend(others);
         }

@@ -8,12 +8,12 @@ use std::{sync::Arc, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    HostId, Pool, PoolLabel, StaticHost, connections,
+    ConfigError, HostId, Pool, PoolLabel, StaticHost, connections,
     fields::Fields,
     image_builders::{self, Around},
     providers::{self, Common, MOST_SLOTS, Scope, check_label},
-    report::Report,
-    yaml::Mark,
+    report::{FaultyHost, Report},
+    yaml::{Mark, Node},
 };
 use crate::model::{LabelName, PoolName};
 
@@ -29,19 +29,23 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         let mut pool = providers::pool(&pool_fields, &name, common);
         let mut hosts: Vec<Arc<StaticHost>> = Vec::new();
         for node in pool_fields.list("nodes") {
-            let Some((host_fields, name)) = Fields::named(report, node, Some(&pool_fields.what), "node") else {
+            let part = report.part();
+            let item = Item::read(&part, node, &pool_fields.what, &mut pool, scope);
+            let errors = if report.strict() { Vec::new() } else { part.take_errors() };
+            report.absorb(part);
+            if !errors.is_empty() {
+                item.leave_out(report, &mut pool, errors);
                 continue;
-            };
-            let Some(host) = host(report, &host_fields, name, &mut pool, scope) else { continue };
+            }
+            let Item { what, host: Some(host), .. } = item else { continue };
             if let Some(first) = places.insert(host.id.clone(), node.at) {
-                let message = format!("{} with port {} is listed twice", host_fields.what, host.id.port);
+                let message = format!("{what} with port {} is listed twice", host.id.port);
                 let help = format!(
                     "the first is at {}, and counts; max-parallel-jobs is the way to more",
                     report.place(first)
                 );
                 report.warning(node.at, message, Some(help));
                 places.insert(host.id, first);
-                host_fields.finish();
                 continue;
             }
             for label in &host.labels {
@@ -50,13 +54,48 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
             if !host.labels.is_empty() || report.strict() {
                 hosts.push(Arc::new(host));
             }
-            host_fields.finish();
         }
+        let Pool { labels, broken_labels, .. } = &mut pool;
+        broken_labels.retain(|label, _| !labels.contains_key(label)); // another host has it
         pool.hosts = Some(hosts);
         pools.insert(pool.name.clone(), pool);
         pool_fields.finish();
     }
     pools.into_values().collect()
+}
+
+/// An item of `nodes`.
+struct Item {
+    name: String,
+    /// How messages about it begin.
+    what: String,
+    /// As far as it could be read.
+    host: Option<StaticHost>,
+}
+
+impl Item {
+    fn read(report: &Report, node: &Node, within: &str, pool: &mut Pool, scope: &Scope<'_>) -> Self {
+        let Some((fields, name)) = Fields::named(report, node, Some(within), "node") else {
+            let name = format!("in line {}, without a name", node.at.line);
+            return Self { name, what: String::new(), host: None };
+        };
+        let (host, what) = (host(report, &fields, name.clone(), pool, scope), fields.what.clone());
+        if host.is_some() {
+            fields.finish(); // else not all of its keys were looked at
+        }
+        Self { name, what, host }
+    }
+
+    /// Leaves it out; requests for its labels are told why, unless another host has them.
+    fn leave_out(self, report: &Report, pool: &mut Pool, errors: Vec<ConfigError>) {
+        let Self { name, what, host } = self;
+        let reason = providers::without_place(&errors, &what);
+        for label in host.map(|host| host.labels).unwrap_or_default() {
+            pool.broken_labels.entry(label).or_insert_with(|| format!("host {name} is left out: {reason}"));
+        }
+        report.faulty_host(FaultyHost { pool: pool.name.clone(), host: name.clone(), errors });
+        pool.broken_hosts.insert(name, reason);
+    }
 }
 
 fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, scope: &Scope<'_>) -> Option<StaticHost> {
@@ -70,12 +109,15 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
         report.warning(fields.at_key("labels"), message, None);
     }
     let labels: Vec<LabelName> = labels.iter().flat_map(|text| text.split_whitespace()).map(LabelName::from).collect();
-    let (at, what) = (fields.at_key("labels"), &fields.what);
+    let (at, what, has_labels) = (fields.at_key("labels"), &fields.what, !labels.is_empty());
     let labels = labels.into_iter().filter(|label| {
         let what = format!("{what}: label `{label}`");
         providers::part_of_label(report, pool, label, &what, |part| check_label(part, at, &what, label, scope))
     });
     let labels: Vec<LabelName> = labels.collect();
+    if labels.is_empty() && has_labels && !report.strict() {
+        pool.broken_hosts.insert(name.clone(), "none of its `labels` can be used".to_owned());
+    }
     let port = fields.port("connection-port");
     // Upstream's schema rejects the old name, its driver reads it.
     let old_port = if report.strict() { None } else { fields.port("ssh-port") };

@@ -236,6 +236,8 @@ pub struct Pool {
     pub labels: IndexMap<LabelName, PoolLabel>,
     /// Labels that cannot be used as they are configured, with why.
     pub broken_labels: IndexMap<LabelName, String>,
+    /// Hosts of a `static` provider that cannot be used as they are configured, with why. Their nodes are not gone.
+    pub broken_hosts: IndexMap<String, String>,
     /// Of a `static` provider: its nodes, which are there already. Such a pool launches none.
     pub hosts: Option<Vec<Arc<StaticHost>>>,
 }

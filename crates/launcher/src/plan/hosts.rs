@@ -44,6 +44,17 @@ pub fn host_of(node: &Node) -> Option<HostId> {
     })
 }
 
+/// Whether a node may be that of a host which an error in the file leaves out. Nobody gets it, and nobody takes it away.
+pub fn is_left_out(world: &World<'_>, node: &Node) -> bool {
+    let provider = node.provider.as_ref().and_then(|name| world.config.providers.get(name));
+    let Some(provider) = provider.filter(|p| p.pools.iter().any(|pool| !pool.broken_hosts.is_empty())) else {
+        return false;
+    };
+    let host = host_of(node);
+    let mut known = provider.pools.iter().flat_map(|pool| pool.hosts.iter().flatten());
+    !known.any(|known| Some(&known.id) == host.as_ref())
+}
+
 /// Decides about the hosts of all static providers.
 pub fn hosts(world: &World<'_>, plan: &mut Plan) {
     for provider in world.config.providers.values() {
@@ -95,6 +106,10 @@ fn hosts_of(world: &World<'_>, plan: &mut Plan, provider: &Provider) {
                 missing,
             });
         }
+    }
+    // What an error in the file leaves out has not gone.
+    if provider.pools.iter().any(|pool| !pool.broken_hosts.is_empty()) {
+        return;
     }
     for each in nodes.into_values().flatten().chain(unknown) {
         retire(world, plan, each, "its host is not in the configuration any more".to_owned());

@@ -16,6 +16,7 @@ use nodepool_common::{
 use super::{
     NewNode, Pass, PoolKey, Want, World,
     budget::{Fit, label_resources},
+    hosts::is_left_out,
 };
 
 /// What the paused requests of a pool wait for.
@@ -96,6 +97,7 @@ impl<'a> Taken<'a> {
                 && !holdings.busy_nodes.contains(id)
                 && !holdings.nodes.contains_key(id)
                 && world.has_gone(node).is_none()
+                && !is_left_out(world, node)
                 && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
             if let (true, Some(provider), Some(pool)) = (free, &node.provider, &node.pool) {
                 let key = PoolKey { provider: provider.clone(), pool: pool.clone() };

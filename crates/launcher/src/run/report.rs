@@ -31,8 +31,8 @@ pub struct Readiness {
     invalid: Option<String>,
     /// Providers that are left out, with why.
     broken: BTreeMap<ProviderName, String>,
-    /// Labels that are left out, with why.
-    broken_labels: Vec<String>,
+    /// Labels and hosts that are left out, with why.
+    broken_parts: Vec<String>,
 }
 
 impl Launcher {
@@ -49,7 +49,7 @@ impl Launcher {
         for (provider, why) in &readiness.broken {
             remarks.push(format!("Provider {provider} is left out: {why}"));
         }
-        remarks.extend(readiness.broken_labels.iter().cloned());
+        remarks.extend(readiness.broken_parts.iter().cloned());
         for (provider, why) in troubles {
             remarks.push(format!("Provider {provider} has trouble: {why}"));
         }
@@ -74,8 +74,9 @@ impl Launcher {
             );
             readiness.broken.insert(broken.name.clone(), broken.reason.clone());
         }
-        readiness.broken_labels = loaded.broken_labels.iter().map(ToString::to_string).collect();
-        for broken in &readiness.broken_labels {
+        let labels = loaded.broken_labels.iter().map(ToString::to_string);
+        readiness.broken_parts = labels.chain(loaded.broken_hosts.iter().map(ToString::to_string)).collect();
+        for broken in &readiness.broken_parts {
             error!(logger = "nodepool.config", "{broken}");
         }
         self.stats.config_valid(true);

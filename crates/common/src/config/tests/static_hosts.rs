@@ -77,6 +77,39 @@ fn what_is_wrong_is_named_with_its_place() {
 }
 
 #[test]
+fn one_wrong_value_in_a_host_costs_that_host_and_a_reload_keeps_the_provider_as_it_ran() {
+    let text = FULL.replace("      labels: [a]\n", "      labels: [b]\n").replace("labels: a b", "labels: a");
+    let bad = text.replace("timeout: 13", "timeout: 1o");
+    assert!(check_errors(&bad).contains("`timeout` must be a whole number"));
+    let loaded = load(&bad);
+    assert!(loaded.broken_providers.is_empty() && loaded.broken_labels.is_empty(), "{loaded:?}");
+    let [broken] = &loaded.broken_hosts[..] else { panic!("{:?}", loaded.broken_hosts) };
+    assert_eq!(
+        (broken.host.as_str(), broken.pool.as_str(), broken.provider.as_str()),
+        ("two.example", "main", "racks")
+    );
+    assert!(broken.reason.contains("main:19:16: ") && broken.to_string().contains("is left out"), "{broken}");
+    let pool = &loaded.config.providers["racks"].pools[0];
+    assert_eq!(pool.hosts.as_ref().unwrap().len(), 1);
+    assert_eq!(pool.broken_hosts["two.example"], "`timeout` must be a whole number, not the text `1o`");
+    let why = "host two.example is left out: `timeout` must be a whole number, not the text `1o`";
+    assert_eq!(pool.broken_labels["b"], why, "requests for it are told");
+
+    let before = load(&text).config;
+    assert_eq!(loaded.keeping_broken(&before).providers["racks"], before.providers["racks"]);
+    let new = load(&format!("{text}    - {{name: three.example, labels: b, connection-port: many}}\n"));
+    let kept = new.keeping_broken(&before);
+    let pool = &kept.providers["racks"].pools[0];
+    assert_eq!((pool.hosts.as_ref().unwrap().len(), pool.broken_hosts.len()), (2, 1), "it has never run");
+    assert!(pool.broken_labels.is_empty(), "another host has its label");
+    for nameless in ["    - {labels: b}\n", "    - three.example\n", "    - {name: three.example}\n"] {
+        let loaded = load(&format!("{text}{nameless}"));
+        assert_eq!(loaded.broken_hosts.len(), 1, "{nameless}");
+        assert_eq!(loaded.config.providers["racks"].pools[0].hosts.as_ref().unwrap().len(), 2, "{nameless}");
+    }
+}
+
+#[test]
 fn the_comment_of_a_host_key_is_left_away() {
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
     let text = FULL.replace("labels: a b", &format!("labels: a b\n      host-key: ['{key} root@one', '{key}']"));

@@ -107,6 +107,32 @@ fn nodes_without_a_slot_or_a_host_go_once_nobody_has_them() {
 }
 
 #[test]
+fn the_nodes_of_a_host_that_an_error_leaves_out_stay_and_nobody_gets_them() {
+    let mut setting = racks(&[host("a", 1)])
+        .node("1", "small", NodeState::Ready, on("left-out", 0))
+        .node("2", "small", NodeState::Ready, on("a", 0))
+        .accepted("100-1", &["small"])
+        .accepted("100-2", &["small"]);
+    let reused = |setting: &Setting| {
+        let mut nodes: Vec<String> = Vec::new();
+        for decision in setting.plan().decisions {
+            if let Decision::Supply { reuse, .. } = decision {
+                nodes.extend(reuse.iter().map(|(node, _)| node.to_string()));
+            }
+        }
+        nodes.sort();
+        nodes
+    };
+    assert_eq!(reused(&setting), ["1", "2"], "without an error they are looked at when they are handed out");
+    let pool = &mut Arc::make_mut(setting.config.providers.get_mut("p").unwrap()).pools[0];
+    pool.broken_hosts.insert("left-out".to_owned(), "`timeout` must be a whole number".to_owned());
+    assert_eq!(reused(&setting), ["2"]);
+    setting.holdings.requests.clear();
+    setting.records.requests.clear();
+    assert!(retired(&setting.plan()).is_empty());
+}
+
+#[test]
 fn the_ready_nodes_of_a_provider_without_pools_go_unless_another_launcher_has_some() {
     let mut setting = racks(&[host("a", 2)]).node("1", "small", NodeState::Ready, on("a", 0)).node(
         "2",

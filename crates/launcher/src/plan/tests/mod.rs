@@ -71,6 +71,7 @@ impl Setting {
             node_attributes: None,
             labels: labels.into_iter().collect(),
             broken_labels: indexmap::IndexMap::new(),
+            broken_hosts: indexmap::IndexMap::new(),
             hosts: None,
         };
         change(&mut pool);

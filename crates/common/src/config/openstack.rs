@@ -38,7 +38,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         port_cleanup_interval: Some(fields.seconds("port-cleanup-interval").unwrap_or(Duration::from_secs(600)))
             .filter(|interval| !interval.is_zero()),
         post_upload_hook: fields.filled("post-upload-hook").map(PathBuf::from),
-        diskimages: if is_nameable { diskimages } else { IndexMap::new() },
+        diskimages: if is_nameable || report.strict() { diskimages } else { IndexMap::new() },
         cloud_images,
         pools: IndexMap::new(),
     };

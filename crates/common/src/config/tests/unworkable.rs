@@ -218,6 +218,7 @@ fn a_provider_with_images_has_a_name_that_is_part_of_a_path() {
         errors.starts_with("main:8:11: provider `a/b`: its name cannot be a part of a path in ZooKeeper"),
         "{errors}"
     );
+    assert_eq!(errors.lines().count(), 1, "and nothing of the labels that boot from its images: {errors}");
     let loaded = load(&text);
     assert!(lines(&loaded.warnings).contains("part of a path"), "{:?}", loaded.warnings);
     assert!(loaded.config.providers["a/b"].driver.diskimages().is_empty(), "nothing is uploaded there in each pass");

@@ -85,6 +85,9 @@ DROPPED = {
     rf'nodepool\.label\.{re.escape(DOTTED_LABEL)}\.nodes\..*': 'a label with a dot, as upstream sends it',
     r'nodepool\.(launch\.)?provider\.cloud\.dotted\..*': 'a provider with a dot, as upstream sends it',
 }
+# Names that upstream does not have, so that no rule of the operator's can know them; /metrics has the same. They need not
+# come in every life.
+OURS = r'nodepool\.(provider|builder)\.[^.]+\.held_back\.\w+'
 
 
 def rules_are_the_operators(site):
@@ -126,7 +129,7 @@ def matches(rule, name):
 def what_is_dropped_is_listed(site):
     dropped = {line: n for line, n in site.lines.items() if not any(matches(rule, line[0]) for rule in site.rules)}
     for name, _ in dropped:
-        assert any(re.fullmatch(pattern, name) for pattern in DROPPED), f'{name} is dropped'
+        assert any(re.fullmatch(pattern, name) for pattern in (*DROPPED, OURS)), f'{name} is dropped'
     for pattern, reason in DROPPED.items():
         assert any(re.fullmatch(pattern, name) for name, _ in dropped), f'{pattern} is not dropped any more: {reason}'
     counted = value(site.exported, 'statsd_exporter_events_actions_total', action='drop')

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use nodepool_common::{
     model::{BuildState, ImageBuild, ImageUpload, UploadId, UploadState},
-    zk::{HeldWork, Work, ZkError, ZooKeeper, paths},
+    zk::{HeldWork, TryLock, Work, ZkError, ZooKeeper, paths},
 };
 use nodepool_testing::{ZooKeeperServer, wait_for};
 use zk_common::*;
@@ -34,7 +34,7 @@ fn upload() -> ImageUpload {
 }
 
 async fn lock(zk: &ZooKeeper, work: Work) -> HeldWork {
-    zk.try_lock_work(work).await.unwrap().expect("nobody has it")
+    zk.try_lock_work(work).await.unwrap().held().expect("nobody has it")
 }
 
 fn building() -> Work {
@@ -56,7 +56,7 @@ async fn who_builds_an_image_is_known_and_keeps_others_out() {
     let zk = open("/building").await;
     let other = open("/building").await;
     let held = built(&zk).await;
-    assert!(other.try_lock_work(building()).await.unwrap().is_none());
+    assert!(matches!(other.try_lock_work(building()).await.unwrap(), TryLock::Busy));
     let sees = || async {
         other.cache().read(|records| {
             let entry = records.builds.get(&("i".into(), "b1".into()))?;
@@ -69,7 +69,7 @@ async fn who_builds_an_image_is_known_and_keeps_others_out() {
     held.unlock().await.unwrap();
     let free = || async { other.cache().read(|records| records.building["i"].free_since) };
     wait_for(SOON, "the other one sees that nobody does", free).await;
-    assert!(other.try_lock_work(building()).await.unwrap().is_some());
+    assert!(matches!(other.try_lock_work(building()).await.unwrap(), TryLock::Held(_)));
 }
 
 #[tokio::test]
@@ -116,11 +116,11 @@ async fn the_first_upload_is_number_one_and_its_record_is_upstreams() {
 #[tokio::test]
 async fn a_lock_does_not_bring_back_what_is_gone() {
     let zk = open("/gone").await;
-    assert!(zk.try_lock_work(uploading()).await.unwrap().is_none(), "there is no such build");
+    assert!(matches!(zk.try_lock_work(uploading()).await.unwrap(), TryLock::Gone), "there is no such build");
     let held = built(&zk).await;
     held.unlock().await.unwrap();
     zk.delete_recursive(&paths::build(&"i".into(), &"b1".into())).await.unwrap();
-    assert!(zk.try_lock_work(uploading()).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_work(uploading()).await.unwrap(), TryLock::Gone));
     assert!(zk.get("/nodepool/images/i/builds/b1").await.unwrap().is_none());
 }
 
@@ -185,13 +185,14 @@ async fn nothing_is_put_below_a_build_that_is_marked_for_deletion() {
     let zk = open("/marked").await;
     built(&zk).await.unlock().await.unwrap();
     let sending = lock(&zk, uploading()).await;
+    assert!(matches!(zk.try_lock_work(uploading()).await.unwrap(), TryLock::Busy));
     let mut marked = build();
     marked.set_state(BuildState::Deleting, 2.0);
     zk.mark_build(&marked, 0).await.unwrap().unwrap();
     let error = sending.create_upload(&mut upload()).await.unwrap_err();
     assert!(error.is_bad_version(), "{error}");
     sending.unlock().await.unwrap();
-    assert!(zk.try_lock_work(uploading()).await.unwrap().is_none());
+    assert!(matches!(zk.try_lock_work(uploading()).await.unwrap(), TryLock::Gone));
     assert_eq!(zk.children("/nodepool/images/i/builds/b1/providers/p/images").await.unwrap(), ["lock"]);
 }
 

@@ -6,7 +6,10 @@
 
 mod zk_common;
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use nodepool_common::{
     model::{BuildState, ImageBuild, ImageUpload, UploadId},
@@ -14,6 +17,7 @@ use nodepool_common::{
 };
 use nodepool_testing::ZooKeeperServer;
 use zk_common::*;
+use zookeeper_client::{Acls, Client, CreateMode};
 
 /// Builds that are taken away.
 const BUILDS: usize = 150;
@@ -24,7 +28,7 @@ async fn build(zk: ZooKeeper) {
         while zk.read_builds(&"i".into()).await.unwrap().len() > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let Some(lock) = zk.try_lock_work(Work::Building("i".into())).await.unwrap() else { continue };
+        let Some(lock) = zk.try_lock_work(Work::Building("i".into())).await.unwrap().held() else { continue };
         let mut build = ImageBuild::begun("i".into(), format!("{number:032x}").into(), 1.0);
         build.state = BuildState::Ready;
         lock.create_build(&build).await.unwrap();
@@ -37,7 +41,7 @@ async fn upload(zk: ZooKeeper) {
     loop {
         for (build, _) in zk.read_builds(&"i".into()).await.unwrap() {
             let work = Work::Uploading("i".into(), build.id.clone(), "p".into());
-            let Some(lock) = zk.try_lock_work(work).await.unwrap() else { continue };
+            let Some(lock) = zk.try_lock_work(work).await.unwrap().held() else { continue };
             let data = br#"{"state": "uploading", "state_time": 1.0}"#;
             let id = UploadId::from("");
             let (mut upload, _) = ImageUpload::read("i".into(), build.id, "p".into(), id, data).unwrap();
@@ -62,14 +66,31 @@ async fn remove(zk: ZooKeeper) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_put_below_what_a_python_builder_takes_away() {
+/// Does as [`upload`] without a look at the build: what a lock did that is merely made where it is missing.
+async fn upload_carelessly(client: Client) {
+    let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    loop {
+        let builds = client.list_children("/nodepool/images/i/builds").await.unwrap_or_default();
+        for build in builds.into_iter().filter(|name| name != "lock") {
+            let dir = format!("/nodepool/images/i/builds/{build}/providers/p/images/lock");
+            // It may go at any moment.
+            let _ = client.mkdir(&dir, &PERSISTENT).await;
+            if let Ok((_, sequence)) = client.create(&format!("{dir}/x__lock__"), b"", &ephemeral).await {
+                let _ = client.delete(&format!("{dir}/x__lock__{sequence}"), None).await;
+            }
+        }
+    }
+}
+
+/// Lets a Python builder take builds away while `beside` runs; how it ended. `None`: there is no Python.
+async fn taken_away(
+    server: &ZooKeeperServer,
+    beside: impl IntoIterator<Item = tokio::task::JoinHandle<()>>,
+) -> Option<Output> {
     let Ok(python) = std::env::var("NODEPOOL_TEST_PYTHON") else {
         println!("skipped: NODEPOOL_TEST_PYTHON names no Python with kazoo");
-        return;
+        return None;
     };
-    let server = ZooKeeperServer::start();
-    let zk: Vec<_> = (0..3).map(|_| connect(&config(&server, ""))).collect();
     let peer = tokio::process::Command::new(&python)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kazoo_remover.py"))
         .args([&server.address(), "/nodepool/images/i", &BUILDS.to_string()])
@@ -78,20 +99,40 @@ async fn nothing_is_put_below_what_a_python_builder_takes_away() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    let output = peer.wait_with_output().await.unwrap();
+    for task in beside {
+        assert!(!task.is_finished(), "{:?}", task.await);
+        task.abort();
+    }
+    Some(output)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_put_below_what_a_python_builder_takes_away() {
+    let server = ZooKeeperServer::start();
+    let zk: Vec<_> = (0..3).map(|_| connect(&config(&server, ""))).collect();
     let ours = [
         tokio::spawn(build(zk[0].clone())),
         tokio::spawn(upload(zk[1].clone())),
         tokio::spawn(upload(zk[2].clone())),
         tokio::spawn(remove(zk[2].clone())),
     ];
-    let output = peer.wait_with_output().await.unwrap();
+    let Some(output) = taken_away(&server, ours).await else { return };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for task in ours {
-        assert!(!task.is_finished(), "{:?}", task.await);
-        task.abort();
-    }
     println!("{} builds", String::from_utf8_lossy(&output.stdout).trim());
     for zk in zk {
         zk.close().await;
     }
+}
+
+/// That the test above can fail: the same, with somebody who does it wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_builder_fails_where_something_is_put_below_what_it_takes_away() {
+    let server = ZooKeeperServer::start();
+    let zk = connect(&config(&server, ""));
+    let careless = stranger(&server, "").await;
+    let beside = [tokio::spawn(build(zk.clone())), tokio::spawn(upload_carelessly(careless))];
+    let Some(output) = taken_away(&server, beside).await else { return };
+    assert!(!output.status.success(), "it took {BUILDS} builds away and noticed nothing");
+    zk.close().await;
 }

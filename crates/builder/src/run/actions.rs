@@ -10,7 +10,7 @@ use nodepool_common::{
     config::Config,
     model::{ImageName, ProviderName, Timestamp},
     sys::clock,
-    zk::{HeldWork, ZkError},
+    zk::{HeldWork, TryLock, ZkError},
 };
 use tracing::{debug, error, info};
 
@@ -224,8 +224,10 @@ impl Builder {
                 loop {
                     self.zk.connected().await;
                     match self.zk.try_lock_work(lock.work().clone()).await {
-                        Ok(Some(again)) => return again,
-                        Ok(None) => {}
+                        Ok(TryLock::Held(again)) => return again,
+                        Ok(TryLock::Busy) => {}
+                        // Nobody else can have it either; what becomes of the work is decided when it ends.
+                        Ok(TryLock::Gone) => std::future::pending().await,
                         Err(error) => debug!(logger = LOGGER, "Cannot take a lost lock again yet: {error}"),
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -242,10 +244,16 @@ impl Builder {
     }
 
     /// A write under a lock failed with `error`: where that is a matter of the connection or the session, takes the lock
-    /// again, so that an hour's work is not lost with it. Where somebody has written meanwhile the lock is good.
-    pub(super) async fn take_again(&self, lock: HeldWork, until: Instant, error: ZkError) -> Result<HeldWork, ZkError> {
+    /// again, so that an hour's work is not lost with it. Where somebody has written meanwhile the lock is good. `None`: the
+    /// build that it is about is gone or being deleted. While somebody else has the lock it is waited for.
+    pub(super) async fn take_again(
+        &self,
+        lock: HeldWork,
+        until: Instant,
+        error: ZkError,
+    ) -> Result<Option<HeldWork>, ZkError> {
         if error.is_bad_version() {
-            return Ok(lock);
+            return Ok(Some(lock));
         }
         if !error.is_transient() {
             return Err(error);
@@ -261,9 +269,10 @@ impl Builder {
             }
             // A session that is about to end may still answer, or end meanwhile.
             match self.zk.try_lock_work(work.clone()).await {
-                Ok(Some(lock)) => return Ok(lock),
+                Ok(TryLock::Held(lock)) => return Ok(Some(lock)),
+                Ok(TryLock::Gone) => return Ok(None),
                 Err(error) if !error.is_transient() => return Err(error),
-                _ => tokio::time::sleep(Duration::from_secs(1)).await,
+                Ok(TryLock::Busy) | Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }
         }
         Err(error)
@@ -314,5 +323,36 @@ impl Drop for Marked {
         }
         drop(state);
         self.builder.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = 1_000_000.0;
+
+    #[test]
+    fn what_waits_for_a_time_waits_as_long_as_before_when_the_clock_is_set() {
+        for step in [7200.0, -7200.0] {
+            let (mut state, image) = (State::default(), ImageName::from("i"));
+            let to: UploadTo = (image.clone(), "b".into(), "p".into());
+            let subject = Subject::Build(image.clone(), "b".into());
+            state.build_failed(&image, 60.0, NOW, Some(7));
+            state.upload_failed(&to, 60.0, NOW);
+            state.retirement_failed(&subject, 60.0, NOW);
+            state.doing.wanted.insert(subject.clone(), NOW - 10.0);
+            state.clock_stepped(step);
+            assert_eq!(state.doing.wanted[&subject], NOW - 10.0 + step);
+            state.tidy(NOW + step + 59.0);
+            assert_eq!(state.doing.builds_after[&image], (NOW + step + 60.0, Some(7)));
+            assert_eq!(state.doing.uploads_after[&to], NOW + step + 60.0);
+            assert_eq!(state.doing.retire_after[&subject], NOW + step + 60.0);
+            state.tidy(NOW + step + 61.0);
+            assert!(state.doing.builds_after.is_empty() && state.doing.retire_after.is_empty());
+            assert!(state.doing.uploads_after.contains_key(&to), "what has failed goes behind what has not");
+            state.tidy(NOW + step + 61.0 + REMEMBERED);
+            assert!(state.doing.uploads_after.is_empty());
+        }
     }
 }

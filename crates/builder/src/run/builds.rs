@@ -15,7 +15,7 @@ use nodepool_common::{
     config::{Config, Diskimage},
     model::{BuildId, BuildState, ImageBuild, ImageName, Stat},
     sys::clock,
-    zk::{HeldWork, Work, ZkError},
+    zk::{HeldWork, TryLock, Work, ZkError},
 };
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
@@ -57,7 +57,7 @@ impl Builder {
     ) -> Result<(), ZkError> {
         let config = self.config();
         let Some(diskimage) = config.diskimages.get(image) else { return Ok(()) };
-        let Some(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
+        let TryLock::Held(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
             self.state().doing.builds_after.insert(image.clone(), (clock::now() + WHILE_LOCKED, None));
             return Ok(());
         };
@@ -218,15 +218,16 @@ impl Builder {
     ) -> Result<Option<HeldWork>, ZkError> {
         let until = Instant::now() + TAKE_AGAIN;
         while let Err(error) = lock.write_build(build, stat.version).await {
-            if error.is_no_node() {
+            let again = if error.is_no_node() { None } else { self.take_again(lock, until, error).await? };
+            let Some(again) = again else {
                 warn!(
                     logger = LOGGER, image = %build.image, build = %build.id,
                     "The record of build {} of image {} is gone: somebody deleted it meanwhile", build.id, build.image
                 );
                 self.remove_files_of(build).await;
                 return Ok(None);
-            }
-            lock = self.take_again(lock, until, error).await?;
+            };
+            lock = again;
             match self.zk.read_build(&build.image, &build.id).await {
                 Ok(Some((now, newer))) if now.state == BuildState::Building => stat = newer,
                 // Somebody else has decided about it.

@@ -6,7 +6,7 @@
 use nodepool_common::{
     model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, RecordError, Stat, UploadKey, UploadState},
     sys::clock,
-    zk::{Work, ZkError, paths},
+    zk::{TryLock, Work, ZkError, paths},
 };
 use nodepool_drivers::ProviderError;
 use tokio::task::spawn_blocking;
@@ -75,7 +75,7 @@ impl Builder {
     }
 
     /// Deletes the image of a marked upload, then its record.
-    async fn take_from_cloud(&self, cloud: &Cloud, upload: &ImageUpload, stat: Stat) -> Result<(), ZkError> {
+    pub(super) async fn take_from_cloud(&self, cloud: &Cloud, upload: &ImageUpload, stat: Stat) -> Result<(), ZkError> {
         let key = upload.key();
         let deleted = match &upload.external_id {
             Some(id) => match cloud.connected().await {
@@ -109,7 +109,7 @@ impl Builder {
         let Some((now, _)) = self.zk.read_build(image, build).await? else { return Ok(()) };
         // Who builds it holds the image's lock; that lock tells whether anybody does.
         let lock = if now.state == BuildState::Building {
-            let Some(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
+            let TryLock::Held(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
                 self.later(Subject::Build(image.clone(), build.clone()));
                 return Ok(());
             };

@@ -7,16 +7,18 @@
 use std::{
     collections::BTreeMap,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use nodepool_common::{
     config::{Diskimage, Provider},
     model::{
-        BuildId, BuildState, Extra, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadState,
+        BuildId, BuildState, Extra, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadKey,
+        UploadState,
     },
     sys::clock,
-    zk::{HeldWork, Work, ZkError},
+    zk::{HeldWork, TryLock, Work, ZkError},
 };
 use nodepool_drivers::ImageToUpload;
 use tokio_util::sync::CancellationToken;
@@ -42,11 +44,15 @@ const LOGGER: &str = "nodepool.builder.UploadWorker";
 const HOOK_LIMIT: Duration = Duration::from_secs(3600);
 /// For looking for a half image when the process is told to end.
 const SWEEP_AT_END: Duration = Duration::from_secs(8);
+/// For one attempt to take back an image that has no record: ZooKeeper's answer and the cloud's.
+const TAKE_BACK: Duration = Duration::from_secs(120);
+/// The longest pause between two of them, in first pauses.
+const LONGEST: u32 = 60;
 
 impl Builder {
     /// Uploads a build, if that is still called for under the lock.
     pub(super) async fn upload(
-        &self,
+        self: &Arc<Self>,
         image: &ImageName,
         build: &BuildId,
         provider: &ProviderName,
@@ -58,9 +64,14 @@ impl Builder {
             return Ok(());
         };
         let work = Work::Uploading(image.clone(), build.clone(), provider.clone());
-        let Some(lock) = self.zk.try_lock_work(work).await? else {
-            self.state().doing.uploads_after.insert(to, clock::now() + WHILE_LOCKED);
-            return Ok(());
+        let lock = match self.zk.try_lock_work(work).await? {
+            TryLock::Held(lock) => lock,
+            TryLock::Busy => {
+                self.state().doing.uploads_after.insert(to, clock::now() + WHILE_LOCKED);
+                return Ok(());
+            }
+            // The next plan knows.
+            TryLock::Gone => return Ok(()),
         };
         let record = self.zk.read_build(image, build).await?.map(|(record, _)| record);
         let record = record.filter(|record| record.state == BuildState::Ready);
@@ -117,18 +128,12 @@ impl Builder {
         }
         let concluded = self.conclude_upload(lock, &upload, stat).await;
         if upload.state == UploadState::Ready {
-            match &concluded {
-                Ok(true) => {
-                    self.state().upload_worked(&to);
-                    self.stats.image_uploaded(image, provider, started.elapsed());
-                }
-                // Nobody will ever know of the image.
-                Ok(false) => {
-                    if let Err(error) = cloud.sweep(build, &upload.id).await {
-                        warn!(logger = LOGGER, "Image {} stays in provider {provider}: {error}", upload.id);
-                    }
-                }
-                Err(_) => {}
+            if let Ok(true) = &concluded {
+                self.state().upload_worked(&to);
+                self.stats.image_uploaded(image, provider, started.elapsed());
+            } else {
+                // Nobody may ever know of the image.
+                self.take_back(&cloud, &upload).await;
             }
         }
         concluded.map(drop)
@@ -172,15 +177,18 @@ impl Builder {
         Ok((name, id))
     }
 
-    /// Records the end of an upload, whatever happened to our lock meanwhile. False: the record was taken from us.
+    /// Records the end of an upload, whatever happened to our lock meanwhile. False: the record was taken from us, or the
+    /// build is gone or being deleted. After an error the record may say either.
     async fn conclude_upload(&self, mut lock: HeldWork, upload: &ImageUpload, mut stat: Stat) -> Result<bool, ZkError> {
         let until = Instant::now() + TAKE_AGAIN;
         while let Err(error) = lock.write_upload(upload, stat.version).await {
             if error.is_no_node() {
                 return lock.unlock().await.map(|()| false);
             }
-            lock = self.take_again(lock, until, error).await?;
+            let Some(again) = self.take_again(lock, until, error).await? else { return Ok(false) };
+            lock = again;
             match self.zk.read_upload(&upload.key()).await {
+                Ok(Some((now, _))) if is_as_written(&now, upload) => break,
                 Ok(Some((now, newer))) if now.state == UploadState::Uploading => stat = newer,
                 // Somebody else has decided about it.
                 Ok(_) => return lock.unlock().await.map(|()| false),
@@ -191,6 +199,61 @@ impl Builder {
         }
         lock.unlock().await.map(|()| true)
     }
+
+    /// Deletes an image whose record could not be written, unless the record has it all the same; tries again until that
+    /// has succeeded or the builder ends.
+    async fn take_back(self: &Arc<Self>, cloud: &Arc<Cloud>, upload: &ImageUpload) {
+        let Err(why) = self.try_to_take_back(cloud, upload).await else { return };
+        let UploadKey { image, provider, build, id } = upload.key();
+        warn!(
+            logger = LOGGER, image = %image, build = %build, provider = %provider,
+            "The image of upload {id} of build {build} of image {image} stays in provider {provider} for now, without a \
+             record: {why}"
+        );
+        let (cloud, upload) = (Arc::clone(cloud), upload.clone());
+        self.spawn(|this| async move {
+            let first = this.options.retry_interval;
+            let mut pause = first;
+            loop {
+                tokio::time::sleep(pause).await;
+                if this.try_to_take_back(&cloud, &upload).await.is_ok() {
+                    return;
+                }
+                pause = (pause * 2).min(first * LONGEST);
+            }
+        });
+    }
+
+    /// One attempt; why it failed.
+    async fn try_to_take_back(&self, cloud: &Cloud, upload: &ImageUpload) -> Result<(), String> {
+        let limit = if self.ending.is_cancelled() { SWEEP_AT_END } else { TAKE_BACK };
+        let attempt = async {
+            match self.zk.read_upload(&upload.key()).await.map_err(|error| error.to_string())? {
+                // Our write was carried out, though we have not heard of it.
+                Some((now, _)) if is_as_written(&now, upload) => Ok(()),
+                Some((now, stat)) if now.state != UploadState::Deleting => {
+                    // First the record, so that nothing boots from what is about to go, whatever is still under way.
+                    let mut marked = now;
+                    marked.set_state(UploadState::Deleting, clock::now());
+                    let written =
+                        self.zk.mark_upload(&marked, stat.version).await.map_err(|error| error.to_string())?;
+                    let stat = written.ok_or_else(|| "somebody has just written its record".to_owned())?;
+                    self.take_from_cloud(cloud, &marked, stat).await.map_err(|error| error.to_string())
+                }
+                // Whoever took the record may have looked for the image before it was whole.
+                Some(_) | None => {
+                    cloud.sweep(&upload.build, &upload.id).await.map(drop).map_err(|error| error.to_string())
+                }
+            }
+        };
+        let late = |_| Err(format!("no answer within {} s", limit.as_secs()));
+        tokio::time::timeout(limit, attempt).await.unwrap_or_else(late)
+    }
+}
+
+/// Whether a record says of an upload's end what we wanted to write.
+fn is_as_written(now: &ImageUpload, wanted: &ImageUpload) -> bool {
+    now.state == wanted.state && now.external_id == wanted.external_id
 }
 
 /// The record of an upload that begins; its number is still the server's to give.

@@ -25,21 +25,21 @@ use crate::model::{Node, NodeState, Stat, Timestamp};
 /// How often a deletion that others get in the way of starts again.
 const DELETE_ATTEMPTS: usize = 10;
 
-/// How an attempt to lock a record without waiting ended.
+/// How an attempt to take a lock without waiting ended; `L`: a lock that is held ([`Held`], [`super::HeldWork`]).
 #[derive(Debug)]
 #[must_use]
-pub enum TryLock<T: Record> {
-    /// The lock is ours; the record was read under it.
-    Held(Held<T>),
+pub enum TryLock<L> {
+    /// The lock is ours.
+    Held(L),
     /// Another contender holds it. It may be free later.
     Busy,
-    /// The record does not exist any more, or is empty, which is what a deletion leaves. The cache knows.
+    /// What it protects does not exist any more, or is being deleted: it will never be free again.
     Gone,
 }
 
-impl<T: Record> TryLock<T> {
+impl<L> TryLock<L> {
     /// The lock, for callers that have nothing to do without it, whatever the reason.
-    pub fn held(self) -> Option<Held<T>> {
+    pub fn held(self) -> Option<L> {
         match self {
             Self::Held(held) => Some(held),
             Self::Busy | Self::Gone => None,

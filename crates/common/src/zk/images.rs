@@ -15,6 +15,7 @@ use super::{
     ZkError, ZooKeeper,
     cache::Asking,
     error::is_unknown,
+    fenced::TryLock,
     lock::{Attempt, Contender, Unchanged, list_synced, repeat, try_acquire},
     paths::{self, Lock, Spot},
     raw,
@@ -50,51 +51,48 @@ pub struct HeldWork {
 }
 
 impl ZooKeeper {
-    /// Takes a lock without waiting. `None`: somebody else has it, or the build that it is about is gone or marked for
-    /// deletion.
-    pub async fn try_lock_work(&self, work: Work) -> Result<Option<HeldWork>, ZkError> {
+    /// Takes a lock without waiting. [`TryLock::Gone`]: the build that is to be uploaded is gone, cannot be used or is marked
+    /// for deletion.
+    pub async fn try_lock_work(&self, work: Work) -> Result<TryLock<HeldWork>, ZkError> {
         const VERB: &str = "locking";
         let dir = work.lock().dir();
         let (session, client) = self.shared.client(VERB, &dir).await?;
         let asking = self.shared.cache().asking();
         let fail = |error| ZkError::of(VERB, &dir, error);
-        let below = match &work {
-            Work::Building(_) => None,
-            Work::Uploading(image, build, _) => match self.read_build(image, build).await? {
-                Some((record, stat)) if record.state != BuildState::Deleting => {
-                    Some(Unchanged { path: paths::build(image, build), version: stat.version })
-                }
-                _ => return Ok(None),
-            },
-        };
-        let record = below.as_ref().map_or(paths::IMAGES, |build| &build.path);
         loop {
+            let below = match &work {
+                Work::Building(_) => None,
+                Work::Uploading(image, build, _) => match self.read_build(image, build).await? {
+                    Some((record, stat)) if record.state != BuildState::Deleting => {
+                        Some(Unchanged { path: paths::build(image, build), version: stat.version })
+                    }
+                    _ => return Ok(TryLock::Gone),
+                },
+            };
+            let record = below.as_ref().map_or(paths::IMAGES, |build| &build.path);
             match try_acquire(&self.shared, session, &client, &dir, record, below.as_ref()).await.map_err(fail)? {
-                Attempt::Busy | Attempt::Changed => return Ok(None),
+                Attempt::Busy => return Ok(TryLock::Busy),
+                // What the build is now, or whether there is one, is read again.
+                Attempt::Changed => {}
                 Attempt::Acquired(contender, Some(_)) => {
                     asking.locked(work.lock(), contender.name());
-                    return Ok(Some(HeldWork { work, contender, below }));
+                    return Ok(TryLock::Held(HeldWork { work, contender, below }));
                 }
                 // The record went, and its lock with it.
                 Attempt::Acquired(contender, None) => {
                     let _ = contender.release(&client).await;
-                    return Ok(None);
+                    return Ok(TryLock::Gone);
                 }
-                Attempt::NoDirectory => {
-                    let made = match &below {
-                        None => raw::create(&client, &dir, b"", self.shared.deadline()).await.map(|()| true),
-                        Some(build) => self.make_below(&client, build, &dir).await,
-                    };
-                    if !made.map_err(fail)? {
-                        return Ok(None);
-                    }
-                }
+                Attempt::NoDirectory => match &below {
+                    None => raw::create(&client, &dir, b"", self.shared.deadline()).await.map_err(fail)?,
+                    Some(build) => self.make_below(&client, build, &dir).await.map_err(fail)?,
+                },
             }
         }
     }
 
-    /// Makes the directories of `dir` that are below a record, from above; false: it is not as it was any more.
-    async fn make_below(&self, client: &Client, record: &Unchanged, dir: &str) -> Result<bool, Error> {
+    /// Makes the directories of `dir` that are below a record, from above, as long as that is as it was.
+    async fn make_below(&self, client: &Client, record: &Unchanged, dir: &str) -> Result<(), Error> {
         let below = dir.strip_prefix(&record.path).unwrap_or(dir);
         let ends = below.match_indices('/').map(|(at, _)| at).skip(1).chain([below.len()]);
         for end in ends {
@@ -112,10 +110,10 @@ impl ZooKeeper {
                 }
             });
             if !made.await? {
-                return Ok(false);
+                break;
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// A build as it is now; `None`: it is gone, or cannot be used.

@@ -119,8 +119,9 @@ impl ZooKeeper {
         }
     }
 
-    /// Locks a node without waiting. One that is gone is never re-created (traps.md 5).
-    pub async fn try_lock_node(&self, id: &NodeId) -> Result<TryLock<Node>, ZkError> {
+    /// Locks a node without waiting. One that is gone, which is also one that is empty, is never re-created (traps.md 5); the
+    /// cache knows.
+    pub async fn try_lock_node(&self, id: &NodeId) -> Result<TryLock<Held<Node>>, ZkError> {
         let (path, dir) = (paths::node(id), paths::node_lock(id));
         let (session, client) = self.shared.client("locking", &path).await?;
         let asking = self.shared.cache().asking();

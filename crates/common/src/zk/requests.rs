@@ -67,7 +67,7 @@ impl ZooKeeper {
     }
 
     /// Locks a request without waiting. For a request that does not exist no lock directory is left behind.
-    pub async fn try_lock_request(&self, id: &RequestId) -> Result<TryLock<NodeRequest>, ZkError> {
+    pub async fn try_lock_request(&self, id: &RequestId) -> Result<TryLock<Held<NodeRequest>>, ZkError> {
         const VERB: &str = "locking";
         let (path, dir) = (paths::request(id), paths::request_lock(id));
         let (session, client) = self.shared.client(VERB, &path).await?;

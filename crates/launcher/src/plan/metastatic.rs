@@ -110,10 +110,19 @@ pub fn is_left_to_another(
             node.provider.as_ref() == Some(&provider.name)
                 && matches!(node.state, NodeState::Init | NodeState::Building)
                 && node.labels.iter().any(|label| labels.contains(label))
+                && !is_for_another(world, provider, node)
         });
         is_launching && entry.is_locked() && !world.holdings.nodes.contains_key(*id) && !world.is_starting(provider)
     });
     foreign.map(|(id, _)| (format!("another launcher is still placing node {id}"), None))
+}
+
+/// Whether another launcher goes on accepting requests like the one that a node is being launched for. There is no end of
+/// those to wait for: who has a label among others of a request would wait as long as requests for that label alone come.
+fn is_for_another(world: &World<'_>, provider: &Provider, node: &Node) -> bool {
+    let request = node.allocated_to.as_ref().and_then(|request| world.records.requests.get(request));
+    let labels = request.and_then(|entry| entry.usable()).map_or(&node.labels, |request| &request.node_types);
+    keeper_of(world.records, &provider.name, labels).is_some_and(|keeper| !world.is_ours(&keeper))
 }
 
 /// Decides about the backing nodes of all metastatic providers.

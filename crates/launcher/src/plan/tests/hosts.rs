@@ -385,6 +385,41 @@ fn requests_are_left_to_the_youngest_pool_that_has_their_labels() {
     assert!(accepts(&setting.plan()).is_empty());
 }
 
+/// Two launchers have provider p, and one of them a single label of it. Whatever the other one is placing for requests of its
+/// own is not waited for: there may always be some.
+#[test]
+fn requests_with_one_label_and_with_several_do_not_wait_for_each_other() {
+    let both: &[&str] = &["small", "big"];
+    let single: &[&str] = &["small"];
+    for (ours, theirs) in [(both, single), (single, both)] {
+        let has = |labels: &[&str]| labels.iter().map(|label| (*label).into()).collect::<Vec<LabelName>>();
+        let mut setting = stack(None).request("200-0000000001", ours, |_| ());
+        let pool = setting.records.pools.remove("p").unwrap();
+        let registered = |name: &str, labels: &[&str]| {
+            let supported_labels = has(labels);
+            Arc::new(PoolComponent { id: Some(name.into()), supported_labels, ..PoolComponent::clone(&pool) })
+        };
+        // Who has a single label is the younger one.
+        let number = |labels: &[&str]| format!("h000000000{}", 9 - labels.len());
+        setting.records.pools.insert(number(ours), registered("id-p", ours));
+        setting.records.pools.insert(number(theirs), registered("theirs", theirs));
+        let mut setting = setting
+            .request("100-0000000005", theirs, |request| request.state = RequestState::Pending)
+            .node("9", "small", NodeState::Building, |node| node.allocated_to = Some("100-0000000005".into()));
+        for contenders in [
+            &mut setting.records.requests.get_mut(&RequestId::from("100-0000000005")).unwrap().contenders,
+            &mut setting.records.nodes.get_mut(&NodeId::from("9")).unwrap().contenders,
+        ] {
+            contenders.insert("theirs".to_owned());
+        }
+        assert_eq!(accepts(&setting.plan()), [("200-0000000001".to_owned(), "p".to_owned())], "{ours:?}");
+        // What it is still launching for a request like ours, which it leaves to us by now, is finished first.
+        let request = setting.records.requests.get_mut(&RequestId::from("100-0000000005")).unwrap();
+        Arc::make_mut(request.record.as_mut().unwrap()).node_types = has(ours);
+        assert!(accepts(&setting.plan()).is_empty(), "{ours:?}");
+    }
+}
+
 #[test]
 fn a_backing_node_goes_when_nothing_has_stood_on_it_for_its_grace_time() {
     let mut setting = stack(None);

@@ -4,7 +4,9 @@
 //! the build's mark in its environment ([`super::wrapper`]), and a script, sent over a connection of its own, looks for
 //! it in `/proc`: processes with the mark, with the word of a task that sudo started ([`super::notes`]), their
 //! descendants, and all in their sessions. They get SIGTERM, what is left after two seconds SIGKILL. Under sudo where that
-//! works without a password, because only root may look at, and end, what became root.
+//! works without a password, because only root may look at, and end, what became root; what we may not end is not waited
+//! for. A host that is so busy that each look takes long has no more time than any other: what a sweep has done is told at its
+//! end, which must come before the patience is over.
 
 use std::{path::Path, time::Duration};
 
@@ -92,6 +94,8 @@ find_them() {{
       for (pid in ours) if (state[pid] != "Z" && state[pid] != "X") printf "%s ", pid
     }}'
 }}
+# Sets `now`, in hundredths of a second.
+clock() {{ read -r up rest </proc/uptime; now=${{up%.*}}${{up#*.}}; }}
 command_of() {{ tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | tr '\n' ' ' | cut -c 1-200; }}
 all=
 for signal in TERM KILL; do
@@ -110,6 +114,14 @@ for signal in TERM KILL; do
     # Each hears SIGTERM once. The first that ends may take others with it: so all were noted before.
     [ $signal = KILL ] && new=$them
     for pid in $new; do kill -$signal "$pid" 2>/dev/null; kill -CONT "$pid" 2>/dev/null; done
+    clock
+    [ $tries -gt 0 ] || until=$((now + 200))
+    [ "$now" -lt "$until" ] || break
+    ends=
+    for pid in $them; do
+      if kill -0 "$pid" 2>/dev/null || [ ! -d "/proc/$pid" ]; then ends=1; fi
+    done
+    [ -n "$ends" ] || break
     sleep 0.1 2>/dev/null || sleep 1
     tries=$((tries + 1))
   done
@@ -170,6 +182,28 @@ mod tests {
         stranger.kill().unwrap();
         stranger.wait().unwrap();
         assert_eq!(sweep(&mark, &Notes::default()), Swept::default());
+    }
+
+    /// Each look at the processes takes half a second there.
+    #[test]
+    fn a_busy_host_has_no_more_time_than_any_other() {
+        let mark = uuid::Uuid::new_v4().to_string();
+        // In a session of its own: else ours would count as the build's.
+        let mut stubborn = marked(&mark, "exec setsid sh -c 'trap \"\" TERM; sleep 2005; sleep 2006'");
+        std::thread::sleep(Duration::from_millis(300));
+        let directory = tempfile::tempdir().unwrap();
+        let awk = directory.path().join("awk");
+        std::fs::write(&awk, "#!/bin/sh\nPATH=${PATH#*:}\nsleep 0.5\nexec awk \"$@\"\n").unwrap();
+        std::fs::set_permissions(&awk, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+        let started = std::time::Instant::now();
+        let mut command = Command::new("/bin/sh");
+        let output = command.arg("-c").arg(script(&mark, &Notes::default())).env("PATH", path).output().unwrap();
+        let took = started.elapsed();
+        assert!(String::from_utf8_lossy(&output.stdout).contains("ended "), "{output:?}");
+        assert!(took > Duration::from_secs(2), "it had its time to end by itself: {took:?}");
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        stubborn.wait().unwrap();
     }
 
     #[test]

@@ -4,12 +4,20 @@
 //! behind when the process ends, however it ends. What a full pipe does not take goes into a bounded backlog, which a thread
 //! writes as soon as somebody reads again; what comes after it waits behind it. When the backlog is full, records are lost,
 //! and the log says how many once there is room.
+//!
+//! Whether a pipe takes a record is asked before it is written, since it cannot be made not to wait: other processes have it,
+//! too. So that nothing is written in between, handlers that write to the same pipe share one backlog and its lock; they may
+//! have it as stdout and as stderr.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Write as _},
-    os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -33,6 +41,10 @@ pub struct Stream {
     backlog: Arc<Mutex<Backlog>>,
 }
 
+/// Those that are in use, by device and inode of what they are written to.
+static BACKLOGS: Mutex<Backlogs> = Mutex::new(BTreeMap::new());
+type Backlogs = BTreeMap<(u64, u64), Weak<Mutex<Backlog>>>;
+
 #[derive(Debug, Default)]
 struct Backlog {
     waiting: Vec<u8>,
@@ -49,7 +61,9 @@ impl Stream {
     }
 
     fn new(descriptor: Option<OwnedFd>) -> Self {
-        Self { file: descriptor.map(|descriptor| Arc::new(File::from(descriptor))), backlog: Arc::default() }
+        let file = descriptor.map(|descriptor| Arc::new(File::from(descriptor)));
+        let backlog = file.as_deref().map(backlog_of).unwrap_or_default();
+        Self { file, backlog }
     }
 
     /// Puts out a line. Never waits.
@@ -122,6 +136,20 @@ impl Stream {
     }
 }
 
+/// The backlog of everybody who writes to the same pipe.
+fn backlog_of(file: &File) -> Arc<Mutex<Backlog>> {
+    let Ok(identity) = file.metadata().map(|metadata| (metadata.dev(), metadata.ino())) else { return Arc::default() };
+    let mut backlogs = BACKLOGS.lock().unwrap_or_else(PoisonError::into_inner);
+    // Whoever has a backlog has the pipe: no other one can have its number.
+    backlogs.retain(|_, backlog| backlog.strong_count() > 0);
+    if let Some(known) = backlogs.get(&identity).and_then(Weak::upgrade) {
+        return known;
+    }
+    let new = Arc::default();
+    backlogs.insert(identity, Arc::downgrade(&new));
+    new
+}
+
 /// Whether a write of [`ATOMIC`] bytes would not wait. A reader that is gone is no reason to wait either.
 fn is_ready(file: &File, within: Duration) -> bool {
     let mut descriptors = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
@@ -162,6 +190,49 @@ mod tests {
         assert!(said.contains(&format!("{} log records were lost", 100_000 - number)), "{said}");
         stream.write(b"and on it goes\n");
         assert_eq!(lines.next().unwrap().unwrap(), "and on it goes");
+    }
+
+    #[test]
+    fn two_handlers_on_one_pipe_do_not_hold_each_other_up() {
+        for round in 0..300 {
+            let (mut reader, writer) = io::pipe().unwrap();
+            let streams = [(); 2].map(|()| Stream::on(&writer));
+            // Full but for one page, which each of the two finds free.
+            let full = File::from(OwnedFd::from(writer.try_clone().unwrap()));
+            while is_ready(&full, Duration::ZERO) {
+                (&full).write_all(&[b'x'; ATOMIC]).unwrap();
+            }
+            reader.read_exact(&mut [0; ATOMIC]).unwrap();
+            let start = Arc::new(std::sync::Barrier::new(2));
+            let (tell, told) = std::sync::mpsc::channel();
+            for stream in &streams {
+                let (stream, start, tell) = (stream.clone(), Arc::clone(&start), tell.clone());
+                thread::spawn(move || {
+                    start.wait();
+                    stream.write(&[b'y'; ATOMIC]);
+                    let _ = tell.send(());
+                });
+            }
+            for _ in &streams {
+                told.recv_timeout(Duration::from_secs(10)).unwrap_or_else(|_| panic!("one waits, in round {round}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_handler_puts_out_comes_after_what_waits() {
+        let (reader, writer) = io::pipe().unwrap();
+        let (first, second) = (Stream::on(&writer), Stream::on(&writer));
+        drop(writer);
+        for number in 0..10_000 {
+            first.write((line(number) + "\n").as_bytes());
+        }
+        second.write(b"the last\n");
+        let mut lines = BufReader::new(reader).lines();
+        for number in 0..10_000 {
+            assert_eq!(lines.next().unwrap().unwrap(), line(number));
+        }
+        assert_eq!(lines.next().unwrap().unwrap(), "the last");
     }
 
     #[test]

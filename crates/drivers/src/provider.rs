@@ -1,17 +1,10 @@
 //! The [`Provider`] trait: what the launcher asks of a cloud.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use nodepool_common::{
-    model::{
-        ImageName, ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources, Timestamp, UploadId,
-    },
-    sys::clock,
+use nodepool_common::model::{
+    ImageName, ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources, UploadId,
 };
 use serde_json::{Map, Value};
 
@@ -70,10 +63,10 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// Deletes a leaked resource; returns when the cloud has accepted that.
     async fn delete_resource(&self, resource: &CloudResource) -> Result<(), ProviderError>;
 
-    /// Why the server of a node that has been ready since `since` is of no use any more (somebody has deleted it, its pod was
-    /// evicted), as far as the driver knows without asking the cloud. What it merely does not see is not gone: `None`, too,
-    /// where all that it has is older than `since`.
-    fn has_gone(&self, external_id: &Value, since: Timestamp) -> Option<String> {
+    /// Why the server of a ready node is of no use any more (somebody has deleted it, its pod was evicted), as far as the
+    /// driver knows without asking the cloud. What it merely does not see is not gone: `None`, too, where all that it has is
+    /// from before `since`, when the node may not have been there yet; without `since` all of it counts.
+    fn has_gone(&self, external_id: &Value, since: Option<Instant>) -> Option<String> {
         let _ = (external_id, since);
         None
     }
@@ -159,18 +152,6 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
 fn no_images(provider: &ProviderName, doing: &str) -> ProviderError {
     ProviderError::new(ErrorClass::Bug, format!("{doing} in provider {provider}"), "its driver has no images")
-}
-
-/// When a look at the cloud must have begun at the earliest to say something of a server that has been ready since `since`,
-/// which is a time of another host's clock, maybe. `None`: any look of this process has.
-pub(crate) fn counts_from(since: Timestamp) -> Option<Instant> {
-    const CLOCKS_DIFFER: f64 = 30.0;
-    let age = clock::now() - since - CLOCKS_DIFFER;
-    if age < 0.0 {
-        // A day stands for "not yet", however far in the future that is.
-        return Some(Instant::now() + Duration::from_secs_f64((-age).min(86_400.0)));
-    }
-    Duration::try_from_secs_f64(age).ok().and_then(|age| Instant::now().checked_sub(age))
 }
 
 /// How a node of a label is reached and used (`nodepool 11.0.0: driver/statemachine.py startStateMachine`).
@@ -410,20 +391,5 @@ impl ProviderError {
             ErrorClass::Config => "error.nodepool",
             ErrorClass::Transient | ErrorClass::Gone | ErrorClass::Bug => "error.unknown",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_look_counts_when_it_was_begun_after_the_server_was_ready_whatever_the_clocks_say() {
-        let (now, look) = (clock::now(), Instant::now());
-        let counts = |since: Timestamp| counts_from(since).is_none_or(|from| look > from);
-        assert!(counts(now - 60.0));
-        assert!(!counts(now - 1.0), "another host's clock may be a little behind");
-        assert!(!counts(now + 3600.0) && !counts(1e300));
-        assert!(counts(0.0) && counts(-1e300));
     }
 }

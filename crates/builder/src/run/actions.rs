@@ -343,11 +343,11 @@ mod tests {
             state.retirement_failed(&subject, 60.0, NOW);
             state.doing.wanted.insert(subject.clone(), NOW - 10.0);
             state.clock_stepped(step);
-            assert_eq!(state.doing.wanted[&subject], NOW - 10.0 + step);
+            assert_eq!(state.doing.wanted.get(&subject), Some(&(NOW - 10.0 + step)));
             state.tidy(NOW + step + 59.0);
             assert_eq!(state.doing.builds_after[&image], (NOW + step + 60.0, Some(7)));
-            assert_eq!(state.doing.uploads_after[&to], NOW + step + 60.0);
-            assert_eq!(state.doing.retire_after[&subject], NOW + step + 60.0);
+            assert_eq!(state.doing.uploads_after.get(&to), Some(&(NOW + step + 60.0)));
+            assert_eq!(state.doing.retire_after.get(&subject), Some(&(NOW + step + 60.0)));
             state.tidy(NOW + step + 61.0);
             assert!(state.doing.builds_after.is_empty() && state.doing.retire_after.is_empty());
             assert!(state.doing.uploads_after.contains_key(&to), "what has failed goes behind what has not");

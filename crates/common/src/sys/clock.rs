@@ -17,6 +17,8 @@ pub const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// Less than this is how NTP slews a clock, and how long a process may be kept waiting between two looks at clocks. Seconds.
 const LEAST_STEP: f64 = 1.0;
+/// By so many seconds the clocks of hosts that write records may differ without harm.
+const CLOCKS_DIFFER: f64 = 30.0;
 
 /// Seconds since the epoch. 0 on a machine whose clock stands before it.
 pub fn now() -> Timestamp {
@@ -44,14 +46,37 @@ pub fn since(then: Timestamp, now: Timestamp) -> Option<Duration> {
 
 /// Notices that the clock was set.
 #[derive(Debug, Default)]
-pub struct Steps(Option<(Timestamp, Instant)>);
+pub struct Steps {
+    last: Option<(Timestamp, Instant)>,
+    /// When it was last noticed that the clock was set.
+    noticed: Option<Instant>,
+}
 
 impl Steps {
     /// By how many seconds the clock was set since the last call; negative: back. `now` and `at` are the same moment.
     pub fn step(&mut self, now: Timestamp, at: Instant) -> Option<f64> {
-        let (before, before_at) = self.0.replace((now, at))?;
+        let (before, before_at) = self.last.replace((now, at))?;
         let step = now - before - at.saturating_duration_since(before_at).as_secs_f64();
-        (step.abs() >= LEAST_STEP).then_some(step)
+        let has_stepped = step.abs() >= LEAST_STEP;
+        if has_stepped {
+            self.noticed = Some(at);
+        }
+        has_stepped.then_some(step)
+    }
+
+    /// When something must have been seen at the earliest to say anything of what a record knows since `since`, by whatever
+    /// host's clock. `None`: whatever this process has seen does. `now` and `at` are the same moment.
+    ///
+    /// Never before the last step of the clock: how long ago a time of before it was cannot be told by the clock after it.
+    pub fn seen_after(&self, since: Timestamp, now: Timestamp, at: Instant) -> Option<Instant> {
+        let age = now - since - CLOCKS_DIFFER;
+        let moment = if age < 0.0 {
+            // A day stands for "not yet", however far in the future that is.
+            Some(at + Duration::from_secs_f64((-age).min(86_400.0)))
+        } else {
+            Duration::try_from_secs_f64(age).ok().and_then(|age| at.checked_sub(age))
+        };
+        moment.max(self.noticed)
     }
 }
 
@@ -99,5 +124,37 @@ mod tests {
         assert_eq!(step(996_470.5, 70), Some(-3600.0));
         assert_eq!(step(996_480.5, 80), None);
         assert_eq!(step(1_000_090.5, 90), Some(3600.0));
+    }
+
+    #[test]
+    fn what_was_seen_counts_when_it_was_after_the_records_time_whatever_the_clocks_say() {
+        let (steps, look) = (Steps::default(), Instant::now());
+        let counts = |since: Timestamp| steps.seen_after(since, NOW, look).is_none_or(|from| look > from);
+        assert!(counts(NOW - 60.0));
+        assert!(!counts(NOW - 1.0), "another host's clock may be a little behind");
+        assert!(!counts(NOW + 3600.0) && !counts(1e300));
+        assert!(counts(0.0) && counts(-1e300));
+    }
+
+    #[test]
+    fn what_was_seen_before_the_clock_was_set_says_nothing_of_what_a_record_has_from_then() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        for step in [3600.0, -3600.0] {
+            let mut steps = Steps::default();
+            steps.step(NOW, start);
+            let counts = |steps: &Steps, seen, since, now, at| {
+                steps.seen_after(since, now, after(at)).is_none_or(|from| after(seen) > from)
+            };
+            // Ready at the 100th second, and seen missing in the 60th, before it was made.
+            assert!(!counts(&steps, 60, NOW + 100.0, NOW + 105.0, 105));
+            steps.step(NOW + 110.0 + step, after(110));
+            assert!(!counts(&steps, 60, NOW + 100.0, NOW + 111.0 + step, 111), "{step}");
+        }
+        let mut steps = Steps::default();
+        steps.step(NOW, start);
+        steps.step(NOW + 3710.0, after(110));
+        let later = steps.seen_after(NOW + 100.0, NOW + 3800.0, after(200));
+        assert!(later.is_none_or(|from| after(120) > from), "what is seen after the step counts");
     }
 }

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use kube::core::{Request as Path, params::ListParams};
 use nodepool_common::{
     config::{self, Kubernetes, KubernetesKind, KubernetesLabel, PodTemplate},
-    model::{LabelName, PoolName, ProviderName, Resources, Timestamp},
+    model::{LabelName, PoolName, ProviderName, Resources},
 };
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
-    ResourceKind, provider::counts_from,
+    ResourceKind,
 };
 
 pub(super) type Result<T> = std::result::Result<T, ProviderError>;
@@ -458,9 +458,8 @@ impl Provider for KubernetesProvider {
         }
     }
 
-    fn has_gone(&self, external_id: &Value, since: Timestamp) -> Option<String> {
+    fn has_gone(&self, external_id: &Value, since: Option<std::time::Instant>) -> Option<String> {
         let id = external_id.as_str()?;
-        let since = counts_from(since);
         match self.kind {
             KubernetesKind::Pods => {
                 // Of the places that an id may stand for the pod is in one, and the others never have it.

@@ -346,7 +346,7 @@ async fn a_pod_is_gone_only_if_it_is_in_none_of_the_places_that_its_id_may_stand
     let labels = provider.pools.shift_remove("pool").unwrap();
     provider.pools.insert("ci".into(), labels.clone());
     provider.pools.insert("ci-large".into(), labels);
-    let (there, gone, long_ago) = (json!("ci-large-fedora-0000000001"), json!("ci-large-fedora-0000000002"), 0.0);
+    let (there, gone, long_ago) = (json!("ci-large-fedora-0000000001"), json!("ci-large-fedora-0000000002"), None);
     assert_eq!(provider.has_gone(&gone, long_ago), None, "nothing was seen yet");
     provider.start().await.unwrap();
     tokio::time::timeout(Duration::from_secs(30), async {
@@ -472,7 +472,7 @@ async fn a_namespace_that_two_later_lists_lack_has_gone() {
     })
     .await;
     let provider = stub.provider(KubernetesKind::Namespaces, true);
-    let (id, long_ago) = (json!("pool-1"), 0.0);
+    let (id, long_ago) = (json!("pool-1"), None);
     assert_eq!(provider.has_gone(&id, long_ago), None, "nothing was listed");
     provider.list_tagged().await.unwrap();
     assert_eq!(provider.has_gone(&id, long_ago), None);
@@ -483,7 +483,7 @@ async fn a_namespace_that_two_later_lists_lack_has_gone() {
     assert_eq!(provider.has_gone(&id, long_ago), None, "an answer that is no list does not say that there is nothing");
     provider.list_tagged().await.unwrap();
     assert!(provider.has_gone(&id, long_ago).is_some());
-    assert_eq!(provider.has_gone(&id, nodepool_common::sys::clock::now()), None, "the list is older than the node");
+    assert_eq!(provider.has_gone(&id, Some(std::time::Instant::now())), None, "the list is older than the node");
     let unseen = stub.provider(KubernetesKind::Namespaces, true);
     assert!(unseen.list_tagged().await.unwrap().is_empty(), "our account may not list");
     assert_eq!(unseen.has_gone(&id, long_ago), None, "what we may not see is not gone");

@@ -19,7 +19,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use async_trait::async_trait;
 use nodepool_common::{
     config::{self, LabelImage},
-    model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, Timestamp, UploadId},
+    model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, UploadId},
 };
 use serde_json::Value;
 use tokio::{
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     CloudImageSource, CloudResource, Context, ErrorClass, ImageToUpload, Instance, Launch, LaunchProgress,
-    LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind, provider::counts_from,
+    LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind,
 };
 
 /// See the module's comment.
@@ -276,8 +276,8 @@ impl Provider for OpenStackProvider {
         self.delete_server(external_id).await
     }
 
-    fn has_gone(&self, external_id: &Value, since: Timestamp) -> Option<String> {
-        let gone = self.servers.lack(external_id.as_str()?, counts_from(since).map(Instant::from_std));
+    fn has_gone(&self, external_id: &Value, since: Option<std::time::Instant>) -> Option<String> {
+        let gone = self.servers.lack(external_id.as_str()?, since.map(Instant::from_std));
         gone.then(|| "the cloud does not list it any more".to_owned())
     }
 

@@ -153,6 +153,19 @@ pub struct ProviderState {
     pub gone: BTreeMap<NodeId, String>,
 }
 
+impl ProviderState {
+    /// The clock was set by that many seconds: answers and pauses are as old as before.
+    pub fn clock_stepped(&mut self, step: f64) {
+        // 0: never asked, or to be asked anew.
+        let asked = Some(&mut self.quota_at).filter(|at| **at != 0.0);
+        let missing = self.cloud_images.values_mut().filter_map(|image| match image {
+            CloudImage::Missing(asked) => Some(asked),
+            CloudImage::There => None,
+        });
+        asked.into_iter().chain(&mut self.launch_after).chain(missing).for_each(|at| *at += step);
+    }
+}
+
 /// What a cloud allows the project that we share with others.
 #[derive(Clone, Debug, Default)]
 pub struct ProjectQuota {

@@ -218,3 +218,42 @@ impl Inner {
         self.view.not_kept.retain(|_, at| *at > now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = 1_000_000.0;
+
+    #[test]
+    fn what_waits_for_a_time_waits_as_long_as_before_when_the_clock_is_set() {
+        for step in [3600.0, -3600.0] {
+            let mut book = Inner::default();
+            let (view, at) = (&mut book.view, NOW + 60.0);
+            let id = nodepool_common::config::HostId { name: "a".to_owned(), username: "zuul".to_owned(), port: 22 };
+            view.nodes_after.insert("1".into(), at);
+            view.requests_after.insert("r".into(), at);
+            view.min_ready_after.insert("small".into(), at);
+            view.hosts_after.insert(HostKey { provider: "p".into(), host: id }, at);
+            view.backing_after.insert(("p".into(), "small".into()), at);
+            view.not_kept.insert("2".into(), at);
+            view.idle_since.insert("3".into(), NOW - 10.0);
+            book.clock_stepped(step);
+            assert_eq!(book.view.idle_since.get("3"), Some(&(NOW - 10.0 + step)));
+            let mut waiting_at = |seconds: f64| {
+                book.tidy(NOW + step + seconds);
+                let view = &book.view;
+                [
+                    view.nodes_after.len(),
+                    view.requests_after.len(),
+                    view.min_ready_after.len(),
+                    view.hosts_after.len(),
+                    view.backing_after.len(),
+                    view.not_kept.len(),
+                ]
+            };
+            assert_eq!(waiting_at(59.0), [1; 6], "{step}");
+            assert_eq!(waiting_at(61.0), [0; 6], "{step}");
+        }
+    }
+}

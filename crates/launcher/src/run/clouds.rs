@@ -220,14 +220,8 @@ impl Clouds {
     /// The clock was set by that many seconds: answers and pauses last as long as before.
     pub fn clock_stepped(&self, step: f64) {
         for entry in self.open().values_mut() {
-            // 0: never asked, or to be asked anew.
-            let asked = Some(&mut entry.state.quota_at).filter(|at| **at != 0.0);
-            let missing = entry.state.cloud_images.values_mut().filter_map(|image| match image {
-                CloudImage::Missing(asked) => Some(asked),
-                CloudImage::There => None,
-            });
-            let times = entry.until.values_mut().chain(&mut entry.state.launch_after).chain(asked).chain(missing);
-            times.for_each(|at| *at += step);
+            entry.state.clock_stepped(step);
+            entry.until.values_mut().for_each(|at| *at += step);
         }
     }
 

@@ -5,7 +5,11 @@
 //! ([`Provider::has_gone`](nodepool_drivers::Provider::has_gone)). `plan` hands out none that has gone, and retires it;
 //! what Zuul connects with is brought up to date when a node is handed over.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nodepool_common::{
     model::{Node, NodeState, ProviderName, Records},
@@ -22,8 +26,13 @@ const RENEWED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Launcher {
     /// Puts down which ready nodes that nobody has are gone.
-    pub(super) fn note_gone(&self, records: &Records, providers: &mut BTreeMap<ProviderName, ProviderState>) {
-        let now = clock::now();
+    pub(super) fn note_gone(
+        &self,
+        records: &Records,
+        providers: &mut BTreeMap<ProviderName, ProviderState>,
+        steps: &clock::Steps,
+    ) {
+        let (now, at) = (clock::now(), Instant::now());
         let mut clouds: BTreeMap<&ProviderName, Option<Arc<Cloud>>> = BTreeMap::new();
         for entry in records.nodes.values().filter(|entry| !entry.is_locked()) {
             let Some(node) = entry.usable() else { continue };
@@ -32,7 +41,7 @@ impl Launcher {
                 continue;
             }
             let cloud = clouds.entry(provider).or_insert_with(|| self.clouds.get(provider));
-            let since = entry.since(now).unwrap_or(now);
+            let since = steps.seen_after(entry.since(now).unwrap_or(now), now, at);
             let why = cloud.as_ref().and_then(|cloud| cloud.provider.has_gone(external_id, since));
             if let (Some(why), Some(state)) = (why, providers.get_mut(provider)) {
                 state.gone.insert(node.id.clone(), why);

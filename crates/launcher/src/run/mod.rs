@@ -158,7 +158,7 @@ impl Launcher {
                 self.clouds.clock_stepped(step);
                 self.zk.cache().clock_stepped(step);
             }
-            let wake_at = if self.zk.cache().ready() { self.pass(stopping) } else { None };
+            let wake_at = if self.zk.cache().ready() { self.pass(stopping, &steps) } else { None };
             if stopping && self.book.open().is_idle() {
                 break;
             }
@@ -195,7 +195,7 @@ impl Launcher {
     }
 
     /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
-    fn pass(self: &Arc<Self>, stopping: bool) -> Option<f64> {
+    fn pass(self: &Arc<Self>, stopping: bool, steps: &clock::Steps) -> Option<f64> {
         let now = clock::now();
         let config = self.config();
         let recheck_at = self.clouds.forget_stale(now);
@@ -212,7 +212,7 @@ impl Launcher {
             let mut providers = self.clouds.known();
             self.zk.cache().read(|records| {
                 book.tidy(now);
-                self.note_gone(records, &mut providers);
+                self.note_gone(records, &mut providers, steps);
                 let mut plan = plan(&World {
                     now,
                     config: &config,

@@ -414,3 +414,64 @@ fn consequence(spot: &Spot, error: &RecordError) -> &'static str {
         _ => "the record is ignored; repair or delete it",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::UploadKey;
+
+    const NOW: Timestamp = 1_000_000.0;
+
+    /// A tree in which everything has been free since `NOW`, whose locks were held before.
+    fn tree() -> Tree {
+        let mut tree = Tree::default();
+        let key = UploadKey { image: "i".into(), provider: "p".into(), build: "b".into(), id: "1".into() };
+        let spots = [
+            Spot::Node("1".into()),
+            Spot::Request("r".into()),
+            Spot::RequestLock("r".into()),
+            Spot::Build("i".into(), "b".into()),
+            Spot::Upload(key),
+        ];
+        for spot in &spots {
+            tree.put(spot, b"{}", Stat { mzxid: 1, ..Stat::default() }, NOW);
+        }
+        for lock in [Lock::Building("i".into()), Lock::Uploading("i".into(), "b".into(), "p".into())] {
+            let contender = Spot::Contender(lock, "c".to_owned());
+            tree.put(&contender, b"", Stat::default(), NOW - 10.0);
+            tree.remove(&contender, NOW);
+        }
+        tree
+    }
+
+    fn free_since(tree: &Tree) -> Vec<Option<Timestamp>> {
+        let Records { nodes, requests, request_locks, builds, uploads, building, uploading, .. } = &tree.records;
+        let entries = nodes.values().map(|entry| entry.free_since);
+        entries
+            .chain(requests.values().map(|entry| entry.free_since))
+            .chain(request_locks.values().map(|lock| lock.free_since))
+            .chain(builds.values().map(|entry| entry.free_since))
+            .chain(uploads.values().map(|entry| entry.free_since))
+            .chain(building.values().map(|lock| lock.free_since))
+            .chain(uploading.values().map(|lock| lock.free_since))
+            .collect()
+    }
+
+    #[test]
+    fn what_has_been_free_for_a_time_has_been_so_for_as_long_when_the_clock_is_set() {
+        assert_eq!(free_since(&tree()), [Some(NOW); 7]);
+        for step in [3600.0, -3600.0] {
+            let mut tree = tree();
+            tree.clock_stepped(step, NOW + step + 10.0);
+            assert_eq!(free_since(&tree), [Some(NOW + step); 7], "for ten seconds");
+        }
+    }
+
+    #[test]
+    fn what_became_free_after_the_clock_was_set_and_before_that_was_noticed_is_not_put_off() {
+        let mut tree = tree();
+        // The new clock's NOW - 1 was the old one's NOW - 3601.
+        tree.clock_stepped(3600.0, NOW + 1.0);
+        assert_eq!(free_since(&tree), [Some(NOW + 1.0); 7]);
+    }
+}

@@ -5,6 +5,21 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
+fn what_is_known_of_a_cloud_is_as_old_as_before_when_the_clock_is_set() {
+    for step in [3600.0, -3600.0] {
+        let label = ("main".into(), LabelName::from("small"));
+        let mut state = ProviderState { quota_at: NOW, launch_after: Some(NOW + 8.0), ..ProviderState::default() };
+        state.cloud_images.insert(label.clone(), CloudImage::Missing(NOW - 3.0));
+        state.clock_stepped(step);
+        assert_eq!((state.quota_at, state.launch_after), (NOW + step, Some(NOW + 8.0 + step)));
+        assert_eq!(state.cloud_images.get(&label), Some(&CloudImage::Missing(NOW - 3.0 + step)));
+        let mut never = ProviderState::default();
+        never.clock_stepped(step);
+        assert!(never.quota_at == 0.0, "it was never asked");
+    }
+}
+
+#[test]
 fn a_node_record_without_type_or_pool_takes_no_quota_and_stops_nothing() {
     let plan = Setting::new()
         .provider("p", |pool| pool.limits = cores(4.0))

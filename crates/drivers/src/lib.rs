@@ -17,6 +17,7 @@ pub mod leaks;
 mod metastatic;
 mod openstack;
 mod provider;
+mod scope;
 mod static_hosts;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
     Provider, ProviderError, Quota, ResourceKind,
 };
+pub use scope::Scope;
 
 /// Makes the provider that a part of the configuration describes. It does not reach its cloud yet:
 /// [`Provider::start`] does.

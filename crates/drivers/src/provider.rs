@@ -8,7 +8,7 @@ use nodepool_common::model::{
 };
 use serde_json::{Map, Value};
 
-use crate::ImageToUpload;
+use crate::{ImageToUpload, Scope};
 
 /// A cloud with its part of the configuration. Made anew when that part changes.
 #[async_trait]
@@ -62,6 +62,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// Deletes a leaked resource; returns when the cloud has accepted that.
     async fn delete_resource(&self, resource: &CloudResource) -> Result<(), ProviderError>;
+
+    /// The part of the cloud that the last call went to, where the settings may come to lead to another; of a server that was
+    /// made in another one the answers say nothing. `None`: there is but one, or no call was made yet.
+    fn scope(&self) -> Option<Scope> {
+        None
+    }
 
     /// Why the server of a ready node is of no use any more (somebody has deleted it, its pod was evicted), as far as the
     /// driver knows without asking the cloud. What it merely does not see is not gone: `None`, too, where all that it has is

@@ -13,26 +13,36 @@ use crate::{Calls, Fault, FaultProxy, Rule};
 pub struct ScriptedCloud {
     proxy: FaultProxy,
     dir: TempDir,
+    /// Further lines of its clouds.yaml.
+    settings: String,
 }
 
 impl ScriptedCloud {
     /// The cloud's name in its clouds.yaml.
     pub const NAME: &str = "scripted";
 
-    /// Starts one; `settings` are further lines of its clouds.yaml.
+    /// Starts one, with credentials for the project with id `project`; `settings` are further lines of its clouds.yaml.
     pub async fn start(settings: &[&str]) -> Self {
+        let settings = settings.iter().flat_map(|line| ["    ", *line, "\n"]).collect();
+        let dir = TempDir::with_prefix("nodepool-cloud-").unwrap();
         // Nobody listens there.
-        let proxy = FaultProxy::start("http://127.0.0.1:1").await;
-        let url = proxy.url();
+        let this = Self { proxy: FaultProxy::start("http://127.0.0.1:1").await, dir, settings };
+        this.leads_to("project");
+        this
+    }
+
+    /// From now on, clouds.yaml has credentials for the project with that id.
+    pub fn leads_to(&self, project: &str) {
+        let url = self.proxy.url();
         let service = |of_type: &str, path: &str| {
             json!({"type": of_type, "name": of_type, "endpoints": [
                 {"interface": "public", "region_id": "R", "url": format!("{url}{path}")}]})
         };
         let token = json!({"token": {
-            "issued_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-01T01:00:00Z", "project": {"id": "project"},
+            "issued_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-01T01:00:00Z", "project": {"id": project},
             "catalog": [service("compute", "/compute/v2.1"), service("network", "/network/v2.0"),
                 service("image", "/image/v2"), service("volumev3", "/volume/v3")]}});
-        proxy.set(Rule::new(
+        self.meets(Rule::new(
             "POST",
             "/v3/auth/tokens",
             Fault::Answer {
@@ -41,15 +51,14 @@ impl ScriptedCloud {
                 body: token.to_string(),
             },
         ));
-        let dir = TempDir::with_prefix("nodepool-cloud-").unwrap();
-        let settings: String = settings.iter().flat_map(|line| ["    ", *line, "\n"]).collect();
+        let project_name = if project == "project" { "p" } else { project };
         let clouds = format!(
-            "clouds:\n  {}:\n    auth: {{auth_url: '{url}/v3', username: u, password: p, project_name: p, \
-             user_domain_id: default, project_domain_id: default}}\n{settings}",
-            Self::NAME
+            "clouds:\n  {}:\n    auth: {{auth_url: '{url}/v3', username: u, password: p, project_name: {project_name}, \
+             user_domain_id: default, project_domain_id: default}}\n{}",
+            Self::NAME,
+            self.settings
         );
-        std::fs::write(dir.path().join("clouds.yaml"), clouds).unwrap();
-        Self { proxy, dir }
+        std::fs::write(self.clouds_yaml(), clouds).unwrap();
     }
 
     /// Its clouds.yaml.

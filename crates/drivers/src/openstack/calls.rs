@@ -16,7 +16,7 @@ use super::{
     identity::Service,
     nova::Nova,
 };
-use crate::ErrorClass;
+use crate::{ErrorClass, Scope};
 
 /// Nova answers a creation when the request is on its queue, which a loaded cloud takes its time for.
 const CREATE_DEADLINE: Duration = Duration::from_secs(120);
@@ -79,6 +79,10 @@ impl Cloud for Nova {
             quiet: Duration::from_secs(5),
             least: self.rate,
         }
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        self.last_scope()
     }
 
     fn generation(&self) -> u64 {

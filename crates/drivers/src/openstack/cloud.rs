@@ -12,7 +12,7 @@ use nodepool_common::model::{LabelName, NodeId, PoolName};
 use serde_json::{Map, Value, json};
 
 use super::{image_service::ImageService, network_service::NetworkService};
-use crate::ErrorClass;
+use crate::{ErrorClass, Scope};
 
 /// What a driver needs of an OpenStack. Every call has its own deadline and, where repeating is harmless, its own
 /// retries.
@@ -25,6 +25,10 @@ pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug
     /// Returns when the list of servers has changed since the last listing, where the cloud can tell.
     async fn changed(&self) {
         std::future::pending::<()>().await;
+    }
+    /// What the token of the last call is for.
+    fn scope(&self) -> Option<Scope> {
+        None
     }
     /// Another number whenever its settings have been read anew: what is listed from then on may be another project's.
     fn generation(&self) -> u64 {

@@ -35,7 +35,7 @@ use super::{
     identity::{Meter, Service, Token},
     pages::PageDeadlines,
 };
-use crate::{Context, ErrorClass, files::Fingerprint};
+use crate::{Context, ErrorClass, Scope, files::Fingerprint};
 
 /// Repetitions of a call that failed; one that is told to come back later is repeated as long as its patience lasts.
 const RETRIES: usize = 2;
@@ -61,6 +61,8 @@ pub(crate) struct Nova {
     /// What the current session was opened with, for those who cannot wait for its lock.
     settings: std::sync::RwLock<Option<CloudSettings>>,
     opened: AtomicU64,
+    /// What the last token was for.
+    scope: std::sync::RwLock<Option<Scope>>,
     /// What was last warned of.
     warned: std::sync::Mutex<Vec<String>>,
     pub(super) page_deadlines: PageDeadlines,
@@ -86,6 +88,7 @@ impl Nova {
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
             opened: AtomicU64::default(),
+            scope: std::sync::RwLock::default(),
             warned: std::sync::Mutex::default(),
             page_deadlines: PageDeadlines::default(),
         }
@@ -99,6 +102,28 @@ impl Nova {
     /// How often the way into the cloud has been opened.
     pub(super) fn opened(&self) -> u64 {
         self.opened.load(Ordering::SeqCst)
+    }
+
+    /// What the token of the last call was for.
+    pub(super) fn last_scope(&self) -> Option<Scope> {
+        self.scope.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_scope(&self, session: &Session, token: &Token) {
+        let region = session.settings.region(Service::Compute);
+        let scope = token.project.clone().map(|project| Scope { project, region });
+        let mut last = self.scope.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((now, before)) = scope.as_ref().zip(last.as_ref())
+            && now.lacks(Some(&before.driver_data())).is_some()
+        {
+            tracing::warn!(
+                provider = %self.provider,
+                "cloud {} leads to {now} now, and not to {before} any more: servers that were made there cannot be seen or \
+                 deleted until it does again",
+                session.settings.name
+            );
+        }
+        *last = scope;
     }
 
     /// Reads clouds.yaml anew, logs in, and sees that there is a compute service.
@@ -190,7 +215,10 @@ impl Nova {
         loop {
             let session = self.session().await?;
             match session.token().await {
-                Ok(token) => return Ok((session, token)),
+                Ok(token) => {
+                    self.note_scope(&session, &token);
+                    return Ok((session, token));
+                }
                 Err(error) if error.class == ErrorClass::Transient && Instant::now() < until => {
                     sleep(FILE_CHECK_INTERVAL).await;
                 }
@@ -324,6 +352,7 @@ mod tests {
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
             opened: AtomicU64::default(),
+            scope: std::sync::RwLock::default(),
             warned: std::sync::Mutex::default(),
             page_deadlines: PageDeadlines::default(),
         }

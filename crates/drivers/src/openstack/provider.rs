@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     CloudImageSource, CloudResource, Context, ErrorClass, ImageToUpload, Instance, Launch, LaunchProgress,
-    LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind,
+    LeakedResource, NodeProfile, Provider, ProviderError, Quota, ResourceKind, Scope,
 };
 
 /// See the module's comment.
@@ -274,6 +274,10 @@ impl Provider for OpenStackProvider {
 
     async fn delete(&self, external_id: &Value) -> Result<()> {
         self.delete_server(external_id).await
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        self.cloud.scope()
     }
 
     fn has_gone(&self, external_id: &Value, since: Option<std::time::Instant>) -> Option<String> {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | quota | the node is aborted and its request waits |
 //! | the node is not wanted here any more | the node is aborted; the planner decides about its request |
+//! | the cloud's settings lead to another project by now | likewise: the attempt's server can neither be seen nor deleted, so its record keeps it |
 //! | the configuration names what the cloud does not have | the node fails: another attempt would not find it either |
 //! | the cloud has no room | the next zone, if the node stands alone (the nodes of a request share theirs); once all zones were tried, the request goes to a pool of another provider, if there is one; else again here |
 //! | the cloud does not answer | where a pool of another provider can serve, the request goes there; else it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first |
@@ -172,11 +173,16 @@ impl NodeLaunch {
                 Ok(()) => break None,
                 Err(failure) => failure,
             };
-            let class = failure.class();
             if let Failure::Lost(error) = &failure {
                 error!(logger = %self.logger, "Lost the lock of node {node} during its launch: {error}");
                 return;
             }
+            let record = Arc::clone(held.lock().await.record());
+            let failure = match out_of_sight(&self.cloud, &record) {
+                Some(why) => Failure::Withdrawn(format!("its server is out of sight: {why}")),
+                None => failure,
+            };
+            let class = failure.class();
             if class == ErrorClass::Quota || matches!(failure, Failure::Withdrawn(_)) {
                 info!(logger = %self.logger, "Aborting node {node}: {failure}");
                 break Some(failure);
@@ -373,7 +379,14 @@ impl NodeLaunch {
                 Ok::<_, ProviderError>(())
             };
             match tokio::time::timeout_at(give_up, deleting).await {
-                Ok(Ok(())) => break,
+                Ok(Ok(())) => {
+                    // The settings may have changed since the failure.
+                    let record = Arc::clone(held.lock().await.record());
+                    let Some(why) = out_of_sight(&self.cloud, &record) else { break };
+                    warn!(logger = %self.logger, "The server of a failed attempt is out of sight: {why}");
+                    *self.made() = known;
+                    return false;
+                }
                 Ok(Err(error)) if error.away && self.another_provider_may_serve() => {
                     warn!(logger = %self.logger, "The server of a failed attempt cannot be deleted now: {error}");
                     *self.made() = known;
@@ -395,7 +408,7 @@ impl NodeLaunch {
                 }
             }
         }
-        held.lock().await.update(|node| node.external_id = None).await.is_ok()
+        held.lock().await.update(|node| (node.external_id, node.driver_data) = (None, None)).await.is_ok()
     }
 
     /// Writes the outcome and gives the lock back.
@@ -475,11 +488,19 @@ impl LaunchProgress for OnRecord<'_> {
             return;
         }
         let text = plain(&external_id);
-        match held.update(|node| node.external_id = Some(external_id)).await {
+        let driver_data = self.launch.cloud.provider.scope().map(|scope| scope.driver_data());
+        let made = |node: &mut Node| (node.external_id, node.driver_data) = (Some(external_id), driver_data);
+        match held.update(made).await {
             Ok(()) => info!(logger = %logger, "Server {text} is being created"),
             Err(error) => warn!(logger = %logger, "Server {text} is not on record: {error}"),
         }
     }
+}
+
+/// Why the cloud's answers say nothing of a node's server; `None`: they do, as far as is known.
+pub(super) fn out_of_sight(cloud: &Cloud, node: &Node) -> Option<String> {
+    node.external_id.as_ref()?;
+    cloud.provider.scope()?.lacks(node.driver_data.as_ref())
 }
 
 fn plain(external_id: &Value) -> String {
@@ -505,7 +526,10 @@ fn apply_instance(node: &mut Node, instance: Instance) {
     node.cloud = instance.cloud;
     node.region = instance.region;
     node.az = instance.az;
-    node.driver_data = instance.driver_data;
+    // Else it stays as it was when the server was made.
+    if instance.driver_data.is_some() {
+        node.driver_data = instance.driver_data;
+    }
     node.slot = instance.slot;
     node.node_properties = Some(instance.node_properties);
     if let Some(port) = instance.connection_port {

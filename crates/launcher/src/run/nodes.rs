@@ -7,13 +7,18 @@ use nodepool_common::{
     sys::clock,
     zk::{Held, TryLock, ZkError},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::Launcher;
+use super::{Launcher, launch::out_of_sight};
 
 const LOGGER: &str = "nodepool.DeletedNodeWorker";
 /// How long one attempt to delete may take (`nodepool 11.0.0: driver/statemachine.py StateMachineNodeDeleter`).
 const DELETE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Seconds for which the record of a node is kept whose server is in a project that the cloud's settings do not lead to any
+/// more: for people to lead there again, or to delete it by hand. It takes room in its pool meanwhile.
+const OUT_OF_SIGHT_FOR: f64 = 24.0 * 3600.0;
+/// The longest pause between two attempts to delete such a node, in seconds.
+const OUT_OF_SIGHT_PAUSE: f64 = 600.0;
 
 impl Launcher {
     /// Unlocks a node we hold; a ready one becomes free.
@@ -83,14 +88,30 @@ impl Launcher {
             if node.state != NodeState::Deleting {
                 held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
             }
+            // The settings may change while it is asked for.
+            let before = out_of_sight(&cloud, &node);
             let deleting = tokio::time::timeout(DELETE_TIMEOUT, cloud.provider.delete(external_id)).await;
-            let trouble = match deleting {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some(format!("not gone after {} s", DELETE_TIMEOUT.as_secs())),
-            };
-            if let Some(trouble) = trouble {
-                return self.deletion_failed(held, &trouble).await;
+            if let Some(why) = before.or_else(|| out_of_sight(&cloud, &node)) {
+                let now = clock::now();
+                let since = held.stat().no_later(held.record().state_time, now);
+                if now - since < OUT_OF_SIGHT_FOR {
+                    return self.deletion_failed(held, &why, OUT_OF_SIGHT_PAUSE).await;
+                }
+                error!(
+                    logger = LOGGER, node = %id,
+                    "The node's record is removed after {} h without a look at its server {external_id}, which may live on: \
+                     {why}", OUT_OF_SIGHT_FOR / 3600.0
+                );
+            } else {
+                let trouble = match deleting {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some(format!("not gone after {} s", DELETE_TIMEOUT.as_secs())),
+                };
+                if let Some(trouble) = trouble {
+                    let longest = self.options.delete_interval.as_secs_f64() * 12.0;
+                    return self.deletion_failed(held, &trouble, longest).await;
+                }
             }
         }
         held.delete(clock::now()).await?;
@@ -106,13 +127,14 @@ impl Launcher {
         Ok(())
     }
 
-    /// The record stays `deleting` and unlocked, as upstream leaves it; the next attempt comes after a pause.
-    async fn deletion_failed(&self, held: Held<Node>, trouble: &str) -> Result<(), ZkError> {
+    /// The record stays `deleting` and unlocked, as upstream leaves it; the next attempt comes after a pause, which grows to
+    /// `longest` seconds.
+    async fn deletion_failed(&self, held: Held<Node>, trouble: &str, longest: f64) -> Result<(), ZkError> {
         let id = held.record().id.clone();
         let pause = {
             let first = self.options.delete_interval.as_secs_f64();
             let mut book = self.book.open();
-            let pause = book.back_off(&format!("delete {id}"), first, first * 12.0);
+            let pause = book.back_off(&format!("delete {id}"), first, longest);
             book.view.nodes_after.insert(id.clone(), clock::now() + pause);
             pause
         };

@@ -87,7 +87,7 @@ DROPPED = {
 }
 # Names that upstream does not have, so that no rule of the operator's can know them; /metrics has the same. They need not
 # come in every life.
-OURS = r'nodepool\.(provider|builder)\.[^.]+\.held_back\.\w+'
+OURS = r'nodepool\.(provider|builder)\..+\.held_back\.\w+'
 
 
 def rules_are_the_operators(site):
@@ -169,21 +169,22 @@ def since_when_things_are_so_is_told(site):
     """The launcher's own: what waits, what is old, what is not where it is wanted."""
     now, native = time.time(), site.native
     waiting = labelled(site.waiting, 'nodepool_oldest_request_timestamp_seconds')
-    assert {dict(labels)['label'] for labels in waiting} == set(WAITING)
+    assert {dict(labels)['label'] for labels in waiting} == set(WAITING), waiting
     assert all(site.began <= since <= now for since in waiting.values()), waiting
     assert not labelled(native, 'nodepool_oldest_request_timestamp_seconds'), 'nothing waits any more'
     [ready] = labelled(native, 'nodepool_oldest_node_timestamp_seconds', provider='machines').items()
     assert dict(ready[0])['state'] == 'ready' and site.began <= ready[1] <= now, ready
-    assert value(native, 'nodepool_builders') == 2
-    assert 0 < value(native, 'nodepool_image_built_timestamp_seconds', image='jammy') <= now
-    assert value(native, 'nodepool_image_built_timestamp_seconds', image='broken') == 0
-    assert 0 < value(native, 'nodepool_image_failed_timestamp_seconds', image='broken') <= now
+    assert value(native, 'nodepool_builders') == 2, value(native, 'nodepool_builders')
+    built = {dict(labels)['image']: at for labels, at in labelled(native, 'nodepool_image_built_timestamp_seconds').items()}
+    assert 0 < built['jammy'] <= now and built['broken'] == 0, built
+    failed = {dict(labels)['image']: at for labels, at in labelled(native, 'nodepool_image_failed_timestamp_seconds').items()}
+    assert set(failed) == {'broken'} and 0 < failed['broken'] <= now, failed
     uploaded = {dict(labels)['provider']: at for labels, at in labelled(
         native, 'nodepool_image_uploaded_timestamp_seconds', image='jammy').items()}
     assert set(uploaded) == {'cloud-a', 'cloud-b'} and uploaded['cloud-a'] > 0 == uploaded['cloud-b'], uploaded
     paused = labelled(site.waiting, 'nodepool_pool_paused')
     assert {dict(labels)['provider'] for labels, is_so in paused.items() if is_so} == {'cloud-tight'}, paused
-    assert len(paused) == 9
+    assert len(paused) == 9, paused
 
 
 def calls_of_clouds_are_named_as_openstacksdk_does():

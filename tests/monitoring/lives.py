@@ -184,7 +184,7 @@ class Site:
                            'diskimages': [{'name': image} for image in images]}]}))
         self.builder_configs.append(config)
         return stack.enter_context(named(Builder(config, directory / 'builder.log', env=self.env, arguments=[
-            '--cleanup-interval', 1, '--retry-interval', 1]), host))
+            '--cleanup-interval', 1, '--retry-interval', 60]), host))
 
     def start_launcher(self, stack):
         def provider(name, *labels, zones=('az1',), **pool):
@@ -267,7 +267,8 @@ class Site:
 
         def shown():
             self.waiting = page(self.web_port)
-            return (len(labelled(self.waiting, 'nodepool_oldest_request_timestamp_seconds')) == len(WAITING)
+            labels = labelled(self.waiting, 'nodepool_oldest_request_timestamp_seconds')
+            return ({dict(pairs)['label'] for pairs in labels} == set(WAITING)
                     and value(self.waiting, 'nodepool_pool_paused', provider='cloud-tight'))
         self.wait('shown: the requests that wait, and the pool that is full', shown)
         served = [i for i in asked if records.request(self.client, i)['state'] == 'fulfilled']

@@ -1,6 +1,6 @@
 //! The text of a configuration file: read, decoded, and with `%(NODEPOOL_X)` substituted (config.md 1).
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, io::ErrorKind, path::Path};
 
 use super::{
     names,
@@ -43,9 +43,13 @@ pub fn read(path: &Path, env: &Environment, report: &Report) -> Option<Document>
     match std::fs::read(path) {
         Ok(bytes) => parse(&bytes, env, report),
         Err(error) => {
-            let help =
-                (error.kind() == std::io::ErrorKind::NotFound).then(|| "it is gone, or was never there".to_owned());
-            report.error(Mark::default(), format!("cannot read the configuration: {error}"), help);
+            let help = match error.kind() {
+                ErrorKind::NotFound => Some("it is gone, or was never there; `-c FILE` names another one"),
+                ErrorKind::IsADirectory => Some("name the file in it: `-c FILE`"),
+                ErrorKind::PermissionDenied => Some("run this as a user who may read it"),
+                _ => None,
+            };
+            report.error(Mark::default(), format!("cannot read the configuration: {error}"), help.map(str::to_owned));
             None
         }
     }
@@ -73,15 +77,14 @@ pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Documen
                     Some(format!("the first is at {}{more}", report.place(duplicate.first))),
                 );
             }
-            if let Some((first, count)) = document.tabs {
-                let more = if count > 1 { format!(", and {} more follow", count - 1) } else { String::new() };
-                let message = format!("a tab stands here between values{more}: Python Nodepool cannot read the file");
-                report.lapse(first, message, Some("write spaces".to_owned()));
+            if let Some(first) = document.tabs.first() {
+                let message = "a tab stands here where only spaces may stand: Python Nodepool cannot read the file";
+                report.lapse(*first, message, Some(yaml::advice_on_tabs(*first, &document.tabs)));
             }
             Some(document)
         }
         Err(problem) => {
-            report.error(problem.at, problem.message, unset.help());
+            report.error(problem.at, problem.message, unset.help(problem.at.line).or(problem.help));
             None
         }
     }
@@ -111,7 +114,8 @@ fn decode(bytes: &[u8]) -> Result<String, Problem> {
         Ok(text) => Ok(text.replace("\r\n", "\n").replace('\r', "\n")),
         Err(error) => {
             let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            Err(Problem { at: after(&good), message: "this is not UTF-8 text".to_owned() })
+            let help = "save the file as UTF-8, or write this character without accent";
+            Err(Problem::new(after(&good), "this is not UTF-8 text", help))
         }
     }
 }
@@ -123,10 +127,11 @@ fn printable(text: &str) -> Result<(), Problem> {
         c => !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}'),
     };
     match text.char_indices().find(|(_, c)| !allowed(*c)) {
-        Some((offset, c)) => Err(Problem {
-            at: after(&text[..offset]),
-            message: format!("the control character U+{:04X} cannot stand in YAML", u32::from(c)),
-        }),
+        Some((offset, c)) => {
+            let message = format!("the control character U+{:04X} cannot stand in YAML", u32::from(c));
+            let help = "remove it; many zeros are what a crash leaves of a file";
+            Err(Problem::new(after(&text[..offset]), message, help))
+        }
         None => Ok(()),
     }
 }
@@ -173,7 +178,7 @@ fn look_for_other_references(text: &str, report: &Report) {
 
 /// The first reference to a variable that is not set: it stays in the text, and often is what breaks the YAML.
 #[derive(Default)]
-struct RefUnset(std::cell::OnceCell<String>);
+struct RefUnset(std::cell::OnceCell<(String, Mark)>);
 
 impl RefUnset {
     fn look_for(&self, text: &str, report: &Report) {
@@ -181,13 +186,14 @@ impl RefUnset {
         let name: String =
             text[start + 2..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').take(80).collect();
         let message = format!("the environment variable {name} is not set: `%({name})` stays as it is");
-        report.warning(after(&text[..start]), message, None);
-        let _ = self.0.set(name);
+        let at = after(&text[..start]);
+        report.warning(at, message, None);
+        let _ = self.0.set((name, at));
     }
 
-    fn help(&self) -> Option<String> {
-        self.0
-            .get()
-            .map(|name| format!("is the environment variable {name}, which the file refers to, meant to be set?"))
+    /// What to say of a problem in that line, where the reference stands in it.
+    fn help(&self, line: usize) -> Option<String> {
+        let (name, _) = self.0.get().filter(|(_, at)| at.line == line)?;
+        Some(format!("is the environment variable {name}, which the file refers to, meant to be set?"))
     }
 }

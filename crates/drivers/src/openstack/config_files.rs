@@ -49,9 +49,8 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Option<Read>, CloudError> {
             }
             Err(error) => return Err(unusable(format!("cannot read {name}: {error}"))),
         };
-        let document = yaml::parse(&text).map_err(|problem| {
-            unusable(format!("{name}:{}:{}: {}", problem.at.line, problem.at.column, problem.message))
-        })?;
+        let document = yaml::parse(&text)
+            .map_err(|problem| unusable(format!("{name}:{}:{}: {problem}", problem.at.line, problem.at.column)))?;
         let Some(Value::Object(map)) = document.root.as_deref().map(json) else {
             return Err(unusable(format!("{name}:1:1: there is no mapping with `clouds` in it, or nothing at all")));
         };

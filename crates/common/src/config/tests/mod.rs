@@ -11,6 +11,7 @@ mod static_hosts;
 mod unworkable;
 mod validating;
 mod yaml_as_pyyaml;
+mod yaml_hints;
 
 use super::{
     ConfigErrors, Document, Loaded, Warning, assemble,

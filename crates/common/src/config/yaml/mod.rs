@@ -7,14 +7,17 @@
 //! cannot make the walkers run for ever.
 
 mod digits;
+mod hints;
 mod scalar;
 mod tabs;
 
 use std::{collections::HashMap, ops::Range, rc::Rc};
 
 pub use digits::digits;
+pub use hints::without_space;
 pub use scalar::{Meaning, whole};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag, options};
+pub use tabs::advice as advice_on_tabs;
 
 /// Nodes that a file may have once its aliases are expanded: a large installation has some ten thousand.
 const MOST_NODES: usize = 1_000_000;
@@ -140,6 +143,23 @@ pub struct Problem {
     pub at: Mark,
     /// What is wrong.
     pub message: String,
+    /// A way out.
+    pub help: Option<String>,
+}
+
+impl std::fmt::Display for Problem {
+    /// Without its place.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, " ({help})"))
+    }
+}
+
+impl Problem {
+    /// With a way out.
+    pub fn new(at: Mark, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { at, message: message.into(), help: Some(help.into()) }
+    }
 }
 
 /// A key that stands twice in one mapping.
@@ -162,8 +182,8 @@ pub struct Document {
     pub root: Option<Rc<Node>>,
     /// Keys that stand twice.
     pub duplicates: Vec<Duplicate>,
-    /// The first tab of those that Python's parser refuses, and how many there are.
-    pub tabs: Option<(Mark, usize)>,
+    /// The tabs that Python's parser refuses.
+    pub tabs: Vec<Mark>,
 }
 
 /// Reads exactly one document.
@@ -174,22 +194,20 @@ pub fn parse(text: &str) -> Result<Document, Problem> {
     let mut builder = Builder::default();
     let mut documents = 0;
     for event in Parser::new_from_str_with_options(text, options) {
-        let (event, span) = event.map_err(|error| Problem {
-            at: Mark { line: error.marker().line(), column: error.marker().col() + 1 },
-            message: format!("this is not YAML: {}", error.info()),
+        let (event, span) = event.map_err(|error| {
+            let at = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
+            hints::explain(text, error.kind(), at)
         })?;
         if matches!(event, Event::DocumentStart(..)) {
             documents += 1;
             if documents > 1 {
-                return Err(Problem {
-                    at: mark(&span),
-                    message: "a second YAML document begins here; the file must be a single one".to_owned(),
-                });
+                let message = "a second YAML document begins here; the file must be a single one";
+                return Err(Problem::new(mark(&span), message, "remove the line `---` or `...` before it"));
             }
         }
-        builder.event(event, &span)?;
+        builder.event(event, &span).map_err(|problem| hints::or_template(text, problem))?;
     }
-    let tabs = text.contains('\t').then(|| tabs::refused_by_pyyaml(text, &builder.texts)).flatten();
+    let tabs = if text.contains('\t') { tabs::refused_by_pyyaml(text, &builder.texts) } else { Vec::new() };
     Ok(Document { root: builder.root, duplicates: builder.duplicates, tabs })
 }
 
@@ -229,10 +247,13 @@ impl Builder {
                 let value = Value::Scalar(meaning, text.into_owned());
                 self.close(Node { value, at, size: 1, depth: 1 }, anchor)
             }
-            Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                Some(node) => self.place(Rc::clone(node), at),
-                None => Err(Problem { at, message: "this alias stands within what it stands for".to_owned() }),
-            },
+            Event::Alias(anchor) => {
+                if let Some(node) = self.anchors.get(&anchor) {
+                    return self.place(Rc::clone(node), at);
+                }
+                let message = "this alias stands within what it stands for";
+                Err(Problem::new(at, message, "write what is meant, or the name of another anchor"))
+            }
             Event::SequenceStart(_, anchor, tag) => {
                 known_tag(tag.as_deref(), &["seq"], at)?;
                 self.open.push(Open { map: false, at, anchor, children: Vec::new() });
@@ -268,7 +289,7 @@ impl Builder {
         if node.size > MOST_NODES || node.depth > DEEPEST {
             let message =
                 format!("with its aliases expanded this is more than {MOST_NODES} values or {DEEPEST} levels");
-            return Err(Problem { at, message });
+            return Err(Problem::new(at, message, "write out what is meant, with fewer aliases"));
         }
         match self.open.last_mut() {
             Some(open) => open.children.push(node),
@@ -285,13 +306,15 @@ impl Builder {
         let mut children = children.into_iter();
         while let (Some(key), Some(value)) = (children.next(), children.next()) {
             let Value::Scalar(meaning, text) = &key.value else {
-                return Err(Problem { at: key.at, message: format!("{} cannot be a key", key.describe()) });
+                let help = "a key is a plain text; a bracket that is meant as it stands must be in quotes";
+                return Err(Problem::new(key.at, format!("{} cannot be a key", key.describe()), help));
             };
             if *meaning == Meaning::Merge {
                 merged.extend(merge_sources(&value)?);
                 self.merged = self.merged.saturating_add(merged.len());
                 if self.merged > MOST_NODES {
-                    return Err(Problem { at: key.at, message: format!("more than {MOST_NODES} keys are merged") });
+                    let message = format!("more than {MOST_NODES} keys are merged");
+                    return Err(Problem::new(key.at, message, "write out what is meant, with fewer `<<`"));
                 }
                 continue;
             }
@@ -347,9 +370,9 @@ impl KeyIndex {
 
 /// What `<<: VALUE` brings in, in the order in which later entries win.
 fn merge_sources(value: &Node) -> Result<Vec<Entry>, Problem> {
-    let wrong = |node: &Node| Problem {
-        at: node.at,
-        message: format!("`<<` merges a mapping or a list of mappings, not {}", node.describe()),
+    let wrong = |node: &Node| {
+        let message = format!("`<<` merges a mapping or a list of mappings, not {}", node.describe());
+        Problem::new(node.at, message, "write `<<: *NAME`, and `&NAME` above, before the mapping that is meant")
     };
     match &value.value {
         Value::Map(entries) => Ok(entries.clone()),
@@ -387,7 +410,13 @@ fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Mark) -> Resul
         ("timestamp", Meaning::Date) => Some(Meaning::Date),
         _ => None,
     };
-    found.ok_or_else(|| Problem { at, message: format!("`{text}` is no value of the tag `!!{suffix}`") })
+    found.ok_or_else(|| {
+        Problem::new(
+            at,
+            format!("`{text}` is no value of the tag `!!{suffix}`"),
+            "remove the tag, or correct the value",
+        )
+    })
 }
 
 /// The suffix of a tag that the configuration can use; `None` without a tag or with the bare `!`.
@@ -398,6 +427,10 @@ fn known_tag<'t>(tag: Option<&'t Tag>, known: &[&str], at: Mark) -> Result<Optio
     }
     match tag.core_suffix().or_else(|| (tag.handle() == "tag:yaml.org,2002:").then(|| tag.suffix())) {
         Some(suffix) if known.contains(&suffix) => Ok(Some(suffix)),
-        _ => Err(Problem { at, message: format!("the tag `{}` cannot stand here", tag.original()) }),
+        _ => {
+            let message =
+                format!("the value here begins with `{}`, which YAML takes for a tag that is unknown", tag.original());
+            Err(Problem::new(at, message, "put the value in quotes if it is a text; else remove the tag"))
+        }
     }
 }

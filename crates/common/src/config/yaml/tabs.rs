@@ -8,11 +8,35 @@ use std::ops::Range;
 
 use super::Mark;
 
-/// The first such tab of a text that could be read, and how many there are. `scalars`: the quoted and block scalars, as
-/// ranges of characters, in their order.
-pub fn refused_by_pyyaml(text: &str, scalars: &[Range<usize>]) -> Option<(Mark, usize)> {
-    let mut found = None;
-    let mut count = 0;
+/// The tabs before the first word of each line, one of each, in a text that could not be read.
+pub fn in_indentation(lines: &[&str]) -> Vec<Mark> {
+    let of_line = |(number, line): (usize, &&str)| {
+        let space = line.len() - line.trim_start_matches([' ', '\t']).len();
+        let column = line[..space].find('\t')? + 1;
+        Some(Mark { line: number, column })
+    };
+    (1..).zip(lines).filter_map(of_line).collect()
+}
+
+/// What to do about a tab, with the other lines that have some. `all`: the tabs of the file.
+pub fn advice(tab: Mark, all: &[Mark]) -> String {
+    const MOST: usize = 5;
+    let mut lines: Vec<usize> = all.iter().map(|at| at.line).filter(|line| *line != tab.line).collect();
+    lines.dedup();
+    let mut named: Vec<String> = lines.iter().take(MOST).map(ToString::to_string).collect();
+    if lines.len() > MOST {
+        named.push("others".to_owned());
+    }
+    match named.split_last() {
+        None => "write spaces instead".to_owned(),
+        Some((line, [])) => format!("write spaces instead; line {line} has one, too"),
+        Some((last, first)) => format!("write spaces instead; lines {} and {last} have some, too", first.join(", ")),
+    }
+}
+
+/// Those tabs of a text that could be read. `scalars`: the quoted and block scalars, as ranges of characters, in their order.
+pub fn refused_by_pyyaml(text: &str, scalars: &[Range<usize>]) -> Vec<Mark> {
+    let mut found = Vec::new();
     let mut scalars = scalars.iter().peekable();
     let (mut line, mut column, mut before, mut in_comment) = (1, 1, '\n', false);
     for (index, c) in text.chars().enumerate() {
@@ -22,8 +46,7 @@ pub fn refused_by_pyyaml(text: &str, scalars: &[Range<usize>]) -> Option<(Mark, 
             in_comment = true;
         }
         if c == '\t' && !in_scalar && !in_comment {
-            found.get_or_insert(Mark { line, column });
-            count += 1;
+            found.push(Mark { line, column });
         }
         before = c;
         column += 1;
@@ -31,5 +54,5 @@ pub fn refused_by_pyyaml(text: &str, scalars: &[Range<usize>]) -> Option<(Mark, 
             (line, column, in_comment) = (line + 1, 1, false);
         }
     }
-    found.map(|first| (first, count))
+    found
 }

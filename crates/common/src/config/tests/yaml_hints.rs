@@ -1,0 +1,200 @@
+//! What is said of a file that is no YAML: the place of the mistake, and the way out.
+
+use super::check_errors;
+
+/// Each: a file, and what its only error begins with and has in it.
+fn each_is_told(cases: &[(&str, &str, &str)]) {
+    for (text, begin, way_out) in cases {
+        let errors = check_errors(text);
+        assert!(errors.starts_with(begin) && errors.contains(way_out), "{text}\n{errors}");
+        assert_eq!(errors.lines().count(), 1, "{text}\n{errors}");
+    }
+}
+
+#[test]
+fn an_indentation_that_fits_nothing_is_compared_with_the_lines_above() {
+    each_is_told(&[
+        (
+            "labels:\n  - name: a\n   min-ready: 5\n",
+            "main:3:4: this is not YAML: this key is indented by 3 spaces, and no key above stands there",
+            "indent it by 4 spaces, like `name` in line 2, or by 0 spaces, like `labels` in line 1",
+        ),
+        (
+            "labels:\n  - name: a\n    min-ready: 1\n - name: b\n",
+            "main:4:2: this is not YAML: this item is indented by 1 space, and no list above has its items there",
+            "(indent it by 2 spaces, like the item in line 2)",
+        ),
+        ("labels:\n- name: a\n  - name: b\n", "main:3:", "(indent it by 0 spaces, like the item in line 2)"),
+        ("labels: []\n webapp: {}\n", "main:2:", "(indent it by 0 spaces, like `labels`; or take"),
+        ("  labels: []\nwebapp: {}\n", "main:2:1:", "(indent it by 2 spaces, like `labels` in line 1)"),
+        (
+            "labels:\n  - name: a\n  name: b\n",
+            "main:3:3: this is not YAML: line 2 begins a list at this indentation, whose items begin with `- `",
+            "(indent it by 4 spaces, like `name` in line 2, or write `- name: …` if an item begins here)",
+        ),
+        (
+            "providers:\n  - name: a\n    cloud: b\n      region-name: c\n",
+            "main:4:",
+            "indented deeper than line 3, where `cloud` has its value already (indent it by 4 spaces, like `cloud`; or take the \
+             value of `cloud` away",
+        ),
+    ]);
+}
+
+#[test]
+fn a_dash_that_is_missing_or_too_close_is_told() {
+    each_is_told(&[
+        (
+            "labels:\n  -name: a\n    min-ready: 1\n",
+            "main:2:3: this is not YAML: a space is missing behind the dash of `-name`",
+            "(write `- name`)",
+        ),
+        ("labels:\n  - name: a\n  -name: b\n", "main:3:3:", "(write `- name`)"),
+        (
+            "labels:\n  name: a\n    min-ready: 1\n",
+            "main:3:",
+            "like `name`; or write `- name: …` in line 2 if an item begins there; or take",
+        ),
+        (
+            "labels:\n    name: a\n    min-ready: 1\n  - name: b\n",
+            "main:4:3: this is not YAML: an item of a list begins here, but `min-ready` above it, in line 3, is in no item",
+            "(begin what stands above with a dash, too)",
+        ),
+        (
+            "labels:\n- name: a\n  x:\n      name: a\n    - name: b\n",
+            "main:5:5: this is not YAML: an item of a list begins here, but `name` above it, in line 4, is in no item",
+            "",
+        ),
+        (
+            "labels:\n- name: |\n      a\n    b: c\n",
+            "main:4:",
+            "belongs to the text of `name` in line 2, whose first line is indented deeper (indent all lines of that text alike",
+        ),
+    ]);
+}
+
+#[test]
+fn a_colon_too_many_or_too_few_is_told_where_it_is() {
+    each_is_told(&[
+        (
+            "images-dir: a: b\n",
+            "main:1:14: this is not YAML: the value of `images-dir` has a colon in it",
+            "(put the value in quotes: 'a: b')",
+        ),
+        ("labels:\n  - name: it's: b\n", "main:2:15:", "'it''s: b'"),
+        (
+            "labels:\n  - name:a\n    min-ready: 1\n",
+            "main:2:5: this is not YAML: a space is missing behind the colon of `name:a`",
+            "(write `name: a`)",
+        ),
+        ("images-dir:/a\nelements-dir: /b\n", "main:1:1:", "(write `images-dir: /a`)"),
+        (
+            "labels\n  - name: a\n",
+            "main:1:1: this is not YAML: `labels` has no colon",
+            "write `labels:` if it is a key",
+        ),
+        ("labels:\n- {name: a}\nwebapp:{port: 1, listen_address: x}\n", "main:3:", "(write `webapp: …`)"),
+        ("labels:\n  - name a\n    min-ready: 1\n", "main:2:5:", "write `name: a`"),
+        ("labels:\n  - name: a\nfoo\nwebapp: {}\n", "main:3:1:", "write `foo:` if it is a key"),
+    ]);
+}
+
+#[test]
+fn what_begins_with_a_special_character_belongs_in_quotes() {
+    for (value, first) in
+        [("@x", '@'), ("`x`", '`'), ("%x", '%'), ("* x", '*'), ("& x", '&'), ("? x", '?'), ("|x", '|')]
+    {
+        let errors = check_errors(&format!("labels: []\nimages-dir: {value}\n"));
+        let begin = format!("main:2:13: this is not YAML: a value cannot begin with `{first}`");
+        assert!(errors.starts_with(&begin), "{errors}");
+        assert!(errors.contains(&format!("put the value in quotes: '{value}'")), "{errors}");
+    }
+    each_is_told(&[
+        (
+            "images-dir: !x y\n",
+            "main:1:",
+            "begins with `!x`, which YAML takes for a tag that is unknown (put the value in quotes",
+        ),
+        (
+            "x: &common {a: b}\nlabels:\n- <<: *commn\n  name: a\n",
+            "main:3:7: this is not YAML: `*commn` stands for what is marked `&commn`, and nothing above is",
+            "(did you mean `*common`?)",
+        ),
+        (
+            "images-dir: *x\n",
+            "main:1:13:",
+            "write `&x` above, before what it stands for; or, if it is a text, put the value in quotes: '*x'",
+        ),
+    ]);
+}
+
+#[test]
+fn quotes_and_brackets_that_are_left_open_are_told_where_they_begin() {
+    each_is_told(&[
+        (
+            "images-dir: \"a\nlabels: []\n",
+            "main:1:13: this is not YAML: the quote `\"` that begins here is never closed",
+            "",
+        ),
+        (
+            "images-dir: \"a\nelements-dir: \"b\"\n",
+            "main:1:13: this is not YAML: the quote `\"` that begins here is closed by the one in line 2 only",
+            "(write `\"` where the value ends)",
+        ),
+        ("images-dir: 'it's'\n", "main:1:17:", "is written twice: 'it''s'"),
+        ("images-dir: \"C:\\data\"\n", "main:1:13:", "use single quotes, where `\\` is only itself"),
+        (
+            "diskimages:\n- name: a\n  elements: [vm, ubuntu\n  formats: [raw]\n",
+            "main:3:13: this is not YAML: the bracket `[` that begins here is never closed",
+            "(write `]` where it ends)",
+        ),
+        ("labels:\n  - {name: a\n  - name: b\n", "main:2:5:", "the bracket `{` that begins here is never closed"),
+        ("webapp: {port: 1 listen_address: x}\n", "main:1:32:", "a comma is missing before this place"),
+        ("webapp: {port: 1]}\n", "main:1:9:", "is closed by `]`"),
+    ]);
+}
+
+#[test]
+fn what_no_yaml_is_meant_to_have_is_called_by_its_name() {
+    each_is_told(&[
+        (
+            "labels:\n<<<<<<< HEAD\n  - name: a\n=======\n  - name: b\n>>>>>>> other\n",
+            "main:2:1: this is not YAML: this line was left by an unfinished merge",
+            "remove the lines that begin with `<<<<<<<`, `=======` and `>>>>>>>`",
+        ),
+        (
+            "images-dir: {{ dir }}\n",
+            "main:1:14:",
+            "`{{` begins a mark of a template, and for YAML a mapping (put the value",
+        ),
+        ("{% if x %}\nlabels: []\n{% endif %}\n", "main:1:", "else fill the template in first"),
+        (
+            "labels: []\n---\nwebapp: {}\n",
+            "main:2:1: a second YAML document",
+            "(remove the line `---` or `...` before it)",
+        ),
+    ]);
+}
+
+#[test]
+fn a_tab_is_told_in_the_line_where_it_stands_with_the_others() {
+    each_is_told(&[
+        (
+            "labels:\n  - name: a\n\t- name: b\n",
+            "main:3:1: this is not YAML: a tab stands in the indentation of this line, where only spaces may stand",
+            "(write spaces instead)",
+        ),
+        (
+            "labels:\n  - name: a\n\n\n  \tmin-ready: 5\n\tx: y\n",
+            "main:5:3:",
+            "(write spaces instead; line 6 has one, too)",
+        ),
+        ("labels:\n\t- name: b\n", "main:2:1:", "a tab stands"),
+        ("elements-dir: |\n\ta\n", "main:2:1:", "a tab stands"),
+        (
+            "webapp:\n  port: 5\t\n  listen_address:\tx\nimages-dir:\t\t/a\n",
+            "main:2:10: a tab stands here where only spaces may stand: Python Nodepool cannot read the file",
+            "(write spaces instead; lines 3 and 4 have some, too)",
+        ),
+    ]);
+}

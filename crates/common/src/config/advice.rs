@@ -10,7 +10,6 @@
 use std::sync::LazyLock;
 
 use super::{
-    fields::suggest,
     providers::BUILT,
     report::{KnownKeys, Report},
     source::{self, Environment},
@@ -203,17 +202,60 @@ pub fn unknown_key(
     name: &str,
     known: &[&str],
 ) -> (String, String) {
-    // Providers had only OpenStack's keys then.
-    let is_old = level == Level::StaticNode || matches!(driver, None | Some("openstack" | "fake"));
-    let retired = RETIRED.iter().find(|(on, keys, _)| is_old && *on == level && keys.contains(&name));
-    if let Some((_, _, instead)) = retired {
-        return (format!("{what}: `{name}` is a key of earlier versions of Nodepool"), (*instead).to_owned());
+    if let Some(instead) = retired(level, driver, name) {
+        return (format!("{what}: `{name}` is a key of earlier versions of Nodepool"), instead.to_owned());
     }
     let message = format!("{what} has no key `{name}`");
-    let help = elsewhere(level, driver, name)
-        .or_else(|| suggest(name, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?")))
+    let help = meant(level, driver, name, known)
+        .map(|meant| format!("did you mean `{meant}`?"))
+        .or_else(|| elsewhere(level, driver, name))
         .unwrap_or_else(|| format!("its keys are: {}", known.join(", ")));
     (message, help)
+}
+
+/// The key of that part of the file that was probably meant by one that it does not have. `known`: the keys that it has.
+pub fn meant<'k>(level: Level, driver: Option<&'static str>, name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let is_plural_of_name = |key: &&&str| key.strip_suffix('s') == Some(name);
+    let plural = known.iter().find(is_plural_of_name).copied();
+    plural.or_else(|| {
+        let is_right_elsewhere = retired(level, driver, name).is_some() || elsewhere(level, driver, name).is_some();
+        suggest(name, known.iter().copied()).filter(|_| !is_right_elsewhere)
+    })
+}
+
+/// The keys of a part of the file; none of a part that is no [`Level`] of its own.
+pub fn keys_of(level: Level, driver: Option<&'static str>) -> Vec<&'static str> {
+    let is_part = |known: &&KnownKeys| {
+        let is_of_driver = driver.is_none() || known.driver.is_none() || known.driver == driver;
+        level != Level::Other && known.level == level && is_of_driver
+    };
+    KNOWN.iter().filter(is_part).flat_map(|known| known.keys.iter().copied()).collect()
+}
+
+/// What the value of a key is that must be there, where that is not plain.
+pub fn missing(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "cloud" => "it names a cloud in clouds.yaml",
+        "context" => "it names a context of the kubeconfig",
+        "backing-label" => "it names the label, served by another provider, on whose nodes those of this one stand",
+        "type" => "it says what a node is: `pod`, or for this driver also `namespace` or `project`",
+        "labels" => "they name the top-level labels that the host has",
+        "pools" => "labels stand in pools: `- name: main`, with `labels` below",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+pub fn is_key_of_any_part(key: &str) -> bool {
+    KNOWN.iter().any(|known| known.keys.contains(&key))
+}
+
+/// What took the place of a key of earlier versions.
+fn retired(level: Level, driver: Option<&'static str>, name: &str) -> Option<&'static str> {
+    // Providers had only OpenStack's keys then.
+    let is_old = level == Level::StaticNode || matches!(driver, None | Some("openstack" | "fake"));
+    let found = RETIRED.iter().find(|(on, keys, _)| is_old && *on == level && keys.contains(&name));
+    found.map(|(_, _, instead)| *instead)
 }
 
 /// Where a key belongs that is right in another part of the file, or with another driver.
@@ -260,6 +302,17 @@ pub fn before_version_3(root: &Node) -> Option<(Mark, &'static str)> {
     entries
         .filter_map(|(key, _)| Some((key.at, BEFORE_3.into_iter().find(|old| key.as_text() == Some(old))?)))
         .min_by_key(|(at, _)| (at.line, at.column))
+}
+
+/// The known name that was probably meant.
+pub fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let plain = |text: &str| text.to_lowercase().replace('_', "-");
+    let name = plain(name);
+    known
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(&name, &plain(candidate)), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Metastatic labels that stand on themselves.
+//! Metastatic labels whose backing labels go round in a circle.
 //!
 //! A node of a metastatic label stands on one of its backing label; where that is metastatic too, on one of the next, and so
 //! on. Each chain must end in a label that some other provider serves. One that comes back to where it was orders nodes of
@@ -14,14 +14,23 @@ use super::{
     yaml::{Mark, Node},
 };
 
-/// What goes round, by the place of each label's entry in a metastatic pool: `a -> b -> a`.
+/// What goes round, by the place of each label's entry in a metastatic pool.
 #[derive(Debug, Default)]
-pub struct Circles(HashMap<(usize, usize), String>);
+pub struct Circles(HashMap<(usize, usize), Circle>);
+
+/// The way from a label round a circle.
+#[derive(Debug)]
+pub struct Circle {
+    /// `a → b → a`
+    pub way: String,
+    /// Whether the label is the first of the circle in the file: where it is enough to tell of each circle once.
+    pub is_first: bool,
+}
 
 impl Circles {
     /// The circle that the label at that place is part of, or ends in.
-    pub fn at(&self, label: Mark) -> Option<&str> {
-        self.0.get(&(label.line, label.column)).map(String::as_str)
+    pub fn at(&self, label: Mark) -> Option<&Circle> {
+        self.0.get(&(label.line, label.column))
     }
 }
 
@@ -52,12 +61,19 @@ pub fn circles(root: &Node) -> Circles {
             }
         }
     }
-    let circle = |(at, name): (Mark, &str)| Some(((at.line, at.column), circle(name, &backing, &served)?));
-    Circles(marks.into_iter().filter_map(circle).collect())
+    let mut told: HashSet<&str> = HashSet::new();
+    let mut circles = Circles::default();
+    for (at, name) in marks {
+        let Some(chain) = chain(name, &backing, &served) else { continue };
+        let is_first = chain.last() == Some(&name) && told.insert(name);
+        told.extend(chain.iter().filter(|_| is_first));
+        circles.0.insert((at.line, at.column), Circle { way: chain.join(" → "), is_first });
+    }
+    circles
 }
 
-/// The circle in which the chain below a label ends, if it does.
-fn circle<'a>(name: &'a str, backing: &HashMap<&'a str, &'a str>, served: &HashSet<&str>) -> Option<String> {
+/// The chain below a label up to where it comes back to itself, if it does.
+fn chain<'a>(name: &'a str, backing: &HashMap<&'a str, &'a str>, served: &HashSet<&str>) -> Option<Vec<&'a str>> {
     let mut chain = vec![name];
     let mut current = name;
     loop {
@@ -65,7 +81,7 @@ fn circle<'a>(name: &'a str, backing: &HashMap<&'a str, &'a str>, served: &HashS
         let is_back = chain.contains(&current);
         chain.push(current);
         if is_back {
-            return Some(chain.join(" -> "));
+            return Some(chain);
         }
     }
 }

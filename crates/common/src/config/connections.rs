@@ -3,7 +3,7 @@
 //! Zuul hands it to Ansible as the name of a connection plugin (`zuul 14.3.0: executor/server.py`). Any collection may bring
 //! one, so that an unknown name is a warning.
 
-use super::fields::{Fields, suggest};
+use super::{advice::suggest, fields::Fields};
 
 /// Those of Ansible itself, and the short names that it leads to collections (ansible-core:
 /// `config/ansible_builtin_runtime.yml`).

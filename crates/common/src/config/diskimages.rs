@@ -17,9 +17,12 @@ use indexmap::{IndexMap, IndexSet};
 
 use super::{
     AnsibleBuild, Diskimage,
-    fields::{Fields, python_str, suggest},
+    advice::suggest,
+    doubtful::Doubtful,
+    fields::Fields,
     image_builders::gibibytes,
     names,
+    python::python_str,
     report::Report,
     unbuildable,
     yaml::{Mark, Meaning, Node, Value},
@@ -33,7 +36,7 @@ pub struct Diskimages {
     pub buildable: IndexMap<ImageName, Diskimage>,
     /// Only good as parents.
     pub abstracts: IndexSet<String>,
-    /// Defined, but with parents that were reported as wrong: no reason to report those who refer to them, too.
+    /// Defined, or what may be, in a way that was reported as wrong: no reason to report those who refer to them, too.
     pub unusable: IndexSet<String>,
 }
 
@@ -65,6 +68,8 @@ struct Entry {
 struct Ansible {
     at: Mark,
     playbook: Option<String>,
+    /// Whether `playbook` was reported as misspelt or unusable.
+    has_told_playbook: bool,
     inventory: Option<String>,
     image_builder: Option<String>,
     min_free: Option<u64>,
@@ -85,8 +90,10 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
         fields.finish();
     }
     let mut images = Diskimages::default();
+    let doubtful = Doubtful::of(top, "diskimages");
+    let mut told: IndexSet<&str> = IndexSet::new();
     for (name, entry) in &entries {
-        let lineage = lineage(name, entry, &entries, report);
+        let lineage = lineage(name, entry, &entries, &doubtful, &mut told, report);
         if entry.is_abstract {
             images.abstracts.insert(name.clone());
         } else if let Some(lineage) = lineage.filter(|_| is_name_usable(report, name, entry)) {
@@ -104,6 +111,7 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
             images.unusable.insert(name.clone());
         }
     }
+    images.unusable.extend(doubtful.into_names());
     images
 }
 
@@ -177,9 +185,11 @@ impl Ansible {
     fn read(report: &Report, image: &Fields<'_>) -> Option<Self> {
         let node = image.get("ansible")?;
         let fields = Fields::of(report, node, format!("{}, `ansible`", image.what))?;
+        let playbook = fields.filled("playbook");
         let ansible = Self {
             at: node.at,
-            playbook: fields.filled("playbook"),
+            has_told_playbook: playbook.is_none() && !fields.lacks(&["playbook"]),
+            playbook,
             inventory: fields.filled("inventory"),
             image_builder: fields.filled("image-builder"),
             min_free: gibibytes(&fields, "min-free"),
@@ -215,9 +225,11 @@ impl Ansible {
 fn finish_ansible(report: &Report, entry: &Entry, image: &mut Diskimage) {
     let Some(build) = &image.ansible else { return };
     image.elements.clear();
-    if build.playbook.as_os_str().is_empty() {
+    let is_told = entry.ansible.as_ref().is_some_and(|ansible| ansible.has_told_playbook);
+    if build.playbook.as_os_str().is_empty() && !is_told {
         let at = entry.ansible.as_ref().map_or(entry.at, |ansible| ansible.at);
-        report.error(at, format!("diskimage `{}`, `ansible`: `playbook` is missing", image.name), None);
+        let help = "give the path of the playbook that builds the image".to_owned();
+        report.error(at, format!("diskimage `{}`, `ansible`: `playbook` is missing", image.name), Some(help));
     }
 }
 
@@ -254,7 +266,12 @@ fn release(report: &Report, fields: &Fields<'_>, node: &Node) -> Option<String> 
         }
         Value::Scalar(..) => python_str(node).filter(|text| !text.is_empty()),
         _ => {
-            fields.wrong(node.at, "release", format!("must be a text, not {}", node.describe()));
+            fields.wrong(
+                node.at,
+                "release",
+                format!("must be a text, not {}", node.describe()),
+                "write `release: TEXT`",
+            );
             None
         }
     }
@@ -266,6 +283,8 @@ fn lineage<'e>(
     name: &'e str,
     entry: &'e Entry,
     entries: &'e IndexMap<String, Entry>,
+    doubtful: &Doubtful,
+    told: &mut IndexSet<&'e str>,
     report: &Report,
 ) -> Option<Vec<&'e Entry>> {
     let mut seen = vec![name];
@@ -274,17 +293,25 @@ fn lineage<'e>(
     while let Some((parent, at)) = &current.parent {
         let child = seen.last().copied().unwrap_or(name);
         if seen.contains(&parent.as_str()) {
-            let message =
-                format!("diskimage `{name}`: its parents go round in a circle: {} -> {parent}", seen.join(" -> "));
-            report.note(!entry.is_abstract, *at, message, None);
+            let is_told = seen.iter().any(|name| told.contains(name));
+            if entry.is_abstract || !is_told {
+                let way = seen.join(" → ");
+                let message = format!("diskimage `{name}`: its parents go round in a circle: {way} → {parent}");
+                report.note(!entry.is_abstract, *at, message, Some("remove one `parent` of these".to_owned()));
+            }
+            if !entry.is_abstract {
+                told.extend(seen);
+            }
             return None;
         }
         let Some((parent, next)) = entries.get_key_value(parent) else {
-            if child == name || !entry.is_abstract && !report.strict() {
+            if !doubtful.has(parent) && (child == name || !entry.is_abstract && !report.strict()) {
                 let known = entries.keys().map(String::as_str).filter(|known| *known != child);
                 let help = suggest(parent, known).map(|meant| format!("did you mean `{meant}`?"));
                 let message = format!("diskimage `{child}`: there is no diskimage `{parent}`, its `parent`");
-                report.note(report.strict() || !entry.is_abstract, *at, message, help);
+                let help = help
+                    .unwrap_or_else(|| format!("add it to the top-level `diskimages`, or remove `parent: {parent}`"));
+                report.note(report.strict() || !entry.is_abstract, *at, message, Some(help));
             }
             return None;
         };

@@ -1,23 +1,24 @@
 //! Taking a mapping apart, key by key.
 //!
 //! [`Fields`] hands out the values of the keys that a section has, converts them, and at [`Fields::finish`] reports the
-//! keys that it was never asked for. A value that cannot be used is reported where it stands and counts as absent, so
-//! that one load finds every error. A key without a value (`labels:`) is absent too; upstream's schema rejects it
-//! (config.md 2).
+//! keys that it was never asked for: so whoever reads a section asks for all of its keys, whatever is wrong with one of
+//! them. A value that cannot be used is reported where it stands and counts as absent, so that one load finds every error.
+//! A key without a value (`labels:`) is absent too; upstream's schema rejects it (config.md 2).
+//!
+//! The readers of lists and mappings are in `collections`, those of limits and times in `numbers`.
+//!
+//! One mistake is told once: a key that is missing because it is misspelt is told as misspelt only ([`Fields::lacks`]).
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use super::{
     advice::{self, Level},
     names,
+    python::python_str,
     report::Report,
-    yaml::{Mark, Meaning, Node, Value, digits, whole},
+    shapes, units,
+    yaml::{Entry, Mark, Meaning, Node, Value, whole},
 };
-use crate::model::{
-    Json, Object,
-    json::{Shape, python_float},
-};
-use indexmap::IndexMap;
 
 /// A mapping that is being taken apart.
 pub struct Fields<'a> {
@@ -29,17 +30,35 @@ pub struct Fields<'a> {
     level: Level,
     /// The keys that were asked for.
     known: RefCell<Vec<&'static str>>,
+    /// Where keys stand that were reported already, as unknown or as without a value.
+    told: RefCell<Vec<Mark>>,
 }
 
 impl<'a> Fields<'a> {
     /// Starts on a node that must be a mapping.
     pub fn of(report: &'a Report, node: &'a Node, what: impl Into<String>) -> Option<Self> {
+        Self::or_help(report, node, what, shapes::as_mapping)
+    }
+
+    /// Starts on an item of a list of mappings, each of which begins with that key.
+    pub fn item(report: &'a Report, node: &'a Node, what: impl Into<String>, head: &str) -> Option<Self> {
+        Self::or_help(report, node, what, |node| shapes::as_item(head, node))
+    }
+
+    /// Starts on a node that must be a mapping; `help` says how to write one in its place.
+    pub fn or_help(
+        report: &'a Report,
+        node: &'a Node,
+        what: impl Into<String>,
+        help: impl FnOnce(&Node) -> String,
+    ) -> Option<Self> {
         let what = what.into();
         if node.entries().is_none() {
-            report.error(node.at, format!("{what} must be a mapping, not {}", node.describe()), None);
+            let message = format!("{what} must be a mapping, not {}", node.describe());
+            report.error(node.at, message, Some(help(node)));
             return None;
         }
-        Some(Self { report, node, what, level: Level::Other, known: RefCell::default() })
+        Some(Self { report, node, what, level: Level::Other, known: RefCell::default(), told: RefCell::default() })
     }
 
     /// Where its findings go.
@@ -52,7 +71,7 @@ impl<'a> Fields<'a> {
         let level = Level::named(within.is_some(), kind);
         let within = within.map(|within| format!("{within}, ")).unwrap_or_default();
         let article = if kind.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
-        let fields = Self::of(report, node, format!("{within}{article} {kind}"))?.on(level);
+        let fields = Self::item(report, node, format!("{within}{article} {kind}"), "name")?.on(level);
         let name = fields.required_text("name")?;
         let fields = fields.called(format!("{within}{kind} `{}`", names::shown(&name)));
         names::check(report, &fields, &name);
@@ -91,23 +110,74 @@ impl<'a> Fields<'a> {
 
     /// Reports the keys that nobody asked for.
     pub fn finish(self) {
-        let known = self.known.into_inner();
         if self.report.keeps_keys() {
-            self.report.note_keys(self.level, known);
+            self.report.note_keys(self.level, self.known.into_inner());
             return;
         }
-        for (key, _) in self.node.entries().unwrap_or_default() {
-            if !key.as_text().is_some_and(|name| known.contains(&name)) {
-                let name = python_str(key).unwrap_or_default();
-                let (message, help) = advice::unknown_key(&self.what, self.level, self.report.driver(), &name, &known);
-                self.report.lapse(key.at, message, Some(help));
+        for entry @ (key, _) in self.node.entries().unwrap_or_default() {
+            let is_known = key.as_text().is_some_and(|name| self.known.borrow().contains(&name));
+            if !is_known && !self.has_told(key.at) {
+                self.unknown(entry, &self.known.borrow());
             }
         }
     }
 
+    /// Whether the key at that place was reported before; from now on it was.
+    fn has_told(&self, key: Mark) -> bool {
+        let mut told = self.told.borrow_mut();
+        let is_told = told.contains(&key);
+        if !is_told {
+            told.push(key);
+        }
+        is_told
+    }
+
+    /// Reports a key that this mapping does not have. `known`: those that it has.
+    fn unknown(&self, (key, _): &Entry, known: &[&'static str]) {
+        let name = python_str(key).unwrap_or_default();
+        let (message, help) = advice::unknown_key(&self.what, self.level, self.report.driver(), &name, known);
+        self.report.lapse(key.at, message, Some(help));
+    }
+
+    /// The entry whose key is a misspelt `key`, where that itself is not there. `None` unless validating: at run time it is
+    /// a warning only.
+    pub fn misspelt(&self, key: &'static str) -> Option<&'a Entry> {
+        if !self.report.strict() || self.report.keeps_keys() || self.node.get(key).is_some() {
+            return None;
+        }
+        let mut known = advice::keys_of(self.level, self.report.driver());
+        known.extend(self.known.borrow().iter().copied().chain([key]));
+        let driver = self.report.driver();
+        let is_meant =
+            |name: &str| !known.contains(&name) && advice::meant(self.level, driver, name, &known) == Some(key);
+        self.node.entries()?.iter().find(|(name, _)| name.as_text().is_some_and(is_meant))
+    }
+
+    /// Whether this mapping says nothing for any of these keys. One whose value was reported as unusable is there; one that
+    /// is misspelt is reported as that here, and is there, too.
+    pub fn lacks(&self, keys: &[&'static str]) -> bool {
+        let is_there = |key: &&str| {
+            self.node.get(key).is_some_and(|node| {
+                let is_told = self.report.strict() && node.is_null();
+                is_told || !node.is_null() && node.as_text() != Some("")
+            })
+        };
+        if keys.iter().any(is_there) {
+            return false;
+        }
+        let Some((key, entry)) = keys.iter().find_map(|key| Some((*key, self.misspelt(key)?))) else { return true };
+        if !self.has_told(entry.0.at) {
+            self.unknown(entry, &[key]);
+        }
+        false
+    }
+
     /// Reads one key of a free-form mapping with another reader; see [`Self::rest`].
     pub fn know(&self, key: &'static str) {
-        self.known.borrow_mut().push(key);
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
     }
 
     /// The entries that nobody has asked for so far, for mappings with free keys; nothing is left unknown.
@@ -129,7 +199,7 @@ impl<'a> Fields<'a> {
         self.know(key);
         let (name, value) = self.node.entries()?.iter().find(|(name, _)| name.as_text() == Some(key))?;
         if value.is_null() {
-            if self.report.strict() {
+            if self.report.strict() && !self.has_told(name.at) {
                 let message = format!("{}: `{key}` has no value", self.what);
                 self.report.error(name.at, message, Some(help.to_owned()));
             }
@@ -139,22 +209,21 @@ impl<'a> Fields<'a> {
     }
 
     /// Reports the value of a key as unusable.
-    pub fn wrong(&self, at: Mark, key: &str, message: impl AsRef<str>) {
-        self.report.error(at, format!("{}: `{key}` {}", self.what, message.as_ref()), None);
+    pub fn wrong(&self, at: Mark, key: &str, message: impl AsRef<str>, help: impl Into<String>) {
+        self.report.error(at, format!("{}: `{key}` {}", self.what, message.as_ref()), Some(help.into()));
     }
 
-    /// A key that must be there.
-    fn required<T>(&self, key: &'static str, value: Option<T>) -> Option<T> {
-        let missing = self.node.get(key).is_none_or(|node| node.is_null() && !self.report.strict());
-        if value.is_none() && missing {
-            self.report.error(self.node.at, format!("{}: `{key}` is missing", self.what), None);
+    /// Reports a key that must be there if it is not.
+    pub fn require(&self, key: &'static str) {
+        if self.lacks(&[key]) {
+            let help = advice::missing(key).map(str::to_owned);
+            self.report.error(self.node.at, format!("{}: `{key}` is missing", self.what), help);
         }
-        value
     }
 
     /// A text. An empty one is a text; see [`Self::filled`].
     pub fn text(&self, key: &'static str) -> Option<String> {
-        self.get(key).and_then(|node| self.text_of(&format!("`{key}`"), node))
+        self.get(key).and_then(|node| self.text_of(key, node))
     }
 
     /// A text, with an empty one as absent, for keys that upstream tests for truth.
@@ -164,17 +233,24 @@ impl<'a> Fields<'a> {
 
     /// A text that must be there.
     pub fn required_text(&self, key: &'static str) -> Option<String> {
-        let text = self.value(key, "give it one: it must be there");
-        let text = self.required(key, text.and_then(|node| self.text_of(&format!("`{key}`"), node)))?;
+        let Some(node) = self.value(key, "give it one: it must be there") else {
+            self.require(key);
+            return None;
+        };
+        let text = self.text_of(key, node)?;
         if text.is_empty() {
-            self.wrong(self.at_key(key), key, "must not be empty");
+            self.wrong(self.at_key(key), key, "must not be empty", format!("write `{key}: TEXT`"));
             return None;
         }
         Some(text)
     }
 
-    /// `subject`: what the node is, for messages.
-    fn text_of(&self, subject: &str, node: &Node) -> Option<String> {
+    fn text_of(&self, key: &str, node: &Node) -> Option<String> {
+        self.text_in(&format!("`{key}`"), node, |node| shapes::as_text(key, node))
+    }
+
+    /// `subject`: what the node is, for messages; `help` says how to write a text in its place.
+    pub fn text_in(&self, subject: &str, node: &Node, help: impl FnOnce(&Node) -> String) -> Option<String> {
         match &node.value {
             Value::Scalar(Meaning::Text, text) => Some(text.clone()),
             Value::Scalar(_, text) => {
@@ -187,7 +263,7 @@ impl<'a> Fields<'a> {
             }
             _ => {
                 let message = format!("{}: {subject} must be a text, not {}", self.what, node.describe());
-                self.report.error(node.at, message, None);
+                self.report.error(node.at, message, Some(help(node)));
                 None
             }
         }
@@ -207,7 +283,8 @@ impl<'a> Fields<'a> {
             _ => None,
         };
         let message = format!("{}: `{key}` must be true or false, not {}", self.what, node.describe());
-        self.coerced(node.at, message, meant, "write `true` or `false`, without quotes")
+        let help = if meant.is_some() { "write `true` or `false`, without quotes" } else { "write `true` or `false`" };
+        self.coerced(node.at, message, meant, help)
     }
 
     /// A whole number.
@@ -231,7 +308,12 @@ impl<'a> Fields<'a> {
             _ => None,
         };
         let message = format!("{}: `{key}` must be a whole number, not {}", self.what, node.describe());
-        self.coerced(node.at, message, meant, "write the number without quotes or fraction")
+        let help = match (&meant, &node.value) {
+            (Some(_), _) => "write the number without quotes or fraction".to_owned(),
+            (None, Value::Scalar(_, text)) => units::advice(key, text, true),
+            (None, _) => units::advice(key, "", true),
+        };
+        self.coerced(node.at, message, meant, &help)
     }
 
     /// A number that may have a fraction. `strict_int`: upstream's schema wants it whole.
@@ -256,7 +338,9 @@ impl<'a> Fields<'a> {
             _ => None,
         };
         if meant.is_none_or(f64::is_nan) {
-            self.wrong(node.at, key, format!("must be a number, not {}", node.describe()));
+            let text = if let Value::Scalar(_, text) = &node.value { text } else { "" };
+            let message = format!("must be a number, not {}", node.describe());
+            self.wrong(node.at, key, message, units::advice(key, text, false));
             return None;
         }
         meant
@@ -273,13 +357,6 @@ impl<'a> Fields<'a> {
         Some(number)
     }
 
-    /// A mapping of texts to whole numbers (`max-resources`); none where the key is absent.
-    pub fn number_map(&self, key: &'static str) -> IndexMap<String, f64> {
-        let name = format!("a key of `{key}`");
-        let numbers = self.free_map(key, |node| self.text_of(&name, node), |node| self.number_of(key, node, true));
-        numbers.unwrap_or_default()
-    }
-
     /// Seconds. Negative ones count as none, with a warning.
     pub fn seconds(&self, key: &'static str) -> Option<Duration> {
         let seconds = self.number(key, true)?;
@@ -294,7 +371,7 @@ impl<'a> Fields<'a> {
         }
         // A hundred years: more would only overflow when it is added to a clock.
         if seconds > 3_155_760_000.0 {
-            self.wrong(self.at_key(key), key, "is more than a hundred years");
+            self.wrong(self.at_key(key), key, "is more than a hundred years", "it is a number of seconds");
             return None;
         }
         Some(Duration::from_secs_f64(seconds))
@@ -316,7 +393,7 @@ impl<'a> Fields<'a> {
         match usize::try_from(value) {
             Ok(count) if count <= most => Some(count),
             _ => {
-                let message = format!("{}: `{key}` is {value}, and more than {most} are not kept", self.what);
+                let message = format!("{}: `{key}` is {value}, and at most {most} are allowed", self.what);
                 self.report.lapse(self.at_key(key), message, Some(format!("write {most} or less")));
                 Some(most)
             }
@@ -326,109 +403,28 @@ impl<'a> Fields<'a> {
     /// A TCP port.
     pub fn port(&self, key: &'static str) -> Option<u16> {
         let value = self.int(key)?;
-        let port = u16::try_from(value).ok();
+        let port = u16::try_from(value).ok().filter(|port| *port != 0);
         if port.is_none() {
-            self.wrong(self.at_key(key), key, format!("must be a port between 0 and 65535, not {value}"));
+            let message = format!("cannot be {value}");
+            self.wrong(self.at_key(key), key, message, "a port is a number from 1 to 65535");
         }
         port
     }
 
-    /// A list's items; none where the key is absent.
-    pub fn list(&self, key: &'static str) -> &'a [Rc<Node>] {
-        match self.get(key).map(|node| (&node.value, node)) {
-            Some((Value::List(items), _)) => items,
-            Some((_, node)) => {
-                self.wrong(node.at, key, format!("must be a list, not {}", node.describe()));
-                &[]
+    /// A TCP port, or 0, which upstream takes too; the caller says what comes of it.
+    pub fn port_or_zero(&self, key: &'static str) -> Option<u16> {
+        match self.raw(key).map(|node| &node.value) {
+            Some(Value::Scalar(Meaning::Int(0), _)) => {
+                self.know(key);
+                Some(0)
             }
-            None => &[],
+            _ => self.port(key),
         }
-    }
-
-    /// A list of texts.
-    pub fn texts(&self, key: &'static str) -> Option<Vec<String>> {
-        let node = self.get(key)?;
-        if let Value::List(items) = &node.value {
-            let subject = format!("an item of `{key}`");
-            return Some(items.iter().filter_map(|item| self.text_of(&subject, item)).collect());
-        }
-        self.report.error(
-            node.at,
-            format!("{}: `{key}` must be a list of texts, not {}", self.what, node.describe()),
-            matches!(node.value, Value::Scalar(..)).then(|| "put it in brackets: [ ]".to_owned()),
-        );
-        None
-    }
-
-    /// A text, or a list of them.
-    pub fn text_or_texts(&self, key: &'static str) -> Option<Vec<String>> {
-        match self.get(key)?.value {
-            Value::Scalar(..) => self.text(key).map(|text| vec![text]),
-            _ => self.texts(key),
-        }
-    }
-
-    /// A mapping of texts to texts, strictly (`env-vars`).
-    pub fn text_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
-        let (name, value) = (format!("a key of `{key}`"), format!("a value of `{key}`"));
-        self.free_map(key, |node| self.text_of(&name, node), |node| self.text_of(&value, node))
-    }
-
-    /// A mapping of anything to anything, as Python's `str()` would write it (`meta`, `instance-properties`). What is
-    /// no plain value is written as JSON, for want of a meaning.
-    pub fn str_map(&self, key: &'static str) -> Option<IndexMap<String, String>> {
-        self.free_map(key, python_str, |node| {
-            Some(python_str(node).unwrap_or_else(|| {
-                let message = format!("{}: a value of `{key}` should be plain, not {}", self.what, node.describe());
-                self.report.warning(node.at, message, None);
-                json(node).to_string()
-            }))
-        })
-    }
-
-    fn free_map<T>(
-        &self,
-        key: &'static str,
-        name: impl Fn(&'a Node) -> Option<String>,
-        value: impl Fn(&'a Node) -> Option<T>,
-    ) -> Option<IndexMap<String, T>> {
-        let node = self.get(key)?;
-        let Some(entries) = node.entries() else {
-            self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
-            return None;
-        };
-        let pairs = entries.iter().filter_map(|(key, node)| Some((name(key)?, value(node)?)));
-        Some(pairs.collect())
-    }
-
-    /// A mapping of anything, as JSON (`node-attributes`).
-    pub fn json_map(&self, key: &'static str) -> Option<Object> {
-        let node = self.get(key)?;
-        if let Shape::Object(object) = json(node).shape() {
-            return Some(object);
-        }
-        self.wrong(node.at, key, format!("must be a mapping, not {}", node.describe()));
-        None
-    }
-
-    /// A list of anything, as JSON (`volumes`).
-    pub fn json_list(&self, key: &'static str) -> Option<Vec<Json>> {
-        let node = self.get(key)?;
-        if let Shape::List(list) = json(node).shape() {
-            return Some(list);
-        }
-        self.wrong(node.at, key, format!("must be a list, not {}", node.describe()));
-        None
-    }
-
-    /// The entries that nobody has asked for so far, as JSON.
-    pub fn rest_as_json(self) -> impl Iterator<Item = (String, Json)> {
-        self.rest().map(|(key, value)| (json_key(key), json(value)))
     }
 
     /// A value that means what we read, but that upstream's schema would reject; or one that means nothing.
     fn coerced<T>(&self, at: Mark, message: String, meant: Option<T>, help: &str) -> Option<T> {
-        let help = meant.as_ref().map(|_| help.to_owned());
+        let help = Some(help.to_owned());
         if meant.is_some() {
             self.report.lapse(at, message, help);
             meant.filter(|_| !self.report.strict())
@@ -437,55 +433,4 @@ impl<'a> Fields<'a> {
             None
         }
     }
-}
-
-/// A scalar as Python's `str()` writes what PyYAML makes of it; `None`: no scalar.
-pub fn python_str(node: &Node) -> Option<String> {
-    let Value::Scalar(meaning, text) = &node.value else { return None };
-    Some(match meaning {
-        Meaning::Null => "None".to_owned(),
-        Meaning::Bool(value) => if *value { "True" } else { "False" }.to_owned(),
-        Meaning::Int(value) => value.to_string(),
-        Meaning::BigInt(_) => digits(text)?,
-        Meaning::Float(value) if value.is_nan() => "nan".to_owned(),
-        Meaning::Float(value) if value.is_infinite() => if *value > 0.0 { "inf" } else { "-inf" }.to_owned(),
-        Meaning::Float(value) => python_float(*value),
-        Meaning::Date | Meaning::Merge | Meaning::Text => text.clone(),
-    })
-}
-
-/// A node as Python's `json.dumps` writes what PyYAML makes of it. What JSON cannot hold becomes text.
-fn json(node: &Node) -> Json {
-    match &node.value {
-        Value::List(items) => Json::list(items.iter().map(|item| json(item))),
-        Value::Map(entries) => {
-            entries.iter().map(|(key, value)| (json_key(key), json(value))).collect::<Object>().into()
-        }
-        Value::Scalar(meaning, text) => match meaning {
-            Meaning::Null => Json::of(&()),
-            Meaning::Bool(value) => Json::of(value),
-            Meaning::Int(value) => Json::of(value),
-            Meaning::BigInt(value) => {
-                digits(text).and_then(|digits| Json::integer(&digits)).unwrap_or_else(|| Json::float(*value))
-            }
-            Meaning::Float(value) => Json::float(*value),
-            Meaning::Date | Meaning::Merge | Meaning::Text => Json::of(text),
-        },
-    }
-}
-
-fn json_key(key: &Node) -> String {
-    let json = json(key);
-    json.text().unwrap_or_else(|| json.to_string())
-}
-
-/// The known name that was probably meant.
-pub fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let plain = |text: &str| text.to_lowercase().replace('_', "-");
-    let name = plain(name);
-    known
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(&name, &plain(candidate)), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }

@@ -18,8 +18,13 @@ pub fn webapp(report: &Report, top: &Fields<'_>) -> WebApp {
     let defaults = WebApp::default();
     let Some(fields) = top.get("webapp").and_then(|node| Fields::of(report, node, "`webapp`")) else { return defaults };
     let fields = fields.on(Level::WebApp);
+    let port = fields.port_or_zero("port");
+    if port == Some(0) && report.strict() {
+        let message = "`webapp`: `port` is 0, so that the system chooses another one at each start";
+        report.warning(fields.at_key("port"), message, Some("write a number from 1 to 65535".to_owned()));
+    }
     let webapp = WebApp {
-        port: fields.port("port").unwrap_or(defaults.port),
+        port: port.unwrap_or(defaults.port),
         listen_address: fields.filled("listen_address").unwrap_or(defaults.listen_address),
     };
     fields.finish();
@@ -56,7 +61,9 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
     ];
     let mut tenants = IndexMap::new();
     for node in top.list("tenant-resource-limits") {
-        let Some(fields) = Fields::of(report, node, "one of `tenant-resource-limits`") else { continue };
+        let Some(fields) = Fields::item(report, node, "one of `tenant-resource-limits`", "tenant-name") else {
+            continue;
+        };
         let Some(tenant) = fields.required_text("tenant-name") else { continue };
         let (what, at) = (format!("resource limits of tenant `{tenant}`"), fields.at());
         let mut limits = Resources::new();
@@ -68,7 +75,8 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
         }
         for (key, value) in fields.rest() {
             let Some(resource) = key.as_text() else {
-                report.lapse(key.at, format!("{what}: a limit's name must be a text, not {}", key.describe()), None);
+                let message = format!("{what}: a limit's name must be a text, not {}", key.describe());
+                report.lapse(key.at, message, Some("write it in quotes".to_owned()));
                 continue;
             };
             let Some(reader) = Fields::of(report, node, what.as_str()) else { continue };
@@ -91,7 +99,8 @@ pub fn zookeeper(report: &Report, top: &Fields<'_>, secure: Option<(&Report, &Fi
     let mut tls = TlsPaths::read(report, top);
     let timeout = match top.number("zookeeper-timeout", false) {
         Some(seconds) if seconds <= 0.0 => {
-            top.wrong(top.at_key("zookeeper-timeout"), "zookeeper-timeout", "must be more than 0 seconds");
+            let help = "write 10.0, or leave it out";
+            top.wrong(top.at_key("zookeeper-timeout"), "zookeeper-timeout", "must be more than 0 seconds", help);
             None
         }
         seconds => seconds.and_then(|seconds| top.duration("zookeeper-timeout", seconds)),
@@ -168,14 +177,15 @@ pub fn secure_env_vars(report: &Report, secure: &Fields<'_>, images: &mut Diskim
         let Some((fields, name)) = Fields::named(report, node, None, "diskimage") else { continue };
         let env_vars = fields.text_map("env-vars");
         if env_vars.is_none() {
-            fields.wrong(fields.at(), "env-vars", "is missing: it is all that the secure file may give");
+            let help = "write `env-vars:` with `NAME: VALUE` below";
+            fields.wrong(fields.at(), "env-vars", "is missing: it is all that the secure file may give", help);
         }
         match images.buildable.get_mut(name.as_str()) {
             Some(image) => image.env_vars.extend(env_vars.unwrap_or_default()),
             None => report.error(
                 fields.at(),
                 format!("the main configuration has no {} that is built", fields.what),
-                super::fields::suggest(&name, images.buildable.keys().map(AsRef::as_ref))
+                super::suggest(&name, images.buildable.keys().map(AsRef::as_ref))
                     .map(|meant| format!("did you mean `{meant}`?")),
             ),
         }

@@ -1,10 +1,6 @@
 //! `image-builders`: the hosts on which images are built by a playbook. Ours; upstream's validator does not know it.
 
-use super::{
-    ImageBuilder,
-    fields::{Fields, python_str},
-    report::Report,
-};
+use super::{ImageBuilder, fields::Fields, python::python_str, report::Report, shapes};
 
 /// Reads `image-builders`.
 pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
@@ -13,8 +9,7 @@ pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
     if let Some(node) = top.get("image-builders").filter(|node| node.items().is_none()) {
         let message =
             format!("{}: `image-builders` must be a list, not {}; the daemons ignore it", top.what, node.describe());
-        let help = "write each builder as `- name: NAME`, with its other keys below";
-        report.lapse(node.at, message, Some(help.to_owned()));
+        report.lapse(node.at, message, Some(shapes::as_list("image-builders", node)));
         return builders;
     }
     for node in top.list("image-builders") {
@@ -28,10 +23,7 @@ pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
             min_free: gibibytes(&fields, "min-free"),
             directory: fields.filled("directory").map(Into::into),
         };
-        if builder.port == Some(0) {
-            fields.wrong(fields.at_key("port"), "port", "must not be 0");
-        }
-        if builder.host.is_none() {
+        if builder.host.is_none() && fields.lacks(&["host"]) {
             for key in ["port", "username"] {
                 if fields.get(key).is_some() {
                     let help = Some("give `host`, too, or say it in the inventory".to_owned());
@@ -41,7 +33,8 @@ pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
             }
         }
         if builders.iter().any(|other| other.name == builder.name) {
-            report.error(fields.at(), format!("{} is defined twice", fields.what), None);
+            let help = "give it another name, or remove one of the two";
+            report.error(fields.at(), format!("{} is defined twice", fields.what), Some(help.to_owned()));
         }
         builders.push(builder);
         fields.finish();
@@ -54,7 +47,7 @@ pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
 pub fn gibibytes(fields: &Fields<'_>, key: &'static str) -> Option<u64> {
     let number = fields.number(key, false)?;
     if !(0.0..=1e6).contains(&number) {
-        fields.wrong(fields.at_key(key), key, "must be a number of GiB, at least 0");
+        fields.wrong(fields.at_key(key), key, "must be a number of GiB, at least 0", "write 0 to have nothing checked");
         return None;
     }
     Some((number * f64::from(1 << 30)) as u64)
@@ -70,7 +63,10 @@ fn host_keys(report: &Report, fields: &Fields<'_>) -> Vec<String> {
                 let help = Some("write it as /etc/ssh/ssh_host_ed25519_key.pub of that host does".to_owned());
                 report.error(node.at, format!("{}: this host key {problem}", fields.what), help);
             }
-            None => fields.wrong(node.at, "host-keys", format!("must be a list of texts, not {}", node.describe())),
+            None => {
+                let message = format!("must be a list of texts, and one of them is {}", node.describe());
+                fields.wrong(node.at, "host-keys", message, "write each key as `- TYPE BASE64`");
+            }
         }
     }
     keys

@@ -12,7 +12,7 @@ use super::{
     kubernetes_forms, kubernetes_names,
     providers::{self, Common, Scope},
     report::Report,
-    yaml::{Meaning, Value},
+    yaml::{Meaning, Node, Value},
 };
 use crate::model::{Json, LabelName, Object, PoolName, Resources};
 
@@ -34,9 +34,10 @@ pub fn read(
         KubernetesKind::Namespaces => fields.filled("context"),
         KubernetesKind::Projects | KubernetesKind::Pods => fields.required_text("context"),
     };
-    if let Some(why) = fields.raw_text("name").and_then(kubernetes_names::label_value) {
+    if let Some(why) = fields.raw("name").and_then(Node::as_text).and_then(kubernetes_names::label_value) {
         let message = format!("{}: its name is the value of a label, which Kubernetes refuses: {why}", fields.what);
-        report.error(fields.at_key("name"), message, None);
+        let help = "give it another name";
+        report.error(fields.at_key("name"), message, Some(help.to_owned()));
     }
     let defaults = defaults(report, fields, kind);
     let mut own = IndexMap::new();
@@ -130,15 +131,16 @@ fn pool(
     };
     let refused = refused_pool_name(name, kind);
     if let Some(refused) = refused.as_ref().filter(|_| report.strict()) {
-        report.error(fields.at_key("name"), format!("{}: {refused}", fields.what), None);
+        report.error(fields.at_key("name"), format!("{}: {refused}", fields.what), Some(pool_name_help(name)));
     }
     let mut labels: IndexMap<LabelName, KubernetesLabel> = IndexMap::new();
     for node in fields.list("labels") {
-        let read = |part: &Report, label_fields: &Fields<'_>, name: &LabelName| {
+        let read = |part: &Report, label_fields: &Fields<'_>, label_name: &LabelName| {
             if let Some(refused) = refused.as_ref().filter(|_| !part.strict()) {
-                part.error(fields.at_key("name"), format!("{}: {refused}", label_fields.what), None);
+                let message = format!("{}: {refused}", label_fields.what);
+                part.error(fields.at_key("name"), message, Some(pool_name_help(name)));
             }
-            Some(label(part, label_fields, name.clone(), kind, &of_labels))
+            Some(label(part, label_fields, label_name.clone(), kind, &of_labels))
         };
         if let Some((name, label)) = providers::label(report, node, fields, &mut pool, scope, read) {
             pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
@@ -161,6 +163,16 @@ fn refused_pool_name(name: &str, kind: KubernetesKind) -> Option<String> {
     Some(format!("the name of the pool is {object}, and Kubernetes refuses `{name}`: {why}"))
 }
 
+/// A name that the API takes, made of one that it refuses.
+fn pool_name_help(name: &str) -> String {
+    let fits = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let meant: String = name.chars().map(fits).take(40).collect();
+    match meant.trim_matches('-') {
+        "" => "call it otherwise, as `main`".to_owned(),
+        meant => format!("call it otherwise, as `{meant}`"),
+    }
+}
+
 fn resources(report: &Report, fields: &Fields<'_>, [cpu, memory, storage]: [&'static str; 3]) -> PodResources {
     PodResources {
         cpu: millicores(report, fields, cpu),
@@ -174,8 +186,14 @@ fn resources(report: &Report, fields: &Fields<'_>, [cpu, memory, storage]: [&'st
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // it is between 0 and 1e9
 fn millicores(report: &Report, fields: &Fields<'_>, key: &'static str) -> Option<u64> {
     let node = fields.get(key)?;
-    let Value::Scalar(Meaning::Float(cores), _) = node.value else {
-        return fields.amount(key).map(|cores| cores.saturating_mul(1000));
+    let cores = match &node.value {
+        Value::Scalar(Meaning::Float(cores), _) => *cores,
+        Value::Scalar(Meaning::Text, text) if is_part_of_a_cpu(text) => {
+            let message = format!("must be a whole number of CPUs, not {}", node.describe());
+            fields.wrong(node.at, key, message, WHOLE_CPUS);
+            return None;
+        }
+        _ => return fields.amount(key).map(|cores| cores.saturating_mul(1000)),
     };
     if cores.fract() == 0.0 || !(0.0..1e6).contains(&cores) {
         return fields.amount(key).map(|cores| cores.saturating_mul(1000));
@@ -188,9 +206,17 @@ fn millicores(report: &Report, fields: &Fields<'_>, key: &'static str) -> Option
         fields.what,
         if whole == 0.0 { ", which asks for none and limits nothing" } else { "" }
     );
-    let help = "write a whole number; where a pod needs less than one, give it a `spec` with `resources` of its own";
-    report.lapse(node.at, message, Some(help.to_owned()));
+    report.lapse(node.at, message, Some(WHOLE_CPUS.to_owned()));
     Some(thousandths)
+}
+
+/// What to do where part of a CPU is meant.
+const WHOLE_CPUS: &str = "write a whole number without quotes; where a pod needs less than one, give it a `spec` with `resources` of its own";
+
+/// `0.75`, `500m`: texts, of which Python's daemons make nothing.
+fn is_part_of_a_cpu(text: &str) -> bool {
+    let text = text.trim();
+    text.strip_suffix('m').unwrap_or(text).parse::<f64>().is_ok_and(f64::is_finite) && text.parse::<i64>().is_err()
 }
 
 fn label(
@@ -213,7 +239,8 @@ fn label(
     ] {
         for (name, message) in refused {
             let at = fields.get(key).and_then(|map| Some(map.get(&name)?.at)).unwrap_or_else(|| fields.at_key(key));
-            report.error(at, format!("{}: Kubernetes refuses this in `{key}`: {message}", fields.what), None);
+            let message = format!("{}: Kubernetes refuses this in `{key}`: {message}", fields.what);
+            report.error(at, message, Some("write it otherwise, or leave it out".to_owned()));
         }
     }
     if let Some(refused) = refused_label_name(name.as_str(), kind, is_pod, spec.is_some()) {
@@ -338,13 +365,11 @@ fn container(
 /// `env`: names and values. What upstream's schema does not know (`valueFrom`) is passed on where no schema is asked.
 fn env(report: &Report, fields: &Fields<'_>) -> Vec<Json> {
     let items = fields.list("env").iter().filter_map(|node| {
-        let item = Fields::of(report, node, format!("{}, an item of `env`", fields.what))?;
+        let item = Fields::item(report, node, format!("{}, an item of `env`", fields.what), "name")?;
         let mut variable = Object::default().with("name", &item.required_text("name")?);
         match item.text("value") {
             Some(value) => variable.push("value", Json::of(&value)),
-            None if report.strict() => {
-                report.error(item.at(), format!("{}: `value` is missing", item.what), None);
-            }
+            None if report.strict() => item.require("value"),
             None => {}
         }
         if report.strict() {

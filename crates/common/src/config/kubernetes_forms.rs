@@ -5,12 +5,7 @@
 //! only, and for nothing within `spec`. What the API refuses in each launch is an error of `config-validate`; daemons go on
 //! with a warning, since a webhook of the cluster may complete a pod.
 
-use super::{
-    KubernetesKind,
-    fields::{Fields, suggest},
-    report::Report,
-    yaml::Node,
-};
+use super::{KubernetesKind, advice::suggest, fields::Fields, report::Report, yaml::Node};
 
 /// What describes the container and nothing else; `cpu` and its like count for quota, too.
 const OF_THE_CONTAINER: [&str; 8] =
@@ -37,7 +32,7 @@ pub fn check(report: &Report, fields: &Fields<'_>, kind: KubernetesKind, is_pod:
         check_container(report, fields);
     } else if spec.entries().is_some() && !has_container(spec) {
         let message = format!("{}: its `spec` has no `containers`, and Kubernetes refuses such a pod", fields.what);
-        report.lapse(spec.at, message, None);
+        report.lapse(spec.at, message, Some("write them as in a pod: `containers: [{name: …, image: …}]`".to_owned()));
     }
     if report.strict() {
         let has_key = |key: &str| kind != KubernetesKind::Namespaces || key != "image-pull-secrets";
@@ -57,7 +52,7 @@ fn has_container(spec: &Node) -> bool {
 
 /// A container of no image is no container.
 fn check_container(report: &Report, fields: &Fields<'_>) {
-    if fields.raw("image").is_none_or(|image| image.is_null() || image.as_text() == Some("")) {
+    if fields.lacks(&["image"]) && (fields.raw("spec").is_some() || fields.lacks(&["spec"])) {
         let message = format!("{} has neither `image` nor `spec`, and Kubernetes refuses such a pod", fields.what);
         report.lapse(fields.at(), message, Some("say which image its pod runs".to_owned()));
     }

@@ -5,18 +5,19 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::{
-    Metastatic, MetastaticLabel, Pool, PoolLabel,
+    Metastatic, MetastaticLabel, Pool, PoolLabel, advice,
     fields::Fields,
     providers::{self, Common, MOST_SLOTS, Scope, check_label},
     report::Report,
-    yaml::Mark,
+    yaml::{Mark, Node},
 };
 use crate::model::{LabelName, PoolName};
 
 /// Reads the driver's labels, and the pools as the planner sees them.
 pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope<'_>) -> (Metastatic, Vec<Pool>) {
-    if fields.get("pools").is_none() {
-        report.lapse(fields.at(), format!("{}: `pools` is missing", fields.what), None);
+    if fields.raw("pools").is_none_or(Node::is_null) && fields.lacks(&["pools"]) {
+        let help = advice::missing("pools").map(str::to_owned);
+        report.lapse(fields.at(), format!("{}: `pools` is missing", fields.what), help);
     }
     if !report.strict() {
         fields.know("rate"); // upstream's schema rejects it, its driver reads it and does nothing with it
@@ -65,33 +66,40 @@ fn label(
     checks: bool,
     scope: &Scope<'_>,
 ) -> Option<MetastaticLabel> {
-    let backing_label = LabelName::from(fields.required_text("backing-label")?);
-    let what = format!("{}: backing-label `{backing_label}`", fields.what);
-    check_label(report, fields.at_key("backing-label"), &what, &backing_label, scope);
-    if let Some(circle) = scope.circles.at(fields.at()) {
-        let on = if circle.ends_with(&format!(" {name}")) { "itself" } else { "a label that stands on itself" };
-        let message = format!("{}: it stands on {on}, so that no node is ever made: {circle}", fields.what);
-        let help = "a backing label must lead to one that a provider of another driver serves";
+    let backing_label = fields.required_text("backing-label").map(LabelName::from);
+    if let Some(backing_label) = &backing_label {
+        let what = format!("{}: backing-label `{backing_label}`", fields.what);
+        check_label(report, fields.at_key("backing-label"), &what, backing_label, scope);
+    }
+    // At run time each label that is a part of it, or stands on one, is told by itself.
+    if let Some(circle) = scope.circles.at(fields.at()).filter(|circle| circle.is_first || !report.strict()) {
+        let message = format!(
+            "{}: its backing labels go round in a circle, so that no node is ever made: {}",
+            fields.what, circle.way
+        );
+        let help = "one of them must have a `backing-label` that a provider of another driver serves";
         report.error(fields.at_key("backing-label"), message, Some(help.to_owned()));
     }
     let slots = fields.count("max-parallel-jobs", MOST_SLOTS).unwrap_or(1);
     if slots < 1 {
         let message = format!("{}: `max-parallel-jobs` is {slots}, so that no node fits", fields.what);
-        report.error(fields.at_key("max-parallel-jobs"), message, None);
+        report.error(fields.at_key("max-parallel-jobs"), message, Some("write 1 or more".to_owned()));
     }
     let min_retention_time = fields.seconds("min-retention-time").unwrap_or(Duration::ZERO);
     let max_age = fields.seconds("max-age").filter(|age| !age.is_zero());
     if max_age.is_some_and(|age| age < min_retention_time) {
         let message = format!("{}: `max-age` must be at least `min-retention-time`", fields.what);
-        report.error(fields.at_key("max-age"), message, None);
+        let help = format!("write {} seconds or more", min_retention_time.as_secs());
+        report.error(fields.at_key("max-age"), message, Some(help));
     }
+    let (grace_time, host_key_checking) = (fields.seconds("grace-time"), fields.bool("host-key-checking"));
     Some(MetastaticLabel {
         name: name.clone(),
-        backing_label,
+        backing_label: backing_label?,
         max_parallel_jobs: slots,
-        grace_time: fields.seconds("grace-time").unwrap_or(Duration::from_secs(60)),
+        grace_time: grace_time.unwrap_or(Duration::from_secs(60)),
         min_retention_time,
         max_age,
-        host_key_checking: fields.bool("host-key-checking").unwrap_or(checks),
+        host_key_checking: host_key_checking.unwrap_or(checks),
     })
 }

@@ -16,9 +16,11 @@
 
 mod advice;
 mod backing;
+mod collections;
 mod connections;
 mod diff;
 mod diskimages;
+mod doubtful;
 mod fields;
 mod global;
 mod image_builders;
@@ -31,13 +33,16 @@ mod names;
 mod numbers;
 mod openstack;
 mod providers;
+mod python;
 mod reload;
 mod report;
+mod shapes;
 mod source;
 mod static_hosts;
 mod types;
 mod unbuildable;
 mod unbuilt;
+mod units;
 mod unserved;
 pub mod yaml;
 mod zookeeper_servers;
@@ -48,10 +53,11 @@ mod tests;
 use std::{path::Path, sync::Arc};
 
 use advice::Level;
+pub use advice::suggest;
 pub use diff::{Diff, diff, same as same_provider};
 use diskimages::Diskimages;
+use doubtful::Doubtful;
 use fields::Fields;
-pub use fields::suggest;
 use providers::{Providers, Scope};
 pub use reload::{Poll, Watcher};
 pub use report::{ConfigError, ConfigErrors, Warning};
@@ -191,8 +197,8 @@ fn assemble(
 fn root(report: &Report, document: Document) -> Option<std::rc::Rc<Node>> {
     let root = document.root.filter(|root| !root.is_null());
     if root.is_none() {
-        let help = Some("an empty configuration is written `{}`".to_owned());
-        report.error(Mark { line: 1, column: 1 }, "the configuration is empty", help);
+        let help = "is it the right file? A configuration has `zookeeper-servers`, `labels` and `providers`";
+        report.error(Mark { line: 1, column: 1 }, "the configuration is empty", Some(help.to_owned()));
     }
     root
 }
@@ -206,7 +212,10 @@ struct Broken {
 }
 
 fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) -> Option<(Config, Broken)> {
-    let top = Fields::of(report, root, "the configuration")?.on(Level::Top);
+    let help = |_: &Node| {
+        "is it the right file? A configuration has keys: `zookeeper-servers:`, `labels:`, `providers:`".to_owned()
+    };
+    let top = Fields::or_help(report, root, "the configuration", help)?.on(Level::Top);
     if let Some((at, key)) = advice::before_version_3(root) {
         let message = format!("this is a configuration for Nodepool before 3.0, as `{key}` and its labels show");
         let help = "nothing of it can be used as it stands: what labels boot from is now said in `pools` of `providers`, and \
@@ -224,7 +233,9 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
     let labels = global::labels(report, &top);
     unserved::check(report, root);
     let circles = backing::circles(root);
-    let scope = Scope { labels: &labels, diskimages: &diskimages, circles: &circles };
+    let doubtful_labels = Doubtful::of(&top, "labels");
+    let scope =
+        Scope { labels: &labels, doubtful_labels: &doubtful_labels, diskimages: &diskimages, circles: &circles };
     let Providers { good, broken } = providers::providers(report, &top, &scope);
     let zookeeper = global::zookeeper(report, &top, secure.as_ref().map(|(report, fields)| (*report, fields)));
     zookeeper_servers::check_that_there_are(report, root, &zookeeper.servers);

@@ -2,13 +2,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::{
-    CloudImage, LabelImage, OpenStack, OpenStackDiskimage, OpenStackLabel, OpenStackPool, Pool, PoolLabel, connections,
+    CloudImage, LabelImage, OpenStack, OpenStackDiskimage, OpenStackLabel, OpenStackPool, Pool, PoolLabel,
+    advice::suggest,
+    connections,
+    doubtful::Doubtful,
     fields::Fields,
     names,
-    providers::{self, Common, Scope, check_diskimage},
+    providers::{self, Common, Scope, check_diskimage, no_cloud_image},
     report::Report,
 };
 use crate::model::{ImageName, LabelName, PoolName};
@@ -38,14 +41,20 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         port_cleanup_interval: Some(fields.seconds("port-cleanup-interval").unwrap_or(Duration::from_secs(600)))
             .filter(|interval| !interval.is_zero()),
         post_upload_hook: fields.filled("post-upload-hook").map(PathBuf::from),
+        // When validating, it is enough to tell that the provider's name is wrong.
         diskimages: if is_nameable || report.strict() { diskimages } else { IndexMap::new() },
         cloud_images,
         pools: IndexMap::new(),
     };
+    let images = Bootable {
+        cloud_images: openstack.cloud_images.keys().cloned().collect(),
+        diskimages: openstack.diskimages.keys().map(ToString::to_string).collect(),
+        doubtful: [Doubtful::of(fields, "cloud-images"), Doubtful::of(fields, "diskimages")],
+    };
     let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
     for node in fields.list("pools") {
         let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
-        let (pool, own) = pool(report, &pool_fields, &name, common, &openstack, scope);
+        let (pool, own) = pool(report, &pool_fields, &name, common, &images, scope);
         if openstack.pools.insert(own.name.clone(), own).is_some() {
             report.warning(node.at, format!("{} is defined twice; this one counts", pool_fields.what), None);
         }
@@ -53,6 +62,14 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         pool_fields.finish();
     }
     (openstack, pools.into_values().collect())
+}
+
+/// What the labels of a provider may boot from.
+struct Bootable {
+    cloud_images: IndexSet<String>,
+    diskimages: IndexSet<String>,
+    /// Names that unusable `cloud-images` and `diskimages` may have.
+    doubtful: [Doubtful; 2],
 }
 
 fn diskimages(report: &Report, provider: &Fields<'_>, scope: &Scope<'_>) -> IndexMap<ImageName, OpenStackDiskimage> {
@@ -114,7 +131,7 @@ fn cloud_images(report: &Report, provider: &Fields<'_>) -> IndexMap<String, Clou
 fn connection(fields: &Fields<'_>) -> (String, u16) {
     let kind = connections::read(fields, fields.filled("connection-type"));
     let default = if kind == "winrm" { 5986 } else { 22 };
-    let port = fields.port("connection-port");
+    let port = providers::connection_port(fields, "connection-port");
     (kind, port.unwrap_or(default))
 }
 
@@ -123,7 +140,7 @@ fn pool(
     fields: &Fields<'_>,
     name: &str,
     common: &Common,
-    provider: &OpenStack,
+    images: &Bootable,
     scope: &Scope<'_>,
 ) -> (Pool, OpenStackPool) {
     let mut pool = providers::pool(fields, name, common);
@@ -150,7 +167,7 @@ fn pool(
     let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
     for node in fields.list("labels") {
         let read = |part: &Report, label_fields: &Fields<'_>, name: &LabelName| {
-            label(part, label_fields, name.clone(), &own.networks, host_key_checking, provider, scope)
+            label(part, label_fields, name.clone(), &own.networks, host_key_checking, images, scope)
         };
         if let Some((name, label)) = providers::label(report, node, fields, &mut pool, scope, read) {
             let diskimage = match &label.image {
@@ -171,12 +188,12 @@ fn label(
     name: LabelName,
     pool_networks: &[String],
     pool_host_key_checking: bool,
-    provider: &OpenStack,
+    images: &Bootable,
     scope: &Scope<'_>,
 ) -> Option<OpenStackLabel> {
-    let image = image(report, fields, provider, scope);
+    let image = image(report, fields, images, scope);
     let (min_ram, flavor_name) = (fields.amount("min-ram"), fields.filled("flavor-name"));
-    if min_ram.is_none() && flavor_name.is_none() && fields.get("flavor-name").is_none() {
+    if fields.get("flavor-name").is_none() && fields.lacks(&["min-ram", "flavor-name"]) {
         let help = Some("without them, the smallest flavor of the cloud is taken".to_owned());
         report.lapse(fields.at(), format!("{} has neither `min-ram` nor `flavor-name`", fields.what), help);
     }
@@ -203,38 +220,53 @@ fn label(
 
 /// What the label boots from: exactly one of `diskimage` and `cloud-image`. Where both stand, upstream's launcher
 /// takes the diskimage.
-fn image(report: &Report, fields: &Fields<'_>, provider: &OpenStack, scope: &Scope<'_>) -> Option<LabelImage> {
-    let cloud_images = &provider.cloud_images;
+fn image(report: &Report, fields: &Fields<'_>, images: &Bootable, scope: &Scope<'_>) -> Option<LabelImage> {
     let (diskimage, cloud_image) = (fields.filled("diskimage"), fields.filled("cloud-image"));
     if diskimage.is_some() && cloud_image.is_some() {
         let message = format!("{} has both `diskimage` and `cloud-image`", fields.what);
         report.lapse(fields.at_key("cloud-image"), message, Some("`diskimage` counts; drop one of them".to_owned()));
     }
+    let [doubtful_cloud_images, doubtful_diskimages] = &images.doubtful;
     if let Some(name) = &cloud_image
-        && !cloud_images.contains_key(name)
+        && !images.cloud_images.contains(name)
+        && !doubtful_cloud_images.has(name)
     {
-        let help = super::fields::suggest(name, cloud_images.keys().map(String::as_str)).map_or_else(
-            || "add it to the `cloud-images` of the provider".to_owned(),
-            |meant| format!("did you mean `{meant}`?"),
-        );
-        let message = format!("{}: there is no cloud-image `{name}` in the provider", fields.what);
-        report.error(fields.at_key("cloud-image"), message, Some(help));
+        no_cloud_image(report, fields, name, &images.cloud_images, &images.diskimages);
     }
-    if let Some(name) = &diskimage {
-        check_diskimage(report, fields.at_key("diskimage"), &fields.what, name, scope);
-        if scope.diskimages.buildable.contains_key(name.as_str()) && !provider.diskimages.contains_key(name.as_str()) {
-            let message = format!(
-                "{}: its provider does not have diskimage `{name}` in its own `diskimages`, so it is never uploaded there",
-                fields.what
-            );
-            let help = format!("add `- name: {name}` to the `diskimages` of the provider");
-            report.error(fields.at_key("diskimage"), message, Some(help));
-        }
+    if let Some(name) = &diskimage
+        && !images.diskimages.contains(name)
+        && !doubtful_diskimages.has(name)
+    {
+        no_diskimage(report, fields, name, images, scope);
     }
     let image = diskimage.map(|name| LabelImage::Diskimage(name.into())).or(cloud_image.map(LabelImage::CloudImage));
-    if image.is_none() {
+    if image.is_none() && fields.lacks(&["diskimage", "cloud-image"]) {
         let help = Some("say what it boots from".to_owned());
         report.error(fields.at(), format!("{} has neither `diskimage` nor `cloud-image`", fields.what), help);
     }
     image
+}
+
+/// Reports that a label boots from a diskimage that its provider does not list.
+fn no_diskimage(report: &Report, label: &Fields<'_>, name: &str, images: &Bootable, scope: &Scope<'_>) {
+    let at = label.at_key("diskimage");
+    if images.cloud_images.contains(name) {
+        let message = format!("{}: diskimage `{name}` is a cloud-image of the provider", label.what);
+        report.error(at, message, Some(format!("write `cloud-image: {name}`")));
+        return;
+    }
+    if !scope.diskimages.buildable.contains_key(name) {
+        check_diskimage(report, at, &label.what, name, scope);
+        return;
+    }
+    let is_defined = |image: &str| scope.diskimages.buildable.contains_key(image);
+    let misspelt = images.diskimages.iter().map(String::as_str).filter(|image| !is_defined(image));
+    if report.strict() && suggest(name, misspelt).is_some() {
+        return; // that was told where it stands
+    }
+    let message = format!(
+        "{}: its provider does not have diskimage `{name}` in its own `diskimages`, so it is never uploaded there",
+        label.what
+    );
+    report.error(at, message, Some(format!("add `- name: {name}` to the `diskimages` of the provider")));
 }

@@ -5,14 +5,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::{
     Broken, BrokenHost, BrokenLabel, BrokenProvider, ConfigError, Diskimages, Driver, KubernetesKind, Label, Pool,
     Provider, Report,
-    advice::Level,
+    advice::{Level, suggest},
     backing::Circles,
-    fields::{Fields, suggest},
+    doubtful::Doubtful,
+    fields::Fields,
     kubernetes, metastatic, names, openstack,
     report::{FaultyHost, FaultyLabel},
     static_hosts, unbuilt,
@@ -40,6 +41,14 @@ const UPSTREAM: [&str; 13] = [
 /// Those of ours.
 pub const BUILT: [&str; 7] = ["openstack", "openshiftpods", "openshift", "kubernetes", "static", "metastatic", "fake"];
 
+/// What to do with a provider of another driver.
+const LEAVE_IT: &str = "leave this provider to a launcher of Python Nodepool, in a file of its own";
+
+/// The drivers to choose from: `fake` is for tests.
+fn offered() -> String {
+    BUILT.into_iter().filter(|driver| *driver != "fake").collect::<Vec<_>>().join(", ")
+}
+
 /// The most nodes that one static host, or one node under metastatic ones, is cut into: each is a record in ZooKeeper.
 pub const MOST_SLOTS: usize = 1000;
 
@@ -61,9 +70,11 @@ const NO_BOOT: &str = "each launch of a node whose keys are checked fails at onc
 pub struct Scope<'a> {
     /// The top-level labels.
     pub labels: &'a IndexMap<LabelName, Label>,
+    /// Names that unusable top-level labels may have.
+    pub doubtful_labels: &'a Doubtful,
     /// The top-level diskimages.
     pub diskimages: &'a Diskimages,
-    /// Metastatic labels that stand on themselves.
+    /// Metastatic labels whose backing labels go round in a circle.
     pub circles: &'a Circles,
 }
 
@@ -132,13 +143,13 @@ fn all_of(errors: &[ConfigError]) -> String {
 
 fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>) -> Option<Provider> {
     let what = format!("provider `{}`", names::shown(name.as_str()));
-    let fields = Fields::of(report, node, what)?.on(Level::Provider);
+    let fields = Fields::item(report, node, what, "name")?.on(Level::Provider);
     names::check(report, &fields, &fields.required_text("name")?);
     let driver = if name.as_str().starts_with("fake") {
         fields.know("driver"); // whatever it says
         "fake".to_owned()
     } else {
-        fields.filled("driver").unwrap_or_else(|| "openstack".to_owned())
+        driver(&fields)?
     };
     if let Some(built) = BUILT.into_iter().find(|built| *built == driver) {
         report.about_driver(built);
@@ -166,19 +177,23 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
         }
         "static" => (Driver::Static, static_hosts::read(report, &fields, &common, scope), None, None),
         known if UPSTREAM.contains(&known) => {
-            let message = format!(
-                "driver `{known}` of provider `{name}` is not built yet; this nodepool serves {}",
-                BUILT.join(", ")
-            );
-            report.error(fields.at_key("driver"), message, None);
+            let message = format!("driver `{known}` of provider `{name}` is not built yet");
+            let help = format!("{LEAVE_IT}; the drivers here are: {}", offered());
+            report.error(fields.at_key("driver"), message, Some(help));
             unbuilt::check(report, &fields, &common, scope);
             return None;
         }
         unknown => {
-            let help = suggest(unknown, UPSTREAM.into_iter()).map_or_else(
-                || format!("the drivers are: {}", UPSTREAM.join(", ")),
-                |meant| format!("did you mean `{meant}`? The drivers are: {}", UPSTREAM.join(", ")),
-            );
+            let help = match suggest(unknown, UPSTREAM.into_iter()) {
+                Some(meant) if BUILT.contains(&meant) => {
+                    format!("did you mean `{meant}`? The drivers are: {}", offered())
+                }
+                Some(meant) => format!(
+                    "did you mean `{meant}`? It is not built yet: {LEAVE_IT}; the drivers here are: {}",
+                    offered()
+                ),
+                None => format!("the drivers are: {}", offered()),
+            };
             let message = format!("provider `{name}`: there is no driver `{unknown}`");
             report.error(fields.at_key("driver"), message, Some(help));
             return None;
@@ -198,6 +213,23 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
     };
     fields.finish();
     Some(provider)
+}
+
+/// The name of the provider's driver. `None`: what stands there was reported and names none, so that nothing is known of the
+/// provider's other keys.
+fn driver(fields: &Fields<'_>) -> Option<String> {
+    let misspelt = fields.misspelt("driver").map(|(_, value)| &**value);
+    if fields.lacks(&["driver"]) {
+        fields.know("driver");
+        return Some("openstack".to_owned());
+    }
+    let given = fields.filled("driver");
+    match fields.raw("driver").or(misspelt)? {
+        // The form of the first versions that had drivers.
+        node if node.entries().is_some() => node.get("name")?.as_text().map(str::to_owned),
+        node if node.is_null() || node.as_text() == Some("") => Some("openstack".to_owned()),
+        node => given.or_else(|| misspelt?.as_text().map(str::to_owned)).filter(|_| node.items().is_none()),
+    }
 }
 
 /// Attempts in total. Upstream's loop runs once whatever the number; fewer make no sense.
@@ -314,9 +346,19 @@ pub fn without_place(errors: &[ConfigError], what: &str) -> String {
     errors.iter().map(of_it).collect::<Vec<_>>().join("; ")
 }
 
+/// The port by which nodes are connected to. Upstream takes 0, and no node is ever reached.
+pub fn connection_port(fields: &Fields<'_>, key: &'static str) -> Option<u16> {
+    let port = fields.port_or_zero(key);
+    if port == Some(0) {
+        let message = format!("{}: `{key}` is 0, so that no node can be connected to", fields.what);
+        fields.report().lapse(fields.at_key(key), message, Some("write a number from 1 to 65535".to_owned()));
+    }
+    port
+}
+
 /// Checks that a pool's label is one of the top-level labels; upstream stops loading altogether where it is not.
 pub fn check_label(report: &Report, at: Mark, what: &str, name: &LabelName, scope: &Scope<'_>) {
-    if scope.labels.contains_key(name) {
+    if scope.labels.contains_key(name) || scope.doubtful_labels.has(name.as_str()) {
         return;
     }
     let help = suggest(name.as_str(), scope.labels.keys().map(AsRef::as_ref)).map_or_else(
@@ -332,11 +374,35 @@ pub fn check_diskimage(report: &Report, at: Mark, what: &str, name: &str, scope:
         return;
     }
     let (message, help) = if scope.diskimages.abstracts.contains(name) {
-        (format!("{what}: diskimage `{name}` is abstract and never built"), None)
+        let help = format!("name a diskimage that has it as its `parent`, or take `abstract` away from `{name}`");
+        (format!("{what}: diskimage `{name}` is abstract and never built"), help)
     } else {
         let known = scope.diskimages.buildable.keys().map(AsRef::as_ref);
-        let help = suggest(name, known).map(|meant| format!("did you mean `{meant}`?"));
+        let help = suggest(name, known).map_or_else(
+            || format!("add `- name: {name}` to the top-level `diskimages`, which say how images are built"),
+            |meant| format!("did you mean `{meant}`?"),
+        );
         (format!("{what}: diskimage `{name}` is not among the top-level diskimages"), help)
     };
-    report.error(at, message, help);
+    report.error(at, message, Some(help));
+}
+
+/// Reports that a label boots from a cloud-image that its provider lacks. `known`: those that it has; `diskimages`: its own.
+pub fn no_cloud_image(
+    report: &Report,
+    label: &Fields<'_>,
+    name: &str,
+    known: &IndexSet<String>,
+    diskimages: &IndexSet<String>,
+) {
+    let help = if diskimages.contains(name) {
+        format!("`{name}` is one of its `diskimages`: write `diskimage: {name}`")
+    } else {
+        suggest(name, known.iter().map(String::as_str)).map_or_else(
+            || format!("add `- name: {name}` to the `cloud-images` of the provider"),
+            |meant| format!("did you mean `{meant}`?"),
+        )
+    };
+    let message = format!("{}: there is no cloud-image `{name}` in the provider", label.what);
+    report.error(label.at_key("cloud-image"), message, Some(help));
 }

@@ -69,7 +69,7 @@ struct Item {
     name: String,
     /// How messages about it begin.
     what: String,
-    /// As far as it could be read.
+    /// As far as it could be read; `None`: it has no name.
     host: Option<StaticHost>,
 }
 
@@ -80,10 +80,8 @@ impl Item {
             return Self { name, what: String::new(), host: None };
         };
         let (host, what) = (host(report, &fields, name.clone(), pool, scope), fields.what.clone());
-        if host.is_some() {
-            fields.finish(); // else not all of its keys were looked at
-        }
-        Self { name, what, host }
+        fields.finish();
+        Self { name, what, host: Some(host) }
     }
 
     /// Leaves it out; requests for its labels are told why, unless another host has them.
@@ -98,16 +96,16 @@ impl Item {
     }
 }
 
-fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, scope: &Scope<'_>) -> Option<StaticHost> {
+fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, scope: &Scope<'_>) -> StaticHost {
     let labels = fields.text_or_texts("labels");
-    if fields.get("labels").is_none() {
-        report.error(fields.at(), format!("{}: `labels` is missing", fields.what), None);
+    if fields.raw("labels").is_none_or(Node::is_null) {
+        fields.require("labels");
     }
-    let labels = labels?;
-    if labels.iter().all(|text| text.trim().is_empty()) {
+    if labels.as_ref().is_some_and(|labels| labels.iter().all(|text| text.trim().is_empty())) {
         let message = format!("{}: it has no `labels`, so that nothing is ever run on it", fields.what);
         report.warning(fields.at_key("labels"), message, None);
     }
+    let labels = labels.unwrap_or_default();
     let labels: Vec<LabelName> = labels.iter().flat_map(|text| text.split_whitespace()).map(LabelName::from).collect();
     let (at, what, has_labels) = (fields.at_key("labels"), &fields.what, !labels.is_empty());
     let labels = labels.into_iter().filter(|label| {
@@ -118,9 +116,9 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     if labels.is_empty() && has_labels && !report.strict() {
         pool.broken_hosts.insert(name.clone(), "none of its `labels` can be used".to_owned());
     }
-    let port = fields.port("connection-port");
+    let port = providers::connection_port(fields, "connection-port");
     // Upstream's schema rejects the old name, its driver reads it.
-    let old_port = if report.strict() { None } else { fields.port("ssh-port") };
+    let old_port = if report.strict() { None } else { providers::connection_port(fields, "ssh-port") };
     let slots = fields.count("max-parallel-jobs", MOST_SLOTS).unwrap_or(1);
     if slots == 0 {
         let message = format!("{}: `max-parallel-jobs` is 0, so that this host is no node at all", fields.what);
@@ -128,7 +126,7 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     }
     let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
     let connection_type = connections::read(fields, fields.text("connection-type"));
-    Some(StaticHost {
+    StaticHost {
         id: HostId {
             name,
             username: fields.text("username").unwrap_or_else(|| "zuul".to_owned()),
@@ -143,11 +141,11 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
         shell_type: fields.text("shell-type"),
         python_path: fields.text("python-path").unwrap_or_else(|| "auto".to_owned()),
         max_parallel_jobs: slots,
-    })
+    }
 }
 
 /// `host-key`, each as `TYPE BASE64`: what stands behind that in a line of a `.pub` file, or before it in one of `known_hosts`,
-/// is left away, with a warning, since upstream compares the whole text, which is then never among the host's keys. What no
+/// is ignored, with a warning, since upstream compares the whole text, which is then never among the host's keys. What no
 /// host can show is told.
 fn host_keys(report: &Report, fields: &Fields<'_>, are_checked: bool) -> Vec<String> {
     let at = fields.at_key("host-key");
@@ -155,16 +153,16 @@ fn host_keys(report: &Report, fields: &Fields<'_>, are_checked: bool) -> Vec<Str
         let (key, Around { hosts, comment }) = image_builders::key_within(&text);
         if !hosts.is_empty() {
             let message = format!(
-                "{}: this `host-key` is a line of known_hosts, and `{hosts}` before the key is left away; Python Nodepool \
+                "{}: this `host-key` is a line of known_hosts, and `{hosts}` before the key is ignored here; Python Nodepool \
                  never finds the host with such a key",
                 fields.what
             );
             let short: String = key.chars().take(32).collect();
             report.warning(at, message, Some(format!("write the key without it: `{short}…`")));
         } else if !comment.is_empty() {
-            let message = format!("{}: the comment `{comment}` of this `host-key` is left away", fields.what);
+            let message = format!("{}: the comment `{comment}` of this `host-key` is ignored here", fields.what);
             let help =
-                "leave it out: Python Nodepool takes it for a part of the key, and finds that the host has another one";
+                "delete it: Python Nodepool takes it for a part of the key, and finds that the host has another one";
             report.warning(at, message, Some(help.to_owned()));
         }
         if are_checked && let Err(problem) = image_builders::host_key(&key) {

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use super::{
     Diskimage,
-    fields::{Fields, suggest},
+    advice::suggest,
+    fields::Fields,
     report::Report,
     unserved::{items, text},
     yaml::{Mark, Node},
@@ -23,6 +24,11 @@ const FORMATS: [&str; 18] = [
     "docker", "aci", "ext4",
 ];
 
+/// The format that was probably meant by a text; the text itself where it is like none.
+pub fn meant_format(format: &str) -> &str {
+    suggest(format, FORMATS.into_iter()).unwrap_or(format)
+}
+
 /// Warns of a format that nobody knows.
 pub fn check_format(report: &Report, at: Mark, what: &str, key: &str, format: &str) {
     if !FORMATS.contains(&format) {
@@ -36,7 +42,7 @@ pub fn check_format(report: &Report, at: Mark, what: &str, key: &str, format: &s
 pub fn check_command(report: &Report, image: &Fields<'_>, command: &str) {
     if shlex::split(command).is_none() {
         let message = format!("{}: `dib-cmd` has a quote without its end: {command}", image.what);
-        report.lapse(image.at_key("dib-cmd"), message, None);
+        report.lapse(image.at_key("dib-cmd"), message, Some("write the quote at its end, too".to_owned()));
     }
 }
 

@@ -5,8 +5,9 @@
 use indexmap::IndexSet;
 
 use super::{
+    doubtful::Doubtful,
     fields::Fields,
-    providers::{self, Common, Scope, check_diskimage, check_label},
+    providers::{self, Common, Scope, check_diskimage, check_label, no_cloud_image},
     report::Report,
 };
 use crate::model::LabelName;
@@ -17,12 +18,15 @@ pub fn check(report: &Report, provider: &Fields<'_>, common: &Common, scope: &Sc
         provider.seconds(key);
     }
     provider.int("launch-retries");
+    let mut diskimages = IndexSet::new();
     for node in provider.list("diskimages") {
         if let Some((fields, name)) = Fields::named(report, node, Some(&provider.what), "diskimage") {
             check_diskimage(report, fields.at(), &provider.what, &name, scope);
+            diskimages.insert(name);
         }
     }
     let mut cloud_images = IndexSet::new();
+    let doubtful = Doubtful::of(provider, "cloud-images");
     for node in provider.list("cloud-images") {
         if let Some((_, name)) = Fields::named(report, node, Some(&provider.what), "cloud-image") {
             cloud_images.insert(name);
@@ -37,9 +41,9 @@ pub fn check(report: &Report, provider: &Fields<'_>, common: &Common, scope: &Sc
             if let Some(image) = label.filled("diskimage") {
                 check_diskimage(report, label.at_key("diskimage"), &label.what, &image, scope);
             }
-            if let Some(image) = label.filled("cloud-image").filter(|image| !cloud_images.contains(image)) {
-                let message = format!("{}: there is no cloud-image `{image}` in the provider", label.what);
-                report.error(label.at_key("cloud-image"), message, None);
+            let is_missing = |image: &String| !cloud_images.contains(image) && !doubtful.has(image);
+            if let Some(image) = label.filled("cloud-image").filter(is_missing) {
+                no_cloud_image(report, &label, &image, &cloud_images, &diskimages);
             }
         }
     }

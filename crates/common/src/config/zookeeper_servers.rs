@@ -19,13 +19,10 @@ pub fn read(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> {
     let mut servers = Vec::new();
     let mut chroots: Vec<(String, Mark)> = Vec::new();
     for node in top.list("zookeeper-servers") {
-        let Some(fields) = Fields::of(report, node, "one of `zookeeper-servers`") else { continue };
+        let Some(fields) = Fields::item(report, node, "one of `zookeeper-servers`", "host") else { continue };
         let fields = fields.on(Level::ZooKeeperServer);
         let host = fields.required_text("host");
         let port = fields.port("port");
-        if port == Some(0) {
-            fields.wrong(fields.at_key("port"), "port", "must not be 0");
-        }
         let chroot = fields.filled("chroot");
         if let Some(chroot) = &chroot {
             check_chroot(report, fields.at_key("chroot"), chroot);
@@ -53,9 +50,13 @@ pub fn read(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> {
 /// site begins with whose other half comes from elsewhere.
 pub fn check_that_there_are(report: &Report, root: &Node, servers: &[ZooKeeperServer]) {
     let has_work = |key: &str| root.get(key).and_then(|node| node.items()).is_some_and(|items| !items.is_empty());
+    let is_unusable = root.get("zookeeper-servers").is_some_and(|node| {
+        !node.is_null() && node.items().is_none_or(|items| !items.is_empty()) // and that was reported
+    });
     if report.strict()
         && !report.keeps_keys()
         && servers.is_empty()
+        && !is_unusable
         && ["providers", "diskimages"].into_iter().any(has_work)
     {
         let at = root.get("zookeeper-servers").map_or(root.at, |node| node.at);
@@ -101,7 +102,7 @@ fn hosts(report: &Report, at: Mark, text: &str, port: Option<u16>) -> Vec<(Strin
         report.lapse(at, message, Some(told(text, port)));
     } else if text.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
         let message = format!("ZooKeeper's `host` is `{text}`, which is neither a host's name nor an address");
-        report.lapse(at, message, None);
+        report.lapse(at, message, Some("write the name alone, as `zk1.example.com`".to_owned()));
     }
     vec![bare(text, port)]
 }

@@ -112,14 +112,10 @@ fn tabs_that_python_refuses_are_an_error_when_validating_and_a_warning_else() {
         "webapp: {port: 1,\tlisten_address: a}\n",
         "labels: []\t# none\n",
     ] {
-        let errors = check_errors(text);
-        assert!(errors.contains("a tab stands here between values: Python Nodepool cannot read"), "{text:?}: {errors}");
-        assert!(lines(&load(text).warnings).contains("a tab stands here"), "{text:?}");
+        let expected = "a tab stands here where only spaces may stand: Python Nodepool cannot read the file";
+        assert!(check_errors(text).contains(expected), "{text:?}");
+        assert!(lines(&load(text).warnings).contains(expected), "{text:?}");
     }
-    assert!(
-        check_errors("labels: []\t\nwebapp:\t{}\n")
-            .starts_with("main:1:11: a tab stands here between values, and 1 more")
-    );
     for text in [
         "# a\tcomment\nimages-dir: /a  # one\tmore\n",
         "images-dir: \"a\tb\"\nelements-dir: 'c\td'\n",
@@ -189,8 +185,8 @@ providers:
   pools: [{name: m, nodes: [{name: h, labels: a, max-parallel-jobs: 4000000000}]}]
 ";
     let errors = check_errors(text);
-    assert!(errors.contains("main:1:31: label `a`: `min-ready` is 1000000000000, and more than 10000"), "{errors}");
-    assert!(errors.contains("`max-parallel-jobs` is 4000000000, and more than 1000 are not kept (write 1000 or less)"));
+    assert!(errors.contains("main:1:31: label `a`: `min-ready` is 1000000000000, and at most 10000"), "{errors}");
+    assert!(errors.contains("`max-parallel-jobs` is 4000000000, and at most 1000 are allowed (write 1000 or less)"));
     let config = load(text).config;
     assert_eq!(config.labels["a"].min_ready, 10_000);
     assert_eq!(config.providers["p"].pools[0].hosts.as_ref().unwrap()[0].max_parallel_jobs, 1000);

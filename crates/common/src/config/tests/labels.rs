@@ -29,19 +29,19 @@ fn a_wrong_value_leaves_out_its_label_only() {
         ("{name: bad, min-ram: 1}", "has neither `diskimage` nor `cloud-image`"),
         ("{name: bad, cloud-image: j, min-ram: 1}", "there is no cloud-image `j` in the provider"),
         ("{name: bad, diskimage: d, min-ram: 1}", "diskimage `d` is not among the top-level diskimages"),
-        ("{name: bad, cloud-image: [i], min-ram: 1}", "`cloud-image` must be a text, not a list; has neither"),
+        ("{name: bad, cloud-image: [i], min-ram: 1}", "`cloud-image` must be a text, not a list"),
     ] {
         let text = with(entry);
         let loaded = load(&text);
         let (served, broken) = labels(&loaded);
         assert_eq!(served, ["good"], "{entry}");
-        assert!(broken.len() == 1 && broken[0].0 == "bad" && broken[0].1.starts_with(why), "{entry}: {broken:?}");
+        assert!(broken.len() == 1 && broken[0].0 == "bad" && broken[0].1 == why, "{entry}: {broken:?}");
         let Driver::OpenStack(own) = &loaded.config.providers["c"].driver else { panic!("no openstack") };
         assert_eq!(own.pools["main"].labels.len(), 1);
         let told = loaded.broken_labels[0].to_string();
         assert!(told.starts_with("Label bad of pool main of provider c is left out"), "{told}");
         assert!(told.contains("main:10:"), "with its place: {told}");
-        assert!(check_errors(&text).contains(why.split(';').next().unwrap()), "config-validate fails as before");
+        assert!(check_errors(&text).contains(why), "config-validate fails as before");
     }
 }
 
@@ -107,29 +107,8 @@ fn in_a_reload_a_label_that_has_become_unusable_stays_as_it_runs() {
     assert!(!kept.providers["c"].pools[0].labels.contains_key("bad"));
 }
 
-#[test]
-fn a_label_of_a_static_host_that_is_not_at_the_top_level_costs_that_label() {
-    let text = "\
-labels: [{name: a}]
-providers:
-- name: c
-  driver: static
-  pools:
-  - name: main
-    nodes:
-    - {name: one, labels: [a, b]}
-    - {name: two, labels: b}
-";
-    let loaded = load(text);
-    assert_eq!(labels(&loaded), (vec!["a"], vec![("b", "is not among the top-level labels")]));
-    let hosts = loaded.config.providers["c"].pools[0].hosts.as_ref().unwrap();
-    assert_eq!(hosts.iter().map(|host| host.id.name.as_str()).collect::<Vec<_>>(), ["one"]);
-    assert!(check_errors(text).contains("label `b` is not among the top-level labels"));
-}
-
-#[test]
-fn in_a_reload_a_static_provider_with_a_label_that_has_become_unusable_stays_as_it_runs() {
-    let text = "\
+/// Two hosts, of which the second one has a label that the first has, too.
+const HOSTS: &str = "\
 labels: [{name: a}, {name: b}]
 providers:
 - name: c
@@ -140,13 +119,26 @@ providers:
     - {name: one, labels: [a, b]}
     - {name: two, labels: b}
 ";
-    let before = load(text).config;
-    let reloaded = load(&text.replace(", {name: b}", "").replace("nodes:", "max-servers: 7\n    nodes:"));
+
+#[test]
+fn a_label_of_a_static_host_that_is_not_at_the_top_level_costs_that_label() {
+    let text = HOSTS.replace(", {name: b}", "");
+    let loaded = load(&text);
+    assert_eq!(labels(&loaded), (vec!["a"], vec![("b", "is not among the top-level labels")]));
+    let hosts = loaded.config.providers["c"].pools[0].hosts.as_ref().unwrap();
+    assert_eq!(hosts.iter().map(|host| host.id.name.as_str()).collect::<Vec<_>>(), ["one"]);
+    assert!(check_errors(&text).contains("label `b` is not among the top-level labels"));
+}
+
+#[test]
+fn in_a_reload_a_static_provider_with_a_label_that_has_become_unusable_stays_as_it_runs() {
+    let before = load(HOSTS).config;
+    let reloaded = load(&HOSTS.replace(", {name: b}", "").replace("nodes:", "max-servers: 7\n    nodes:"));
     let kept = reloaded.keeping_broken(&before);
     assert_eq!(kept.providers["c"], before.providers["c"], "host two and its label, and host one with both of its own");
     assert!(!kept.labels.contains_key("b"), "the rest of the file counts");
     // A label that has never run is left out, and nothing else.
-    let reloaded = load(&text.replace("labels: b}", "labels: b}\n    - {name: three, labels: [a, typo]}"));
+    let reloaded = load(&HOSTS.replace("labels: b}", "labels: b}\n    - {name: three, labels: [a, typo]}"));
     let kept = reloaded.keeping_broken(&before);
     let pool = &kept.providers["c"].pools[0];
     assert_eq!(pool.hosts.as_ref().unwrap().len(), 3);

@@ -122,7 +122,7 @@ fn the_comment_of_a_host_key_is_left_away() {
     assert_eq!(loaded.config.providers["racks"].pools[0].hosts.as_ref().unwrap()[0].host_keys, [key, key]);
     let no_key = check(&text.replace(&format!("['{key} root@one', '{key}']"), "[one.example ssh-ed25519 AAAA]"));
     assert!(
-        no_key.contains("`one.example` before the key is left away") && no_key.contains("or is cut short"),
+        no_key.contains("`one.example` before the key is ignored here") && no_key.contains("or is cut short"),
         "{no_key}"
     );
 }

@@ -244,7 +244,7 @@ fn a_host_that_is_no_node_is_told() {
 fn a_line_of_known_hosts_is_taken_for_its_key() {
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
     let text = host(&format!("labels: l, host-key: 'h,10.0.0.1 {key} me@h'"));
-    warned(&text, "main:9:38: ", "is a line of known_hosts, and `h,10.0.0.1` before the key is left away");
+    warned(&text, "main:9:38: ", "is a line of known_hosts, and `h,10.0.0.1` before the key is ignored here");
     assert!(
         check(&text).ends_with("(write the key without it: `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5…`)"),
         "{}",

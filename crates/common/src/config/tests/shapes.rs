@@ -1,0 +1,122 @@
+//! A list in the place of a mapping and the like, old forms, units: what is said leads to the right form.
+
+use super::check_errors;
+
+/// Each: a file, the place of its only error, and the way out.
+fn each_leads_to(cases: &[(&str, &str, &str)]) {
+    for (text, place, way_out) in cases {
+        let errors = check_errors(text);
+        assert!(errors.starts_with(&format!("main:{place}: ")), "{text}\n{errors}");
+        assert!(errors.ends_with(&format!("({way_out})")), "{text}\n{errors}");
+        assert_eq!(errors.lines().count(), 1, "{text}\n{errors}");
+    }
+}
+
+#[test]
+fn a_list_of_mappings_begins_each_item_with_a_dash() {
+    each_leads_to(&[
+        (
+            "zookeeper-servers:\n  host: zk1\n  port: 2281\n",
+            "2:3",
+            "begin each item with a dash: `- host: zk1`, and its other keys below `host`",
+        ),
+        ("zookeeper-servers: zk1\n", "1:20", "write `- host: zk1`"),
+        (
+            "labels:\n  small:\n    min-ready: 1\n",
+            "2:3",
+            "write each as `- name: small`, and its other keys below `name`",
+        ),
+        ("labels:\n  -name: a\n", "2:3", "write `- name: a`, with a space behind the dash"),
+        ("labels:\n- small\n", "2:3", "write `- name: small`"),
+        ("labels:\n- name:small\n", "2:3", "write `- name: small`, with a space behind the colon"),
+        ("labels:\n- name small\n", "2:3", "write `- name: small`, with a colon behind `name`"),
+        ("labels:\n-\n", "2:2", "write `- name: …`, and its other keys below `name`"),
+        (
+            "tenant-resource-limits: {t: {max-cores: 5}}\n",
+            "1:25",
+            "write each as `- tenant-name: t`, and its other keys below `tenant-name`",
+        ),
+        ("providers: {c: {cloud: c}}\n", "1:12", "write each as `- name: c`, and its other keys below `name`"),
+    ]);
+}
+
+#[test]
+fn a_mapping_has_no_dashes() {
+    each_leads_to(&[
+        ("webapp: [{port: 5}]\n", "1:9", "write `port: 5`, without a dash"),
+        ("diskimages: [{name: d, env-vars: [{name: A, value: b}]}]\n", "1:34", "write `A: b`, without a dash"),
+        ("diskimages: [{name: d, env-vars: [A=b]}]\n", "1:34", "write `A: b`, without a dash"),
+        ("diskimages: [{name: d, env-vars: A=b}]\n", "1:34", "write `A: b`"),
+        ("diskimages: [{name: d, metadata: [a]}]\n", "1:34", "write `KEY: VALUE`, without a dash"),
+    ]);
+}
+
+#[test]
+fn a_list_of_texts_is_written_out() {
+    each_leads_to(&[
+        ("diskimages: [{name: d, formats: qcow}]\n", "1:33", "write it as a list: [qcow2]"),
+        ("diskimages: [{name: d, formats: 'RAW,vhd'}]\n", "1:33", "write it as a list: [raw, vhd]"),
+        ("diskimages: [{name: d, elements: vm ubuntu}]\n", "1:34", "write it as a list: [vm, ubuntu]"),
+        (
+            "providers: [{name: p, cloud: c, pools: [{name: m, networks: private net}]}]\n",
+            "1:61",
+            "write it as a list: ['private net']",
+        ),
+        (
+            "providers: [{name: p, cloud: c, pools: [{name: m, networks: {name: private}}]}]\n",
+            "1:61",
+            "write the names alone, as a list: [private]",
+        ),
+        (
+            "providers: [{name: p, cloud: c, pools: [{name: m, networks: [{name: private}]}]}]\n",
+            "1:62",
+            "write `- private` alone: earlier versions of Nodepool had a mapping there",
+        ),
+        (
+            "providers: [{name: p, cloud: c, pools: [{name: m, availability-zones: [{name: nova}]}]}]\n",
+            "1:72",
+            "write `- nova` alone",
+        ),
+    ]);
+}
+
+#[test]
+fn a_driver_that_is_a_mapping_is_read_as_the_one_that_it_names() {
+    each_leads_to(&[
+        ("providers: [{name: p, cloud: c, driver: {name: openstack}}]\n", "1:41", "write `driver: openstack`"),
+        ("providers: [{name: p, driver: {name: static}, pools: []}]\n", "1:31", "write `driver: static`"),
+        ("providers: [{name: p, driver: {kind: static}, pools: []}]\n", "1:31", "write `driver: TEXT`"),
+    ]);
+}
+
+#[test]
+fn a_number_with_a_unit_is_converted_to_the_one_that_is_wanted() {
+    each_leads_to(&[
+        ("labels: [{name: a, max-ready-age: 1h}]\n", "1:35", "it is a number of seconds: write 3600"),
+        ("zookeeper-timeout: 10s\n", "1:20", "it is a number of seconds: write 10"),
+        ("tenant-resource-limits: [{tenant-name: t, max-ram: 64G}]\n", "1:52", "it is a number of MiB: write 65536"),
+        ("image-builders: [{name: b, host: h, min-free: 20G}]\n", "1:47", "it is a number of GiB: write 20"),
+        ("tenant-resource-limits: [{tenant-name: t, max-cores: many}]\n", "1:54", "write a whole number alone"),
+    ]);
+}
+
+#[test]
+fn a_port_is_a_number_from_1_to_65535() {
+    for port in ["0", "-1", "65536"] {
+        for text in
+            ["zookeeper-servers: [{host: h, port: PORT}]\n", "image-builders: [{name: b, host: h, port: PORT}]\n"]
+        {
+            let errors = check_errors(&text.replace("PORT", port));
+            assert!(
+                errors.contains(&format!("`port` cannot be {port} (a port is a number from 1 to 65535)")),
+                "{errors}"
+            );
+        }
+    }
+    let static_host = "labels: [{name: a}]\nproviders: [{name: p, driver: static, pools: [{name: m, nodes: [{name: h, \
+                       labels: a, connection-port: 0}]}]}]\n";
+    assert!(check_errors(static_host).contains("`connection-port` is 0, so that no node can be connected to"));
+    assert!(super::lines(&super::load(static_host).warnings).contains("`connection-port` is 0"), "Python runs with it");
+    let webapp = super::check("webapp: {port: 0}\n");
+    assert!(webapp.contains("`port` is 0, so that the system chooses another one at each start"), "{webapp}");
+}

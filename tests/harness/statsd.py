@@ -1,17 +1,18 @@
-"""A statsd server for scripts: it counts what launchers count, and how often each metric comes."""
+"""A statsd server for scripts: it counts what launchers count, keeps gauges, and how often each metric comes."""
 import collections
 import socket
 import threading
 
 
 class Statsd:
-    """Listens in a thread of its own. Values are kept of counters only: a launch is counted beside its time."""
+    """Listens in a thread of its own. Values are kept of counters and gauges: a launch is counted beside its time."""
 
     def __init__(self):
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(('127.0.0.1', 0))
         self._counters = collections.Counter()
         self._lines = collections.Counter()
+        self._gauges = {}
         self._thread = threading.Thread(target=self._run)
 
     def env(self):
@@ -31,6 +32,10 @@ class Statsd:
         """{(name, kind): how many lines have come}; kinds are `c`, `g` and `ms`."""
         return self._lines.copy()
 
+    def gauge(self, name):
+        """The last value; None: nobody has set it."""
+        return self._gauges.get(name)
+
     def _run(self):
         # An empty packet ends it.
         while packet := self._socket.recv(65536):
@@ -40,6 +45,8 @@ class Statsd:
                 self._lines[name, kind] += 1
                 if kind == 'c':
                     self._counters[name] += int(value)
+                elif kind == 'g':
+                    self._gauges[name] = float(value)
 
     def __enter__(self):
         self._thread.start()

@@ -83,11 +83,14 @@ pub enum Command {
     ConfigValidate,
     /// list the current node requests
     RequestList,
-    /// list cloud resources of ours without a record, which a launcher would remove
+    /// list resources of ours without a record: those that are removed, and those that are held back
     Leaks {
         /// only this provider
         #[arg(long)]
         provider: Option<String>,
+        /// let what is held back be removed, once: what this command then lists, and nothing that is found later
+        #[arg(long)]
+        remove: bool,
     },
     /// Show provider data from zookeeper
     Info {

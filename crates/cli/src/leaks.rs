@@ -1,36 +1,44 @@
-//! `leaks`: what a launcher's search for leaks would remove, provider by provider. It removes nothing.
+//! `leaks`: what a launcher's search for leaks would remove, provider by provider, and what launchers and builders hold back
+//! because the records may be lost (`common/src/model/brake.rs`). It removes nothing itself.
 //!
 //! The launcher removes only what two searches in a row have seen; this is one search. The cloud is listed before the
 //! records are read: a server that is younger than the listing cannot be in it, and one in the listing has its record.
+//!
+//! `leaks --remove` asks no cloud. It shows what is on record as held back, and writes into the same records, over the very
+//! version that it has shown, that these items may go. Where a record has changed in between, nothing of it is allowed.
+
+use std::collections::BTreeMap;
 
 use nodepool_common::{
     config,
-    model::{ProviderName, Records},
+    model::{HeldBack, HeldItem, Holder, ProviderName, Records},
     status::{Row, Table},
+    sys::clock,
 };
 use nodepool_drivers::{CloudResource, Context, ProviderError, leaks::leaked};
 use serde_json::json;
 
 use crate::{
-    failure::{Failure, say},
+    failure::{Failure, say, say_aside},
     session::Session,
     walk,
 };
 
+/// What is held back, with the version of each record.
+type AllHeld = BTreeMap<Holder, (HeldBack, i32)>;
+
 /// `leaks [--provider PROVIDER]`.
 pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> {
-    let only = only.map(ProviderName::from);
-    if let Some(name) = only.as_ref().filter(|name| !session.config.providers.contains_key(*name)) {
-        let names: Vec<&str> = session.config.providers.keys().map(AsRef::as_ref).collect();
-        return Err(Failure::Refused(format!(
-            "there is no provider {name} in the configuration; it has: {}",
-            names.join(", ")
-        )));
-    }
-    let columns = [("provider", "Provider"), ("kind", "Resource"), ("id", "ID"), ("why", "Reason")];
-    let mut table = Table::new(&columns, 0.0);
+    let held = held_back(session, only).await?;
+    known(session, only, &held)?;
+    let mut table = table();
     let mut silent = Vec::new();
-    let wanted = |name: &ProviderName| only.as_ref().is_none_or(|only| only == name);
+    // On record, and not shown yet.
+    let mut rest: BTreeMap<(Holder, String, String), &HeldItem> = BTreeMap::new();
+    for (holder, (held, _)) in &held {
+        rest.extend(held.items.iter().map(|item| ((holder.clone(), item.kind.clone(), item.id.clone()), item)));
+    }
+    let wanted = |name: &ProviderName| only.is_none_or(|only| name == only);
     for (name, config) in session.config.providers.iter().filter(|(name, _)| wanted(name)) {
         let found = match search(config).await {
             Ok(found) => found,
@@ -42,11 +50,122 @@ pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> 
         let mut records = walk::nodes(&session.zk).await?;
         records.uploads = walk::uploads(&session.zk).await?.uploads;
         for (kind, id, why) in found.leaks(&records, name) {
-            table.push(Row::of(vec![json!(name), json!(kind), json!(id), json!(why)]));
+            let key = (Holder::Provider(name.clone()), kind.to_owned(), id.clone());
+            let removal = rest.remove(&key).map_or_else(String::new, removal);
+            table.push(Row::of(vec![json!(name), json!(kind), json!(id), json!(why), json!(removal)]));
         }
     }
+    for ((holder, ..), item) in rest {
+        table.push(row(&where_it_is(&holder, &held[&holder].0), item));
+    }
     say(&table.render_text(None))?;
+    for (holder, (held, _)) in held.iter().filter(|(_, (held, _))| held.held().next().is_some()) {
+        say_aside(&format!(
+            "{} holds back {}{} since {}: {}. They stay until they are on record again, or `nodepool leaks --remove` lets \
+             those that are listed here be removed.",
+            where_it_is(holder, held),
+            held.summary(),
+            more(held),
+            clock::utc(held.since),
+            held.why
+        ));
+    }
     if silent.is_empty() { Ok(()) } else { Err(Failure::Refused(silent.join("\n"))) }
+}
+
+/// `leaks --remove [--provider PROVIDER]`.
+pub async fn allow(session: &Session, only: Option<&str>) -> Result<(), Failure> {
+    let all = held_back(session, only).await?;
+    known(session, only, &all)?;
+    let mut table = table();
+    let (mut allowed, mut changed) = (Vec::new(), Vec::new());
+    for (holder, (held, version)) in &all {
+        if held.held().next().is_none() {
+            continue;
+        }
+        let mut now = held.clone();
+        now.items.iter_mut().for_each(|item| item.allowed = true);
+        let place = where_it_is(holder, held);
+        if session.zk.write_held_back(holder, &now, *version).await? {
+            for item in now.items.iter().filter(|item| held.held().any(|before| before.id == item.id)) {
+                table.push(row(&place, item));
+            }
+            allowed.push(format!("{place}: {}{} may be removed, once", held.summary(), more(held)));
+        } else {
+            changed.push(format!(
+                "what {place} holds back has changed in this moment, and nothing of it was allowed: look at it \
+                 (nodepool leaks), and repeat this"
+            ));
+        }
+    }
+    if allowed.is_empty() && changed.is_empty() {
+        return say("Nothing is held back.");
+    }
+    say(&table.render_text(None))?;
+    for line in allowed {
+        say_aside(&line);
+    }
+    if changed.is_empty() { Ok(()) } else { Err(Failure::Refused(changed.join("\n"))) }
+}
+
+/// What is on record as held back.
+async fn held_back(session: &Session, only: Option<&str>) -> Result<AllHeld, Failure> {
+    let mut all = AllHeld::new();
+    for (holder, held, stat) in session.zk.list_held_back().await? {
+        let is_wanted = only.is_none_or(|only| matches!(&holder, Holder::Provider(name) if name == only));
+        match held {
+            Ok(held) if is_wanted => drop(all.insert(holder, (held, stat.version))),
+            Err(error) if is_wanted => {
+                say_aside(&format!(
+                    "what {holder} holds back cannot be read, and is about to be written anew: {error}"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+/// A name that neither the configuration nor a record has is a mistake.
+fn known(session: &Session, only: Option<&str>, held: &AllHeld) -> Result<(), Failure> {
+    let providers = &session.config.providers;
+    match only {
+        Some(name) if held.is_empty() && !providers.contains_key(name) => {
+            let names: Vec<&str> = providers.keys().map(AsRef::as_ref).collect();
+            let names = names.join(", ");
+            Err(Failure::Refused(format!("there is no provider {name} in the configuration; it has: {names}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn table() -> Table {
+    let columns =
+        [("provider", "Provider"), ("kind", "Resource"), ("id", "ID"), ("why", "Reason"), ("removal", "Removal")];
+    Table::new(&columns, 0.0)
+}
+
+fn row(place: &str, item: &HeldItem) -> Row {
+    Row::of(vec![json!(place), json!(item.kind), json!(item.id), json!(item.why), json!(removal(item))])
+}
+
+fn removal(item: &HeldItem) -> String {
+    if item.allowed { "allowed".to_owned() } else { format!("held back since {}", clock::utc(item.since)) }
+}
+
+fn where_it_is(holder: &Holder, held: &HeldBack) -> String {
+    match holder {
+        Holder::Provider(name) => name.to_string(),
+        Holder::Builder(_) => format!("images-dir of {}", held.host),
+    }
+}
+
+/// Those that have no room in the record.
+fn more(held: &HeldBack) -> String {
+    match held.found.saturating_sub(held.items.len()) {
+        0 => String::new(),
+        n => format!(" (and {n} more, which are listed once these are gone)"),
+    }
 }
 
 /// What a cloud has.

@@ -7,7 +7,7 @@ mod zk_common;
 use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeState, RecordError, RequestState},
+    model::{Entry, HeldBack, HeldItem, Holder, Node, NodeId, NodeState, RecordError, RequestState},
     zk::{TryLock, ZkError, ZooKeeper},
 };
 use nodepool_testing::{ZooKeeperServer, wait_for};
@@ -553,4 +553,89 @@ async fn many_tasks_never_hold_one_lock_together() {
     for zk in zk {
         zk.close().await;
     }
+}
+
+#[tokio::test]
+async fn the_number_of_the_next_node_is_known() {
+    let zk = open("/numbers").await;
+    assert_eq!(zk.next_node_number().await.unwrap(), None, "there is no directory");
+    let mut last = 0;
+    for round in 0..3 {
+        let held = [zk.create_node(node(1.0)).await.unwrap(), zk.create_node(node(2.0)).await.unwrap()];
+        last = held[1].record().id.as_str().parse::<u64>().unwrap();
+        assert_eq!(zk.next_node_number().await.unwrap(), Some(last + 1));
+        let [one, two] = held;
+        one.delete(3.0).await.unwrap();
+        if round > 0 {
+            two.delete(3.0).await.unwrap();
+        }
+        assert_eq!(zk.next_node_number().await.unwrap(), Some(last + 1), "deletions count nothing");
+    }
+    assert_eq!(last, 5);
+}
+
+/// What is held back, once the cache has so many items of it.
+async fn cached(zk: &ZooKeeper, holder: &Holder, items: usize) -> Entry<HeldBack> {
+    let has_them = |entry: &Entry<HeldBack>| entry.usable().is_some_and(|held| held.items.len() == items);
+    let look = || async { zk.cache().read(|records| records.held_back.get(holder).cloned()).filter(has_them) };
+    wait_for(SOON, "the cache has it", look).await
+}
+
+#[tokio::test]
+async fn what_is_held_back_is_written_over_what_was_read_only() {
+    let zk = open_with_cache("/held-back").await;
+    let holder = Holder::Provider("a/b".into());
+    let item = |id: &str| HeldItem {
+        kind: "instances".to_owned(),
+        id: id.to_owned(),
+        why: "there is no node".to_owned(),
+        since: 1,
+        allowed: false,
+    };
+    let held =
+        |items: Vec<HeldItem>| HeldBack { why: "w".to_owned(), found: items.len(), items, ..HeldBack::default() };
+    assert!(zk.hold_back(&holder, None, None).await.unwrap());
+    assert!(zk.hold_back(&holder, Some(&held(vec![item("1")])), None).await.unwrap());
+    let one = cached(&zk, &holder, 1).await;
+    assert!(zk.hold_back(&holder, Some(&held(vec![item("1")])), Some(&one)).await.unwrap());
+    let [(found, read, stat)] = &zk.list_held_back().await.unwrap()[..] else { panic!("one record") };
+    assert_eq!(
+        (found, read.as_ref().unwrap(), stat.version),
+        (&holder, &held(vec![item("1")]), 0),
+        "the same again writes nothing"
+    );
+    assert!(zk.hold_back(&holder, Some(&held(vec![item("1"), item("2")])), Some(&one)).await.unwrap());
+    let two = cached(&zk, &holder, 2).await;
+    assert!(!zk.hold_back(&holder, Some(&held(vec![])), Some(&one)).await.unwrap(), "somebody has written since");
+    assert!(!zk.hold_back(&holder, None, Some(&one)).await.unwrap());
+    assert_eq!(cached(&zk, &holder, 2).await.stat, two.stat);
+    // A new process finds it in its walk.
+    let other = open_with_cache("/held-back").await;
+    assert_eq!(other.cache().read(|records| records.held_back[&holder].stat), two.stat);
+    assert!(zk.hold_back(&holder, None, Some(&two)).await.unwrap());
+    wait_for(SOON, "the cache has it no more", || async {
+        zk.cache().read(|records| records.held_back.is_empty()).then_some(())
+    })
+    .await;
+    assert!(zk.list_held_back().await.unwrap().is_empty());
+}
+
+/// A node that comes and goes while everything is read for the first time is waited for by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cache_is_ready_although_nodes_come_and_go_while_it_is_filled() {
+    let stranger = stranger(&SERVER, "/coming-and-going").await;
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    stranger.mkdir("/nodepool/nodes", &options).await.unwrap();
+    let sequential = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
+    let churn = tokio::spawn(async move {
+        loop {
+            let (_, sequence) = stranger.create("/nodepool/nodes/", b"{}", &sequential).await.unwrap();
+            stranger.delete(&format!("/nodepool/nodes/{sequence}"), None).await.unwrap();
+        }
+    });
+    for _ in 0..20 {
+        let zk = open_with_cache("/coming-and-going").await;
+        zk.close().await;
+    }
+    churn.abort();
 }

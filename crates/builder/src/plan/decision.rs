@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use nodepool_common::model::{BuildId, ImageName, ProviderName, Timestamp, UploadKey};
+use nodepool_common::model::{BuildId, HeldBack, ImageName, ProviderName, Timestamp, UploadKey};
 
 /// Why an image is built; the more urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,6 +139,8 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Every deletion that is called for, begun or not, and since when.
     pub wanted: BTreeMap<Subject, Timestamp>,
+    /// What is to be on record as held back; `None`: nobody has looked.
+    pub held_back: Option<Option<HeldBack>>,
 }
 
 impl Plan {

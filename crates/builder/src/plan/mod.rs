@@ -26,9 +26,11 @@
 //! | [`builds`] | images to build |
 //! | [`uploads`] | builds to upload |
 //! | [`retire`] | uploads, builds and files to delete |
+//! | [`orphans`] | which files of builds on no record may be deleted, and which are held back |
 
 mod builds;
 mod decision;
+mod orphans;
 mod retire;
 mod uploads;
 mod world;

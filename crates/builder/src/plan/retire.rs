@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::model::{
     BuildId, BuildState, Entry, ImageBuild, ImageName, ImageUpload, NodeState, ProviderName, RecordError, Timestamp,
-    UploadKey, UploadState,
+    UploadKey, UploadState, brake::Thing,
 };
 
-use super::{Decision, Plan, Subject, World, world::GRACE};
+use super::{Decision, Plan, Subject, World, orphans, world::GRACE};
 
 /// Ready builds of an image, and ready uploads of it to a provider, that are kept.
 const KEEP: usize = 2;
 /// Digits of a build's id; old ones have fewer.
-const BUILD_ID: usize = 32;
+pub(super) const BUILD_ID: usize = 32;
 /// Seconds for which an upload of another builder's stays, although our configuration does not have it.
 const OTHERS_GRACE: f64 = 600.0;
 /// Seconds for a builder of Python Nodepool's to do it: its clean-up comes every minute.
@@ -27,7 +27,10 @@ const EMPTY: f64 = 10.0;
 
 pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
     let retirement = Retirement::new(world);
-    let mut pass = Pass { world, retirement, decisions: Vec::new(), wakes: Vec::new() };
+    let orphans = orphans::judged(world);
+    let free = orphans.as_ref().map(|verdict| verdict.free.keys().cloned().collect()).unwrap_or_default();
+    plan.held_back = orphans.map(|verdict| verdict.held);
+    let mut pass = Pass { world, retirement, free, decisions: Vec::new(), wakes: Vec::new() };
     pass.empty_records();
     let mut images: BTreeSet<&ImageName> = world.records.builds.keys().map(|(image, _)| image).collect();
     images.extend(&world.records.images);
@@ -117,6 +120,8 @@ impl<'a> Retirement<'a> {
 struct Pass<'a> {
     world: &'a World<'a>,
     retirement: Retirement<'a>,
+    /// Files without a record that may be deleted.
+    free: BTreeSet<Thing>,
     decisions: Vec<Decision>,
     wakes: Vec<Timestamp>,
 }
@@ -281,6 +286,7 @@ impl<'a> Pass<'a> {
             let reason = match entry.map(|entry| entry.record.as_ref()) {
                 // Of an image that nobody has ever heard of, or with a mere number for an id, it is somebody else's file.
                 None if !world.records.images.contains(image) || id.as_str().len() != BUILD_ID => None,
+                None if !self.free.contains(&orphans::thing(image, id)) => None,
                 None => Some("there is no such build"),
                 // Perhaps somebody repairs the record.
                 Some(Err(RecordError::Empty)) => Some("its record is empty"),

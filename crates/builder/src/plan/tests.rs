@@ -8,8 +8,8 @@ use std::{
 use nodepool_common::{
     config::{self, Config},
     model::{
-        BuildId, BuildState, BuilderComponent, Entry, ImageBuild, ImageName, ImageUpload, Node, ProviderName,
-        RecordError, Records, Stat, Timestamp, UploadKey, UploadState, WorkLock,
+        BuildId, BuildState, BuilderComponent, Entry, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, Node,
+        ProviderName, RecordError, Records, Stat, Timestamp, UploadKey, UploadState, WorkLock,
     },
 };
 
@@ -215,7 +215,7 @@ fn an_image_is_built_anew_when_it_is_old_or_lacks_a_format() {
     let mut site = site();
     site.good(1, DAY - 10.0);
     let plan = site.plan_at(NOW);
-    assert_eq!(plan, Plan { wake_at: Some(NOW + 10.0), ..Plan::default() });
+    assert_eq!(plan, Plan { wake_at: Some(NOW + 10.0), held_back: Some(None), ..Plan::default() });
     let later: Vec<_> = site.plan_at(NOW + 10.0).decisions.iter().map(short).collect();
     assert_eq!(later, ["build i qcow2,raw Age"]);
     change_build(&mut site, "i", 1, |build| build.formats = vec!["qcow2".to_owned()]);
@@ -259,7 +259,7 @@ fn an_image_that_somebody_builds_is_left_to_him() {
 fn a_failed_build_is_tried_again_after_a_pause_or_when_somebody_asks_since() {
     let mut site = site();
     site.doing.builds_after.insert("i".into(), (NOW + 7.0, Some(50)));
-    assert_eq!(site.plan_at(NOW), Plan { wake_at: Some(NOW + 7.0), ..Plan::default() });
+    assert_eq!(site.plan_at(NOW), Plan { wake_at: Some(NOW + 7.0), held_back: Some(None), ..Plan::default() });
     let asked = |mzxid| Stat { mzxid, ..Stat::default() };
     site.records.build_requests.insert("i".into(), asked(50));
     assert!(site.says().is_empty(), "that request has failed already");
@@ -428,7 +428,7 @@ fn what_a_dead_builder_left_half_done_is_cleaned_away_soon_and_our_own_at_once()
     site.records.builds.clear();
     site.files.clear();
     site.build_of("them", "i", 2, BuildState::Building, 5.0);
-    assert_eq!(site.plan_at(NOW), Plan { wake_at: Some(NOW + 25.0), ..Plan::default() });
+    assert_eq!(site.plan_at(NOW), Plan { wake_at: Some(NOW + 25.0), held_back: Some(None), ..Plan::default() });
     let later: Vec<_> = site.plan_at(NOW + 25.0).decisions.iter().map(short).collect();
     assert_eq!(later, ["retire i 2"]);
 }
@@ -479,8 +479,8 @@ fn uploads_of_a_provider_that_we_do_not_have_are_not_ours_to_judge() {
 #[test]
 fn files_without_a_build_go_and_those_of_builds_that_cannot_be_read_stay() {
     let mut site = site();
-    site.workers.0 = 0;
-    site.records.images.insert("i".into());
+    site.workers = (0, 0);
+    site.build("i", 1, BuildState::Ready, 10.0);
     site.files.insert(("i".into(), id(7).into()), BTreeSet::new());
     site.files.insert(("i".into(), id(8).into()), BTreeSet::new());
     let broken = RecordError::NotAnObject;
@@ -616,4 +616,69 @@ fn a_build_from_the_future_is_neither_the_newest_for_ever_nor_never_rebuilt() {
         uploads.iter().any(|d| matches!(d, Decision::Upload { build, .. } if build.as_str() == id(2))),
         "the newer one is uploaded: {uploads:?}"
     );
+}
+
+/// Files of builds of `i` without a record.
+fn old_files(site: &mut Site, builds: std::ops::Range<u32>) {
+    site.files.extend(builds.map(|n| (("i".into(), id(n).into()), BTreeSet::from(["raw".to_owned()]))));
+}
+
+fn held_back(site: &Site) -> Option<HeldBack> {
+    site.plan_at(NOW).held_back.expect("images-dir was looked at")
+}
+
+#[test]
+fn with_an_empty_zookeeper_no_file_goes_until_it_is_allowed() {
+    let mut site = site();
+    site.workers = (0, 0);
+    old_files(&mut site, 1..3);
+    assert!(site.says().is_empty());
+    let mut held = held_back(&site).expect("both are held back, although ZooKeeper has never heard of the image");
+    assert_eq!(
+        held.items.iter().map(|item| item.id.as_str()).collect::<Vec<_>>(),
+        [1, 2].map(|n| format!("i-{}", id(n)))
+    );
+    assert!(held.why.starts_with("no build of image i is on record as ready"), "{}", held.why);
+
+    // The builder begins anew, and its records grow.
+    site.records.held_back.insert(Holder::Builder(US.to_owned()), entry(Ok(Arc::new(held.clone()))));
+    site.doing.building.insert("i".into());
+    assert!(site.says().is_empty());
+    assert_eq!(held_back(&site).as_ref(), Some(&held), "while the image is built");
+    site.doing.building.clear();
+    site.build("i", 9, BuildState::Ready, 10.0);
+    assert!(site.says().is_empty());
+    assert_eq!(held_back(&site).as_ref(), Some(&held), "nothing has changed in it");
+    old_files(&mut site, 3..4);
+    held.items.iter_mut().for_each(|item| item.allowed = true);
+    site.records.held_back.insert(Holder::Builder(US.to_owned()), entry(Ok(Arc::new(held))));
+    assert_eq!(site.says(), ["delete files i 1 all", "delete files i 2 all"], "the third was not allowed");
+    site.files.retain(|(_, build), _| number(build) > 2);
+    let held = held_back(&site).unwrap();
+    assert_eq!(held.items.len(), 1, "{held:?}");
+    site.files.retain(|(_, build), _| number(build) > 3);
+    assert_eq!(held_back(&site), None);
+}
+
+#[test]
+fn more_files_than_are_on_record_stay_and_a_few_beside_those_on_record_go() {
+    let mut site = site();
+    site.workers = (0, 0);
+    site.build("i", 100, BuildState::Ready, 10.0);
+    old_files(&mut site, 0..10);
+    assert_eq!(site.says().len(), 10);
+    old_files(&mut site, 10..11);
+    assert!(site.says().is_empty());
+    assert_eq!(held_back(&site).unwrap().items.len(), 11);
+    site.retires = false;
+    assert_eq!(site.plan_at(NOW).held_back, None, "nobody looks where nothing is ever deleted");
+}
+
+#[test]
+fn files_that_another_builder_has_retired_while_ours_was_away_go() {
+    let mut site = site();
+    site.workers = (0, 0);
+    old_files(&mut site, 1..3);
+    site.build_of("them", "i", 9, BuildState::Ready, 10.0);
+    assert_eq!(site.says(), ["delete files i 1 all", "delete files i 2 all"]);
 }

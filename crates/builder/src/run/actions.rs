@@ -1,7 +1,7 @@
 //! Carrying a decision out: one task, what it works on marked, its end noted; and [`State`], what this builder does.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -43,6 +43,10 @@ pub(super) struct State {
     pub lacks_providers: bool,
     /// What was last said of images-dir.
     pub files_trouble: String,
+    /// Files without a record that are not deleted, as it was last said.
+    pub withheld: BTreeSet<String>,
+    /// The record of that is being written.
+    pub withholding: bool,
 }
 
 impl State {

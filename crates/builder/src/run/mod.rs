@@ -10,6 +10,7 @@
 //! | [`uploads`] | the story of an upload |
 //! | [`retire`] | deletions: of uploads, builds, files |
 //! | [`clouds`] | the providers that images are uploaded to |
+//! | [`withhold`] | files without a record that are not deleted |
 //! | [`report`] | metrics |
 
 mod actions;
@@ -18,6 +19,7 @@ mod clouds;
 mod report;
 mod retire;
 mod uploads;
+mod withhold;
 
 use std::{
     fs::File,
@@ -269,6 +271,9 @@ impl Builder {
             state.doing.wanted.clone_from(&plan.wanted);
             plan
         };
+        if let Some(held) = plan.held_back {
+            self.withhold(held);
+        }
         for decision in plan.decisions {
             self.carry_out(decision);
         }

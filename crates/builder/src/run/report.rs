@@ -22,6 +22,10 @@ impl Builder {
             ticks.tick().await;
             if self.zk.cache().ready() {
                 self.stats.builder(&self.options.fqdn, &self.work());
+                let held_back = self.state().withheld.len();
+                if held_back > 0 {
+                    self.stats.files_held_back(&self.options.fqdn, held_back);
+                }
             }
             self.wake.notify_one();
         }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use nodepool_testing::free_port;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{NODEPOOL, World, nodepool, rows, run, stderr, stdout};
 
@@ -96,11 +96,63 @@ async fn leaks_are_listed_and_stay_where_they_are() {
     let mut command = Command::new(NODEPOOL);
     command.arg("-c").arg(world.config()).arg("leaks").env("NODEPOOL_FAKE_CLOUD_SCRIPT", script);
     let leaks = tokio::task::spawn_blocking(move || run(command, "")).await.unwrap();
-    assert_eq!(rows(&leaks), [["fake-cloud", "instances", "s2", "there is no node 0000000002"]]);
+    assert_eq!(rows(&leaks), [["fake-cloud", "instances", "s2", "there is no node 0000000002", ""]]);
     assert_eq!(fs::read_to_string(&state).unwrap(), servers.to_string(), "nothing was removed");
     let unknown = world.nodepool(&["leaks", "--provider", "fake"]).await;
     assert_eq!(unknown.status.code(), Some(1));
     assert!(stderr(&unknown).contains("no provider fake in the configuration; it has: fake-cloud"), "{unknown:?}");
+}
+
+/// `leaks --remove` asks no cloud; what it shows is what it allows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_back_is_listed_and_allowed_once() {
+    let world = World::start().await;
+    let nothing = world.nodepool(&["leaks", "--remove"]).await;
+    assert_eq!((nothing.status.code(), stdout(&nothing)), (Some(0), "Nothing is held back.\n"));
+    let item = |kind: &str, id: &str, allowed: bool| json!({"kind": kind, "id": id, "why": "it has no record", "since": 1_700_000_000, "allowed": allowed});
+    let held =
+        |items: &[Value]| json!({"host": "host-1", "why": "w", "since": 1_700_000_000, "found": 5, "items": items});
+    let (fake, gone) = ("/nodepool/leaks/provider/fake-cloud", "/nodepool/leaks/provider/gone%2Fcloud");
+    let builder = "/nodepool/leaks/builder/b1";
+    for (path, items) in [
+        (fake, vec![item("instances", "s1", true), item("instances", "s2", false)]),
+        (gone, vec![item("images", "i1", false)]),
+        (builder, vec![item("files", "jammy-1", false)]),
+    ] {
+        world.zk.create(path, held(&items).to_string().as_bytes()).await.unwrap();
+    }
+    let since = "held back since 2023-11-14 22:13:20 UTC";
+    let listed = world.nodepool(&["leaks"]).await;
+    let expected = [
+        ["fake-cloud", "instances", "s1", "it has no record", "allowed"],
+        ["fake-cloud", "instances", "s2", "it has no record", since],
+        ["gone/cloud", "images", "i1", "it has no record", since],
+        ["images-dir of host-1", "files", "jammy-1", "it has no record", since],
+    ];
+    let found: Vec<_> = rows(&listed).into_iter().filter(|row| row[1] != "ports").collect();
+    assert_eq!(found, expected);
+    let said = stderr(&listed);
+    assert!(
+        said.contains("fake-cloud holds back 1 instances (and 3 more, which are listed once these are gone) since"),
+        "{said}"
+    );
+    for path in [fake, gone, builder] {
+        assert_eq!(world.zk.get(path).await.unwrap().unwrap().1.version, 0, "looking changes nothing");
+    }
+
+    let one = world.nodepool(&["leaks", "--remove", "--provider", "fake-cloud"]).await;
+    assert_eq!(rows(&one), [["fake-cloud", "instances", "s2", "it has no record", "allowed"]]);
+    let allowed = world.record(fake).await.unwrap();
+    assert_eq!(allowed["items"], json!([item("instances", "s1", true), item("instances", "s2", true)]));
+    assert_eq!((allowed["found"].clone(), allowed["why"].clone()), (json!(5), json!("w")));
+    assert_eq!(world.record(gone).await.unwrap(), held(&[item("images", "i1", false)]), "only the one that was named");
+
+    let all = world.nodepool(&["leaks", "--remove"]).await;
+    let places: Vec<_> = rows(&all).into_iter().map(|row| row[0].to_owned()).collect();
+    assert_eq!(places, ["gone/cloud", "images-dir of host-1"]);
+    for path in [gone, builder] {
+        assert_eq!(world.record(path).await.unwrap()["items"][0]["allowed"], true);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,9 @@
 //! Writing produces exactly what nodepool 11.0.0 writes: the same keys in the same order, with Python's
 //! separators and ASCII escapes ([`wire`]).
 
+pub mod brake;
 mod component;
+mod held_back;
 mod ids;
 mod image;
 pub mod json;
@@ -21,6 +23,7 @@ mod resources;
 pub mod wire;
 
 pub use component::{BuilderComponent, PoolComponent};
+pub use held_back::{HeldBack, HeldItem, Holder, LARGEST};
 pub use ids::{
     BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,
 };

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    BuildId, BuilderComponent, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId, NodeRequest,
-    PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadId, UploadState,
+    BuildId, BuilderComponent, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId,
+    NodeRequest, PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadId, UploadState,
 };
 
 /// What of a znode's stat matters.
@@ -170,6 +170,8 @@ pub struct Records {
     pub pools: BTreeMap<String, Arc<PoolComponent>>,
     /// `/nodepool/components/builder`, likewise.
     pub builders: BTreeMap<String, Arc<BuilderComponent>>,
+    /// `/nodepool/leaks`: what is not removed until somebody allows it. Without locks.
+    pub held_back: BTreeMap<Holder, Entry<HeldBack>>,
 }
 
 impl Records {

@@ -303,6 +303,23 @@ impl Stats {
         }
     }
 
+    /// What searches for leaks hold back, by provider and the kind's plural; those that are not named hold nothing back.
+    pub fn held_back(&self, counts: &BTreeMap<(ProviderName, String), usize>) {
+        let metric = &self.0.metrics.held_back;
+        metric.reset();
+        let mut gauges = BTreeMap::new();
+        for ((provider, plural), n) in counts {
+            metric.with_label_values(&[provider.as_str(), plural.as_str()]).set(number(*n));
+            gauges.insert(format!("nodepool.provider.{provider}.held_back.{plural}"), number(*n));
+        }
+        self.report("held_back", gauges, true);
+    }
+
+    /// How many builds' files a builder holds back; `host` is the full host name, dots and all.
+    pub fn files_held_back(&self, host: &str, n: usize) {
+        self.gauge(&format!("nodepool.builder.{host}.held_back.files"), number(n));
+    }
+
     /// The launcher's queues, each 10 s; `host` is the plain host name.
     pub fn zk_queues(&self, host: &str, queues: &ZkQueues) {
         let values = [

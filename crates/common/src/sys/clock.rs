@@ -44,6 +44,12 @@ pub fn since(then: Timestamp, now: Timestamp) -> Option<Duration> {
     is_a_time.then(|| Duration::try_from_secs_f64((now - then).max(0.0)).ok()).flatten()
 }
 
+/// A time of a record as people read it.
+pub fn utc(seconds: i64) -> String {
+    let time = chrono::DateTime::from_timestamp(seconds, 0);
+    time.map_or_else(|| seconds.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
 /// Notices that the clock was set.
 #[derive(Debug, Default)]
 pub struct Steps {

@@ -21,6 +21,7 @@ mod diagnose;
 mod election;
 mod error;
 mod fenced;
+mod held_back;
 mod images;
 mod lock;
 mod nodes;

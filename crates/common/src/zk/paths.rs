@@ -1,6 +1,6 @@
 //! Where things are under `/nodepool` (zookeeper.md 2): the paths, and what a path of an event means.
 
-use crate::model::{BuildId, ImageName, NodeId, ProviderName, RequestId, UploadId, UploadKey};
+use crate::model::{BuildId, Holder, ImageName, NodeId, ProviderName, RequestId, UploadId, UploadKey};
 
 /// The root of everything that Nodepool keeps.
 pub const ROOT: &str = "/nodepool";
@@ -18,6 +18,10 @@ pub const POOLS: &str = "/nodepool/components/pool";
 pub const BUILDERS: &str = "/nodepool/components/builder";
 /// `/nodepool/components`.
 pub const COMPONENTS: &str = "/nodepool/components";
+/// Where launchers keep what their searches for leaks hold back; ours alone.
+pub const HELD_BY_PROVIDERS: &str = "/nodepool/leaks/provider";
+/// The same of builders.
+pub const HELD_BY_BUILDERS: &str = "/nodepool/leaks/builder";
 /// `/nodepool/elections`.
 pub const ELECTIONS: &str = "/nodepool/elections";
 
@@ -61,6 +65,39 @@ pub fn upload(key: &UploadKey) -> String {
     format!("{}/{}", uploads(&key.image, &key.build, &key.provider), key.id)
 }
 
+/// What is held back.
+pub fn held_back(holder: &Holder) -> String {
+    match holder {
+        Holder::Provider(name) => format!("{HELD_BY_PROVIDERS}/{}", escaped(name.as_str())),
+        Holder::Builder(id) => format!("{HELD_BY_BUILDERS}/{}", escaped(id)),
+    }
+}
+
+/// A name as a znode's: without `/`, and neither empty nor `.` nor `..`.
+fn escaped(name: &str) -> String {
+    match name {
+        "" | "." | ".." => format!("%{name}"),
+        _ => name.replace('%', "%25").replace('/', "%2F"),
+    }
+}
+
+fn unescaped(znode: &str) -> String {
+    match znode {
+        "%" | "%." | "%.." => znode[1..].to_owned(),
+        _ => znode.replace("%2F", "/").replace("%25", "%"),
+    }
+}
+
+/// The holder whose znode has that name below [`HELD_BY_PROVIDERS`].
+pub(super) fn provider_holder(znode: &str) -> Holder {
+    Holder::Provider(unescaped(znode).into())
+}
+
+/// The holder whose znode has that name below [`HELD_BY_BUILDERS`].
+pub(super) fn builder_holder(znode: &str) -> Holder {
+    Holder::Builder(unescaped(znode))
+}
+
 /// What a path under `/nodepool` is; what nobody reads from the cache has none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Spot {
@@ -74,6 +111,7 @@ pub(super) enum Spot {
     Upload(UploadKey),
     Pool(String),
     Builder(String),
+    HeldBack(Holder),
     Contender(Lock, String),
 }
 
@@ -145,6 +183,8 @@ impl Spot {
             }
             ["components", "pool", name] => Self::Pool(name.to_owned()),
             ["components", "builder", name] => Self::Builder(name.to_owned()),
+            ["leaks", "provider", name] => Self::HeldBack(provider_holder(name)),
+            ["leaks", "builder", id] => Self::HeldBack(builder_holder(id)),
             _ => return None,
         })
     }
@@ -162,6 +202,7 @@ impl Spot {
             Self::Upload(key) => upload(key),
             Self::Pool(name) => format!("{POOLS}/{name}"),
             Self::Builder(name) => format!("{BUILDERS}/{name}"),
+            Self::HeldBack(holder) => held_back(holder),
             Self::Contender(lock, contender) => format!("{}/{contender}", lock.dir()),
         }
     }
@@ -177,6 +218,7 @@ impl Spot {
                 | Self::Upload(_)
                 | Self::Pool(_)
                 | Self::Builder(_)
+                | Self::HeldBack(_)
                 | Self::RequestLock(_)
         )
     }
@@ -205,6 +247,10 @@ mod tests {
             "/nodepool/images/i/builds/b/providers/p/images/0000000001/lock/c",
             "/nodepool/components/pool/host0000000000",
             "/nodepool/components/builder/host0000000000",
+            "/nodepool/leaks/provider/rdo",
+            "/nodepool/leaks/provider/a%2Fb%252F",
+            "/nodepool/leaks/provider/%..",
+            "/nodepool/leaks/builder/3b5f",
         ] {
             assert_eq!(Spot::parse(path).unwrap().path(), path);
         }
@@ -220,6 +266,7 @@ mod tests {
             "/nodepool/images/i/builds/lock/c/d",
             "/nodepoolx/nodes/1",
             "/zuul/nodepool",
+            "/nodepool/leaks/provider",
         ] {
             assert_eq!(Spot::parse(path), None, "{path}");
         }

@@ -30,12 +30,14 @@
 //! | [`upkeep`] | nodes to delete or free, lost requests, ages, `min-ready`, litter |
 //! | [`hosts`] | static hosts: nodes to register, bring up to date, take away |
 //! | [`metastatic`] | nodes that stand on other nodes: those to ask for, to take, to let go |
+//! | [`leaks`] | what of a search for leaks may be removed; asked by the searches, not by [`plan`] |
 //! | [`budget`] | what is used and what remains of each quota and limit |
 
 mod assign;
 mod budget;
 mod decision;
 mod hosts;
+mod leaks;
 mod metastatic;
 mod serve;
 mod supply;
@@ -44,6 +46,7 @@ mod world;
 
 pub use decision::{Decision, NewNode, Plan, Waiting, Want};
 pub use hosts::{HostKey, free_slots, host_of};
+pub use leaks::{LeakSearch, Tagged, is_unclaimed};
 pub use metastatic::{carries, free_place};
 pub use world::{
     CloudImage, HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World,

@@ -28,6 +28,7 @@ use nodepool_common::{
     sys::{clock, shutdown},
 };
 use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, leaks::is_node_of};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -57,6 +58,8 @@ pub struct Cloud {
     pub provider: Arc<dyn Provider>,
     /// Host-key scans, limited per provider.
     pub nodescan: Nodescan,
+    /// The first search for leaks is over, however it ended.
+    pub searched: watch::Sender<bool>,
     /// Ends its tasks when it is replaced.
     stop: CancellationToken,
 }
@@ -429,6 +432,7 @@ impl Launcher {
                 config: Arc::clone(provider),
                 provider: made,
                 nodescan: Nodescan::default(),
+                searched: watch::Sender::new(false),
                 stop: CancellationToken::new(),
             });
             let entry = Entry {

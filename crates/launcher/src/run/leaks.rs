@@ -4,17 +4,40 @@
 //! cleanupLeakedResources`). Each provider searches by itself: a hung cloud delays nobody else's. A cloud may go on listing
 //! what it has deleted, even what it answers 404 for: that is asked for again in each search, but warned about and
 //! counted once.
+//!
+//! What may be removed is for `plan` to say ([`LeakSearch`]): after a restore everything would look leaked. What is held back
+//! goes on record before anything else is done, and is said in the log when it changes, in `/ready` and in the metrics
+//! ([`Withheld`]). A permission (`nodepool leaks --remove`) is a change of that record: it wakes the search.
+//!
+//! [`Provider::clean_up`](nodepool_drivers::Provider::clean_up) is not concerned: what it removes, ports of servers that are
+//! gone and floating IPs that lead nowhere, is told by the cloud alone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use nodepool_common::model::Records;
-use nodepool_drivers::{ProviderError, leaks::leaked};
-use tokio::time::MissedTickBehavior;
-use tracing::{debug, info, warn};
+use nodepool_common::{
+    config,
+    model::{
+        Entry, HeldBack, Holder, NodeId, ProviderName, Records, Stat,
+        brake::{Standing, Verdict},
+    },
+    sys::{clock, host},
+};
+use nodepool_drivers::{CloudResource, ProviderError, ResourceKind, leaks::standing};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, error, info, warn};
 
 use super::{Launcher, clouds::Cloud};
+use crate::plan::{LeakSearch, Tagged, is_unclaimed};
 
 const LOGGER: &str = "nodepool.CleanupWorker";
+/// Between a search and the next one that a permission calls for.
+const AFTER_A_PERMISSION: Duration = Duration::from_secs(1);
+/// After so many intervals in which nobody looks after it, what was held back is forgotten: an hour by default.
+const FORGOTTEN_AFTER: u32 = 60;
 
 /// What has leaked, as long as each search finds it.
 #[derive(Debug, Default)]
@@ -54,6 +77,65 @@ impl Suspects {
     }
 }
 
+/// What the last search of a provider has held back, and the nodes whose numbers are taken.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Withheld {
+    /// `None`: nothing.
+    pub held: Option<HeldBack>,
+    /// Nodes that resources in the cloud name and no record has.
+    pub named: BTreeSet<NodeId>,
+}
+
+/// What a search knows.
+struct Findings {
+    /// What the cloud has of ours.
+    resources: Vec<CloudResource>,
+    /// The same, in the same order, as the planner sees it.
+    tagged: Vec<Tagged>,
+    verdict: Verdict,
+    named: BTreeSet<NodeId>,
+    /// The record of what is held back, as it is.
+    before: Option<Entry<HeldBack>>,
+}
+
+impl Findings {
+    fn new(
+        records: &Records,
+        provider: &config::Provider,
+        resources: Vec<CloudResource>,
+        next_node: Option<u64>,
+    ) -> Self {
+        let ours = |resource: CloudResource| {
+            let tagged = Tagged {
+                kind: resource.kind.plural(),
+                id: resource.id.clone(),
+                is_image: resource.kind == ResourceKind::Image,
+                node: resource.tag("nodepool_node_id").map(NodeId::from),
+                standing: standing(records, &provider.name, &resource)?,
+            };
+            Some((resource, tagged))
+        };
+        let (resources, tagged): (Vec<_>, Vec<_>) = resources.into_iter().filter_map(ours).unzip();
+        #[allow(clippy::cast_possible_truncation)] // seconds since the epoch fit
+        let now = clock::now() as i64;
+        let host = host::hostname();
+        let search = LeakSearch { now, host: &host, provider, records, tagged: &tagged, next_node };
+        let (verdict, named) = (search.judge(), search.named_nodes());
+        let before = records.held_back.get(&Holder::Provider(provider.name.clone())).cloned();
+        Self { resources, tagged, verdict, named, before }
+    }
+
+    /// Those that no record knows.
+    fn leaked(&self) -> impl Iterator<Item = &CloudResource> {
+        let leaked = |(_, tagged): &(&CloudResource, &Tagged)| matches!(tagged.standing, Standing::Leaked(_));
+        self.resources.iter().zip(&self.tagged).filter(leaked).map(|(resource, _)| resource)
+    }
+
+    fn why_free(&self, resource: &CloudResource) -> Option<&String> {
+        self.verdict.free.get(&(resource.kind.plural().to_owned(), resource.id.clone()))
+    }
+}
+
 impl Launcher {
     /// Searches one cloud, for as long as its provider is in the configuration.
     pub(super) async fn look_for_leaks(&self, cloud: &Arc<Cloud>) {
@@ -61,14 +143,39 @@ impl Launcher {
         let mut ticks = tokio::time::interval(self.options.cleanup_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.removal_allowed(&cloud.config.name) => {}
+            }
             // Without trustworthy records everything would look leaked.
             self.zk.cache().until_ready().await;
             if let Err(error) = self.search(cloud, &mut suspects).await {
                 warn!(logger = LOGGER, "Cannot look for leaked resources: {error}");
             }
+            cloud.searched.send_replace(true);
             // What was listed may lack the servers of ready nodes.
             self.wake.notify_one();
+        }
+    }
+
+    /// Returns when more is allowed to be removed than the last search knew.
+    async fn removal_allowed(&self, provider: &ProviderName) {
+        // Whatever may be wrong with the record, the cloud is not searched without a pause.
+        tokio::time::sleep(AFTER_A_PERMISSION).await;
+        let holder = Holder::Provider(provider.clone());
+        let allowed = |held: &HeldBack| held.items.iter().filter(|item| item.allowed).count();
+        let known = self.all_withheld().get(provider).and_then(|withheld| withheld.held.as_ref()).map_or(0, allowed);
+        let mut changed = self.zk.cache().changed();
+        loop {
+            let now = self.zk.cache().read(|records| {
+                records.held_back.get(&holder).and_then(Entry::usable).map_or(0, |held| allowed(held.as_ref()))
+            });
+            if now > known {
+                return;
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -76,15 +183,23 @@ impl Launcher {
         let name = &cloud.config.name;
         let resources = cloud.provider.list_tagged().await?;
         self.clouds.answered(name);
-        let with_reason = |records: &Records| {
-            let why = resources.into_iter().map(|resource| (leaked(records, name, &resource), resource));
-            why.filter_map(|(why, resource)| Some((why?, resource))).collect::<Vec<_>>()
+        // Both after the cloud was listed: what is in the listing has its record, and its number is given out.
+        let next_node = match self.zk.next_node_number().await {
+            Ok(next_node) if self.zk.cache().ready() => next_node,
+            // Records of a connection that is lost may be old.
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                warn!(logger = LOGGER, "No leaked resource of provider {name} is removed now: {error}");
+                return Ok(());
+            }
         };
-        let leaked = self.zk.cache().read(with_reason);
+        let found = self.zk.cache().read(|records| Findings::new(records, &cloud.config, resources, next_node));
+        self.withhold(name, &found).await;
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for (why, resource) in leaked {
-            let suspicion = suspects.found(&resource.id);
+        for resource in found.leaked() {
             let kind = resource.kind.plural();
+            let suspicion = suspects.found(&resource.id);
+            let Some(why) = found.why_free(resource) else { continue };
             match suspicion {
                 Suspicion::New => continue,
                 Suspicion::Confirmed => warn!(
@@ -96,7 +211,7 @@ impl Launcher {
                     "Deleting {} of {kind} again: provider {name} goes on listing it", resource.id
                 ),
             }
-            match cloud.provider.delete_resource(&resource).await {
+            match cloud.provider.delete_resource(resource).await {
                 Ok(()) => {
                     suspects.deleted(&resource.id);
                     *counts.entry(kind).or_default() += usize::from(suspicion == Suspicion::Confirmed);
@@ -113,6 +228,99 @@ impl Launcher {
             self.stats.leaked(name, kind, count);
         }
         Ok(())
+    }
+
+    /// Puts on record what this search holds back, and says what has changed in that.
+    async fn withhold(&self, name: &ProviderName, found: &Findings) {
+        let holder = Holder::Provider(name.clone());
+        let held = found.verdict.held.as_ref();
+        // Where somebody was faster, the next search sees what he has written.
+        if let Err(error) = self.zk.hold_back(&holder, held, found.before.as_ref()).await {
+            warn!(logger = LOGGER, "What is held back of provider {name} is not on record yet: {error}");
+        }
+        let withheld = Withheld { held: held.cloned(), named: found.named.clone() };
+        let before = self.all_withheld().insert(name.clone(), withheld).unwrap_or_default().held;
+        let ids = |held: Option<&HeldBack>| {
+            let held = held.into_iter().flat_map(HeldBack::held);
+            held.map(|item| (item.kind.clone(), item.id.clone())).collect::<BTreeSet<_>>()
+        };
+        let (ids_before, ids_now) = (ids(before.as_ref()), ids(held));
+        match held {
+            Some(held) if !ids_now.is_subset(&ids_before) => error!(
+                logger = LOGGER,
+                "Nothing is removed of what has leaked from provider {name}: {} have no record, and {}. `nodepool leaks` lists \
+                 them. If ZooKeeper's data was lost, restore it; if they are to go, `nodepool leaks --remove` lets those that it \
+                 lists be removed, once",
+                held.summary(),
+                held.why
+            ),
+            Some(_) if ids_now.is_empty() && !ids_before.is_empty() => {
+                info!(logger = LOGGER, "What was held back of provider {name} may be removed now: it was allowed");
+            }
+            None if before.is_some() => {
+                info!(logger = LOGGER, "Nothing is held back of provider {name} any more");
+            }
+            _ => {}
+        }
+        self.report_withheld();
+    }
+
+    pub(super) fn all_withheld(&self) -> MutexGuard<'_, BTreeMap<ProviderName, Withheld>> {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is held back of the providers of the configuration.
+    pub(super) fn withheld_now(&self) -> Vec<(ProviderName, HeldBack)> {
+        let config = self.config();
+        let all = self.all_withheld();
+        let of = all.iter().filter(|(name, _)| config.providers.contains_key(*name));
+        of.filter_map(|(name, withheld)| Some((name.clone(), withheld.held.clone()?)))
+            .filter(|(_, held)| held.held().next().is_some())
+            .collect()
+    }
+
+    /// Whether resources of the provider name a node of that id, which is none of theirs.
+    pub(super) fn is_taken(&self, provider: &ProviderName, id: &NodeId) -> bool {
+        self.all_withheld().get(provider).is_some_and(|withheld| withheld.named.contains(id))
+    }
+
+    /// Removes records of what is held back that nobody has looked after for long: their provider is in no launcher's
+    /// configuration any more, or their builder does not run. It must have been so all the time as this process saw it, so
+    /// that a launcher that is being restarted does not lose its own.
+    pub(super) async fn forget_unclaimed(self: Arc<Self>) {
+        let interval = self.options.cleanup_interval;
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unclaimed: BTreeMap<Holder, Instant> = BTreeMap::new();
+        loop {
+            ticks.tick().await;
+            if !self.zk.cache().ready() {
+                unclaimed.clear();
+                continue;
+            }
+            let config = self.config();
+            let found: BTreeMap<Holder, Stat> = self.zk.cache().read(|records| {
+                let is_unclaimed = |(holder, entry): &(&Holder, &Entry<HeldBack>)| {
+                    is_unclaimed(holder, entry.usable().map(AsRef::as_ref), records, &config)
+                };
+                let found = records.held_back.iter().filter(is_unclaimed);
+                found.map(|(holder, entry)| (holder.clone(), entry.stat)).collect()
+            });
+            unclaimed.retain(|holder, _| found.contains_key(holder));
+            for (holder, stat) in found {
+                let since = *unclaimed.entry(holder.clone()).or_insert_with(Instant::now);
+                if since.elapsed() < interval * FORGOTTEN_AFTER {
+                    continue;
+                }
+                match self.zk.forget_held_back(&holder, stat.version).await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        info!(logger = LOGGER, "Forgot what was held back of {holder}, which nobody runs any more");
+                    }
+                    Err(error) => debug!(logger = LOGGER, "Cannot forget what was held back of {holder}: {error}"),
+                }
+            }
+        }
     }
 }
 

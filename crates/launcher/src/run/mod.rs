@@ -88,6 +88,8 @@ pub struct Launcher {
     waiting: Mutex<BTreeMap<(RequestId, PoolKey), Waiting>>,
     readiness: Mutex<Readiness>,
     placing: metastatic::Placing,
+    /// What the searches for leaks have held back.
+    withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
     wake: Notify,
     tasks: TaskTracker,
     /// Cancelled when the process ends; until then actions may go on although no new work is taken.
@@ -124,6 +126,7 @@ impl Launcher {
             waiting: Mutex::default(),
             readiness: Mutex::default(),
             placing: metastatic::Placing::default(),
+            withheld: Mutex::default(),
             wake: Notify::new(),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
@@ -144,6 +147,7 @@ impl Launcher {
         self.guard(shutdown, "watcher of the configuration", |this| this.watch_config(watcher));
         self.guard(shutdown, "watcher of the ZooKeeper session", Self::watch_session);
         self.guard(shutdown, "reporter of statistics", Self::report_statistics);
+        self.guard(shutdown, "keeper of what is held back", Self::forget_unclaimed);
 
         let mut changed = self.zk.cache().changed();
         let mut stopping = false;

@@ -10,7 +10,7 @@ use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
     model::{ProviderName, Resources},
     stats::{Ages, RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
-    sys::host,
+    sys::{clock, host},
 };
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
@@ -50,6 +50,15 @@ impl Launcher {
             remarks.push(format!("Provider {provider} is left out: {why}"));
         }
         remarks.extend(readiness.broken_parts.iter().cloned());
+        for (provider, held) in self.withheld_now() {
+            remarks.push(format!(
+                "Provider {provider} holds back the removal of {} that have no record, since {}: {}; `nodepool leaks` lists them, \
+                 `nodepool leaks --remove` lets those be removed.",
+                held.summary(),
+                clock::utc(held.since),
+                held.why
+            ));
+        }
         for (provider, why) in troubles {
             remarks.push(format!("Provider {provider} has trouble: {why}"));
         }
@@ -230,6 +239,15 @@ impl Launcher {
         }
     }
 
+    /// How much the searches for leaks hold back.
+    pub(super) fn report_withheld(&self) {
+        let withheld = self.withheld_now();
+        let counts = withheld.iter().flat_map(|(provider, held)| {
+            held.counts().into_iter().map(move |(kind, count)| ((provider.clone(), kind.to_owned()), count))
+        });
+        self.stats.held_back(&counts.collect());
+    }
+
     fn report_own(&self) {
         let queues = self.zk.cache().queues();
         self.stats.zk_queues(
@@ -238,5 +256,6 @@ impl Launcher {
         );
         self.report_configuration(&self.config());
         self.stats.providers_up(&self.clouds.health());
+        self.report_withheld();
     }
 }

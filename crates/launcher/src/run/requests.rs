@@ -1,6 +1,6 @@
 //! Actions on requests: accept, decline, supply, fulfil, put back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::Provider,
@@ -12,11 +12,14 @@ use nodepool_common::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Launcher, actions::AFTER_AN_ERROR, launch::NodeLaunch};
+use super::{Launcher, actions::AFTER_AN_ERROR, clouds::Cloud, launch::NodeLaunch};
 use crate::plan::{NewNode, PoolKey};
 
 /// Seconds before a request that could not be locked is looked at again. Its lock's end wakes us earlier.
 const LOCKED_ELSEWHERE: f64 = 0.25;
+
+/// The longest time that the first launches of a provider wait for its first search for leaks.
+const FIRST_SEARCH: Duration = Duration::from_secs(5);
 
 impl Launcher {
     /// The id of a pool that takes part.
@@ -225,7 +228,7 @@ impl Launcher {
         node.attributes.clone_from(&pool_config.node_attributes);
         node.az.clone_from(&new.az);
         node.resources = self.clouds.label_resources(pool, &new.label).map(|resources| resources.recorded());
-        let held = self.zk.create_node(node).await?;
+        let held = self.create_unnamed_node(pool, &cloud, node).await?;
         let id = held.record().id.clone();
         info!(
             logger = %pool_logger(pool), request = %request.id, event_id = request.event_id, node = %id,
@@ -249,6 +252,27 @@ impl Launcher {
             }
         });
         Ok(())
+    }
+
+    /// Makes the record of a new node, with a number that nothing in its cloud names: where ZooKeeper was set back, it gives
+    /// numbers out again, and a driver would take an old node's server, pod or namespace for the new one's. Numbers that are
+    /// taken are passed over.
+    async fn create_unnamed_node(&self, pool: &PoolKey, cloud: &Cloud, node: Node) -> Result<Held<Node>, ZkError> {
+        let mut searched = cloud.searched.subscribe();
+        // A cloud that does not list does not stop launches, of which it may be capable.
+        if tokio::time::timeout(FIRST_SEARCH, searched.wait_for(|searched| *searched)).await.is_err() {
+            // Nor does it hold up those that follow.
+            cloud.searched.send_replace(true);
+        }
+        loop {
+            let held = self.zk.create_node(node.clone()).await?;
+            let id = held.record().id.clone();
+            if !self.is_taken(&pool.provider, &id) {
+                return Ok(held);
+            }
+            info!(logger = %pool_logger(pool), node = %id, "The number {id} is passed over: something in the cloud bears it");
+            held.delete(clock::now()).await?;
+        }
     }
 
     /// Hands the nodes over. They are unlocked before the request says so, because Zuul locks them next (traps.md 9).

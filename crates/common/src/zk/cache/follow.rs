@@ -153,12 +153,14 @@ impl<'a> Follower<'a> {
                 }
             }
             // The events of the walk have arrived before it was over.
-            let waiting = &self.waiting;
-            let backlog = self.backlog.get_or_insert_with(|| waiting.iter().cloned().collect());
-            if backlog.is_empty() && !self.suspended {
+            if self.backlog.is_none() {
+                self.backlog = Some(self.waiting.iter().cloned().collect());
+            }
+            // Before the next line: what is gone again by now is not asked for, and nothing of it is heard any more.
+            self.ask()?;
+            if self.backlog.as_ref().is_some_and(HashSet::is_empty) && !self.suspended {
                 self.cache.set_ready(true);
             }
-            self.ask()?;
             self.cache.set_queues(self.waiting.len(), self.in_flight);
             tokio::select! {
                 biased;
@@ -227,8 +229,10 @@ impl<'a> Follower<'a> {
                         reader.add_get_data(&spot.path())?;
                         batch.push((self.count, spot));
                     }
-                    // Deleted since, or asked already for a later event.
-                    _ => {}
+                    // Asked already for a later event.
+                    Some(_) => {}
+                    // Deleted since.
+                    None => self.read(&spot),
                 }
             }
             if !batch.is_empty() {

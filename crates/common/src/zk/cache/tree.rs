@@ -10,8 +10,8 @@ use super::{
     removals::Removals,
 };
 use crate::model::{
-    BuildId, BuilderComponent, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent,
-    RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock,
+    BuildId, BuilderComponent, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest,
+    PoolComponent, RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock,
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
@@ -118,6 +118,10 @@ impl Tree {
                     Ok(builder) => self.records.builders.insert(name.clone(), builder.clone()) != Some(builder),
                     Err(_) => self.records.builders.remove(name).is_some(),
                 }
+            }
+            Spot::HeldBack(holder) => {
+                let record = self.judge(spot, stat, HeldBack::read(data));
+                put(&mut self.records.held_back, holder.clone(), record, stat, BTreeSet::new, now)
             }
             Spot::BuildRequest(image) => self.records.build_requests.insert(image.clone(), stat) != Some(stat),
             Spot::RequestLock(id) => {
@@ -241,6 +245,7 @@ impl Tree {
                 self.component_versions.remove(&path);
                 self.records.builders.remove(name).is_some()
             }
+            Spot::HeldBack(holder) => self.records.held_back.remove(holder).is_some(),
             Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.remove(name)),
         }
     }
@@ -410,6 +415,7 @@ fn consequence(spot: &Spot, error: &RecordError) -> &'static str {
         (Spot::Node(_), RecordError::Empty) => "it is left of a deleted node and will be removed by the clean-up",
         (Spot::Request(_), _) => "the request is ignored until somebody writes or deletes it",
         (Spot::Builder(_), _) => "the component is ignored",
+        (Spot::HeldBack(_), _) => "it is written anew; what it has allowed has to be allowed again",
         (Spot::Pool(_), _) => "the component is ignored: nobody waits for it to decline a request",
         _ => "the record is ignored; repair or delete it",
     }

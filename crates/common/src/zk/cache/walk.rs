@@ -44,6 +44,8 @@ enum Directory {
     Uploads(ImageName, BuildId, ProviderName),
     Pools,
     Builders,
+    HeldByProviders,
+    HeldByBuilders,
 }
 
 impl Directory {
@@ -57,6 +59,8 @@ impl Directory {
             Self::Uploads(image, build, provider) => paths::uploads(image, build, provider),
             Self::Pools => paths::POOLS.to_owned(),
             Self::Builders => paths::BUILDERS.to_owned(),
+            Self::HeldByProviders => paths::HELD_BY_PROVIDERS.to_owned(),
+            Self::HeldByBuilders => paths::HELD_BY_BUILDERS.to_owned(),
         }
     }
 
@@ -89,6 +93,8 @@ impl Directory {
             }
             Self::Pools => Visit::Record(Spot::Pool(name.to_owned()), None),
             Self::Builders => Visit::Record(Spot::Builder(name.to_owned()), None),
+            Self::HeldByProviders => Visit::Record(Spot::HeldBack(paths::provider_holder(name)), None),
+            Self::HeldByBuilders => Visit::Record(Spot::HeldBack(paths::builder_holder(name)), None),
         }
     }
 }
@@ -101,6 +107,8 @@ enum Ask {
 /// Fills an empty tree with what there is now, more or less: what changes meanwhile the watch tells.
 pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error> {
     let all = [
+        Directory::HeldByBuilders,
+        Directory::HeldByProviders,
         Directory::Builders,
         Directory::Pools,
         Directory::Images,

@@ -13,6 +13,7 @@ use nodepool_common::{
 
 mod assigning;
 mod hosts;
+mod leaks;
 mod reckoning;
 mod serving;
 mod upkeep;

@@ -1,0 +1,136 @@
+//! Leaks: what of a search in a cloud may be removed, and what is held back ([`brake`] has the rule, and why there is one).
+//!
+//! Here are the signs that the records are not those of what the cloud has, as far as a launcher can know:
+//!
+//! * A resource names a node which this ZooKeeper has not given out yet. Node ids are numbered in the order of their creation
+//!   and never used again; only a ZooKeeper that was emptied, or set back to an older state, counts anew. One such resource is
+//!   enough, on a site of any size.
+//! * Images of our builds are in the cloud, the configuration uploads images to it, and not one upload to it is on record as
+//!   ready. Builders keep the newest ones, so there always is one, once there has been one.
+//!
+//! Where neither shows (the records are an older copy, the images of it are other ones), the bound on one search remains.
+
+use std::collections::BTreeSet;
+
+use nodepool_common::{
+    config::{Config, Provider},
+    model::{
+        HeldBack, Holder, NodeId, Records, UploadState,
+        brake::{Count, Search, Standing, Verdict, judge},
+    },
+};
+
+/// A resource that carries our provider's name.
+#[derive(Clone, Debug)]
+pub struct Tagged {
+    /// What it is: `instances`, `images`, …
+    pub kind: &'static str,
+    /// The cloud's id.
+    pub id: String,
+    /// Whether it is an image that a builder has uploaded.
+    pub is_image: bool,
+    /// The node that it was made for.
+    pub node: Option<NodeId>,
+    /// What records say of it.
+    pub standing: Standing,
+}
+
+/// One search in a provider's cloud.
+#[derive(Debug)]
+pub struct LeakSearch<'a> {
+    /// Seconds since the epoch.
+    pub now: i64,
+    /// This host's name.
+    pub host: &'a str,
+    /// The provider's configuration.
+    pub provider: &'a Provider,
+    /// ZooKeeper, as last seen; read after the cloud was listed.
+    pub records: &'a Records,
+    /// What the cloud has of ours.
+    pub tagged: &'a [Tagged],
+    /// The number of the next node that is created; read after the cloud was listed. `None`: not known.
+    pub next_node: Option<u64>,
+}
+
+impl LeakSearch<'_> {
+    /// What may be removed, and what is to be on record as held back.
+    pub fn judge(&self) -> Verdict {
+        let thing = |tagged: &Tagged| (tagged.kind.to_owned(), tagged.id.clone());
+        let leaked = |tagged: &Tagged| match &tagged.standing {
+            Standing::Leaked(why) => Some((thing(tagged), why.clone())),
+            Standing::Known | Standing::Open => None,
+        };
+        let count = |sort, images: bool| {
+            let (found, known): (Vec<&Tagged>, Vec<_>) =
+                self.tagged.iter().filter(|tagged| tagged.is_image == images).partition(|tagged| is_leaked(tagged));
+            Count { sort, found: found.len(), known: known.len() }
+        };
+        let search = Search {
+            now: self.now,
+            host: self.host.to_owned(),
+            found: self.tagged.iter().filter_map(leaked).collect(),
+            open: self.tagged.iter().filter(|tagged| tagged.standing == Standing::Open).map(thing).collect(),
+            counts: vec![count("resources of nodes", false), count("images", true)],
+            doubt: self.doubt(),
+        };
+        let holder = Holder::Provider(self.provider.name.clone());
+        // One that cannot be read holds back as well.
+        let unusable = HeldBack::default();
+        let held = self.records.held_back.get(&holder);
+        judge(&search, held.map(|entry| entry.usable().map_or(&unusable, AsRef::as_ref)))
+    }
+
+    /// Nodes that resources name and that are on no record: their numbers must not be given to new nodes, which would be
+    /// taken for the old ones.
+    pub fn named_nodes(&self) -> BTreeSet<NodeId> {
+        let named = self.tagged.iter().filter_map(|tagged| tagged.node.as_ref());
+        named.filter(|node| !self.records.nodes.contains_key(*node)).cloned().collect()
+    }
+
+    fn doubt(&self) -> Option<String> {
+        let leaked = || self.tagged.iter().filter(|tagged| is_leaked(tagged));
+        if let Some(next) = self.next_node {
+            let number = |tagged: &Tagged| tagged.node.as_ref()?.as_str().parse::<u64>().ok();
+            let beyond: Vec<u64> = leaked().filter_map(number).filter(|number| *number >= next).collect();
+            if let Some(highest) = beyond.iter().max() {
+                return Some(format!(
+                    "{} of them name nodes that this ZooKeeper has not given out yet, up to {highest:010} (its next one is \
+                     {next:010}): it was emptied, or set back to an older state",
+                    beyond.len()
+                ));
+            }
+        }
+        let images = leaked().filter(|tagged| tagged.is_image).count();
+        let has_ready = self.records.uploads.iter().any(|(key, entry)| {
+            key.provider == self.provider.name
+                && entry.usable().is_some_and(|upload| upload.state == UploadState::Ready)
+        });
+        (images > 0 && !has_ready && !self.provider.driver.diskimages().is_empty()).then(|| {
+            format!(
+                "there are {images} images of builds, the configuration lists diskimages for the provider, and no upload to it \
+                 is on record as ready"
+            )
+        })
+    }
+}
+
+fn is_leaked(tagged: &Tagged) -> bool {
+    matches!(tagged.standing, Standing::Leaked(_))
+}
+
+/// Whether nobody is there who would look after what is held back: no launcher has the provider, or the builder does not run.
+pub fn is_unclaimed(holder: &Holder, held: Option<&HeldBack>, records: &Records, config: &Config) -> bool {
+    match holder {
+        Holder::Provider(name) => {
+            let has_it = records.pools.values().any(|pool| pool.provider_name.as_ref() == Some(name));
+            !has_it && !config.providers.contains_key(name)
+        }
+        Holder::Builder(_) => {
+            // A builder's component is named after its host, with ten digits behind it.
+            let host = |znode: &String| znode.len().checked_sub(10).and_then(|end| znode.get(..end)).map(str::to_owned);
+            let runs =
+                |held: &HeldBack| records.builders.keys().any(|znode| host(znode).as_deref() == Some(&held.host));
+            !held.is_some_and(runs)
+        }
+    }
+}

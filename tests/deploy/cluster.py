@@ -141,7 +141,8 @@ class Cluster:
         if built.returncode:
             raise Skip(f'its types cannot be made here: {built.stderr.strip().splitlines()[-1]}')
         self.kubectl('apply', '--server-side', '-f', built.stdout.strip())
-        self.kubectl('wait', '--for=condition=Established', '--timeout=30s', 'crd/servicemonitors.monitoring.coreos.com')
+        # Not `kubectl wait`: it fails where a new definition has no conditions yet.
+        wait_for('served: ServiceMonitors', lambda: 'servicemonitors' in self.kubectl('api-resources', ok=False).stdout, 30)
 
 
 def checks(counts, overlays, directory, parts):

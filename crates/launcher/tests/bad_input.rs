@@ -155,6 +155,24 @@ async fn one_wrong_value_in_a_label_costs_that_label_and_a_reload_keeps_it_as_it
 }
 
 #[tokio::test]
+async fn one_wrong_value_in_a_static_host_costs_that_host() {
+    let stage = Stage::new(zookeeper()).await;
+    let host = |name: &str, label: &str, timeout: Value| json!({"name": name, "labels": label, "timeout": timeout, "host-key-checking": false});
+    let nodes = json!([host("fake-one", "b", json!(5)), host("fake-two", "c", json!("1o"))]);
+    let racks = json!({"name": "racks", "driver": "static", "pools": [{"name": "main", "nodes": nodes}]});
+    stage.configure(&[racks, fake("p", &["a"], 2)]);
+    let launcher = stage.launcher().await;
+    served(&stage, "a").await;
+    served(&stage, "b").await;
+    let told = "Host fake-two of pool main of provider racks is left out";
+    assert!(launcher.logged(&[told]) && launcher.ready().contains(told), "{}", launcher.log());
+    let request = stage.request(&["c"]).await;
+    let record = stage.wait_for_state(&request, "failed").await;
+    let reason = "host fake-two is left out: `timeout` must be a whole number, not the text `1o`";
+    assert!(record["decline_reasons"].to_string().contains(reason), "{record}");
+}
+
+#[tokio::test]
 async fn a_pool_with_an_unknown_label_serves_its_others() {
     let stage = Stage::new(zookeeper()).await;
     let mut configuration = stage.configuration(&[fake("p", &["unknown-label", "b"], 2)]);

@@ -80,7 +80,12 @@ pub enum Command {
         id: String,
     },
     /// Validate configuration file
-    ConfigValidate,
+    ConfigValidate {
+        /// file with the keys that Python Nodepool does not have; by default nodepool-extensions.yaml beside the
+        /// configuration file, else in ~/config/nodepool
+        #[arg(long, value_name = "FILE")]
+        extensions: Option<PathBuf>,
+    },
     /// list the current node requests
     RequestList,
     /// list resources of ours without a record: those that are removed, and those that are held back

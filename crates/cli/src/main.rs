@@ -65,8 +65,8 @@ fn start(
     command: Command,
 ) -> Result<(), Failure> {
     let _log = logging::init_command_line(log_config, debug)?;
-    if let Command::ConfigValidate = command {
-        return validate::run(config);
+    if let Command::ConfigValidate { extensions } = &command {
+        return validate::run(config, extensions.as_deref());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     if let Command::Create { what } = &command {
@@ -85,7 +85,7 @@ async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     let zk = &session.zk;
     match command {
         // Handled before, without ZooKeeper.
-        Command::ConfigValidate | Command::Create { .. } => Ok(()),
+        Command::ConfigValidate { .. } | Command::Create { .. } => Ok(()),
         Command::List { detail } => nodes::list(zk, detail).await,
         Command::RequestList => nodes::request_list(zk).await,
         Command::Delete { id, now: false } => nodes::delete(zk, &id).await,

@@ -28,6 +28,9 @@ impl Session {
     /// Loads the configuration and connects.
     pub async fn open(path: &Path, secure: Option<&Path>) -> Result<Self, Failure> {
         let loaded = config::load(path, secure)?;
+        if let Some(broken) = &loaded.broken_extensions {
+            tracing::warn!(logger = "nodepool.config", "{broken}");
+        }
         for broken in &loaded.broken_providers {
             tracing::warn!(
                 logger = "nodepool.config",

@@ -71,6 +71,41 @@ async fn an_invalid_file_later_leaves_the_running_configuration_in_force_until_i
     assert_eq!(launcher.ready(), "OK");
 }
 
+/// The operator's clone of the configuration repository, in the home directory.
+#[tokio::test]
+async fn a_change_of_the_file_with_our_own_keys_alone_is_taken_and_a_broken_one_costs_nobody_anything() {
+    let stage = Stage::new(zookeeper()).await;
+    let clone = stage.path("home/config/nodepool");
+    fs::create_dir_all(&clone).unwrap();
+    let file = clone.join("nodepool-extensions.yaml");
+    stage.set_env("HOME", &stage.path("home"));
+    fs::write(&file, "image-builders: [{nam: a}]\n").unwrap();
+    stage.configure(&[fake("p", &["a"], 2)]);
+    let launcher = stage.launcher().await;
+    let place = format!("{}:1:18: ", file.display());
+    let is_told = || {
+        let body = launcher.ready();
+        body.starts_with("OK\nThe file with the keys of our own cannot be used; ") && body.contains(&place)
+    };
+    assert!(is_told(), "{}", launcher.ready());
+    assert_eq!(launcher.metric("nodepool_config_valid"), Some(0.0));
+    served(&stage, "a").await;
+
+    fs::write(&file, "image-builders: [{name: a}]\n").unwrap();
+    stage.wait("the mended file is taken", async || launcher.metric("nodepool_config_valid") == Some(1.0)).await;
+    assert_eq!(launcher.ready(), "OK");
+    assert!(launcher.logged(&["Keys of our own are read from", file.to_str().unwrap()]), "{}", launcher.log());
+    assert_eq!(launcher.count(&["Configuration changed"]), 1);
+
+    fs::write(&file, "image-builders: [{nam: a}]\n").unwrap();
+    stage.wait("the broken file is told", async || is_told()).await;
+    stage.configure(&[fake("p", &["a", "b"], 2)]);
+    served(&stage, "b").await;
+    assert!(is_told(), "still: {}", launcher.ready());
+    fs::remove_file(&file).unwrap();
+    stage.wait("without it all is well", async || launcher.ready() == "OK").await;
+}
+
 #[tokio::test]
 async fn a_file_that_is_rewritten_in_place_piece_by_piece_disturbs_nothing() {
     let stage = Stage::new(zookeeper()).await;

@@ -377,6 +377,12 @@ impl Builder {
         for warning in &loaded.warnings {
             warn!(logger = "nodepool.config", "{warning}");
         }
+        if let Some(path) = &loaded.extensions {
+            info!(logger = "nodepool.config", "Keys of our own are read from {}", path.display());
+        }
+        if let Some(broken) = &loaded.broken_extensions {
+            error!(logger = "nodepool.config", "{broken}");
+        }
         for broken in &loaded.broken_providers {
             error!(logger = "nodepool.config", "Provider {} is left out: {}", broken.name, broken.reason);
         }
@@ -387,7 +393,7 @@ impl Builder {
         for broken in &loaded.broken_hosts {
             warn!(logger = "nodepool.config", "{broken}");
         }
-        self.stats.config_valid(loaded.broken_providers.is_empty());
+        self.stats.config_valid(loaded.broken_providers.is_empty() && loaded.broken_extensions.is_none());
         self.note_left_out(loaded);
     }
 

@@ -193,6 +193,14 @@ static KNOWN: LazyLock<Vec<KnownKeys>> = LazyLock::new(|| {
     BUILT.iter().flat_map(of_driver).collect()
 });
 
+/// Every key that a part of the file may have, with the driver where it is in a provider; `image-builders` are not looked
+/// into.
+#[cfg(test)]
+pub fn all_keys() -> impl Iterator<Item = (Option<&'static str>, Level, &'static str)> {
+    let known = KNOWN.iter().filter(|known| !matches!(known.level, Level::Other | Level::ImageBuilder));
+    known.flat_map(|known| known.keys.iter().map(|key| (known.driver, known.level, *key)))
+}
+
 /// The message and the advice for a key that `what`, which is that part of the file, does not have. `known`: the keys that
 /// it has.
 pub fn unknown_key(

@@ -9,7 +9,8 @@
 //! fails in each pass.
 //!
 //! `ansible` is ours: it takes the place of `dib-cmd`. Whichever of the two an image or its nearest parent says counts;
-//! of several `ansible` in a line each key is inherited by itself.
+//! of several `ansible` in a line each key is inherited by itself. Where the two stand in different files ([`super::extensions`]),
+//! `ansible` is ours and `dib-cmd` what Python's builder runs: both may be said of one image.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -199,7 +200,8 @@ impl Ansible {
             ("dib-cmd", "`ansible` takes its place"),
             ("elements", "they are for disk-image-create, and a playbook gets none"),
         ] {
-            if image.get(key).is_some() {
+            // In two files they say what Python's builder runs, and what ours does.
+            if image.get(key).is_some_and(|other| other.at.file == node.at.file) {
                 let help = Some("leave one of the two out".to_owned());
                 report.error(image.at_key(key), format!("{}: `{key}` beside `ansible`: {why}", image.what), help);
             }
@@ -236,7 +238,7 @@ fn finish_ansible(report: &Report, entry: &Entry, image: &mut Diskimage) {
 fn defaults(name: ImageName) -> Diskimage {
     Diskimage {
         name,
-        dib_cmd: "disk-image-create".to_owned(),
+        dib_cmd: Diskimage::DIB_CMD.to_owned(),
         pause: false,
         elements: Vec::new(),
         formats: Vec::new(),

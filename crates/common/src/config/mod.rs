@@ -1,9 +1,9 @@
 //! `nodepool.yaml` -> [`Config`].
 //!
 //! ```text
-//!   bytes --source--> text --yaml--> tree with places --fields--> Config
-//!          UTF-8,           PyYAML's          global, diskimages, providers, openstack:
-//!          %(NODEPOOL_X)    YAML 1.1          defaults, inheritance, cross references
+//!   bytes --source--> text --yaml--> tree with places --extensions--> tree --fields--> Config
+//!          UTF-8,           PyYAML's                     our own keys,       global, diskimages, providers, openstack:
+//!          %(NODEPOOL_X)    YAML 1.1                     from their file     defaults, inheritance, cross references
 //! ```
 //!
 //! Two readings of the same walkers, told apart by the report's mode: [`load`] is the daemons' (what upstream's would
@@ -12,7 +12,7 @@
 //! say where each stands. Where upstream's schema rejects what its daemons use without harm, we accept it
 //! (config.md 17, traps.md 20).
 //!
-//! [`Watcher`] tells when the file has changed and is whole again; [`diff`] what that means for the providers.
+//! [`Watcher`] tells when the files have changed and are whole again; [`diff`] what that means for the providers.
 
 mod advice;
 mod backing;
@@ -21,6 +21,7 @@ mod connections;
 mod diff;
 mod diskimages;
 mod doubtful;
+pub mod extensions;
 mod fields;
 mod global;
 mod image_builders;
@@ -50,13 +51,17 @@ mod zookeeper_servers;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use advice::Level;
 pub use advice::suggest;
 pub use diff::{Diff, diff, same as same_provider};
 use diskimages::Diskimages;
 use doubtful::Doubtful;
+use extensions::Extensions;
 use fields::Fields;
 use providers::{Providers, Scope};
 pub use reload::{Poll, Watcher};
@@ -66,7 +71,7 @@ use source::Environment;
 pub use types::*;
 use yaml::{Document, Mark, Node};
 
-use crate::model::{LabelName, PoolName, ProviderName};
+use crate::model::{ImageName, LabelName, PoolName, ProviderName};
 
 /// A configuration that can run.
 #[derive(Clone, Debug)]
@@ -81,6 +86,48 @@ pub struct Loaded {
     pub broken_labels: Vec<BrokenLabel>,
     /// Hosts of other static providers that cannot be used as they are configured.
     pub broken_hosts: Vec<BrokenHost>,
+    /// The file with our own keys, where there is one.
+    pub extensions: Option<PathBuf>,
+    /// What is wrong with it, where it does not count as it is now.
+    pub broken_extensions: Option<BrokenExtensions>,
+}
+
+/// A file with our own keys that cannot be used as it is ([`extensions`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenExtensions {
+    /// All that is wrong with it, each with its place.
+    pub errors: ConfigErrors,
+    /// What counts in its place.
+    pub instead: Instead,
+}
+
+/// What counts where the file with our own keys cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// It as it was before.
+    Before,
+    /// Nothing of it. These images are paused: nothing says any more how they are built.
+    Nothing {
+        /// In the order of nodepool.yaml.
+        paused: Vec<ImageName>,
+    },
+}
+
+impl std::fmt::Display for BrokenExtensions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("The file with the keys of our own cannot be used; ")?;
+        match &self.instead {
+            Instead::Before => f.write_str("what it said before stays in force")?,
+            Instead::Nothing { paused } => {
+                f.write_str("nothing of it counts")?;
+                for (i, image) in paused.iter().enumerate() {
+                    f.write_str(if i == 0 { ", and these images are not built until it can: " } else { ", " })?;
+                    write!(f, "{image}")?;
+                }
+            }
+        }
+        write!(f, ":\n{}", self.errors)
+    }
 }
 
 /// A provider that was left out.
@@ -142,25 +189,68 @@ impl std::fmt::Display for BrokenHost {
     }
 }
 
-/// Loads the configuration as the daemons do: `path`, and what a secure file overrides in it (config.md 8).
+/// Loads the configuration as the daemons do: `path`, what the file with our own keys adds to it ([`extensions`]), and what a
+/// secure file overrides in it (config.md 8).
 ///
 /// Errors outside of providers are returned, all of them; those within one only leave it out
 /// ([`Loaded::broken_providers`]), those within a label of a pool only that label ([`Loaded::broken_labels`]), and those within
-/// a static host only that host ([`Loaded::broken_hosts`]).
+/// a static host only that host ([`Loaded::broken_hosts`]). Those of the file with our own keys leave that out
+/// ([`Loaded::broken_extensions`]).
 pub fn load(path: &Path, secure: Option<&Path>) -> Result<Loaded, ConfigErrors> {
-    let env = Environment::of_this_process();
-    let (report, secure_report) = (report(path, Mode::Runtime), secure.map(|path| self::report(path, Mode::Runtime)));
-    let main = source::read(path, &env, &report);
-    let secure = secure.zip(secure_report).map(|(path, report)| (source::read(path, &env, &report), report));
-    assemble(report, main, secure)
+    load_with(path, secure, extensions::find(path).map(Extensions::read).as_ref(), None)
 }
 
-/// Checks a configuration as `nodepool config-validate` does: that file alone, without its secure file, without any
-/// cloud, with whatever environment there is (traps.md 19).
-pub fn validate(path: &Path) -> Result<Vec<Warning>, ConfigErrors> {
+/// The same with that file of our own keys. `before`: the one that counts if it cannot be used.
+fn load_with(
+    path: &Path,
+    secure: Option<&Path>,
+    second: Option<&Extensions>,
+    before: Option<&Extensions>,
+) -> Result<Loaded, ConfigErrors> {
+    let env = Environment::of_this_process();
+    let attempt = |second: Option<&Extensions>| {
+        let report_of = |path| self::report(path, Mode::Runtime);
+        let (report, secure_report) = (report_of(path), secure.map(report_of));
+        let main = source::read(path, &env, &report);
+        let secure = secure.zip(secure_report).map(|(path, report)| (source::read(path, &env, &report), report));
+        assemble(report, main, second.map(|second| second.parse(Mode::Runtime, &env)), secure)
+    };
+    let first = attempt(second);
+    let loaded = match (first, second) {
+        (Err(errors), Some(_)) => {
+            // Without it, so that what is wrong is known to be in it.
+            let Ok(mut loaded) = attempt(before) else { return Err(errors) };
+            let instead = if before.is_some() { Instead::Before } else { pause_unsaid(&mut loaded.config) };
+            loaded.broken_extensions = Some(BrokenExtensions { errors, instead });
+            Ok(loaded)
+        }
+        (first, _) => first,
+    };
+    loaded.map(|loaded| Loaded { extensions: second.map(|second| second.path.clone()), ..loaded })
+}
+
+/// Pauses each image of which nothing says how it is built: disk-image-create makes none without elements.
+fn pause_unsaid(config: &mut Arc<Config>) -> Instead {
+    let is_unsaid = |image: &Diskimage| image.is_without_command() && !image.pause;
+    let unsaid = config.diskimages.values().filter(|image| is_unsaid(image));
+    let paused: Vec<ImageName> = unsaid.map(|image| image.name.clone()).collect();
+    if !paused.is_empty() {
+        let images = &mut Arc::make_mut(config).diskimages;
+        for image in images.values_mut().filter(|image| is_unsaid(image)) {
+            Arc::make_mut(image).pause = true;
+        }
+    }
+    Instead::Nothing { paused }
+}
+
+/// Checks a configuration as `nodepool config-validate` does: that file, and `extensions` with it, without its secure file,
+/// without any cloud, with whatever environment there is (traps.md 19).
+pub fn validate(path: &Path, extensions: Option<&Path>) -> Result<Vec<Warning>, ConfigErrors> {
+    let env = Environment::of_this_process();
     let report = report(path, Mode::Strict);
-    let main = source::read(path, &Environment::of_this_process(), &report);
-    assemble(report, main, None).map(|loaded| loaded.warnings)
+    let main = source::read(path, &env, &report);
+    let second = extensions.map(|path| Extensions::read(path.to_owned()).parse(Mode::Strict, &env));
+    assemble(report, main, second, None).map(|loaded| loaded.warnings)
 }
 
 fn report(path: &Path, mode: Mode) -> Report {
@@ -171,18 +261,25 @@ fn report(path: &Path, mode: Mode) -> Report {
 fn assemble(
     report: Report,
     main: Option<Document>,
+    second: Option<extensions::Parsed>,
     secure: Option<(Option<Document>, Report)>,
 ) -> Result<Loaded, ConfigErrors> {
     let (secure_document, secure_report) = secure.map_or((None, None), |(document, report)| (document, Some(report)));
     let mut loaded = None;
-    if let Some(root) = main.and_then(|document| root(&report, document)) {
+    if let Some(mut root) = main.and_then(|document| root(&report, document)) {
+        if report.strict() {
+            extensions::note_own_keys(&report, &root);
+        }
+        if let Some(second) = &second {
+            root = extensions::graft(&report, &root, second);
+        }
         let secure_root = secure_document.and_then(|document| document.root).filter(|root| !root.is_null());
         let secure = secure_root.as_deref().zip(secure_report.as_ref());
         let secure = secure.and_then(|(root, report)| Some((report, Fields::of(report, root, "the secure file")?)));
         loaded = build(&report, &root, secure);
     }
-    if let Some(secure_report) = secure_report {
-        report.absorb(secure_report);
+    for other in second.map(|second| second.report).into_iter().chain(secure_report) {
+        report.absorb(other);
     }
     let place = report.place(Mark::default());
     let warnings = report.finish()?;
@@ -190,7 +287,9 @@ fn assemble(
         ConfigErrors::from(ConfigError { place, message: "the configuration cannot be used".to_owned(), help: None })
     })?;
     let Broken { providers: broken_providers, labels: broken_labels, hosts: broken_hosts } = broken;
-    Ok(Loaded { config: Arc::new(config), warnings, broken_providers, broken_labels, broken_hosts })
+    let config = Arc::new(config);
+    let (extensions, broken_extensions) = (None, None);
+    Ok(Loaded { config, warnings, broken_providers, broken_labels, broken_hosts, extensions, broken_extensions })
 }
 
 /// The document's root. An empty file is an error, as for upstream: more likely lost than meant.
@@ -198,7 +297,7 @@ fn root(report: &Report, document: Document) -> Option<std::rc::Rc<Node>> {
     let root = document.root.filter(|root| !root.is_null());
     if root.is_none() {
         let help = "is it the right file? A configuration has `zookeeper-servers`, `labels` and `providers`";
-        report.error(Mark { line: 1, column: 1 }, "the configuration is empty", Some(help.to_owned()));
+        report.error(Mark::new(1, 1), "the configuration is empty", Some(help.to_owned()));
     }
     root
 }

@@ -6,6 +6,12 @@
 //! next poll finds them unchanged; an invalid file is reported when two polls have found the same one; and one that
 //! has lost all its providers is believed only when it is two seconds old. Each is reported once. Polled once a second,
 //! an ordinary change is taken within two.
+//!
+//! What belongs together may be in two files, nodepool.yaml and that of our own keys ([`extensions`]), which the operator
+//! replaces one after the other: the second by `git reset`, in its clone, then nodepool.yaml from what is there
+//! (sf-operator.md 5). So a change of the second alone is taken when it has stood still for three seconds; usually the
+//! change of nodepool.yaml comes first, and both are taken at once. Should it come later, then what counts meanwhile is the
+//! new second with the old nodepool.yaml, and the next load mends that: an entry that finds nothing is a warning.
 
 use std::{
     fs,
@@ -14,7 +20,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{ConfigErrors, Loaded, load};
+use super::{
+    ConfigErrors, Loaded,
+    extensions::{self, Extensions},
+    load_with,
+};
 
 /// What a poll found.
 #[derive(Debug)]
@@ -29,11 +39,15 @@ pub enum Poll {
     Invalid(ConfigErrors),
 }
 
-/// Watches the configuration file and the secure file.
+/// Watches the configuration file, the secure file and the one with our own keys.
 #[derive(Debug)]
 pub struct Watcher {
     path: PathBuf,
     secure: Option<PathBuf>,
+    /// Where a file with our own keys may be.
+    second: Vec<PathBuf>,
+    /// That file as it was when it could be used last; `None`: there was none.
+    good: Option<Extensions>,
     /// What was last reported as loaded or as invalid.
     settled: Stamps,
     /// What has been seen since, and in how many polls.
@@ -42,8 +56,17 @@ pub struct Watcher {
     had_providers: bool,
 }
 
-/// Both files' stamps.
-type Stamps = [Option<Stamp>; 2];
+/// The stamps of the configuration file, the secure file, and of each that may have our own keys.
+type Stamps = Vec<Option<Stamp>>;
+
+/// How many of [`Stamps`] are those of files that mean something without the others.
+const WHOLE: usize = 2;
+
+/// For how long files must have stood still: they are as old, or that many polls have found them so.
+struct Calm {
+    age: Duration,
+    polls: u32,
+}
 
 /// What identifies one version of a file. (Upstream looks at the time alone.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,16 +91,34 @@ impl Watcher {
     /// seen by a poll.
     pub fn load(path: &Path, secure: Option<&Path>) -> Result<(Self, Loaded), ConfigErrors> {
         let mut watcher = Self::new(path, secure.map(Path::to_owned));
-        let loaded = load(path, secure)?;
-        watcher.had_providers = !is_bare(&loaded);
+        let (loaded, second) = watcher.read()?;
+        watcher.take(&loaded, second);
         Ok((watcher, loaded))
     }
 
     /// Takes the files as they are now for known.
     pub(super) fn new(path: impl Into<PathBuf>, secure: Option<PathBuf>) -> Self {
-        let mut watcher = Self { path: path.into(), secure, settled: [None; 2], pending: None, had_providers: true };
+        let path = path.into();
+        let second = extensions::places(&path);
+        let settled = Vec::new();
+        let mut watcher = Self { path, secure, second, good: None, settled, pending: None, had_providers: true };
         watcher.settled = watcher.stamps();
         watcher
+    }
+
+    /// Loads the files as they are now; with the one of our own keys.
+    fn read(&self) -> Result<(Loaded, Option<Extensions>), ConfigErrors> {
+        let second = extensions::first_of(&self.second).map(Extensions::read);
+        let loaded = load_with(&self.path, self.secure.as_deref(), second.as_ref(), self.good.as_ref())?;
+        Ok((loaded, second))
+    }
+
+    /// Remembers what is in force from now on.
+    fn take(&mut self, loaded: &Loaded, second: Option<Extensions>) {
+        self.had_providers = !is_bare(loaded);
+        if loaded.broken_extensions.is_none() {
+            self.good = second;
+        }
     }
 
     /// Looks at the files. To be called once a second.
@@ -98,16 +139,17 @@ impl Watcher {
             self.pending = None;
             return Poll::Unchanged;
         }
-        let polls = match self.pending {
-            Some((pending, polls)) if pending == stamps => polls.saturating_add(1),
+        let polls = match &self.pending {
+            Some((pending, polls)) if *pending == stamps => polls.saturating_add(1),
             _ => 1,
         };
-        self.pending = Some((stamps, polls));
+        self.pending = Some((stamps.clone(), polls));
         let age = self.age(&stamps, now);
-        if polls < 2 && age < Duration::from_secs(1) {
+        let calm = self.calm(&stamps);
+        if polls < calm.polls && age < calm.age {
             return Poll::Settling;
         }
-        let result = load(&self.path, self.secure.as_deref());
+        let result = self.read();
         let after = self.stamps();
         if after != stamps {
             self.pending = Some((after, 1)); // it was written while we read it
@@ -115,12 +157,13 @@ impl Watcher {
         }
         match result {
             // With a clock that went back the file may seem young for long: three polls do as well.
-            Ok(loaded) if self.had_providers && is_bare(&loaded) && age < Duration::from_secs(2) && polls < 3 => {
+            Ok((loaded, _)) if self.had_providers && is_bare(&loaded) && age < Duration::from_secs(2) && polls < 3 => {
                 Poll::Settling
             }
-            Ok(loaded) => {
+            Ok((loaded, _)) if loaded.broken_extensions.is_some() && polls < 2 => Poll::Settling,
+            Ok((loaded, second)) => {
                 self.settle(stamps);
-                self.had_providers = !is_bare(&loaded);
+                self.take(&loaded, second);
                 Poll::Changed(loaded)
             }
             Err(_) if polls < 2 => Poll::Settling,
@@ -137,7 +180,16 @@ impl Watcher {
     }
 
     fn stamps(&self) -> Stamps {
-        [Stamp::of(&self.path), self.secure.as_deref().and_then(Stamp::of)]
+        let whole = [Stamp::of(&self.path), self.secure.as_deref().and_then(Stamp::of)];
+        whole.into_iter().chain(self.second.iter().map(|path| Stamp::of(path))).collect()
+    }
+
+    fn calm(&self, stamps: &Stamps) -> Calm {
+        if stamps.iter().take(WHOLE).eq(self.settled.iter().take(WHOLE)) {
+            Calm { age: Duration::from_secs(3), polls: 4 }
+        } else {
+            Calm { age: Duration::from_secs(1), polls: 2 }
+        }
     }
 
     /// The time since the last change of a file that has changed; zero for one from the future or one that is gone.

@@ -6,7 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Place, advice::Level, yaml::Mark};
+use super::{
+    Place,
+    advice::Level,
+    yaml::{Mark, WhichFile},
+};
 use crate::model::{LabelName, PoolName};
 
 /// Something in the configuration that cannot be used.
@@ -103,12 +107,15 @@ pub enum Mode {
     Strict,
 }
 
-/// Collects what is found in one file. The walkers share it, hence the cells.
+/// Collects what is found in one file, and in what was put into its tree from the one with our own keys. The walkers share
+/// it, hence the cells.
 #[derive(Debug)]
 pub struct Report {
     /// How much is forgiven.
     pub mode: Mode,
     file: Arc<str>,
+    /// The file with our own keys, once its values are in the tree.
+    extensions: RefCell<Option<Arc<str>>>,
     /// Of the provider that this is about.
     driver: Cell<Option<&'static str>>,
     errors: RefCell<Vec<ConfigError>>,
@@ -157,6 +164,7 @@ impl Report {
         Self {
             mode,
             file,
+            extensions: RefCell::default(),
             driver: Cell::default(),
             errors: RefCell::default(),
             warnings: RefCell::default(),
@@ -176,6 +184,7 @@ impl Report {
         let keys = self.keys.borrow().is_some().then(Vec::new);
         let part = Self { keys: RefCell::new(keys), ..Self::new(self.mode, Arc::clone(&self.file)) };
         part.driver.set(self.driver.get());
+        part.extensions.replace(self.extensions.borrow().clone());
         part
     }
 
@@ -206,9 +215,21 @@ impl Report {
         self.keys.into_inner().unwrap_or_default()
     }
 
-    /// The place in this file.
+    /// From now on places may be in that file, too.
+    pub fn extended_by(&self, other: &Self) {
+        self.extensions.replace(Some(Arc::clone(&other.file)));
+    }
+
+    /// The file's name.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The place in its file.
     pub fn place(&self, at: Mark) -> Place {
-        Place { file: Arc::clone(&self.file), line: at.line, column: at.column }
+        let extensions = self.extensions.borrow();
+        let file = extensions.as_ref().filter(|_| at.file == WhichFile::Extensions).unwrap_or(&self.file);
+        Place { file: Arc::clone(file), line: at.line, column: at.column }
     }
 
     /// Whether this is `config-validate`.
@@ -220,6 +241,11 @@ impl Report {
     pub fn error(&self, at: Mark, message: impl Into<String>, help: Option<String>) {
         let error = ConfigError { place: self.place(at), message: message.into(), help };
         self.errors.borrow_mut().push(error);
+    }
+
+    /// Takes in errors that another report had.
+    pub fn add_errors(&self, errors: Vec<ConfigError>) {
+        self.errors.borrow_mut().extend(errors);
     }
 
     /// Notes a warning.

@@ -5,7 +5,7 @@ use std::{ffi::OsString, io::ErrorKind, path::Path};
 use super::{
     names,
     report::Report,
-    yaml::{self, Document, Mark, Node, Problem},
+    yaml::{self, Document, Mark, Node, Problem, WhichFile},
 };
 
 /// The environment as far as the configuration may see it: variables named `NODEPOOL_…`, in the environment's order.
@@ -55,15 +55,20 @@ pub fn read(path: &Path, env: &Environment, report: &Report) -> Option<Document>
     }
 }
 
-/// Parses the bytes of one file.
+/// Parses the bytes of a file that stands for itself.
 pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Document> {
+    parse_file(bytes, WhichFile::Main, env, report)
+}
+
+/// Parses the bytes of one file.
+pub fn parse_file(bytes: &[u8], file: WhichFile, env: &Environment, report: &Report) -> Option<Document> {
     let unset = RefUnset::default();
     let document = decode(bytes).and_then(|text| {
         look_for_other_references(&text, report);
         let text = env.substitute(text);
         unset.look_for(&text, report);
         printable(&text)?;
-        yaml::parse(&text)
+        yaml::parse_file(&text, file)
     });
     match document {
         Ok(document) => {
@@ -139,7 +144,7 @@ fn printable(text: &str) -> Result<(), Problem> {
 /// The place behind a text.
 fn after(text: &str) -> Mark {
     let last_line = text.rsplit('\n').next().unwrap_or_default();
-    Mark { line: text.matches('\n').count() + 1, column: last_line.chars().count() + 1 }
+    Mark::new(text.matches('\n').count() + 1, last_line.chars().count() + 1)
 }
 
 /// Warns of what looks like a reference to the environment and stays in the text, or leaves an `s` behind: only
@@ -157,7 +162,7 @@ fn look_for_other_references(text: &str, report: &Report) {
                 continue;
             }
             let has_s = behind.starts_with('s') && !behind[1..].starts_with(|c: char| c.is_ascii_alphanumeric());
-            let at = Mark { line, column: content[..start].chars().count() + 1 };
+            let at = Mark::new(line, content[..start].chars().count() + 1);
             if name.starts_with("NODEPOOL_") {
                 if has_s {
                     told.push(name);

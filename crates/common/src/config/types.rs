@@ -147,6 +147,16 @@ pub struct Diskimage {
     pub ansible: Option<AnsibleBuild>,
 }
 
+impl Diskimage {
+    /// `dib-cmd` where it is not given.
+    pub const DIB_CMD: &str = "disk-image-create";
+
+    /// Whether nothing says how it is built: [`Self::DIB_CMD`] makes no image without elements.
+    pub fn is_without_command(&self) -> bool {
+        self.ansible.is_none() && self.dib_cmd == Self::DIB_CMD && self.elements.is_empty()
+    }
+}
+
 /// `ansible` of a diskimage, ours: how a playbook makes it (docs/image-builder.md).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnsibleBuild {

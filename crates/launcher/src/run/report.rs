@@ -29,6 +29,8 @@ pub struct Readiness {
     pub passed: bool,
     /// Why the file is not the running configuration.
     invalid: Option<String>,
+    /// Why the file with our own keys does not count as it is.
+    broken_extensions: Option<String>,
     /// Providers that are left out, with why.
     broken: BTreeMap<ProviderName, String>,
     /// Labels and hosts that are left out, with why.
@@ -46,6 +48,7 @@ impl Launcher {
                 "The configuration file is invalid, the previous configuration stays in force:\n{invalid}"
             ));
         }
+        remarks.extend(readiness.broken_extensions.clone());
         for (provider, why) in &readiness.broken {
             remarks.push(format!("Provider {provider} is left out: {why}"));
         }
@@ -75,6 +78,13 @@ impl Launcher {
         }
         let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
         readiness.invalid = None;
+        if let Some(path) = &loaded.extensions {
+            info!(logger = "nodepool.config", "Keys of our own are read from {}", path.display());
+        }
+        readiness.broken_extensions = loaded.broken_extensions.as_ref().map(ToString::to_string);
+        if let Some(broken) = &readiness.broken_extensions {
+            error!(logger = "nodepool.config", "{broken}");
+        }
         readiness.broken.clear();
         for broken in &loaded.broken_providers {
             error!(
@@ -88,7 +98,7 @@ impl Launcher {
         for broken in &readiness.broken_parts {
             error!(logger = "nodepool.config", "{broken}");
         }
-        self.stats.config_valid(true);
+        self.stats.config_valid(loaded.broken_extensions.is_none());
     }
 
     /// Notes that the file cannot be used.

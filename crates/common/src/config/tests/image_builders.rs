@@ -7,6 +7,13 @@ use crate::config::{AnsibleBuild, Diskimage, ImageBuilder};
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKPpx8Gc0acQpxEIiMOAQ/mJcrODzMthNttl9zzt0XHw";
 
+/// Accepts it; all that there is to say is that Python would not.
+fn accepted(text: &str) {
+    for warning in check(text).lines() {
+        assert!(warning.contains("Python Nodepool's config-validate refuses"), "{warning}");
+    }
+}
+
 fn image(text: &str, name: &str) -> Diskimage {
     (*load(text).config.diskimages[name]).clone()
 }
@@ -17,7 +24,7 @@ fn all_keys_of_an_image_builder_are_read_and_validate() {
         "image-builders:\n- name: image-builder\n  host: ib.example.org\n  port: 2222\n  username: nodepool\n  \
          host-keys: ['{KEY} root@ib']\n  min-free: 0.5\n  directory: /var/lib/builder\n- name: other\n"
     );
-    assert_eq!(check(&text), "");
+    accepted(&text);
     let builders = &load(&text).config.image_builders;
     let expected = ImageBuilder {
         name: "image-builder".to_owned(),
@@ -90,7 +97,7 @@ diskimages:
 - {name: a, parent: base, ansible: {playbook: a.yaml}}
 - {name: b, parent: a, ansible: {image-builder: other}}
 ";
-    assert_eq!(check(text), "");
+    accepted(text);
     let build = |playbook: &str, host: &str| {
         Some(AnsibleBuild {
             playbook: playbook.into(),
@@ -112,7 +119,7 @@ diskimages:
 - {name: dib-again, parent: playbook, dib-cmd: other}
 - {name: plain, parent: playbook}
 ";
-    assert_eq!(check(text), "");
+    accepted(text);
     assert!(image(text, "dib").ansible.is_none());
     assert!(image(text, "playbook").ansible.is_some());
     assert!(image(text, "playbook").elements.is_empty(), "a playbook gets no elements");

@@ -1,6 +1,8 @@
 //! Our own configurations, in and out of order.
 
+mod accepted_by_python;
 mod advising;
+mod extensions;
 mod image_builders;
 mod kubernetes;
 mod labels;
@@ -34,12 +36,12 @@ fn parsed(name: &str, bytes: &[u8], env: &Environment, mode: Mode) -> (Option<Do
 fn load_bytes(main: &[u8], secure: Option<&[u8]>, env: &Environment) -> Result<Loaded, ConfigErrors> {
     let (document, report) = parsed("main", main, env, Mode::Runtime);
     let secure = secure.map(|secure| parsed("secure", secure, env, Mode::Runtime));
-    assemble(report, document, secure)
+    assemble(report, document, None, secure)
 }
 
 fn check_bytes(main: &[u8], env: &Environment) -> Result<Vec<Warning>, ConfigErrors> {
     let (document, report) = parsed("main", main, env, Mode::Strict);
-    assemble(report, document, None).map(|loaded| loaded.warnings)
+    assemble(report, document, None, None).map(|loaded| loaded.warnings)
 }
 
 /// Loads at run time; panics with the errors.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    super::{Poll, Watcher},
+    super::{Poll, Watcher, extensions::NAME},
     SMALL,
 };
 
@@ -34,17 +34,32 @@ impl Scene {
         write(&self.path, text, self.now);
     }
 
+    /// Rewrites the file with our own keys in place, now.
+    fn extend(&mut self, text: &str) {
+        write(&self.path.with_file_name(NAME), text, self.now);
+    }
+
     /// A second passes, and the launcher looks.
     fn poll(&mut self) -> String {
         self.now += Duration::from_secs(1);
         self.look()
     }
 
+    /// What the polls of so many seconds say.
+    fn polls(&mut self, seconds: usize) -> Vec<String> {
+        (0..seconds).map(|_| self.poll()).collect()
+    }
+
     fn look(&mut self) -> String {
         match self.watcher.poll_at(self.now) {
             Poll::Unchanged => "unchanged".to_owned(),
             Poll::Settling => "settling".to_owned(),
-            Poll::Changed(loaded) => format!("changed: {} providers", loaded.config.providers.len()),
+            Poll::Changed(loaded) => {
+                let broken = if loaded.broken_extensions.is_some() { ", extensions broken" } else { "" };
+                let hosts =
+                    loaded.config.image_builders.iter().fold(String::new(), |all, host| all + ", " + &host.name);
+                format!("changed: {} providers{hosts}{broken}", loaded.config.providers.len())
+            }
             Poll::Invalid(errors) => format!("invalid: {errors}"),
         }
     }
@@ -155,4 +170,60 @@ fn the_secure_file_is_watched_too() {
     assert_eq!([scene.poll(), scene.poll()], ["unchanged", "unchanged"], "an empty one is no change");
     write(&secure, "zookeeper-servers: [{host: a}]\n", scene.now);
     assert_eq!([scene.poll(), scene.poll()], ["changed: 1 providers", "unchanged"]);
+}
+
+#[test]
+fn a_file_with_our_own_keys_that_appears_changes_or_goes_is_noticed_when_it_has_stood_still() {
+    let mut scene = Scene::new();
+    for (name, then) in [("a", ", a"), ("b", ", b")] {
+        scene.extend(&format!("image-builders: [{{name: {name}}}]\n"));
+        let changed = format!("changed: 1 providers{then}");
+        assert_eq!(scene.polls(4), ["settling", "settling", &changed, "unchanged"]);
+    }
+    fs::remove_file(scene.path.with_file_name(NAME)).expect("removed");
+    assert_eq!(scene.polls(5), ["settling", "settling", "settling", "changed: 1 providers", "unchanged"]);
+    scene.extend("image-builders: [{name: c}]\n");
+    scene.now += Duration::from_secs(3600);
+    assert_eq!(scene.look(), "changed: 1 providers, c", "an old one counts at once");
+}
+
+#[test]
+fn both_files_that_change_one_after_the_other_are_taken_at_once() {
+    let mut scene = Scene::new();
+    scene.extend("image-builders: [{name: a}]\n");
+    assert_eq!(scene.polls(2), ["settling", "settling"], "nodepool.yaml may follow");
+    scene.write(&format!("{SMALL}  - name: second\n"));
+    scene.now += Duration::from_millis(100);
+    assert_eq!(scene.look(), "settling");
+    assert_eq!(scene.polls(2), ["changed: 2 providers, a", "unchanged"]);
+}
+
+#[test]
+fn a_broken_file_with_our_own_keys_leaves_the_one_before_in_force_and_nodepool_yaml_as_it_is_now() {
+    let mut scene = Scene::new();
+    scene.extend("image-builders: [{name: a}]\n");
+    assert_eq!(scene.polls(3).pop().as_deref(), Some("changed: 1 providers, a"));
+    scene.extend("image-builders: [{name: b, port: 1}]\n");
+    assert_eq!(scene.polls(4).pop().as_deref(), Some("unchanged"), "told once");
+    scene.write(&format!("{SMALL}  - name: second\n"));
+    assert_eq!(scene.polls(3), ["settling", "changed: 2 providers, a, extensions broken", "unchanged"]);
+    scene.extend("image-builders: [{name: c}]\n");
+    assert_eq!(scene.polls(3), ["settling", "settling", "changed: 2 providers, c"]);
+    scene.write("labels: [\n");
+    scene.extend("a: [\n");
+    assert_eq!(scene.poll(), "settling");
+    let told = scene.poll();
+    assert!(told.starts_with("invalid: ") && told.lines().count() == 2, "{told}");
+}
+
+#[test]
+fn one_that_is_broken_at_the_start_counts_as_soon_as_it_is_mended() {
+    let mut scene = Scene::new();
+    scene.extend("a: [\n");
+    let (watcher, loaded) = Watcher::load(&scene.path, None).expect("starts");
+    assert!(loaded.broken_extensions.is_some());
+    scene.watcher = watcher;
+    assert_eq!(scene.poll(), "unchanged");
+    scene.extend("image-builders: [{name: a}]\n");
+    assert_eq!(scene.polls(4), ["settling", "settling", "changed: 1 providers, a", "unchanged"]);
 }

@@ -31,6 +31,25 @@ pub struct Mark {
     pub line: usize,
     /// The column.
     pub column: usize,
+    /// In which of a configuration's files.
+    pub file: WhichFile,
+}
+
+impl Mark {
+    /// In the file that is read.
+    pub const fn new(line: usize, column: usize) -> Self {
+        Self { line, column, file: WhichFile::Main }
+    }
+}
+
+/// A file of those whose trees are read as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhichFile {
+    /// The configuration file itself.
+    #[default]
+    Main,
+    /// The one that has only our own keys ([`super::extensions`]).
+    Extensions,
 }
 
 /// A value and where it stands.
@@ -122,6 +141,12 @@ impl Node {
         }
     }
 
+    /// Another value in its place.
+    #[must_use]
+    pub const fn with_value(&self, value: Value) -> Self {
+        Self { value, at: self.at, size: self.size, depth: self.depth }
+    }
+
     /// Whether Python would hold them for the same key of a dict.
     fn same_key(&self, other: &Self) -> bool {
         let (Value::Scalar(a, left), Value::Scalar(b, right)) = (&self.value, &other.value) else { return false };
@@ -188,14 +213,19 @@ pub struct Document {
 
 /// Reads exactly one document.
 pub fn parse(text: &str) -> Result<Document, Problem> {
+    parse_file(text, WhichFile::Main)
+}
+
+/// The same, with the places of its values in that file.
+pub fn parse_file(text: &str, file: WhichFile) -> Result<Document, Problem> {
     // As PyYAML and libyaml: no line feed is invented after a block scalar that ends the file.
     let mut options = options! { block_scalar_eof_without_line_feed: true };
     options.set_emit_comments(false);
-    let mut builder = Builder::default();
+    let mut builder = Builder { file, ..Builder::default() };
     let mut documents = 0;
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
-            let at = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
+            let at = Mark::new(error.marker().line(), error.marker().col() + 1);
             hints::explain(text, error.kind(), at)
         })?;
         if matches!(event, Event::DocumentStart(..)) {
@@ -212,7 +242,7 @@ pub fn parse(text: &str) -> Result<Document, Problem> {
 }
 
 fn mark(span: &Span) -> Mark {
-    Mark { line: span.start.line(), column: span.start.col() + 1 }
+    Mark::new(span.start.line(), span.start.col() + 1)
 }
 
 /// A collection whose end has not come yet.
@@ -225,6 +255,7 @@ struct Open {
 
 #[derive(Default)]
 struct Builder {
+    file: WhichFile,
     open: Vec<Open>,
     anchors: HashMap<usize, Rc<Node>>,
     duplicates: Vec<Duplicate>,
@@ -237,7 +268,7 @@ struct Builder {
 
 impl Builder {
     fn event(&mut self, event: Event<'_>, span: &Span) -> Result<(), Problem> {
-        let at = mark(span);
+        let at = Mark { file: self.file, ..mark(span) };
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if style != ScalarStyle::Plain {

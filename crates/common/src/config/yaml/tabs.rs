@@ -13,7 +13,7 @@ pub fn in_indentation(lines: &[&str]) -> Vec<Mark> {
     let of_line = |(number, line): (usize, &&str)| {
         let space = line.len() - line.trim_start_matches([' ', '\t']).len();
         let column = line[..space].find('\t')? + 1;
-        Some(Mark { line: number, column })
+        Some(Mark::new(number, column))
     };
     (1..).zip(lines).filter_map(of_line).collect()
 }
@@ -46,7 +46,7 @@ pub fn refused_by_pyyaml(text: &str, scalars: &[Range<usize>]) -> Vec<Mark> {
             in_comment = true;
         }
         if c == '\t' && !in_scalar && !in_comment {
-            found.push(Mark { line, column });
+            found.push(Mark::new(line, column));
         }
         before = c;
         column += 1;

@@ -19,7 +19,7 @@ pub fn before(text: &str, place: Mark) -> Before {
     let mut last_quote = None;
     let mut open: Vec<(char, Mark)> = Vec::new();
     let (mut quote, mut may_begin, mut before) = (None, true, '\n');
-    let mut at = Mark { line: 1, column: 1 };
+    let mut at = Mark::new(1, 1);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         if (at.line, at.column) >= (place.line, place.column) {
@@ -53,7 +53,7 @@ pub fn before(text: &str, place: Mark) -> Before {
             (_, None) => may_begin = false,
         }
         before = c;
-        at = if c == '\n' { Mark { line: at.line + 1, column: 1 } } else { Mark { column: at.column + 1, ..at } };
+        at = if c == '\n' { Mark::new(at.line + 1, 1) } else { Mark { column: at.column + 1, ..at } };
     }
     Before { bracket: open.pop(), quote: last_quote }
 }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_bracket_counts_where_a_value_may_begin() {
         let open = |text: &str| {
-            let end = Mark { line: usize::MAX, column: 1 };
+            let end = Mark::new(usize::MAX, 1);
             before(text, end).bracket.map(|(bracket, at)| (bracket, at.line, at.column))
         };
         assert_eq!(open("a: [b, {c: d\n"), Some(('{', 1, 8)));
@@ -73,13 +73,13 @@ mod tests {
         for closed in ["a: [b]\n", "a: b[0\n", "a: '['\n", "a: \"\\\"[\"\n", "a: b # [\n", "# '\na: b\n"] {
             assert_eq!(open(closed), None, "{closed}");
         }
-        assert_eq!(before("a: [b\n", Mark { line: 1, column: 4 }).bracket, None, "not before its own place");
+        assert_eq!(before("a: [b\n", Mark::new(1, 4)).bracket, None, "not before its own place");
     }
 
     #[test]
     fn a_quoted_text_may_end_many_lines_below() {
-        let place = Mark { line: 3, column: 5 };
+        let place = Mark::new(3, 5);
         let quote = before("a: \"b\nc: d\ne: \"f\"\n", place).quote;
-        assert_eq!(quote, Some(('"', Mark { line: 1, column: 4 })));
+        assert_eq!(quote, Some(('"', Mark::new(1, 4))));
     }
 }

@@ -36,7 +36,7 @@ impl<'t> Source<'t> {
         if this.indent < above.column {
             return None;
         }
-        let at = Mark { line, column: above.column + 1 };
+        let at = Mark::new(line, above.column + 1);
         let Some(key) = above.key else {
             if let Some(meant) = without_space(above.value) {
                 let message = format!("a space is missing behind the colon of `{}`", above.value);

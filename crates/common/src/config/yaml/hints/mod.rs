@@ -103,7 +103,7 @@ impl<'t> Source<'t> {
             line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
         };
         let first = self.lines.iter().position(|line| is_mark(line, "<<<<<<<") || is_mark(line, ">>>>>>>"))?;
-        let at = Mark { line: first + 1, column: 1 };
+        let at = Mark::new(first + 1, 1);
         let help = "keep what is right of both versions, and remove the lines that begin with `<<<<<<<`, `=======` and `>>>>>>>`";
         Some(Hint { at, message: "this line was left by an unfinished merge".to_owned(), help: help.to_owned() })
     }

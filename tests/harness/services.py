@@ -151,8 +151,9 @@ class Launcher(Process):
 class Builder(Process):
     """A nodepool-builder in the foreground: ours, or with python=True upstream's at the pace of a test."""
 
-    def __init__(self, config, log, python=False, env=None, arguments=()):
+    def __init__(self, config, log, python=False, env=None, arguments=(), within=()):
+        """`within`: a command that becomes the one that stands behind it."""
         executable = [VENV / 'bin/python', TESTS / 'harness/upstream_builder.py'] if python else [binary('nodepool-builder')]
         # Upstream knows only SIGINT, and waits for a pass of each worker.
-        super().__init__([*executable, '-f', '-d', '-c', config, *arguments], log, env={**os.environ, **(env or {})},
+        super().__init__([*within, *executable, '-f', '-d', '-c', config, *arguments], log, env={**os.environ, **(env or {})},
                          stop_signal=signal.SIGINT if python else signal.SIGTERM, grace=30)

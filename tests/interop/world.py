@@ -65,13 +65,14 @@ class World:
     def pools(self):
         return self.zuul.zk.getRegisteredLaunchers()
 
-    def builder(self, config, python=None, env=None, arguments=(), ours=(), registered=True):
-        """A running builder; `ours`: arguments that upstream does not know; `registered`: it has begun its work."""
+    def builder(self, config, python=None, env=None, arguments=(), ours=(), registered=True, within=()):
+        """A running builder; `ours`: arguments that upstream does not know; `registered`: it has begun its work; `within`:
+        a command that becomes it."""
         python = self.python if python is None else python
         # The fake driver of either looks its clouds up here.
         env = {'OS_CLIENT_CONFIG_FILE': str(UPSTREAM / 'nodepool/tests/fixtures/clouds.yaml'), **(env or {})}
         builder = Builder(config, self.directory / f'{config.stem}.log', python=python, env=env,
-                          arguments=[*arguments, *([] if python else ours)])
+                          arguments=[*arguments, *([] if python else ours)], within=within)
         client = self.zuul.zk.kazoo_client
         before = set(records.children(client, 'components/builder'))
         self.stack.enter_context(builder)

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use nodepool_builder::{
-    image_builder::trust_host,
+    image_builder::{self, trust_host},
     run::{Builder, Options},
 };
 use nodepool_common::{
@@ -64,6 +64,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = image_builder::builtin::run_if_called() {
+        return code;
+    }
     let arguments = Arguments::parse();
     if arguments.version {
         println!("Nodepool version: {}", env!("CARGO_PKG_VERSION"));

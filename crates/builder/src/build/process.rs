@@ -106,7 +106,14 @@ impl Group {
         let Some((program, arguments)) = command.arguments.split_first() else {
             return Err(io::Error::other("there is no program to run"));
         };
-        let child = Command::new(program)
+        let mut child = if command.is_own {
+            let mut own = Command::new("/proc/self/exe");
+            own.arg0(program);
+            own
+        } else {
+            Command::new(program)
+        };
+        let child = child
             .args(arguments)
             .envs(command.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -219,6 +226,7 @@ mod tests {
         BuildCommand {
             arguments: ["sh", "-c", script].map(str::to_owned).to_vec(),
             environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..BuildCommand::default()
         }
     }
 
@@ -274,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_started_says_so() {
         let this = Try::new();
-        let command = BuildCommand { arguments: vec!["/nowhere/dib".to_owned()], environment: Vec::new() };
+        let command = BuildCommand { arguments: vec!["/nowhere/dib".to_owned()], ..BuildCommand::default() };
         let ended = run(&command, this.log(), GRACE, &CancellationToken::new()).await;
         assert!(matches!(&ended, Ended::NotStarted(error) if error.kind() == io::ErrorKind::NotFound), "{ended:?}");
     }

@@ -1,7 +1,8 @@
 //! The image-builder host: images made by a playbook on another machine, over SSH.
 //!
-//! All of it lives in `dib-ansible`, a process that a build runs as any other `dib-cmd`. It is the operator's wrapper,
-//! argument by argument (sf-operator.md 8), and does what that leaves to chance:
+//! All of it lives in `dib-ansible`, a process that a build runs as any other `dib-cmd`: nodepool-builder's own executable
+//! under that name ([`builtin`]). It is the operator's wrapper, argument by argument (sf-operator.md 8), and does what that
+//! leaves to chance:
 //!
 //! ```text
 //!   dib-ansible ──arguments──> inventory, playbook
@@ -20,6 +21,7 @@
 //! [`trust_host`] is `nodepool-builder trust-host`.
 
 mod arguments;
+pub mod builtin;
 mod call;
 mod guard;
 mod known_hosts;
@@ -36,7 +38,7 @@ mod targets;
 pub mod trust_host;
 mod wrapper;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use nodepool_common::config::{Config, Diskimage};
 
@@ -49,14 +51,11 @@ pub fn is_guard(command_line: &[u8]) -> bool {
 }
 
 /// The command that builds an image which has `ansible`, in the place of its `dib-cmd`; the arguments that every
-/// `dib-cmd` gets (`-x -t … -o …`) are to be appended, and no elements. `None`: it has no `ansible`.
-///
-/// The program is the `dib-ansible` beside the running one, else the one that the search path has.
+/// `dib-cmd` gets (`-x -t … -o …`) are to be appended, and no elements. Its program is ours, whatever file has the name
+/// ([`builtin`]). `None`: it has no `ansible`.
 pub fn command(config: &Config, image: &Diskimage) -> Option<Vec<String>> {
     let build = image.ansible.as_ref()?;
-    let beside = std::env::current_exe().ok().and_then(|ours| Some(ours.parent()?.join("dib-ansible")));
-    let program = beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("dib-ansible"));
-    let mut words = vec![program.to_string_lossy().into_owned()];
+    let mut words = vec![builtin::NAME.to_owned()];
     let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
     if let Some(inventory) = &build.inventory {
         option("--inventory", inventory.to_string_lossy().into_owned());
@@ -67,23 +66,25 @@ pub fn command(config: &Config, image: &Diskimage) -> Option<Vec<String>> {
     if let Some(bytes) = build.min_free {
         option("--min-free", bytes.to_string());
     }
-    let declared: Vec<Declared> = config.image_builders.iter().map(Declared::from).collect();
-    if let Ok(json) = serde_json::to_string(&declared) {
-        option("--image-builders", json);
-    }
+    words.extend(declaring(config));
     // What begins with a dash is a playbook nevertheless.
     let playbook = build.playbook.to_string_lossy();
     words.push(if playbook.starts_with('-') { format!("./{playbook}") } else { playbook.into_owned() });
     Some(words)
 }
 
+/// The option that tells `dib-ansible` the configuration's `image-builders`.
+pub fn declaring(config: &Config) -> Vec<String> {
+    let declared: Vec<Declared> = config.image_builders.iter().map(Declared::from).collect();
+    serde_json::to_string(&declared).map(|json| vec!["--image-builders".to_owned(), json]).unwrap_or_default()
+}
+
+/// A note for the beginning of a build log, in the form of all lines of ours there.
+pub fn note(text: &str) -> String {
+    say::lines(text)
+}
+
 /// `dib-ansible`, by whichever name it was called.
 pub fn main() -> ExitCode {
-    if let Some(state) = wrapper::state_of_this_call() {
-        return wrapper::run(&state);
-    }
-    if let Some(directory) = guard::directory_of_this_call() {
-        return guard::main(&directory);
-    }
-    start::main()
+    builtin::run_if_called().unwrap_or_else(start::main)
 }

@@ -7,11 +7,14 @@ use std::io::Write as _;
 
 /// Writes one line, or several, each with its time.
 pub fn say(text: impl AsRef<str>) {
-    let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S%.6f");
     let mut out = std::io::stdout().lock();
-    for line in text.as_ref().lines() {
-        // The log may be gone; the build goes on.
-        let _ = writeln!(out, "{now} | dib-ansible: {line}");
-    }
+    // The log may be gone; the build goes on.
+    let _ = out.write_all(lines(text.as_ref()).as_bytes());
     let _ = out.flush();
+}
+
+/// One line, or several, each with its time and its end.
+pub fn lines(text: &str) -> String {
+    let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S%.6f");
+    text.lines().fold(String::new(), |all, line| all + &format!("{now} | dib-ansible: {line}\n"))
 }

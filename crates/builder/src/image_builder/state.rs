@@ -19,10 +19,14 @@ use nodepool_common::config::ImageBuilder;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use super::builtin;
+
 /// Names the directory to the processes below ansible-playbook.
 pub const VARIABLE: &str = "NODEPOOL_DIB_ANSIBLE";
 /// The environment variable that each remote process carries, with the build's mark as its value.
 pub const MARK: &str = "NODEPOOL_BUILD";
+/// How the directory's name begins.
+const PREFIX: &str = "nodepool-ansible-";
 /// The programs whose place we take.
 pub const PROGRAMS: [&str; 3] = ["ssh", "sftp", "scp"];
 
@@ -101,11 +105,15 @@ pub struct State {
 }
 
 impl State {
-    /// Makes the directory, with everything but `build.json`. It is removed with the guard returned.
+    /// Makes the directory, with everything but `build.json`. It is removed with the guard returned. Where there is no place
+    /// for temporary files (a container whose root is read-only), it is made in the home directory, as Ansible's own are.
     pub fn make() -> io::Result<(Self, TempDir)> {
-        let directory = TempDir::with_prefix("nodepool-ansible-")?;
+        let directory = TempDir::with_prefix(PREFIX).or_else(|error| {
+            let home = std::env::var_os("HOME").ok_or(error)?;
+            TempDir::with_prefix_in(PREFIX, home)
+        })?;
         let state = Self { directory: directory.path().to_owned() };
-        let ours = std::env::current_exe()?;
+        let ours = builtin::executable()?;
         for sub in ["bin", "control", "calls", "hosts"] {
             fs::create_dir(state.path(sub))?;
         }

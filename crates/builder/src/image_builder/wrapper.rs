@@ -33,7 +33,7 @@ pub fn state_of_this_call() -> Option<State> {
 }
 
 /// The name that we were called by.
-fn name() -> Option<String> {
+pub fn name() -> Option<String> {
     Some(Path::new(&std::env::args_os().next()?).file_name()?.to_string_lossy().into_owned())
 }
 

@@ -153,7 +153,10 @@ impl Builder {
         let mut outcome = match ready {
             Err(failure) => Outcome { code: 1, failure: Some(failure) },
             Ok(command) => {
-                info!(logger = LOGGER, image = %image, build = %id, "Running {}", command.arguments.join(" "));
+                let own = if command.is_own { " (in nodepool-builder itself)" } else { "" };
+                info!(logger = LOGGER, image = %image, build = %id, "Running {}{own}", command.arguments.join(" "));
+                // A full disk has no room for it; the build will tell.
+                let _ = log.write_all(command.note.as_deref().unwrap_or_default().as_bytes());
                 info!(logger = LOGGER, image = %image, build = %id, "Logging to {}", log_path.display());
                 match log.try_clone() {
                     Ok(out) => self.run_build(&command, out, diskimage, &log_path).await,

@@ -305,7 +305,7 @@ async fn run_hook(
     let words = [hook.as_os_str(), provider.as_str().as_ref(), id.as_ref(), file.as_os_str()];
     let command = BuildCommand {
         arguments: words.map(|word| word.to_string_lossy().into_owned()).to_vec(),
-        environment: Vec::new(),
+        ..BuildCommand::default()
     };
     let output =
         tempfile::NamedTempFile::new().map_err(|error| format!("no file for the output of {shown}: {error}"))?;

@@ -8,7 +8,7 @@ Beside each NAME.yaml stands NAME.expect, of these lines:
   error LINE:COLUMN WORDS               an ERROR of ours at that place that has these words; all of them are listed
   warning LINE:COLUMN WORDS             likewise a WARNING; others may be there
 
-Whatever stands there, ours may accept no file that Python's refuses.
+Whatever stands there, ours may accept no file that Python's refuses, but for one with keys of our own, of which it says that.
 """
 import contextlib
 import os
@@ -74,7 +74,8 @@ def differences(path):
     status, expected = expectations(path.with_suffix('.expect'))
     accepted = python_accepts(path)
     accepts, said = ours(path)
-    if accepts and not accepted:
+    is_told = any("Python Nodepool's config-validate refuses a file that has" in text for _, _, text in said)
+    if accepts and not accepted and not is_told:
         yield 'ours accepts what Python refuses'
     for who, is_so in (('python', accepted), ('ours', accepts)):
         if is_so != status[who]:

@@ -155,7 +155,7 @@ class Trial:
         return f'after {time.monotonic() - began:.1f} s'
 
     def plays(self):
-        """A playbook from the ConfigMap of image sources makes an image, with the Ansible of the builder's image."""
+        """Playbooks from the ConfigMap of image sources make images, one named in nodepool.yaml, one by our own keys beside it."""
         builder = self.started['builder']
         sources = self.volumes.config_maps['nodepool-image-sources']
         self.volumes.projected['nodepool-builder', 'image-sources'].update({
@@ -165,13 +165,17 @@ class Trial:
         config = yaml.safe_load(self.volumes.config_maps['nodepool-builder-config']['nodepool.yaml'])
         config['diskimages'].append({'name': 'played-image', 'formats': ['qcow2'],
                                      'dib-cmd': '/usr/local/bin/dib-ansible played.yaml'})
-        self.volumes.projected['nodepool-builder', 'config'].update({'nodepool.yaml': yaml.safe_dump(config)})
+        config['diskimages'].append({'name': 'extended-image', 'formats': ['qcow2']})
+        extensions = {'diskimages': [{'name': 'extended-image', 'ansible': {'playbook': 'played.yaml'}}]}
+        self.volumes.projected['nodepool-builder', 'config'].update({
+            'nodepool.yaml': yaml.safe_dump(config), 'nodepool-extensions.yaml': yaml.safe_dump(extensions)})
 
-        def line():
+        def line(image):
             lines = builder.exec('nodepool', 'dib-image-list').stdout.splitlines()
-            return next((line for line in lines if 'played-image' in line), '')
-        wait_for('built: played-image', lambda: 'ready' in line() or 'failed' in line(), 60, 0.5)
-        check('ready' in line(), builder.exec('nodepool', 'build-log', 'played-image').stdout[-2000:])
+            return next((line for line in lines if image in line), '')
+        for image in 'played-image', 'extended-image':
+            wait_for(f'built: {image}', lambda: 'ready' in line(image) or 'failed' in line(image), 60, 0.5)
+            check('ready' in line(image), builder.exec('nodepool', 'build-log', image).stdout[-2000:])
 
     def stops(self):
         """SIGTERM ends launcher and builder with status 0, long before the kubelet would kill them."""

@@ -73,8 +73,8 @@ impl ZooKeeper {
         }
     }
 
-    /// The number of the next node that is created: who names a greater one, or this one, has it from elsewhere. `None` where
-    /// that cannot be known.
+    /// The number of the next node that is created: who names a greater one, or this one, has it from elsewhere. 0 where the
+    /// directory is not there, as in an empty ZooKeeper: no number was given out. `None` where that cannot be known.
     ///
     /// ZooKeeper numbers the children of a directory in the order of their creation, and tells how often children were created
     /// or deleted (`cversion`: 2 * creations - children). Each creation of any child counts, so that the number is never too
@@ -83,7 +83,7 @@ impl ZooKeeper {
         let (_, client) = self.shared.client("reading", paths::NODES).await?;
         let found = repeat(self.shared.deadline(), || client.check_stat(paths::NODES)).await;
         let found = found.map_err(|error| ZkError::of("reading", paths::NODES, error))?;
-        Ok(found.and_then(|stat| {
+        Ok(found.map_or(Some(0), |stat| {
             let twice = i64::from(stat.cversion) + i64::from(stat.num_children);
             // After two thousand million changes it begins anew.
             u64::try_from(twice).ok().map(|twice| twice / 2)

@@ -22,10 +22,9 @@ impl Builder {
             ticks.tick().await;
             if self.zk.cache().ready() {
                 self.stats.builder(&self.options.fqdn, &self.work());
+                // Also 0: after a restart nothing else ends an alarm that is over.
                 let held_back = self.state().withheld.len();
-                if held_back > 0 {
-                    self.stats.files_held_back(&self.options.fqdn, held_back);
-                }
+                self.stats.files_held_back(&self.options.fqdn, held_back);
             }
             self.wake.notify_one();
         }

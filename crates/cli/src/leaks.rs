@@ -4,8 +4,9 @@
 //! The launcher removes only what two searches in a row have seen; this is one search. The cloud is listed before the
 //! records are read: a server that is younger than the listing cannot be in it, and one in the listing has its record.
 //!
-//! `leaks --remove` asks no cloud. It shows what is on record as held back, and writes into the same records, over the very
-//! version that it has shown, that these items may go. Where a record has changed in between, nothing of it is allowed.
+//! `leaks --remove` asks no cloud. It shows what is on record as held back, and only then writes into the same records, over the
+//! very version that it has shown, that these items may go. What cannot be shown is not allowed. Where a record has changed in
+//! between, nothing of it is allowed; that one cannot be written does not stop the others.
 
 use std::collections::BTreeMap;
 
@@ -78,34 +79,32 @@ pub async fn allow(session: &Session, only: Option<&str>) -> Result<(), Failure>
     let all = held_back(session, only).await?;
     known(session, only, &all)?;
     let mut table = table();
-    let (mut allowed, mut changed) = (Vec::new(), Vec::new());
-    for (holder, (held, version)) in &all {
-        if held.held().next().is_none() {
-            continue;
-        }
+    let all: Vec<_> = all.iter().filter(|(_, (held, _))| held.held().next().is_some()).collect();
+    if all.is_empty() {
+        return say("Nothing is held back.");
+    }
+    for (holder, (held, _)) in &all {
+        let place = where_it_is(holder, held);
+        held.held().for_each(|item| table.push(row(&place, item)));
+    }
+    say(&table.render_text(None))?;
+    let mut failed = Vec::new();
+    for (holder, (held, version)) in all {
         let mut now = held.clone();
         now.items.iter_mut().for_each(|item| item.allowed = true);
         let place = where_it_is(holder, held);
-        if session.zk.write_held_back(holder, &now, *version).await? {
-            for item in now.items.iter().filter(|item| held.held().any(|before| before.id == item.id)) {
-                table.push(row(&place, item));
-            }
-            allowed.push(format!("{place}: {}{} may be removed, once", held.summary(), more(held)));
-        } else {
-            changed.push(format!(
+        match session.zk.write_held_back(holder, &now, *version).await {
+            Ok(true) => say_aside(&format!("{place}: {}{} may be removed, once", held.summary(), more(held))),
+            Ok(false) => failed.push(format!(
                 "what {place} holds back has changed in this moment, and nothing of it was allowed: look at it \
                  (nodepool leaks), and repeat this"
-            ));
+            )),
+            Err(error) => failed.push(format!(
+                "what {place} holds back may not be allowed: look at it (nodepool leaks), and repeat this: {error}"
+            )),
         }
     }
-    if allowed.is_empty() && changed.is_empty() {
-        return say("Nothing is held back.");
-    }
-    say(&table.render_text(None))?;
-    for line in allowed {
-        say_aside(&line);
-    }
-    if changed.is_empty() { Ok(()) } else { Err(Failure::Refused(changed.join("\n"))) }
+    if failed.is_empty() { Ok(()) } else { Err(Failure::Refused(failed.join("\n"))) }
 }
 
 /// What is on record as held back.

@@ -140,8 +140,18 @@ async fn what_is_held_back_is_listed_and_allowed_once() {
         assert_eq!(world.zk.get(path).await.unwrap().unwrap().1.version, 0, "looking changes nothing");
     }
 
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(NODEPOOL);
+    command.arg("-c").arg(world.config()).args(["leaks", "--remove"]).stdout(full);
+    let unseen = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert_eq!(unseen.status.code(), Some(1), "{unseen:?}");
+    for path in [fake, gone, builder] {
+        assert_eq!(world.zk.get(path).await.unwrap().unwrap().1.version, 0, "what nobody has seen is not allowed");
+    }
+
     let one = world.nodepool(&["leaks", "--remove", "--provider", "fake-cloud"]).await;
-    assert_eq!(rows(&one), [["fake-cloud", "instances", "s2", "it has no record", "allowed"]]);
+    assert_eq!(rows(&one), [["fake-cloud", "instances", "s2", "it has no record", since]]);
+    assert!(stderr(&one).contains("fake-cloud: 1 instances (and 3 more"), "{one:?}");
     let allowed = world.record(fake).await.unwrap();
     assert_eq!(allowed["items"], json!([item("instances", "s1", true), item("instances", "s2", true)]));
     assert_eq!((allowed["found"].clone(), allowed["why"].clone()), (json!(5), json!("w")));

@@ -28,11 +28,10 @@ use nodepool_common::{
     sys::{clock, shutdown},
 };
 use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, leaks::is_node_of};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::Launcher;
+use super::{Launcher, leaks::Searched};
 use crate::{
     nodescan::Nodescan,
     plan::{CloudImage, Plan, PoolKey, ProjectQuota, ProviderState, Want},
@@ -58,8 +57,8 @@ pub struct Cloud {
     pub provider: Arc<dyn Provider>,
     /// Host-key scans, limited per provider.
     pub nodescan: Nodescan,
-    /// The first search for leaks is over, however it ended.
-    pub searched: watch::Sender<bool>,
+    /// Whether it was searched for leaks since the records were last read from the beginning.
+    pub searched: Searched,
     /// Ends its tasks when it is replaced.
     stop: CancellationToken,
 }
@@ -302,6 +301,13 @@ impl Clouds {
         }
     }
 
+    /// Has all clouds searched for leaks at once: ZooKeeper may have been set back, and may give out numbers again.
+    pub fn search_anew(&self) {
+        for entry in self.open().values() {
+            entry.cloud.searched.start_over();
+        }
+    }
+
     /// The cloud was away for a launch. What is known of its trouble stays: each launch would word it differently.
     pub fn away(&self, name: &ProviderName, why: String) {
         if let Some(entry) = self.open().get_mut(name).filter(|entry| entry.state.trouble.is_none()) {
@@ -432,7 +438,7 @@ impl Launcher {
                 config: Arc::clone(provider),
                 provider: made,
                 nodescan: Nodescan::default(),
-                searched: watch::Sender::new(false),
+                searched: Searched::default(),
                 stop: CancellationToken::new(),
             });
             let entry = Entry {

@@ -27,7 +27,10 @@ use nodepool_common::{
     sys::{clock, host},
 };
 use nodepool_drivers::{CloudResource, ProviderError, ResourceKind, leaks::standing};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior},
+};
 use tracing::{debug, error, info, warn};
 
 use super::{Launcher, clouds::Cloud};
@@ -74,6 +77,40 @@ impl Suspects {
     /// Forgets what this search has not found.
     fn end(&mut self) {
         self.before = std::mem::take(&mut self.now);
+    }
+}
+
+/// Whether a search is over, however it ended, so that the numbers are known that a cloud's resources bear.
+#[derive(Debug, Default)]
+pub struct Searched {
+    is_over: watch::Sender<bool>,
+    again: Notify,
+}
+
+impl Searched {
+    /// What was found is of no worth any more: asks for a search, now.
+    pub fn start_over(&self) {
+        self.is_over.send_replace(false);
+        self.again.notify_one();
+    }
+
+    /// Returns when a search is asked for.
+    async fn asked_for(&self) {
+        self.again.notified().await;
+    }
+
+    fn over(&self) {
+        self.is_over.send_replace(true);
+    }
+
+    /// Waits until a search is over, but not longer than `limit`: a cloud that does not list does not stop launches, of which
+    /// it may be capable.
+    pub async fn wait(&self, limit: Duration) {
+        let mut is_over = self.is_over.subscribe();
+        if tokio::time::timeout(limit, is_over.wait_for(|is_over| *is_over)).await.is_err() {
+            // Nor does it hold up those that follow.
+            self.over();
+        }
     }
 }
 
@@ -146,13 +183,18 @@ impl Launcher {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.removal_allowed(&cloud.config.name) => {}
+                () = cloud.searched.asked_for() => {}
             }
             // Without trustworthy records everything would look leaked.
             self.zk.cache().until_ready().await;
+            let session = self.session_id();
             if let Err(error) = self.search(cloud, &mut suspects).await {
                 warn!(logger = LOGGER, "Cannot look for leaked resources: {error}");
             }
-            cloud.searched.send_replace(true);
+            // Otherwise the next one is asked for already, or about to be.
+            if session == self.session_id() {
+                cloud.searched.over();
+            }
             // What was listed may lack the servers of ready nodes.
             self.wake.notify_one();
         }
@@ -327,6 +369,20 @@ impl Launcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn launches_wait_for_a_search_but_not_for_ever_and_anew_after_records_were_lost() {
+        const NEVER: Duration = Duration::from_secs(3600);
+        let searched = Searched::default();
+        searched.over();
+        searched.wait(NEVER).await;
+        searched.start_over();
+        searched.asked_for().await;
+        let waits = tokio::time::timeout(Duration::from_millis(50), searched.wait(NEVER)).await.is_err();
+        assert!(waits, "what is known is of the lost session");
+        searched.wait(Duration::from_millis(10)).await;
+        searched.wait(NEVER).await;
+    }
 
     #[test]
     fn what_is_listed_although_it_was_deleted_is_warned_about_and_counted_once() {

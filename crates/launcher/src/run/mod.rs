@@ -329,6 +329,7 @@ impl Launcher {
             if let Some(session) = session {
                 if current.is_some_and(|current| current != session) {
                     warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
+                    self.clouds.search_anew();
                     self.book.start_over();
                 }
                 if current != Some(session) {

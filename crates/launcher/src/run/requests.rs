@@ -258,12 +258,7 @@ impl Launcher {
     /// numbers out again, and a driver would take an old node's server, pod or namespace for the new one's. Numbers that are
     /// taken are passed over.
     async fn create_unnamed_node(&self, pool: &PoolKey, cloud: &Cloud, node: Node) -> Result<Held<Node>, ZkError> {
-        let mut searched = cloud.searched.subscribe();
-        // A cloud that does not list does not stop launches, of which it may be capable.
-        if tokio::time::timeout(FIRST_SEARCH, searched.wait_for(|searched| *searched)).await.is_err() {
-            // Nor does it hold up those that follow.
-            cloud.searched.send_replace(true);
-        }
+        cloud.searched.wait(FIRST_SEARCH).await;
         loop {
             let held = self.zk.create_node(node.clone()).await?;
             let id = held.record().id.clone();

@@ -39,8 +39,9 @@ use crate::plan::{LeakSearch, Tagged, is_unclaimed};
 const LOGGER: &str = "nodepool.CleanupWorker";
 /// Between a search and the next one that a permission calls for.
 const AFTER_A_PERMISSION: Duration = Duration::from_secs(1);
-/// After so many intervals in which nobody looks after it, what was held back is forgotten: an hour by default.
-const FORGOTTEN_AFTER: u32 = 60;
+/// After so long a time in which nobody looks after it, what was held back is forgotten. Long, because a launcher or a builder
+/// that was stopped out of caution must find it again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86_400);
 
 /// What has leaked, as long as each search finds it.
 #[derive(Debug, Default)]
@@ -330,8 +331,7 @@ impl Launcher {
     /// configuration any more, or their builder does not run. It must have been so all the time as this process saw it, so
     /// that a launcher that is being restarted does not lose its own.
     pub(super) async fn forget_unclaimed(self: Arc<Self>) {
-        let interval = self.options.cleanup_interval;
-        let mut ticks = tokio::time::interval(interval);
+        let mut ticks = tokio::time::interval(self.options.cleanup_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unclaimed: BTreeMap<Holder, Instant> = BTreeMap::new();
         loop {
@@ -351,7 +351,7 @@ impl Launcher {
             unclaimed.retain(|holder, _| found.contains_key(holder));
             for (holder, stat) in found {
                 let since = *unclaimed.entry(holder.clone()).or_insert_with(Instant::now);
-                if since.elapsed() < interval * FORGOTTEN_AFTER {
+                if since.elapsed() < FORGOTTEN_AFTER {
                     continue;
                 }
                 match self.zk.forget_held_back(&holder, stat.version).await {

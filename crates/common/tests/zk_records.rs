@@ -591,6 +591,7 @@ async fn what_is_held_back_is_written_over_what_was_read_only() {
         why: "there is no node".to_owned(),
         since: 1,
         allowed: false,
+        missed_since: None,
     };
     let held =
         |items: Vec<HeldItem>| HeldBack { why: "w".to_owned(), found: items.len(), items, ..HeldBack::default() };

@@ -2,12 +2,13 @@
 //! ([`brake`](nodepool_common::model::brake) has the rule, and why there is one).
 //!
 //! The sign that the records are not those of images-dir: there are files of builds of an image that the configuration has, and
-//! no build of it is on record as ready, by whichever builder. The newest ones are kept, so there always is one, once there has
-//! been one.
+//! no build of it is on record as ready whose files are here, or that another builder has made. The newest ones are kept, so
+//! there always is one, once there has been one. One of ours without its files is of an older copy of the records, unless the
+//! image's files go once they are uploaded (`delete-after-upload`).
 
 use nodepool_common::model::{
     BuildId, BuildState, Entry, HeldBack, Holder, ImageName,
-    brake::{Count, Search, Thing, Verdict, judge},
+    brake::{Count, Search, Sort, Thing, Verdict, judge},
 };
 
 use super::{World, retire::BUILD_ID};
@@ -38,15 +39,21 @@ pub(super) fn judged(world: &World<'_>) -> Option<Verdict> {
     let is_being_built = |(image, _): &&(ImageName, BuildId)| world.doing.building.contains(image);
     let (open, orphans): (Vec<_>, Vec<_>) = files.keys().filter(is_orphan).partition(is_being_built);
     let known = files.keys().filter(|(image, build)| is_ready(image, build)).count();
+    let keeps_no_files =
+        |image: &ImageName| world.config.diskimages.get(image).is_some_and(|image| image.delete_after_upload);
     let has_ready = |image: &ImageName| {
         let of_image =
             records.builds.range((image.clone(), BuildId::from(""))..).take_while(|((of, _), _)| of == image);
-        of_image.filter_map(|(_, entry)| entry.usable()).any(|build| build.state == BuildState::Ready)
+        of_image.filter_map(|(key, entry)| Some((key, entry.usable()?))).any(|(key, build)| {
+            build.state == BuildState::Ready
+                && (files.contains_key(key) || !world.is_ours(build) || keeps_no_files(image))
+        })
     };
     let unheard = orphans.iter().find(|(image, _)| world.knows(image) && !has_ready(image));
     let doubt = unheard.map(|(image, _)| {
         format!(
-            "no build of image {image} is on record as ready, although the configuration has it and its files are here"
+            "no build of image {image} is on record as ready that has its files here, although the configuration has the image \
+             and there are files of other builds"
         )
     });
     #[allow(clippy::cast_possible_truncation)] // seconds since the epoch fit
@@ -57,9 +64,10 @@ pub(super) fn judged(world: &World<'_>) -> Option<Verdict> {
             .iter()
             .map(|(image, build)| (thing(image, build), "there is no such build".to_owned()))
             .collect(),
-        counts: vec![Count { sort: "builds' files", found: orphans.len(), known }],
+        counts: vec![Count { sort: Sort::Images, name: "builds' files", found: orphans.len(), known }],
         open: open.iter().map(|(image, build)| thing(image, build)).collect(),
-        doubt,
+        known: records.builds.keys().map(|(image, build)| thing(image, build)).collect(),
+        image_doubt: doubt,
         ..Search::default()
     };
     let unusable = HeldBack::default();

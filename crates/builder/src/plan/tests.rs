@@ -656,8 +656,26 @@ fn with_an_empty_zookeeper_no_file_goes_until_it_is_allowed() {
     site.files.retain(|(_, build), _| number(build) > 2);
     let held = held_back(&site).unwrap();
     assert_eq!(held.items.len(), 1, "{held:?}");
+    site.records.held_back.insert(Holder::Builder(US.to_owned()), entry(Ok(Arc::new(held))));
     site.files.retain(|(_, build), _| number(build) > 3);
-    assert_eq!(held_back(&site), None);
+    assert_eq!(held_back(&site).unwrap().items[0].missed_since, Some(1_000_000), "images-dir may come back");
+}
+
+#[test]
+fn with_an_older_copy_of_the_records_the_build_that_it_does_not_know_stays() {
+    let deletes_after_upload = load(&CONFIG.replace("- name: i\n", "- name: i\n    delete-after-upload: true\n"));
+    let mut site = site();
+    site.workers = (0, 0);
+    site.build("i", 1, BuildState::Ready, DAY);
+    old_files(&mut site, 2..3);
+    assert_eq!(site.says(), ["delete files i 2 all"], "a leak beside a build whose files are here");
+    site.files.retain(|(_, build), _| number(build) > 1);
+    assert_eq!(held_back(&site).unwrap().items.len(), 1, "the build of the copy was retired long ago");
+    let config = std::mem::replace(&mut site.config, deletes_after_upload);
+    assert_eq!(held_back(&site), None, "its files went when they were uploaded");
+    site.config = config;
+    site.build_of("them", "i", 1, BuildState::Ready, DAY);
+    assert_eq!(held_back(&site), None, "another builder has its files");
 }
 
 #[test]

@@ -49,6 +49,9 @@ pub struct HeldItem {
     /// Somebody has allowed its removal, once.
     #[serde(default)]
     pub allowed: bool,
+    /// Since when no search has found it; seconds since the epoch. `None`: the last one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_since: Option<i64>,
 }
 
 /// The record.
@@ -93,6 +96,11 @@ impl HeldBack {
         serde_json::to_vec(&Self { items, ..self.clone() }).unwrap_or_default()
     }
 
+    /// Whether it can be read, and had room for all items.
+    pub fn is_whole(&self) -> bool {
+        !self.why.is_empty() && !self.items.is_empty() && self.items.len() >= self.found
+    }
+
     /// Those that nobody has allowed to go.
     pub fn held(&self) -> impl Iterator<Item = &HeldItem> {
         self.items.iter().filter(|item| !item.allowed)
@@ -125,6 +133,7 @@ mod tests {
             why: "there is no node 0000000001".to_owned(),
             since: 7,
             allowed: false,
+            missed_since: None,
         }
     }
 
@@ -135,8 +144,9 @@ mod tests {
             why: "\"why\"".to_owned(),
             since: 5,
             found: 2,
-            items: vec![item(1), HeldItem { allowed: true, ..item(2) }],
+            items: vec![item(1), HeldItem { allowed: true, missed_since: Some(9), ..item(2) }],
         };
+        assert!(held.is_whole());
         assert_eq!(HeldBack::read(&held.write()), Ok((held.clone(), Vec::new())));
         assert_eq!(held.held().collect::<Vec<_>>(), [&item(1)]);
         assert_eq!(held.summary(), "1 instances");
@@ -151,6 +161,7 @@ mod tests {
         assert!(data.len() <= LARGEST, "{}", data.len());
         let (read, _) = HeldBack::read(&data).unwrap();
         assert_eq!(read.found, 20_000);
+        assert!(!read.is_whole() && !HeldBack::default().is_whole());
         assert!(read.items.len() > 1000, "{}", read.items.len());
         assert_eq!(read.items[..], held.items[..read.items.len()]);
         assert_eq!(HeldBack { found: 20_000, ..read }.write(), data, "it is the same when it is written again");

@@ -71,6 +71,11 @@ impl Suspects {
         }
     }
 
+    /// Whether the last search has found it.
+    fn has(&self, id: &str) -> bool {
+        self.before.contains_key(id)
+    }
+
     fn deleted(&mut self, id: &str) {
         self.now.insert(id.to_owned(), true);
     }
@@ -142,6 +147,7 @@ impl Findings {
         provider: &config::Provider,
         resources: Vec<CloudResource>,
         next_node: Option<u64>,
+        suspects: &Suspects,
     ) -> Self {
         let ours = |resource: CloudResource| {
             let tagged = Tagged {
@@ -150,6 +156,7 @@ impl Findings {
                 is_image: resource.kind == ResourceKind::Image,
                 node: resource.tag("nodepool_node_id").map(NodeId::from),
                 standing: standing(records, &provider.name, &resource)?,
+                is_confirmed: suspects.has(&resource.id),
             };
             Some((resource, tagged))
         };
@@ -236,7 +243,8 @@ impl Launcher {
                 return Ok(());
             }
         };
-        let found = self.zk.cache().read(|records| Findings::new(records, &cloud.config, resources, next_node));
+        let found =
+            self.zk.cache().read(|records| Findings::new(records, &cloud.config, resources, next_node, suspects));
         self.withhold(name, &found).await;
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
         for resource in found.leaked() {

@@ -13,7 +13,8 @@ fn site() -> Setting {
 
 fn server(node: u64, standing: Standing) -> Tagged {
     let node = format!("{node:010}");
-    Tagged { kind: "instances", id: format!("server-{node}"), is_image: false, node: Some(node.into()), standing }
+    let id = format!("server-{node}");
+    Tagged { kind: "instances", id, is_image: false, node: Some(node.into()), standing, is_confirmed: true }
 }
 
 fn leaked(node: u64) -> Tagged {
@@ -21,7 +22,12 @@ fn leaked(node: u64) -> Tagged {
 }
 
 fn image(n: u32, standing: Standing) -> Tagged {
-    Tagged { kind: "images", id: format!("image-{n}"), is_image: true, node: None, standing }
+    Tagged { kind: "images", id: format!("image-{n}"), is_image: true, node: None, standing, is_confirmed: true }
+}
+
+/// The same, found for the first time.
+fn once(tagged: Tagged) -> Tagged {
+    Tagged { is_confirmed: false, ..tagged }
 }
 
 /// How many may go, and how many stay with which reason.
@@ -81,10 +87,11 @@ fn a_server_of_a_node_that_this_zookeeper_has_never_given_out_stops_all_removals
 #[test]
 fn images_stay_while_no_upload_is_on_record_although_the_file_wants_some() {
     let gone = || image(1, Standing::Leaked("there is no upload".to_owned()));
+    let known = image(2, Standing::Known);
     assert_eq!(judged(&site(), &[gone()], 0).0, 1, "the provider takes no images any more");
     let mut setting = lists_diskimage(site());
     let (free, held, why) = judged(&setting, &[gone(), leaked(3)], 4);
-    assert_eq!((free, held), (0, 2), "the server stays too: the records are in doubt as a whole");
+    assert_eq!((free, held), (1, 1), "the server goes: nodes' records are not in doubt");
     assert!(why.starts_with("there are 1 images of builds, the configuration lists diskimages"), "{why}");
     let key = UploadKey { image: "i".into(), provider: "p".into(), build: "b".into(), id: "0000000001".into() };
     let UploadKey { image, provider, build, id } = key.clone();
@@ -93,7 +100,41 @@ fn images_stay_while_no_upload_is_on_record_although_the_file_wants_some() {
     assert_eq!(judged(&setting, &[gone()], 0).0, 0, "the first upload after the loss is on its way");
     upload.set_state(UploadState::Ready, NOW);
     setting.records.uploads.insert(key, entry(upload));
-    assert_eq!(judged(&setting, &[gone()], 0).0, 1);
+    let (free, held, why) = judged(&setting, &[gone()], 0);
+    assert_eq!((free, held), (0, 1), "the records are of other images: an older copy");
+    assert!(why.ends_with("none of the images in its cloud is on record"), "{why}");
+    assert_eq!(judged(&setting, &[gone(), known], 0).0, 1);
+}
+
+#[test]
+fn what_was_found_once_only_is_neither_removed_nor_held_back_nor_a_reason() {
+    let ended: Vec<Tagged> = (0..20).map(|n| once(leaked(n))).collect();
+    assert_eq!(judged(&site(), &ended, 100), (0, 0, String::new()), "nodes that ended while the cloud was listed");
+    let with_a_leak: Vec<Tagged> = ended.iter().cloned().chain([leaked(50)]).collect();
+    assert_eq!(judged(&site(), &with_a_leak, 100), (1, 0, String::new()));
+    let rotated = once(image(1, Standing::Leaked("there is no upload".to_owned())));
+    assert_eq!(judged(&lists_diskimage(site()), &[rotated, leaked(50)], 100).0, 1);
+    let (free, held, why) = judged(&site(), &with_a_leak, 10);
+    assert_eq!((free, held), (0, 21), "after a loss all is held back at once, before the numbers are given out");
+    assert!(why.starts_with("11 of them name nodes"), "{why}");
+}
+
+#[test]
+fn a_restarted_launcher_drops_nothing_of_what_is_on_record() {
+    let mut setting = site();
+    let verdict = |setting: &Setting, tagged: &[Tagged]| {
+        let (provider, records) = (&setting.config.providers["p"], &setting.records);
+        LeakSearch { now: 100, host: "h", provider, records, tagged, next_node: Some(100) }.judge()
+    };
+    let confirmed: Vec<Tagged> = (0..20).map(leaked).collect();
+    let held = verdict(&setting, &confirmed).held.unwrap();
+    let holder = Holder::Provider("p".into());
+    setting.records.held_back.insert(holder.clone(), entry(held.clone()));
+    let anew: Vec<Tagged> = confirmed.into_iter().map(once).collect();
+    assert_eq!(verdict(&setting, &anew).held.as_ref(), Some(&held));
+    setting.records.held_back.insert(holder, entry(HeldBack { found: 21, ..held }));
+    let more = [&anew[..], &[once(leaked(30))]].concat();
+    assert_eq!(verdict(&setting, &more).held.unwrap().items.len(), 21, "also of what the record had no room for");
 }
 
 #[test]

@@ -31,6 +31,7 @@ use std::{
 use nix::fcntl::Flock;
 use nodepool_common::{
     config::{self, Config},
+    model::Holder,
     stats::Stats,
     sys::{
         clock, host,
@@ -249,11 +250,12 @@ impl Builder {
         let config = self.config();
         let files = self.local_files();
         let providers = self.clouds.images();
-        let plan = {
+        let holder = Holder::Builder(self.id.clone());
+        let (plan, held_before) = {
             let mut state = self.state();
             state.tidy(now);
-            let plan = self.zk.cache().read(|records| {
-                plan(&World {
+            let (plan, held_before) = self.zk.cache().read(|records| {
+                let plan = plan(&World {
                     now,
                     config: &config,
                     records,
@@ -266,13 +268,14 @@ impl Builder {
                     upload_workers: self.options.upload_workers,
                     retires: self.options.cleanup_interval.is_some(),
                     stopping: stopping || behind,
-                })
+                });
+                (plan, records.held_back.get(&holder).cloned())
             });
             state.doing.wanted.clone_from(&plan.wanted);
-            plan
+            (plan, held_before)
         };
         if let Some(held) = plan.held_back {
-            self.withhold(held);
+            self.withhold(held, held_before);
         }
         for decision in plan.decisions {
             self.carry_out(decision);

@@ -18,8 +18,9 @@ const LOGGER: &str = "nodepool.builder.CleanupWorker";
 const AGAIN: Duration = Duration::from_secs(5);
 
 impl Builder {
-    /// Brings the record in line with the plan's word, and says what has changed.
-    pub(super) fn withhold(self: &Arc<Self>, held: Option<HeldBack>) {
+    /// Brings the record in line with the plan's word, and says what has changed. `before`: the record that the plan was made
+    /// from. A newer one may have a permission that the plan does not know, and must not be written over.
+    pub(super) fn withhold(self: &Arc<Self>, held: Option<HeldBack>, before: Option<Entry<HeldBack>>) {
         let held = held.map(|held| HeldBack { host: host::hostname(), ..held });
         // What is being written is not known to the planner yet.
         if self.state().withholding {
@@ -27,7 +28,6 @@ impl Builder {
         }
         self.say_what_is_withheld(held.as_ref());
         let holder = Holder::Builder(self.id.clone());
-        let before = self.zk.cache().read(|records| records.held_back.get(&holder).cloned());
         let written = before.as_ref().and_then(Entry::usable).map(|held| held.write());
         if written == held.as_ref().map(HeldBack::write) && before.is_some() == written.is_some() {
             return;

@@ -8,7 +8,7 @@ use super::{
     fields::Fields,
     python::{json, json_key, python_str},
     shapes,
-    yaml::{Node, Value},
+    yaml::{Meaning, Node, Value},
 };
 use crate::model::{Json, Object, json::Shape};
 
@@ -103,7 +103,10 @@ impl<'a> Fields<'a> {
     }
 
     fn not_a_mapping(&self, key: &str, node: &Node) {
-        let message = format!("must be a mapping, not {}", node.describe());
+        // The value of a variable may be a password.
+        let is_text = matches!(node.value, Value::Scalar(Meaning::Text, _));
+        let found = if key == "env-vars" && is_text { "a text".to_owned() } else { node.describe() };
+        let message = format!("must be a mapping, not {found}");
         self.wrong(node.at, key, message, shapes::as_mapping(node));
     }
 

@@ -1,7 +1,8 @@
 //! What was written as a list, a mapping or a text although it must be another of them, and how to write it.
 //!
-//! Each function says for a node that has the wrong shape what the right one looks like, with the node's own words in it. The
-//! caller has found that the shape is wrong; an answer is always given, at least in general words.
+//! Each function says for a node that has the wrong shape what the right one looks like, with the node's own names in it, but no
+//! values of environment variables: those may be passwords, and a daemon's errors are there for everybody to read. The caller
+//! has found that the shape is wrong; an answer is always given, at least in general words.
 
 use super::{
     unbuildable,
@@ -34,7 +35,7 @@ pub fn as_list(list: &str, node: &Node) -> String {
             }
             let name = shown(first);
             if list == "env" {
-                return format!("write each as `- {{name: {name}, value: {}}}`", shown(value));
+                return format!("write each as `- {{name: {name}, value: …}}`");
             }
             format!("write each as `- {head}: {name}`, and its other keys below `{head}`")
         }
@@ -46,8 +47,8 @@ pub fn as_list(list: &str, node: &Node) -> String {
 pub fn as_item(head: &str, node: &Node) -> String {
     match &node.value {
         Value::Scalar(Meaning::Text, text) => {
-            if let Some((name, value)) = text.split_once('=').filter(|_| head == "name") {
-                return format!("write `- {{name: {name}, value: {value}}}`");
+            if let Some((name, _)) = text.split_once('=').filter(|_| head == "name") {
+                return format!("write `- {{name: {name}, value: …}}`");
             }
             if let Some(value) = text.strip_prefix(head).and_then(|rest| rest.strip_prefix(' ')) {
                 return format!("write `- {head}: {value}`, with a colon behind `{head}`");
@@ -66,23 +67,19 @@ pub fn as_item(head: &str, node: &Node) -> String {
 
 /// A mapping.
 pub fn as_mapping(node: &Node) -> String {
-    let pair = |node: &Node| {
-        if let Some((name, value)) = node.get("name").zip(node.get("value")) {
-            return Some(format!("{}: {}", shown(name), shown(value)));
+    let name = |node: &Node| match (node.get("name"), &node.value) {
+        (Some(name), _) if node.get("value").is_some() => Some(shown(name)),
+        (_, Value::Map(entries)) => entries.first().map(|(key, _)| shown(key)),
+        (_, Value::Scalar(Meaning::Text, text)) => {
+            let is_pair = text.contains('=') || without_space(text).is_some();
+            text.split(['=', ':']).next().filter(|_| is_pair).map(str::to_owned)
         }
-        match &node.value {
-            Value::Map(entries) => entries.first().map(|(key, value)| format!("{}: {}", shown(key), shown(value))),
-            Value::Scalar(Meaning::Text, text) => {
-                let meant = text.split_once('=').map(|(name, value)| format!("{name}: {value}"));
-                meant.or_else(|| without_space(text))
-            }
-            _ => None,
-        }
+        _ => None,
     };
     let items = node.items();
-    let first = items.map_or_else(|| pair(node), |items| items.first().and_then(|item| pair(item)));
+    let first = items.map_or_else(|| name(node), |items| items.first().and_then(|item| name(item)));
     let dash = if items.is_some() { ", without a dash" } else { "" };
-    first.map_or_else(|| format!("write `KEY: VALUE`{dash}"), |pair| format!("write `{pair}`{dash}"))
+    first.map_or_else(|| format!("write `KEY: VALUE`{dash}"), |name| format!("write `{name}: …`{dash}"))
 }
 
 /// The value of a key that is a single text.

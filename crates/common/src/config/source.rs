@@ -89,7 +89,14 @@ pub fn parse_file(bytes: &[u8], file: WhichFile, env: &Environment, report: &Rep
             Some(document)
         }
         Err(problem) => {
-            report.error(problem.at, problem.message, unset.help(problem.at.line).or(problem.help));
+            let (message, help) = match &problem.in_general {
+                // A daemon's errors are in its log and, for everybody, in `/ready`.
+                Some(general) if !report.strict() => {
+                    (general.clone(), Some("`nodepool config-validate` says what to write".to_owned()))
+                }
+                _ => (problem.message, problem.help),
+            };
+            report.error(problem.at, message, unset.help(problem.at.line).or(help));
             None
         }
     }

@@ -49,8 +49,11 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Option<Read>, CloudError> {
             }
             Err(error) => return Err(unusable(format!("cannot read {name}: {error}"))),
         };
-        let document = yaml::parse(&text)
-            .map_err(|problem| unusable(format!("{name}:{}:{}: {problem}", problem.at.line, problem.at.column)))?;
+        // These files have passwords in them: nothing of the text is repeated.
+        let document = yaml::parse(&text).map_err(|problem| {
+            let what = problem.without_its_text();
+            unusable(format!("{name}:{}:{}: {what}", problem.at.line, problem.at.column))
+        })?;
         let Some(Value::Object(map)) = document.root.as_deref().map(json) else {
             return Err(unusable(format!("{name}:1:1: there is no mapping with `clouds` in it, or nothing at all")));
         };
@@ -128,6 +131,12 @@ mod tests {
         let error = read(std::slice::from_ref(&path)).unwrap_err();
         assert!(error.message.contains(&format!("{}:3:11: ", path.display())), "{error}");
         assert!(!error.message.contains("hidden"), "{error}");
+        for password in ["@hidden", "%hidden", "*hidden", "ab: hidden", "'a' hidden", "{hidden", "`hidden"] {
+            std::fs::write(&path, format!("clouds:\n  a:\n    auth:\n      password: {password}\n      x: y\n"))
+                .unwrap();
+            let error = read(std::slice::from_ref(&path)).unwrap_err();
+            assert!(error.message.contains("not YAML") && !error.message.contains("hidden"), "{error}");
+        }
         std::fs::write(&path, "# nothing\n").unwrap();
         assert!(read(std::slice::from_ref(&path)).unwrap_err().message.contains("no mapping with `clouds`"));
     }

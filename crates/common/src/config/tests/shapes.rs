@@ -43,10 +43,10 @@ fn a_list_of_mappings_begins_each_item_with_a_dash() {
 #[test]
 fn a_mapping_has_no_dashes() {
     each_leads_to(&[
-        ("webapp: [{port: 5}]\n", "1:9", "write `port: 5`, without a dash"),
-        ("diskimages: [{name: d, env-vars: [{name: A, value: b}]}]\n", "1:34", "write `A: b`, without a dash"),
-        ("diskimages: [{name: d, env-vars: [A=b]}]\n", "1:34", "write `A: b`, without a dash"),
-        ("diskimages: [{name: d, env-vars: A=b}]\n", "1:34", "write `A: b`"),
+        ("webapp: [{port: 5}]\n", "1:9", "write `port: …`, without a dash"),
+        ("diskimages: [{name: d, env-vars: [{name: A, value: b}]}]\n", "1:34", "write `A: …`, without a dash"),
+        ("diskimages: [{name: d, env-vars: [A=b]}]\n", "1:34", "write `A: …`, without a dash"),
+        ("diskimages: [{name: d, env-vars: A=b}]\n", "1:34", "write `A: …`"),
         ("diskimages: [{name: d, metadata: [a]}]\n", "1:34", "write `KEY: VALUE`, without a dash"),
     ]);
 }

@@ -1,6 +1,6 @@
 //! What is said of a file that is no YAML: the place of the mistake, and the way out.
 
-use super::check_errors;
+use super::{check_errors, load_errors};
 
 /// Each: a file, and what its only error begins with and has in it.
 fn each_is_told(cases: &[(&str, &str, &str)]) {
@@ -197,4 +197,26 @@ fn a_tab_is_told_in_the_line_where_it_stands_with_the_others() {
             "(write spaces instead; lines 3 and 4 have some, too)",
         ),
     ]);
+}
+
+/// What a daemon says of its configuration is in its log and in `/ready`, which everybody can read.
+#[test]
+fn a_daemon_repeats_nothing_of_a_file_that_is_no_yaml() {
+    for value in ["@s3cret", "%s3cret", "*s3cret", "ab: s3cret", "{s3cret", "'a' s3cret", "\"s3cret"] {
+        let text = format!("diskimages:\n- name: d\n  env-vars:\n    PASSWORD: {value}\n");
+        let errors = load_errors(&text);
+        assert!(!errors.contains("s3cret"), "{errors}");
+        assert!(
+            errors.contains("this is not YAML") && errors.contains("`nodepool config-validate` says what"),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn a_variable_in_a_wrong_form_is_named_without_its_value() {
+    for wrong in ["A=s3cret", "[A=s3cret]", "[{name: A, value: s3cret}]", "[A: s3cret]", "['A:s3cret']"] {
+        let errors = load_errors(&format!("diskimages: [{{name: d, formats: [raw], env-vars: {wrong}}}]\n"));
+        assert!(!errors.contains("s3cret") && errors.contains("write `A: …`"), "{errors}");
+    }
 }

@@ -170,20 +170,20 @@ pub struct Problem {
     pub message: String,
     /// A way out.
     pub help: Option<String>,
-}
-
-impl std::fmt::Display for Problem {
-    /// Without its place.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
-        self.help.as_ref().map_or(Ok(()), |help| write!(f, " ({help})"))
-    }
+    /// What is wrong without a word of the text, where `message` or `help` repeat some of it: passwords need quotes more often
+    /// than anything else, and people put them into these files.
+    pub in_general: Option<String>,
 }
 
 impl Problem {
     /// With a way out.
     pub fn new(at: Mark, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { at, message: message.into(), help: Some(help.into()) }
+        Self { at, message: message.into(), help: Some(help.into()), in_general: None }
+    }
+
+    /// What is wrong, for logs and for what everybody can read: nothing of a text that is no YAML is repeated.
+    pub fn without_its_text(&self) -> &str {
+        self.in_general.as_ref().unwrap_or(&self.message)
     }
 }
 

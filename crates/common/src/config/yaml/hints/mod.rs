@@ -9,7 +9,8 @@
 //! 3. what the lines show (`lines`): a second `: `, a space or a colon that is missing, an indentation that fits nothing
 //!    above.
 //!
-//! Where nothing is found, the parser's own words are told.
+//! Where nothing is found, the parser's own words are told. They are kept beside what is found, too: hints repeat what stands in
+//! the file, which may be a password, and are for who runs `config-validate`, not for logs and HTTP.
 
 mod brackets;
 mod layout;
@@ -42,7 +43,8 @@ pub fn explain(text: &str, kind: &ErrorKind, at: Mark) -> Problem {
                space behind each key"
             .to_owned(),
     });
-    Problem { at, message: format!("this is not YAML: {message}"), help: Some(help) }
+    let in_general = Some(format!("this is not YAML: {kind}"));
+    Problem { at, message: format!("this is not YAML: {message}"), help: Some(help), in_general }
 }
 
 /// A problem of a text that is YAML and yet not usable, or the mark of a template in its line that is the cause.

@@ -197,13 +197,15 @@ async fn a_floating_ip_whose_creation_was_not_heard_of_is_found_again() {
         let reported = Reported::default();
         let dropped = launch("l", "0000000002");
         let launching = provider.launch(&dropped, &reported);
-        let exists = wait_for(Duration::from_secs(120), "the floating IP exists", || async {
-            (!person.floating_ips(provider.name()).await.is_empty()).then_some(())
+        // Not as soon as it is listed: Neutron may begin a creation anew that meets a deletion.
+        let exists = wait_for(Duration::from_secs(120), "Neutron has answered the creation", || async {
+            (proxy.calls().held == 1).then_some(())
         });
         tokio::select! {
             _ = launching => unreachable!("its answer is held back"),
             () = exists => {}
         }
+        assert_eq!(person.floating_ips(provider.name()).await.len(), 1);
         provider.delete(&reported.ids()[0]).await.unwrap();
         assert_eq!(person.floating_ips(provider.name()).await.len(), 0);
     })

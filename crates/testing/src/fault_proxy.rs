@@ -219,7 +219,10 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Answer, F
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(upstream)).await?;
     tokio::spawn(connection);
     let answer = sender.send_request(request.map(|body| Cut { body, left: body_limit, flushed: false })).await?;
-    sleep(late).await;
+    if !late.is_zero() {
+        shared.calls().held += 1;
+        sleep(late).await;
+    }
     if fault == Some(Fault::CutAfter) {
         return Err("cut".into());
     }

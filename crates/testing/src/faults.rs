@@ -162,6 +162,8 @@ pub struct Calls {
     pub calls: BTreeMap<String, BTreeMap<String, u64>>,
     /// How many requests met a fault.
     pub faults: u64,
+    /// How many answers have come and were held back (`Fault::DelayAnswer`).
+    pub held: u64,
     /// The tokens that requests carried.
     pub tokens: BTreeSet<String>,
 }

@@ -191,6 +191,11 @@ impl Gate {
         Ok(is_probe)
     }
 
+    /// When the next probe of a service in trouble may be made.
+    pub fn next_probe(&self) -> Option<Instant> {
+        self.state().trouble.as_ref().map(|trouble| trouble.next)
+    }
+
     fn has_closed(&self) -> bool {
         let state = self.state();
         state.trouble.is_some() || state.later.as_ref().is_some_and(|later| later.until > Instant::now())

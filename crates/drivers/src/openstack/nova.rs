@@ -23,7 +23,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -39,6 +39,8 @@ use crate::{Context, ErrorClass, Scope, files::Fingerprint};
 
 /// Repetitions of a call that failed; one that is told to come back later is repeated as long as its patience lasts.
 const RETRIES: usize = 2;
+/// How long a call that was a probe lets others go first, once the next one may be made.
+const AFTER_THE_OTHERS: Duration = Duration::from_millis(100);
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Of the harmless call that finds out whether a service is back.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -257,6 +259,7 @@ impl Nova {
             if call.is_page {
                 call.deadline = self.page_deadlines.of(call.name);
             }
+            let was_probe = pass.is_probe;
             let began = Instant::now();
             let sent = self.send(&session, &call, &token, pass).await;
             let time = began.elapsed();
@@ -294,6 +297,10 @@ impl Nova {
             let Some(delay) = delay.filter(|_| Instant::now() < until) else { return Err(error) };
             tracing::info!(provider = %self.provider, "API call {} failed, trying again: {error}", call.name);
             sleep(delay).await;
+            if was_probe && let Some(next) = gate.next_probe() {
+                // Another call that waits is the next probe, if there is one: this one would use up its attempts for all.
+                sleep_until((next + AFTER_THE_OTHERS).min(until)).await;
+            }
         }
     }
 

@@ -224,10 +224,6 @@ class Site:
             ('/usr/share/ansible/plugins/callback/timestamp.py', made.file('timestamp.py', CALLBACK)),
         ]
 
-    def has_builtin_wrapper(self):
-        """Whether the builder runs its own dib-ansible, whatever file is mounted over it."""
-        return b'NODEPOOL_BUILTIN_DIB_ANSIBLE' in (self.builder.root / 'usr/local/bin/nodepool-builder').read_bytes()
-
     def wrapper_mount(self, made):
         """The operator's dib-ansible over that of the image."""
         script = (HERE / 'operator/dib-ansible.py').read_text()

@@ -69,7 +69,7 @@ impl From<&ImageBuilder> for Declared {
 pub enum Mode {
     /// Note how it was called, and succeed.
     Record,
-    /// Connect.
+    /// Connect to the host.
     Connect,
 }
 
@@ -91,7 +91,7 @@ pub struct Build {
 pub struct HostOptions {
     /// As `ssh -G` tells it.
     pub hostname: String,
-    /// Likewise.
+    /// The port, as `ssh -G` tells it.
     pub port: u16,
     /// To stand before all others: of several values ssh takes the first.
     pub options: Vec<String>,

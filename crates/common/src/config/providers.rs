@@ -83,7 +83,7 @@ pub struct Scope<'a> {
 pub struct Providers {
     /// In the order of the file.
     pub good: IndexMap<ProviderName, Arc<Provider>>,
-    /// Likewise; labels and hosts are those of good providers.
+    /// Providers, and labels and hosts of good providers, in the order of the file.
     pub broken: Broken,
 }
 

@@ -162,7 +162,7 @@ impl Diskimage {
 pub struct AnsibleBuild {
     /// `playbook`: a path as it is, or one below the directory of `dib-ansible`.
     pub playbook: PathBuf,
-    /// `inventory`: likewise; `None`: `inventory.yaml` in that directory.
+    /// `inventory`: a path as it is, or one below the directory of `dib-ansible`; `None`: `inventory.yaml` in that directory.
     pub inventory: Option<PathBuf>,
     /// `image-builder`: the inventory host to build on; `None`: whichever hosts the playbook names.
     pub image_builder: Option<String>,

@@ -19,7 +19,7 @@ pub struct Stat {
     pub mzxid: i64,
     /// Creation, ms since the epoch by the server's clock.
     pub ctime: i64,
-    /// Last change of the data, likewise.
+    /// Last change of the data, ms since the epoch by the server's clock.
     pub mtime: i64,
     /// The session that the znode ends with; 0: it is persistent.
     pub ephemeral_owner: i64,
@@ -164,11 +164,11 @@ pub struct Records {
     pub build_requests: BTreeMap<ImageName, Stat>,
     /// `/nodepool/images/<image>/builds/lock`, where somebody has had it since we look: who builds the image.
     pub building: BTreeMap<ImageName, WorkLock>,
-    /// `…/builds/<build>/providers/<provider>/images/lock`, likewise: who uploads the build to the provider.
+    /// `…/builds/<build>/providers/<provider>/images/lock`, where somebody has had it since we look: who uploads the build to the provider.
     pub uploading: BTreeMap<(ImageName, BuildId, ProviderName), WorkLock>,
     /// `/nodepool/components/pool`, by the znode's name. Unusable ones are left out.
     pub pools: BTreeMap<String, Arc<PoolComponent>>,
-    /// `/nodepool/components/builder`, likewise.
+    /// `/nodepool/components/builder`, by the znode's name. Unusable ones are left out.
     pub builders: BTreeMap<String, Arc<BuilderComponent>>,
     /// `/nodepool/leaks`: what is not removed until somebody allows it. Without locks.
     pub held_back: BTreeMap<Holder, Entry<HeldBack>>,

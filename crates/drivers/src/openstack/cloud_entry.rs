@@ -23,7 +23,7 @@ pub(super) struct Entry {
     pub own: Map<String, Value>,
     /// What stands beside the clouds, for all of them.
     pub client: Map<String, Value>,
-    /// Likewise `metrics`.
+    /// `metrics`, which stands beside the clouds, too, for all of them.
     pub metrics: Map<String, Value>,
     /// What to tell whoever wrote the file.
     pub warnings: Vec<String>,

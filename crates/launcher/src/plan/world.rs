@@ -194,9 +194,9 @@ pub struct Holdings {
     pub accepting: BTreeMap<RequestId, PoolKey>,
     /// Labels whose last `min-ready` request failed: not to be asked again before this time.
     pub min_ready_after: BTreeMap<LabelName, Timestamp>,
-    /// Things whose last handling failed: not to be tried again before this time.
+    /// Nodes whose last handling failed: not to be tried again before this time.
     pub nodes_after: BTreeMap<NodeId, Timestamp>,
-    /// Likewise.
+    /// Requests whose last handling failed: not to be tried again before this time.
     pub requests_after: BTreeMap<RequestId, Timestamp>,
     /// Labels of metastatic providers for which backing nodes are being asked for.
     pub busy_backing: BTreeSet<(ProviderName, LabelName)>,

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | quota | the node is aborted and its request waits |
 //! | the node is not wanted here any more | the node is aborted; the planner decides about its request |
-//! | the cloud's settings lead to another project by now | likewise: the attempt's server can neither be seen nor deleted, so its record keeps it |
+//! | the cloud's settings lead to another project by now | the node is aborted, and its request gets another: the attempt's server can neither be seen nor deleted, so its record keeps it |
 //! | the configuration names what the cloud does not have | the node fails: another attempt would not find it either |
 //! | the cloud has no room | the next zone, if the node stands alone (the nodes of a request share theirs); once all zones were tried, the request goes to a pool of another provider, if there is one; else again here |
 //! | the cloud does not answer | where a pool of another provider can serve, the request goes there; else it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first |

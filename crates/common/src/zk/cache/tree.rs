@@ -152,7 +152,7 @@ impl Tree {
         self.records.nodes.contains_key(&id) && self.put_node(id, record, stat, now)
     }
 
-    /// Likewise, of a request.
+    /// What we know better than the follower does yet, of a request that is here.
     pub fn update_request(
         &mut self,
         id: RequestId,
@@ -163,7 +163,7 @@ impl Tree {
         self.records.requests.contains_key(&id) && self.put_request(id, record, stat, now)
     }
 
-    /// Likewise, of a build or an upload: what we wrote, or read under its lock.
+    /// What we know better than the follower does yet, of a build or an upload that is here: what we wrote, or read under its lock.
     pub fn update_image_record(&mut self, spot: &Spot, data: &[u8], stat: Stat, now: Timestamp) -> bool {
         let known = match spot {
             Spot::Build(image, build) => self.records.builds.contains_key(&(image.clone(), build.clone())),

@@ -220,7 +220,7 @@ def compare(path, theirs, why, ours, log, case):
 
 def vendors_differ():
     """The profiles that the driver carries beside those of the SDK."""
-    ours = yaml.safe_load((ROOT / 'crates/drivers/src/openstack/vendors.yaml').read_text())
+    ours = yaml.safe_load((ROOT / 'crates/drivers/src/openstack/client/settings/vendors.yaml').read_text())
     vendors._VENDOR_DEFAULTS.clear()
     theirs = vendors._get_vendor_defaults()
     return [f'profile {name}:\n  openstacksdk: {theirs.get(name)}\n  ours:         {ours.get(name)}'

@@ -193,7 +193,7 @@ def calls_of_clouds_are_named_as_openstacksdk_does():
 
     class Named:
         _extract_name_consume_url_parts = Proxy._extract_name_consume_url_parts
-    table = json.loads((ROOT / 'crates/drivers/src/openstack/sdk_names.json').read_text())
+    table = json.loads((ROOT / 'crates/drivers/src/openstack/client/sdk_names.json').read_text())
     assert len(table) > 20
     for path, expected in table:
         parts = Proxy._extract_name(Named(), f'https://cloud.example{path}', None, 'the-project')

@@ -1,6 +1,7 @@
 //! [`Context`]: what of the outside drivers use besides their clouds.
 
 use std::{
+    any::{Any, TypeId},
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -8,18 +9,14 @@ use std::{
 
 use nodepool_common::{model::ProviderName, stats::Stats};
 
-use crate::{fake::cloud::FakeCloud, openstack::remote_profiles::RemoteProfiles};
-
 /// The process's environment, given once, so that a test can give another one; and where calls of clouds are counted.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     variables: HashMap<String, String>,
     /// Calls of all providers that were made with this context.
     pub calls: ApiCalls,
-    /// The fake clouds of this process, which outlive a reload of the configuration.
-    fakes: Arc<Mutex<HashMap<ProviderName, Arc<FakeCloud>>>>,
-    /// What vendors of clouds have published, as far as it was asked for.
-    pub(crate) profiles: RemoteProfiles,
+    /// What drivers keep while the process lives, by its type.
+    kept: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
 }
 
 /// Counts the calls of clouds' APIs.
@@ -106,13 +103,15 @@ impl Context {
         self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The provider's simulated cloud in this process.
-    pub(crate) fn fake_cloud(&self, provider: &ProviderName) -> Arc<FakeCloud> {
-        let mut fakes = self.fakes.lock().unwrap_or_else(PoisonError::into_inner);
-        let fake = fakes.entry(provider.clone()).or_insert_with(|| {
-            let script = self.variable("NODEPOOL_FAKE_CLOUD_SCRIPT").map(Into::into);
-            Arc::new(FakeCloud::new(provider.clone(), script))
-        });
-        Arc::clone(fake)
+    /// What a driver keeps while the process lives, also when the configuration is read anew: the one value of that type
+    /// that belongs to this context and its clones.
+    pub(crate) fn kept<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.get(&TypeId::of::<T>()).and_then(|value| Arc::clone(value).downcast().ok());
+        known.unwrap_or_else(|| {
+            let new = Arc::<T>::default();
+            kept.insert(TypeId::of::<T>(), Arc::clone(&new) as Arc<dyn Any + Send + Sync>);
+            new
+        })
     }
 }

@@ -24,6 +24,15 @@ use std::sync::Arc;
 
 use nodepool_common::config::{self, Driver};
 
+use self::{
+    fake::{clouds::FakeClouds, remote::RemoteCloud},
+    openstack::{
+        api::Cloud,
+        client::{CloudSettings, Nova},
+        provider::OpenStackProvider,
+    },
+};
+
 pub use checksums::{Checksumming, Checksums};
 pub use context::{ApiCall, ApiCalls, Context};
 pub use image::ImageToUpload;
@@ -38,7 +47,7 @@ pub use scope::Scope;
 /// [`Provider::start`] does.
 pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Provider>, ProviderError> {
     let name = &provider.name;
-    let (config, cloud): (_, Arc<dyn openstack::cloud::Cloud>) = match &provider.driver {
+    let (config, cloud): (_, Arc<dyn Cloud>) = match &provider.driver {
         Driver::Kubernetes(config) => {
             return Ok(Arc::new(kubernetes::KubernetesProvider::new(provider, config, context)));
         }
@@ -46,11 +55,12 @@ pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Pr
             return Ok(Arc::new(metastatic::MetastaticProvider::new(name.clone(), config.clone(), context)));
         }
         Driver::Static => return Ok(Arc::new(static_hosts::StaticProvider::new(name.clone(), context))),
-        Driver::OpenStack(config) => (config, Arc::new(openstack::nova::Nova::new(name.clone(), config, context))),
+        Driver::OpenStack(config) => (config, Arc::new(Nova::new(name.clone(), config, context))),
         Driver::Fake(config) => match context.variable("NODEPOOL_FAKE_CLOUD") {
-            Some(address) => (config, Arc::new(fake::remote::RemoteCloud::new(name.clone(), address))),
-            None => (config, context.fake_cloud(name)),
+            Some(address) => (config, Arc::new(RemoteCloud::new(name.clone(), address))),
+            None => (config, FakeClouds::of(name, context)),
         },
     };
-    Ok(Arc::new(openstack::provider::OpenStackProvider::new(name.clone(), config.clone(), cloud, context.clone())))
+    let image_format = CloudSettings::image_format(config, context);
+    Ok(Arc::new(OpenStackProvider::new(name.clone(), config.clone(), cloud, image_format)))
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
-    fake::remote::RemoteCloud, openstack::cloud::Cloud as _,
+    fake::remote::RemoteCloud, openstack::api::Cloud as _,
 };
 
 type Result<T> = std::result::Result<T, ProviderError>;

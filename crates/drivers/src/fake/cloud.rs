@@ -30,16 +30,15 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    images::StoredImage,
     script::{Director, FaultDetails},
+    stored_image::StoredImage,
 };
 use crate::{
     ErrorClass,
-    openstack::cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, Volume, VolumeLimits,
-        speaks_of_quota,
+    openstack::api::{
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Named, NetworkService, Pace, Port, Server,
+        Volume, VolumeLimits, speaks_of_quota,
     },
-    openstack::network_service::{FloatingIp, NetworkService, Port},
 };
 
 const FAKE_KEY: &str = "ssh-rsa FAKEKEY";

@@ -5,38 +5,20 @@
 //! cannot be uploaded.
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     cloud::{FakeCloud, lost_answer, new_id, pause, refused, unusable},
     script::FaultDetails,
+    stored_image::StoredImage,
 };
 use crate::{
     checksums::Checksumming,
-    openstack::{
-        cloud::CloudError,
-        image_file::ImageData,
-        image_service::{Image, ImageService, NewImage, Route},
-    },
+    openstack::api::{CloudError, Image, ImageData, ImageService, NewImage, Route},
 };
 
 /// Upstream's words.
 const SHOULD_FAIL: &str = "This image has SHOULD_FAIL set to True.";
-
-/// An image, as Glance's document.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct StoredImage(Map<String, Value>);
-
-impl StoredImage {
-    fn image(&self) -> Option<Image> {
-        Image::read(&Value::Object(self.0.clone()))
-    }
-
-    fn set(&mut self, key: &str, value: Value) {
-        self.0.insert(key.to_owned(), value);
-    }
-}
 
 fn absent(id: &str) -> CloudError {
     CloudError::answered(404, format!("No image found with ID {id}"))

@@ -68,11 +68,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     ErrorClass,
-    openstack::cloud::{
-        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, Named, Pace, Server, VolumeLimits, read_all,
+    openstack::api::{
+        Cloud, CloudError, ComputeLimits, CreateServer, Flavor, FloatingIp, Image, ImageService, Named, NetworkService,
+        NewImage, Pace, Port, Server, VolumeLimits, read_all,
     },
-    openstack::image_service::{Image, ImageService, NewImage},
-    openstack::network_service::{FloatingIp, NetworkService, Port},
 };
 
 /// The peer may hold a call back on purpose (upstream's `pause_creates`), so this is generous.

@@ -20,10 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
-use super::{
-    calls::{Api, ApiError},
-    life,
-};
+use super::{api_error::ApiError, calls::Api, life};
 
 /// Seconds after which the server ends a watch, to be begun anew: a connection that has died unnoticed lasts no longer.
 const WATCH_SECONDS: u32 = 120;

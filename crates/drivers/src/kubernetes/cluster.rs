@@ -19,7 +19,7 @@ use tower::{BoxError, Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::{info, warn};
 
 use super::{
-    calls::{ApiError, chain},
+    api_error::{ApiError, chain},
     kubeconfig::{self, Access},
 };
 use crate::{Context, files::Fingerprint};

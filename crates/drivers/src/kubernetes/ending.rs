@@ -18,8 +18,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{
+    api_error::ApiError,
     board::{Follower, Sight},
-    calls::{ApiError, items},
+    calls::items,
     home::{self, Deletion, Look},
     manifest,
     provider::{KubernetesProvider, Result, pods_in},

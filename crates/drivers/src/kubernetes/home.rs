@@ -21,7 +21,8 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    calls::{Api, ApiError, Patience, items},
+    api_error::ApiError,
+    calls::{Api, Patience, items},
     manifest,
 };
 

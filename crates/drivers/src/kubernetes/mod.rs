@@ -8,8 +8,9 @@
 //! | `kubeconfig` | where the credentials are, and what of them Zuul is given |
 //! | `proxy` | whether calls go through one |
 //! | `auth_errors` | what is told of credentials that cannot be had, without secrets |
+//! | `api_error` | why a call failed, classed once |
 //! | `cluster` | a client made from them; made anew when the files change |
-//! | `calls` | one call with a deadline, its error classed once |
+//! | `calls` | one call with a deadline, and whether it is worth repeating |
 //! | `manifest` | what is created: pods, namespaces, roles. Pure |
 //! | `life` | what a pod's status means for a launch. Pure |
 //! | `board` | the pods of a namespace, kept current by one watch that all launches there share |
@@ -23,6 +24,7 @@
 //! labels, and by them it is found again. The rights that are needed are upstream's (create, get and delete); with
 //! `list` and `watch` pods are followed instead of asked for, and leaks are found.
 
+mod api_error;
 mod auth_errors;
 mod board;
 mod calls;

@@ -28,8 +28,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    api_error::ApiError,
     board::{Board, Follower, News, Sight},
-    calls::{Api, ApiError, Patience, items},
+    calls::{Api, Patience, items},
     cluster::Cluster,
     home::{self, Homes},
     life::{self, Life},

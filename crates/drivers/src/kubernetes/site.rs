@@ -17,10 +17,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::{
-    calls::{Api, ApiError},
-    home, kubeconfig, manifest,
-};
+use super::{api_error::ApiError, calls::Api, home, kubeconfig, manifest};
 use crate::{Context, ProviderError};
 
 /// The context that is made, and the name under which its calls are counted.

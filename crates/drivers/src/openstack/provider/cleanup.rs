@@ -14,18 +14,13 @@ use serde_json::Map;
 use tokio::time::Instant;
 
 use super::{
-    super::network_service::{FloatingIp, Port},
-    OpenStackProvider, Result,
+    errors::Result,
+    shared::{OpenStackProvider, PortCheck},
 };
-use crate::{CloudResource, ErrorClass, LeakedResource, ResourceKind};
-
-/// The last look at ports that are DOWN.
-#[derive(Debug)]
-pub(super) struct PortCheck {
-    at: Instant,
-    /// By id.
-    down: HashMap<String, Port>,
-}
+use crate::{
+    CloudResource, ErrorClass, LeakedResource, ResourceKind,
+    openstack::api::{FloatingIp, Port},
+};
 
 impl OpenStackProvider {
     async fn down_ports(&self) -> Result<HashMap<String, Port>> {

@@ -7,8 +7,8 @@
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{super::cloud::CloudError, OpenStackProvider, Result};
-use crate::{ErrorClass, ProviderError};
+use super::{errors::Result, shared::OpenStackProvider};
+use crate::{ErrorClass, ProviderError, openstack::api::CloudError};
 
 /// A deletion that leaves its server in ERROR is asked for so many times in all.
 const DELETE_ATTEMPTS: u32 = 3;

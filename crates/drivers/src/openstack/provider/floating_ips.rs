@@ -15,23 +15,14 @@ use nodepool_common::config;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::{
-    super::{
-        cloud::{Address, CloudError, Server},
-        cloud_networks::FloatingIpSource,
-        network_service::{CreateFloatingIp, FloatingIp, Port, SERVER_TAG},
-    },
-    OpenStackProvider, Result,
-    instance::has_floating_ip,
+use super::{errors::Result, instance::has_floating_ip, shared::OpenStackProvider};
+use crate::{
+    ErrorClass, Launch, ProviderError,
+    openstack::api::{Address, CloudError, CreateFloatingIp, FloatingIp, FloatingIpSource, Port, SERVER_TAG, Server},
 };
-use crate::{ErrorClass, Launch, ProviderError};
 
 /// So long it may take until the address leads to its server (`openstacksdk: cloud/_floating_ip.py`).
 const ACTIVE_WITHIN: Duration = Duration::from_secs(60);
-
-/// So many are made or deleted at a time. Neutron's transactions on one external network get into each other's way and
-/// are repeated: on a cloud where one takes 1 s, twenty at once took 20 s to 90 s each.
-pub(super) const AT_ONCE: usize = 4;
 
 impl OpenStackProvider {
     /// Whether this cloud gives floating IPs at all. `floating_ip_source: nova` is Neutron's as well: Nova has only

@@ -2,20 +2,16 @@
 
 use nodepool_common::model::{ImageName, Json, UploadId};
 
-use super::{
-    super::{cloud::CloudError, clouds_yaml::CloudSettings, images},
-    OpenStackProvider, Result,
-};
-use crate::{CloudResource, ErrorClass, ImageToUpload, ResourceKind, format::fill};
+use super::{errors::Result, image_upload, shared::OpenStackProvider};
+use crate::{CloudResource, ErrorClass, ImageToUpload, ResourceKind, format::fill, openstack::api::CloudError};
 
 /// Where clouds.yaml names no `image_format` (openstacksdk: config/defaults.json).
 const FORMAT: &str = "qcow2";
 
 impl OpenStackProvider {
     pub(super) fn wanted_image_format(&self) -> Result<String> {
-        let (cloud, region) = (self.config.cloud.as_deref(), self.config.region_name.as_deref());
-        match CloudSettings::find(cloud, region, &self.context) {
-            Ok(settings) => Ok(settings.text("image_format").unwrap_or_else(|| FORMAT.to_owned())),
+        match (self.image_format)() {
+            Ok(format) => Ok(format.unwrap_or_else(|| FORMAT.to_owned())),
             Err(_) if self.cloud.is_simulated() => Ok(FORMAT.to_owned()),
             Err(error) => Err(self.error("choosing the image format (image_format of clouds.yaml)")(error)),
         }
@@ -37,12 +33,12 @@ impl OpenStackProvider {
 
     pub(super) async fn upload(&self, image: &ImageToUpload) -> Result<String> {
         let limit = self.config.image_upload_timeout;
-        let uploaded = images::upload(&self.cloud, &self.name, image, limit).await;
+        let uploaded = image_upload::upload(&self.cloud, &self.name, image, limit).await;
         uploaded.map_err(self.error(format_args!("uploading {} as image {}", image.path.display(), image.name)))
     }
 
     pub(super) async fn delete_uploaded(&self, id: &str) -> Result<()> {
-        images::delete(&*self.cloud, id).await.map_err(self.error(format_args!("deleting image {id}")))
+        image_upload::delete(&*self.cloud, id).await.map_err(self.error(format_args!("deleting image {id}")))
     }
 
     pub(super) async fn list_uploaded(&self) -> Result<Vec<CloudResource>> {

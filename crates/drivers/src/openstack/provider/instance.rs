@@ -6,13 +6,14 @@ use nodepool_common::{config, model::Resources};
 use serde_json::{Map, json};
 
 use super::{
-    super::{
-        addresses::{self, Addresses, Addressing},
-        cloud::{Address, Server},
-    },
-    OpenStackProvider, Result,
+    addresses::{self, Addresses},
+    errors::Result,
+    shared::OpenStackProvider,
 };
-use crate::{Instance, Launch};
+use crate::{
+    Instance, Launch,
+    openstack::api::{Address, Addressing, Server},
+};
 
 impl OpenStackProvider {
     /// Gives the server a floating IP where it needs one.

@@ -10,13 +10,14 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    super::cloud::{CloudError, CreateServer, Flavor, Server},
-    ExternalName, Image, OpenStackProvider, Result,
+    errors::Result,
+    shared::{ExternalName, Image, OpenStackProvider},
     usage::need,
 };
 use crate::{
     ErrorClass, Instance, Launch, LaunchProgress, ProviderError,
     format::{format, safe_attributes},
+    openstack::api::{CloudError, CreateServer, Flavor, Server},
 };
 
 /// A server that listings do not have for so long, one after the other, is asked for by its id.

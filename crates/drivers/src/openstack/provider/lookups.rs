@@ -15,14 +15,11 @@ use std::{
 use nodepool_common::{config, model::ProviderName};
 use tokio::time::Instant;
 
-use super::{
-    super::{
-        cloud::{Cloud, CloudError, Flavor, Named},
-        network_service::ExternalNetwork,
-    },
-    Result,
+use super::errors::{Result, error};
+use crate::{
+    ErrorClass, ProviderError,
+    openstack::api::{Cloud, CloudError, ExternalNetwork, Flavor, Named},
 };
-use crate::{ErrorClass, ProviderError};
 
 /// A flavor that was not found is looked for again after this.
 const FLAVOR_MISSED: Duration = Duration::from_secs(30);
@@ -111,7 +108,7 @@ impl Lookups {
     }
 
     fn error(&self, doing: impl std::fmt::Display) -> impl FnOnce(CloudError) -> ProviderError {
-        super::error(&self.provider, doing)
+        error(&self.provider, doing)
     }
 
     /// By RAM, then name. `None`: of any age.

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::{super::cloud::Server, OpenStackProvider, Result};
-use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
+use super::{errors::Result, shared::OpenStackProvider};
+use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind, openstack::api::Server};
 
 impl OpenStackProvider {
     pub(super) async fn tagged(&self) -> Result<Vec<CloudResource>> {

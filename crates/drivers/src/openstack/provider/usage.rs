@@ -10,11 +10,11 @@ use nodepool_common::{config, model::Resources};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{
-    super::cloud::{Flavor, Server},
-    OpenStackProvider, Result, Servers,
+use super::{errors::Result, listings::Servers, shared::OpenStackProvider};
+use crate::{
+    CloudResource, Quota, ResourceKind,
+    openstack::api::{Flavor, Server},
 };
-use crate::{CloudResource, Quota, ResourceKind};
 
 /// Flavors of existing servers that are not in the list we have are looked for again after this.
 const FLAVOR_CHECK_INTERVAL: Duration = Duration::from_secs(300);

@@ -10,10 +10,11 @@
 use std::sync::LazyLock;
 
 use super::{
+    Place, aliases, names,
     providers::BUILT,
     report::{KnownKeys, Report},
     source::{self, Environment},
-    yaml::{Mark, Node},
+    yaml::{Mark, Node, Value, meant_characters, without_space},
 };
 
 /// A part of the file.
@@ -201,32 +202,91 @@ pub fn all_keys() -> impl Iterator<Item = (Option<&'static str>, Level, &'static
     known.flat_map(|known| known.keys.iter().map(|key| (known.driver, known.level, *key)))
 }
 
-/// The message and the advice for a key that `what`, which is that part of the file, does not have. `known`: the keys that
-/// it has.
-pub fn unknown_key(
-    what: &str,
-    level: Level,
-    driver: Option<&'static str>,
-    name: &str,
-    known: &[&str],
-) -> (String, String) {
-    if let Some(instead) = retired(level, driver, name) {
-        return (format!("{what}: `{name}` is a key of earlier versions of Nodepool"), instead.to_owned());
+/// A key that the part of the file where it stands does not have.
+pub struct Unknown<'a> {
+    /// What that part is, for messages.
+    pub what: &'a str,
+    /// Which part it is.
+    pub level: Level,
+    /// Of the provider that it belongs to, if it does.
+    pub driver: Option<&'static str>,
+    /// The key.
+    pub name: &'a str,
+    /// Its value.
+    pub value: &'a Node,
+    /// The keys that the part may have.
+    pub known: &'a [&'static str],
+    /// Where the part has a key already.
+    pub place_of: &'a dyn Fn(&str) -> Option<Place>,
+}
+
+impl Unknown<'_> {
+    /// The message and the advice.
+    pub fn told(&self) -> (String, String) {
+        let Self { what, level, driver, name, known, .. } = *self;
+        let shown = names::shown(name);
+        if let Some(meant) = without_space(name).filter(|_| self.value.is_null()) {
+            let message = format!("{what}: a space is missing behind the colon of `{shown}`");
+            return (message, format!("write `{meant}`"));
+        }
+        if let Some((plain, character)) = meant_characters(name) {
+            let message = format!("{what} has no key `{shown}`, which has the character {character} in it");
+            return (message, format!("write `{plain}`, typed anew"));
+        }
+        let meant = meant(level, driver, name, known);
+        // A key of old that was a text is not what has a list below.
+        let is_other = matches!(self.value.value, Value::List(_) | Value::Map(_)) && meant.is_some();
+        if let Some(instead) = retired(level, driver, name).filter(|_| !is_other) {
+            return (format!("{what}: `{shown}` is a key of earlier versions of Nodepool"), instead.to_owned());
+        }
+        let help = meant
+            .map(|meant| self.instead(meant))
+            .or_else(|| aliases::remark(level, name).map(str::to_owned))
+            .or_else(|| {
+                let meant =
+                    aliases::of_key(level, name).iter().find_map(|key| Some((key, elsewhere(level, driver, key)?)));
+                meant
+                    .filter(|(key, _)| *key != &name)
+                    .map(|(key, place)| format!("did you mean `{key}`? {}", capital(&place)))
+            })
+            .or_else(|| elsewhere(level, driver, name))
+            .unwrap_or_else(|| format!("its keys are: {}", known.join(", ")));
+        (format!("{what} has no key `{shown}`"), help)
     }
-    let message = format!("{what} has no key `{name}`");
-    let help = meant(level, driver, name, known)
-        .map(|meant| format!("did you mean `{meant}`?"))
-        .or_else(|| elsewhere(level, driver, name))
-        .unwrap_or_else(|| format!("its keys are: {}", known.join(", ")));
-    (message, help)
+
+    /// What to do where another key was meant.
+    fn instead(&self, meant: &str) -> String {
+        let Some(place) = (self.place_of)(meant) else { return format!("did you mean `{meant}`?") };
+        let there = format!("`{meant}` is there already, at {place}: ");
+        there
+            + match &self.value.value {
+                Value::List(items) if items.is_empty() => "leave this one out",
+                Value::Map(entries) if entries.is_empty() => "leave this one out",
+                Value::List(_) | Value::Map(_) => "put what stands below this key there, and leave this one out",
+                Value::Scalar(..) => "leave one of the two out",
+            }
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// The key of that part of the file that was probably meant by one that it does not have. `known`: the keys that it has.
 pub fn meant<'k>(level: Level, driver: Option<&'static str>, name: &str, known: &[&'k str]) -> Option<&'k str> {
-    let is_plural_of_name = |key: &&&str| key.strip_suffix('s') == Some(name);
-    let plural = known.iter().find(is_plural_of_name).copied();
-    plural.or_else(|| {
-        let is_right_elsewhere = retired(level, driver, name).is_some() || elsewhere(level, driver, name).is_some();
+    let plain = |text: &str| text.to_lowercase().replace('_', "-");
+    let is_plural_of_name = |key: &&&str| plain(key).strip_suffix('s') == Some(plain(name).as_str());
+    // `{name:a}` is one key.
+    let head = without_space(name).and_then(|_| name.split_once(':'));
+    let glued = head.and_then(|(head, _)| known.iter().find(|key| **key == head));
+    let by_other_name = || aliases::of_key(level, name).iter().find_map(|key| known.iter().find(|known| known == &key));
+    let sure = glued.or_else(|| known.iter().find(is_plural_of_name)).or_else(by_other_name).copied();
+    sure.or_else(|| {
+        let is_right_elsewhere = retired(level, driver, name).is_some()
+            || aliases::remark(level, name).is_some()
+            || !aliases::of_key(level, name).is_empty()
+            || elsewhere(level, driver, name).is_some();
         suggest(name, known.iter().copied()).filter(|_| !is_right_elsewhere)
     })
 }

@@ -133,9 +133,19 @@ impl<'a> Fields<'a> {
     }
 
     /// Reports a key that this mapping does not have. `known`: those that it has.
-    fn unknown(&self, (key, _): &Entry, known: &[&'static str]) {
+    fn unknown(&self, (key, value): &Entry, known: &[&'static str]) {
         let name = python_str(key).unwrap_or_default();
-        let (message, help) = advice::unknown_key(&self.what, self.level, self.report.driver(), &name, known);
+        let of = |key: &str| self.node.entries()?.iter().find(|(name, _)| name.as_text() == Some(key));
+        let unknown = advice::Unknown {
+            what: &self.what,
+            level: self.level,
+            driver: self.report.driver(),
+            name: &name,
+            value,
+            known,
+            place_of: &|key| of(key).map(|(name, _)| self.report.place(name.at)),
+        };
+        let (message, help) = unknown.told();
         self.report.lapse(key.at, message, Some(help));
     }
 

@@ -9,17 +9,19 @@ use indexmap::IndexMap;
 use super::{
     Kubernetes, KubernetesKind, KubernetesLabel, PodContainer, PodResources, PodTemplate, Pool, PoolLabel,
     fields::Fields,
-    kubernetes_forms, kubernetes_names,
+    kubernetes_forms, kubernetes_names, names,
     providers::{self, Common, Scope},
     report::Report,
     yaml::{Meaning, Node, Value},
 };
 use crate::model::{Json, LabelName, Object, PoolName, Resources};
 
-/// What a provider's keys make the default of its pools.
+/// What a provider's keys make the default of its pools, and what these know of one another.
 struct Defaults {
     max_servers: Option<f64>,
     limits: Resources,
+    /// The names that its pools have.
+    pool_names: Vec<String>,
 }
 
 /// Reads what the driver needs, and the pools as the planner sees them.
@@ -71,7 +73,9 @@ fn defaults(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> Defau
     }
     let mut limits = Resources::new();
     read_limits(fields, &mut limits);
-    Defaults { max_servers, limits }
+    let pools = fields.raw("pools").and_then(Node::items).unwrap_or_default();
+    let pool_names = pools.iter().filter_map(|pool| pool.get("name")?.as_text().map(str::to_owned)).collect();
+    Defaults { max_servers, limits, pool_names }
 }
 
 fn read_limits(fields: &Fields<'_>, limits: &mut Resources) {
@@ -131,14 +135,18 @@ fn pool(
     };
     let refused = refused_pool_name(name, kind);
     if let Some(refused) = refused.as_ref().filter(|_| report.strict()) {
-        report.error(fields.at_key("name"), format!("{}: {refused}", fields.what), Some(pool_name_help(name)));
+        report.error(
+            fields.at_key("name"),
+            format!("{}: {refused}", fields.what),
+            Some(pool_name_help(name, &defaults.pool_names)),
+        );
     }
     let mut labels: IndexMap<LabelName, KubernetesLabel> = IndexMap::new();
     for node in fields.list("labels") {
         let read = |part: &Report, label_fields: &Fields<'_>, label_name: &LabelName| {
             if let Some(refused) = refused.as_ref().filter(|_| !part.strict()) {
                 let message = format!("{}: {refused}", label_fields.what);
-                part.error(fields.at_key("name"), message, Some(pool_name_help(name)));
+                part.error(fields.at_key("name"), message, Some(pool_name_help(name, &defaults.pool_names)));
             }
             Some(label(part, label_fields, label_name.clone(), kind, &of_labels))
         };
@@ -163,14 +171,13 @@ fn refused_pool_name(name: &str, kind: KubernetesKind) -> Option<String> {
     Some(format!("the name of the pool is {object}, and Kubernetes refuses `{name}`: {why}"))
 }
 
-/// A name that the API takes, made of one that it refuses.
-fn pool_name_help(name: &str) -> String {
+/// A name that the API takes, made of one that it refuses. `taken`: the names of the provider's pools.
+fn pool_name_help(name: &str, taken: &[String]) -> String {
     let fits = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let meant: String = name.chars().map(fits).take(40).collect();
-    match meant.trim_matches('-') {
-        "" => "call it otherwise, as `main`".to_owned(),
-        meant => format!("call it otherwise, as `{meant}`"),
-    }
+    let meant = Some(meant.trim_matches('-')).filter(|meant| !meant.is_empty()).unwrap_or("main");
+    let free = names::free(meant, |name| taken.iter().any(|taken| taken == name));
+    format!("call it otherwise, as `{free}`")
 }
 
 fn resources(report: &Report, fields: &Fields<'_>, [cpu, memory, storage]: [&'static str; 3]) -> PodResources {

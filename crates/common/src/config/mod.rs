@@ -15,6 +15,7 @@
 //! [`Watcher`] tells when the files have changed and are whole again; [`diff`] what that means for the providers.
 
 mod advice;
+mod aliases;
 mod backing;
 mod collections;
 mod connections;

@@ -1,12 +1,18 @@
 //! Names that are hardly what was meant, and those that ZooKeeper has no place for.
 
-use super::{fields::Fields, report::Report, yaml::Mark};
+use super::{
+    fields::Fields,
+    report::Report,
+    yaml::{self, Mark},
+};
 
-/// A name as it is shown: control characters, which would break the line, by their escapes.
+/// A name as it is shown: control characters, which would break the line, and what nobody sees by their escapes.
 pub fn shown(name: &str) -> String {
     name.chars().fold(String::with_capacity(name.len()), |mut text, c| {
         if c.is_control() {
             text.extend(c.escape_default());
+        } else if yaml::is_invisible(c) {
+            text.extend(c.escape_unicode());
         } else {
             text.push(c);
         }
@@ -46,4 +52,16 @@ pub fn cannot_have_uploads(report: &Report, at: Mark, what: &str, name: &str, ha
     let help = "call it by letters, digits, dots and dashes, without `/`";
     report.note(report.strict() && has_images, at, message, Some(help.to_owned()));
     true
+}
+
+/// That name, or the first of `NAME-2`, `NAME-3` and so on that nobody has.
+pub fn free(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
+    let mut free = name.to_owned();
+    for number in 2_u32.. {
+        if !is_taken(&free) {
+            break;
+        }
+        free = format!("{name}-{number}");
+    }
+    free
 }

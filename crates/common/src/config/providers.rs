@@ -11,6 +11,7 @@ use super::{
     Broken, BrokenHost, BrokenLabel, BrokenProvider, ConfigError, Diskimages, Driver, KubernetesKind, Label, Pool,
     Provider, Report,
     advice::{Level, suggest},
+    aliases,
     backing::Circles,
     doubtful::Doubtful,
     fields::Fields,
@@ -177,19 +178,19 @@ fn provider(report: &Report, node: &Node, name: &ProviderName, scope: &Scope<'_>
         }
         "static" => (Driver::Static, static_hosts::read(report, &fields, &common, scope), None, None),
         known if UPSTREAM.contains(&known) => {
-            let message = format!("driver `{known}` of provider `{name}` is not built yet");
+            let message = format!("provider `{name}`: this launcher does not serve driver `{known}`");
             let help = format!("{LEAVE_IT}; the drivers here are: {}", offered());
             report.error(fields.at_key("driver"), message, Some(help));
             unbuilt::check(report, &fields, &common, scope);
             return None;
         }
         unknown => {
-            let help = match suggest(unknown, UPSTREAM.into_iter()) {
+            let help = match aliases::of_driver(unknown).or_else(|| suggest(unknown, UPSTREAM.into_iter())) {
                 Some(meant) if BUILT.contains(&meant) => {
                     format!("did you mean `{meant}`? The drivers are: {}", offered())
                 }
                 Some(meant) => format!(
-                    "did you mean `{meant}`? It is not built yet: {LEAVE_IT}; the drivers here are: {}",
+                    "did you mean `{meant}`? This launcher does not serve that: {LEAVE_IT}; the drivers here are: {}",
                     offered()
                 ),
                 None => format!("the drivers are: {}", offered()),

@@ -7,6 +7,7 @@
 use super::{
     unbuildable,
     yaml::{Meaning, Node, Value, without_space},
+    zookeeper_servers,
 };
 
 /// The key that each item of a list begins with.
@@ -21,6 +22,9 @@ pub fn head(list: &str) -> &'static str {
 /// A list of mappings, each with that first key.
 pub fn as_list(list: &str, node: &Node) -> String {
     let head = head(list);
+    if let Some(help) = zookeeper_servers::as_list(node).filter(|_| list == "zookeeper-servers") {
+        return help;
+    }
     match &node.value {
         Value::Map(entries) => {
             let Some((first, value)) = entries.first() else { return "write `[]` for none".to_owned() };

@@ -86,6 +86,13 @@ pub fn parse_file(bytes: &[u8], file: WhichFile, env: &Environment, report: &Rep
                 let message = "a tab stands here where only spaces may stand: Python Nodepool cannot read the file";
                 report.lapse(*first, message, Some(yaml::advice_on_tabs(*first, &document.tabs)));
             }
+            let mut told: Vec<char> = Vec::new();
+            for odd in &document.odd {
+                if !told.contains(&odd.c) {
+                    told.push(odd.c);
+                    report.warning(odd.at, odd.message(), Some(odd.advice(&document.odd)));
+                }
+            }
             Some(document)
         }
         Err(problem) => {

@@ -152,7 +152,7 @@ providers:
 ";
     let errors = check_errors(text);
     for expected in [
-        "main:4:11: driver `aws` of provider `p` is not built yet",
+        "main:4:11: provider `p`: this launcher does not serve driver `aws`",
         "main:5:20: provider `p`: `max-concurrency` must be a whole number",
         "main:8:18: provider `p`, pool `main`: `max-servers` must be a whole number",
         "main:9:14: provider `p`, pool `main`, label `b` is not among the top-level labels",
@@ -190,4 +190,67 @@ providers:
     let config = load(text).config;
     assert_eq!(config.labels["a"].min_ready, 10_000);
     assert_eq!(config.providers["p"].pools[0].hosts.as_ref().unwrap()[0].max_parallel_jobs, 1000);
+}
+
+#[test]
+fn a_key_of_old_that_has_a_list_below_is_the_one_of_today() {
+    let errors = check_errors(&SMALL.replace("    pools:\n", "    pool:\n"));
+    assert!(errors.contains("provider `cloud` has no key `pool` (did you mean `pools`?)"), "{errors}");
+    let old = check_errors(&SMALL.replace("cloud: mine", "cloud: mine\n    pool: public"));
+    assert!(old.contains("`pool` is a key of earlier versions of Nodepool (leave it out: whether"), "{old}");
+}
+
+#[test]
+fn a_key_whose_right_one_is_there_already_is_told_where_that_is() {
+    for (add, expected) in [
+        ("provider: []\n", "has no key `provider` (`providers` is there already, at main:7:1: leave this one out)"),
+        (
+            "provider: [{name: x, cloud: y}]\n",
+            "(`providers` is there already, at main:7:1: put what stands below this key there, and leave this one out)",
+        ),
+    ] {
+        let errors = check_errors(&format!("{SMALL}{add}"));
+        assert!(errors.contains(expected), "{errors}");
+    }
+    let errors = check_errors(&SMALL.replace("max-servers: 5", "max-servers: 5\n        max-server: 6"));
+    assert!(errors.contains("(`max-servers` is there already, at main:16:9: leave one of the two out)"), "{errors}");
+}
+
+#[test]
+fn what_a_key_is_called_elsewhere_leads_to_ours() {
+    let pods = "labels: [{name: l}]\nproviders: [{name: p, driver: DRIVER, context: c, KEY: 5, pools: [{name: m, labels: [{name: l, type: pod, image: i}]}]}]\n";
+    let host = "labels: [{name: l}]\nproviders: [{name: p, driver: static, pools: [{name: m, nodes: [{name: h, labels: l, KEY: x}]}]}]\n";
+    for (text, expected) in [
+        ("zookeeper-tls: {cert: a, key: b, cacert: c}\n".to_owned(), "`cacert` (did you mean `ca`?)"),
+        ("zookeeper-servers: [{hostname: h}]\n".to_owned(), "`hostname` (did you mean `host`?)"),
+        ("zk: [{host: h}]\n".to_owned(), "`zk` (did you mean `zookeeper-servers`?)"),
+        (SMALL.replace("cloud: mine", "cloud: mine\n    region: r"), "`region` (did you mean `region-name`?)"),
+        (SMALL.replace("max-servers: 5", "az: [a]"), "`az` (did you mean `availability-zones`?)"),
+        (SMALL.replace("max-servers: 5", "max-pods: 5"), "`max-pods` (did you mean `max-servers`?)"),
+        (
+            SMALL.replace("cloud: mine", "cloud: mine\n    max-pods: 5"),
+            "`max-pods` (did you mean `max-servers`? It belongs in a pool of a provider",
+        ),
+        (SMALL.replace("min-ready: 2", "max-ready: 2"), "`max-ready` (`min-ready` says how many nodes are kept ready"),
+        (pods.replace("DRIVER", "openshift").replace("KEY", "max-servers"), "(did you mean `max-projects`?)"),
+        (
+            pods.replace("DRIVER", "openshiftpods").replace("type: pod, ", "").replace("KEY", "max-servers"),
+            "(did you mean `max-pods`?)",
+        ),
+        (pods.replace("DRIVER", "k8s").replace("KEY", "max-servers"), "no driver `k8s` (did you mean `kubernetes`?"),
+        (host.replace("KEY", "user"), "`user` (did you mean `username`?)"),
+        (host.replace("KEY", "port"), "`port` (did you mean `connection-port`?)"),
+        (host.replace("name: h,", "hostname: h,").replace(", KEY: x", ""), "`hostname` (did you mean `name`?)"),
+    ] {
+        let errors = check_errors(&text);
+        assert!(errors.contains(expected) && errors.lines().count() == 1, "{text}: {errors}");
+    }
+}
+
+#[test]
+fn a_name_that_is_suggested_is_free() {
+    let text = "labels: [{name: l}]\nproviders: [{name: p, driver: kubernetes, pools: [\
+                {name: zuul-ci, labels: [{name: l, type: namespace}]}, {name: Zuul_CI, labels: []}]}]\n";
+    let errors = check_errors(text);
+    assert!(errors.contains("(call it otherwise, as `zuul-ci-2`)"), "{errors}");
 }

@@ -137,7 +137,7 @@ fn drivers_that_are_not_built_are_named_with_their_place() {
     let loaded = load("providers:\n  - name: x\n    driver: aws\n    pools: []\n  - name: y\n    driver: opnstack\n");
     assert_eq!(
         loaded.broken_providers[0].reason,
-        "main:3:13: driver `aws` of provider `x` is not built yet (leave this provider to a launcher of Python \
+        "main:3:13: provider `x`: this launcher does not serve driver `aws` (leave this provider to a launcher of Python \
          Nodepool, in a file of its own; the drivers here are: openstack, openshiftpods, openshift, kubernetes, static, \
          metastatic)"
     );

@@ -96,8 +96,8 @@ fn a_driver_that_is_not_served_is_left_to_python() {
     let of = |driver: &str| check_errors(&format!("providers: [{{name: p, driver: {driver}}}]\n"));
     let offered = "drivers here are: openstack, openshiftpods, openshift, kubernetes, static, metastatic)";
     let leave_it = "leave this provider to a launcher of Python Nodepool, in a file of its own; the ";
-    assert!(of("aws").ends_with(&format!("is not built yet ({leave_it}{offered}")), "{}", of("aws"));
-    assert!(of("awss").contains("did you mean `aws`? It is not built yet"), "{}", of("awss"));
+    assert!(of("aws").ends_with(&format!("does not serve driver `aws` ({leave_it}{offered}")), "{}", of("aws"));
+    assert!(of("awss").contains("did you mean `aws`? This launcher does not serve that: leave"), "{}", of("awss"));
     assert!(of("openstak").contains("did you mean `openstack`? The drivers are: openstack, "), "{}", of("openstak"));
     assert!(!of("cloudy").contains("aws") && !of("cloudy").contains("fake"), "{}", of("cloudy"));
 }

@@ -41,6 +41,37 @@ fn a_list_of_mappings_begins_each_item_with_a_dash() {
 }
 
 #[test]
+fn a_zookeeper_server_in_a_single_text_is_written_out_at_once_with_all_that_is_in_it() {
+    let of = |item: &str| check_errors(&format!("zookeeper-servers:\n- {item}\n"));
+    for (item, way_out) in [
+        ("zk://h:2181/nodepool", "write `- {host: h, port: 2181, chroot: /nodepool}`"),
+        ("h:2181", "write `- {host: h, port: 2181}`"),
+        ("https://zk01", "write `- host: zk01`"),
+        (
+            "a:2181,b:2181/x",
+            "write one item for each server: `- {host: a, port: 2181, chroot: /x}`, `- {host: b, port: 2181, chroot: /x}`",
+        ),
+        ("'[::1]:2281'", "write `- {host: '::1', port: 2281}`"),
+        ("h: 2181", "write `- {host: h, port: 2181}`"),
+        ("{host: 'zk://h:2181/np'}", "write `host: h`, `port: 2181` and `chroot: /np`"),
+        ("{host: h/np}", "write `host: h` and `chroot: /np`"),
+    ] {
+        let errors = of(item);
+        assert!(errors.ends_with(&format!("({way_out})")) && errors.lines().count() == 1, "{item}: {errors}");
+    }
+    for whole in ["a:2181,b:2181/x", "{a: 2181, b: 2182}"] {
+        let errors = check_errors(&format!("zookeeper-servers: {whole}\n"));
+        assert!(
+            errors.contains("write one item for each server: `- {host: a, port: 2181") && !errors.contains('\n'),
+            "{errors}"
+        );
+    }
+    let server =
+        &crate::config::tests::load("zookeeper-servers: [{host: 'zk://h:5/np'}]\n").config.zookeeper.servers[0];
+    assert_eq!((server.host.as_str(), server.port, server.chroot.as_deref()), ("h", 5, Some("/np")));
+}
+
+#[test]
 fn a_mapping_has_no_dashes() {
     each_leads_to(&[
         ("webapp: [{port: 5}]\n", "1:9", "write `port: …`, without a dash"),

@@ -44,6 +44,8 @@ fn a_file_that_has_work_and_no_zookeeper_is_told_so() {
     let warnings = lines(&check_bytes(SMALL.as_bytes(), &environment(&[])).unwrap());
     assert!(warnings.starts_with("main:1:1: there are no `zookeeper-servers`"), "{warnings}");
     assert_eq!(check_bytes(b"labels: []\nproviders: []\n", &environment(&[])), Ok(vec![]), "what a site begins with");
+    let empty = lines(&check_bytes(b"zookeeper-servers: []\n", &environment(&[])).unwrap());
+    assert!(empty.starts_with("main:1:20: there are no `zookeeper-servers`"), "{empty}");
     assert!(load(SMALL).warnings.is_empty(), "the daemons look for themselves, with the secure file");
 }
 
@@ -56,7 +58,7 @@ fn a_zookeeper_host_is_a_name_or_an_address() {
     refused(
         &of("'zk01,zk02:7'"),
         at,
-        "each server is an item of its own (write `- host: zk01`, `- host: zk02:7`, each",
+        "each server is an item of its own (write one item for each server: `- {host: zk01, port: 2181}`, `- {host: zk02, port: 7}`)",
     );
     refused(&of("'zk 01'"), at, "neither a host's name nor an address");
     let servers = |host: &str| {

@@ -60,7 +60,7 @@ fn what_upstreams_schema_rejects_fails() {
         ("diskimages: [{name: a, abstract: true, parent: b}]\n", "there is no diskimage `b`"),
         ("providers: [{name: p}]\n", "provider `p`: `cloud` is missing"),
         ("providers: [{cloud: c}]\n", "`name` is missing"),
-        ("providers: [{name: p, driver: aws}]\n", "main:1:31: driver `aws` of provider `p` is not built yet"),
+        ("providers: [{name: p, driver: aws}]\n", "main:1:31: provider `p`: this launcher does not serve driver `aws`"),
         ("providers: [{name: p, driver: cloudy}]\n", "there is no driver `cloudy`"),
         ("zookeeper-servers: [{port: 5}]\n", "`host` is missing"),
         ("zookeeper-timeout: 0\n", "more than 0 seconds"),

@@ -1,6 +1,6 @@
 //! What is said of a file that is no YAML: the place of the mistake, and the way out.
 
-use super::{check_errors, load_errors};
+use super::{check, check_errors, lines, load, load_errors};
 
 /// Each: a file, and what its only error begins with and has in it.
 fn each_is_told(cases: &[(&str, &str, &str)]) {
@@ -164,10 +164,15 @@ fn what_no_yaml_is_meant_to_have_is_called_by_its_name() {
         ),
         (
             "images-dir: {{ dir }}\n",
-            "main:1:14:",
+            "main:1:13:",
             "`{{` begins a mark of a template, and for YAML a mapping (put the value",
         ),
-        ("{% if x %}\nlabels: []\n{% endif %}\n", "main:1:", "else fill the template in first"),
+        (
+            "labels:\n- name: a\nimages-dir: x{{ a }} {{ b: c }}\n",
+            "main:3:22: this is not YAML: `{{` begins a mark of a template",
+            "",
+        ),
+        ("{% if x %}\nlabels: []\n{% endif %}\n", "main:1:1:", "this file is a template: fill it in first"),
         (
             "labels: []\n---\nwebapp: {}\n",
             "main:2:1: a second YAML document",
@@ -197,6 +202,56 @@ fn a_tab_is_told_in_the_line_where_it_stands_with_the_others() {
             "(write spaces instead; lines 3 and 4 have some, too)",
         ),
     ]);
+}
+
+#[test]
+fn a_character_that_is_not_what_it_looks_like_is_named_with_its_place() {
+    each_is_told(&[
+        (
+            "labels:\n  \u{2013} name: a\n    min-ready: 1\n",
+            "main:2:3: this is not YAML: the character U+2013 (EN DASH) stands here, which looks like `-`",
+            "(write `-` instead)",
+        ),
+        (
+            "labels:\n- name: a\n\u{a0} min-ready 1\nwebapp: {}\n",
+            "main:3:1: this is not YAML: the character U+00A0 (NO-BREAK SPACE) stands here, which looks like a space",
+            "(write a space instead)",
+        ),
+        (
+            "images-dir: \u{201c}a: b\u{201d}\n",
+            "main:1:13: this is not YAML: the character U+201C (LEFT DOUBLE QUOTATION MARK)",
+            "(write `\"` instead, at both ends, or no quotes)",
+        ),
+    ]);
+    for (text, expected) in [
+        ("images-dir: \u{2018}a\u{2019}\n", "main:1:13: the character U+2018 (LEFT SINGLE QUOTATION MARK) stands here"),
+        ("images-dir: a\u{200b}\n", "main:1:14: the character U+200B (ZERO WIDTH SPACE) stands here"),
+        ("images-dir: \"a\u{feff}\"\n", "main:1:15: the character U+FEFF (BYTE ORDER MARK) stands here"),
+        ("images-dir: a\u{2011}b\nelements-dir: c\u{2011}\n", "(write `-` instead; line 2 has one, too)"),
+    ] {
+        let warnings = check(text);
+        assert!(warnings.contains(expected) && warnings.lines().count() == 1, "{text}: {warnings}");
+        assert!(lines(&load(text).warnings).contains(expected), "to the daemons it is one, too");
+    }
+    for fine in [
+        "\u{feff}images-dir: a\n",
+        "images-dir: a  # \u{201c}b\u{201d} \u{a0}c\n",
+        "images-dir: it\u{2019}s \u{2013} b\n",
+        "images-dir: '\u{2013} \u{201c}'\n",
+        "images-dir: |\n  \u{201c}a\u{201d}\u{a0}\n",
+    ] {
+        assert_eq!(check(fine), "", "{fine}");
+    }
+    for (key, words) in [
+        (
+            "labels\u{200b}",
+            "`labels\\u{200b}`, which has the character U+200B (ZERO WIDTH SPACE) in it (write `labels`, typed anew",
+        ),
+        ("max\u{2013}hold-age", "has the character U+2013 (EN DASH) in it (write `max-hold-age`, typed anew"),
+    ] {
+        let errors = check_errors(&format!("{key}: 5\n"));
+        assert!(errors.contains(words), "{errors}");
+    }
 }
 
 /// What a daemon says of its configuration is in its log and in `/ready`, which everybody can read.

@@ -6,6 +6,7 @@
 //! note that gives both places. What an alias would expand to is counted and bounded, so that a few lines of YAML
 //! cannot make the walkers run for ever.
 
+mod characters;
 mod digits;
 mod hints;
 mod scalar;
@@ -13,11 +14,14 @@ mod tabs;
 
 use std::{collections::HashMap, ops::Range, rc::Rc};
 
+pub use characters::{Odd, is_invisible, meant as meant_characters};
 pub use digits::digits;
 pub use hints::without_space;
 pub use scalar::{Meaning, whole};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag, options};
 pub use tabs::advice as advice_on_tabs;
+
+use super::names;
 
 /// Nodes that a file may have once its aliases are expanded: a large installation has some ten thousand.
 const MOST_NODES: usize = 1_000_000;
@@ -132,8 +136,9 @@ impl Node {
                     Meaning::Date => "the date",
                     Meaning::Text | Meaning::Merge => "the text",
                 };
-                let mut shown: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
-                if shown.len() < text.len() {
+                let begin: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
+                let mut shown = names::shown(&begin);
+                if begin.len() < text.len() {
                     shown.push('…');
                 }
                 format!("{kind} `{shown}`")
@@ -209,6 +214,8 @@ pub struct Document {
     pub duplicates: Vec<Duplicate>,
     /// The tabs that Python's parser refuses.
     pub tabs: Vec<Mark>,
+    /// Characters that are not what they look like.
+    pub odd: Vec<Odd>,
 }
 
 /// Reads exactly one document.
@@ -238,7 +245,25 @@ pub fn parse_file(text: &str, file: WhichFile) -> Result<Document, Problem> {
         builder.event(event, &span).map_err(|problem| hints::or_template(text, problem))?;
     }
     let tabs = if text.contains('\t') { tabs::refused_by_pyyaml(text, &builder.texts) } else { Vec::new() };
-    Ok(Document { root: builder.root, duplicates: builder.duplicates, tabs })
+    let quoted: Vec<_> = builder.texts.into_iter().filter(|scalar| !builder.blocks.contains(scalar)).collect();
+    let odd = characters::find(text, &quoted, &builder.blocks);
+    Ok(Document { root: builder.root, duplicates: builder.duplicates, tabs, odd })
+}
+
+/// The other lines of places like one, for advice: `; line 6 has one, too`.
+fn in_other_lines(this: Mark, all: impl Iterator<Item = Mark>) -> String {
+    const MOST: usize = 5;
+    let mut lines: Vec<usize> = all.map(|at| at.line).filter(|line| *line != this.line).collect();
+    lines.dedup();
+    let mut named: Vec<String> = lines.iter().take(MOST).map(ToString::to_string).collect();
+    if lines.len() > MOST {
+        named.push("others".to_owned());
+    }
+    match named.split_last() {
+        None => String::new(),
+        Some((line, [])) => format!("; line {line} has one, too"),
+        Some((last, first)) => format!("; lines {} and {last} have some, too", first.join(", ")),
+    }
 }
 
 fn mark(span: &Span) -> Mark {
@@ -261,6 +286,8 @@ struct Builder {
     duplicates: Vec<Duplicate>,
     /// Where quoted and block scalars stand, in characters.
     texts: Vec<Range<usize>>,
+    /// Those of them that are block scalars.
+    blocks: Vec<Range<usize>>,
     /// How many entries all merges have brought in so far.
     merged: usize,
     root: Option<Rc<Node>>,
@@ -272,7 +299,11 @@ impl Builder {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if style != ScalarStyle::Plain {
-                    self.texts.push(span.start.index()..span.end.index());
+                    let place = span.start.index()..span.end.index();
+                    if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) {
+                        self.blocks.push(place.clone());
+                    }
+                    self.texts.push(place);
                 }
                 let meaning = meaning(&text, style, tag.as_deref(), at)?;
                 let value = Value::Scalar(meaning, text.into_owned());

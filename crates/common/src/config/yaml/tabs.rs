@@ -20,18 +20,7 @@ pub fn in_indentation(lines: &[&str]) -> Vec<Mark> {
 
 /// What to do about a tab, with the other lines that have some. `all`: the tabs of the file.
 pub fn advice(tab: Mark, all: &[Mark]) -> String {
-    const MOST: usize = 5;
-    let mut lines: Vec<usize> = all.iter().map(|at| at.line).filter(|line| *line != tab.line).collect();
-    lines.dedup();
-    let mut named: Vec<String> = lines.iter().take(MOST).map(ToString::to_string).collect();
-    if lines.len() > MOST {
-        named.push("others".to_owned());
-    }
-    match named.split_last() {
-        None => "write spaces instead".to_owned(),
-        Some((line, [])) => format!("write spaces instead; line {line} has one, too"),
-        Some((last, first)) => format!("write spaces instead; lines {} and {last} have some, too", first.join(", ")),
-    }
+    format!("write spaces instead{}", super::in_other_lines(tab, all.iter().copied()))
 }
 
 /// Those tabs of a text that could be read. `scalars`: the quoted and block scalars, as ranges of characters, in their order.

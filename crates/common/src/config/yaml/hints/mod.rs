@@ -4,7 +4,8 @@
 //! around that place are looked at as a person would look at them, for the mistakes that people make. In this order, the
 //! first that is found is told, with its own place:
 //!
-//! 1. what no YAML is meant to have: marks of an unfinished merge, tabs in the indentation, marks of a template;
+//! 1. what no YAML is meant to have: marks of an unfinished merge, tabs in the indentation, characters that look like others,
+//!    marks of a template;
 //! 2. what the parser is sure of: an unknown alias, quotes and brackets, a value that begins with a special character;
 //! 3. what the lines show (`lines`): a second `: `, a space or a colon that is missing, an indentation that fits nothing
 //!    above.
@@ -19,7 +20,7 @@ mod lines;
 use serde_saphyr::granit_parser::ErrorKind;
 
 use self::layout::Content;
-use super::{Mark, Problem, tabs};
+use super::{Mark, Problem, characters, tabs};
 use crate::config::suggest;
 
 /// Longer values are not repeated in a hint.
@@ -31,6 +32,7 @@ pub fn explain(text: &str, kind: &ErrorKind, at: Mark) -> Problem {
     let found = source
         .unfinished_merge()
         .or_else(|| source.tab(kind))
+        .or_else(|| source.odd_character())
         .or_else(|| source.template())
         .or_else(|| source.known_kind(kind))
         .or_else(|| source.second_colon())
@@ -128,13 +130,30 @@ impl<'t> Source<'t> {
         Some(Hint { at: first, message, help: tabs::advice(first, &places) })
     }
 
+    /// A character that is not what it looks like, in the line where the parser gave up or the last two with content above.
+    fn odd_character(&self) -> Option<Hint> {
+        let all = characters::find(self.text, &[], &[]);
+        let mut above = (1..self.at.line).rev().filter(|number| Content::of(self.line(*number)).is_some());
+        let first = above.nth(1).unwrap_or(1);
+        let odd = all.iter().rev().find(|odd| (first..=self.at.line).contains(&odd.at.line))?;
+        Some(Hint { at: odd.at, message: odd.message(), help: odd.advice(&all) })
+    }
+
+    /// A mark of a template in the line where the parser gave up: the last one before that place, else the first.
     fn template(&self) -> Option<Hint> {
         let line = self.line(self.at.line);
-        let mark = ["{{", "{%", "{#"].into_iter().find(|mark| line.contains(mark))?;
-        self.hint(
-            format!("`{mark}` begins a mark of a template, and for YAML a mapping"),
-            "put the value in quotes if it is meant as it stands; else fill the template in first",
-        )
+        let marks = ["{{", "{%", "{#"].into_iter().flat_map(|mark| line.match_indices(mark));
+        let mut marks: Vec<_> = marks.map(|(index, mark)| (line[..index].chars().count() + 1, mark)).collect();
+        marks.sort_unstable();
+        let before = marks.iter().rev().find(|(column, _)| *column <= self.at.column);
+        let (column, mark) = *before.or_else(|| marks.first())?;
+        let message = format!("`{mark}` begins a mark of a template, and for YAML a mapping");
+        let help = if mark == "{{" {
+            "put the value in quotes if it is meant as it stands; else fill the template in first, and validate what comes of it"
+        } else {
+            "this file is a template: fill it in first, with the program that it is for, and validate what comes of it"
+        };
+        Some(Hint { at: Mark { column, ..self.at }, message, help: help.to_owned() })
     }
 
     /// What the parser's own kind of error says enough of.

@@ -39,10 +39,7 @@ impl Session {
                 broken.reason
             );
         }
-        for broken in &loaded.broken_labels {
-            tracing::warn!(logger = "nodepool.config", "{broken}");
-        }
-        for broken in &loaded.broken_hosts {
+        for broken in &loaded.broken_parts {
             tracing::warn!(logger = "nodepool.config", "{broken}");
         }
         let config = loaded.config;

@@ -390,10 +390,7 @@ impl Builder {
             error!(logger = "nodepool.config", "Provider {} is left out: {}", broken.name, broken.reason);
         }
         // Launchers leave it out; its provider's images are built and uploaded all the same.
-        for broken in &loaded.broken_labels {
-            warn!(logger = "nodepool.config", "{broken}");
-        }
-        for broken in &loaded.broken_hosts {
+        for broken in &loaded.broken_parts {
             warn!(logger = "nodepool.config", "{broken}");
         }
         self.stats.config_valid(loaded.broken_providers.is_empty() && loaded.broken_extensions.is_none());

@@ -1,13 +1,18 @@
 //! A reload of a file in which something has become unusable.
 //!
-//! The rest of the file counts; what is broken stays as it runs: a provider whole, a label as its pool had it, provided
-//! that its pool still has what the label stands on. The labels of a static provider are those of its hosts, each of which
+//! The rest of the file counts; what is broken stays as it runs: a provider whole, a pool as its provider had it, a label as its
+//! pool had it, provided that its provider still has what the label stands on. The labels of a static provider are those of its hosts, each of which
 //! has nodes with all of them: there, and where a host is broken that runs, the provider stays whole, too. Only what has never
 //! run is left out.
 
 use std::sync::Arc;
 
-use super::{Config, Driver, LabelImage, Loaded, Metastatic, MetastaticLabel, OpenStack, OpenStackLabel, Provider};
+use indexmap::IndexMap;
+
+use super::{
+    BrokenPart, Config, Driver, LabelImage, Loaded, Metastatic, MetastaticLabel, OpenStack, OpenStackLabel,
+    OpenStackPool, Part, Pool, Provider,
+};
 use crate::model::{LabelName, PoolName};
 
 impl Loaded {
@@ -19,25 +24,54 @@ impl Loaded {
                 Arc::make_mut(&mut config).providers.insert(broken.name.clone(), Arc::clone(provider));
             }
         }
-        for broken in &self.broken_labels {
-            if let Some(before) = running.providers.get(&broken.provider)
-                && let Some(provider) = Arc::make_mut(&mut config).providers.get_mut(&broken.provider)
+        for BrokenPart { provider, pool, part, .. } in &self.broken_parts {
+            if let Some(before) = running.providers.get(provider)
+                && let Some(provider) = Arc::make_mut(&mut config).providers.get_mut(provider)
             {
-                keep_label(provider, &broken.pool, &broken.label, before);
-            }
-        }
-        for broken in &self.broken_hosts {
-            let runs = |before: &&Arc<Provider>| {
-                let hosts = before.pool(&broken.pool).and_then(|pool| pool.hosts.as_ref());
-                hosts.is_some_and(|hosts| hosts.iter().any(|host| host.id.name == broken.host))
-            };
-            if let Some(before) = running.providers.get(&broken.provider).filter(runs)
-                && let Some(provider) = Arc::make_mut(&mut config).providers.get_mut(&broken.provider)
-            {
-                *provider = Arc::clone(before);
+                match part {
+                    Part::Pool => keep_pool(provider, pool, before),
+                    Part::Label(label) => keep_label(provider, pool, label, before),
+                    Part::Host(host) => keep_host(provider, pool, host, before),
+                }
             }
         }
         config
+    }
+}
+
+/// A static provider whose host runs is given back whole.
+fn keep_host(provider: &mut Arc<Provider>, pool: &PoolName, host: &str, before: &Arc<Provider>) {
+    let mut running = before.pool(pool).and_then(|pool| pool.hosts.as_ref()).into_iter().flatten();
+    if running.any(|running| running.id.name == host) {
+        *provider = Arc::clone(before);
+    }
+}
+
+/// Gives a provider the pool that it had before, with those of its labels that can still be used; a static one is given back
+/// whole.
+fn keep_pool(provider: &mut Arc<Provider>, name: &PoolName, before: &Arc<Provider>) {
+    let Some(kept) = before.pool(name) else { return };
+    if matches!((&provider.driver, &before.driver), (Driver::Static, Driver::Static)) {
+        *provider = Arc::clone(before);
+        return;
+    }
+    let now = Arc::make_mut(provider);
+    let is_of_the_driver = match (&mut now.driver, &before.driver) {
+        (Driver::OpenStack(now), Driver::OpenStack(before)) | (Driver::Fake(now), Driver::Fake(before)) => {
+            now.pools.get_mut(name).zip(before.pools.get(name)).is_some_and(|(now, before)| {
+                *now = OpenStackPool { labels: IndexMap::new(), ..before.clone() };
+                true
+            })
+        }
+        (Driver::Kubernetes(now), Driver::Kubernetes(before)) => now.kind == before.kind,
+        (Driver::Metastatic(_), Driver::Metastatic(_)) => true,
+        _ => false,
+    };
+    let Some(pool) = now.pools.iter_mut().find(|pool| pool.name == *name).filter(|_| is_of_the_driver) else { return };
+    let why = std::mem::take(&mut pool.broken_labels);
+    *pool = Pool { labels: IndexMap::new(), broken_labels: why, ..kept.clone() };
+    for label in kept.labels.keys() {
+        keep_label(provider, name, label, before);
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     report::Report,
     yaml::{Meaning, Node, Value},
 };
-use crate::model::{Json, LabelName, Object, PoolName, Resources};
+use crate::model::{Json, LabelName, Object, Resources};
 
 /// What a provider's keys make the default of its pools, and what these know of one another.
 struct Defaults {
@@ -43,17 +43,15 @@ pub fn read(
     }
     let defaults = defaults(report, fields, kind);
     let mut own = IndexMap::new();
-    let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
-    for node in fields.list("pools") {
-        let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
-        let (pool, labels) = pool(report, &pool_fields, &name, kind, common, &defaults, scope);
-        if own.insert(pool.name.clone(), labels).is_some() {
-            report.warning(node.at, format!("{} is defined twice; this one counts", pool_fields.what), None);
-        }
-        pools.insert(pool.name.clone(), pool);
-        pool_fields.finish();
+    let read =
+        |part: &Report, fields: &Fields<'_>, name: &str| pool(part, fields, name, kind, common, &defaults, scope);
+    let mut pools = Vec::new();
+    for (name, (pool, mut labels)) in providers::pools(report, fields, read) {
+        labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
+        own.insert(name, labels);
+        pools.push(pool);
     }
-    (Kubernetes { kind, context, pools: own }, pools.into_values().collect())
+    (Kubernetes { kind, context, pools: own }, pools)
 }
 
 fn defaults(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> Defaults {
@@ -155,7 +153,6 @@ fn pool(
             labels.insert(name, label);
         }
     }
-    labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
     (pool, labels)
 }
 

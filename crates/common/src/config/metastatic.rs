@@ -23,11 +23,9 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         fields.know("rate"); // upstream's schema rejects it, its driver reads it and does nothing with it
     }
     let mut own: IndexMap<PoolName, IndexMap<LabelName, MetastaticLabel>> = IndexMap::new();
-    let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
     let mut backed: IndexMap<LabelName, (Mark, MetastaticLabel)> = IndexMap::new();
-    for node in fields.list("pools") {
-        let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
-        let mut pool = providers::pool(&pool_fields, &name, common);
+    let read = |report: &Report, pool_fields: &Fields<'_>, name: &str| {
+        let mut pool = providers::pool(pool_fields, name, common);
         let checks = pool_fields.bool("host-key-checking").unwrap_or(false);
         let mut labels: IndexMap<LabelName, MetastaticLabel> = IndexMap::new();
         for node in pool_fields.list("labels") {
@@ -45,18 +43,21 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
                 }
                 Some(label)
             };
-            if let Some((name, label)) = providers::label(report, node, &pool_fields, &mut pool, scope, read) {
+            if let Some((name, label)) = providers::label(report, node, pool_fields, &mut pool, scope, read) {
                 backed.entry(label.backing_label.clone()).or_insert_with(|| (node.at, label.clone()));
                 pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
                 labels.insert(name, label);
             }
         }
+        (pool, labels)
+    };
+    let mut pools = Vec::new();
+    for (name, (pool, mut labels)) in providers::pools(report, fields, read) {
         labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
-        own.insert(pool.name.clone(), labels);
-        pools.insert(pool.name.clone(), pool);
-        pool_fields.finish();
+        own.insert(name, labels);
+        pools.push(pool);
     }
-    (Metastatic { pools: own }, pools.into_values().collect())
+    (Metastatic { pools: own }, pools)
 }
 
 fn label(

@@ -83,10 +83,8 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
     /// Providers that cannot run as they are configured.
     pub broken_providers: Vec<BrokenProvider>,
-    /// Labels of the pools of other providers that cannot be used as they are configured.
-    pub broken_labels: Vec<BrokenLabel>,
-    /// Hosts of other static providers that cannot be used as they are configured.
-    pub broken_hosts: Vec<BrokenHost>,
+    /// Pools, labels and hosts of other providers that cannot be used as they are configured, in the order of the file.
+    pub broken_parts: Vec<BrokenPart>,
     /// The file with our own keys, where there is one.
     pub extensions: Option<PathBuf>,
     /// What is wrong with it, where it does not count as it is now.
@@ -142,51 +140,47 @@ pub struct BrokenProvider {
     pub reason: String,
 }
 
-/// A label that its pool does not serve. Its provider runs without it.
+/// A part of a provider that cannot be used as it is configured. Its provider runs without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokenLabel {
+pub struct BrokenPart {
     /// Its provider.
     pub provider: ProviderName,
     /// Its pool.
     pub pool: PoolName,
-    /// Its name; `in line N, without a name` where it has none.
-    pub label: LabelName,
+    /// What of the pool it is.
+    pub part: Part,
     /// All that is wrong with it, each with its place.
     pub reason: String,
 }
 
-impl std::fmt::Display for BrokenLabel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { provider, pool, label, reason } = self;
-        write!(
-            f,
-            "Label {label} of pool {pool} of provider {provider} is left out (in a reload it stays as it was, and \
-             so does all of a static provider): {reason}"
-        )
-    }
-}
-
-/// A host that its pool does not have. Its provider runs without it, and leaves the nodes alone that may be that host's.
+/// Pools, and what of them is left out alone. A name is `in line N, without a name` where there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokenHost {
-    /// Its provider.
-    pub provider: ProviderName,
-    /// Its pool.
-    pub pool: PoolName,
-    /// Its name; `in line N, without a name` where it has none.
-    pub host: String,
-    /// All that is wrong with it, each with its place.
-    pub reason: String,
+pub enum Part {
+    /// All of the pool: its own keys have errors. None of its labels is served.
+    Pool,
+    /// A label that the pool does not serve.
+    Label(LabelName),
+    /// A host that the pool does not have. The nodes that may be that host's are left alone.
+    Host(String),
 }
 
-impl std::fmt::Display for BrokenHost {
+impl std::fmt::Display for BrokenPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { provider, pool, host, reason } = self;
-        write!(
-            f,
-            "Host {host} of pool {pool} of provider {provider} is left out (nodes that are registered stay; in a reload all of \
-             the provider stays as it was): {reason}"
-        )
+        let Self { provider, pool, part, reason } = self;
+        match part {
+            Part::Pool => write!(f, "Pool {pool} of provider {provider}")?,
+            Part::Label(label) => write!(f, "Label {label} of pool {pool} of provider {provider}")?,
+            Part::Host(host) => write!(f, "Host {host} of pool {pool} of provider {provider}")?,
+        }
+        f.write_str(match part {
+            Part::Pool | Part::Label(_) => {
+                " is left out (in a reload it stays as it was, and so does all of a static provider): "
+            }
+            Part::Host(_) => {
+                " is left out (nodes that are registered stay; in a reload all of the provider stays as it was): "
+            }
+        })?;
+        f.write_str(reason)
     }
 }
 
@@ -194,8 +188,8 @@ impl std::fmt::Display for BrokenHost {
 /// secure file overrides in it (config.md 8).
 ///
 /// Errors outside of providers are returned, all of them; those within one only leave it out
-/// ([`Loaded::broken_providers`]), those within a label of a pool only that label ([`Loaded::broken_labels`]), and those within
-/// a static host only that host ([`Loaded::broken_hosts`]). Those of the file with our own keys leave that out
+/// ([`Loaded::broken_providers`]), those within a pool, a label of a pool or a static host only that
+/// ([`Loaded::broken_parts`]). Those of the file with our own keys leave that out
 /// ([`Loaded::broken_extensions`]).
 pub fn load(path: &Path, secure: Option<&Path>) -> Result<Loaded, ConfigErrors> {
     load_with(path, secure, extensions::find(path).map(Extensions::read).as_ref(), None)
@@ -287,10 +281,10 @@ fn assemble(
     let (config, broken) = loaded.ok_or_else(|| {
         ConfigErrors::from(ConfigError { place, message: "the configuration cannot be used".to_owned(), help: None })
     })?;
-    let Broken { providers: broken_providers, labels: broken_labels, hosts: broken_hosts } = broken;
+    let Broken { providers: broken_providers, parts: broken_parts } = broken;
     let config = Arc::new(config);
     let (extensions, broken_extensions) = (None, None);
-    Ok(Loaded { config, warnings, broken_providers, broken_labels, broken_hosts, extensions, broken_extensions })
+    Ok(Loaded { config, warnings, broken_providers, broken_parts, extensions, broken_extensions })
 }
 
 /// The document's root. An empty file is an error, as for upstream: more likely lost than meant.
@@ -307,8 +301,7 @@ fn root(report: &Report, document: Document) -> Option<std::rc::Rc<Node>> {
 #[derive(Default)]
 struct Broken {
     providers: Vec<BrokenProvider>,
-    labels: Vec<BrokenLabel>,
-    hosts: Vec<BrokenHost>,
+    parts: Vec<BrokenPart>,
 }
 
 fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) -> Option<(Config, Broken)> {

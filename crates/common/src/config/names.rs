@@ -54,6 +54,25 @@ pub fn cannot_have_uploads(report: &Report, at: Mark, what: &str, name: &str, ha
     true
 }
 
+/// Tells of the second of two things of one name, of which it is the one that counts. `lost`: what of the first is lost by that,
+/// which daemons go on without, as upstream's, and config-validate does not accept.
+pub fn defined_twice(report: &Report, at: Mark, what: &str, first: Mark, lost: Option<&str>) {
+    let message = format!("{what} is defined twice; this one counts{}", lost.unwrap_or_default());
+    let help = format!("the first is at {}; write both as one, or give one of them another name", report.place(first));
+    report.note(report.strict() && lost.is_some(), at, message, Some(help));
+}
+
+/// Names for a message, not more than a few of them; empty where there is none.
+pub fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    const MOST: usize = 5;
+    let mut listed: Vec<_> = names.take(MOST + 1).map(|name| format!("`{}`", shown(name))).collect();
+    if listed.len() > MOST {
+        listed.truncate(MOST);
+        listed.push("others".to_owned());
+    }
+    listed.join(", ")
+}
+
 /// That name, or the first of `NAME-2`, `NAME-3` and so on that nobody has.
 pub fn free(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
     let mut free = name.to_owned();

@@ -51,17 +51,14 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         diskimages: openstack.diskimages.keys().map(ToString::to_string).collect(),
         doubtful: [Doubtful::of(fields, "cloud-images"), Doubtful::of(fields, "diskimages")],
     };
-    let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
-    for node in fields.list("pools") {
-        let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
-        let (pool, own) = pool(report, &pool_fields, &name, common, &images, scope);
-        if openstack.pools.insert(own.name.clone(), own).is_some() {
-            report.warning(node.at, format!("{} is defined twice; this one counts", pool_fields.what), None);
-        }
-        pools.insert(pool.name.clone(), pool);
-        pool_fields.finish();
+    let read = |part: &Report, fields: &Fields<'_>, name: &str| pool(part, fields, name, common, &images, scope);
+    let mut pools = Vec::new();
+    for (name, (pool, mut own)) in providers::pools(report, fields, read) {
+        own.labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
+        openstack.pools.insert(name, own);
+        pools.push(pool);
     }
-    (openstack, pools.into_values().collect())
+    (openstack, pools)
 }
 
 /// What the labels of a provider may boot from.
@@ -178,7 +175,6 @@ fn pool(
             own.labels.insert(name, label);
         }
     }
-    own.labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
     (pool, own)
 }
 

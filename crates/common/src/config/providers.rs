@@ -1,22 +1,23 @@
 //! `providers`: what all drivers have in common, and which driver reads the rest (config.md 9).
 //!
-//! What is wrong within one label of a pool, or one host of a static one, breaks only that when the daemons load, and what else
-//! is wrong within one provider only that one: it is left out, with its reasons, and the others run. `config-validate` counts every error.
+//! What is wrong within one label of a pool, or one host of a static one, breaks only that when the daemons load, what else is
+//! wrong within one pool only that pool, and what else is wrong within one provider only that one: it is left out, with its
+//! reasons, and the others run. `config-validate` counts every error.
 
 use std::{sync::Arc, time::Duration};
 
 use indexmap::{IndexMap, IndexSet};
 
 use super::{
-    Broken, BrokenHost, BrokenLabel, BrokenProvider, ConfigError, Diskimages, Driver, KubernetesKind, Label, Pool,
-    Provider, Report,
+    Broken, BrokenPart, BrokenProvider, ConfigError, Diskimages, Driver, KubernetesKind, Label, Part, Pool, Provider,
+    Report,
     advice::{Level, suggest},
     aliases,
     backing::Circles,
     doubtful::Doubtful,
     fields::Fields,
     kubernetes, metastatic, names, openstack,
-    report::{FaultyHost, FaultyLabel},
+    report::FaultyPart,
     static_hosts, unbuilt,
     yaml::{Mark, Node},
 };
@@ -84,7 +85,7 @@ pub struct Scope<'a> {
 pub struct Providers {
     /// In the order of the file.
     pub good: IndexMap<ProviderName, Arc<Provider>>,
-    /// Providers, and labels and hosts of good providers, in the order of the file.
+    /// Providers, and parts of good providers, in the order of the file.
     pub broken: Broken,
 }
 
@@ -97,38 +98,30 @@ pub fn providers(report: &Report, top: &Fields<'_>, scope: &Scope<'_>) -> Provid
         let name = node.get("name").and_then(|name| name.as_text()).filter(|name| !name.is_empty());
         let name = ProviderName::from(name.map_or_else(|| format!("number {number}, without a name"), str::to_owned));
         if let Some(first) = places.insert(name.clone(), node.at) {
-            let help = Some(format!("the first is at {}", report.place(first)));
-            report.warning(node.at, format!("provider `{name}` is defined twice; this one counts"), help);
+            let lost = ", and nothing of the first";
+            names::defined_twice(report, node.at, &format!("provider `{name}`"), first, Some(lost));
             all.good.shift_remove(&name);
             all.broken.providers.retain(|broken| broken.name != name);
-            all.broken.labels.retain(|broken| broken.provider != name);
-            all.broken.hosts.retain(|broken| broken.provider != name);
+            all.broken.parts.retain(|broken| broken.provider != name);
         }
         let provider = provider(&part, node, &name, scope);
         if report.strict() {
             report.absorb(part);
             continue;
         }
-        let (mut errors, labels, hosts) = (part.take_errors(), part.take_faulty_labels(), part.take_faulty_hosts());
+        let (mut errors, parts) = (part.take_errors(), part.take_faulty());
         match provider {
             Some(provider) if errors.is_empty() => {
-                all.broken.labels.extend(labels.into_iter().map(|FaultyLabel { pool, label, errors }| BrokenLabel {
+                all.broken.parts.extend(parts.into_iter().map(|FaultyPart { pool, part, errors }| BrokenPart {
                     provider: name.clone(),
                     pool,
-                    label,
-                    reason: all_of(&errors),
-                }));
-                all.broken.hosts.extend(hosts.into_iter().map(|FaultyHost { pool, host, errors }| BrokenHost {
-                    provider: name.clone(),
-                    pool,
-                    host,
+                    part,
                     reason: all_of(&errors),
                 }));
                 all.good.insert(name, Arc::new(provider));
             }
             _ => {
-                errors.extend(labels.into_iter().flat_map(|label| label.errors));
-                errors.extend(hosts.into_iter().flat_map(|host| host.errors));
+                errors.extend(parts.into_iter().flat_map(|part| part.errors));
                 let place = errors.first().map_or_else(|| report.place(node.at), |error| error.place.clone());
                 all.broken.providers.push(BrokenProvider { name, place, reason: all_of(&errors) });
             }
@@ -267,6 +260,60 @@ impl Common {
     }
 }
 
+/// Reads the pools of a provider with `read`, which makes of each what the planner knows of it, and what only its driver knows.
+///
+/// The errors of a pool's own keys are that pool's alone: unless this is `config-validate`, such a pool serves nothing, and its
+/// labels have for a reason that it is left out. Of equal names the last counts.
+pub fn pools<T>(
+    report: &Report,
+    provider: &Fields<'_>,
+    mut read: impl FnMut(&Report, &Fields<'_>, &str) -> (Pool, T),
+) -> IndexMap<PoolName, (Pool, T)> {
+    let mut pools: IndexMap<PoolName, (Pool, T)> = IndexMap::new();
+    let mut places: IndexMap<PoolName, Mark> = IndexMap::new();
+    for node in provider.list("pools") {
+        let part = report.part();
+        let Some((fields, name)) = Fields::named(&part, node, Some(&provider.what), "pool") else {
+            report.absorb(part); // nothing could be said of it by name
+            continue;
+        };
+        let (mut pool, own) = read(&part, &fields, &name);
+        let what = fields.what.clone();
+        fields.finish();
+        let errors = if report.strict() { Vec::new() } else { part.take_errors() };
+        report.absorb(part);
+        if !errors.is_empty() {
+            leave_out(&mut pool, &without_place(&errors, &what));
+            report.faulty(FaultyPart { pool: pool.name.clone(), part: Part::Pool, errors });
+        }
+        if let Some(first) = places.insert(pool.name.clone(), node.at) {
+            let before = pools.get(&pool.name).map(|(before, _)| &before.labels);
+            let labels = before.into_iter().flat_map(IndexMap::keys).filter(|label| !pool.labels.contains_key(*label));
+            let lost = names::listed(labels.map(AsRef::as_ref));
+            let lost = (!lost.is_empty()).then(|| format!(", without {lost} of the first"));
+            names::defined_twice(report, node.at, &what, first, lost.as_deref());
+        }
+        pools.insert(pool.name.clone(), (pool, own));
+    }
+    pools
+}
+
+/// Takes everything out of a pool that serves anything. Nodes that are there stay.
+fn leave_out(pool: &mut Pool, reason: &str) {
+    for label in std::mem::take(&mut pool.labels).into_keys() {
+        pool.broken_labels.insert(label, format!("pool {} is left out: {reason}", pool.name));
+    }
+    if let Some(hosts) = &mut pool.hosts {
+        for host in hosts.drain(..) {
+            pool.broken_hosts.insert(host.id.name.clone(), format!("its pool is left out: {reason}"));
+        }
+        // Where the hosts could not be read at all, there are some all the same.
+        if pool.broken_hosts.is_empty() {
+            pool.broken_hosts.insert("all of its hosts".to_owned(), format!("their pool is left out: {reason}"));
+        }
+    }
+}
+
 /// Keys of every pool: a pool without labels and without what its driver reads.
 pub fn pool(fields: &Fields<'_>, name: &str, common: &Common) -> Pool {
     let max_servers = fields.limit("max-servers");
@@ -334,7 +381,7 @@ fn settle(report: &Report, part: Report, pool: &mut Pool, label: &LabelName, wha
         return true;
     }
     pool.broken_labels.insert(label.clone(), without_place(&errors, what));
-    report.faulty_label(FaultyLabel { pool: pool.name.clone(), label: label.clone(), errors });
+    report.faulty(FaultyPart { pool: pool.name.clone(), part: Part::Label(label.clone()), errors });
     false
 }
 

@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
-    Place,
+    Part, Place,
     advice::Level,
     yaml::{Mark, WhichFile},
 };
-use crate::model::{LabelName, PoolName};
+use crate::model::PoolName;
 
 /// Something in the configuration that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,29 +120,17 @@ pub struct Report {
     driver: Cell<Option<&'static str>>,
     errors: RefCell<Vec<ConfigError>>,
     warnings: RefCell<Vec<Warning>>,
-    labels: RefCell<Vec<FaultyLabel>>,
-    hosts: RefCell<Vec<FaultyHost>>,
+    faulty: RefCell<Vec<FaultyPart>>,
     keys: RefCell<Option<Vec<KnownKeys>>>,
 }
 
-/// A pool's label that has errors of its own.
+/// A pool, or a part of one, that has errors of its own.
 #[derive(Debug)]
-pub struct FaultyLabel {
+pub struct FaultyPart {
     /// The pool.
     pub pool: PoolName,
-    /// The label.
-    pub label: LabelName,
-    /// What is wrong with it; never empty.
-    pub errors: Vec<ConfigError>,
-}
-
-/// A host of a pool that has errors of its own.
-#[derive(Debug)]
-pub struct FaultyHost {
-    /// The pool.
-    pub pool: PoolName,
-    /// The host.
-    pub host: String,
+    /// What of it.
+    pub part: Part,
     /// What is wrong with it; never empty.
     pub errors: Vec<ConfigError>,
 }
@@ -168,8 +156,7 @@ impl Report {
             driver: Cell::default(),
             errors: RefCell::default(),
             warnings: RefCell::default(),
-            labels: RefCell::default(),
-            hosts: RefCell::default(),
+            faulty: RefCell::default(),
             keys: RefCell::default(),
         }
     }
@@ -273,32 +260,21 @@ impl Report {
         self.errors.take()
     }
 
-    /// Notes a label with errors of its own, which do not count as errors of what it belongs to.
-    pub fn faulty_label(&self, label: FaultyLabel) {
-        self.labels.borrow_mut().push(label);
+    /// Notes a pool or a part of one with errors of its own, which do not count as errors of what it belongs to.
+    pub fn faulty(&self, part: FaultyPart) {
+        self.faulty.borrow_mut().push(part);
     }
 
-    /// The labels with errors of their own, taken out.
-    pub fn take_faulty_labels(&self) -> Vec<FaultyLabel> {
-        self.labels.take()
-    }
-
-    /// Notes a host with errors of its own, which do not count as errors of what it belongs to.
-    pub fn faulty_host(&self, host: FaultyHost) {
-        self.hosts.borrow_mut().push(host);
-    }
-
-    /// The hosts with errors of their own, taken out.
-    pub fn take_faulty_hosts(&self) -> Vec<FaultyHost> {
-        self.hosts.take()
+    /// The pools and their parts with errors of their own, taken out.
+    pub fn take_faulty(&self) -> Vec<FaultyPart> {
+        self.faulty.take()
     }
 
     /// Takes in another report's findings.
     pub fn absorb(&self, other: Self) {
         self.errors.borrow_mut().extend(other.errors.into_inner());
         self.warnings.borrow_mut().extend(other.warnings.into_inner());
-        self.labels.borrow_mut().extend(other.labels.into_inner());
-        self.hosts.borrow_mut().extend(other.hosts.into_inner());
+        self.faulty.borrow_mut().extend(other.faulty.into_inner());
         if let (Some(keys), Some(others)) = (&mut *self.keys.borrow_mut(), other.keys.into_inner()) {
             keys.extend(others);
         }

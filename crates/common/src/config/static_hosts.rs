@@ -8,25 +8,23 @@ use std::{sync::Arc, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    ConfigError, HostId, Pool, PoolLabel, StaticHost, connections,
+    ConfigError, HostId, Part, Pool, PoolLabel, StaticHost, connections,
     fields::Fields,
     image_builders::{self, Around},
     providers::{self, Common, MOST_SLOTS, Scope, check_label},
-    report::{FaultyHost, Report},
+    report::{FaultyPart, Report},
     yaml::{Mark, Node},
 };
-use crate::model::{LabelName, PoolName};
+use crate::model::LabelName;
 
 /// What becomes of a host that has no time to answer.
 const NEVER_READY: &str = "the host is never found in time, and never ready";
 
 /// Reads the pools with their hosts.
 pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope<'_>) -> Vec<Pool> {
-    let mut pools: IndexMap<PoolName, Pool> = IndexMap::new();
     let mut places: IndexMap<HostId, Mark> = IndexMap::new();
-    for node in fields.list("pools") {
-        let Some((pool_fields, name)) = Fields::named(report, node, Some(&fields.what), "pool") else { continue };
-        let mut pool = providers::pool(&pool_fields, &name, common);
+    let read = |report: &Report, pool_fields: &Fields<'_>, name: &str| {
+        let mut pool = providers::pool(pool_fields, name, common);
         let mut hosts: Vec<Arc<StaticHost>> = Vec::new();
         for node in pool_fields.list("nodes") {
             let part = report.part();
@@ -58,10 +56,9 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         let Pool { labels, broken_labels, .. } = &mut pool;
         broken_labels.retain(|label, _| !labels.contains_key(label)); // another host has it
         pool.hosts = Some(hosts);
-        pools.insert(pool.name.clone(), pool);
-        pool_fields.finish();
-    }
-    pools.into_values().collect()
+        (pool, ())
+    };
+    providers::pools(report, fields, read).into_values().map(|(pool, ())| pool).collect()
 }
 
 /// An item of `nodes`.
@@ -91,7 +88,7 @@ impl Item {
         for label in host.map(|host| host.labels).unwrap_or_default() {
             pool.broken_labels.entry(label).or_insert_with(|| format!("host {name} is left out: {reason}"));
         }
-        report.faulty_host(FaultyHost { pool: pool.name.clone(), host: name.clone(), errors });
+        report.faulty(FaultyPart { pool: pool.name.clone(), part: Part::Host(name.clone()), errors });
         pool.broken_hosts.insert(name, reason);
     }
 }

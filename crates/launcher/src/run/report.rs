@@ -93,8 +93,7 @@ impl Launcher {
             );
             readiness.broken.insert(broken.name.clone(), broken.reason.clone());
         }
-        let labels = loaded.broken_labels.iter().map(ToString::to_string);
-        readiness.broken_parts = labels.chain(loaded.broken_hosts.iter().map(ToString::to_string)).collect();
+        readiness.broken_parts = loaded.broken_parts.iter().map(ToString::to_string).collect();
         for broken in &readiness.broken_parts {
             error!(logger = "nodepool.config", "{broken}");
         }

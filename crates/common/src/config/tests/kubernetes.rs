@@ -172,7 +172,7 @@ fn a_fraction_of_a_cpu_counts_in_thousandths_with_a_word_about_python() {
         assert!(check_errors(&text).contains("must be a whole number of CPUs, not 0.5"), "as upstream's schema");
         let quoted = load(&one(driver, "", "", &format!("{}, cpu: '0.75'", pod(driver))));
         assert!(quoted.broken_providers.is_empty());
-        assert!(quoted.broken_labels[0].reason.contains("`cpu` must be a whole number of CPUs, not the text `0.75`"));
+        assert!(quoted.broken_parts[0].reason.contains("`cpu` must be a whole number of CPUs, not the text `0.75`"));
         for part in ["'0.75'", "500m"] {
             let errors = check_errors(&one(driver, "", "", &format!("{}, cpu: {part}", pod(driver))));
             assert!(errors.contains("where a pod needs less than one, give it a `spec`"), "{errors}");
@@ -219,7 +219,7 @@ fn names_that_the_api_refuses_are_told() {
             let text = named(driver, "main", label, more);
             let errors = check_errors(&text);
             assert!(errors.contains(expected), "{driver} {label}{more}: {errors}");
-            assert_eq!(load(&text).broken_labels.len(), 1, "at run time it costs the label");
+            assert_eq!(load(&text).broken_parts.len(), 1, "at run time it costs the label");
         }
         assert_eq!(
             check(&named(driver, "main", "rocky-9.4", ", spec: {containers: [{name: a, image: b}]}")),
@@ -230,7 +230,7 @@ fn names_that_the_api_refuses_are_told() {
         let errors = check_errors(&pool);
         assert!(errors.lines().count() == 1 && errors.contains("Kubernetes refuses `CI_Pods`"), "{errors}");
         assert!(errors.ends_with("(call it otherwise, as `ci-pods`)"), "{errors}");
-        assert!(load(&pool).broken_labels[0].reason.contains("Kubernetes refuses `CI_Pods`"));
+        assert!(load(&pool).broken_parts[0].reason.contains("Kubernetes refuses `CI_Pods`"));
     }
     let namespace = named("kubernetes", "main", "Any_Name", "").replace("type: pod", "type: namespace");
     assert_eq!(check(&namespace), "", "it is the value of a label only");

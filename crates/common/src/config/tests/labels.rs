@@ -38,7 +38,7 @@ fn a_wrong_value_leaves_out_its_label_only() {
         assert!(broken.len() == 1 && broken[0].0 == "bad" && broken[0].1 == why, "{entry}: {broken:?}");
         let Driver::OpenStack(own) = &loaded.config.providers["c"].driver else { panic!("no openstack") };
         assert_eq!(own.pools["main"].labels.len(), 1);
-        let told = loaded.broken_labels[0].to_string();
+        let told = loaded.broken_parts[0].to_string();
         assert!(told.starts_with("Label bad of pool main of provider c is left out"), "{told}");
         assert!(told.contains("main:10:"), "with its place: {told}");
         assert!(check_errors(&text).contains(why), "config-validate fails as before");
@@ -71,7 +71,7 @@ fn a_builder_keeps_the_images_of_a_provider_with_bad_labels() {
     let text = SMALL.replace("min-ram: 1024", "min-ram: one");
     let loaded = load(&text);
     assert!(loaded.config.providers["cloud"].driver.diskimages().contains_key("image"));
-    assert_eq!(loaded.broken_labels.len(), 1);
+    assert_eq!(loaded.broken_parts.len(), 1);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_diskimage_that_its_provider_lacks_costs_the_label() {
     let errors = check_errors(&text);
     assert!(errors.contains("main:17:24:") && errors.contains(expected), "{errors}");
     let loaded = load(&text);
-    assert!(loaded.broken_labels[0].reason.contains(expected), "{loaded:?}");
+    assert!(loaded.broken_parts[0].reason.contains(expected), "{loaded:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use super::{
     super::{Driver, LabelImage, OpenStack, ZooKeeperServer, diff},
-    SMALL, environment, lines, load, load_bytes, load_errors,
+    SMALL, check_errors, environment, lines, load, load_bytes, load_errors,
 };
 use crate::{
     config::Loaded,
@@ -116,7 +116,7 @@ fn an_error_within_a_provider_breaks_only_that_one() {
     assert_eq!(loaded.config.providers.keys().map(AsRef::as_ref).collect::<Vec<_>>(), ["cloud"]);
     let broken = &loaded.broken_providers[0];
     assert_eq!((broken.name.as_str(), broken.place.line), ("other", 22));
-    assert!(loaded.broken_labels.is_empty(), "they are told with their provider");
+    assert!(loaded.broken_parts.is_empty(), "they are told with their provider");
     assert!(broken.reason.contains("provider `other`, pool `main`, label `smal` is not among the top-level labels"));
     assert!(
         broken.reason.contains("did you mean `small`?") && broken.reason.contains("no cloud-image `x`"),
@@ -160,9 +160,11 @@ fn a_name_that_begins_with_fake_decides_the_driver() {
 fn of_providers_with_one_name_the_last_counts() {
     let loaded = load("providers:\n  - {name: a, region-name: one}\n  - {name: b}\n  - {name: a, region-name: two}\n");
     assert_eq!(openstack(&loaded, "a").region_name.as_deref(), Some("two"));
-    assert!(
-        lines(&loaded.warnings).contains("provider `a` is defined twice; this one counts (the first is at main:2:5)")
-    );
+    assert!(lines(&loaded.warnings).contains(
+        "provider `a` is defined twice; this one counts, and nothing of the first (the first is at main:2:5;"
+    ));
+    let strict = check_errors("providers:\n- {name: a, cloud: c}\n- {name: a, cloud: d}\n");
+    assert!(strict.contains("provider `a` is defined twice"), "{strict}");
     let broken = load("providers:\n  - {name: a}\n  - {name: a, driver: aws}\n");
     assert!(broken.config.providers.is_empty() && broken.broken_providers.len() == 1);
 }
@@ -311,7 +313,7 @@ fn cross_references_are_checked() {
     ] {
         let loaded = load(&SMALL.replace(from, to));
         let providers = loaded.broken_providers.iter().map(|broken| &broken.reason);
-        let broken: Vec<_> = providers.chain(loaded.broken_labels.iter().map(|broken| &broken.reason)).collect();
+        let broken: Vec<_> = providers.chain(loaded.broken_parts.iter().map(|broken| &broken.reason)).collect();
         assert!(broken.len() == 1 && broken[0].contains(expected), "{from} -> {to}: {broken:#?}");
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{super::Driver, check, check_errors, load};
+use super::{
+    super::{Driver, Part},
+    check, check_errors, load,
+};
 
 const FULL: &str = "\
 labels: [{name: small}, {name: other}, {name: large}]
@@ -52,8 +55,8 @@ fn labels_that_disagree_about_their_backing_nodes_are_refused() {
     );
     assert!(errors.contains("the first is at main:13:7"), "{errors}");
     let loaded = load(&FULL.replacen("max-parallel-jobs: 4", "max-parallel-jobs: 2", 1));
-    assert_eq!(loaded.broken_labels.len(), 1, "the others are served");
-    assert_eq!(loaded.broken_labels[0].label, "other");
+    assert_eq!(loaded.broken_parts.len(), 1, "the others are served");
+    assert_eq!(loaded.broken_parts[0].part, Part::Label("other".into()));
 }
 
 #[test]
@@ -87,14 +90,14 @@ fn backing_labels_that_go_round_in_a_circle_are_refused_once_however_long_it_is(
     let expected = "its backing labels go round in a circle, so that no node is ever made: a → a (";
     assert!(errors.starts_with("main:7:39:") && errors.contains(expected), "{errors}");
     let loaded = load(&itself);
-    assert!(loaded.broken_labels[0].reason.contains("a → a") && loaded.broken_providers.is_empty());
+    assert!(loaded.broken_parts[0].reason.contains("a → a") && loaded.broken_providers.is_empty());
     let three = "{name: d, backing-label: a}, {name: a, backing-label: b}, {name: b, backing-label: c}, {name: c, backing-label: a}";
     let errors = check_errors(&circle(three, ""));
     assert!(errors.contains("label `a`:") && errors.contains(": a → b → c → a (one of them must"), "{errors}");
     assert_eq!(errors.lines().count(), 1, "once, and not for what leads into it: {errors}");
     let loaded = load(&circle(three, ""));
-    assert_eq!(loaded.broken_labels.len(), 4, "none of them is served");
-    assert!(loaded.broken_labels.iter().any(|broken| broken.reason.contains(": d → a → b → c → a")));
+    assert_eq!(loaded.broken_parts.len(), 4, "none of them is served");
+    assert!(loaded.broken_parts.iter().any(|broken| broken.reason.contains(": d → a → b → c → a")));
     let grounded = "- {name: racks, driver: static, pools: [{name: m, nodes: [{name: h, labels: [c]}]}]}\n";
     assert_eq!(check(&circle(three, grounded)), "", "another provider serves one of them");
     assert_eq!(check(&circle("{name: a, backing-label: b}", "")), "", "another launcher may serve it");

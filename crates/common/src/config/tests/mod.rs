@@ -9,6 +9,7 @@ mod labels;
 mod loading;
 mod metastatic;
 mod once;
+mod pools;
 mod reloading;
 mod shapes;
 mod static_hosts;

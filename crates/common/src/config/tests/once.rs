@@ -32,7 +32,7 @@ fn a_misspelt_key_is_not_told_as_missing() {
 #[test]
 fn at_run_time_what_is_missing_is_an_error_although_it_is_misspelt() {
     let loaded = load(&SMALL.replacen("diskimage: image", "diskimag: image", 1));
-    assert!(loaded.broken_labels[0].reason.contains("has neither `diskimage` nor `cloud-image`"), "{loaded:?}");
+    assert!(loaded.broken_parts[0].reason.contains("has neither `diskimage` nor `cloud-image`"), "{loaded:?}");
 }
 
 #[test]

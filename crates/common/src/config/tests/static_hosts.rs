@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{check, check_errors, lines, load};
-use crate::config::{HostId, diff};
+use crate::config::{HostId, Part, diff};
 
 const FULL: &str = "\
 labels: [{name: a}, {name: b}]
@@ -82,11 +82,11 @@ fn one_wrong_value_in_a_host_costs_that_host_and_a_reload_keeps_the_provider_as_
     let bad = text.replace("timeout: 13", "timeout: 1o");
     assert!(check_errors(&bad).contains("`timeout` must be a whole number"));
     let loaded = load(&bad);
-    assert!(loaded.broken_providers.is_empty() && loaded.broken_labels.is_empty(), "{loaded:?}");
-    let [broken] = &loaded.broken_hosts[..] else { panic!("{:?}", loaded.broken_hosts) };
+    assert!(loaded.broken_providers.is_empty(), "{loaded:?}");
+    let [broken] = &loaded.broken_parts[..] else { panic!("{:?}", loaded.broken_parts) };
     assert_eq!(
-        (broken.host.as_str(), broken.pool.as_str(), broken.provider.as_str()),
-        ("two.example", "main", "racks")
+        (&broken.part, broken.pool.as_str(), broken.provider.as_str()),
+        (&Part::Host("two.example".to_owned()), "main", "racks")
     );
     assert!(broken.reason.contains("main:19:16: ") && broken.to_string().contains("is left out"), "{broken}");
     let pool = &loaded.config.providers["racks"].pools[0];
@@ -104,7 +104,7 @@ fn one_wrong_value_in_a_host_costs_that_host_and_a_reload_keeps_the_provider_as_
     assert!(pool.broken_labels.is_empty(), "another host has its label");
     for nameless in ["    - {labels: b}\n", "    - three.example\n", "    - {name: three.example}\n"] {
         let loaded = load(&format!("{text}{nameless}"));
-        assert_eq!(loaded.broken_hosts.len(), 1, "{nameless}");
+        assert_eq!(loaded.broken_parts.len(), 1, "{nameless}");
         assert_eq!(loaded.config.providers["racks"].pools[0].hosts.as_ref().unwrap().len(), 2, "{nameless}");
     }
 }

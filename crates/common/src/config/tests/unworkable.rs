@@ -9,7 +9,7 @@ fn refused(text: &str, place: &str, words: &str) {
     assert!(told(&errors) && errors.lines().count() == 1, "{text}: {errors}");
     let loaded = load(text);
     assert!(told(&lines(&loaded.warnings)), "{text}: {:?}", loaded.warnings);
-    assert!(loaded.broken_providers.is_empty() && loaded.broken_labels.is_empty(), "{loaded:?}");
+    assert!(loaded.broken_providers.is_empty() && loaded.broken_parts.is_empty(), "{loaded:?}");
 }
 
 /// That both take it, with one warning.
@@ -224,7 +224,7 @@ fn a_provider_with_images_has_a_name_that_is_part_of_a_path() {
     let loaded = load(&text);
     assert!(lines(&loaded.warnings).contains("part of a path"), "{:?}", loaded.warnings);
     assert!(loaded.config.providers["a/b"].driver.diskimages().is_empty(), "nothing is uploaded there in each pass");
-    assert_eq!(loaded.broken_labels.len(), 1, "the label of that image");
+    assert_eq!(loaded.broken_parts.len(), 1, "the label of that image");
     warned("providers: [{name: a/b, cloud: c}]\nzookeeper-servers: [{host: z}]\n", "main:1:20: ", "part of a path");
 }
 

@@ -52,7 +52,7 @@ impl Site {
         let label = json!({"name": "l", "cloud-image": "image", "flavor-name": "small", "host-key-checking": false});
         stage.configure(&[json!({
             "name": "p", "driver": "openstack", "cloud": ScriptedCloud::NAME, "rate": 0.01,
-            "cloud-images": [{"name": "image", "image-id": "i1"}], "pools": [{"name": "main", "labels": [label]}],
+            "cloud-images": [{"name": "image", "image-id": "i1"}], "pools": [{"name": "main", "max-servers": 1, "labels": [label]}],
         })]);
         let site = Self { cloud: Arc::new(cloud), launcher: stage.launch(), stage };
         site.has(&[]);
@@ -122,8 +122,9 @@ async fn a_server_of_the_project_before_keeps_its_node_until_the_settings_lead_t
     assert_eq!(record["driver_data"], json!({"project": "project", "region": null}));
     site.leads_to("other").await;
     site.has(&[]);
-    site.stage.zk.delete(&format!("/nodepool/requests/{request}"), None).await.unwrap();
+    // First, because the launcher frees the node of a request that is gone.
     site.set_deleting(&node).await;
+    site.stage.zk.delete(&format!("/nodepool/requests/{request}"), None).await.unwrap();
     site.stage.wait("it is asked for, in vain", async || site.deletions("s1") >= 2).await;
     let told = "it was made in project project; the settings of its cloud lead to project other now";
     site.stage.wait("the log tells why", async || site.launcher.log().contains(told)).await;

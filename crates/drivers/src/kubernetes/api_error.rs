@@ -1,6 +1,6 @@
 //! [`ApiError`]: why a call of the API failed, classed once.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use nodepool_common::sys::causes::with_causes;
 
@@ -43,6 +43,12 @@ impl ApiError {
     /// The credentials cannot be used.
     pub fn credentials(message: impl fmt::Display) -> Self {
         Self::new(ErrorClass::Config, format!("the credentials of the kubeconfig cannot be used: {message}"))
+    }
+
+    /// A call was not answered in time.
+    pub fn unanswered(within: Duration) -> Self {
+        let why = format!("no answer within {} s", within.as_secs());
+        kube::Error::Service(std::io::Error::new(std::io::ErrorKind::TimedOut, why).into()).into()
     }
 
     /// It did not come to pass in time.

@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::{api_error::ApiError, calls::Api, life};
+use crate::Scope;
 
 /// Seconds after which the server ends a watch, to be begun anew: a connection that has died unnoticed lasts no longer.
 const WATCH_SECONDS: u32 = 120;
@@ -83,6 +84,8 @@ struct State {
     listed: Option<Instant>,
     /// Whether the watch works.
     follows: bool,
+    /// Which cluster all this is of.
+    cluster: Option<Scope>,
 }
 
 impl Shared {
@@ -144,6 +147,15 @@ impl State {
                 }
                 true
             }
+        }
+    }
+
+    /// What is to come is of that cluster. What another one had says nothing of it.
+    fn begin(&mut self, cluster: Option<Scope>) {
+        if self.cluster != cluster {
+            (self.listing, self.listed, self.cluster) = (None, None, cluster);
+            self.pods.clear();
+            self.removed.clear();
         }
     }
 
@@ -242,10 +254,11 @@ impl Board {
         Follower { shared: Arc::clone(&self.shared), name: name.to_owned(), news }
     }
 
-    /// Why a pod that was there at a moment is of no use any more; `None`: it is, or nothing is known of it since then.
-    /// `since`: `None` where that was before anything that this process could have seen.
-    pub fn has_gone(&self, name: &str, since: Option<Instant>) -> Option<String> {
-        self.shared.open().has_gone(name, since)
+    /// Why a pod that was there at a moment, in that cluster, is of no use any more; `None`: it is, or nothing is known of it
+    /// since then. `since`: `None` where that was before anything that this process could have seen.
+    pub fn has_gone(&self, cluster: Option<&Scope>, name: &str, since: Option<Instant>) -> Option<String> {
+        let state = self.shared.open();
+        state.has_gone(name, since).filter(|_| state.cluster.as_ref() == cluster)
     }
 
     /// A pod as it was last seen.
@@ -266,6 +279,16 @@ async fn follow(api: Arc<Api>, namespace: String, selector: Option<String>, shar
                 continue;
             }
         };
+        if let Err(error) = api.identify(&cluster).await {
+            debug!("Pods of namespace {namespace} are not watched: {error}");
+            if error.code == 401 {
+                api.connection().refused(&cluster).await;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            continue;
+        }
+        shared.open().begin(api.scope());
         let config = watcher::Config { label_selector: selector.clone(), ..watcher::Config::default() };
         let pods: Resource<Pod> = Resource::namespaced(cluster.client.clone(), &namespace);
         let mut events = std::pin::pin!(watcher(pods, config.timeout(WATCH_SECONDS)));
@@ -365,6 +388,21 @@ mod tests {
         state.apply(Event::InitDone);
         assert!(!news.has_changed().unwrap());
     }
+    #[test]
+    fn of_another_clusters_pods_nothing_is_known() {
+        let of = |uid: &str| Some(Scope::Cluster { uid: Some(uid.to_owned()), server: "https://a".to_owned() });
+        let mut state = State::default();
+        state.begin(of("1"));
+        state.apply(Event::Init);
+        state.apply(Event::InitApply(pod("a")));
+        state.apply(Event::InitDone);
+        assert!(state.has_gone("b", None).is_some());
+        state.begin(of("1"));
+        assert!(state.has_gone("b", None).is_some() && state.pods.contains_key("a"), "a watch that was begun anew");
+        state.begin(of("2"));
+        assert_eq!((state.has_gone("a", None), state.has_gone("b", None)), (None, None));
+    }
+
     #[test]
     fn an_old_pods_end_is_not_that_of_a_new_one_of_the_same_name() {
         let of = |uid: &str| -> Pod { serde_json::from_value(json!({"metadata": {"name": "a", "uid": uid}})).unwrap() };

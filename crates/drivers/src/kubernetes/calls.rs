@@ -1,14 +1,21 @@
 //! [`Api`]: one call of the API with a deadline and a count, and whether it is worth repeating.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{PoisonError, RwLock},
+    time::{Duration, Instant},
+};
 
 use http::Request;
 use nodepool_common::model::ProviderName;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
-use super::{api_error::ApiError, cluster::Connection};
-use crate::{ApiCalls, Context, ErrorClass};
+use super::{
+    api_error::ApiError,
+    cluster::{Cluster, Connection},
+};
+use crate::{ApiCalls, Context, ErrorClass, Scope};
 
 /// Longest time for one call. A watch is no call.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -35,6 +42,8 @@ pub struct Api {
     /// Whose.
     pub provider: ProviderName,
     connection: Connection,
+    /// Which cluster the last call went to.
+    scope: RwLock<Option<Scope>>,
     calls: ApiCalls,
     permits: Semaphore,
 }
@@ -45,6 +54,7 @@ impl Api {
         Self {
             provider,
             connection: Connection::new(context, environment.clone()),
+            scope: RwLock::default(),
             calls: environment.calls.clone(),
             permits: Semaphore::new(AT_A_TIME),
         }
@@ -55,6 +65,28 @@ impl Api {
         &self.connection
     }
 
+    /// Which cluster the last call went to; `None`: there was none yet.
+    pub fn scope(&self) -> Option<Scope> {
+        self.scope.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// To be called before anything that the cluster answers is believed: finds out and notes which one it is.
+    pub async fn identify(&self, cluster: &Cluster) -> Result<(), ApiError> {
+        let now = cluster.identity().await?;
+        if self.scope().as_ref() == Some(now) {
+            return Ok(());
+        }
+        let before = self.scope.write().unwrap_or_else(PoisonError::into_inner).replace(now.clone());
+        if let Some(before) = before.filter(|before| now.lacks(Some(&before.driver_data())).is_some()) {
+            warn!(
+                provider = %self.provider,
+                "The kubeconfig leads to {now} now, and not to {before} any more: what was made there cannot be seen or \
+                 deleted until it does again"
+            );
+        }
+        Ok(())
+    }
+
     /// Makes one call; `call`: its name in the metrics. A call whose credentials were refused is repeated once if there
     /// are others meanwhile.
     pub async fn call(&self, call: &'static str, request: &Request<Vec<u8>>) -> Result<Value, ApiError> {
@@ -63,9 +95,13 @@ impl Api {
             let began = Instant::now();
             let answer = {
                 let _permit = self.permits.acquire().await;
-                tokio::time::timeout(DEADLINE, cluster.client.request::<Value>(request.clone())).await
+                match self.identify(&cluster).await {
+                    Ok(()) => tokio::time::timeout(DEADLINE, cluster.client.request::<Value>(request.clone()))
+                        .await
+                        .map_or_else(|_| Err(ApiError::unanswered(DEADLINE)), |answer| answer.map_err(ApiError::from)),
+                    Err(error) => Err(error),
+                }
             };
-            let answer = answer.unwrap_or_else(|_| Err(timed_out())).map_err(ApiError::from);
             self.calls.record(&self.provider, call, began.elapsed(), answer.as_ref().err().map(ApiError::word));
             match answer {
                 Err(error) if error.code == 401 => match self.connection.refused(&cluster).await {
@@ -146,11 +182,6 @@ fn is_collision(error: &ApiError) -> bool {
     error.code == 409 && error.reason == "Conflict" && error.message.contains("object has been modified")
 }
 
-fn timed_out() -> kube::Error {
-    let why = format!("no answer within {} s", DEADLINE.as_secs());
-    kube::Error::Service(std::io::Error::new(std::io::ErrorKind::TimedOut, why).into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,12 +223,12 @@ mod tests {
             (answered(429, "TooManyRequests", "later"), ErrorClass::Transient, true),
             (answered(500, "InternalError", "etcd"), ErrorClass::Transient, false),
             (answered(503, "ServiceUnavailable", ""), ErrorClass::Transient, true),
-            (ApiError::from(timed_out()), ErrorClass::Transient, true),
+            (ApiError::unanswered(DEADLINE), ErrorClass::Transient, true),
         ];
         for (error, class, away) in cases {
             assert_eq!((error.class, error.away), (class, away), "{error}");
         }
-        assert_eq!(ApiError::from(timed_out()).to_string(), "the API cannot be reached: no answer within 30 s");
+        assert_eq!(ApiError::unanswered(DEADLINE).to_string(), "the API cannot be reached: no answer within 30 s");
     }
     #[test]
     fn what_passes_by_itself_is_repeated() {

@@ -13,8 +13,10 @@ use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use kube::{
     Client,
     client::{Body, ClientBuilder, ConfigExt},
+    core::{Request as Path, params::GetParams},
 };
-use tokio::sync::Mutex;
+use serde_json::Value;
+use tokio::sync::{Mutex, OnceCell};
 use tower::{BoxError, Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::{info, warn};
 
@@ -22,10 +24,12 @@ use super::{
     api_error::{ApiError, chain},
     kubeconfig::{self, Access},
 };
-use crate::{Context, files::Fingerprint};
+use crate::{Context, Scope, files::Fingerprint};
 
 /// How often files are looked at, at most.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time for the question which cluster it is.
+const IDENTITY_WITHIN: Duration = Duration::from_secs(30);
 /// How often credentials that are refused are made anew from unchanged files, at most.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -46,6 +50,8 @@ pub struct Cluster {
     pub tls_server_name: Option<String>,
     /// The namespace of the context.
     pub namespace: String,
+    /// What it is known by, once that was asked for.
+    identity: OnceCell<Scope>,
     header: Option<Header>,
     files: Fingerprint,
     made: Instant,
@@ -69,7 +75,37 @@ impl Cluster {
             Ok::<_, kube::Error>((ClientBuilder::try_from(config)?.build(), header))
         });
         let (client, header) = made.await.map_err(|error| ApiError::bug(error.to_string()))??;
-        Ok(Self { client, host, skip_tls, ca, tls_server_name, namespace, header, files, made: Instant::now() })
+        let identity = OnceCell::new();
+        Ok(Self {
+            client,
+            host,
+            skip_tls,
+            ca,
+            tls_server_name,
+            namespace,
+            identity,
+            header,
+            files,
+            made: Instant::now(),
+        })
+    }
+
+    /// Which cluster it is, so that another one is told from it. Asked for once; an error is that of the call.
+    pub async fn identity(&self) -> Result<&Scope, ApiError> {
+        let asked = async {
+            let request = Path::new("/api/v1/namespaces").get("kube-system", &GetParams::default());
+            let request = request.map_err(|error| ApiError::bug(error.to_string()))?;
+            let answer = tokio::time::timeout(IDENTITY_WITHIN, self.client.request::<Value>(request)).await;
+            let late = |_| Err(ApiError::unanswered(IDENTITY_WITHIN));
+            let uid = match answer.map_or_else(late, |answer| answer.map_err(ApiError::from)) {
+                Ok(namespace) => namespace["metadata"]["uid"].as_str().map(str::to_owned),
+                Err(error) if error.away || error.code == 401 || error.code == 0 => return Err(error),
+                // Our account may not see it.
+                Err(_) => None,
+            };
+            Ok(Scope::Cluster { uid, server: self.host.clone() })
+        };
+        self.identity.get_or_try_init(|| asked).await
     }
 
     /// The bearer token that calls carry; `None` for those who show a certificate.

@@ -23,7 +23,7 @@ use super::{
     calls::items,
     home::{self, Deletion, Look},
     manifest,
-    provider::{KubernetesProvider, Result, pods_in},
+    provider::{KubernetesProvider, ListedHomes, Result, pods_in},
     quota,
 };
 use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
@@ -254,7 +254,7 @@ impl KubernetesProvider {
         {
             let mut lists = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
             lists.truncate(1);
-            lists.push_front((began, names.collect()));
+            lists.push_front(ListedHomes { began, cluster: self.api.scope(), names: names.collect() });
         }
         Ok(list
             .iter()

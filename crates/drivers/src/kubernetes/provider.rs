@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     CloudResource, Context, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
-    ResourceKind,
+    ResourceKind, Scope,
 };
 
 pub(super) type Result<T> = std::result::Result<T, ProviderError>;
@@ -70,8 +70,8 @@ pub struct KubernetesProvider {
     pub(super) pause: Duration,
     /// Told when a pod of ours has ended.
     ends: Arc<Notify>,
-    /// The namespaces that the last two lists had, the younger one first, with when each was begun.
-    pub(super) listed_homes: Mutex<VecDeque<(std::time::Instant, BTreeSet<String>)>>,
+    /// The last two lists of namespaces, the younger one first.
+    pub(super) listed_homes: Mutex<VecDeque<ListedHomes>>,
     /// What was said once about rights that we lack.
     pub(super) says_no_list: AtomicBool,
     says_no_quota: AtomicBool,
@@ -81,6 +81,15 @@ impl fmt::Debug for KubernetesProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KubernetesProvider").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
     }
+}
+
+/// What a list of namespaces had.
+pub(super) struct ListedHomes {
+    /// When it was begun.
+    pub(super) began: std::time::Instant,
+    /// Which cluster's it is.
+    pub(super) cluster: Option<Scope>,
+    pub(super) names: BTreeSet<String>,
 }
 
 /// A pod that was created, or found to be ours.
@@ -139,6 +148,14 @@ impl KubernetesProvider {
         Instant::now() + self.launch_timeout.saturating_sub(HEAD_START).max(self.launch_timeout / 2)
     }
 
+    /// The cluster that Zuul is to connect to, known to be the one in which something was made.
+    async fn cluster(&self, made_in: Option<&Scope>, doing: &str) -> Result<Arc<Cluster>> {
+        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(doing))?;
+        self.api.identify(&cluster).await.map_err(|error| error.doing(doing))?;
+        let lacks = made_in.zip(self.api.scope()).and_then(|(made_in, now)| now.lacks(Some(&made_in.driver_data())));
+        lacks.map_or(Ok(cluster), |why| Err(ProviderError::new(ErrorClass::Transient, doing, why)))
+    }
+
     // A launch.
 
     async fn launch_pod(
@@ -157,10 +174,11 @@ impl KubernetesProvider {
         let name = format!("{}-{}", label.name, launch.node);
         let made = self.create_pod(namespace, label, template, &name, &labels, Patience::at_the_beginning(until)).await;
         let made = made.map_err(|error| in_namespace(error, namespace).doing(&doing))?;
+        let made_in = self.api.scope();
         progress.created(json!(format!("{namespace}-{}", made.name))).await;
         let on = self.wait_for(&board, namespace, &made, until).await?;
         let doing = format!("reading the credentials of provider {}", self.name);
-        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
+        let cluster = self.cluster(made_in.as_ref(), &doing).await?;
         let token = cluster.token().await.map_err(|error| error.doing(&doing))?;
         let port = pod_port(&cluster, token.as_deref(), namespace, &made.name);
         let mut instance = self.instance(label, &format!("{namespace}-{}", made.name), port);
@@ -182,11 +200,12 @@ impl KubernetesProvider {
         let homes = self.homes();
         let created = homes.create(&wanted, &labels, Patience::at_the_beginning(until)).await;
         let name = created.map_err(|error| error.doing(&doing))?;
+        let made_in = self.api.scope();
         progress.created(json!(name)).await;
         let patience = Patience::in_the_middle(until).in_new_namespace();
         let furnished = homes.furnish(&name, label.pod.is_some(), until, patience).await;
         let credentials = furnished.map_err(|error| error.doing(&doing))?;
-        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
+        let cluster = self.cluster(made_in.as_ref(), &doing).await?;
         let mut port = Map::new();
         if self.kind == KubernetesKind::Namespaces {
             port.insert("name".to_owned(), json!(name));
@@ -459,15 +478,19 @@ impl Provider for KubernetesProvider {
         }
     }
 
+    fn scope(&self) -> Option<Scope> {
+        self.api.scope()
+    }
+
     fn has_gone(&self, external_id: &Value, since: Option<std::time::Instant>) -> Option<String> {
-        let id = external_id.as_str()?;
+        let (id, scope) = (external_id.as_str()?, self.api.scope());
         match self.kind {
             KubernetesKind::Pods => {
                 // Of the places that an id may stand for the pod is in one, and the others never have it.
                 let mut why = None;
                 for (namespace, name) in self.places(id) {
                     if let Some(board) = self.board(&namespace) {
-                        let gone = board.has_gone(&name, since)?;
+                        let gone = board.has_gone(scope.as_ref(), &name, since)?;
                         why.get_or_insert(gone);
                     }
                 }
@@ -475,8 +498,9 @@ impl Provider for KubernetesProvider {
             }
             KubernetesKind::Namespaces => {
                 let lists = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut lack =
-                    lists.iter().map(|(began, names)| since.is_none_or(|since| *began > since) && !names.contains(id));
+                let mut lack = lists.iter().map(|list| {
+                    list.cluster == scope && since.is_none_or(|since| list.began > since) && !list.names.contains(id)
+                });
                 // One list alone may be wrong.
                 (lists.len() == 2 && lack.all(|lacks| lacks)).then(|| "its namespace is not there any more".to_owned())
             }
@@ -497,7 +521,7 @@ impl Provider for KubernetesProvider {
             return Ok(None);
         }
         let doing = format!("renewing the credentials for pod {pod} of provider {}", self.name);
-        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(&doing))?;
+        let cluster = self.cluster(None, &doing).await?;
         let token = cluster.token().await.map_err(|error| error.doing(&doing))?;
         let now = pod_port(&cluster, token.as_deref(), namespace, pod);
         Ok((now != *port).then_some(now))

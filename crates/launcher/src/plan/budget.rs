@@ -2,6 +2,10 @@
 //!
 //! Usage is what the records say, in every state, plus the launches that have no record yet, plus what this very
 //! pass decides: so decisions of one pass never add up to more than there is (S3).
+//!
+//! A node that was made in another project or cluster than the settings lead to now takes nothing of this one's quota. In its
+//! pool, and for its tenant, it counts as long as it is of use. Once it is to be deleted, which nobody can until the settings
+//! lead there again, it does not: a pool whose nodes were all made there would stand still for a day.
 
 use std::collections::BTreeMap;
 
@@ -47,13 +51,19 @@ impl Budget {
         let mut budget = Self { providers: BTreeMap::new(), pools: BTreeMap::new(), tenants: BTreeMap::new() };
         for entry in world.records.nodes.values() {
             let Some(node) = entry.usable() else { continue };
+            let is_elsewhere = world.is_elsewhere(node);
+            if is_elsewhere && node.state == NodeState::Deleting {
+                continue;
+            }
             if let (Some(tenant), Some(resources)) = (&node.tenant_name, &node.resources)
                 && world.config.tenant_limits.contains_key(tenant)
             {
                 budget.tenants.entry(tenant.clone()).or_default().add(resources);
             }
             if let Some((key, resources)) = node_usage(world, node) {
-                budget.providers.entry(key.provider.clone()).or_default().add(&resources);
+                if !is_elsewhere {
+                    budget.providers.entry(key.provider.clone()).or_default().add(&resources);
+                }
                 budget.pools.entry(key).or_default().add(&resources);
             }
         }

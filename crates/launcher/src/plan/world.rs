@@ -86,6 +86,12 @@ impl<'a> World<'a> {
         self.provider(node.provider.as_ref()?)?.gone.get(&node.id)
     }
 
+    /// Whether a node's server is where the settings of its cloud do not lead any more.
+    pub fn is_elsewhere(&self, node: &Node) -> bool {
+        let state = node.provider.as_ref().and_then(|name| self.provider(name));
+        state.is_some_and(|state| state.elsewhere.contains(&node.id))
+    }
+
     /// What is known of a cloud.
     pub fn provider(&self, name: &ProviderName) -> Option<&'a ProviderState> {
         self.providers.get(name)
@@ -151,6 +157,8 @@ pub struct ProviderState {
     pub trouble: Option<String>,
     /// Ready nodes that nobody has and whose servers are of no use any more, each with the reason.
     pub gone: BTreeMap<NodeId, String>,
+    /// Nodes whose servers are where the cloud's settings do not lead any more: in another project or cluster.
+    pub elsewhere: BTreeSet<NodeId>,
 }
 
 impl ProviderState {

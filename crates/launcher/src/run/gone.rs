@@ -7,7 +7,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,14 +17,15 @@ use nodepool_common::{
 use serde_json::Value;
 use tracing::warn;
 
-use super::{Launcher, clouds::Cloud};
+use super::{Launcher, clouds::Cloud, launch::out_of_sight};
 use crate::plan::ProviderState;
 
 /// Longest time for new credentials; without them the old ones are handed over.
 const RENEWED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Launcher {
-    /// Puts down which ready nodes that nobody has are gone.
+    /// Puts down which nodes are where the settings of their cloud do not lead any more, and which ready nodes that nobody has
+    /// are gone. Of the former nothing is known.
     pub(super) fn note_gone(
         &self,
         records: &Records,
@@ -33,16 +33,27 @@ impl Launcher {
         steps: &clock::Steps,
     ) {
         let (now, at) = (clock::now(), Instant::now());
-        let mut clouds: BTreeMap<&ProviderName, Option<Arc<Cloud>>> = BTreeMap::new();
-        for entry in records.nodes.values().filter(|entry| !entry.is_locked()) {
+        let mut clouds = BTreeMap::new();
+        for entry in records.nodes.values() {
             let Some(node) = entry.usable() else { continue };
             let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { continue };
-            if node.state != NodeState::Ready || node.allocated_to.is_some() {
+            let known = clouds.entry(provider).or_insert_with(|| {
+                let cloud = self.clouds.get(provider)?;
+                let scope = cloud.provider.scope();
+                Some((cloud, scope))
+            });
+            let Some((cloud, scope)) = known else { continue };
+            if scope.as_ref().is_some_and(|scope| scope.lacks(node.driver_data.as_ref()).is_some()) {
+                if let Some(state) = providers.get_mut(provider) {
+                    state.elsewhere.insert(node.id.clone());
+                }
                 continue;
             }
-            let cloud = clouds.entry(provider).or_insert_with(|| self.clouds.get(provider));
+            if entry.is_locked() || node.state != NodeState::Ready || node.allocated_to.is_some() {
+                continue;
+            }
             let since = steps.seen_after(entry.since(now).unwrap_or(now), now, at);
-            let why = cloud.as_ref().and_then(|cloud| cloud.provider.has_gone(external_id, since));
+            let why = cloud.provider.has_gone(external_id, since);
             if let (Some(why), Some(state)) = (why, providers.get_mut(provider)) {
                 state.gone.insert(node.id.clone(), why);
             }
@@ -61,8 +72,14 @@ impl Launcher {
     pub(super) async fn renewed_connection(&self, node: &Node) -> Option<Value> {
         let cloud = node.provider.as_ref().and_then(|provider| self.clouds.get(provider))?;
         let renewed = cloud.provider.renewed_connection(&node.connection_port);
-        let trouble = match tokio::time::timeout(RENEWED_WITHIN, renewed).await {
-            Ok(Ok(renewed)) => return renewed,
+        let renewed = tokio::time::timeout(RENEWED_WITHIN, renewed).await;
+        let trouble = match renewed {
+            Ok(Ok(None)) => return None,
+            // They are those of where the settings lead now.
+            Ok(Ok(renewed)) => match out_of_sight(&cloud, node) {
+                Some(why) => why,
+                None => return renewed,
+            },
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", RENEWED_WITHIN.as_secs()),
         };

@@ -113,7 +113,7 @@ impl Nova {
 
     fn note_scope(&self, session: &Session, token: &Token) {
         let region = session.settings.region(Service::Compute);
-        let scope = token.project.clone().map(|project| Scope { project, region });
+        let scope = token.project.clone().map(|project| Scope::Project { project, region });
         let mut last = self.scope.write().unwrap_or_else(PoisonError::into_inner);
         if let Some((now, before)) = scope.as_ref().zip(last.as_ref())
             && now.lacks(Some(&before.driver_data())).is_some()

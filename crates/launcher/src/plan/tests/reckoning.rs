@@ -30,6 +30,26 @@ fn a_node_record_without_type_or_pool_takes_no_quota_and_stops_nothing() {
     assert_eq!(launches(&plan), 1);
 }
 
+#[test]
+fn a_node_in_another_project_takes_no_quota_here_and_no_room_in_its_pool_once_it_is_to_be_deleted() {
+    let plan = |state: NodeState, quota: f64, limit: f64| {
+        let mut setting = Setting::new()
+            .provider("p", |pool| pool.limits = cores(limit))
+            .quota(&cores(quota))
+            .node("1", "small", state, |n| n.tenant_name = Some("t".into()))
+            .accepted("200-0000000001", &["small"]);
+        setting.config.tenant_limits.insert("t".into(), cores(limit));
+        let request = setting.records.requests.get_mut(&RequestId::from("200-0000000001")).unwrap();
+        Arc::make_mut(request.record.as_mut().ok().unwrap()).tenant_name = Some("t".into());
+        let here = launches(&setting.plan());
+        setting.providers.values_mut().for_each(|state| _ = state.elsewhere.insert("1".into()));
+        (here, launches(&setting.plan()))
+    };
+    assert_eq!(plan(NodeState::Deleting, 1.0, 1.0), (0, 1), "nobody can delete it");
+    assert_eq!(plan(NodeState::InUse, 1.0, 2.0), (0, 1), "of the quota");
+    assert_eq!(plan(NodeState::InUse, 2.0, 1.0), (0, 0), "it is one of the pool's servers");
+}
+
 /// Records do not name ports: Zuul would count them.
 #[test]
 fn a_node_on_record_takes_the_ports_of_its_label() {

@@ -1,6 +1,6 @@
 //! The [`Provider`] trait: what the launcher asks of a cloud.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{collections::HashSet, fmt, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use nodepool_common::model::{
@@ -50,6 +50,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// leaks looks at. A kind that cannot be listed is left out and named in the log.
     async fn list_tagged(&self) -> Result<Vec<CloudResource>, ProviderError> {
         self.list_resources().await
+    }
+
+    /// The kinds that the last [`Self::list_tagged`] left out because they could not be listed: what there is of them is not
+    /// known.
+    fn unlisted_kinds(&self) -> HashSet<ResourceKind> {
+        HashSet::new()
     }
 
     /// Creates a server and returns when it can be connected to (not yet: has booted). Reports the cloud's id through

@@ -187,9 +187,10 @@ pub fn judge(search: &Search, held: Option<&HeldBack>) -> Verdict {
     let is_free =
         |(thing, _): &&(Thing, String)| !is_held(thing) || allowed.contains(&(thing.0.as_str(), thing.1.as_str()));
     let free = search.found.iter().filter(is_free).cloned().collect();
-    let since = held.map_or(search.now, |held| held.since);
-    // Launchers of one provider take turns; the record must not change for that alone.
-    let host = held.map_or(&search.host, |held| &held.host).clone();
+    // Launchers of one provider take turns; the record must not change for that alone. One that could not be read tells nothing.
+    let readable = held.filter(|held| held.since > 0);
+    let (since, host) = readable.map_or((search.now, &search.host), |held| (held.since, &held.host));
+    let host = host.clone();
     let held = (!items.is_empty()).then_some(HeldBack { host, why, since, found: items.len(), items });
     Verdict { free, held }
 }
@@ -361,5 +362,7 @@ mod tests {
     fn a_record_that_cannot_be_read_holds_back() {
         let verdict = judge(&search([1], 50), Some(&HeldBack::default()));
         assert_eq!(outcome(&verdict), (vec![], vec!["s1"]));
+        let held = verdict.held.unwrap();
+        assert_eq!((held.since, held.host.as_str(), held.items[0].since), (100, "h", 100), "as far as is known");
     }
 }

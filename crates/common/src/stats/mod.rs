@@ -15,7 +15,7 @@ mod statsd;
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -97,6 +97,8 @@ pub struct Stats(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     metrics: Metrics,
+    /// Held while gauges are replaced by others, and while they are read: no scrape sees the time in between.
+    whole: Mutex<()>,
     statsd: Option<Statsd>,
     /// The names of the last [`Stats::nodes`] and [`Stats::addressable_requests`] reports: what has vanished since is
     /// set to 0 once, lest a server shows it for ever.
@@ -127,7 +129,8 @@ impl Stats {
     /// With a statsd server, or without.
     pub fn new(statsd: Option<(&str, u16)>) -> Self {
         let statsd = statsd.map(|(host, port)| Statsd::new(Route::new(host, port)));
-        Self(Arc::new(Inner { metrics: Metrics::new(), statsd, reported: Mutex::new(BTreeMap::new()) }))
+        let (whole, reported) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { metrics: Metrics::new(), whole, statsd, reported }))
     }
 
     /// Whether metrics go to statsd.
@@ -137,7 +140,12 @@ impl Stats {
 
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
+        let _whole = self.whole();
         self.0.metrics.render()
+    }
+
+    fn whole(&self) -> MutexGuard<'_, ()> {
+        self.0.whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One attempt to launch a node has ended. `result` is `ready` or `error.…`.
@@ -176,6 +184,7 @@ impl Stats {
     pub fn nodes(&self, counts: &NodeCounts, force: bool) {
         let metrics = &self.0.metrics;
         let mut gauges = BTreeMap::new();
+        let whole = self.whole();
         for (state, n) in counts.all.iter() {
             metrics.nodes.with_label_values(&[state.as_str()]).set(number(n));
             gauges.insert(format!("nodepool.nodes.{state}"), number(n));
@@ -195,24 +204,28 @@ impl Stats {
                 gauges.insert(format!("nodepool.label.{label}.nodes.{state}"), number(n));
             }
         }
+        drop(whole);
         self.report("nodes", gauges, force);
     }
 
     /// The requests that each pool could serve; reported together with [`Self::nodes`].
     pub fn addressable_requests(&self, counts: &BTreeMap<(ProviderName, PoolName), usize>, force: bool) {
-        self.0.metrics.addressable_requests.reset();
         let mut gauges = BTreeMap::new();
+        let whole = self.whole();
+        self.0.metrics.addressable_requests.reset();
         for ((provider, pool), n) in counts {
             let gauge = self.0.metrics.addressable_requests.with_label_values(&[provider.as_str(), pool.as_str()]);
             gauge.set(number(*n));
             gauges.insert(format!("nodepool.provider.{provider}.pool.{pool}.addressable_requests"), number(*n));
         }
+        drop(whole);
         self.report("addressable_requests", gauges, force);
     }
 
     /// How old requests, nodes and images are; reported together with [`Self::nodes`]. Prometheus only.
     pub fn ages(&self, ages: &Ages) {
         let metrics = &self.0.metrics;
+        let _whole = self.whole();
         for (state, n) in &ages.requests {
             metrics.node_requests.with_label_values(&[state.as_str()]).set(number(*n));
         }
@@ -235,6 +248,7 @@ impl Stats {
         }
     }
 
+    /// The caller has `whole`.
     fn forget_ages(&self) {
         let metrics = &self.0.metrics;
         let gauges = [
@@ -251,6 +265,7 @@ impl Stats {
     /// This launcher is no longer the elected leader: another one reports the nodes and requests now.
     pub fn stop_leading(&self) {
         let metrics = &self.0.metrics;
+        let _whole = self.whole();
         metrics.nodes.reset();
         metrics.provider_nodes.reset();
         metrics.label_nodes.reset();
@@ -268,6 +283,7 @@ impl Stats {
 
     /// Whether each provider's cloud answers; those that are not named are not there any more.
     pub fn providers_up(&self, providers: &BTreeMap<ProviderName, bool>) {
+        let _whole = self.whole();
         let up = &self.0.metrics.provider_up;
         up.reset();
         for (provider, is_up) in providers {
@@ -306,12 +322,14 @@ impl Stats {
     /// What searches for leaks hold back, by provider and the kind's plural; those that are not named hold nothing back.
     pub fn held_back(&self, counts: &BTreeMap<(ProviderName, String), usize>) {
         let metric = &self.0.metrics.held_back;
-        metric.reset();
         let mut gauges = BTreeMap::new();
+        let whole = self.whole();
+        metric.reset();
         for ((provider, plural), n) in counts {
             metric.with_label_values(&[provider.as_str(), plural.as_str()]).set(number(*n));
             gauges.insert(format!("nodepool.provider.{provider}.held_back.{plural}"), number(*n));
         }
+        drop(whole);
         self.report("held_back", gauges, true);
     }
 

@@ -238,6 +238,31 @@ fn ages_that_are_no_longer_reported_vanish() {
 }
 
 #[test]
+fn a_scrape_never_falls_between_old_values_and_new_ones() {
+    let stats = Stats::new(None);
+    let providers: BTreeMap<_, _> = (0..100).map(|n| (ProviderName::from(format!("p{n}").as_str()), true)).collect();
+    let held: BTreeMap<_, _> = providers.keys().map(|name| ((name.clone(), "images".to_owned()), 3)).collect();
+    let report = || {
+        stats.providers_up(&providers);
+        stats.held_back(&held);
+        stats.nodes(&counts(&["a", "b"], 1), false);
+    };
+    report();
+    let whole = stats.render().lines().count();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                report();
+            }
+        });
+        let lacks = (0..300).find_map(|_| Some(stats.render().lines().count()).filter(|lines| *lines != whole));
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(lacks, None, "of {whole} lines");
+    });
+}
+
+#[test]
 fn a_statsd_host_that_cannot_be_resolved_costs_its_packets_only() {
     let stats = Stats::new(Some(("no.such.host.invalid", 8125)));
     stats.max_servers(&"rdo".into(), 1.0);

@@ -55,6 +55,8 @@ pub struct LeakSearch<'a> {
     pub records: &'a Records,
     /// What the cloud has of ours.
     pub tagged: &'a [Tagged],
+    /// The kinds that could not be listed.
+    pub unlisted: &'a BTreeSet<&'static str>,
     /// The number of the next node that is created; read after the cloud was listed. `None`: not known.
     pub next_node: Option<u64>,
 }
@@ -78,6 +80,10 @@ impl LeakSearch<'_> {
             _ => None,
         };
         let is_open = |tagged: &&Tagged| tagged.standing != Standing::Known && !is_found(tagged);
+        // A cloud may fail to list a kind for longer than a thing that is gone is waited for.
+        let unseen =
+            held.into_iter().flat_map(|held| &held.items).filter(|item| self.unlisted.contains(item.kind.as_str()));
+        let unseen = unseen.map(|item| (item.kind.clone(), item.id.clone()));
         let count = |sort, name, images: bool| {
             let of_sort = || self.tagged.iter().filter(|tagged| tagged.is_image == images);
             let known = of_sort().filter(|tagged| !is_leaked(tagged)).count();
@@ -87,7 +93,7 @@ impl LeakSearch<'_> {
             now: self.now,
             host: self.host.to_owned(),
             found: self.tagged.iter().filter_map(found).collect(),
-            open: self.tagged.iter().filter(is_open).map(thing).collect(),
+            open: self.tagged.iter().filter(is_open).map(thing).chain(unseen).collect(),
             known: self.tagged.iter().filter(|tagged| tagged.standing == Standing::Known).map(thing).collect(),
             counts: vec![count(Sort::Servers, "resources of nodes", false), count(Sort::Images, "images", true)],
             doubt,

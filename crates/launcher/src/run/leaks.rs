@@ -39,6 +39,8 @@ use crate::plan::{LeakSearch, Tagged, is_unclaimed};
 const LOGGER: &str = "nodepool.CleanupWorker";
 /// Between a search and the next one that a permission calls for.
 const AFTER_A_PERMISSION: Duration = Duration::from_secs(1);
+/// Before a search that failed is repeated, while launches wait for it; doubled each time.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(2);
 /// After so long a time in which nobody looks after it, what was held back is forgotten. Long, because a launcher or a builder
 /// that was stopped out of caution must find it again.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86_400);
@@ -86,7 +88,7 @@ impl Suspects {
     }
 }
 
-/// Whether a search is over, however it ended, so that the numbers are known that a cloud's resources bear.
+/// Whether a search has ended well, so that the numbers are known that a cloud's resources bear, or was waited for in vain.
 #[derive(Debug, Default)]
 pub struct Searched {
     is_over: watch::Sender<bool>,
@@ -98,6 +100,10 @@ impl Searched {
     pub fn start_over(&self) {
         self.is_over.send_replace(false);
         self.again.notify_one();
+    }
+
+    fn is_over(&self) -> bool {
+        *self.is_over.borrow()
     }
 
     /// Returns when a search is asked for.
@@ -146,6 +152,7 @@ impl Findings {
         records: &Records,
         provider: &config::Provider,
         resources: Vec<CloudResource>,
+        unlisted: &BTreeSet<&'static str>,
         next_node: Option<u64>,
         suspects: &Suspects,
     ) -> Self {
@@ -164,7 +171,7 @@ impl Findings {
         #[allow(clippy::cast_possible_truncation)] // seconds since the epoch fit
         let now = clock::now() as i64;
         let host = host::hostname();
-        let search = LeakSearch { now, host: &host, provider, records, tagged: &tagged, next_node };
+        let search = LeakSearch { now, host: &host, provider, records, tagged: &tagged, unlisted, next_node };
         let (verdict, named) = (search.judge(), search.named_nodes());
         let before = records.held_back.get(&Holder::Provider(provider.name.clone())).cloned();
         Self { resources, tagged, verdict, named, before }
@@ -187,21 +194,29 @@ impl Launcher {
         let mut suspects = Suspects::default();
         let mut ticks = tokio::time::interval(self.options.cleanup_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = AFTER_A_FAILURE;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.removal_allowed(&cloud.config.name) => {}
                 () = cloud.searched.asked_for() => {}
+                // One that failed has told no numbers.
+                () = tokio::time::sleep(pause), if !cloud.searched.is_over() => {}
             }
             // Without trustworthy records everything would look leaked.
             self.zk.cache().until_ready().await;
             let session = self.session_id();
-            if let Err(error) = self.search(cloud, &mut suspects).await {
-                warn!(logger = LOGGER, "Cannot look for leaked resources: {error}");
-            }
-            // Otherwise the next one is asked for already, or about to be.
-            if session == self.session_id() {
-                cloud.searched.over();
+            match self.search(cloud, &mut suspects).await {
+                // Otherwise the next one is asked for already, or about to be.
+                Ok(()) if session == self.session_id() => {
+                    pause = AFTER_A_FAILURE;
+                    cloud.searched.over();
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    warn!(logger = LOGGER, "Cannot look for leaked resources: {error}");
+                    pause = (pause * 2).min(self.options.cleanup_interval.max(AFTER_A_FAILURE));
+                }
             }
             // What was listed may lack the servers of ready nodes.
             self.wake.notify_one();
@@ -232,6 +247,7 @@ impl Launcher {
     async fn search(&self, cloud: &Cloud, suspects: &mut Suspects) -> Result<(), ProviderError> {
         let name = &cloud.config.name;
         let resources = cloud.provider.list_tagged().await?;
+        let unlisted = cloud.provider.unlisted_kinds().into_iter().map(ResourceKind::plural).collect();
         self.clouds.answered(name);
         // Both after the cloud was listed: what is in the listing has its record, and its number is given out.
         let next_node = match self.zk.next_node_number().await {
@@ -243,8 +259,10 @@ impl Launcher {
                 return Ok(());
             }
         };
-        let found =
-            self.zk.cache().read(|records| Findings::new(records, &cloud.config, resources, next_node, suspects));
+        let found = self
+            .zk
+            .cache()
+            .read(|records| Findings::new(records, &cloud.config, resources, &unlisted, next_node, suspects));
         self.withhold(name, &found).await;
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
         for resource in found.leaked() {

@@ -34,6 +34,8 @@ mod shared;
 mod tagged;
 mod usage;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use nodepool_common::model::{ImageName, LabelName, NodeId, PoolName, ProviderName, Resources, UploadId};
 use serde_json::Value;
@@ -45,7 +47,7 @@ use self::{
 };
 use crate::{
     CloudImageSource, CloudResource, ImageToUpload, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
-    Provider, ProviderError, Quota, Scope,
+    Provider, ProviderError, Quota, ResourceKind, Scope,
 };
 
 pub(crate) use self::shared::OpenStackProvider;
@@ -143,6 +145,10 @@ impl Provider for OpenStackProvider {
 
     async fn list_tagged(&self) -> Result<Vec<CloudResource>> {
         self.tagged().await
+    }
+
+    fn unlisted_kinds(&self) -> HashSet<ResourceKind> {
+        self.unlisted().clone()
     }
 
     async fn delete_resource(&self, resource: &CloudResource) -> Result<()> {

@@ -1,5 +1,7 @@
 //! What of a search for leaks may be removed.
 
+use std::collections::BTreeSet;
+
 use nodepool_common::{
     config::{OpenStack, OpenStackDiskimage},
     model::{BuilderComponent, HeldBack, Holder, ImageUpload, UploadKey, UploadState, brake::Standing},
@@ -38,6 +40,7 @@ fn judged(setting: &Setting, tagged: &[Tagged], next_node: u64) -> (usize, usize
         provider: &setting.config.providers["p"],
         records: &setting.records,
         tagged,
+        unlisted: &BTreeSet::new(),
         next_node: Some(next_node),
     }
     .judge();
@@ -124,7 +127,8 @@ fn a_restarted_launcher_drops_nothing_of_what_is_on_record() {
     let mut setting = site();
     let verdict = |setting: &Setting, tagged: &[Tagged]| {
         let (provider, records) = (&setting.config.providers["p"], &setting.records);
-        LeakSearch { now: 100, host: "h", provider, records, tagged, next_node: Some(100) }.judge()
+        LeakSearch { now: 100, host: "h", provider, records, tagged, unlisted: &BTreeSet::new(), next_node: Some(100) }
+            .judge()
     };
     let confirmed: Vec<Tagged> = (0..20).map(leaked).collect();
     let held = verdict(&setting, &confirmed).held.unwrap();
@@ -135,6 +139,25 @@ fn a_restarted_launcher_drops_nothing_of_what_is_on_record() {
     setting.records.held_back.insert(holder, entry(HeldBack { found: 21, ..held }));
     let more = [&anew[..], &[once(leaked(30))]].concat();
     assert_eq!(verdict(&setting, &more).held.unwrap().items.len(), 21, "also of what the record had no room for");
+}
+
+#[test]
+fn what_is_held_back_stays_while_its_kind_cannot_be_listed() {
+    let mut setting = site();
+    let images: Vec<Tagged> = (0..20).map(|n| image(n, Standing::Leaked("there is no upload".to_owned()))).collect();
+    let held = |setting: &Setting, now: i64, tagged: &[Tagged], unlisted: &[&'static str]| {
+        let (provider, records) = (&setting.config.providers["p"], &setting.records);
+        let unlisted = &unlisted.iter().copied().collect();
+        LeakSearch { now, host: "h", provider, records, tagged, unlisted, next_node: Some(100) }.judge().held
+    };
+    let mut first = held(&setting, 100, &images, &[]);
+    for hour in 1..4 {
+        setting.records.held_back.insert(Holder::Provider("p".into()), entry(first.clone().unwrap()));
+        let later = held(&setting, 100 + 3600 * hour, &[], &["images"]);
+        assert_eq!(later, first, "after {hour} h");
+        first = later;
+    }
+    assert!(held(&setting, 20_000, &[], &["volumes"]).unwrap().items.iter().all(|item| item.missed_since.is_some()));
 }
 
 #[test]
@@ -166,6 +189,7 @@ fn the_numbers_of_nodes_that_servers_bear_without_a_record_are_not_used_again() 
         provider: &setting.config.providers["p"],
         records: &setting.records,
         tagged: &tagged,
+        unlisted: &BTreeSet::new(),
         next_node: None,
     };
     assert_eq!(search.named_nodes(), ["0000000003".into()].into());

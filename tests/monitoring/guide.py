@@ -1,31 +1,38 @@
-"""The incident guide: its commands are run while the daemons run, its links lead somewhere."""
+"""The documents: what they say of our commands is true, their links lead somewhere, and the commands of all but
+docs/install.md are run while the daemons run."""
+import pathlib
 import re
 import shlex
 import subprocess
+import tempfile
 
-from harness import ROOT, binary
+from harness import ROOT, binary, documents
 
-GUIDE = ROOT / 'docs/incidents.md'
-# What stands after a command that cannot be run here, and why.
-MARK = '# not tested here:'
+# Those whose commands another test runs: docs/install.md tests/deploy, the alerts' own one `rules`.
+ELSEWHERE = [documents.INSTALL, ROOT / 'deploy/monitoring/README.md']
+# What a command writes goes to a directory of the test.
+WRITTEN_TO = '/var/backups/'
 
 
 def commands():
-    """The lines of its blocks that are to be run."""
-    blocks = re.findall(r'^```sh\n(.*?)^```$', GUIDE.read_text(), re.M | re.S)
-    return sorted({line for block in blocks for line in block.splitlines() if line.strip() and MARK not in line})
+    """Those that are to be run, each once."""
+    found = [command for document in documents.documents() if document not in ELSEWHERE
+             for command in documents.commands(document)]
+    return sorted({command for command in found if documents.is_run(command)})
 
 
 def run(command, config, builder_config, **placeholders):
-    """(status, output) of one command as it stands there, on the site's own names."""
+    """(status, output) of one command as it stands there, on the site's own names; what it has written is output too."""
     for name, value in placeholders.items():
         command = re.sub(rf'\b{name}\b', value, command)
-    words = shlex.split(command)
-    if words[0] == 'nodepool':
-        # Build logs are where the builder is.
-        words[:1] = [str(binary('nodepool')), '-c', str(builder_config if words[1] == 'build-log' else config)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
-    return done.returncode, done.stdout + done.stderr
+    with tempfile.TemporaryDirectory(prefix='nodepool-guide-') as directory:
+        words = shlex.split(command.replace(WRITTEN_TO, f'{directory}/'))
+        if pathlib.Path(words[0]).name == 'nodepool':
+            # Build logs are where the builder is.
+            words[:1] = [str(binary('nodepool')), '-c', str(builder_config if words[1] == 'build-log' else config)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+        written = ''.join(path.read_text() for path in pathlib.Path(directory).iterdir())
+    return done.returncode, done.stdout + done.stderr + written
 
 
 def each_command_works(site):
@@ -34,27 +41,29 @@ def each_command_works(site):
         assert status == 0 and output.strip(), f'{command}: status {status}: {output}'
     for command, what in (('curl -s http://LAUNCHER/pool-list', '"trouble"'),
                           ('nodepool dib-image-list', 'jammy'), ('nodepool request-list', 'Declin'),
+                          ('nodepool export-image-data /var/backups/nodepool-images.json', 'jammy'),
                           ('curl -s http://LAUNCHER/ready', 'OK')):
         assert what in site.answers[command][1], f'{command} does not say {what}: {site.answers[command][1]}'
 
 
-def each_subcommand_is_there():
-    for word in sorted(set(re.findall(r'`?nodepool ([a-z][a-z-]+)', GUIDE.read_text()))):
-        done = subprocess.run([binary('nodepool'), word, '--help'], capture_output=True)
-        assert done.returncode == 0, f'nodepool {word}: {done.stderr.decode()}'
+def none(found):
+    found = list(found)
+    assert not found, '\n'.join(['', *found])
+
+
+def each_command_of_a_document_is_run_or_says_why_not():
+    none(documents.without_reason())
+
+
+def each_command_that_is_mentioned_is_there():
+    assert sum(1 for _ in documents.mentioned()) > 30
+    none(documents.unknown())
+    none(documents.unknown_targets())
 
 
 def each_link_leads_somewhere():
-    from rules import anchors
-    for document in (GUIDE, ROOT / 'deploy/monitoring/README.md'):
-        for target in re.findall(r'\]\(([^)\s]+)\)', document.read_text()):
-            if target.startswith('http'):
-                continue
-            path, _, anchor = target.partition('#')
-            there = (document.parent / path).resolve() if path else document
-            assert there.exists(), f'{document.name}: {target}'
-            assert not anchor or anchor in anchors(there), f'{document.name}: {target}: there is no such section'
+    none(documents.broken_links())
 
 
-CASES = [each_subcommand_is_there, each_link_leads_somewhere]
+CASES = [each_command_of_a_document_is_run_or_says_why_not, each_command_that_is_mentioned_is_there, each_link_leads_somewhere]
 CASES_ON_SITE = [each_command_works]

@@ -4,7 +4,7 @@ import subprocess
 
 import yaml
 
-from harness import ROOT
+from harness import ROOT, documents
 
 DIRECTORY = ROOT / 'deploy/monitoring'
 ALERTS = DIRECTORY / 'alerts.yaml'
@@ -56,19 +56,13 @@ def each_alert_is_tested_both_ways():
     assert names == fires == quiet, f'not tested: {names - fires} to fire, {names - quiet} to be quiet; gone: {fires - names}'
 
 
-def anchors(document):
-    """As GitHub makes them of headings."""
-    headings = re.findall(r'^#+ (.+)$', document.read_text(), re.M)
-    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
-
-
 def each_alert_says_what_to_do():
     for rule in alerts():
         name, annotations = rule['alert'], rule['annotations']
         assert set(annotations) == {'summary', 'description', 'runbook'}, name
         assert rule['labels']['severity'] in ('critical', 'warning'), name
         document, _, anchor = annotations['runbook'].partition('#')
-        assert anchor in anchors(ROOT / document), f'{name}: {document} has no section #{anchor}'
+        assert anchor in documents.anchors(ROOT / document), f'{name}: {document} has no section #{anchor}'
 
 
 def unknown(expressions, found):
@@ -105,8 +99,8 @@ def every_alert_is_about_a_launchers_own_metrics(site):
 
 def the_wrapper_is_a_prometheus_rule():
     """The command of the README makes what Prometheus' operator takes."""
-    [block] = re.findall(r'^```sh\n(.*?)^```$', (DIRECTORY / 'README.md').read_text(), re.M | re.S)
-    command = block.splitlines()[0].removesuffix(' >prometheusrule.yaml')
+    [[command, _]] = documents.blocks((DIRECTORY / 'README.md').read_text())
+    command = command.removesuffix(' >prometheusrule.yaml')
     made = subprocess.run(['bash', '-c', command], capture_output=True, text=True, cwd=DIRECTORY, check=True).stdout
     rule = yaml.safe_load(made)
     assert rule['kind'] == 'PrometheusRule' and rule['metadata'] == {'name': 'nodepool'}

@@ -38,7 +38,7 @@ openstack-two-hundred: ## two hundred servers at once on a real OpenStack, with 
 	tests/setup test openstack && cargo build --workspace
 	tests/interop/run openstack-two-hundred
 
-bench: ## latency and idle cost beside Python Nodepool's
+bench: ## what the launcher does and costs, beside Python Nodepool's and ZooKeeper alone (tests/bench/README.md)
 	tests/run setup bench
 
 openstack-up: ## installs and starts a real OpenStack on loopback

@@ -71,16 +71,17 @@ class Process:
 
 
 class ZooKeeper(Process):
-    """A real ZooKeeper in a directory of its own, plain and TLS."""
+    """A real ZooKeeper in a directory of its own, plain and TLS; `java`: options in place of those for a test's short life."""
 
-    def __init__(self, directory, tls_port=None):
+    def __init__(self, directory, tls_port=None, java=None):
         self.directory = pathlib.Path(directory)
         self.port = free_port()
         self.tls_port = tls_port or free_port()
         tls = self.directory / 'tls'
         self.ca, self.cert, self.key = tls / 'ca.pem', tls / 'client.pem', tls / 'client.key'
         super().__init__([TESTS / 'services/zookeeper/run', directory, self.port, self.tls_port],
-                         self.directory / 'run.log')
+                         self.directory / 'run.log',
+                         env={**os.environ, 'NODEPOOL_TEST_ZOOKEEPER_JAVA': java} if java else None)
 
     def four_letters(self, word):
         """ZooKeeper's one-word queries (ruok, mntr, cons), or '' while it does not answer."""
@@ -142,9 +143,10 @@ class ZooKeeper(Process):
 class Launcher(Process):
     """A nodepool-launcher in the foreground: ours, or with python=True upstream's."""
 
-    def __init__(self, config, log, python=False, env=None, arguments=()):
+    def __init__(self, config, log, python=False, env=None, arguments=(), debug=True):
         executable = VENV / 'bin/nodepool-launcher' if python else binary('nodepool-launcher')
-        super().__init__([executable, '-f', '-d', '-c', config, *arguments], log,
+        arguments = [*(['-d'] if debug else []), '-c', config, *arguments]
+        super().__init__([executable, '-f', *arguments], log,
                          env={**os.environ, **(env or {})}, stop_signal=signal.SIGINT, grace=30)
 
 

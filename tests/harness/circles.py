@@ -74,7 +74,7 @@ class Crate:
 
     def imports(self, file):
         """(line, path, the other file) of everything of the crate that `file` takes from another one."""
-        words = set(re.findall(r'\w+', file.body))
+        words = set(re.findall(r'\w+', re.sub(r'\bmod\s+\w+\s*;', '', file.body)))
         for line, path, name in file.uses:
             # What is passed on and not used here is imported by whoever takes it from here.
             if name in words or not self.is_public(file, line):

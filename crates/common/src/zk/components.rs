@@ -11,7 +11,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use super::{Shared, ZooKeeper, error::is_unknown, lock::repeat, paths, raw};
+use super::{
+    ZooKeeper,
+    error::is_unknown,
+    paths,
+    repeated::{self, repeat},
+    session::Shared,
+};
 use crate::model::{PoolComponent, wire::to_python_json};
 
 const LOGGER: &str = "nodepool.zk.ComponentRegistry";
@@ -209,7 +215,7 @@ async fn register(client: &Client, document: &Document) -> Result<(String, i32),
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     // Upstream's registries watch all three.
     for kind in KINDS {
-        raw::create(client, &format!("{}/{kind}", paths::COMPONENTS), b"", deadline).await?;
+        repeated::create(client, &format!("{}/{kind}", paths::COMPONENTS), b"", deadline).await?;
     }
     let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
     loop {

@@ -3,12 +3,16 @@
 //! The server's certificate must chain to the configured authority, always. Whether it names the host is checked only
 //! when `verify-hostname` asks for it: the operator's does not name it, and upstream never looks (traps.md 17).
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use zookeeper_client::{Connector, TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 
-use super::{error::ZkError, pem};
+use super::{
+    error::ZkError,
+    pem,
+    tls::{Tls, client_config},
+};
 use crate::{config, sys::crypto};
 
 /// What rustls does not take, and OpenSSL does.
@@ -28,15 +32,6 @@ pub(super) struct Target {
     pub tls: Option<Tls>,
     /// Where the connector looks for certificates at each handshake, and the files that they come from.
     renewable: Option<(TlsDynamicCerts, config::ZooKeeperTls)>,
-}
-
-/// The files of `zookeeper-tls`, read.
-#[derive(Clone, PartialEq)]
-pub(super) struct Tls {
-    pub ca: Arc<str>,
-    pub cert: Arc<str>,
-    pub key: Arc<str>,
-    pub verify_hostname: bool,
 }
 
 impl Target {
@@ -133,7 +128,7 @@ fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
         .map_err(|error| unusable_because("ca", &files.ca, error))?;
     let tls = Tls { ca: ca.into(), cert: cert.into(), key: key.into(), verify_hostname: files.verify_hostname };
     // A key that does not belong to the certificate is found here rather than at each connection attempt.
-    super::diagnose::client_config(&tls).map_err(|error| match error {
+    client_config(&tls).map_err(|error| match error {
         rustls::Error::InvalidCertificate(_) => unusable_because("cert", &files.cert, error),
         _ => unusable_because("key", &files.key, error),
     })?;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    Shared, ZooKeeper,
+    ZooKeeper,
     lock::{Waited, acquire},
-    paths, raw,
+    paths, repeated,
+    session::Shared,
 };
 
 const LOGGER: &str = "nodepool.zk.Election";
@@ -43,7 +44,7 @@ async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch
     let contender = match acquire(shared, session, &client, dir, identifier.as_bytes(), None).await {
         Ok(Waited::Acquired(contender)) => contender,
         Ok(Waited::NoDirectory) => {
-            if let Err(error) = raw::create(&client, dir, b"", shared.deadline()).await {
+            if let Err(error) = repeated::create(&client, dir, b"", shared.deadline()).await {
                 tracing::info!(logger = LOGGER, "Cannot create {dir}: {error}");
                 pause.await;
             }

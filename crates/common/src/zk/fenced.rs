@@ -16,9 +16,9 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 use super::{
     cache::Asking,
     error::{ZkError, is_unknown},
-    lock::{Contender, repeat},
-    raw,
+    lock::Contender,
     record::{Record, stat},
+    repeated::{self, repeat},
 };
 use crate::model::{Node, NodeState, Stat, Timestamp};
 
@@ -345,7 +345,7 @@ impl Held<Node> {
                     if self.record.state != NodeState::Deleted {
                         self.update(|node| node.set_state(NodeState::Deleted, now)).await?;
                     }
-                    let subtree = raw::subtree(&client, &path, deadline).await.map_err(fail)?;
+                    let subtree = repeated::subtree(&client, &path, deadline).await.map_err(fail)?;
                     others = subtree
                         .into_iter()
                         .filter(|below| *below != path && *below != dir && *below != contender)
@@ -362,7 +362,7 @@ impl Held<Node> {
         }
         // Contenders come faster than we delete them.
         let client = self.client(VERB)?;
-        raw::delete_recursive(&client, &path, deadline).await.map_err(|error| ZkError::of(VERB, &path, error))?;
+        repeated::delete_recursive(&client, &path, deadline).await.map_err(|error| ZkError::of(VERB, &path, error))?;
         self.gone();
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use zookeeper_client::Error;
 
-use super::{ZkError, ZooKeeper, lock::repeat, paths};
+use super::{ZkError, ZooKeeper, paths, repeated::repeat};
 use crate::model::{Entry, HeldBack, Holder, RecordError, Stat};
 
 /// A record as it was read.

@@ -16,10 +16,10 @@ use super::{
     cache::Asking,
     error::is_unknown,
     fenced::TryLock,
-    lock::{Attempt, Contender, Unchanged, list_synced, repeat, try_acquire},
+    lock::{Attempt, Contender, Unchanged, list_synced, try_acquire},
     paths::{self, Lock, Spot},
-    raw,
     record::stat,
+    repeated::{self, repeat},
 };
 use crate::model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadKey};
 
@@ -84,7 +84,7 @@ impl ZooKeeper {
                     return Ok(TryLock::Gone);
                 }
                 Attempt::NoDirectory => match &below {
-                    None => raw::create(&client, &dir, b"", self.shared.deadline()).await.map_err(fail)?,
+                    None => repeated::create(&client, &dir, b"", self.shared.deadline()).await.map_err(fail)?,
                     Some(build) => self.make_below(&client, build, &dir).await.map_err(fail)?,
                 },
             }
@@ -100,7 +100,7 @@ impl ZooKeeper {
             let made = repeat(self.shared.deadline(), || async {
                 let mut multi = client.new_multi_writer();
                 multi.add_check_version(&record.path, record.version)?;
-                multi.add_create(&path, b"", &raw::PERSISTENT)?;
+                multi.add_create(&path, b"", &repeated::PERSISTENT)?;
                 match multi.commit().await {
                     Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::NodeExists }) => Ok(true),
                     Err(MultiWriteError::OperationFailed { source: Error::NoNode | Error::BadVersion, .. }) => {
@@ -202,7 +202,7 @@ impl HeldWork {
             .fenced(
                 "creating",
                 &path,
-                |multi| multi.add_create(&path, &data, &raw::PERSISTENT),
+                |multi| multi.add_create(&path, &data, &repeated::PERSISTENT),
                 || async {
                     // An earlier try may have made it: the id is ours alone.
                     Ok(self.get(&path).await?.map(|(_, new)| (path.clone(), new)))

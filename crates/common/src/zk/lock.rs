@@ -13,12 +13,16 @@
 //! The lock's directory is never created here: creating it would re-create a record that was just deleted (traps.md
 //! 5). That is the business of those who know whether the record exists.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult, Stat};
 
-use super::{SessionId, Shared, error::is_unknown};
+use super::{
+    error::is_unknown,
+    repeated::repeat,
+    session::{SessionId, Shared},
+};
 
 const MARK: &str = "__lock__";
 const DIGITS: usize = 10;
@@ -422,24 +426,10 @@ fn sequence(child: &str) -> Option<&str> {
     rest.strip_suffix('-')?.ends_with(MARK).then(|| &child[start - 1..])
 }
 
-/// Repeats what may be repeated, while only the connection is at fault. Between two tries the request waits inside the
-/// client for the connection; the short pause is for a connection that breaks at once.
-pub(super) async fn repeat<T, F>(deadline: Instant, mut operation: impl FnMut() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    loop {
-        match operation().await {
-            Err(error) if is_unknown(&error) && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            result => return result,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn names(names: &[&str]) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Nodes: created locked, and locked without ever bringing a deleted one back.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
@@ -9,19 +9,18 @@ use super::{
     Held, KeptLock, TryLock, ZkError, ZooKeeper,
     cache::Asking,
     error::is_unknown,
-    lock::{Attempt, Contender, Waited, acquire, holder, list_synced, repeat, try_acquire},
-    paths, raw,
+    lock::{Attempt, Contender, Waited, acquire, holder, list_synced, try_acquire},
+    paths,
     record::{Record, stat, useless},
+    repeated::{self, repeat},
 };
-use crate::model::{Node, NodeId, NodeState, ProviderName, Timestamp};
+use crate::{
+    model::{Node, NodeId, NodeState, ProviderName},
+    sys::clock::now,
+};
 
 /// How many of the newest records are searched for one whose creation was not answered.
 pub(super) const LOOK_BACK: usize = 200;
-
-/// Seconds since the epoch.
-pub(super) fn now() -> Timestamp {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
 
 impl ZooKeeper {
     /// Creates the node (state `init`), locks it and sets it to `building`: two round trips. Peers see what upstream
@@ -41,7 +40,7 @@ impl ZooKeeper {
         let mut contender = Contender::planned(&self.shared, session, &dir);
         let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
         let mut multi = client.new_multi_writer();
-        multi.add_create(&dir, b"", &raw::PERSISTENT).map_err(fail)?;
+        multi.add_create(&dir, b"", &repeated::PERSISTENT).map_err(fail)?;
         multi.add_create(&contender.create_path(), b"", &ephemeral).map_err(fail)?;
         multi.add_set_data(&path, &document, Some(0)).map_err(fail)?;
         match multi.commit().await {
@@ -107,7 +106,7 @@ impl ZooKeeper {
             match client.create(&prefix, document, &sequential).await {
                 Ok((_, sequence)) => return Ok(NodeId::from(sequence.to_string())),
                 Err(Error::NoNode) => {
-                    repeat(deadline, || client.mkdir(paths::NODES, &raw::PERSISTENT)).await.map_err(fail)?;
+                    repeat(deadline, || client.mkdir(paths::NODES, &repeated::PERSISTENT)).await.map_err(fail)?;
                 }
                 Err(error) if is_unknown(&error) && Instant::now() < deadline => {
                     if let Some(id) = find_own(client, document, deadline).await.map_err(fail)? {
@@ -282,7 +281,7 @@ impl ZooKeeper {
 
     /// `<id>/lock` and nothing above it; false: the node is gone.
     async fn make_lock_dir(&self, client: &Client, dir: &str) -> Result<bool, Error> {
-        match repeat(self.shared.deadline(), || client.create(dir, b"", &raw::PERSISTENT)).await {
+        match repeat(self.shared.deadline(), || client.create(dir, b"", &repeated::PERSISTENT)).await {
             Ok(_) | Err(Error::NodeExists) => Ok(true),
             Err(Error::NoNode) => Ok(false),
             Err(error) => Err(error),

@@ -1,16 +1,13 @@
 //! Plain reads and writes, for the command line and odd jobs.
 
-use tokio::time::Instant;
-use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error};
+use zookeeper_client::Error;
 
-use super::{ZkError, ZooKeeper, lock::repeat, record::stat};
+use super::{
+    ZkError, ZooKeeper,
+    record::stat,
+    repeated::{create, delete_recursive, repeat},
+};
 use crate::model::Stat;
-
-/// How often a deletion starts again when somebody adds children meanwhile.
-const ATTEMPTS: usize = 10;
-
-/// A plain directory or record, for everybody, as kazoo creates them.
-pub(super) const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 
 impl ZooKeeper {
     /// Data and stat; `None`: there is no such path. Paths are absolute, without the chroot.
@@ -61,61 +58,4 @@ impl ZooKeeper {
             .await
             .map_err(|error| ZkError::of("deleting", path, error))
     }
-}
-
-pub(super) async fn create(client: &Client, path: &str, data: &[u8], deadline: Instant) -> Result<(), Error> {
-    loop {
-        match repeat(deadline, || client.create(path, data, &PERSISTENT)).await {
-            Ok(_) | Err(Error::NodeExists) => return Ok(()),
-            Err(Error::NoNode) => match path.rfind('/') {
-                Some(end) if end > 0 => repeat(deadline, || client.mkdir(&path[..end], &PERSISTENT)).await?,
-                _ => return Err(Error::NoNode),
-            },
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// A path and everything below it, children before their parents.
-pub(super) async fn subtree(client: &Client, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
-    let mut found = vec![path.to_owned()];
-    let mut level = vec![path.to_owned()];
-    while !level.is_empty() {
-        let listings = level.iter().map(|path| repeat(deadline, || client.list_children(path)));
-        let mut next = Vec::new();
-        for (parent, children) in level.iter().zip(futures::future::join_all(listings).await) {
-            match children {
-                Ok(children) => next.extend(children.into_iter().map(|child| format!("{parent}/{child}"))),
-                Err(Error::NoNode) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        found.extend(next.iter().cloned());
-        level = next;
-    }
-    found.reverse();
-    Ok(found)
-}
-
-/// Child first, all deletions sent at once: ZooKeeper carries one session's requests out in their order.
-pub(super) async fn delete_recursive(client: &Client, path: &str, deadline: Instant) -> Result<(), Error> {
-    let mut last = Error::NotEmpty;
-    for _ in 0..ATTEMPTS {
-        let paths = subtree(client, path, deadline).await?;
-        let mut again = false;
-        for result in futures::future::join_all(paths.iter().map(|path| client.delete(path, None))).await {
-            match result {
-                Ok(()) | Err(Error::NoNode) => {}
-                Err(error) if error == Error::NotEmpty || super::error::is_unknown(&error) => {
-                    again = true;
-                    last = error;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if !again {
-            return Ok(());
-        }
-    }
-    Err(last)
 }

@@ -5,9 +5,10 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 use super::{
     Held, TryLock, ZkError, ZooKeeper,
     error::is_unknown,
-    lock::{Attempt, list_synced, repeat, try_acquire},
-    paths, raw,
+    lock::{Attempt, list_synced, try_acquire},
+    paths,
     record::{Record, stat, useless},
+    repeated::{self, repeat},
 };
 use crate::model::{NodeRequest, RequestId};
 
@@ -36,7 +37,7 @@ impl ZooKeeper {
                     return Ok(request);
                 }
                 Err(Error::NoNode) => {
-                    repeat(deadline, || client.mkdir(paths::REQUESTS, &raw::PERSISTENT)).await.map_err(fail)?;
+                    repeat(deadline, || client.mkdir(paths::REQUESTS, &repeated::PERSISTENT)).await.map_err(fail)?;
                 }
                 Err(error) if is_unknown(&error) && tokio::time::Instant::now() < deadline => {
                     // The answer is lost, not necessarily the request: its event id is its own.
@@ -83,7 +84,7 @@ impl ZooKeeper {
                         self.shared.cache().missed_request(id);
                         return Ok(TryLock::Gone);
                     }
-                    raw::create(&client, &dir, b"", deadline).await.map_err(fail)?;
+                    repeated::create(&client, &dir, b"", deadline).await.map_err(fail)?;
                     made = true;
                 }
                 Attempt::Acquired(contender, record) => {

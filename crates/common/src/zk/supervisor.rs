@@ -14,7 +14,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use zookeeper_client::{Acls, Client, CreateMode, SessionState};
 
-use super::{SessionId, Shared, connect::Target, diagnose::diagnose};
+use super::{
+    connect::Target,
+    diagnose::diagnose,
+    session::{SessionId, Shared},
+};
 
 const LOGGER: &str = "nodepool.zk.ZooKeeper";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

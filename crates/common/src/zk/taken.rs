@@ -13,9 +13,9 @@ use zookeeper_client::{Error, MultiWriteError};
 use super::{
     ZkError, ZooKeeper,
     error::is_unknown,
-    lock::{self, repeat},
+    lock,
     paths::{self, Spot},
-    raw,
+    repeated::{self, repeat},
 };
 use crate::model::{BuildId, ImageBuild, ImageName, ImageUpload, Stat, UploadKey};
 
@@ -73,7 +73,7 @@ impl ZooKeeper {
         let deadline = self.shared.deadline();
         let fail = |error: Error| ZkError::of(VERB, &path, error);
         for _ in 0..ATTEMPTS {
-            let found = raw::subtree(&client, &path, deadline).await.map_err(fail)?;
+            let found = repeated::subtree(&client, &path, deadline).await.map_err(fail)?;
             if found.iter().any(|path| keeps(path) || lock::is_contender(path)) {
                 return Ok(false);
             }

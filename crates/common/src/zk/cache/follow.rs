@@ -13,16 +13,16 @@ use zookeeper_client::{
 
 use super::{
     super::{
-        Shared,
         error::is_unknown,
-        nodes::now,
         paths::{self, Spot},
-        raw,
         record::stat,
+        repeated,
+        session::Shared,
     },
     Cache,
     walk::{BATCH, walk},
 };
+use crate::sys::clock::now;
 
 const LOGGER: &str = "nodepool.zk.Cache";
 /// Requests in flight, each for as many paths as have gathered by then.
@@ -30,7 +30,7 @@ const IN_FLIGHT: usize = 4;
 /// Between two attempts while the connection breaks again and again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn follow(shared: Arc<Shared>, cache: Cache) {
+pub(crate) async fn follow(shared: Arc<Shared>, cache: Cache) {
     let mut pause = Duration::ZERO;
     loop {
         let next = async {
@@ -97,7 +97,7 @@ async fn session_long(client: Client, cache: &Cache) -> Result<(), Error> {
 /// The directories that every process expects, as upstream's first writers leave them.
 async fn ensure_parents(client: &Client) -> Result<(), Error> {
     for path in [paths::NODES, paths::REQUESTS, paths::REQUEST_LOCKS, paths::IMAGES, paths::POOLS, paths::ELECTIONS] {
-        client.mkdir(path, &raw::PERSISTENT).await?;
+        client.mkdir(path, &repeated::PERSISTENT).await?;
     }
     Ok(())
 }

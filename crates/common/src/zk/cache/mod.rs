@@ -24,15 +24,12 @@ use std::sync::{
 
 use tokio::sync::watch;
 
+pub(super) use self::follow::follow;
 use self::tree::Tree;
-use super::{
-    Shared,
-    nodes::now,
-    paths::{Lock, Spot},
-};
+use super::paths::{Lock, Spot};
 use crate::{
     model::{Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat},
-    sys::clock,
+    sys::clock::now,
 };
 
 /// Everything under `/nodepool`, as last seen. Cheap to clone.
@@ -95,7 +92,7 @@ impl Cache {
 
     /// The clock was set: what this process has seen since when moves with it.
     pub fn clock_stepped(&self, step: f64) {
-        self.tree().clock_stepped(step, clock::now());
+        self.tree().clock_stepped(step, now());
     }
 
     /// A number that grows with each change.
@@ -111,10 +108,9 @@ impl Cache {
         }
     }
 
-    pub(super) fn ensure_started(&self, shared: &Arc<Shared>) {
-        if !self.inner.started.swap(true, Ordering::SeqCst) {
-            shared.guard("follower of ZooKeeper's records", follow::follow(shared.clone(), self.clone()));
-        }
+    /// Whether nobody has wanted to know of the tree before: then somebody has to [`follow`] it.
+    pub(super) fn is_wanted_first(&self) -> bool {
+        !self.inner.started.swap(true, Ordering::SeqCst)
     }
 
     fn heir(&self) -> Tree {

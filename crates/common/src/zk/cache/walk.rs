@@ -9,13 +9,15 @@ use zookeeper_client::{Client, Error, MultiReadResult};
 
 use super::{
     super::{
-        nodes::now,
         paths::{self, Lock, Spot},
         record::stat,
     },
     tree::Tree,
 };
-use crate::model::{BuildId, ImageName, ProviderName, UploadKey};
+use crate::{
+    model::{BuildId, ImageName, ProviderName, UploadKey},
+    sys::clock::now,
+};
 
 /// Visits in one request: some hundred kB of answer.
 pub(super) const BATCH: usize = 64;

@@ -1,0 +1,86 @@
+//! [`ZooKeeper`]: the connection, as everybody has it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cache::{Cache, follow},
+    connect::Target,
+    error::ZkError,
+    session::{SessionId, Shared},
+    supervisor::supervise,
+};
+use crate::{config, sys::shutdown::Shutdown};
+
+/// A connection that outlives sessions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ZooKeeper {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl ZooKeeper {
+    /// Starts connecting and returns at once; needs a tokio runtime. An error is one of the configuration, and names
+    /// the file or the key.
+    ///
+    /// `end` ends the connection: give it a token that fires after everything that still wants to unlock its records is
+    /// done, or call [`Self::close`] then. `shutdown` hears of it when a task that keeps the connection or the cache
+    /// panics: without them a process would live on and hear nothing.
+    #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
+    pub fn start(config: &config::ZooKeeper, shutdown: &Shutdown, end: CancellationToken) -> Result<Self, ZkError> {
+        let target = Target::new(config)?;
+        let shared = Arc::new(Shared::new(target, config.timeout, shutdown, end.child_token()));
+        shared.guard("keeper of the ZooKeeper session", supervise(shared.clone(), shared.target.subscribe()));
+        Ok(Self { shared })
+    }
+
+    /// Servers and certificates of a reloaded configuration; the next session uses them. A session none of whose
+    /// servers is configured any more ends at once. An error leaves everything as it is.
+    pub fn set_servers(&self, config: &config::ZooKeeper) -> Result<(), ZkError> {
+        self.shared.target.send_replace(Arc::new(Target::new(config)?));
+        Ok(())
+    }
+
+    /// The session that is connected now; `None` while there is none, or while its connection is lost.
+    pub fn session(&self) -> watch::Receiver<Option<SessionId>> {
+        self.shared.session.subscribe()
+    }
+
+    /// Waits for a connection.
+    pub async fn connected(&self) -> SessionId {
+        let mut session = self.session();
+        loop {
+            if let Some(session) = *session.borrow_and_update() {
+                return session;
+            }
+            if session.changed().await.is_err() {
+                // The sender lives as long as we do.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Everything under `/nodepool`. The first call starts it: who never asks, like most of the command line, walks
+    /// and watches nothing.
+    pub fn cache(&self) -> &Cache {
+        let cache = self.shared.cache();
+        if cache.is_wanted_first() {
+            self.shared.guard("follower of ZooKeeper's records", follow(self.shared.clone(), cache.clone()));
+        }
+        cache
+    }
+
+    /// Ends the session, so that our locks and components vanish at once, and waits for that.
+    pub async fn close(&self) {
+        self.shared.stop.cancel();
+        let mut closed = self.shared.closed.subscribe();
+        // The sender lives as long as we do.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+
+    /// The configured servers, for messages.
+    pub fn servers(&self) -> String {
+        self.shared.target.borrow().addresses()
+    }
+}

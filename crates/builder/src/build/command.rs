@@ -7,7 +7,7 @@ use std::{
 
 use nodepool_common::config::{Config, Diskimage};
 
-use crate::image_builder::{self, builtin};
+use crate::image_builder::{self, builtin, executable::executable};
 
 /// A program with its arguments, and what its environment has beyond ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,7 +93,7 @@ enum Runs {
 
 impl Runs {
     fn of(program: &str, has_keys: bool, image: &Diskimage) -> Self {
-        let own = builtin::executable().ok();
+        let own = executable().ok();
         let of_process = env::var(builtin::SWITCH).ok();
         let switch = image.env_vars.get(builtin::SWITCH).or(of_process.as_ref());
         match (has_keys, builtin::is_meant(program, own.as_deref().and_then(Path::parent))) {

@@ -9,13 +9,7 @@
 //! nodepool-builder itself. A program of that name elsewhere is somebody's own, and a wrapper (`sudo dib-ansible …`) runs what
 //! it finds. [`SWITCH`] makes the file run after all.
 
-use std::{
-    ffi::OsStr,
-    io,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{ffi::OsStr, path::Path, process::ExitCode};
 
 use super::{guard, start, wrapper};
 
@@ -37,14 +31,6 @@ pub fn is_meant(program: &str, own: Option<&Path>) -> bool {
 /// Whether a value of [`SWITCH`] switches ours off.
 pub fn is_off(value: &str) -> bool {
     ["no", "false", "off", "0"].contains(&value.trim().to_ascii_lowercase().as_str())
-}
-
-/// Our own executable. One that was replaced while it runs is followed to what has taken its place.
-pub fn executable() -> io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    let replaced = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
-    let replaced = replaced.map(|path| PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())));
-    Ok(replaced.filter(|_| !path.exists()).unwrap_or(path))
 }
 
 /// Runs what this process was started as, if that is `dib-ansible` or a part of it, and returns its exit status.

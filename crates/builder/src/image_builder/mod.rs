@@ -23,6 +23,7 @@
 mod arguments;
 pub mod builtin;
 mod call;
+pub mod executable;
 mod guard;
 mod known_hosts;
 mod notes;

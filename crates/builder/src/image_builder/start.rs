@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     arguments::Arguments,
-    builtin,
+    executable::executable,
     guard::{self, Plan},
     output,
     preflight::{self, Checks, PreflightError},
@@ -347,7 +347,7 @@ async fn guarded(
     let write = || -> std::io::Result<std::process::Command> {
         state.set_build(build)?;
         fs::write(state.path("plan.json"), serde_json::to_vec(plan)?)?;
-        let mut command = std::process::Command::new(builtin::executable()?);
+        let mut command = std::process::Command::new(executable()?);
         command.arg(guard::ARGUMENT).arg(&state.directory).stdin(Stdio::piped()).process_group(0);
         Ok(command)
     };

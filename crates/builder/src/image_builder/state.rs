@@ -19,7 +19,7 @@ use nodepool_common::config::ImageBuilder;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::builtin;
+use super::executable::executable;
 
 /// Names the directory to the processes below ansible-playbook.
 pub const VARIABLE: &str = "NODEPOOL_DIB_ANSIBLE";
@@ -113,7 +113,7 @@ impl State {
             TempDir::with_prefix_in(PREFIX, home)
         })?;
         let state = Self { directory: directory.path().to_owned() };
-        let ours = builtin::executable()?;
+        let ours = executable()?;
         for sub in ["bin", "control", "calls", "hosts"] {
             fs::create_dir(state.path(sub))?;
         }

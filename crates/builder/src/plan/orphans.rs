@@ -11,10 +11,13 @@ use nodepool_common::model::{
     brake::{Count, Search, Sort, Thing, Verdict, judge},
 };
 
-use super::{World, retire::BUILD_ID};
+use super::World;
 
 /// The kind under which a build's files are on record.
 pub const FILES: &str = "files";
+
+/// Digits of a build's id; old ones have fewer.
+pub(super) const BUILD_ID: usize = 32;
 
 /// A build's files as a thing that can be held back.
 pub(super) fn thing(image: &ImageName, build: &BuildId) -> Thing {

@@ -15,8 +15,6 @@ use super::{Decision, Plan, Subject, World, orphans, world::GRACE};
 
 /// Ready builds of an image, and ready uploads of it to a provider, that are kept.
 const KEEP: usize = 2;
-/// Digits of a build's id; old ones have fewer.
-pub(super) const BUILD_ID: usize = 32;
 /// Seconds for which an upload of another builder's stays, although our configuration does not have it.
 const OTHERS_GRACE: f64 = 600.0;
 /// Seconds for a builder of Python Nodepool's to do it: its clean-up comes every minute.
@@ -285,7 +283,7 @@ impl<'a> Pass<'a> {
             let entry = world.records.builds.get(&(image.clone(), id.clone()));
             let reason = match entry.map(|entry| entry.record.as_ref()) {
                 // Of an image that nobody has ever heard of, or with a mere number for an id, it is somebody else's file.
-                None if !world.records.images.contains(image) || id.as_str().len() != BUILD_ID => None,
+                None if !world.records.images.contains(image) || id.as_str().len() != orphans::BUILD_ID => None,
                 None if !self.free.contains(&orphans::thing(image, id)) => None,
                 None => Some("there is no such build"),
                 // Perhaps somebody repairs the record.

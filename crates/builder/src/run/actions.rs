@@ -1,21 +1,19 @@
-//! Carrying a decision out: one task, what it works on marked, its end noted; and [`State`], what this builder does.
+//! Carrying a decision out: one task, what it works on marked, its end noted.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use nodepool_common::{
-    config::Config,
-    model::{ImageName, ProviderName, Timestamp},
+    model::ImageName,
     sys::clock,
     zk::{HeldWork, TryLock, ZkError},
 };
 use tracing::{debug, error, info};
 
 use super::{Builder, LOGGER};
-use crate::plan::{Decision, Doing, Subject, UploadTo};
+use crate::plan::{Decision, Subject, UploadTo};
 
 /// Seconds before an action that ZooKeeper made fail is tried again.
 const AFTER_AN_ERROR: f64 = 1.0;
@@ -23,125 +21,6 @@ const AFTER_AN_ERROR: f64 = 1.0;
 pub(super) const WHILE_LOCKED: f64 = 5.0;
 /// How long work that lost its lock with its session tries to take it again.
 pub(super) const TAKE_AGAIN: Duration = Duration::from_secs(120);
-/// Seconds after its pause for which it counts that an upload has failed.
-const REMEMBERED: f64 = 3600.0;
-/// The longest pause after failures, in first pauses.
-const LONGEST: f64 = 60.0;
-
-/// What this builder does, and how often it has failed.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    /// What the planner sees.
-    pub doing: Doing,
-    /// Builds that failed in a row.
-    build_failures: BTreeMap<ImageName, u32>,
-    /// Uploads that failed in a row.
-    upload_failures: BTreeMap<UploadTo, u32>,
-    /// Deletions that failed in a row.
-    retire_failures: BTreeMap<Subject, u32>,
-    /// The file has providers that are left out, and were not in force before either.
-    pub lacks_providers: bool,
-    /// What was last said of images-dir.
-    pub files_trouble: String,
-    /// Files without a record that are not deleted, as it was last said.
-    pub withheld: BTreeSet<String>,
-    /// The record of that is being written.
-    pub withholding: bool,
-}
-
-impl State {
-    /// Whether nothing runs.
-    pub fn is_idle(&self) -> bool {
-        self.doing.building.is_empty() && self.doing.uploading.is_empty() && self.doing.busy.is_empty()
-    }
-
-    /// What runs, for the log; empty: nothing.
-    pub fn under_way(&self) -> String {
-        let builds = self.doing.building.iter().map(|image| format!("build of {image}"));
-        let uploads =
-            self.doing.uploading.iter().map(|(image, _, provider)| format!("upload of {image} to {provider}"));
-        builds.chain(uploads).collect::<Vec<_>>().join(", ")
-    }
-
-    /// The clock was set by that many seconds: pauses last as long as before.
-    pub fn clock_stepped(&mut self, step: f64) {
-        let doing = &mut self.doing;
-        let builds = doing.builds_after.values_mut().map(|(at, _)| at);
-        let uploads = doing.uploads_after.values_mut();
-        let times = builds.chain(uploads).chain(doing.retire_after.values_mut()).chain(doing.wanted.values_mut());
-        times.for_each(|at| *at += step);
-    }
-
-    /// Drops pauses that are over.
-    pub fn tidy(&mut self, now: Timestamp) {
-        self.doing.builds_after.retain(|_, (at, _)| *at > now);
-        self.doing.retire_after.retain(|_, at| *at > now);
-        // For a while longer: what has failed goes behind what has not.
-        self.doing.uploads_after.retain(|_, at| *at > now - REMEMBERED);
-        let Self { upload_failures, doing, .. } = self;
-        upload_failures.retain(|to, _| doing.uploads_after.contains_key(to));
-    }
-
-    /// A new configuration may have mended what failed.
-    pub fn reconsider(&mut self, before: &Config, now: &Config, providers: &[ProviderName]) {
-        let is_same = |image: &ImageName| before.diskimages.get(image) == now.diskimages.get(image);
-        self.build_failures.retain(|image, _| is_same(image));
-        self.doing.builds_after.retain(|image, _| is_same(image));
-        self.upload_failures.retain(|(image, _, provider), _| is_same(image) && !providers.contains(provider));
-        self.doing.uploads_after.retain(|(image, _, provider), _| is_same(image) && !providers.contains(provider));
-        self.doing.retire_after.clear();
-        self.retire_failures.clear();
-    }
-
-    /// A build failed: none before the pause is over, but for another request than the one it was begun for.
-    pub fn build_failed(&mut self, image: &ImageName, first: f64, now: Timestamp, request: Option<i64>) -> f64 {
-        let pause = longer(self.build_failures.entry(image.clone()).or_default(), first);
-        self.doing.builds_after.insert(image.clone(), (now + pause, request));
-        pause
-    }
-
-    /// A build worked.
-    pub fn build_worked(&mut self, image: &ImageName) {
-        self.build_failures.remove(image);
-        self.doing.builds_after.remove(image);
-    }
-
-    /// An upload failed: none before the pause is over.
-    pub fn upload_failed(&mut self, to: &UploadTo, first: f64, now: Timestamp) -> f64 {
-        let pause = longer(self.upload_failures.entry(to.clone()).or_default(), first);
-        self.doing.uploads_after.insert(to.clone(), now + pause);
-        pause
-    }
-
-    /// An upload worked.
-    pub fn upload_worked(&mut self, to: &UploadTo) {
-        self.upload_failures.remove(to);
-        self.doing.uploads_after.remove(to);
-    }
-
-    /// An action has ended. A deletion that does not wait for another attempt has worked.
-    fn acted(&mut self, decision: &Decision) {
-        if let Some(subject) = decision.subject()
-            && !self.doing.retire_after.contains_key(&subject)
-        {
-            self.retire_failures.remove(&subject);
-        }
-    }
-
-    /// A deletion failed: none before the pause is over.
-    pub fn retirement_failed(&mut self, subject: &Subject, first: f64, now: Timestamp) {
-        let pause = longer(self.retire_failures.entry(subject.clone()).or_default(), first);
-        self.doing.retire_after.insert(subject.clone(), now + pause);
-    }
-}
-
-/// The next pause: doubling.
-fn longer(failures: &mut u32, first: f64) -> f64 {
-    *failures = failures.saturating_add(1);
-    let doublings = i32::try_from(*failures - 1).unwrap_or(i32::MAX).min(16);
-    (first * 2f64.powi(doublings)).min(first * LONGEST)
-}
-
 impl Builder {
     /// Starts an action; what it works on is marked until it ends, however it ends.
     pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
@@ -327,36 +206,5 @@ impl Drop for Marked {
         }
         drop(state);
         self.builder.wake.notify_one();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Timestamp = 1_000_000.0;
-
-    #[test]
-    fn what_waits_for_a_time_waits_as_long_as_before_when_the_clock_is_set() {
-        for step in [7200.0, -7200.0] {
-            let (mut state, image) = (State::default(), ImageName::from("i"));
-            let to: UploadTo = (image.clone(), "b".into(), "p".into());
-            let subject = Subject::Build(image.clone(), "b".into());
-            state.build_failed(&image, 60.0, NOW, Some(7));
-            state.upload_failed(&to, 60.0, NOW);
-            state.retirement_failed(&subject, 60.0, NOW);
-            state.doing.wanted.insert(subject.clone(), NOW - 10.0);
-            state.clock_stepped(step);
-            assert_eq!(state.doing.wanted.get(&subject), Some(&(NOW - 10.0 + step)));
-            state.tidy(NOW + step + 59.0);
-            assert_eq!(state.doing.builds_after[&image], (NOW + step + 60.0, Some(7)));
-            assert_eq!(state.doing.uploads_after.get(&to), Some(&(NOW + step + 60.0)));
-            assert_eq!(state.doing.retire_after.get(&subject), Some(&(NOW + step + 60.0)));
-            state.tidy(NOW + step + 61.0);
-            assert!(state.doing.builds_after.is_empty() && state.doing.retire_after.is_empty());
-            assert!(state.doing.uploads_after.contains_key(&to), "what has failed goes behind what has not");
-            state.tidy(NOW + step + 61.0 + REMEMBERED);
-            assert!(state.doing.uploads_after.is_empty());
-        }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`retire`] | deletions: of uploads, builds, files |
 //! | [`clouds`] | the providers that images are uploaded to |
 //! | [`withhold`] | files without a record that are not deleted |
+//! | [`state`] | what this builder does, and what it does not try again yet |
 //! | [`report`] | metrics |
 
 mod actions;
@@ -18,6 +19,7 @@ mod builds;
 mod clouds;
 mod report;
 mod retire;
+mod state;
 mod uploads;
 mod withhold;
 
@@ -43,7 +45,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use self::{actions::State, clouds::Clouds};
+use self::{clouds::Clouds, state::State};
 use crate::{
     build::process,
     files,

@@ -1,7 +1,7 @@
 //! Builds of diskimages and their uploads: the launcher reads them, the builder writes them.
 
 use super::{
-    BuildId, ImageName, Object, ProviderName, Timestamp, UploadId, UploadKey, states,
+    BuildId, ImageName, Object, ProviderName, Timestamp, UploadId, states,
     wire::{Extra, Reading, RecordError},
 };
 
@@ -17,6 +17,16 @@ states! {
         /// `dib-cmd` failed.
         Failed = "failed",
     }
+}
+
+/// An upload's place in the tree.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub struct UploadKey {
+    pub image: ImageName,
+    pub provider: ProviderName,
+    pub build: BuildId,
+    pub id: UploadId,
 }
 
 states! {

@@ -27,11 +27,11 @@ pub use held_back::{HeldBack, HeldItem, Holder, LARGEST};
 pub use ids::{
     BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,
 };
-pub use image::{BuildState, ImageBuild, ImageUpload, UploadState};
+pub use image::{BuildState, ImageBuild, ImageUpload, UploadKey, UploadState};
 pub use json::{Json, Object};
 pub use metastatic::{Backing, Place, metastatic_owner, metastatic_provider};
 pub use node::{Node, NodeState};
-pub use records::{Entry, HasState, Records, RequestLock, Stat, UploadKey, WorkLock};
+pub use records::{Entry, HasState, Records, RequestLock, Stat, WorkLock};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
 pub use resources::Resources;
 pub use wire::{Extra, Reading, RecordError};

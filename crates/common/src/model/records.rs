@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     BuildId, BuilderComponent, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId,
-    NodeRequest, PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadId, UploadState,
+    NodeRequest, PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadKey, UploadState,
 };
 
 /// What of a znode's stat matters.
@@ -104,16 +104,6 @@ impl<T: HasState> Entry<T> {
     pub fn order(&self) -> Option<Timestamp> {
         Some(self.stat.in_order(self.usable()?.state_time()))
     }
-}
-
-/// An upload's place in the tree.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
-pub struct UploadKey {
-    pub image: ImageName,
-    pub provider: ProviderName,
-    pub build: BuildId,
-    pub id: UploadId,
 }
 
 /// A directory `/nodepool/requests-lock/<request>`, which outlives its request.

@@ -31,7 +31,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{ATTEMPT, Progress, connect, greeting::Heard};
+use super::{
+    attempt::{ATTEMPT, Progress, connect},
+    greeting::Heard,
+};
 
 /// Connections to one server at once: sshd's `MaxStartups` begins to drop at ten.
 const PARALLEL: usize = 4;

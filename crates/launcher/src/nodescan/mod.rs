@@ -11,29 +11,25 @@
 //! The budget of it all is the provider's `boot-timeout`; upstream's counts the time in the queue too, ours begins
 //! with the scan. A name that cannot be resolved is tried again, where upstream gives the launch up.
 
+mod attempt;
 mod greeting;
 mod keyscan;
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::lookup_host,
     sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
+
+use self::attempt::{Attempts, Progress, connect};
 
 /// Scans at the same time in one provider; others wait (`nodepool 11.0.0: NodescanWorker.MAX_REQUESTS`).
 pub const MAX_REQUESTS: usize = 100;
 /// Connections for further key types at the same time in one provider: a key exchange costs processor time, and one
 /// that comes too slowly would cost a node one of its keys.
 const MAX_EXCHANGES: usize = 32;
-/// One attempt to connect, and the wait for a server's first word.
-const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -160,40 +156,6 @@ impl Nodescan {
     }
 }
 
-/// How far a scan has come, for the message when its time is up.
-#[derive(Debug, Default)]
-struct Progress(Mutex<Attempts>);
-
-#[derive(Debug, Default)]
-struct Attempts {
-    number: u32,
-    /// Why the attempts so far failed, or what the present one waits for.
-    last: String,
-}
-
-impl Progress {
-    fn begin(&self) {
-        let mut attempts = self.lock();
-        attempts.number += 1;
-        // An earlier attempt's failure says more than that this one is still connecting.
-        if attempts.last.is_empty() {
-            "no answer to the connection".clone_into(&mut attempts.last);
-        }
-    }
-
-    fn is(&self, why: impl Into<String>) {
-        self.lock().last = why.into();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Attempts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(self) -> Attempts {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The story without its deadline.
 async fn scan(target: &Target, known: &[String], exchanges: &Semaphore, progress: &Progress) -> Vec<String> {
     let mut pause = FIRST_PAUSE;
@@ -240,19 +202,6 @@ async fn resolve(target: &Target) -> Result<SocketAddr, String> {
     match lookup_host((target.address.as_str(), target.port)).await {
         Ok(mut found) => found.next().ok_or_else(|| "its name has no address".to_owned()),
         Err(error) => Err(format!("its name cannot be resolved: {error}")),
-    }
-}
-
-async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    match timeout(ATTEMPT, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(match error.kind() {
-            io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-            io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
-            io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
-            _ => error.to_string(),
-        }),
-        Err(_) => Err(format!("no answer to the connection within {}s", ATTEMPT.as_secs())),
     }
 }
 

@@ -13,9 +13,10 @@ use nodepool_common::{
 };
 
 use super::{
-    Decision, Pass, PoolKey, PoolState, Waiting, World,
+    Decision, PoolKey, PoolState, Waiting, World,
     budget::Fit,
     metastatic::is_left_to_another,
+    pass::Pass,
     serve::{Declining, decline_reason, order_of, unknown},
 };
 

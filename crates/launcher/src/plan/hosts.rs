@@ -13,19 +13,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use nodepool_common::{
     config::{Driver, HostId, Provider, StaticHost},
-    model::{Entry, Node, NodeId, NodeState, ProviderName, Records},
+    model::{Entry, Node, NodeId, NodeState, Records},
 };
 
-use super::{Decision, Plan, PoolKey, World, keeper_of};
-
-/// A host of a provider.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostKey {
-    /// The provider.
-    pub provider: ProviderName,
-    /// Which of its hosts.
-    pub host: HostId,
-}
+use super::{Decision, HostKey, Plan, PoolKey, World, keeper_of};
 
 /// A node's record, where it stands, and what it says.
 #[derive(Clone, Copy)]

@@ -31,30 +31,35 @@
 //! | [`hosts`] | static hosts: nodes to register, bring up to date, take away |
 //! | [`metastatic`] | nodes that stand on other nodes: those to ask for, to take, to let go |
 //! | [`leaks`] | what of a search for leaks may be removed; asked by the searches, not by [`plan`] |
+//! | [`taken`] | what a pass has set aside, and what paused requests wait for |
 //! | [`budget`] | what is used and what remains of each quota and limit |
 
 mod assign;
 mod budget;
 mod decision;
 mod hosts;
+mod keys;
 mod leaks;
 mod metastatic;
+mod pass;
 mod serve;
 mod supply;
+mod taken;
 mod upkeep;
 mod world;
 
 pub use decision::{Decision, NewNode, Plan, Waiting, Want};
-pub use hosts::{HostKey, free_slots, host_of};
+pub use hosts::{free_slots, host_of};
+pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
 pub use metastatic::{carries, free_place};
 pub use world::{
-    CloudImage, HeldNode, HeldRequest, Holdings, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World,
-    keeper_of,
+    CloudImage, HeldNode, HeldRequest, Holdings, PoolState, ProjectQuota, ProviderState, Timing, World, keeper_of,
 };
 
 use budget::Budget;
-use supply::Taken;
+use pass::Pass;
+use taken::Taken;
 
 /// Decides what to do now.
 pub fn plan(world: &World<'_>) -> Plan {
@@ -69,14 +74,6 @@ pub fn plan(world: &World<'_>) -> Plan {
     // What is being launched is finished, also by one that is stopping.
     metastatic::metastatic(world, &mut pass.plan);
     pass.plan
-}
-
-/// A pass under way: the world, what was decided so far, and what that leaves for the next decision.
-struct Pass<'a> {
-    world: &'a World<'a>,
-    plan: Plan,
-    budget: Budget,
-    taken: Taken<'a>,
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use nodepool_common::{
 };
 
 use super::{
-    CloudImage, Decision, HeldNode, Pass, PoolKey, Waiting, Want, World,
+    CloudImage, Decision, HeldNode, PoolKey, Waiting, Want, World,
     budget::{Budget, Fit, label_resources},
     metastatic::is_left_to_another,
+    pass::Pass,
 };
 
 /// Seconds by which a time of ZooKeeper's may be ahead of our clock, and still be compared with times of ours.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
 };
 
@@ -14,22 +13,7 @@ use nodepool_common::{
     },
 };
 
-use super::HostKey;
-
-/// A pool of a provider.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PoolKey {
-    /// The provider.
-    pub provider: ProviderName,
-    /// Its pool.
-    pub pool: PoolName,
-}
-
-impl fmt::Display for PoolKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.provider, self.pool)
-    }
-}
+use super::{HostKey, PoolKey};
 
 /// All that a plan is made from.
 #[derive(Debug)]

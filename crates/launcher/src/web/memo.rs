@@ -7,10 +7,10 @@ use std::{
 
 use nodepool_common::model::Timestamp;
 
-use super::{accept::Format, reply::Document};
-
-/// How long an answer is good, in seconds; clients are told the same.
-pub(super) const EXPIRY: Timestamp = 1.0;
+use super::{
+    accept::Format,
+    reply::{Document, EXPIRY},
+};
 
 /// Path, query parameters in their order, format.
 pub(super) type Key = (String, Vec<(String, String)>, Format);

@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Query, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::Response,
 };
 use nodepool_common::{
@@ -183,9 +183,4 @@ fn ready(readiness: &Readiness) -> Result<Document, Refusal> {
         body.push_str(remark);
     }
     Ok(Document { made: clock::now(), body: body.into() })
-}
-
-/// A header value made of a constant or a date: visible ASCII, always.
-fn header_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -11,16 +11,15 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use nodepool_common::model::{Timestamp, wire::to_python_json};
 use serde_json::json;
 
-use super::{
-    accept::{Format, Page, negotiate_page},
-    header_value,
-    memo::EXPIRY,
-};
+use super::accept::{Format, Page, negotiate_page};
 
 /// `WebOb` adds a charset to texts only.
 pub(super) const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=UTF-8";
 const HTML: &str = "text/html; charset=UTF-8";
+
+/// How long an answer is good, in seconds; clients are told the same.
+pub(super) const EXPIRY: Timestamp = 1.0;
 
 const HTTP_DATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
 
@@ -126,4 +125,9 @@ fn date(seconds: i64) -> String {
 fn parse_date(value: &HeaderValue) -> Option<i64> {
     let text = value.to_str().ok()?.trim();
     NaiveDateTime::parse_from_str(text, HTTP_DATE).ok().map(|date| date.and_utc().timestamp())
+}
+
+/// A header value made of a constant or a date: visible ASCII, always.
+fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

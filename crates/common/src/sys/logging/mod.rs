@@ -12,6 +12,7 @@
 //! * `config`, `ini`: the `-l` file, as mapping (YAML, JSON) or in the old INI form
 
 mod config;
+mod error;
 mod fluent;
 mod format;
 mod ini;
@@ -22,7 +23,7 @@ mod router;
 mod stream;
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,6 +31,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tracing_subscriber::layer::SubscriberExt as _;
 
+pub use self::error::LogError;
 use self::{
     layer::{LogBridge, PythonLayer},
     router::Router,
@@ -46,38 +48,6 @@ pub struct LogOptions {
     pub debug: bool,
     /// The name of the log file where neither is given: `nodepool` (launcher) or `nodepool-builder`.
     pub app: &'static str,
-}
-
-/// Why there is no log.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The `-l` file is missing or unreadable.
-    #[error("unable to read logging config file at {}: {source}", path.display())]
-    Unreadable {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The `-l` file is no logging configuration.
-    #[error("logging config file {}: {reason}", path.display())]
-    Invalid {
-        /// As given.
-        path: PathBuf,
-        /// What is wrong with it, with its place.
-        reason: String,
-    },
-    /// A log file cannot be opened.
-    #[error("opening the log file {}: {source}; create its directory, or log to stdout with -f", path.display())]
-    LogFile {
-        /// The log file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Somebody has set up logging in this process before.
-    #[error("logging is already set up in this process")]
-    Twice,
 }
 
 /// Keep it until the end of `main`: what is on its way to Fluentd gets a moment when it is dropped.

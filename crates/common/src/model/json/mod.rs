@@ -10,7 +10,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Number, Value};
@@ -157,20 +157,31 @@ pub struct Object {
 impl Object {
     /// The members of a text that is an object; `None`: it is something else.
     pub fn parse(text: &str) -> Result<Option<Self>, NotJson> {
-        let json = Json::parse(text)?;
-        Ok(if json.0.starts_with('{') { Some(Self::members_of(&json.0)?) } else { None })
+        let mut scanner = Scanner::new(text);
+        if !scanner.take(b'{') {
+            return Json::parse(text).map(|_| None);
+        }
+        let object = Self::members(&mut scanner)?;
+        scanner.end()?;
+        Ok(Some(object))
     }
 
     /// Of the text of an object.
     fn members_of(text: &str) -> Result<Self, NotJson> {
         let mut scanner = Scanner::new(text);
+        if scanner.take(b'{') { Self::members(&mut scanner) } else { Ok(Self::default()) }
+    }
+
+    /// From behind an object's opening bracket to behind its closing one.
+    fn members(scanner: &mut Scanner) -> Result<Self, NotJson> {
         let mut members = Vec::new();
-        if scanner.take(b'{') && !scanner.take(b'}') {
+        if !scanner.take(b'}') {
             loop {
                 members.push((scanner.name()?.into(), Json::verbatim(scanner.value()?)));
-                if !scanner.take(b',') {
+                if scanner.take(b'}') {
                     break;
                 }
+                scanner.comma()?;
             }
         }
         Ok(Self { members })
@@ -205,7 +216,7 @@ impl Object {
 
     /// Adds a member whose name is not there yet.
     pub fn push(&mut self, name: &str, value: impl Into<Json>) {
-        self.members.push((Json::of(name).0, value.into()));
+        self.members.push((quoted(name), value.into()));
     }
 
     /// Adds a member of ours.
@@ -265,7 +276,7 @@ impl Object {
 
 impl FromIterator<(String, Json)> for Object {
     fn from_iter<I: IntoIterator<Item = (String, Json)>>(members: I) -> Self {
-        Self { members: members.into_iter().map(|(name, value)| (Json::of(&name).0, value)).collect() }
+        Self { members: members.into_iter().map(|(name, value)| (quoted(&name), value)).collect() }
     }
 }
 
@@ -284,11 +295,28 @@ fn items(text: &str) -> Vec<Json> {
     items
 }
 
-/// Whether a name with its quotes and escapes is that one.
+/// A name with its quotes, and escapes where Python writes some. Most names need none.
+fn quoted(name: &str) -> Box<str> {
+    if name.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        format!("\"{name}\"").into()
+    } else {
+        Json::of(name).0
+    }
+}
+
+/// Whether a name with its quotes and escapes is that one. Decodes only a name that is the same up to its first escape: each
+/// record has dozens of names that are compared with dozens of others.
 fn is_name(written: &str, name: &str) -> bool {
-    let written: Cow<'_, str> =
-        if written.contains('\\') { decode(written).into() } else { written[1..written.len() - 1].into() };
-    written == name
+    let bare = &written.as_bytes()[1..written.len() - 1];
+    for (at, byte) in bare.iter().enumerate() {
+        if *byte == b'\\' {
+            return decode(written) == name;
+        }
+        if name.as_bytes().get(at) != Some(byte) {
+            return false;
+        }
+    }
+    bare.len() == name.len()
 }
 
 fn view(text: &str, deepest: usize) -> Value {

@@ -48,6 +48,11 @@ impl<'a> Scanner<'a> {
         if self.take(b':') { Ok(name) } else { self.fail("no colon after a name") }
     }
 
+    /// Takes the comma between two members.
+    pub fn comma(&mut self) -> Result<(), NotJson> {
+        if self.take(b',') { Ok(()) } else { self.fail("neither a comma nor a closing bracket") }
+    }
+
     /// Takes a whole value.
     pub fn value(&mut self) -> Result<&'a str, NotJson> {
         self.blanks();

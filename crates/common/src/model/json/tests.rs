@@ -119,6 +119,39 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn an_object_is_refused_where_its_text_is(text in "[\\[\\]{}\":, a\\\\0-9+-]{0,20}", inner in document()) {
+        for text in [text.clone(), format!("{{{text}"), format!("{{\"a\": {inner}{text}"), format!("{{\"a\": {inner}}}{text}")] {
+            prop_assert_eq!(Object::parse(&text).err(), Json::parse(&text).err());
+        }
+    }
+}
+
+#[test]
+fn names_are_compared_as_they_are_read() {
+    let object =
+        Object::parse(r#"{"st\u0061te": 1, "state_time": 2, "sta": 3, "ü\n": 4, "\ud800": 5}"#).unwrap().unwrap();
+    let number = |name: &str| object.get(name).map(Json::as_str);
+    assert_eq!(number("state"), Some("1"));
+    assert_eq!(number("state_time"), Some("2"));
+    assert_eq!(number("sta"), Some("3"));
+    assert_eq!(number("\u{fc}\n"), Some("4"));
+    assert_eq!(number("\u{fffd}"), Some("5"));
+    for other in ["", "st", "stat", "st\\u0061te", "state_times", "\u{fc}"] {
+        assert_eq!(number(other), None, "{other}");
+    }
+}
+
+#[test]
+fn names_of_ours_are_written_as_python_writes_them() {
+    for name in ["", "state", "a b~", "\"", "a\\b", "\u{7f}", "tab\t", "\u{fc}", "\u{1f600}"] {
+        let object = Object::default().with(name, &1);
+        assert_eq!(object.text(), format!("{{{}: 1}}", String::from_utf8_lossy(&to_python_json(name))));
+        assert_eq!(object.get(name).map(Json::as_str), Some("1"));
+    }
+}
+
 #[test]
 fn what_is_no_json_is_refused_where_it_ends_to_be() {
     for (text, at) in [

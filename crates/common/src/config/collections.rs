@@ -22,13 +22,32 @@ impl<'a> Fields<'a> {
     /// A list's items; none where the key is absent.
     pub fn list(&self, key: &'static str) -> &'a [Rc<Node>] {
         match self.get(key).map(|node| (&node.value, node)) {
-            Some((Value::List(items), _)) => items,
+            Some((Value::List(items), _)) => {
+                self.note_dashes_too_many(shapes::head(key), items);
+                items
+            }
             Some((_, node)) => {
                 let message = format!("must be a list, not {}", node.describe());
                 self.wrong(node.at, key, message, shapes::as_list(key, node));
                 &[]
             }
             None => &[],
+        }
+    }
+
+    /// Takes down which items of a list of mappings seem to belong to the one above, for a word where they lack that key.
+    fn note_dashes_too_many(&self, head: &str, items: &[Rc<Node>]) {
+        let mut above = None;
+        for item in items.iter().filter(|_| self.report().strict()) {
+            match (item.get(head).and_then(|name| name.as_text()), item.entries(), above) {
+                (Some(name), ..) => above = Some(name),
+                (None, Some([(key, value), ..]), Some(name)) => {
+                    let line = format!("{}: {}", key.as_text().unwrap_or("…"), shapes::shown(value));
+                    let help = format!("write `{line}` without a dash, below `{head}: {name}`, if it belongs to that");
+                    self.report().note_dash(item.at, help);
+                }
+                _ => above = None,
+            }
         }
     }
 
@@ -71,7 +90,8 @@ impl<'a> Fields<'a> {
         self.free_map(key, python_str, |node| {
             Some(python_str(node).unwrap_or_else(|| {
                 let message = format!("{}: a value of `{key}` should be plain, not {}", self.what, node.describe());
-                self.report().warning(node.at, message, None);
+                let help = "write a single text or number; it counts as the JSON that it is now";
+                self.report().warning(node.at, message, Some(help.to_owned()));
                 json(node).to_string()
             }))
         })
@@ -107,7 +127,8 @@ impl<'a> Fields<'a> {
         let is_text = matches!(node.value, Value::Scalar(Meaning::Text, _));
         let found = if key == "env-vars" && is_text { "a text".to_owned() } else { node.describe() };
         let message = format!("must be a mapping, not {found}");
-        self.wrong(node.at, key, message, shapes::as_mapping(node));
+        let help = if key == "env-vars" { shapes::as_mapping_of_secrets(node) } else { shapes::as_mapping(node) };
+        self.wrong(node.at, key, message, help);
     }
 
     /// A list of anything, as JSON (`volumes`).

@@ -40,6 +40,7 @@ use super::{
     fields::Fields,
     python::python_str,
     report::{Mode, Report},
+    shapes,
     source::{self, Environment},
     yaml::{Document, Mark, Node, Value, WhichFile},
 };
@@ -128,7 +129,8 @@ impl Extensions {
         let document = match &self.content {
             Ok(bytes) => source::parse_file(bytes, WhichFile::Extensions, env, &report),
             Err(error) => {
-                report.error(Mark::default(), format!("cannot read this file: {error}"), None);
+                let help = "let the user that this runs as read it, or take it away".to_owned();
+                report.error(Mark::default(), format!("cannot read this file: {error}"), Some(help));
                 None
             }
         };
@@ -276,7 +278,8 @@ impl Graft<'_> {
     fn list(&self, into: &Rc<Node>, key: &Rc<Node>, second: &Node, kind: &str, level: Level) -> Rc<Node> {
         let list = key.as_text().unwrap_or_default();
         let Some(entries) = second.items() else {
-            self.own.error(second.at, format!("`{list}` must be a list, not {}", second.describe()), None);
+            let help = Some(shapes::as_list(list, second));
+            self.own.error(second.at, format!("`{list}` must be a list, not {}", second.describe()), help);
             return Rc::clone(into);
         };
         let first = into.get(list).filter(|first| !first.is_null());
@@ -289,7 +292,8 @@ impl Graft<'_> {
             let Some((fields, name)) = Fields::named(self.own, entry, None, kind) else { continue };
             let what = fields.what;
             if seen.contains(&name) {
-                self.own.error(entry.at, format!("{what} stands twice in this file"), None);
+                let help = "write both as one".to_owned();
+                self.own.error(entry.at, format!("{what} stands twice in this file"), Some(help));
             }
             let mut is_known = false;
             for item in items.iter_mut().filter(|item| text(item, "name") == Some(&name)) {

@@ -17,7 +17,7 @@ use super::{
     python::python_str,
     report::Report,
     shapes, units,
-    yaml::{Entry, Mark, Meaning, Node, Value, whole},
+    yaml::{Entry, Mark, Meaning, Node, Value, is_plain_text, whole},
 };
 
 /// A mapping that is being taken apart.
@@ -226,9 +226,25 @@ impl<'a> Fields<'a> {
     /// Reports a key that must be there if it is not.
     pub fn require(&self, key: &'static str) {
         if self.lacks(&[key]) {
-            let help = advice::missing(key).map(str::to_owned);
+            let help =
+                self.report.dash_too_many(self.node.at).filter(|_| matches!(key, "name" | "host" | "tenant-name"));
+            let help = help.or_else(|| self.name_as_key(key)).or_else(|| advice::missing(key).map(str::to_owned));
             self.report.error(self.node.at, format!("{}: `{key}` is missing", self.what), help);
         }
+    }
+
+    /// What to write where the first key is the name of the item: `- small: {min-ready: 2}`.
+    fn name_as_key(&self, key: &str) -> Option<String> {
+        let (first, value) = self.node.entries()?.first()?;
+        let is_alone = value.is_null() || value.entries().is_some();
+        let name = first.as_text().filter(|name| {
+            is_alone && !advice::keys_of(self.level, self.report.driver()).contains(name) && is_plain_text(name)
+        })?;
+        if !matches!(key, "name" | "host" | "tenant-name") {
+            return None;
+        }
+        self.has_told(first.at);
+        Some(format!("write `- {key}: {name}`, and its other keys below `{key}`"))
     }
 
     /// A text. An empty one is a text; see [`Self::filled`].
@@ -249,7 +265,12 @@ impl<'a> Fields<'a> {
         };
         let text = self.text_of(key, node)?;
         if text.is_empty() {
-            self.wrong(self.at_key(key), key, "must not be empty", format!("write `{key}: TEXT`"));
+            self.wrong(
+                self.at_key(key),
+                key,
+                "must not be empty",
+                format!("write a text behind `{key}:`, without which it cannot be"),
+            );
             return None;
         }
         Some(text)
@@ -307,8 +328,14 @@ impl<'a> Fields<'a> {
             Value::Scalar(Meaning::Int(value), _) => return Some(*value),
             // A boolean is an int in Python; upstream's schema lets it pass.
             Value::Scalar(Meaning::Bool(value), _) => {
-                self.report.warning(node.at, format!("{}: `{key}` should be a whole number", self.what), None);
-                return Some(i64::from(*value));
+                let number = i64::from(*value);
+                let message = format!("{}: `{key}` should be a whole number, and counts as {number}", self.what);
+                self.report.warning(
+                    node.at,
+                    message,
+                    Some(format!("write the number that is meant, as `{key}: {number}`")),
+                );
+                return Some(number);
             }
             Value::Scalar(Meaning::Float(value), _) => match whole(*value) {
                 Meaning::Int(value) => Some(value),
@@ -376,7 +403,7 @@ impl<'a> Fields<'a> {
     /// A number of seconds as a duration.
     pub fn duration(&self, key: &str, seconds: f64) -> Option<Duration> {
         if seconds < 0.0 {
-            self.report.warning(self.at_key(key), format!("{}: `{key}` is negative and counts as 0", self.what), None);
+            self.negative(key);
             return Some(Duration::ZERO);
         }
         // A hundred years: more would only overflow when it is added to a clock.
@@ -391,9 +418,18 @@ impl<'a> Fields<'a> {
     pub fn amount(&self, key: &'static str) -> Option<u64> {
         let value = self.int(key)?;
         if value < 0 {
-            self.report.warning(self.at_key(key), format!("{}: `{key}` is negative and counts as 0", self.what), None);
+            self.negative(key);
         }
         Some(u64::try_from(value).unwrap_or(0))
+    }
+
+    fn negative(&self, key: &str) {
+        let message = format!("{}: `{key}` is negative and counts as 0", self.what);
+        self.report.warning(
+            self.at_key(key),
+            message,
+            Some("write 0 or more, or leave it out to get its default".to_owned()),
+        );
     }
 
     /// A number of things that are kept in memory or in ZooKeeper, one by one: not negative, and not more than `most`. A

@@ -5,7 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperTls, advice::Level, fields::Fields, report::Report, yaml::Mark,
+    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperTls,
+    advice::Level,
+    fields::Fields,
+    names,
+    report::Report,
+    shapes,
+    yaml::{Mark, Meaning, Node, Value},
     zookeeper_servers,
 };
 use crate::model::{LabelName, Resources, TenantName};
@@ -16,7 +22,13 @@ const MOST_READY: usize = 10_000;
 /// `webapp`.
 pub fn webapp(report: &Report, top: &Fields<'_>) -> WebApp {
     let defaults = WebApp::default();
-    let Some(fields) = top.get("webapp").and_then(|node| Fields::of(report, node, "`webapp`")) else { return defaults };
+    let help = |node: &Node| match &node.value {
+        Value::Scalar(Meaning::Int(port), _) => format!("write `port: {port}` below `webapp:`"),
+        _ => shapes::as_mapping(node),
+    };
+    let Some(fields) = top.get("webapp").and_then(|node| Fields::or_help(report, node, "`webapp`", help)) else {
+        return defaults;
+    };
     let fields = fields.on(Level::WebApp);
     let port = fields.port_or_zero("port");
     if port == Some(0) && report.strict() {
@@ -34,6 +46,7 @@ pub fn webapp(report: &Report, top: &Fields<'_>) -> WebApp {
 /// `labels`; of equal names the last counts.
 pub fn labels(report: &Report, top: &Fields<'_>) -> IndexMap<LabelName, Label> {
     let mut labels = IndexMap::new();
+    let mut places: IndexMap<LabelName, Mark> = IndexMap::new();
     for node in top.list("labels") {
         let Some((fields, name)) = Fields::named(report, node, None, "label") else { continue };
         let name = LabelName::from(name);
@@ -42,9 +55,10 @@ pub fn labels(report: &Report, top: &Fields<'_>) -> IndexMap<LabelName, Label> {
             min_ready: fields.count("min-ready", MOST_READY).unwrap_or(0),
             max_ready_age: fields.seconds("max-ready-age").filter(|age| !age.is_zero()),
         };
-        if labels.insert(name, label).is_some() {
-            report.warning(fields.at(), format!("{} is defined twice; this one counts", fields.what), None);
+        if let Some(first) = places.insert(name.clone(), fields.at()) {
+            names::defined_twice(report, fields.at(), &fields.what, first, None);
         }
+        labels.insert(name, label);
         fields.finish();
     }
     labels
@@ -60,6 +74,7 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
         ("max-volume-gb", "volume-gb"),
     ];
     let mut tenants = IndexMap::new();
+    let mut places: IndexMap<String, Mark> = IndexMap::new();
     for node in top.list("tenant-resource-limits") {
         let Some(fields) = Fields::item(report, node, "one of `tenant-resource-limits`", "tenant-name") else {
             continue;
@@ -85,9 +100,11 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
                 limits.set(resource, limit);
             }
         }
-        if tenants.insert(TenantName::from(tenant), limits).is_some() {
-            report.warning(at, format!("{what} are given twice; these count"), None);
+        if let Some(first) = places.insert(tenant.clone(), at) {
+            let help = format!("the first are at {}; write both as one", report.place(first));
+            report.warning(at, format!("{what} are given twice; these count"), Some(help));
         }
+        tenants.insert(TenantName::from(tenant), limits);
     }
     tenants
 }
@@ -137,7 +154,11 @@ impl TlsPaths {
     /// `None`: absent or empty, which upstream treats alike.
     fn read(report: &Report, top: &Fields<'_>) -> Option<Self> {
         let node = top.get("zookeeper-tls")?;
-        let fields = Fields::of(report, node, "`zookeeper-tls`")?.on(Level::ZooKeeperTls);
+        let help = |node: &Node| match node.value {
+            Value::Scalar(..) => "write `cert:`, `key:` and `ca:` below it, each with the path of a file".to_owned(),
+            _ => shapes::as_mapping(node),
+        };
+        let fields = Fields::or_help(report, node, "`zookeeper-tls`", help)?.on(Level::ZooKeeperTls);
         if node.entries().is_some_and(<[_]>::is_empty) {
             return None;
         }

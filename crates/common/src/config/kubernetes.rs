@@ -12,6 +12,7 @@ use super::{
     kubernetes_forms, kubernetes_names, names,
     providers::{self, Common, Scope},
     report::Report,
+    shapes,
     yaml::{Meaning, Node, Value},
 };
 use crate::model::{Json, LabelName, Object, Resources};
@@ -369,7 +370,8 @@ fn container(
 /// `env`: names and values. What upstream's schema does not know (`valueFrom`) is passed on where no schema is asked.
 fn env(report: &Report, fields: &Fields<'_>) -> Vec<Json> {
     let items = fields.list("env").iter().filter_map(|node| {
-        let item = Fields::item(report, node, format!("{}, an item of `env`", fields.what), "name")?;
+        let what = format!("{}, an item of `env`", fields.what);
+        let item = Fields::or_help(report, node, what, shapes::as_variable)?;
         let mut variable = Object::default().with("name", &item.required_text("name")?);
         match item.text("value") {
             Some(value) => variable.push("value", Json::of(&value)),

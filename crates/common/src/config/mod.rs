@@ -22,6 +22,7 @@ mod connections;
 mod diff;
 mod diskimages;
 mod doubtful;
+mod duplicates;
 pub mod extensions;
 mod fields;
 mod global;

@@ -52,7 +52,8 @@ impl Fields<'_> {
             return self.duration(key, seconds);
         }
         let message = format!("{}: `{key}` is {seconds} and counts as not given, so that it is {default}", self.what);
-        self.report().warning(self.at_key(key), message, None);
+        let help = "give it the seconds that are meant, or leave the key out".to_owned();
+        self.report().warning(self.at_key(key), message, Some(help));
         None
     }
 }

@@ -89,7 +89,8 @@ fn diskimages(report: &Report, provider: &Fields<'_>, scope: &Scope<'_>) -> Inde
             shell_type: top.and_then(|image| image.shell_type.clone()),
         };
         if images.insert(name, image).is_some() {
-            report.warning(node.at, format!("{} is listed twice; this one counts", fields.what), None);
+            let help = Some("leave one of the two out".to_owned());
+            report.warning(node.at, format!("{} is listed twice; this one counts", fields.what), help);
         }
         fields.finish();
     }
@@ -117,7 +118,8 @@ fn cloud_images(report: &Report, provider: &Fields<'_>) -> IndexMap<String, Clou
             report.lapse(fields.at_key("image-name"), message, Some("`image-id` counts; drop the other".to_owned()));
         }
         if images.insert(name, image).is_some() {
-            report.warning(node.at, format!("{} is listed twice; this one counts", fields.what), None);
+            let help = Some("leave one of the two out".to_owned());
+            report.warning(node.at, format!("{} is listed twice; this one counts", fields.what), help);
         }
         fields.finish();
     }

@@ -232,7 +232,8 @@ fn launch_retries(report: &Report, fields: &Fields<'_>) -> u32 {
     if retries < 1 {
         let message =
             format!("{}: `launch-retries` is {retries} and counts as 1: it is the number of attempts", fields.what);
-        report.warning(fields.at_key("launch-retries"), message, None);
+        let help = "write 1 or more, or leave the key out to get 3".to_owned();
+        report.warning(fields.at_key("launch-retries"), message, Some(help));
     }
     u32::try_from(retries.max(1)).unwrap_or(u32::MAX)
 }
@@ -354,7 +355,11 @@ pub fn label<T>(
     fields.finish();
     let before = (pool.labels.shift_remove(&name).is_some(), pool.broken_labels.shift_remove(&name).is_some());
     if before != (false, false) {
-        report.warning(node.at, format!("{what} is listed twice; this one counts"), None);
+        report.warning(
+            node.at,
+            format!("{what} is listed twice; this one counts"),
+            Some("leave one of the two out".to_owned()),
+        );
     }
     let is_usable = settle(report, part, pool, &name, &what);
     label.filter(|_| is_usable).map(|label| (name, label))

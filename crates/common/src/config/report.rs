@@ -2,7 +2,9 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     fmt,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -122,6 +124,8 @@ pub struct Report {
     warnings: RefCell<Vec<Warning>>,
     faulty: RefCell<Vec<FaultyPart>>,
     keys: RefCell<Option<Vec<KnownKeys>>>,
+    /// Items of lists that seem to belong to the one above, by line and column, with what to write then.
+    dashes: Rc<RefCell<HashMap<(usize, usize), String>>>,
 }
 
 /// A pool, or a part of one, that has errors of its own.
@@ -158,6 +162,7 @@ impl Report {
             warnings: RefCell::default(),
             faulty: RefCell::default(),
             keys: RefCell::default(),
+            dashes: Rc::default(),
         }
     }
 
@@ -169,7 +174,8 @@ impl Report {
     /// An empty report on the same file, for a part whose errors are its own.
     pub fn part(&self) -> Self {
         let keys = self.keys.borrow().is_some().then(Vec::new);
-        let part = Self { keys: RefCell::new(keys), ..Self::new(self.mode, Arc::clone(&self.file)) };
+        let dashes = Rc::clone(&self.dashes);
+        let part = Self { keys: RefCell::new(keys), dashes, ..Self::new(self.mode, Arc::clone(&self.file)) };
         part.driver.set(self.driver.get());
         part.extensions.replace(self.extensions.borrow().clone());
         part
@@ -222,6 +228,16 @@ impl Report {
     /// Whether this is `config-validate`.
     pub fn strict(&self) -> bool {
         self.mode == Mode::Strict
+    }
+
+    /// Notes that an item of a list seems to belong to the one above.
+    pub fn note_dash(&self, at: Mark, help: String) {
+        self.dashes.borrow_mut().insert((at.line, at.column), help);
+    }
+
+    /// What to write where an item belongs to the one above, if it seems so.
+    pub fn dash_too_many(&self, at: Mark) -> Option<String> {
+        self.dashes.borrow().get(&(at.line, at.column)).cloned()
     }
 
     /// Notes an error.

@@ -6,7 +6,7 @@
 
 use super::{
     unbuildable,
-    yaml::{Meaning, Node, Value, without_space},
+    yaml::{Meaning, Node, Value, is_plain_text, without_space},
     zookeeper_servers,
 };
 
@@ -34,14 +34,13 @@ pub fn as_list(list: &str, node: &Node) -> String {
             if let Some(value) = node.get(head) {
                 return format!(
                     "begin each item with a dash: `- {head}: {}`, and its other keys below `{head}`",
-                    shown(value)
+                    as_a_text(value)
                 );
             }
-            let name = shown(first);
             if list == "env" {
-                return format!("write each as `- {{name: {name}, value: …}}`");
+                return format!("write each as `- {{name: {}, value: …}}`", shown(first));
             }
-            format!("write each as `- {head}: {name}`, and its other keys below `{head}`")
+            format!("write each as `- {head}: {}`, and its other keys below `{head}`", as_a_text(first))
         }
         _ => as_item(head, node),
     }
@@ -51,14 +50,17 @@ pub fn as_list(list: &str, node: &Node) -> String {
 pub fn as_item(head: &str, node: &Node) -> String {
     match &node.value {
         Value::Scalar(Meaning::Text, text) => {
-            if let Some((name, _)) = text.split_once('=').filter(|_| head == "name") {
-                return format!("write `- {{name: {name}, value: …}}`");
+            if let Some((key, value)) = pair(text) {
+                if key == head {
+                    return format!("write `- {head}: {value}`, with a colon in the place of `=`");
+                }
+                return format!("write `- {head}: …` first, and `{key}: {value}` below `{head}`");
             }
             if let Some(value) = text.strip_prefix(head).and_then(|rest| rest.strip_prefix(' ')) {
                 return format!("write `- {head}: {value}`, with a colon behind `{head}`");
             }
             without_space(text).map_or_else(
-                || format!("write `- {head}: {}`", shown(node)),
+                || format!("write `- {head}: {}`", as_a_text(node)),
                 |meant| format!("write `- {meant}`, with a space behind the colon"),
             )
         }
@@ -69,30 +71,90 @@ pub fn as_item(head: &str, node: &Node) -> String {
     }
 }
 
+/// An item of `env`: `A=b` is a name and a value.
+pub fn as_variable(node: &Node) -> String {
+    match node.as_text().and_then(pair) {
+        Some((name, _)) => format!("write `- {{name: {name}, value: …}}`"),
+        None => as_item("name", node),
+    }
+}
+
+/// `key = value` and `key=value`.
+fn pair(text: &str) -> Option<(&str, &str)> {
+    let (key, value) = text.split_once('=')?;
+    let (key, value) = (key.trim(), value.trim());
+    let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (!key.is_empty() && key.chars().all(is_key) && !value.is_empty()).then_some((key, value))
+}
+
 /// A mapping.
 pub fn as_mapping(node: &Node) -> String {
-    let name = |node: &Node| match (node.get("name"), &node.value) {
-        (Some(name), _) if node.get("value").is_some() => Some(shown(name)),
-        (_, Value::Map(entries)) => entries.first().map(|(key, _)| shown(key)),
-        (_, Value::Scalar(Meaning::Text, text)) => {
-            let is_pair = text.contains('=') || without_space(text).is_some();
-            text.split(['=', ':']).next().filter(|_| is_pair).map(str::to_owned)
+    mapping(node, true)
+}
+
+/// A mapping whose values are not repeated.
+pub fn as_mapping_of_secrets(node: &Node) -> String {
+    mapping(node, false)
+}
+
+fn mapping(node: &Node, shows_values: bool) -> String {
+    const MOST: usize = 4;
+    let entry = |key: &str, value: Option<&Node>| {
+        let value = value.filter(|_| shows_values).map_or_else(|| "…".to_owned(), shown);
+        format!("`{key}: {value}`")
+    };
+    let of_text = |text: &str| match text.split_once(['=', ':']) {
+        Some((key, value)) if shows_values => format!("`{}: {}`", key.trim(), value.trim()),
+        Some((key, _)) => format!("`{}: …`", key.trim()),
+        None => format!("`{text}: …`"),
+    };
+    let entries = |node: &Node| match (node.get("name"), &node.value) {
+        (Some(name), _) if node.get("value").is_some() => {
+            vec![entry(&shown(name), node.get("value").map(AsRef::as_ref))]
         }
-        _ => None,
+        (_, Value::Map(entries)) => entries.iter().map(|(key, value)| entry(&shown(key), Some(value))).collect(),
+        (_, Value::Scalar(Meaning::Text, text)) if !text.is_empty() => vec![of_text(text)],
+        _ => Vec::new(),
     };
     let items = node.items();
-    let first = items.map_or_else(|| name(node), |items| items.first().and_then(|item| name(item)));
-    let dash = if items.is_some() { ", without a dash" } else { "" };
-    first.map_or_else(|| format!("write `KEY: VALUE`{dash}"), |name| format!("write `{name}: …`{dash}"))
+    let is_pair = |text: &str| text.contains('=') || without_space(text).is_some();
+    let mut written: Vec<_> = match items {
+        Some(items) => items.iter().flat_map(|item| entries(item)).collect(),
+        None if node.as_text().is_some_and(is_pair) => entries(node),
+        None => Vec::new(),
+    };
+    let dash = if items.is_none() {
+        ""
+    } else if written.len() == 1 {
+        ", without a dash"
+    } else {
+        ", without dashes"
+    };
+    if written.len() > MOST {
+        written.truncate(MOST);
+        written.push("so on".to_owned());
+    }
+    match written.split_last() {
+        None => format!("write keys below it, each with a colon and its value{dash}"),
+        Some((one, [])) => format!("write {one}{dash}"),
+        Some((last, first)) => format!("write {} and {last}{dash}", first.join(", ")),
+    }
 }
 
 /// The value of a key that is a single text.
 pub fn as_text(key: &str, node: &Node) -> String {
     let one = match &node.value {
         Value::List(items) => items.first().filter(|item| items.len() == 1 && is_plain(item)),
-        _ => node.get("name").filter(|name| is_plain(name)),
+        Value::Map(entries) => {
+            let single = entries.first().filter(|_| entries.len() == 1).map(|(_, value)| value);
+            node.get("name").or(single).filter(|one| is_plain(one))
+        }
+        Value::Scalar(..) => None,
     };
-    one.map_or_else(|| format!("write `{key}: TEXT`"), |one| format!("write `{key}: {}`", shown(one)))
+    one.map_or_else(
+        || format!("write a single text behind `{key}:`, in the same line"),
+        |one| format!("write `{key}: {}`", as_a_text(one)),
+    )
 }
 
 /// A list of texts.
@@ -126,15 +188,25 @@ pub fn as_text_item(key: &str, node: &Node) -> String {
 fn in_brackets(key: &str, word: &str) -> String {
     let word = if matches!(key, "formats" | "keep-formats") { unbuildable::meant_format(word) } else { word };
     let is_plain = |c: char| !c.is_whitespace() && !",[]{}:#&*!|>'\"%@`".contains(c);
-    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "''")) }
+    if word.chars().all(is_plain) && is_plain_text(word) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "''"))
+    }
 }
 
 const fn is_plain(node: &Node) -> bool {
     matches!(node.value, Value::Scalar(..)) && !node.is_null()
 }
 
+/// A value as a text is written that means the same to YAML: in quotes where it would mean something else without.
+fn as_a_text(node: &Node) -> String {
+    let text = shown(node);
+    if text == "…" || is_plain_text(&text) { text } else { format!("'{}'", text.replace('\'', "''")) }
+}
+
 /// A value as it stands, if it is short.
-fn shown(node: &Node) -> String {
+pub fn shown(node: &Node) -> String {
     match &node.value {
         Value::Scalar(_, text) if !text.is_empty() && text.len() <= 60 && !text.contains('\n') => text.clone(),
         _ => "…".to_owned(),

@@ -3,9 +3,9 @@
 use std::{ffi::OsString, io::ErrorKind, path::Path};
 
 use super::{
-    names,
+    duplicates,
     report::Report,
-    yaml::{self, Document, Mark, Node, Problem, WhichFile},
+    yaml::{self, Document, Mark, Problem, WhichFile},
 };
 
 /// The environment as far as the configuration may see it: variables named `NODEPOOL_…`, in the environment's order.
@@ -72,16 +72,7 @@ pub fn parse_file(bytes: &[u8], file: WhichFile, env: &Environment, report: &Rep
     });
     match document {
         Ok(document) => {
-            for duplicate in &document.duplicates {
-                let lost = lost(&duplicate.lost);
-                let message = format!("the key `{}` stands twice in one mapping; this one counts{lost}", duplicate.key);
-                let more = if lost.is_empty() { "" } else { "; write both as one" };
-                report.warning(
-                    duplicate.last,
-                    message,
-                    Some(format!("the first is at {}{more}", report.place(duplicate.first))),
-                );
-            }
+            document.duplicates.iter().for_each(|duplicate| duplicates::tell(report, duplicate));
             if let Some(first) = document.tabs.first() {
                 let message = "a tab stands here where only spaces may stand: Python Nodepool cannot read the file";
                 report.lapse(*first, message, Some(yaml::advice_on_tabs(*first, &document.tabs)));
@@ -107,24 +98,6 @@ pub fn parse_file(bytes: &[u8], file: WhichFile, env: &Environment, report: &Rep
             None
         }
     }
-}
-
-/// What is ignored of a file in which a key with a list stands twice: a second `providers` may cost half of the file.
-fn lost(value: &Node) -> String {
-    const NAMED: usize = 4;
-    let items = value.items().unwrap_or_default();
-    let are = match items.len() {
-        0 => return String::new(),
-        1 => "item of the first is",
-        _ => "items of the first are",
-    };
-    let all = items.iter().filter_map(|item| item.get("name").map_or_else(|| item.as_text(), |name| name.as_text()));
-    let mut some: Vec<_> = all.take(NAMED).map(|name| format!("`{}`", names::shown(name))).collect();
-    if !some.is_empty() && items.len() > some.len() {
-        some.push("…".to_owned());
-    }
-    let some = if some.is_empty() { String::new() } else { format!(" ({})", some.join(", ")) };
-    format!(", and the {} {are} ignored{some}", items.len())
 }
 
 /// Python's text mode: UTF-8, and each of `\r\n`, `\r`, `\n` is a line's end.
@@ -206,7 +179,7 @@ impl RefUnset {
             text[start + 2..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').take(80).collect();
         let message = format!("the environment variable {name} is not set: `%({name})` stays as it is");
         let at = after(&text[..start]);
-        report.warning(at, message, None);
+        report.warning(at, message, Some(format!("set {name}, or write the value in the place of `%({name})`")));
         let _ = self.0.set((name, at));
     }
 

@@ -100,7 +100,8 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     }
     if labels.as_ref().is_some_and(|labels| labels.iter().all(|text| text.trim().is_empty())) {
         let message = format!("{}: it has no `labels`, so that nothing is ever run on it", fields.what);
-        report.warning(fields.at_key("labels"), message, None);
+        let help = "name the top-level labels that it has, or leave the host out".to_owned();
+        report.warning(fields.at_key("labels"), message, Some(help));
     }
     let labels = labels.unwrap_or_default();
     let labels: Vec<LabelName> = labels.iter().flat_map(|text| text.split_whitespace()).map(LabelName::from).collect();
@@ -119,7 +120,8 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     let slots = fields.count("max-parallel-jobs", MOST_SLOTS).unwrap_or(1);
     if slots == 0 {
         let message = format!("{}: `max-parallel-jobs` is 0, so that this host is no node at all", fields.what);
-        report.warning(fields.at_key("max-parallel-jobs"), message, None);
+        let help = "write 1 or more, or leave the host out".to_owned();
+        report.warning(fields.at_key("max-parallel-jobs"), message, Some(help));
     }
     let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
     let connection_type = connections::read(fields, fields.text("connection-type"));

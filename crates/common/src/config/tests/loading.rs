@@ -404,7 +404,8 @@ fn an_empty_secure_file_changes_nothing_and_a_wrong_one_is_an_error() {
 fn duplicate_keys_are_told_with_both_places() {
     let loaded = load("webapp: {port: 1}\nlabels: []\nwebapp: {port: 2}\n");
     assert_eq!(loaded.config.webapp.port, 2);
-    let warning = "main:3:1: the key `webapp` stands twice in one mapping; this one counts (the first is at main:1:1)";
+    let warning = "main:3:1: the key `webapp` stands twice in one mapping; this one counts (the first is at main:1:1; \
+                   leave one of the two out)";
     assert_eq!(lines(&loaded.warnings), warning);
 }
 

@@ -2,6 +2,7 @@
 
 mod accepted_by_python;
 mod advising;
+mod duplicates;
 mod extensions;
 mod image_builders;
 mod kubernetes;

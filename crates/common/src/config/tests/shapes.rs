@@ -29,6 +29,17 @@ fn a_list_of_mappings_begins_each_item_with_a_dash() {
         ("labels:\n  -name: a\n", "2:3", "write `- name: a`, with a space behind the dash"),
         ("labels:\n- small\n", "2:3", "write `- name: small`"),
         ("labels:\n- name:small\n", "2:3", "write `- name: small`, with a space behind the colon"),
+        ("labels:\n- name = small\n", "2:3", "write `- name: small`, with a colon in the place of `=`"),
+        ("labels:\n- min-ready=2\n", "2:3", "write `- name: …` first, and `min-ready: 2` below `name`"),
+        ("labels:\n- small: {min-ready: 1}\n", "2:3", "write `- name: small`, and its other keys below `name`"),
+        ("labels:\n- small:\n  min-ready: 1\n", "2:3", "write `- name: small`, and its other keys below `name`"),
+        (
+            "labels:\n- name: a\n- min-ready: 1\n",
+            "3:3",
+            "write `min-ready: 1` without a dash, below `name: a`, if it belongs to that",
+        ),
+        ("labels: [{name:small}]\n", "1:11", "write `name: small`"),
+        ("zookeeper-servers: [{host:zk1}]\n", "1:22", "write `host: zk1`"),
         ("labels:\n- name small\n", "2:3", "write `- name: small`, with a colon behind `name`"),
         ("labels:\n-\n", "2:2", "write `- name: …`, and its other keys below `name`"),
         (
@@ -74,11 +85,19 @@ fn a_zookeeper_server_in_a_single_text_is_written_out_at_once_with_all_that_is_i
 #[test]
 fn a_mapping_has_no_dashes() {
     each_leads_to(&[
-        ("webapp: [{port: 5}]\n", "1:9", "write `port: …`, without a dash"),
+        ("webapp: [{port: 5}]\n", "1:9", "write `port: 5`, without a dash"),
         ("diskimages: [{name: d, env-vars: [{name: A, value: b}]}]\n", "1:34", "write `A: …`, without a dash"),
         ("diskimages: [{name: d, env-vars: [A=b]}]\n", "1:34", "write `A: …`, without a dash"),
         ("diskimages: [{name: d, env-vars: A=b}]\n", "1:34", "write `A: …`"),
-        ("diskimages: [{name: d, metadata: [a]}]\n", "1:34", "write `KEY: VALUE`, without a dash"),
+        ("diskimages: [{name: d, metadata: [a]}]\n", "1:34", "write `a: …`, without a dash"),
+        (
+            "webapp: [{port: 5}, {listen_address: '::'}]\n",
+            "1:9",
+            "write `port: 5` and `listen_address: ::`, without dashes",
+        ),
+        ("webapp: 8005\n", "1:9", "write `port: 8005` below `webapp:`"),
+        ("zookeeper-tls: /etc/ssl\n", "1:16", "write `cert:`, `key:` and `ca:` below it, each with the path of a file"),
+        ("diskimages: [{name: d, metadata: 5}]\n", "1:34", "write keys below it, each with a colon and its value"),
     ]);
 }
 
@@ -116,7 +135,7 @@ fn a_driver_that_is_a_mapping_is_read_as_the_one_that_it_names() {
     each_leads_to(&[
         ("providers: [{name: p, cloud: c, driver: {name: openstack}}]\n", "1:41", "write `driver: openstack`"),
         ("providers: [{name: p, driver: {name: static}, pools: []}]\n", "1:31", "write `driver: static`"),
-        ("providers: [{name: p, driver: {kind: static}, pools: []}]\n", "1:31", "write `driver: TEXT`"),
+        ("providers: [{name: p, driver: {kind: static}, pools: []}]\n", "1:31", "write `driver: static`"),
     ]);
 }
 
@@ -150,4 +169,41 @@ fn a_port_is_a_number_from_1_to_65535() {
     assert!(super::lines(&super::load(static_host).warnings).contains("`connection-port` is 0"), "Python runs with it");
     let webapp = super::check("webapp: {port: 0}\n");
     assert!(webapp.contains("`port` is 0, so that the system chooses another one at each start"), "{webapp}");
+}
+
+/// What is written after each piece of advice must not lead back to an earlier one.
+#[test]
+fn advice_that_is_followed_leads_to_a_file_that_is_right() {
+    for chain in [
+        ["labels: @a\n", "labels: '@a'\n", "labels: [{name: '@a'}]\n"],
+        ["labels: 5\n", "labels: [{name: '5'}]\n", ""],
+        ["labels: [yes]\n", "labels: [{name: 'yes'}]\n", ""],
+        ["labels: {on: {min-ready: 1}}\n", "labels: [{name: 'on', min-ready: 1}]\n", ""],
+        ["labels: [{name: 010}]\n", "labels: [{name: '010'}]\n", ""],
+        [
+            "diskimages: [{name: d, formats: raw, elements: 5}]\n",
+            "diskimages: [{name: d, formats: [raw], elements: ['5']}]\n",
+            "",
+        ],
+        [
+            "diskimages: [{name: d, formats: [raw], elements: *vm}]\n",
+            "diskimages: [{name: d, formats: [raw], elements: '*vm'}]\n",
+            "diskimages: [{name: d, formats: [raw], elements: ['*vm']}]\n",
+        ],
+        ["zookeeper-servers: zk1:2281/x\n", "zookeeper-servers: [{host: zk1, port: 2281, chroot: /x}]\n", ""],
+    ] {
+        let steps: Vec<_> = chain.into_iter().filter(|step| !step.is_empty()).collect();
+        let (last, wrong) = steps.split_last().unwrap();
+        for (step, next) in wrong.iter().zip(&steps[1..]) {
+            let errors = check_errors(step);
+            let advised = errors.split('`').skip(1).step_by(2).map(|text| text.trim_start_matches("- "));
+            let advised: Vec<_> =
+                advised.chain(errors.rsplit(": ").next().map(|list| list.trim_end_matches(')'))).collect();
+            assert!(
+                advised.iter().any(|text| !step.contains(text) && next.contains(text)),
+                "{step} is told {errors}, which does not lead to {next}"
+            );
+        }
+        super::check(last);
+    }
 }

@@ -277,20 +277,6 @@ fn references_to_the_environment_that_stay_are_told() {
 }
 
 #[test]
-fn what_a_second_key_costs_is_told() {
-    let text = "providers: [{name: a, cloud: c}, {name: b, cloud: c}]\nlabels: []\nproviders: []\n";
-    let expected = "main:3:1: the key `providers` stands twice in one mapping; this one counts, and the 2 items of the first \
-                    are ignored (`a`, `b`) (the first is at main:1:1; write both as one)";
-    assert_eq!(check(text), expected);
-    let one = check("providers: [{name: a, cloud: c}]\nproviders: []\n");
-    assert!(one.contains("the 1 item of the first is ignored (`a`)"), "{one}");
-    let webapp = check("webapp: {port: 5}\nwebapp: {port: 6}\n");
-    assert!(webapp.ends_with("this one counts (the first is at main:1:1)"), "often meant so: {webapp}");
-    let many = check("labels: [{name: a}, {name: b}, {name: c}, {name: d}, {name: e}]\nlabels: []\n");
-    assert!(many.contains("the 5 items of the first are ignored (`a`, `b`, `c`, `d`, …)"), "{many}");
-}
-
-#[test]
 fn the_paths_of_tls_are_all_there_or_in_the_secure_file() {
     let warnings = check("zookeeper-tls: {cert: c, key: k}\n");
     assert!(

@@ -28,7 +28,8 @@ fn a_file_with_variables_that_are_not_set_is_validated_as_it_is() {
     let warnings = check("images-dir: '%(NODEPOOL_DIR)'\n");
     assert_eq!(
         warnings,
-        "main:1:14: the environment variable NODEPOOL_DIR is not set: `%(NODEPOOL_DIR)` stays as it is"
+        "main:1:14: the environment variable NODEPOOL_DIR is not set: `%(NODEPOOL_DIR)` stays as it is (set NODEPOOL_DIR, or \
+         write the value in the place of `%(NODEPOOL_DIR)`)"
     );
     assert!(check_errors("webapp: {port: '%(NODEPOOL_PORT)'}\n").contains("must be a whole number"));
     assert!(check_bytes(b"webapp: {port: %(NODEPOOL_PORT)}\n", &environment(&[("NODEPOOL_PORT", "5")])).is_ok());

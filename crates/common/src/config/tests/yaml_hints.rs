@@ -275,3 +275,23 @@ fn a_variable_in_a_wrong_form_is_named_without_its_value() {
         assert!(!errors.contains("s3cret") && errors.contains("write `A: …`"), "{errors}");
     }
 }
+
+#[test]
+fn a_tag_is_told_where_it_begins() {
+    each_is_told(&[
+        ("images-dir: !x y\n", "main:1:13: the value here begins with `!x`", "put the value in quotes"),
+        ("labels: []\nimages-dir: !!int ten\n", "main:2:13: `ten` is no value of the tag `!!int`", "remove the tag"),
+        ("labels: !list\n- name: a\n", "main:1:9: the value here begins with `!list`", ""),
+        ("webapp: !!seq {port: 5}\n", "main:1:9:", ""),
+    ]);
+}
+
+#[test]
+fn what_an_alias_stands_for_is_told_where_the_alias_stands() {
+    let text = "providers:\n- &p {name: p, cloud: c}\n- *p\n";
+    let errors = check_errors(text);
+    assert!(
+        errors.starts_with("main:3:3: provider `p` is defined twice") && errors.contains("(the first is at main:2:6;"),
+        "{errors}"
+    );
+}

@@ -1,7 +1,7 @@
 //! A YAML document as a tree that still knows where each value stands.
 //!
 //! serde-saphyr's own deserialisation loses the places of nested values and the text of scalars, so the tree is built
-//! from its parser's events. Aliases share their node; `<<` is merged as PyYAML does (the mapping's own keys win,
+//! from its parser's events. Aliases share what is below their node; `<<` is merged as PyYAML does (the mapping's own keys win,
 //! wherever they stand; of several merged mappings in a list the first wins). Of equal keys the last wins, with a
 //! note that gives both places. What an alias would expand to is counted and bounded, so that a few lines of YAML
 //! cannot make the walkers run for ever.
@@ -17,7 +17,7 @@ use std::{collections::HashMap, ops::Range, rc::Rc};
 pub use characters::{Odd, is_invisible, meant as meant_characters};
 pub use digits::digits;
 pub use hints::without_space;
-pub use scalar::{Meaning, whole};
+pub use scalar::{Meaning, is_plain_text, whole};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag, options};
 pub use tabs::advice as advice_on_tabs;
 
@@ -146,6 +146,17 @@ impl Node {
         }
     }
 
+    /// Whether a copy of it costs little: what is below it is shared.
+    fn is_small(&self) -> bool {
+        const FEW: usize = 1000;
+        self.items().map_or(0, <[_]>::len) + self.entries().map_or(0, <[_]>::len) <= FEW
+    }
+
+    /// The same at another place, where an alias stands for it; what is below it stays where it is.
+    fn with_place(&self, at: Mark) -> Self {
+        Self { value: self.value.clone(), at, ..*self }
+    }
+
     /// Another value in its place.
     #[must_use]
     pub const fn with_value(&self, value: Value) -> Self {
@@ -201,6 +212,8 @@ pub struct Duplicate {
     pub first: Mark,
     /// What stood there.
     pub lost: Rc<Node>,
+    /// What stands at the one that wins.
+    pub kept: Rc<Node>,
     /// Where the one stands that wins.
     pub last: Mark,
 }
@@ -228,7 +241,7 @@ pub fn parse_file(text: &str, file: WhichFile) -> Result<Document, Problem> {
     // As PyYAML and libyaml: no line feed is invented after a block scalar that ends the file.
     let mut options = options! { block_scalar_eof_without_line_feed: true };
     options.set_emit_comments(false);
-    let mut builder = Builder { file, ..Builder::default() };
+    let mut builder = Builder { text, file, ..Builder::default() };
     let mut documents = 0;
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
@@ -279,7 +292,8 @@ struct Open {
 }
 
 #[derive(Default)]
-struct Builder {
+struct Builder<'t> {
+    text: &'t str,
     file: WhichFile,
     open: Vec<Open>,
     anchors: HashMap<usize, Rc<Node>>,
@@ -293,7 +307,7 @@ struct Builder {
     root: Option<Rc<Node>>,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: &Span) -> Result<(), Problem> {
         let at = Mark { file: self.file, ..mark(span) };
         match event {
@@ -305,24 +319,25 @@ impl Builder {
                     }
                     self.texts.push(place);
                 }
-                let meaning = meaning(&text, style, tag.as_deref(), at)?;
+                let meaning = meaning(&text, style, tag.as_deref(), self.place_of(tag.as_deref(), at))?;
                 let value = Value::Scalar(meaning, text.into_owned());
                 self.close(Node { value, at, size: 1, depth: 1 }, anchor)
             }
             Event::Alias(anchor) => {
                 if let Some(node) = self.anchors.get(&anchor) {
-                    return self.place(Rc::clone(node), at);
+                    let node = if node.is_small() { Rc::new(node.with_place(at)) } else { Rc::clone(node) };
+                    return self.place(node, at);
                 }
                 let message = "this alias stands within what it stands for";
                 Err(Problem::new(at, message, "write what is meant, or the name of another anchor"))
             }
             Event::SequenceStart(_, anchor, tag) => {
-                known_tag(tag.as_deref(), &["seq"], at)?;
+                known_tag(tag.as_deref(), &["seq"], self.place_of(tag.as_deref(), at))?;
                 self.open.push(Open { map: false, at, anchor, children: Vec::new() });
                 Ok(())
             }
             Event::MappingStart(_, anchor, tag) => {
-                known_tag(tag.as_deref(), &["map"], at)?;
+                known_tag(tag.as_deref(), &["map"], self.place_of(tag.as_deref(), at))?;
                 self.open.push(Open { map: true, at, anchor, children: Vec::new() });
                 Ok(())
             }
@@ -336,6 +351,21 @@ impl Builder {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Where the tag of a value begins; the value where it has none.
+    fn place_of(&self, tag: Option<&Tag>, value: Mark) -> Mark {
+        let Some(tag) = tag else { return value };
+        let tag = tag.original();
+        let above = self.text.split('\n').take(value.line).enumerate();
+        let lines: Vec<_> = above.skip(value.line.saturating_sub(3)).collect();
+        let places = lines.into_iter().rev().filter_map(|(index, line)| {
+            let end = if index + 1 == value.line { value.column + tag.chars().count() } else { usize::MAX };
+            let before: String = line.chars().take(end).collect();
+            let column = before[..before.rfind(&tag)?].chars().count() + 1;
+            Some(Mark { line: index + 1, column, ..value })
+        });
+        places.into_iter().next().unwrap_or(value)
     }
 
     /// A node is complete: remembers its anchor and hands it to its parent.
@@ -383,8 +413,9 @@ impl Builder {
             match index.find(&own, &key) {
                 Some(i) => {
                     let (last, name) = (key.at, text.clone());
-                    let (before, value) = std::mem::replace(&mut own[i], (key, value));
-                    self.duplicates.push(Duplicate { key: name, first: before.at, lost: value, last });
+                    let kept = Rc::clone(&value);
+                    let (before, lost) = std::mem::replace(&mut own[i], (key, value));
+                    self.duplicates.push(Duplicate { key: name, first: before.at, lost, kept, last });
                 }
                 None => index.push(&mut own, (key, value)),
             }

@@ -46,6 +46,20 @@ pub fn resolve(text: &str) -> Meaning {
     if is_date(text) { Meaning::Date } else { Meaning::Text }
 }
 
+/// Whether a text needs no quotes to be that text, alone in its line.
+pub fn is_plain_text(text: &str) -> bool {
+    let is_sign = |c: char| "?:,[]{}#&*!|>'\"%@`".contains(c);
+    resolve(text) == Meaning::Text
+        && text != "<<"
+        && text.trim() == text
+        && !text.starts_with(is_sign)
+        && !text.starts_with("- ")
+        && !text.ends_with(':')
+        && !text.contains(": ")
+        && !text.contains(" #")
+        && !text.contains('\n')
+}
+
 /// A cursor that takes what matches: the few regular expressions of PyYAML's resolver, by hand.
 struct Cursor<'a>(&'a str);
 

@@ -97,6 +97,14 @@ impl<'t> Source<'t> {
         line.char_indices().nth(self.at.column.saturating_sub(1)).map_or("", |(index, _)| &line[index..])
     }
 
+    /// The value at that place, up to what ends it within brackets.
+    fn value(&self) -> &'t str {
+        let rest = self.rest();
+        let is_in_brackets = brackets::before(self.text, self.at).bracket.is_some();
+        let end = rest.find([',', ']', '}']).filter(|end| is_in_brackets && *end > 0);
+        end.map_or(rest, |end| rest[..end].trim_end())
+    }
+
     /// The last line with content above that of the parser.
     fn above(&self) -> Option<(usize, Content<'t>)> {
         (1..self.at.line).rev().find_map(|number| Some((number, Content::of(self.line(number))?)))
@@ -216,9 +224,9 @@ impl<'t> Source<'t> {
             | ErrorKind::InvalidBlockScalarHeader => {
                 let first = rest.chars().next().filter(|c| "@`%*&!?|>".contains(*c))?;
                 let help = if matches!(first, '|' | '>') {
-                    format!("begin the text in the next line, or {}", in_quotes(rest))
+                    format!("begin the text in the next line, or {}", in_quotes(self.value()))
                 } else {
-                    in_quotes(rest)
+                    in_quotes(self.value())
                 };
                 self.hint(format!("a value cannot begin with `{first}`, which means something else to YAML"), help)
             }
@@ -244,7 +252,7 @@ impl<'t> Source<'t> {
             Some(meant) => format!("did you mean `*{meant}`?"),
             None => format!(
                 "write `&{alias}` above, before what it stands for; or, if it is a text, {}",
-                in_quotes(self.rest())
+                in_quotes(self.value())
             ),
         };
         self.hint(format!("`*{alias}` stands for what is marked `&{alias}`, and nothing above is"), help)

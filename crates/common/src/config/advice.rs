@@ -202,6 +202,10 @@ pub fn all_keys() -> impl Iterator<Item = (Option<&'static str>, Level, &'static
     known.flat_map(|known| known.keys.iter().map(|key| (known.driver, known.level, *key)))
 }
 
+/// What to say of `x-defaults: &defaults`.
+const NO_KEYS_OF_ONES_OWN: &str = "keys of one's own are not allowed, not even for anchors: put the anchor where what it stands \
+                                   for is used first";
+
 /// A key that the part of the file where it stands does not have.
 pub struct Unknown<'a> {
     /// What that part is, for messages.
@@ -250,6 +254,8 @@ impl Unknown<'_> {
                     .map(|(key, place)| format!("did you mean `{key}`? {}", capital(&place)))
             })
             .or_else(|| elsewhere(level, driver, name))
+            .or_else(|| name.starts_with(['_', '.']).then(|| NO_KEYS_OF_ONES_OWN.to_owned()))
+            .or_else(|| name.starts_with("x-").then(|| NO_KEYS_OF_ONES_OWN.to_owned()))
             .unwrap_or_else(|| format!("its keys are: {}", known.join(", ")));
         (format!("{what} has no key `{shown}`"), help)
     }
@@ -307,6 +313,7 @@ pub fn missing(key: &str) -> Option<&'static str> {
         "context" => "it names a context of the kubeconfig",
         "backing-label" => "it names the label, served by another provider, on whose nodes those of this one stand",
         "type" => "it says what a node is: `pod`, or for this driver also `namespace` or `project`",
+        "tenant-name" => "it names the tenant in Zuul",
         "labels" => "they name the top-level labels that the host has",
         "pools" => "labels stand in pools: `- name: main`, with `labels` below",
         _ => return None,

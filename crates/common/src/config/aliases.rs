@@ -75,12 +75,18 @@ const DRIVERS: &[(&[&str], &str)] = &[
     (&["ssh", "baremetal", "bare-metal", "node", "nodes"], "static"),
 ];
 
+/// Where logging in to a cloud is configured.
+const CLOUDS_YAML: &str = "how to log in to a cloud stands in clouds.yaml; `cloud` names it";
+
 /// What else to say of a key that is not there.
-const REMARKS: &[(Level, &str, &str)] = &[(
-    Level::Label,
-    "max-ready",
-    "`min-ready` says how many nodes are kept ready, and no more are; `max-servers` of a pool, how many there are at most",
-)];
+const REMARKS: &[(Level, &[&str], &str)] = &[
+    (
+        Level::Label,
+        &["max-ready"],
+        "`min-ready` says how many nodes are kept ready, and no more are; `max-servers` of a pool, how many there are at most",
+    ),
+    (Level::Provider, &["auth", "auth-type", "auth_url", "auth_type", "credentials", "project", "tenant"], CLOUDS_YAML),
+];
 
 /// The keys of which one is meant by another; none where it is like none.
 pub fn of_key(level: Level, name: &str) -> &'static [&'static str] {
@@ -90,7 +96,7 @@ pub fn of_key(level: Level, name: &str) -> &'static [&'static str] {
 
 /// What to say of a key for which there is none.
 pub fn remark(level: Level, name: &str) -> Option<&'static str> {
-    REMARKS.iter().find(|(on, key, _)| *on == level && *key == name).map(|(_, _, remark)| *remark)
+    REMARKS.iter().find(|(on, keys, _)| *on == level && keys.contains(&name)).map(|(_, _, remark)| *remark)
 }
 
 /// The driver that is known by that name elsewhere.

@@ -37,14 +37,15 @@ impl<'a> Fields<'a> {
 
     /// Takes down which items of a list of mappings seem to belong to the one above, for a word where they lack that key.
     fn note_dashes_too_many(&self, head: &str, items: &[Rc<Node>]) {
-        let mut above = None;
+        let mut above: Option<(&str, &Node)> = None;
         for item in items.iter().filter(|_| self.report().strict()) {
             match (item.get(head).and_then(|name| name.as_text()), item.entries(), above) {
-                (Some(name), ..) => above = Some(name),
-                (None, Some([(key, value), ..]), Some(name)) => {
+                (Some(name), ..) => above = Some((name, item)),
+                (None, Some(entries @ [(key, value), ..]), Some((name, first))) => {
                     let line = format!("{}: {}", key.as_text().unwrap_or("…"), shapes::shown(value));
                     let help = format!("write `{line}` without a dash, below `{head}: {name}`, if it belongs to that");
-                    self.report().note_dash(item.at, help);
+                    let keys = entries.iter().filter_map(|(key, _)| key.as_text().map(str::to_owned));
+                    self.report().note_dash(item.at, help, first.at, keys);
                 }
                 _ => above = None,
             }

@@ -2,7 +2,7 @@
 //!
 //! `labels: [a]` has no label, since its item is a text; but a pool that lists label `a` is not wrong as well, and saying so
 //! would hide which of the two messages is to be acted on. So whatever text stands in an unusable item, in a list that is
-//! none, or under a misspelt key, may be a name that something else refers to.
+//! none, under a misspelt key, or under a key that stands twice, may be a name that something else refers to.
 //!
 //! Only `config-validate` doubts: it reports the cause as an error. To the daemons some causes are warnings, and what refers
 //! to a name that does not exist cannot run.
@@ -25,6 +25,7 @@ impl Doubtful {
         if !fields.report().strict() {
             return Self(texts);
         }
+        texts.extend(fields.report().lost());
         if let Some((_, misspelt)) = fields.misspelt(list) {
             collect(misspelt, &mut texts);
         } else if let Some(node) = fields.raw(list) {

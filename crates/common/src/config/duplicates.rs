@@ -24,7 +24,11 @@ pub fn tell(report: &Report, duplicate: &Duplicate) {
             "write `- {key}: {kept}` if another item begins here; else leave one of the two out: the first is at {first}"
         );
         report.lapse(duplicate.last, message, Some(help));
+        report.note_lost(&lost);
         return;
+    }
+    for name in duplicate.lost.items().unwrap_or_default().iter().filter_map(|item| text(item, "name")) {
+        report.note_lost(name);
     }
     let (ignored, is_lost) = ignored(&duplicate.lost, &duplicate.kept);
     let message = format!("the key `{key}` stands twice in one mapping; this one counts{ignored}");

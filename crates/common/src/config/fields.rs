@@ -172,7 +172,7 @@ impl<'a> Fields<'a> {
                 is_told || !node.is_null() && node.as_text() != Some("")
             })
         };
-        if keys.iter().any(is_there) {
+        if keys.iter().any(|key| is_there(key) || self.report.has_below(self.node.at, key)) {
             return false;
         }
         let Some((key, entry)) = keys.iter().find_map(|key| Some((*key, self.misspelt(key)?))) else { return true };
@@ -347,6 +347,9 @@ impl<'a> Fields<'a> {
         let message = format!("{}: `{key}` must be a whole number, not {}", self.what, node.describe());
         let help = match (&meant, &node.value) {
             (Some(_), _) => "write the number without quotes or fraction".to_owned(),
+            (None, Value::Scalar(Meaning::Text, text)) if grouped(text).is_some() => {
+                format!("write {}", grouped(text).unwrap_or_default())
+            }
             (None, Value::Scalar(_, text)) => units::advice(key, text, true),
             (None, _) => units::advice(key, "", true),
         };
@@ -479,4 +482,13 @@ impl<'a> Fields<'a> {
             None
         }
     }
+}
+
+/// `1,000` and `1 000` as 1000.
+fn grouped(text: &str) -> Option<i64> {
+    let (first, rest) = text.split_once([',', ' ', '\''])?;
+    let are_groups =
+        rest.split([',', ' ', '\'']).all(|group| group.len() == 3 && group.bytes().all(|b| b.is_ascii_digit()));
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    (are_groups && !first.is_empty() && first.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }

@@ -79,6 +79,12 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
         let Some(fields) = Fields::item(report, node, "one of `tenant-resource-limits`", "tenant-name") else {
             continue;
         };
+        let other = ["tenant", "name"].into_iter().find_map(|key| Some((key, fields.raw_text(key)?)));
+        if let Some((key, name)) = other.filter(|_| fields.raw("tenant-name").is_none()) {
+            let message = format!("one of `tenant-resource-limits` has `{key}` in the place of `tenant-name`");
+            report.error(fields.at_key(key), message, Some(format!("write `tenant-name: {}`", names::shown(name))));
+            continue;
+        }
         let Some(tenant) = fields.required_text("tenant-name") else { continue };
         let (what, at) = (format!("resource limits of tenant `{tenant}`"), fields.at());
         let mut limits = Resources::new();
@@ -148,6 +154,8 @@ struct TlsPaths {
     key: Option<PathBuf>,
     ca: Option<PathBuf>,
     verify_hostname: Option<bool>,
+    /// What is not there, and was not told to be misspelt or without a value.
+    missing: Vec<&'static str>,
 }
 
 impl TlsPaths {
@@ -169,6 +177,7 @@ impl TlsPaths {
             key: path("key"),
             ca: path("ca"),
             verify_hostname: fields.bool("verify-hostname"),
+            missing: ["cert", "key", "ca"].into_iter().filter(|key| fields.lacks(&[key])).collect(),
         };
         fields.finish();
         Some(tls)
@@ -176,14 +185,14 @@ impl TlsPaths {
 
     /// All three paths, or none. When validating, the rest may come from the secure file, which is not looked at.
     fn complete(self, report: &Report) -> Option<ZooKeeperTls> {
-        let Self { at, cert, key, ca, verify_hostname } = self;
-        let missing: Vec<_> = [("cert", &cert), ("key", &key), ("ca", &ca)]
-            .into_iter()
-            .filter_map(|(name, path)| path.is_none().then_some(format!("`{name}`")))
-            .collect();
+        let Self { at, cert, key, ca, verify_hostname, missing } = self;
         if let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) {
             return Some(ZooKeeperTls { cert, key, ca, verify_hostname: verify_hostname.unwrap_or(false) });
         }
+        if missing.is_empty() {
+            return None;
+        }
+        let missing: Vec<_> = missing.into_iter().map(|key| format!("`{key}`")).collect();
         let message = format!("`zookeeper-tls`: {} missing, so that no connection is made", missing.join(" and "));
         let help = "give all of `cert`, `key` and `ca`; a secure file that has all three takes the place of these";
         let help = Some(help.to_owned());

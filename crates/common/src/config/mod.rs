@@ -332,7 +332,7 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
         Scope { labels: &labels, doubtful_labels: &doubtful_labels, diskimages: &diskimages, circles: &circles };
     let Providers { good, broken } = providers::providers(report, &top, &scope);
     let zookeeper = global::zookeeper(report, &top, secure.as_ref().map(|(report, fields)| (*report, fields)));
-    zookeeper_servers::check_that_there_are(report, root, &zookeeper.servers);
+    zookeeper_servers::check_that_there_are(report, &top, root, &zookeeper.servers);
     let config = Config {
         webapp: global::webapp(report, &top),
         elements_dir: top.filled("elements-dir").map(Into::into),

@@ -11,6 +11,13 @@ impl Fields<'_> {
     /// A limit: a whole number. A negative one leaves no room, as 0 does (`nodepool 11.0.0: driver/utils.py
     /// QuotaInformation`): it is not the way to have none.
     pub fn limit(&self, key: &'static str) -> Option<f64> {
+        const NONE: [&str; 7] = ["unlimited", "none", "no", "infinity", "infinite", "inf", "nolimit"];
+        if let Some(text) = self.raw_text(key).filter(|text| NONE.contains(&text.to_lowercase().as_str())) {
+            self.know(key);
+            let message = format!("must be a whole number, not the text `{text}`");
+            self.wrong(self.at_key(key), key, message, "leave the key out where there is no limit");
+            return None;
+        }
         let limit = self.number(key, true)?;
         self.check_limit(self.at_key(key), key, limit);
         Some(limit)

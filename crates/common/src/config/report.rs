@@ -109,6 +109,9 @@ pub enum Mode {
     Strict,
 }
 
+/// By line and column; shared with the reports of parts.
+type ByPlace<T> = Rc<RefCell<HashMap<(usize, usize), T>>>;
+
 /// Collects what is found in one file, and in what was put into its tree from the one with our own keys. The walkers share
 /// it, hence the cells.
 #[derive(Debug)]
@@ -125,7 +128,11 @@ pub struct Report {
     faulty: RefCell<Vec<FaultyPart>>,
     keys: RefCell<Option<Vec<KnownKeys>>>,
     /// Items of lists that seem to belong to the one above, by line and column, with what to write then.
-    dashes: Rc<RefCell<HashMap<(usize, usize), String>>>,
+    dashes: ByPlace<String>,
+    /// The keys of those items, by the place of the item above.
+    below: ByPlace<Vec<String>>,
+    /// The names of what is lost because a key stands twice.
+    lost: Rc<RefCell<Vec<String>>>,
 }
 
 /// A pool, or a part of one, that has errors of its own.
@@ -163,6 +170,8 @@ impl Report {
             faulty: RefCell::default(),
             keys: RefCell::default(),
             dashes: Rc::default(),
+            below: Rc::default(),
+            lost: Rc::default(),
         }
     }
 
@@ -174,8 +183,13 @@ impl Report {
     /// An empty report on the same file, for a part whose errors are its own.
     pub fn part(&self) -> Self {
         let keys = self.keys.borrow().is_some().then(Vec::new);
-        let dashes = Rc::clone(&self.dashes);
-        let part = Self { keys: RefCell::new(keys), dashes, ..Self::new(self.mode, Arc::clone(&self.file)) };
+        let part = Self {
+            keys: RefCell::new(keys),
+            dashes: Rc::clone(&self.dashes),
+            below: Rc::clone(&self.below),
+            lost: Rc::clone(&self.lost),
+            ..Self::new(self.mode, Arc::clone(&self.file))
+        };
         part.driver.set(self.driver.get());
         part.extensions.replace(self.extensions.borrow().clone());
         part
@@ -230,9 +244,25 @@ impl Report {
         self.mode == Mode::Strict
     }
 
-    /// Notes that an item of a list seems to belong to the one above.
-    pub fn note_dash(&self, at: Mark, help: String) {
+    /// Notes that an item of a list seems to belong to the one above, which has these keys then.
+    pub fn note_dash(&self, at: Mark, help: String, above: Mark, keys: impl Iterator<Item = String>) {
         self.dashes.borrow_mut().insert((at.line, at.column), help);
+        self.below.borrow_mut().entry((above.line, above.column)).or_default().extend(keys);
+    }
+
+    /// Whether a key of an item stands in one below, which seems to belong to it.
+    pub fn has_below(&self, item: Mark, key: &str) -> bool {
+        self.below.borrow().get(&(item.line, item.column)).is_some_and(|keys| keys.iter().any(|other| other == key))
+    }
+
+    /// Notes the name of something that is lost because a key stands twice.
+    pub fn note_lost(&self, name: &str) {
+        self.lost.borrow_mut().push(name.to_owned());
+    }
+
+    /// The names of what is lost so.
+    pub fn lost(&self) -> Vec<String> {
+        self.lost.borrow().clone()
     }
 
     /// What to write where an item belongs to the one above, if it seems so.

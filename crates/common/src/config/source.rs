@@ -140,6 +140,9 @@ fn after(text: &str) -> Mark {
 fn look_for_other_references(text: &str, report: &Report) {
     let mut told: Vec<&str> = Vec::new();
     for (line, content) in (1..).zip(text.split('\n')).filter(|(_, content)| !content.trim_start().starts_with('#')) {
+        if report.strict() {
+            not_filled_in(line, content, report); // in a daemon's log it could be a password
+        }
         for (start, _) in content.match_indices("%(") {
             let rest = &content[start + 2..];
             let Some((name, behind)) = rest.split_once(')') else { continue };
@@ -165,6 +168,30 @@ fn look_for_other_references(text: &str, report: &Report) {
             );
             report.warning(at, message, Some(format!("write `%(NODEPOOL_{name})` and set that variable")));
         }
+    }
+}
+
+/// Warns of a value that is a variable of a shell or a place to be filled in, and nothing else.
+fn not_filled_in(line: usize, content: &str, report: &Report) {
+    let value = content.rsplit_once(": ").or_else(|| content.rsplit_once("- ")).map_or("", |(_, value)| value);
+    let value = value.trim().trim_matches(['"', '\'']);
+    let at = Mark::new(line, content.find(value).map_or(1, |start| content[..start].chars().count() + 1));
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_uppercase())
+            && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    let variable = value
+        .strip_prefix('$')
+        .map(|rest| rest.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(rest));
+    if let Some(name) = variable.filter(|name| is_name(name)) {
+        let ours = if name.starts_with("NODEPOOL_") { name.to_owned() } else { format!("NODEPOOL_{name}") };
+        let message = format!("`{value}` stays as it is: variables of the environment are put in by another form only");
+        report.warning(at, message, Some(format!("write `%({ours})` and set that variable")));
+    }
+    let inner = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+    if inner.is_some_and(|inner| !inner.is_empty() && !inner.contains(['<', '>'])) {
+        let message = format!("`{value}` looks like a place that is to be filled in");
+        report.warning(at, message, Some("write what is meant there".to_owned()));
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::{
     report::Report,
-    yaml::{Mark, Node},
+    yaml::{Mark, Node, Value},
 };
 
 /// How many of them are named.
@@ -36,7 +36,15 @@ pub fn check(report: &Report, root: &Node) {
 /// The labels that pools name, those of metastatic pools and of static hosts too.
 fn served(root: &Node) -> HashSet<&str> {
     let mut served = HashSet::new();
+    for provider in items(root, "providers") {
+        if provider.get("pools").is_none_or(|pools| pools.items().is_none()) {
+            mentioned(provider, &mut served);
+        }
+    }
     for pool in items(root, "providers").flat_map(|provider| items(provider, "pools")) {
+        if ["labels", "nodes"].into_iter().all(|key| pool.get(key).is_none_or(|list| list.items().is_none())) {
+            mentioned(pool, &mut served);
+        }
         served.extend(items(pool, "labels").filter_map(|label| text(label, "name")));
         for node in items(pool, "nodes") {
             served.extend(text(node, "labels").into_iter().flat_map(str::split_whitespace));
@@ -44,6 +52,20 @@ fn served(root: &Node) -> HashSet<&str> {
         }
     }
     served
+}
+
+/// All texts in what is perhaps a pool under a misspelt key, or one in another form: that was told.
+fn mentioned<'a>(node: &'a Node, texts: &mut HashSet<&'a str>) {
+    match &node.value {
+        Value::Scalar(_, text) => {
+            texts.insert(text);
+        }
+        Value::List(items) => items.iter().for_each(|item| mentioned(item, texts)),
+        Value::Map(entries) => entries.iter().for_each(|(key, value)| {
+            mentioned(key, texts);
+            mentioned(value, texts);
+        }),
+    }
 }
 
 /// The items of a list in a mapping; none where there is no such list.

@@ -25,6 +25,14 @@ pub fn read(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> {
             report.error(node.at, format!("{what} has no `host`, but a host in the place of a key"), Some(help));
             continue;
         }
+        if let Some(servers) = several(node) {
+            report.error(
+                node.at,
+                format!("{what} has a list of hosts: each server is an item of its own"),
+                Some(servers),
+            );
+            continue;
+        }
         let Some(fields) = Fields::or_help(report, node, what, as_item) else { continue };
         let fields = fields.on(Level::ZooKeeperServer);
         let host = fields.required_text("host");
@@ -56,7 +64,7 @@ pub fn read(report: &Report, top: &Fields<'_>) -> Vec<ZooKeeperServer> {
 
 /// Warns that there is nobody to connect to, in a file that has something to do or whose list has nothing in it. A file without
 /// both is what a site begins with whose other half comes from elsewhere.
-pub fn check_that_there_are(report: &Report, root: &Node, servers: &[ZooKeeperServer]) {
+pub fn check_that_there_are(report: &Report, top: &Fields<'_>, root: &Node, servers: &[ZooKeeperServer]) {
     let has_work = |key: &str| root.get(key).and_then(|node| node.items()).is_some_and(|items| !items.is_empty());
     let is_unusable = root.get("zookeeper-servers").is_some_and(|node| {
         !node.is_null() && node.items().is_none_or(|items| !items.is_empty()) // and that was reported
@@ -66,6 +74,7 @@ pub fn check_that_there_are(report: &Report, root: &Node, servers: &[ZooKeeperSe
         && !report.keeps_keys()
         && servers.is_empty()
         && !is_unusable
+        && top.misspelt("zookeeper-servers").is_none()
         && (["providers", "diskimages"].into_iter().any(has_work) || is_empty)
     {
         let at = root.get("zookeeper-servers").map_or(root.at, |node| node.at);
@@ -167,6 +176,23 @@ fn keyed_by_host(node: &Node) -> Option<String> {
     servers.filter(|servers| !servers.is_empty()).map(|servers| as_items(&servers))
 }
 
+/// What to write for `host: [a, b]` and `hosts: [a, b]`.
+fn several(node: &Node) -> Option<String> {
+    let hosts = ["host", "hosts"].into_iter().find_map(|key| node.get(key)?.items())?;
+    let port = node.get("port").and_then(|port| match port.value {
+        Value::Scalar(Meaning::Int(port), _) => u16::try_from(port).ok(),
+        _ => None,
+    });
+    let beside = node.get("chroot").and_then(|chroot| chroot.as_text()).map(str::to_owned);
+    let servers = hosts.iter().filter_map(|host| host.as_text()).flat_map(written).map(|server| Written {
+        port: server.port.or(port),
+        chroot: server.chroot.or_else(|| beside.clone()),
+        ..server
+    });
+    let servers: Vec<_> = servers.collect();
+    (!servers.is_empty()).then(|| as_items(&servers))
+}
+
 /// The servers that a `host` names. `port` and `chroot`: what stands beside it.
 fn hosts(report: &Report, at: Mark, text: &str, port: Option<u16>, chroot: Option<&str>) -> Vec<Written> {
     let text = text.trim();
@@ -191,7 +217,7 @@ fn hosts(report: &Report, at: Mark, text: &str, port: Option<u16>, chroot: Optio
         return servers;
     }
     let told = |server: &Written| format!("write {}", as_keys(server));
-    let is_odd = |c: char| c.is_whitespace() || "/@?#".contains(c);
+    let is_odd = |c: char| c.is_whitespace() || "/@?#$<>{}".contains(c);
     let Some(server) = servers.pop().filter(|server| !server.host.contains(is_odd)) else {
         let message = format!("ZooKeeper's `host` is `{text}`, which is neither a host's name nor an address");
         report.lapse(at, message, Some("write the name alone, as `zk1.example.com`".to_owned()));

@@ -101,3 +101,27 @@ fn a_driver_that_is_not_served_is_left_to_python() {
     assert!(of("openstak").contains("did you mean `openstack`? The drivers are: openstack, "), "{}", of("openstak"));
     assert!(!of("cloudy").contains("aws") && !of("cloudy").contains("fake"), "{}", of("cloudy"));
 }
+
+#[test]
+fn what_is_lost_or_in_the_wrong_place_is_not_told_as_unknown_or_missing() {
+    let servers = "zookeeper-servers: [{host: h}]\n";
+    only(&format!("{SMALL}labels: []\n"), "the key `labels` stands twice");
+    only(&SMALL.replace("    min-ready: 2\n", "    name: other\n"), "so that there is no `small`");
+    let dashed = SMALL.replace("    cloud: mine\n", "  - cloud: mine\n");
+    let errors = check_errors(&dashed);
+    assert!(
+        errors.contains("main:9:5:") && errors.contains("(write `cloud: mine` without a dash, below `name: cloud`"),
+        "{errors}"
+    );
+    assert!(!errors.contains("`cloud` is missing"), "{errors}");
+    for (text, expected) in [
+        ("zookeeper-tls: {cert: a, key: b, ca_cert: c}\n".to_owned(), "(did you mean `ca`?)"),
+        (format!("{servers}{}", SMALL.replace("    pools:", "    pool:")), "(did you mean `pools`?)"),
+        (format!("{servers}{}", SMALL.replace("        labels:", "        label:")), "(did you mean `labels`?)"),
+        (format!("zookeeper_servers: [{{host: h}}]\n{SMALL}"), "(did you mean `zookeeper-servers`?)"),
+    ] {
+        let errors = super::check_bytes(text.as_bytes(), &super::environment(&[])).unwrap_err();
+        assert!(errors.to_string().contains(expected) && errors.iter().count() == 1, "{errors}");
+        assert!(errors.warnings.is_empty(), "{text}: {:?}", errors.warnings);
+    }
+}

@@ -66,6 +66,10 @@ fn a_zookeeper_server_in_a_single_text_is_written_out_at_once_with_all_that_is_i
         ("h: 2181", "write `- {host: h, port: 2181}`"),
         ("{host: 'zk://h:2181/np'}", "write `host: h`, `port: 2181` and `chroot: /np`"),
         ("{host: h/np}", "write `host: h` and `chroot: /np`"),
+        (
+            "{hosts: [a, 'b:5'], port: 2281}",
+            "write one item for each server: `- {host: a, port: 2281}`, `- {host: b, port: 5}`",
+        ),
     ] {
         let errors = of(item);
         assert!(errors.ends_with(&format!("({way_out})")) && errors.lines().count() == 1, "{item}: {errors}");
@@ -147,6 +151,27 @@ fn a_number_with_a_unit_is_converted_to_the_one_that_is_wanted() {
         ("tenant-resource-limits: [{tenant-name: t, max-ram: 64G}]\n", "1:52", "it is a number of MiB: write 65536"),
         ("image-builders: [{name: b, host: h, min-free: 20G}]\n", "1:47", "it is a number of GiB: write 20"),
         ("tenant-resource-limits: [{tenant-name: t, max-cores: many}]\n", "1:54", "write a whole number alone"),
+    ]);
+}
+
+#[test]
+fn a_number_in_words_or_groups_is_told_as_one() {
+    let pool =
+        |limit: &str| format!("providers: [{{name: p, cloud: c, pools: [{{name: m, max-servers: {limit}}}]}}]\n");
+    each_leads_to(&[
+        (&pool("unlimited"), "1:64", "leave the key out where there is no limit"),
+        (&pool("'1,000'"), "1:64", "write 1000"),
+        ("tenant-resource-limits: [{tenant: t, max-cores: 5}]\n", "1:35", "write `tenant-name: t`"),
+        (
+            "x-defaults: &d {a: b}\n",
+            "1:1",
+            "keys of one's own are not allowed, not even for anchors: put the anchor where what it stands for is used first",
+        ),
+        (
+            "providers: [{name: p, cloud: c, auth: {username: x}}]\n",
+            "1:33",
+            "how to log in to a cloud stands in clouds.yaml; `cloud` names it",
+        ),
     ]);
 }
 

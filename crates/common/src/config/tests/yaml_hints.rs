@@ -95,6 +95,8 @@ fn a_colon_too_many_or_too_few_is_told_where_it_is() {
         ),
         ("labels:\n- {name: a}\nwebapp:{port: 1, listen_address: x}\n", "main:3:", "(write `webapp: …`)"),
         ("labels:\n  - name a\n    min-ready: 1\n", "main:2:5:", "write `name: a`"),
+        ("labels:\n  - name = a\n    min-ready: 1\n", "main:2:5:", "write `name: a` if"),
+        ("labels:\n  - name: a\n    min-ready = 1\n", "main:3:5:", "write `min-ready: 1` if"),
         ("labels:\n  - name: a\nfoo\nwebapp: {}\n", "main:3:1:", "write `foo:` if it is a key"),
     ]);
 }
@@ -213,6 +215,11 @@ fn a_character_that_is_not_what_it_looks_like_is_named_with_its_place() {
             "(write `-` instead)",
         ),
         (
+            "labels:\n\u{2013}\u{a0}name: a\n  min-ready: 1\n",
+            "main:2:1: this is not YAML: the character U+2013 (EN DASH)",
+            "(write `-` instead; column 2 has U+00A0 (NO-BREAK SPACE), too: write a space instead)",
+        ),
+        (
             "labels:\n- name: a\n\u{a0} min-ready 1\nwebapp: {}\n",
             "main:3:1: this is not YAML: the character U+00A0 (NO-BREAK SPACE) stands here, which looks like a space",
             "(write a space instead)",
@@ -294,4 +301,21 @@ fn what_an_alias_stands_for_is_told_where_the_alias_stands() {
         errors.starts_with("main:3:3: provider `p` is defined twice") && errors.contains("(the first is at main:2:6;"),
         "{errors}"
     );
+}
+
+#[test]
+fn what_is_still_to_be_filled_in_is_told() {
+    for (text, expected) in [
+        ("images-dir: ${IMAGES}\n", "main:1:13: `${IMAGES}` stays as it is"),
+        ("images-dir: \"$IMAGES\"\n", "(write `%(NODEPOOL_IMAGES)` and set that variable)"),
+        ("images-dir: $NODEPOOL_IMAGES\n", "(write `%(NODEPOOL_IMAGES)` and set that variable)"),
+        ("images-dir: <your directory>\n", "main:1:13: `<your directory>` looks like a place that is to be filled in"),
+    ] {
+        let warnings = check(text);
+        assert!(warnings.contains(expected) && warnings.lines().count() == 1, "{text}: {warnings}");
+        assert!(load(text).warnings.is_empty(), "nothing of it is in a daemon's log");
+    }
+    assert_eq!(check("images-dir: /a/$B\nelements-dir: a<b>\n"), "");
+    let host = check_errors("zookeeper-servers: [{host: $ZK}]\n");
+    assert!(host.contains("`$ZK`, which is neither a host's name nor an address"), "{host}");
 }

@@ -80,6 +80,10 @@ fn known(c: char) -> Option<(Kind, &'static str)> {
     NAMES.iter().find(|(known, ..)| *known == c).map(|(_, kind, name)| (*kind, *name))
 }
 
+fn named(c: char, name: &str) -> String {
+    format!("U+{:04X} ({name})", u32::from(c))
+}
+
 /// Whether a character shows nothing, or nothing but a space that is none.
 pub fn is_invisible(c: char) -> bool {
     known(c).is_some_and(|(kind, _)| matches!(kind, Kind::Space | Kind::Nothing))
@@ -98,13 +102,12 @@ pub fn meant(text: &str) -> Option<(String, String)> {
             Some((Kind::Quote(sign) | Kind::Sign(sign), _)) => plain.push(sign),
         }
     }
-    Some((plain.trim().to_owned(), format!("U+{:04X} ({name})", u32::from(first))))
+    Some((plain.trim().to_owned(), named(first, name)))
 }
 
 impl Odd {
     /// What is wrong with it.
     pub fn message(&self) -> String {
-        let name = known(self.c).map_or("", |(_, name)| name);
         let what = match self.kind {
             Kind::Space => "looks like a space, and is none to YAML".to_owned(),
             Kind::Nothing => "cannot be seen, and is there all the same".to_owned(),
@@ -112,7 +115,12 @@ impl Odd {
             Kind::Quote(sign) => format!("looks like `{sign}`, and is a part of the value"),
             Kind::Sign(sign) => format!("looks like `{sign}`, and is a letter to YAML"),
         };
-        format!("the character U+{:04X} ({name}) stands here, which {what}", u32::from(self.c))
+        format!("the character {} stands here, which {what}", self.name())
+    }
+
+    /// `U+00A0 (NO-BREAK SPACE)`.
+    pub fn name(&self) -> String {
+        named(self.c, known(self.c).map_or("", |(_, name)| name))
     }
 
     /// What to do about it, with the other lines that have it. `all`: those of the file.

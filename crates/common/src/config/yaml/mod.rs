@@ -414,8 +414,8 @@ impl Builder<'_> {
                 Some(i) => {
                     let (last, name) = (key.at, text.clone());
                     let kept = Rc::clone(&value);
-                    let (before, lost) = std::mem::replace(&mut own[i], (key, value));
-                    self.duplicates.push(Duplicate { key: name, first: before.at, lost, kept, last });
+                    let replaced = std::mem::replace(&mut own[i], (key, value));
+                    self.duplicates.push(Duplicate { key: name, first: replaced.0.at, lost: replaced.1, kept, last });
                 }
                 None => index.push(&mut own, (key, value)),
             }

@@ -177,7 +177,7 @@ fn as_level(level: &Level<'_>) -> String {
 /// `labels` as `labels:`, and `name a` as `name: a`.
 fn with_colon(text: &str) -> String {
     match text.split_once(' ') {
-        Some((key, value)) => format!("{key}: {}", shortened(value.trim_start())),
+        Some((key, value)) => format!("{key}: {}", shortened(value.trim_start().trim_start_matches('=').trim_start())),
         None => format!("{}:", shortened(text)),
     }
 }

@@ -143,8 +143,13 @@ impl<'t> Source<'t> {
         let all = characters::find(self.text, &[], &[]);
         let mut above = (1..self.at.line).rev().filter(|number| Content::of(self.line(*number)).is_some());
         let first = above.nth(1).unwrap_or(1);
-        let odd = all.iter().rev().find(|odd| (first..=self.at.line).contains(&odd.at.line))?;
-        Some(Hint { at: odd.at, message: odd.message(), help: odd.advice(&all) })
+        let last = all.iter().rev().find(|odd| (first..=self.at.line).contains(&odd.at.line))?;
+        let odd = all.iter().find(|odd| odd.at.line == last.at.line)?;
+        let others = all.iter().filter(|other| other.at.line == odd.at.line && other.c != odd.c);
+        let also = others
+            .map(|other| format!("; column {} has {}, too: {}", other.at.column, other.name(), other.advice(&[])));
+        let help = std::iter::once(odd.advice(&all)).chain(also).collect();
+        Some(Hint { at: odd.at, message: odd.message(), help })
     }
 
     /// A mark of a template in the line where the parser gave up: the last one before that place, else the first.

@@ -16,63 +16,7 @@ use super::{
     source::{self, Environment},
     yaml::{Mark, Node, Value, meant_characters, without_space},
 };
-
-/// A part of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // each is what its name says; `place` says it in words
-pub enum Level {
-    Top,
-    WebApp,
-    ZooKeeperServer,
-    ZooKeeperTls,
-    Label,
-    Diskimage,
-    ImageBuilder,
-    Provider,
-    ProviderDiskimage,
-    CloudImage,
-    Pool,
-    PoolLabel,
-    StaticNode,
-    Other,
-}
-
-impl Level {
-    /// Of a mapping with a name, which stands in a provider or not.
-    pub fn named(in_a_provider: bool, kind: &str) -> Self {
-        match (in_a_provider, kind) {
-            (false, "label") => Self::Label,
-            (false, "diskimage") => Self::Diskimage,
-            (false, "image-builder") => Self::ImageBuilder,
-            (true, "diskimage") => Self::ProviderDiskimage,
-            (true, "cloud-image") => Self::CloudImage,
-            (true, "pool") => Self::Pool,
-            (true, "label") => Self::PoolLabel,
-            (true, "node") => Self::StaticNode,
-            _ => Self::Other,
-        }
-    }
-
-    /// Where it is in the file: "it belongs …".
-    const fn place(self) -> &'static str {
-        match self {
-            Self::Top => "at the top level of the file",
-            Self::WebApp => "in `webapp`",
-            Self::ZooKeeperServer => "in an item of `zookeeper-servers`",
-            Self::ZooKeeperTls => "in `zookeeper-tls`",
-            Self::Label => "in one of the top-level `labels`",
-            Self::Diskimage => "in one of the top-level `diskimages`",
-            Self::ImageBuilder => "in one of `image-builders`",
-            Self::Provider => "in a provider itself",
-            Self::ProviderDiskimage => "in one of the `diskimages` of a provider",
-            Self::CloudImage => "in one of the `cloud-images` of a provider",
-            Self::Pool => "in a pool of a provider",
-            Self::PoolLabel => "in one of the `labels` of a pool",
-            Self::StaticNode => "in one of the `nodes` of a pool",
-            Self::Other => "elsewhere",
-        }
-    }
-}
+pub use super::{level::Level, suggest::suggest};
 
 /// The keys that Nodepool had before (up to 0.5, up to 3.0, and later), and what took their place.
 ///
@@ -377,17 +321,6 @@ pub fn before_version_3(root: &Node) -> Option<(Mark, &'static str)> {
     entries
         .filter_map(|(key, _)| Some((key.at, BEFORE_3.into_iter().find(|old| key.as_text() == Some(old))?)))
         .min_by_key(|(at, _)| (at.line, at.column))
-}
-
-/// The known name that was probably meant.
-pub fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let plain = |text: &str| text.to_lowercase().replace('_', "-");
-    let name = plain(name);
-    known
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(&name, &plain(candidate)), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

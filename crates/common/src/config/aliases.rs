@@ -2,7 +2,7 @@
 //!
 //! They are told before any likeness of letters, which leads astray here: `cacert` looks more like `cert` than like `ca`.
 
-use super::advice::Level;
+use super::level::Level;
 
 /// What is written, in which part of the file, and the keys of which one is meant: the first that the part has.
 const ALIASES: &[(Level, &[&str], &[&str])] = &[

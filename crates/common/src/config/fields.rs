@@ -74,7 +74,7 @@ impl<'a> Fields<'a> {
         let fields = Self::item(report, node, format!("{within}{article} {kind}"), "name")?.on(level);
         let name = fields.required_text("name")?;
         let fields = fields.called(format!("{within}{kind} `{}`", names::shown(&name)));
-        names::check(report, &fields, &name);
+        names::check(report, fields.at_key("name"), &fields.what, &name);
         Some((fields, name))
     }
 

@@ -10,7 +10,7 @@ use super::{
     Kubernetes, KubernetesKind, KubernetesLabel, PodContainer, PodResources, PodTemplate, Pool, PoolLabel,
     fields::Fields,
     kubernetes_forms, kubernetes_names, names,
-    providers::{self, Common, Scope},
+    provider_parts::{self, Common, Scope},
     report::Report,
     shapes,
     yaml::{Meaning, Node, Value},
@@ -47,7 +47,7 @@ pub fn read(
     let read =
         |part: &Report, fields: &Fields<'_>, name: &str| pool(part, fields, name, kind, common, &defaults, scope);
     let mut pools = Vec::new();
-    for (name, (pool, mut labels)) in providers::pools(report, fields, read) {
+    for (name, (pool, mut labels)) in provider_parts::pools(report, fields, read) {
         labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
         own.insert(name, labels);
         pools.push(pool);
@@ -106,7 +106,7 @@ fn pool(
     defaults: &Defaults,
     scope: &Scope<'_>,
 ) -> (Pool, IndexMap<LabelName, KubernetesLabel>) {
-    let mut pool = providers::pool(fields, name, common);
+    let mut pool = provider_parts::pool(fields, name, common);
     if pool.limits.limit("instances").is_infinite()
         && let Some(max) = defaults.max_servers
     {
@@ -149,7 +149,7 @@ fn pool(
             }
             Some(label(part, label_fields, label_name.clone(), kind, &of_labels))
         };
-        if let Some((name, label)) = providers::label(report, node, fields, &mut pool, scope, read) {
+        if let Some((name, label)) = provider_parts::label(report, node, fields, &mut pool, scope, read) {
             pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
             labels.insert(name, label);
         }

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::{
     Metastatic, MetastaticLabel, Pool, PoolLabel, advice,
     fields::Fields,
-    providers::{self, Common, MOST_SLOTS, Scope, check_label},
+    provider_parts::{self, Common, MOST_SLOTS, Scope, check_label},
     report::Report,
     yaml::{Mark, Node},
 };
@@ -25,7 +25,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
     let mut own: IndexMap<PoolName, IndexMap<LabelName, MetastaticLabel>> = IndexMap::new();
     let mut backed: IndexMap<LabelName, (Mark, MetastaticLabel)> = IndexMap::new();
     let read = |report: &Report, pool_fields: &Fields<'_>, name: &str| {
-        let mut pool = providers::pool(pool_fields, name, common);
+        let mut pool = provider_parts::pool(pool_fields, name, common);
         let checks = pool_fields.bool("host-key-checking").unwrap_or(false);
         let mut labels: IndexMap<LabelName, MetastaticLabel> = IndexMap::new();
         for node in pool_fields.list("labels") {
@@ -43,7 +43,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
                 }
                 Some(label)
             };
-            if let Some((name, label)) = providers::label(report, node, pool_fields, &mut pool, scope, read) {
+            if let Some((name, label)) = provider_parts::label(report, node, pool_fields, &mut pool, scope, read) {
                 backed.entry(label.backing_label.clone()).or_insert_with(|| (node.at, label.clone()));
                 pool.labels.insert(name.clone(), PoolLabel { name: name.clone(), diskimage: None });
                 labels.insert(name, label);
@@ -52,7 +52,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         (pool, labels)
     };
     let mut pools = Vec::new();
-    for (name, (pool, mut labels)) in providers::pools(report, fields, read) {
+    for (name, (pool, mut labels)) in provider_parts::pools(report, fields, read) {
         labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
         own.insert(name, labels);
         pools.push(pool);

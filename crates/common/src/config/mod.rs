@@ -12,6 +12,26 @@
 //! say where each stands. Where upstream's schema rejects what its daemons use without harm, we accept it
 //! (config.md 17, traps.md 20).
 //!
+//! What the files import of each other goes one way, from a row to rows above it, but for one call: `advice` learns which keys
+//! there are from the readers, run over one of everything.
+//!
+//! | | what it has |
+//! |---|---|
+//! | `types` `left_out` | the result; what is left out of it |
+//! | `level` `suggest` `formats` `units` | parts of the file, and what was probably meant |
+//! | `yaml` | a file as a tree with places |
+//! | `report` `names` `duplicates` `source` | what is found; names in messages; from bytes to text |
+//! | `shapes` `zookeeper_texts` `python` | values that are written in another shape |
+//! | `aliases` `advice` | keys that a part of the file does not have |
+//! | `fields` `numbers` `collections` | a mapping, read key by key |
+//! | `doubtful` `unserved` `backing` | what parts say of each other |
+//! | `image_builders` `connections` `unbuildable` `diskimages` `zookeeper_servers` `global` | the top-level keys |
+//! | `provider_parts` | what the readers of all drivers use |
+//! | `openstack` `kubernetes` `metastatic` `static_hosts` `unbuilt` | those readers, with `kubernetes_*` below theirs |
+//! | `providers` | which of them reads a provider |
+//! | `extensions` | the file with our own keys |
+//! | this file, then `reload` `keeping` `diff` | a configuration; another one in its place |
+//!
 //! [`Watcher`] tells when the files have changed and are whole again; [`diff`] what that means for the providers.
 
 mod advice;
@@ -25,16 +45,20 @@ mod doubtful;
 mod duplicates;
 pub mod extensions;
 mod fields;
+mod formats;
 mod global;
 mod image_builders;
 mod keeping;
 mod kubernetes;
 mod kubernetes_forms;
 mod kubernetes_names;
+mod left_out;
+mod level;
 mod metastatic;
 mod names;
 mod numbers;
 mod openstack;
+mod provider_parts;
 mod providers;
 mod python;
 mod reload;
@@ -42,6 +66,7 @@ mod report;
 mod shapes;
 mod source;
 mod static_hosts;
+mod suggest;
 mod types;
 mod unbuildable;
 mod unbuilt;
@@ -49,6 +74,7 @@ mod units;
 mod unserved;
 pub mod yaml;
 mod zookeeper_servers;
+mod zookeeper_texts;
 
 #[cfg(test)]
 mod tests;
@@ -58,22 +84,25 @@ use std::{
     sync::Arc,
 };
 
-use advice::Level;
-pub use advice::suggest;
 pub use diff::{Diff, diff, same as same_provider};
 use diskimages::Diskimages;
 use doubtful::Doubtful;
 use extensions::Extensions;
 use fields::Fields;
-use providers::{Providers, Scope};
+use left_out::Broken;
+pub use left_out::{BrokenPart, BrokenProvider, Part};
+use level::Level;
+use provider_parts::Scope;
+use providers::Providers;
 pub use reload::{Poll, Watcher};
 pub use report::{ConfigError, ConfigErrors, Warning};
 use report::{Mode, Report};
 use source::Environment;
+pub use suggest::suggest;
 pub use types::*;
 use yaml::{Document, Mark, Node};
 
-use crate::model::{ImageName, LabelName, PoolName, ProviderName};
+use crate::model::ImageName;
 
 /// A configuration that can run.
 #[derive(Clone, Debug)]
@@ -127,61 +156,6 @@ impl std::fmt::Display for BrokenExtensions {
             }
         }
         write!(f, ":\n{}", self.errors)
-    }
-}
-
-/// A provider that was left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokenProvider {
-    /// Its name; `number N, without a name` where it has none.
-    pub name: ProviderName,
-    /// Where the first error stands.
-    pub place: Place,
-    /// All that is wrong with it, each with its place.
-    pub reason: String,
-}
-
-/// A part of a provider that cannot be used as it is configured. Its provider runs without it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokenPart {
-    /// Its provider.
-    pub provider: ProviderName,
-    /// Its pool.
-    pub pool: PoolName,
-    /// What of the pool it is.
-    pub part: Part,
-    /// All that is wrong with it, each with its place.
-    pub reason: String,
-}
-
-/// Pools, and what of them is left out alone. A name is `in line N, without a name` where there is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All of the pool: its own keys have errors. None of its labels is served.
-    Pool,
-    /// A label that the pool does not serve.
-    Label(LabelName),
-    /// A host that the pool does not have. The nodes that may be that host's are left alone.
-    Host(String),
-}
-
-impl std::fmt::Display for BrokenPart {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { provider, pool, part, reason } = self;
-        match part {
-            Part::Pool => write!(f, "Pool {pool} of provider {provider}")?,
-            Part::Label(label) => write!(f, "Label {label} of pool {pool} of provider {provider}")?,
-            Part::Host(host) => write!(f, "Host {host} of pool {pool} of provider {provider}")?,
-        }
-        f.write_str(match part {
-            Part::Pool | Part::Label(_) => {
-                " is left out (in a reload it stays as it was, and so does all of a static provider): "
-            }
-            Part::Host(_) => {
-                " is left out (nodes that are registered stay; in a reload all of the provider stays as it was): "
-            }
-        })?;
-        f.write_str(reason)
     }
 }
 
@@ -296,13 +270,6 @@ fn root(report: &Report, document: Document) -> Option<std::rc::Rc<Node>> {
         report.error(Mark::new(1, 1), "the configuration is empty", Some(help.to_owned()));
     }
     root
-}
-
-/// What is left out.
-#[derive(Default)]
-struct Broken {
-    providers: Vec<BrokenProvider>,
-    parts: Vec<BrokenPart>,
 }
 
 fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) -> Option<(Config, Broken)> {

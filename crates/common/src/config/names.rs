@@ -1,7 +1,6 @@
 //! Names that are hardly what was meant, and those that ZooKeeper has no place for.
 
 use super::{
-    fields::Fields,
     report::Report,
     yaml::{self, Mark},
 };
@@ -22,7 +21,8 @@ pub fn shown(name: &str) -> String {
 
 /// Warns of a name with a blank at an end, or with a line break or another control character: whoever asks for it elsewhere
 /// hardly writes it so.
-pub fn check(report: &Report, fields: &Fields<'_>, name: &str) {
+/// `what`: whose name it is; `at`: where it stands.
+pub fn check(report: &Report, at: Mark, what: &str, name: &str) {
     let meant = name.trim();
     let problem = if meant.is_empty() {
         "is nothing but blanks"
@@ -34,7 +34,7 @@ pub fn check(report: &Report, fields: &Fields<'_>, name: &str) {
         return;
     };
     let help = (!meant.is_empty() && !meant.chars().any(char::is_control)).then(|| format!("write `name: {meant}`"));
-    report.warning(fields.at_key("name"), format!("{}: its name {problem}", fields.what), help);
+    report.warning(at, format!("{what}: its name {problem}"), help);
 }
 
 /// Whether ZooKeeper can have a node of that name; the names of providers and images are parts of its paths.

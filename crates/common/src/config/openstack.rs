@@ -11,7 +11,7 @@ use super::{
     doubtful::Doubtful,
     fields::Fields,
     names,
-    providers::{self, Common, Scope, check_diskimage, no_cloud_image},
+    provider_parts::{self, Common, Scope, check_diskimage, no_cloud_image},
     report::Report,
 };
 use crate::model::{ImageName, LabelName, PoolName};
@@ -53,7 +53,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
     };
     let read = |part: &Report, fields: &Fields<'_>, name: &str| pool(part, fields, name, common, &images, scope);
     let mut pools = Vec::new();
-    for (name, (pool, mut own)) in providers::pools(report, fields, read) {
+    for (name, (pool, mut own)) in provider_parts::pools(report, fields, read) {
         own.labels.retain(|name, _| pool.labels.contains_key(name)); // of equal names the last counts, usable or not
         openstack.pools.insert(name, own);
         pools.push(pool);
@@ -130,7 +130,7 @@ fn cloud_images(report: &Report, provider: &Fields<'_>) -> IndexMap<String, Clou
 fn connection(fields: &Fields<'_>) -> (String, u16) {
     let kind = connections::read(fields, fields.filled("connection-type"));
     let default = if kind == "winrm" { 5986 } else { 22 };
-    let port = providers::connection_port(fields, "connection-port");
+    let port = provider_parts::connection_port(fields, "connection-port");
     (kind, port.unwrap_or(default))
 }
 
@@ -142,7 +142,7 @@ fn pool(
     images: &Bootable,
     scope: &Scope<'_>,
 ) -> (Pool, OpenStackPool) {
-    let mut pool = providers::pool(fields, name, common);
+    let mut pool = provider_parts::pool(fields, name, common);
     for (key, resource) in [("max-cores", "cores"), ("max-ram", "ram")] {
         if let Some(limit) = fields.limit(key) {
             pool.limits.set(resource, limit);
@@ -168,7 +168,7 @@ fn pool(
         let read = |part: &Report, label_fields: &Fields<'_>, name: &LabelName| {
             label(part, label_fields, name.clone(), &own.networks, host_key_checking, images, scope)
         };
-        if let Some((name, label)) = providers::label(report, node, fields, &mut pool, scope, read) {
+        if let Some((name, label)) = provider_parts::label(report, node, fields, &mut pool, scope, read) {
             let diskimage = match &label.image {
                 LabelImage::Diskimage(image) => Some(image.clone()),
                 LabelImage::CloudImage(_) => None,

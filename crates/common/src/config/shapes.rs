@@ -5,9 +5,9 @@
 //! has found that the shape is wrong; an answer is always given, at least in general words.
 
 use super::{
-    unbuildable,
+    formats,
     yaml::{Meaning, Node, Value, is_plain_text, without_space},
-    zookeeper_servers,
+    zookeeper_texts,
 };
 
 /// The key that each item of a list begins with.
@@ -22,7 +22,7 @@ pub fn head(list: &str) -> &'static str {
 /// A list of mappings, each with that first key.
 pub fn as_list(list: &str, node: &Node) -> String {
     let head = head(list);
-    if let Some(help) = zookeeper_servers::as_list(node).filter(|_| list == "zookeeper-servers") {
+    if let Some(help) = zookeeper_texts::as_list(node).filter(|_| list == "zookeeper-servers") {
         return help;
     }
     match &node.value {
@@ -186,7 +186,7 @@ pub fn as_text_item(key: &str, node: &Node) -> String {
 
 /// What an item of a list of texts was meant to be, in its place within brackets.
 fn in_brackets(key: &str, word: &str) -> String {
-    let word = if matches!(key, "formats" | "keep-formats") { unbuildable::meant_format(word) } else { word };
+    let word = if matches!(key, "formats" | "keep-formats") { formats::meant_format(word) } else { word };
     let is_plain = |c: char| !c.is_whitespace() && !",[]{}:#&*!|>'\"%@`".contains(c);
     if word.chars().all(is_plain) && is_plain_text(word) {
         word.to_owned()

@@ -11,7 +11,7 @@ use super::{
     ConfigError, HostId, Part, Pool, PoolLabel, StaticHost, connections,
     fields::Fields,
     image_builders::{self, Around},
-    providers::{self, Common, MOST_SLOTS, Scope, check_label},
+    provider_parts::{self, Common, MOST_SLOTS, Scope, check_label},
     report::{FaultyPart, Report},
     yaml::{Mark, Node},
 };
@@ -24,7 +24,7 @@ const NEVER_READY: &str = "the host is never found in time, and never ready";
 pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope<'_>) -> Vec<Pool> {
     let mut places: IndexMap<HostId, Mark> = IndexMap::new();
     let read = |report: &Report, pool_fields: &Fields<'_>, name: &str| {
-        let mut pool = providers::pool(pool_fields, name, common);
+        let mut pool = provider_parts::pool(pool_fields, name, common);
         let mut hosts: Vec<Arc<StaticHost>> = Vec::new();
         for node in pool_fields.list("nodes") {
             let part = report.part();
@@ -58,7 +58,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         pool.hosts = Some(hosts);
         (pool, ())
     };
-    providers::pools(report, fields, read).into_values().map(|(pool, ())| pool).collect()
+    provider_parts::pools(report, fields, read).into_values().map(|(pool, ())| pool).collect()
 }
 
 /// An item of `nodes`.
@@ -84,7 +84,7 @@ impl Item {
     /// Leaves it out; requests for its labels are told why, unless another host has them.
     fn leave_out(self, report: &Report, pool: &mut Pool, errors: Vec<ConfigError>) {
         let Self { name, what, host } = self;
-        let reason = providers::without_place(&errors, &what);
+        let reason = provider_parts::without_place(&errors, &what);
         for label in host.map(|host| host.labels).unwrap_or_default() {
             pool.broken_labels.entry(label).or_insert_with(|| format!("host {name} is left out: {reason}"));
         }
@@ -108,15 +108,15 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     let (at, what, has_labels) = (fields.at_key("labels"), &fields.what, !labels.is_empty());
     let labels = labels.into_iter().filter(|label| {
         let what = format!("{what}: label `{label}`");
-        providers::part_of_label(report, pool, label, &what, |part| check_label(part, at, &what, label, scope))
+        provider_parts::part_of_label(report, pool, label, &what, |part| check_label(part, at, &what, label, scope))
     });
     let labels: Vec<LabelName> = labels.collect();
     if labels.is_empty() && has_labels && !report.strict() {
         pool.broken_hosts.insert(name.clone(), "none of its `labels` can be used".to_owned());
     }
-    let port = providers::connection_port(fields, "connection-port");
+    let port = provider_parts::connection_port(fields, "connection-port");
     // Upstream's schema rejects the old name, its driver reads it.
-    let old_port = if report.strict() { None } else { providers::connection_port(fields, "ssh-port") };
+    let old_port = if report.strict() { None } else { provider_parts::connection_port(fields, "ssh-port") };
     let slots = fields.count("max-parallel-jobs", MOST_SLOTS).unwrap_or(1);
     if slots == 0 {
         let message = format!("{}: `max-parallel-jobs` is 0, so that this host is no node at all", fields.what);

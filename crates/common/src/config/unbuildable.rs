@@ -9,6 +9,7 @@ use super::{
     Diskimage,
     advice::suggest,
     fields::Fields,
+    formats::FORMATS,
     report::Report,
     unserved::{items, text},
     yaml::{Mark, Node},
@@ -16,18 +17,6 @@ use super::{
 
 /// What launchers read of a diskimage.
 const OF_LAUNCHERS: [&str; 4] = ["name", "username", "python-path", "shell-type"];
-
-/// The formats that disk-image-create makes (diskimage-builder 3: `disk-image-create -h`), and those that clouds know (Glance:
-/// `disk_formats`, `container_formats`).
-const FORMATS: [&str; 18] = [
-    "qcow2", "raw", "vhd", "vhdx", "vmdk", "vdi", "ploop", "iso", "ami", "ari", "aki", "ova", "tar", "tgz", "squashfs",
-    "docker", "aci", "ext4",
-];
-
-/// The format that was probably meant by a text; the text itself where it is like none.
-pub fn meant_format(format: &str) -> &str {
-    suggest(format, FORMATS.into_iter()).unwrap_or(format)
-}
 
 /// Warns of a format that nobody knows.
 pub fn check_format(report: &Report, at: Mark, what: &str, key: &str, format: &str) {

@@ -7,7 +7,7 @@ use indexmap::IndexSet;
 use super::{
     doubtful::Doubtful,
     fields::Fields,
-    providers::{self, Common, Scope, check_diskimage, check_label, no_cloud_image},
+    provider_parts::{self, Common, Scope, check_diskimage, check_label, no_cloud_image},
     report::Report,
 };
 use crate::model::LabelName;
@@ -34,7 +34,7 @@ pub fn check(report: &Report, provider: &Fields<'_>, common: &Common, scope: &Sc
     }
     for node in provider.list("pools") {
         let Some((pool, name)) = Fields::named(report, node, Some(&provider.what), "pool") else { continue };
-        providers::pool(&pool, &name, common);
+        provider_parts::pool(&pool, &name, common);
         for node in pool.list("labels") {
             let Some((label, name)) = Fields::named(report, node, Some(&pool.what), "label") else { continue };
             check_label(report, label.at(), &label.what, &LabelName::from(name), scope);

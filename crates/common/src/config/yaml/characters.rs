@@ -133,7 +133,8 @@ impl Odd {
             Kind::Sign(':') => "write `:` and a space instead".to_owned(),
             Kind::Sign(sign) => format!("write `{sign}` instead"),
         };
-        instead + &super::in_other_lines(self.at, all.iter().filter(|other| other.c == self.c).map(|other| other.at))
+        instead
+            + &super::mark::in_other_lines(self.at, all.iter().filter(|other| other.c == self.c).map(|other| other.at))
     }
 }
 

@@ -9,6 +9,7 @@
 mod characters;
 mod digits;
 mod hints;
+mod mark;
 mod scalar;
 mod tabs;
 
@@ -17,6 +18,7 @@ use std::{collections::HashMap, ops::Range, rc::Rc};
 pub use characters::{Odd, is_invisible, meant as meant_characters};
 pub use digits::digits;
 pub use hints::without_space;
+pub use mark::{Mark, Problem, WhichFile};
 pub use scalar::{Meaning, is_plain_text, whole};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag, options};
 pub use tabs::advice as advice_on_tabs;
@@ -27,34 +29,6 @@ use super::names;
 const MOST_NODES: usize = 1_000_000;
 /// How deep a file may nest once its aliases are expanded. A Nodepool configuration is some ten levels deep.
 const DEEPEST: usize = 128;
-
-/// Line and column, both from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    /// The line.
-    pub line: usize,
-    /// The column.
-    pub column: usize,
-    /// In which of a configuration's files.
-    pub file: WhichFile,
-}
-
-impl Mark {
-    /// In the file that is read.
-    pub const fn new(line: usize, column: usize) -> Self {
-        Self { line, column, file: WhichFile::Main }
-    }
-}
-
-/// A file of those whose trees are read as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhichFile {
-    /// The configuration file itself.
-    #[default]
-    Main,
-    /// The one that has only our own keys ([`super::extensions`]).
-    Extensions,
-}
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -177,32 +151,6 @@ impl Node {
 /// A key and its value.
 pub type Entry = (Rc<Node>, Rc<Node>);
 
-/// Why a text is not one YAML document.
-#[derive(Debug)]
-pub struct Problem {
-    /// Where.
-    pub at: Mark,
-    /// What is wrong.
-    pub message: String,
-    /// A way out.
-    pub help: Option<String>,
-    /// What is wrong without a word of the text, where `message` or `help` repeat some of it: passwords need quotes more often
-    /// than anything else, and people put them into these files.
-    pub in_general: Option<String>,
-}
-
-impl Problem {
-    /// With a way out.
-    pub fn new(at: Mark, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { at, message: message.into(), help: Some(help.into()), in_general: None }
-    }
-
-    /// What is wrong, for logs and for what everybody can read: nothing of a text that is no YAML is repeated.
-    pub fn without_its_text(&self) -> &str {
-        self.in_general.as_ref().unwrap_or(&self.message)
-    }
-}
-
 /// A key that stands twice in one mapping.
 #[derive(Debug)]
 pub struct Duplicate {
@@ -261,22 +209,6 @@ pub fn parse_file(text: &str, file: WhichFile) -> Result<Document, Problem> {
     let quoted: Vec<_> = builder.texts.into_iter().filter(|scalar| !builder.blocks.contains(scalar)).collect();
     let odd = characters::find(text, &quoted, &builder.blocks);
     Ok(Document { root: builder.root, duplicates: builder.duplicates, tabs, odd })
-}
-
-/// The other lines of places like one, for advice: `; line 6 has one, too`.
-fn in_other_lines(this: Mark, all: impl Iterator<Item = Mark>) -> String {
-    const MOST: usize = 5;
-    let mut lines: Vec<usize> = all.map(|at| at.line).filter(|line| *line != this.line).collect();
-    lines.dedup();
-    let mut named: Vec<String> = lines.iter().take(MOST).map(ToString::to_string).collect();
-    if lines.len() > MOST {
-        named.push("others".to_owned());
-    }
-    match named.split_last() {
-        None => String::new(),
-        Some((line, [])) => format!("; line {line} has one, too"),
-        Some((last, first)) => format!("; lines {} and {last} have some, too", first.join(", ")),
-    }
 }
 
 fn mark(span: &Span) -> Mark {

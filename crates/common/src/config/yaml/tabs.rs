@@ -20,7 +20,7 @@ pub fn in_indentation(lines: &[&str]) -> Vec<Mark> {
 
 /// What to do about a tab, with the other lines that have some. `all`: the tabs of the file.
 pub fn advice(tab: Mark, all: &[Mark]) -> String {
-    format!("write spaces instead{}", super::in_other_lines(tab, all.iter().copied()))
+    format!("write spaces instead{}", super::mark::in_other_lines(tab, all.iter().copied()))
 }
 
 /// Those tabs of a text that could be read. `scalars`: the quoted and block scalars, as ranges of characters, in their order.

@@ -21,7 +21,7 @@ use serde_saphyr::granit_parser::ErrorKind;
 
 use self::layout::Content;
 use super::{Mark, Problem, characters, tabs};
-use crate::config::suggest;
+use crate::config::suggest::suggest;
 
 /// Longer values are not repeated in a hint.
 const LONGEST_VALUE: usize = 60;

@@ -113,8 +113,10 @@ impl Cloud for Nova {
     }
 
     async fn list_servers(&self) -> Result<Vec<Arc<Server>>, CloudError> {
-        let servers = self.list("detailed server list", Service::Compute, "/servers/detail", "servers", &[]).await?;
-        Ok(servers.iter().filter_map(Server::read).map(Arc::new).collect())
+        self.list_read("detailed server list", Service::Compute, "/servers/detail", "servers", &[], |server| {
+            Server::read(&server).map(Arc::new)
+        })
+        .await
     }
 
     async fn get_server(&self, id: &str) -> Result<Option<Arc<Server>>, CloudError> {

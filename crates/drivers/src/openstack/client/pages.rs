@@ -32,6 +32,20 @@ impl Nova {
         key: &str,
         query: &[(&'static str, &str)],
     ) -> Result<Vec<Value>, CloudError> {
+        self.list_read(name, service, path, key, query, Some).await
+    }
+
+    /// All pages of a listing, each read as it comes: what a service says of thousands of servers takes several times the
+    /// memory of what we keep of it. What `convert` makes nothing of is left out.
+    pub(super) async fn list_read<T: Send>(
+        &self,
+        name: &'static str,
+        service: Service,
+        path: &str,
+        key: &str,
+        query: &[(&'static str, &str)],
+        convert: impl Fn(Value) -> Option<T> + Send + Sync,
+    ) -> Result<Vec<T>, CloudError> {
         let first: Query = query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let mut all = Vec::new();
         let mut read = HashSet::new();
@@ -48,15 +62,15 @@ impl Nova {
             lesson.came(time);
             let next = next_query(&page, key);
             // An answer that is none must not pass for "there is nothing": what is not there gets deleted.
-            let Some(Value::Array(mut items)) = page.get_mut(key).map(Value::take) else {
+            let Some(Value::Array(items)) = page.get_mut(key).map(Value::take) else {
                 return Err(CloudError::new(ErrorClass::Transient, format!("{name} was answered without {key}")));
             };
-            let Some(next) = next.filter(|_| !items.is_empty()) else {
-                all.append(&mut items);
+            let next = next.filter(|_| !items.is_empty());
+            all.extend(items.into_iter().filter_map(&convert));
+            let Some(next) = next else {
                 lesson.ended();
                 return Ok(all);
             };
-            all.append(&mut items);
             query = first.iter().filter(|(key, _)| next.iter().all(|(other, _)| other != key)).cloned().collect();
             query.extend(next);
         }

@@ -31,7 +31,7 @@ pub use image::{BuildState, ImageBuild, ImageUpload, UploadKey, UploadState};
 pub use json::{Json, Object};
 pub use metastatic::{Backing, Place, metastatic_owner, metastatic_provider};
 pub use node::{Node, NodeState};
-pub use records::{Entry, HasState, Records, RequestLock, Stat, WorkLock};
+pub use records::{Changes, Entry, HasState, Records, RequestLock, Stat, WorkLock};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
 pub use resources::Resources;
 pub use wire::{Extra, Reading, RecordError};

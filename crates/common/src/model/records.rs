@@ -164,13 +164,42 @@ pub struct Records {
     pub held_back: BTreeMap<Holder, Entry<HeldBack>>,
 }
 
+/// Which of the [`Records`] may have changed. It says where to look again, not what has become of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Everything may have: what was derived from the records has to be derived anew.
+    pub everything: bool,
+    /// Nodes and their locks.
+    pub nodes: BTreeSet<NodeId>,
+    /// Requests and their locks.
+    pub requests: BTreeSet<RequestId>,
+    /// Anything else: components, images, builds, uploads.
+    pub others: bool,
+}
+
+impl Changes {
+    /// Everything.
+    pub fn everything() -> Self {
+        Self { everything: true, others: true, ..Self::default() }
+    }
+
+    /// Adds what another names.
+    pub fn extend(&mut self, other: Self) {
+        self.everything |= other.everything;
+        self.others |= other.others;
+        self.nodes.extend(other.nodes);
+        self.requests.extend(other.requests);
+    }
+}
+
 impl Records {
     /// The newest ready upload of an image in a provider (`nodepool 11.0.0: zk/zookeeper.py
     /// getMostRecentImageUpload`).
     pub fn newest_upload(&self, image: &ImageName, provider: &ProviderName) -> Option<&Arc<ImageUpload>> {
+        let first = UploadKey { image: image.clone(), provider: provider.clone(), build: "".into(), id: "".into() };
         self.uploads
-            .iter()
-            .filter(|(key, _)| key.image == *image && key.provider == *provider)
+            .range(first..)
+            .take_while(|(key, _)| key.image == *image && key.provider == *provider)
             .filter_map(|(_, entry)| Some((entry.order()?, entry.usable()?)))
             .filter(|(_, upload)| upload.state == UploadState::Ready)
             .max_by(|(a, _), (b, _)| a.total_cmp(b))

@@ -28,7 +28,7 @@ pub(super) use self::follow::follow;
 use self::tree::Tree;
 use super::paths::{Lock, Spot};
 use crate::{
-    model::{Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat},
+    model::{Changes, Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat},
     sys::clock::now,
 };
 
@@ -76,6 +76,12 @@ impl Cache {
     /// Looks at the records. The closure must not block, and not call the cache.
     pub fn read<R>(&self, look: impl FnOnce(&Records) -> R) -> R {
         look(&self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).records)
+    }
+
+    /// What has changed since the last call, by anybody; everything, at the first. To be taken before the records are read: what
+    /// changes between the two is seen, and named again by the next call.
+    pub fn take_changes(&self) -> Changes {
+        self.tree().take_changes()
     }
 
     /// Whether the records are those of a live connection: the walk is done, and what happened during it applied.

@@ -10,7 +10,7 @@ use super::{
     removals::Removals,
 };
 use crate::model::{
-    BuildId, BuilderComponent, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest,
+    BuildId, BuilderComponent, Changes, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest,
     PoolComponent, RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock,
 };
 
@@ -28,6 +28,8 @@ pub(super) struct Tree {
     gone: HashSet<NodeId>,
     /// What must not be put in by those who have asked before.
     pub removals: Removals,
+    /// What has changed since somebody last asked for it; `None`: nobody has yet.
+    changes: Option<Changes>,
     /// The components' transactions, which the records do not carry, by path.
     component_versions: HashMap<String, i64>,
     /// What has been complained about, by path: the version that was broken.
@@ -75,8 +77,28 @@ fn free_since(contenders: &BTreeSet<String>, before: Option<Timestamp>, now: Tim
 }
 
 impl Tree {
+    /// What has changed since the last call; everything, at the first.
+    pub fn take_changes(&mut self) -> Changes {
+        self.changes.replace(Changes::default()).unwrap_or_else(Changes::everything)
+    }
+
+    /// Notes what a path says something about.
+    fn note(&mut self, spot: &Spot) {
+        let Some(changes) = &mut self.changes else { return };
+        match spot {
+            Spot::Node(id) | Spot::Contender(Lock::Node(id), _) => {
+                changes.nodes.insert(id.clone());
+            }
+            Spot::Request(id) | Spot::RequestLock(id) | Spot::Contender(Lock::Request(id), _) => {
+                changes.requests.insert(id.clone());
+            }
+            _ => changes.others = true,
+        }
+    }
+
     /// Applies what was read of a path. Whether something changed.
     pub fn put(&mut self, spot: &Spot, data: &[u8], stat: Stat, now: Timestamp) -> bool {
+        self.note(spot);
         match spot {
             Spot::Node(id) => {
                 let record = self.judge(spot, stat, Node::read(id.clone(), data));
@@ -178,6 +200,7 @@ impl Tree {
         if self.gone.contains(&id) {
             return false;
         }
+        self.note(&Spot::Node(id.clone()));
         let locks = &self.locks;
         let lock = Lock::Node(id.clone());
         put(&mut self.records.nodes, id, record, stat, || contenders(locks, &lock), now)
@@ -191,12 +214,14 @@ impl Tree {
         stat: Stat,
         now: Timestamp,
     ) -> bool {
+        self.note(&Spot::Request(id.clone()));
         let lock = self.records.request_locks.get(&id).map(|lock| lock.contenders.clone());
         put(&mut self.records.requests, id, record, stat, || lock.unwrap_or_default(), now)
     }
 
     /// What has no data, or none that we keep, is there.
     pub fn add(&mut self, spot: &Spot, now: Timestamp) -> bool {
+        self.note(spot);
         match spot {
             Spot::Image(image) => self.records.images.insert(image.clone()),
             Spot::Pause(image) => self.records.paused_images.insert(image.clone()),
@@ -208,6 +233,7 @@ impl Tree {
     /// A path is gone.
     pub fn remove(&mut self, spot: &Spot, now: Timestamp) -> bool {
         let path = spot.path();
+        self.note(spot);
         self.complaints.remove(&path);
         self.oddities.remove(&path);
         self.removals.note(spot);
@@ -262,6 +288,7 @@ impl Tree {
     /// The clock was set by that many seconds, and is at `now`. What was seen after that and before it was noticed has a time
     /// of the new clock already: it is not put off.
     pub fn clock_stepped(&mut self, step: f64, now: Timestamp) {
+        self.changes = self.changes.take().map(|_| Changes::everything());
         let records = &mut self.records;
         let times = records
             .nodes
@@ -297,6 +324,7 @@ impl Tree {
         for (key, entry) in std::mem::take(&mut self.records.uploads) {
             keep_newer(new.records.uploads.get_mut(&key), entry);
         }
+        new.changes = self.changes.take().map(|_| Changes::everything());
         new.removals = std::mem::take(&mut self.removals);
         new.removals.walked();
         *self = new;

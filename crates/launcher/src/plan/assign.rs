@@ -4,8 +4,16 @@
 //! declines by several of them are one write. What a pool accepts is reckoned at once against the budget, so that a
 //! burst of requests is accepted until the first one that has to wait for quota: that one pauses the pool, and later
 //! ones stay free for other launchers.
+//!
+//! Requests are looked at by class ([`index`](super::index)). What is free becomes less in the course of a pass, never more:
+//! where a request has to wait for it, all behind it in its class have to, and are not looked at ([`Verdict::AllWait`]).
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    ops::Bound::{Excluded, Unbounded},
+    sync::Arc,
+};
 
 use nodepool_common::{
     config::Pool,
@@ -13,8 +21,10 @@ use nodepool_common::{
 };
 
 use super::{
-    Decision, PoolKey, PoolState, Waiting, World,
+    Decision, PoolKey, PoolState, Waiting, Want, World,
     budget::Fit,
+    decision::ClassWaiting,
+    index::{Class, ClassId},
     metastatic::is_left_to_another,
     pass::Pass,
     serve::{Declining, decline_reason, order_of, unknown},
@@ -24,7 +34,10 @@ use super::{
 enum Verdict {
     Accept,
     Decline(String),
+    /// It waits; others of its class may not have to.
     Wait(String),
+    /// It waits, and so do all that come after it in its class.
+    AllWait(String),
 }
 
 /// Declines by request.
@@ -51,20 +64,42 @@ impl Pass<'_> {
             .collect();
         pools.sort_by_key(|(_, _, pool)| pool.priority);
         for (state, provider, pool) in pools {
-            for request in in_order(world, pool) {
-                if accepted.contains_key(&request.id) || !self.is_open(request, state) {
+            // Those that it can serve come first.
+            let mut first = BinaryHeap::new();
+            let classes = &self.index.requests.classes;
+            for (id, class) in classes {
+                if class.shape.declined_by.contains(&state.launcher_id) {
                     continue;
                 }
-                match self.judge(state, pool, request, provider.max_concurrency) {
-                    Verdict::Accept => {
-                        *self.taken.running.entry(provider.name.clone()).or_default() += request.node_types.len();
-                        declines.remove(&request.id);
-                        accepted.insert(request.id.clone(), state.key.clone());
+                let mut requests = class.requests.iter();
+                if let Some(rank) = requests.next() {
+                    first.push(Reverse((missing(pool, class), rank, *id)));
+                }
+            }
+            while let Some(Reverse((missing, rank, id))) = first.pop() {
+                let Some(class) = classes.get(&id) else { continue };
+                let verdict = self.look_at(&accepted, state, pool, provider.max_concurrency, id, &rank.id);
+                match verdict {
+                    None => {}
+                    Some(Verdict::Accept) => {
+                        *self.taken.running.entry(provider.name.clone()).or_default() += class.shape.labels.len();
+                        declines.remove(&rank.id);
+                        accepted.insert(rank.id.clone(), state.key.clone());
                     }
-                    Verdict::Decline(reason) => {
-                        declines.entry(request.id.clone()).or_default().push((state.key.clone(), reason));
+                    Some(Verdict::Decline(reason)) => {
+                        declines.entry(rank.id.clone()).or_default().push((state.key.clone(), reason));
                     }
-                    Verdict::Wait(reason) => self.plan.wait(&request.id, &state.key, Waiting { reason, paused: false }),
+                    Some(Verdict::AllWait(reason)) if !self.one_by_one => {
+                        let (pool, from) = (state.key.clone(), rank.clone());
+                        self.plan.classes_waiting.push(ClassWaiting { class: id, pool, from, reason: reason.into() });
+                        continue;
+                    }
+                    Some(Verdict::Wait(reason) | Verdict::AllWait(reason)) => {
+                        self.plan.wait(&rank.id, &state.key, Waiting { reason, paused: false });
+                    }
+                }
+                if let Some(next) = class.requests.range((Excluded(rank), Unbounded)).next() {
+                    first.push(Reverse((missing, next, id)));
                 }
             }
         }
@@ -82,6 +117,33 @@ impl Pass<'_> {
         self.plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
     }
 
+    /// What a pool makes of the next request of a class; `None` where it is not to look at it.
+    fn look_at(
+        &mut self,
+        accepted: &BTreeMap<RequestId, PoolKey>,
+        state: &PoolState,
+        pool: &Pool,
+        max_concurrency: Option<usize>,
+        class: ClassId,
+        id: &RequestId,
+    ) -> Option<Verdict> {
+        let world = self.world;
+        let request = world.records.requests.get(id)?.usable()?;
+        if accepted.contains_key(id) {
+            return None;
+        }
+        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
+            self.plan.wake(*at);
+            return None;
+        }
+        let is_left = || left_to_others(world, state, pool, request).map(Arc::from);
+        let left = self.left.entry((class, state.key.clone())).or_insert_with(is_left);
+        if let Some(reason) = left {
+            return Some(Verdict::AllWait(reason.to_string()));
+        }
+        Some(self.judge(state, pool, request, max_concurrency))
+    }
+
     /// Requests that every pool which is left has declined already: a pool that had not is gone, and nobody else would fail
     /// them. Not at once: it may be coming back.
     fn give_up_on_the_orphaned(&mut self, declines: &mut Declines) {
@@ -89,7 +151,8 @@ impl Pass<'_> {
         if world.pools.is_empty() {
             return;
         }
-        for (id, entry) in &world.records.requests {
+        for id in &self.index.requests.declined {
+            let Some(entry) = world.records.requests.get(id) else { continue };
             let Some(request) = entry.usable().filter(|request| request.state == RequestState::Requested) else {
                 continue;
             };
@@ -111,20 +174,6 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether a pool may look at a request at all.
-    fn is_open(&mut self, request: &NodeRequest, state: &PoolState) -> bool {
-        let world = self.world;
-        let holdings = world.holdings;
-        if let Some(at) = holdings.requests_after.get(&request.id).filter(|at| **at > world.now) {
-            self.plan.wake(*at);
-            return false;
-        }
-        !request.declined_by.contains(&state.launcher_id)
-            && !holdings.busy_requests.contains(&request.id)
-            && !holdings.requests.contains_key(&request.id)
-            && world.records.requests.get(&request.id).is_none_or(|entry| !entry.is_locked())
-    }
-
     fn judge(
         &mut self,
         state: &PoolState,
@@ -134,25 +183,8 @@ impl Pass<'_> {
     ) -> Verdict {
         let world = self.world;
         let key = &state.key;
-        // Other pools that could serve it, by what they say of themselves.
-        let candidates = || world.records.pools_that_may_serve(request);
-        if let Some(wanted) = &request.provider
-            && *wanted != key.provider
-            && candidates().any(|other| other.provider_name.as_ref() == Some(wanted))
-        {
-            return Verdict::Wait(format!("left to provider {wanted}, which the request prefers"));
-        }
-        if let Some(better) = candidates().find(|other| other.priority < pool.priority && !other.paused) {
-            return Verdict::Wait(format!(
-                "left to a pool of higher priority: {}",
-                better.id.as_ref().map_or("?", |id| id.as_str())
-            ));
-        }
         let lacks_labels = request.node_types.iter().any(|label| !pool.labels.contains_key(label));
         if lacks_labels {
-            if candidates().next().is_some() {
-                return Verdict::Wait("left to pools that have its labels".to_owned());
-            }
             // Nobody has its labels. The one who does may be starting again at this moment, so it is not failed at once.
             let seen = world.records.requests.get(&request.id).and_then(|entry| entry.free_since).unwrap_or(world.now);
             let until = seen + world.timing.decline;
@@ -166,13 +198,13 @@ impl Pass<'_> {
                 request.node_types.iter().filter(|l| pool.labels.contains_key(*l)).cloned().collect();
             match self.budget.tenant_fits(world, key, tenant, &known) {
                 Fit::Yes => {}
-                Fit::No { reason, .. } => return Verdict::Wait(format!("tenant {tenant}: it {reason}")),
+                Fit::No { reason, .. } => return Verdict::AllWait(format!("tenant {tenant}: it {reason}")),
                 Fit::Unknown(want) => {
                     let waiting = unknown(world, key, &want);
                     self.plan.wants.insert(want);
-                    return Verdict::Wait(waiting.reason);
+                    return Verdict::AllWait(waiting.reason);
                 }
-                Fit::NotNow(reason) | Fit::Broken(reason) => return Verdict::Wait(reason),
+                Fit::NotNow(reason) | Fit::Broken(reason) => return Verdict::AllWait(reason),
             }
         }
         match decline_reason(world, key, pool, request) {
@@ -180,52 +212,60 @@ impl Pass<'_> {
             Declining::NotNow(reason) if request.is_min_ready() => return Verdict::Decline(reason),
             Declining::NotNow(reason) => {
                 self.plan.starved.insert(key.provider.clone());
-                return Verdict::Wait(reason);
+                return Verdict::AllWait(reason);
             }
             Declining::Unknown(want) => {
                 let waiting = unknown(world, key, &want);
+                // An image is asked for again for requests that are newer than the last answer: others are declined.
+                let is_for_all = !matches!(want, Want::LabelReady(..));
                 self.plan.wants.insert(want);
-                return Verdict::Wait(waiting.reason);
+                return if is_for_all { Verdict::AllWait(waiting.reason) } else { Verdict::Wait(waiting.reason) };
             }
             Declining::No => {}
         }
-        if let Some((reason, keeper)) =
-            world.pool_config(key).and_then(|(provider, _)| is_left_to_another(world, provider, &request.node_types))
+        if let Some((reason, keeper)) = world
+            .pool_config(key)
+            .and_then(|(provider, _)| is_left_to_another(world, &self.index.nodes, provider, &request.node_types))
         {
             // Where that one could not, nobody can.
             return match keeper.filter(|keeper| request.declined_by.contains(keeper)) {
                 Some(keeper) => {
                     Verdict::Decline(format!("declined by {keeper}, which places the nodes of this provider"))
                 }
-                None => Verdict::Wait(reason),
+                None => Verdict::AllWait(reason),
             };
         }
         let running = self.taken.running.get(&key.provider).copied().unwrap_or(0);
         if let Some(most) = max_concurrency
             && running >= most
         {
-            return Verdict::Wait(format!("{running} launches are running, of max-concurrency {most}"));
+            return Verdict::AllWait(format!("{running} launches are running, of max-concurrency {most}"));
         }
         let outcome = self.supply(key, pool, request, &request.node_types, None);
+        // All nodes of a request are in one zone, which is drawn by its number: another may find idle ones in its own.
+        let is_by_zone = request.reuse
+            && request.node_types.len() > 1
+            && request.node_types.iter().any(|label| self.index.nodes.idle(key, Some(label)).next().is_some());
+        let wait = |reason| if is_by_zone { Verdict::Wait(reason) } else { Verdict::AllWait(reason) };
         if let Some(want) = &outcome.unknown {
             let waiting = unknown(world, key, want);
             self.plan.wants.insert(want.clone());
             self.give_back(key, &outcome);
-            return Verdict::Wait(waiting.reason);
+            return wait(waiting.reason);
         }
         if pool.hosts.is_some() {
             // Nothing can be launched, and nothing pauses: what is free is shared among all launchers and requests.
             if let Some(shortage) = &outcome.shortage {
                 let reason = shortage.reason.clone();
                 self.give_back(key, &outcome);
-                return if request.is_min_ready() { Verdict::Decline(reason) } else { Verdict::Wait(reason) };
+                return if request.is_min_ready() { Verdict::Decline(reason) } else { wait(reason) };
             }
         } else if self.taken.is_paused(key) {
             // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait
             // for, does not make them wait longer.
             if outcome.shortage.is_some() || self.is_in_the_way(key, &outcome) {
                 self.give_back(key, &outcome);
-                return Verdict::Wait("the pool is paused: requests before it wait for quota".to_owned());
+                return wait("the pool is paused: requests before it wait for quota".to_owned());
             }
         } else if let Some(shortage) = &outcome.shortage {
             if request.is_min_ready() {
@@ -237,7 +277,7 @@ impl Pass<'_> {
             // clear while actions are at it.
             if self.taken.in_motion.contains(key) {
                 self.give_back(key, &outcome);
-                return Verdict::Wait("requests before it are being served".to_owned());
+                return wait("requests before it are being served".to_owned());
             }
             self.taken.press(key, shortage, &request.node_types);
         }
@@ -248,21 +288,28 @@ impl Pass<'_> {
     }
 }
 
-/// The requests in the order in which this pool looks at them: those it can serve first.
-fn in_order<'a>(world: &World<'a>, pool: &Pool) -> Vec<&'a NodeRequest> {
-    let mut requests: Vec<_> = world
-        .records
-        .requests
-        .values()
-        .filter_map(|entry| entry.usable())
-        .map(AsRef::as_ref)
-        .filter(|request: &&NodeRequest| request.state == RequestState::Requested)
-        .collect();
-    requests.sort_by_cached_key(|request| {
-        let mut missing: Vec<_> = request.node_types.iter().filter(|l| !pool.labels.contains_key(*l)).collect();
-        missing.sort();
-        missing.dedup();
-        (missing.len(), request.id.priority(), request.relative_priority, request.id.sequence())
-    });
-    requests
+/// Whether a pool leaves requests like this one to others, and why.
+fn left_to_others(world: &World<'_>, state: &PoolState, pool: &Pool, request: &NodeRequest) -> Option<String> {
+    // Other pools that could serve it, by what they say of themselves.
+    let candidates = || world.records.pools_that_may_serve(request);
+    if let Some(wanted) = &request.provider
+        && *wanted != state.key.provider
+        && candidates().any(|other| other.provider_name.as_ref() == Some(wanted))
+    {
+        return Some(format!("left to provider {wanted}, which the request prefers"));
+    }
+    if let Some(better) = candidates().find(|other| other.priority < pool.priority && !other.paused) {
+        let id = better.id.as_ref().map_or("?", |id| id.as_str());
+        return Some(format!("left to a pool of higher priority: {id}"));
+    }
+    let lacks_labels = request.node_types.iter().any(|label| !pool.labels.contains_key(label));
+    (lacks_labels && candidates().next().is_some()).then(|| "left to pools that have its labels".to_owned())
+}
+
+/// How many labels of a class a pool lacks.
+fn missing(pool: &Pool, class: &Class) -> usize {
+    let mut missing: Vec<_> = class.shape.labels.iter().filter(|l| !pool.labels.contains_key(*l)).collect();
+    missing.sort();
+    missing.dedup();
+    missing.len()
 }

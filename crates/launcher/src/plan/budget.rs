@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, Node, NodeRequest, NodeState, ProviderName, Resources, TenantName},
+    model::{LabelName, NodeRequest, ProviderName, Resources, TenantName},
 };
 
-use super::{PoolKey, Want, World};
+use super::{PoolKey, Want, World, index::Nodes, usage::label_resources};
 
-/// Usage so far, by provider, pool and tenant.
-pub struct Budget {
+/// Usage so far, by provider, pool and tenant: what the index says, plus what this pass has decided.
+pub struct Budget<'a> {
+    nodes: &'a Nodes,
     providers: BTreeMap<ProviderName, Resources>,
     pools: BTreeMap<PoolKey, Resources>,
     tenants: BTreeMap<TenantName, Resources>,
@@ -45,28 +46,10 @@ pub enum Fit {
     Broken(String),
 }
 
-impl Budget {
-    /// What the records say is used.
-    pub fn new(world: &World<'_>) -> Self {
-        let mut budget = Self { providers: BTreeMap::new(), pools: BTreeMap::new(), tenants: BTreeMap::new() };
-        for entry in world.records.nodes.values() {
-            let Some(node) = entry.usable() else { continue };
-            let is_elsewhere = world.is_elsewhere(node);
-            if is_elsewhere && node.state == NodeState::Deleting {
-                continue;
-            }
-            if let (Some(tenant), Some(resources)) = (&node.tenant_name, &node.resources)
-                && world.config.tenant_limits.contains_key(tenant)
-            {
-                budget.tenants.entry(tenant.clone()).or_default().add(resources);
-            }
-            if let Some((key, resources)) = node_usage(world, node) {
-                if !is_elsewhere {
-                    budget.providers.entry(key.provider.clone()).or_default().add(&resources);
-                }
-                budget.pools.entry(key).or_default().add(&resources);
-            }
-        }
+impl<'a> Budget<'a> {
+    /// What is used at the beginning of a pass.
+    pub fn new(world: &World<'_>, nodes: &'a Nodes) -> Self {
+        let mut budget = Self { nodes, providers: BTreeMap::new(), pools: BTreeMap::new(), tenants: BTreeMap::new() };
         for (_, key, label) in &world.holdings.starting {
             if let Ok(Ok(resources)) = label_resources(world, key, label) {
                 budget.take(key, resources);
@@ -79,30 +62,27 @@ impl Budget {
     /// Counts what tenants were promised and have no node for yet; and for requests that are just being accepted,
     /// what their pools will need.
     fn count_promises(&mut self, world: &World<'_>) {
-        let held = world.holdings.requests.iter().map(|(id, held)| (id, &held.pool));
-        let mut promised = BTreeMap::new();
-        for (id, key) in held.chain(&world.holdings.accepting) {
+        let limits = &world.config.tenant_limits;
+        // Without limits of tenants only those that are just being accepted matter: they are few.
+        let held = world.holdings.requests.iter().filter(|_| !limits.is_empty()).map(|(id, held)| (id, &held.pool));
+        let promised: BTreeMap<_, _> = held.chain(&world.holdings.accepting).collect();
+        for (id, key) in promised {
             let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) else { continue };
-            let limited = request.tenant_name.as_ref().filter(|name| world.config.tenant_limits.contains_key(*name));
-            if limited.is_some() || world.holdings.accepting.contains_key(id) {
-                promised.insert(id, (key, limited, request.node_types.clone()));
+            let tenant = request.tenant_name.as_ref().filter(|name| limits.contains_key(*name));
+            let is_being_accepted = world.holdings.accepting.contains_key(id);
+            if tenant.is_none() && !is_being_accepted {
+                continue;
             }
-        }
-        if promised.is_empty() {
-            return;
-        }
-        for node in world.records.nodes.values().filter_map(|entry| entry.usable()) {
-            if let Some((_, _, labels)) = node.allocated_to.as_ref().and_then(|id| promised.get_mut(id))
-                && let Some(at) = labels.iter().position(|label| node.labels.contains(label))
-            {
-                labels.swap_remove(at);
+            let mut labels = request.node_types.clone();
+            for node in self.nodes.allocated_to(id).filter_map(|node| world.records.nodes.get(node)?.usable()) {
+                if let Some(at) = labels.iter().position(|label| node.labels.contains(label)) {
+                    labels.swap_remove(at);
+                }
             }
-        }
-        for (id, (key, tenant, labels)) in promised {
             if let Some(tenant) = tenant {
                 self.take_for_tenant(world, key, tenant, &labels);
             }
-            if world.holdings.accepting.contains_key(id) {
+            if is_being_accepted {
                 for label in &labels {
                     if let Ok(Ok(resources)) = label_resources(world, key, label) {
                         self.take(key, resources);
@@ -112,20 +92,33 @@ impl Budget {
         }
     }
 
+    fn of_provider(&mut self, provider: &ProviderName) -> &mut Resources {
+        let known = || self.nodes.of_providers.get(provider).map(|sum| sum.total().clone()).unwrap_or_default();
+        self.providers.entry(provider.clone()).or_insert_with(known)
+    }
+
+    fn of_pool(&mut self, key: &PoolKey) -> &mut Resources {
+        let known = || self.nodes.of_pools.get(key).map(|sum| sum.total().clone()).unwrap_or_default();
+        self.pools.entry(key.clone()).or_insert_with(known)
+    }
+
+    fn of_tenant(&mut self, tenant: &TenantName) -> &mut Resources {
+        let known = || self.nodes.of_tenants.get(tenant).map(|sum| sum.total().clone()).unwrap_or_default();
+        self.tenants.entry(tenant.clone()).or_insert_with(known)
+    }
+
     /// Counts a launch that was just decided.
     pub fn take(&mut self, key: &PoolKey, resources: &Resources) {
-        self.providers.entry(key.provider.clone()).or_default().add(resources);
-        self.pools.entry(key.clone()).or_default().add(resources);
+        self.of_provider(&key.provider).add(resources);
+        self.of_pool(key).add(resources);
     }
 
     /// Undoes [`Self::take`].
     pub fn give_back(&mut self, key: &PoolKey, resources: &Resources) {
-        if let Some(used) = self.providers.get_mut(&key.provider) {
-            *used = used.less(resources);
-        }
-        if let Some(used) = self.pools.get_mut(key) {
-            *used = used.less(resources);
-        }
+        let used = self.of_provider(&key.provider);
+        *used = used.less(resources);
+        let used = self.of_pool(key);
+        *used = used.less(resources);
     }
 
     /// Whether a request could ever be served by the pool, whatever else runs there (the check at acceptance).
@@ -161,23 +154,22 @@ impl Budget {
     }
 
     /// Whether one more node of a label fits now.
-    pub fn fits(&self, world: &World<'_>, key: &PoolKey, pool: &Pool, label: &LabelName) -> Fit {
+    pub fn fits(&mut self, world: &World<'_>, key: &PoolKey, pool: &Pool, label: &LabelName) -> Fit {
         let need = match label_resources(world, key, label) {
             Ok(Ok(resources)) => resources,
             Ok(Err(error)) => return Fit::Broken(error.clone()),
             Err(want) => return Fit::Unknown(want),
         };
-        let nothing = Resources::new();
         if !pool.ignore_provider_quota {
             let Some(quota) = world.provider(&key.provider).and_then(|p| p.quota.as_ref()) else {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             };
-            let remaining = quota.ours.less(self.providers.get(&key.provider).unwrap_or(&nothing));
+            let remaining = quota.ours.less(self.of_provider(&key.provider));
             if !remaining.fits(need) {
                 return no("what remains of the provider's quota", &remaining, need, true);
             }
         }
-        let remaining = pool.limits.less(self.pools.get(key).unwrap_or(&nothing));
+        let remaining = pool.limits.less(self.of_pool(key));
         if remaining.fits(need) { Fit::Yes } else { no("what remains of the pool's limits", &remaining, need, false) }
     }
 
@@ -193,7 +185,7 @@ impl Budget {
                 Err(want) => return Fit::Unknown(want),
             }
         }
-        let remaining = limits.less(self.tenants.entry(tenant.clone()).or_default());
+        let remaining = limits.less(self.of_tenant(tenant));
         if remaining.fits(&need) {
             Fit::Yes
         } else {
@@ -204,7 +196,7 @@ impl Budget {
     /// Counts what a tenant was just promised.
     pub fn take_for_tenant(&mut self, world: &World<'_>, key: &PoolKey, tenant: &TenantName, labels: &[LabelName]) {
         if world.config.tenant_limits.contains_key(tenant) {
-            let used = self.tenants.entry(tenant.clone()).or_default();
+            let used = self.of_tenant(tenant);
             for label in labels {
                 if let Ok(Ok(resources)) = label_resources(world, key, label) {
                     used.add(resources);
@@ -218,40 +210,6 @@ impl Budget {
 fn quota_is_fresh(world: &World<'_>, key: &PoolKey) -> bool {
     // Also where the clock was set back meanwhile.
     world.provider(&key.provider).is_some_and(|p| (world.now - p.quota_at).abs() <= world.timing.fresh_quota)
-}
-
-/// What a node of a label takes: known, known to be impossible, or to be asked for.
-pub fn label_resources<'a>(
-    world: &World<'a>,
-    key: &PoolKey,
-    label: &LabelName,
-) -> Result<&'a Result<Resources, String>, Want> {
-    world
-        .provider(&key.provider)
-        .and_then(|p| p.label_resources.get(&(key.pool.clone(), label.clone())))
-        .ok_or_else(|| Want::LabelResources(key.provider.clone(), key.pool.clone(), label.clone()))
-}
-
-/// A node's share of its provider's usage, and of its pool's where that is in the configuration. What a node takes is
-/// on its record, or follows from its first label; where neither helps it does not count (`nodepool 11.0.0:
-/// driver/utils.py estimatedNodepoolQuotaUsed`, which leaves out every node of a removed pool).
-fn node_usage(world: &World<'_>, node: &Node) -> Option<(PoolKey, Resources)> {
-    let key = PoolKey { provider: node.provider.clone()?, pool: node.pool.clone()? };
-    world.config.providers.get(&key.provider)?;
-    if node.state == NodeState::Aborted && node.external_id.is_none() {
-        return None;
-    }
-    let known_label = || {
-        let (_, pool) = world.pool_config(&key)?;
-        let label = node.labels.first().filter(|label| pool.labels.contains_key(*label))?;
-        label_resources(world, &key, label).ok()?.as_ref().ok()
-    };
-    let resources = match (&node.resources, known_label()) {
-        (Some(recorded), Some(need)) => recorded.clone().with_unrecorded_of(need),
-        (Some(recorded), None) => recorded.clone(),
-        (None, need) => need?.clone(),
-    };
-    Some((key, resources))
 }
 
 fn no(what: &str, remaining: &Resources, need: &Resources, of_provider: bool) -> Fit {

@@ -10,7 +10,10 @@ use nodepool_common::{
     model::{LabelName, NodeId, PoolName, ProviderName, RequestId, Timestamp},
 };
 
-use super::PoolKey;
+use super::{
+    PoolKey,
+    index::{ClassId, Rank},
+};
 
 /// The outcome of planning.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +24,8 @@ pub struct Plan {
     pub wants: BTreeSet<Want>,
     /// Why each request that waits does so, per pool of ours.
     pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
+    /// The same, for whole classes of requests.
+    pub classes_waiting: Vec<ClassWaiting>,
     /// Pools with a request that waits for quota.
     pub paused: BTreeSet<PoolKey>,
     /// Providers with a request that waits for what other users of the project take.
@@ -40,6 +45,26 @@ impl Plan {
     /// Notes why a request waits.
     pub(super) fn wait(&mut self, request: &RequestId, pool: &PoolKey, waiting: Waiting) {
         self.waiting.insert((request.clone(), pool.clone()), waiting);
+    }
+}
+
+/// Why all requests of a class wait in a pool, from one on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassWaiting {
+    /// Which.
+    pub class: ClassId,
+    /// The pool that does not serve them yet.
+    pub pool: PoolKey,
+    /// The first that waits for this reason.
+    pub from: Rank,
+    /// For people.
+    pub reason: Arc<str>,
+}
+
+impl ClassWaiting {
+    /// Of what it is the reason.
+    pub fn key(&self) -> (ClassId, &PoolKey) {
+        (self.class, &self.pool)
     }
 }
 

@@ -16,7 +16,7 @@ use nodepool_common::{
     model::{Entry, Node, NodeId, NodeState, Records},
 };
 
-use super::{Decision, HostKey, Plan, PoolKey, World, keeper_of};
+use super::{Decision, HostKey, Plan, PoolKey, World, host_nodes::host_of, index::Index, keeper_of};
 
 /// A node's record, where it stands, and what it says.
 #[derive(Clone, Copy)]
@@ -26,43 +26,23 @@ struct Registered<'a> {
     node: &'a Node,
 }
 
-/// The host that a node is, by its record; `None` where that has no port.
-pub fn host_of(node: &Node) -> Option<HostId> {
-    Some(HostId {
-        name: node.hostname.clone()?,
-        username: node.username.clone().unwrap_or_default(),
-        port: node.connection_port.as_u64().and_then(|port| u16::try_from(port).ok())?,
-    })
-}
-
-/// Whether a node may be that of a host which an error in the file leaves out. Nobody gets it, and nobody takes it away.
-pub fn is_left_out(world: &World<'_>, node: &Node) -> bool {
-    let provider = node.provider.as_ref().and_then(|name| world.config.providers.get(name));
-    let Some(provider) = provider.filter(|p| p.pools.iter().any(|pool| !pool.broken_hosts.is_empty())) else {
-        return false;
-    };
-    let host = host_of(node);
-    let mut known = provider.pools.iter().flat_map(|pool| pool.hosts.iter().flatten());
-    !known.any(|known| Some(&known.id) == host.as_ref())
-}
-
 /// Decides about the hosts of all static providers.
-pub fn hosts(world: &World<'_>, plan: &mut Plan) {
+pub fn hosts(world: &World<'_>, index: &Index, plan: &mut Plan) {
     for provider in world.config.providers.values() {
         if matches!(provider.driver, Driver::Static)
             && world.providers.contains_key(&provider.name)
             && keeper_of(world.records, &provider.name, &[])
                 .map_or(provider.pools.is_empty(), |keeper| world.is_ours(&keeper))
         {
-            hosts_of(world, plan, provider);
+            hosts_of(world, index, plan, provider);
         }
     }
 }
 
-fn hosts_of(world: &World<'_>, plan: &mut Plan, provider: &Provider) {
+fn hosts_of(world: &World<'_>, index: &Index, plan: &mut Plan, provider: &Provider) {
     let mut nodes: BTreeMap<HostId, Vec<Registered<'_>>> = BTreeMap::new();
     let mut unknown = Vec::new();
-    for (id, entry) in &world.records.nodes {
+    for (id, entry) in index.nodes.of_provider(&provider.name).filter_map(|id| world.records.nodes.get_key_value(id)) {
         let Some(node) = entry.usable().filter(|node| node.provider.as_ref() == Some(&provider.name)) else { continue };
         let registered = Registered { id, entry, node };
         match host_of(node) {

@@ -24,7 +24,11 @@ use nodepool_common::{
     },
 };
 
-use super::{Decision, Plan, World, keeper_of};
+use super::{
+    Decision, Plan, World,
+    index::{Index, Nodes},
+    keeper_of,
+};
 
 /// A backing node, and which of its slots are taken.
 struct Standing {
@@ -50,23 +54,27 @@ impl Standing {
 }
 
 /// The backing nodes of a provider, in the order of their creation. Whether the lock is really the provider's is found
-/// out when one is written to; `not_kept`: those of which it was not, and until when they are left out.
-fn backing_nodes(
-    records: &Records,
+/// out when one is written to; `not_kept`: those of which it was not, and until when they are left out. `of_provider` and
+/// `candidates` name at least the provider's nodes and those that carry others.
+fn backing_nodes<'a>(
+    records: &'a Records,
+    of_provider: impl Iterator<Item = &'a NodeId>,
+    candidates: impl Iterator<Item = &'a NodeId>,
     provider: &ProviderName,
     not_kept: &BTreeMap<NodeId, Timestamp>,
     now: Timestamp,
 ) -> Vec<Standing> {
     let owner = metastatic_owner(provider);
     let mut taken: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
-    for node in records.nodes.values().filter_map(|entry| entry.usable()) {
+    for node in of_provider.filter_map(|id| records.nodes.get(id)?.usable()) {
         if node.provider.as_ref() == Some(provider)
             && let Some(place) = Place::of(node)
         {
             taken.entry(place.backing_node).or_default().insert(place.slot);
         }
     }
-    let standings = records.nodes.iter().filter_map(|(id, entry)| {
+    let standings = candidates.filter_map(|id| {
+        let entry = records.nodes.get(id)?;
         let is_left_out = not_kept.get(id).is_some_and(|until| now < *until);
         let is_one = |node: &&Arc<Node>| node.state == NodeState::InUse && entry.is_locked() && !is_left_out;
         let node = entry.usable().filter(is_one)?;
@@ -85,7 +93,7 @@ pub fn free_place(
     label: &MetastaticLabel,
     now: Timestamp,
 ) -> Option<Place> {
-    backing_nodes(records, provider, not_kept, now)
+    backing_nodes(records, records.nodes.keys(), records.nodes.keys(), provider, not_kept, now)
         .iter()
         .filter(|standing| standing.backing.label == label.name && standing.is_open(label, now))
         .find_map(|standing| Some(Place { backing_node: standing.id.clone(), slot: standing.free().next()? }))
@@ -96,6 +104,7 @@ pub fn free_place(
 /// slot is given twice does not depend on it (`zk::Held::place_on`).
 pub fn is_left_to_another(
     world: &World<'_>,
+    nodes: &Nodes,
     provider: &Provider,
     labels: &[LabelName],
 ) -> Option<(String, Option<LauncherId>)> {
@@ -105,7 +114,8 @@ pub fn is_left_to_another(
     if let Some(keeper) = keeper_of(world.records, &provider.name, labels).filter(|keeper| !world.is_ours(keeper)) {
         return Some((format!("left to {keeper}, which places the nodes of this provider"), Some(keeper)));
     }
-    let foreign = world.records.nodes.iter().find(|(id, entry)| {
+    let mut of_provider = nodes.of_provider(&provider.name).filter_map(|id| world.records.nodes.get_key_value(id));
+    let foreign = of_provider.find(|(id, entry)| {
         let is_launching = entry.usable().is_some_and(|node| {
             node.provider.as_ref() == Some(&provider.name)
                 && matches!(node.state, NodeState::Init | NodeState::Building)
@@ -126,11 +136,18 @@ fn is_for_another(world: &World<'_>, provider: &Provider, node: &Node) -> bool {
 }
 
 /// Decides about the backing nodes of all metastatic providers.
-pub fn metastatic(world: &World<'_>, plan: &mut Plan) {
-    let ordered = orders(world, plan);
+pub fn metastatic(world: &World<'_>, index: &Index, plan: &mut Plan) {
+    let ordered = orders(world, index, plan);
     for provider in world.config.providers.values() {
         let Driver::Metastatic(config) = &provider.driver else { continue };
-        let standings = backing_nodes(world.records, &provider.name, &world.holdings.not_kept, world.now);
+        let standings = backing_nodes(
+            world.records,
+            index.nodes.of_provider(&provider.name),
+            index.nodes.backing.iter(),
+            &provider.name,
+            &world.holdings.not_kept,
+            world.now,
+        );
         plan.idle_backing.extend(standings.iter().filter(|s| s.taken.is_empty()).map(|standing| standing.id.clone()));
         if !world.providers.contains_key(&provider.name) {
             continue;
@@ -205,10 +222,11 @@ struct Ordered {
 }
 
 /// Settles the requests for backing nodes that are done, or whose label is not configured any more; counts those that are open.
-fn orders(world: &World<'_>, plan: &mut Plan) -> BTreeMap<(ProviderName, LabelName), Ordered> {
+fn orders(world: &World<'_>, index: &Index, plan: &mut Plan) -> BTreeMap<(ProviderName, LabelName), Ordered> {
     let mut ordered: BTreeMap<_, Ordered> = BTreeMap::new();
     let holdings = world.holdings;
-    for (id, entry) in world.records.requests.iter().filter(|(_, entry)| world.is_of_our_session(entry)) {
+    let of_launchers = index.requests.of_launchers.iter().filter_map(|id| world.records.requests.get_key_value(id));
+    for (id, entry) in of_launchers.filter(|(_, entry)| world.is_of_our_session(entry)) {
         let Some(request) = entry.usable() else { continue };
         let Some(provider) = request.requestor.as_deref().and_then(metastatic_provider) else { continue };
         let Some(label) = request.backed_label() else { continue };

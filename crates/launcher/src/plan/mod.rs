@@ -1,10 +1,13 @@
 //! Deciding: what should happen next, and why.
 //!
-//! [`plan`] looks at the [`World`] (configuration, records, what we hold, what we know of the clouds, the time) and
+//! A [`Planner`] looks at the [`World`] (configuration, records, what we hold, what we know of the clouds, the time) and
 //! returns a [`Plan`]: the decisions to carry out now, what the planner would like to know, why each request that
-//! waits does so, and when to look again if nothing else happens. It is pure and total: no clock, no I/O, no error;
-//! the same world gives the same plan. `run/` carries the decisions out, and forgets them: each action reads again
-//! under its lock, does its step, and the next pass decides what follows.
+//! waits does so, and when to look again if nothing else happens. It is pure and total: no clock, no I/O, no error.
+//! `run/` carries the decisions out, and forgets them: each action reads again under its lock, does its step, and the
+//! next pass decides what follows.
+//!
+//! What the planner remembers saves it from looking at everything in each pass: [`News`] says what has changed
+//! ([`index`]). It changes no decision: one that has seen nothing before decides the same.
 //!
 //! The rules are upstream's (`nodepool 11.0.0: launcher.py, driver/__init__.py, driver/statemachine.py`), with these
 //! deliberate differences that no peer can notice:
@@ -30,51 +33,41 @@
 //! | [`upkeep`] | nodes to delete or free, lost requests, ages, `min-ready`, litter |
 //! | [`hosts`] | static hosts: nodes to register, bring up to date, take away |
 //! | [`metastatic`] | nodes that stand on other nodes: those to ask for, to take, to let go |
-//! | [`leaks`] | what of a search for leaks may be removed; asked by the searches, not by [`plan`] |
+//! | [`leaks`] | what of a search for leaks may be removed; asked by the searches, not by [`planner`] |
 //! | [`taken`] | what a pass has set aside, and what paused requests wait for |
 //! | [`budget`] | what is used and what remains of each quota and limit |
+//! | [`index`] | what follows from records and holdings, kept from pass to pass |
+//! | [`planner`] | the parts of a pass in their order; what is remembered |
 
 mod assign;
 mod budget;
 mod decision;
+mod holdings;
+mod host_nodes;
 mod hosts;
+mod index;
 mod keys;
 mod leaks;
 mod metastatic;
 mod pass;
+mod planner;
 mod serve;
 mod supply;
 mod taken;
 mod upkeep;
+mod usage;
 mod world;
 
-pub use decision::{Decision, NewNode, Plan, Waiting, Want};
-pub use hosts::{free_slots, host_of};
+pub use decision::{ClassWaiting, Decision, NewNode, Plan, Waiting, Want};
+pub use holdings::{HeldNode, HeldRequest, Holdings, Marks, Touched, Tracked};
+pub use host_nodes::host_of;
+pub use hosts::free_slots;
+pub use index::News;
 pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
 pub use metastatic::{carries, free_place};
-pub use world::{
-    CloudImage, HeldNode, HeldRequest, Holdings, PoolState, ProjectQuota, ProviderState, Timing, World, keeper_of,
-};
-
-use budget::Budget;
-use pass::Pass;
-use taken::Taken;
-
-/// Decides what to do now.
-pub fn plan(world: &World<'_>) -> Plan {
-    let (budget, taken) = (Budget::new(world), Taken::new(world));
-    let mut pass = Pass { world, plan: Plan::default(), budget, taken };
-    pass.serve();
-    pass.assign();
-    upkeep::upkeep(world, &mut pass.plan);
-    if !world.stopping {
-        hosts::hosts(world, &mut pass.plan);
-    }
-    // What is being launched is finished, also by one that is stopping.
-    metastatic::metastatic(world, &mut pass.plan);
-    pass.plan
-}
+pub use planner::{Planner, WaitingList};
+pub use world::{CloudImage, PoolState, ProjectQuota, ProviderState, Timing, Versioned, World, keeper_of};
 
 #[cfg(test)]
 mod tests;

@@ -15,53 +15,58 @@ use nodepool_common::{
 
 use super::{
     CloudImage, Decision, HeldNode, PoolKey, Waiting, Want, World,
-    budget::{Budget, Fit, label_resources},
+    budget::{Budget, Fit},
     metastatic::is_left_to_another,
     pass::Pass,
+    usage::label_resources,
 };
 
 /// Seconds by which a time of ZooKeeper's may be ahead of our clock, and still be compared with times of ours.
 const CLOCKS_APART: f64 = 5.0;
 
 impl Pass<'_> {
-    /// The first part of planning: our accepted requests, by priority.
-    pub fn serve(&mut self) {
+    /// The first part of planning: accepted requests of ours, by priority. Returns those of them that have to be looked at
+    /// again in the next pass, whatever happens: all but those that only wait for their own launches.
+    pub fn serve(&mut self, requests: &BTreeSet<RequestId>) -> BTreeSet<RequestId> {
         let world = self.world;
-        let mut nodes: HashMap<&RequestId, Vec<(&NodeId, &HeldNode)>> = HashMap::new();
-        for (id, held) in &world.holdings.nodes {
-            nodes.entry(&held.request).or_default().push((id, held));
-        }
-        let mut held: Vec<_> = world.holdings.requests.iter().collect();
+        let held = requests.iter().filter_map(|id| Some((id, world.holdings.requests.get(id)?)));
+        let mut held: Vec<_> = held.collect();
         held.sort_by_key(|(id, _)| order_of(world, id));
-        let none = Vec::new();
         let mut emptied = BTreeSet::new();
+        let mut unsettled = BTreeSet::new();
         for (id, request) in held {
-            if !world.holdings.busy_requests.contains(id) {
-                let mine = nodes.get(id).unwrap_or(&none);
-                self.serve_one(&mut emptied, id, &request.pool, mine);
+            if world.holdings.busy_requests.contains(id) {
+                unsettled.insert(id.clone());
+                continue;
+            }
+            let nodes = self.index.held_for(id).filter_map(|node| world.holdings.nodes.get_entry(node));
+            let nodes: Vec<_> = nodes.collect();
+            if !self.serve_one(&mut emptied, id, &request.pool, &nodes) {
+                unsettled.insert(id.clone());
             }
         }
-        self.let_go_of_strays();
         self.plan.paused.extend(self.taken.pressure.keys().cloned());
+        unsettled
     }
 
+    /// Whether nothing is to be done for it until one of its launches ends.
     fn serve_one(
         &mut self,
         emptied: &mut BTreeSet<PoolKey>,
         id: &RequestId,
         key: &PoolKey,
         nodes: &[(&NodeId, &HeldNode)],
-    ) {
+    ) -> bool {
         let (world, plan) = (self.world, &mut self.plan);
         let record = world.records.requests.get(id).and_then(|entry| entry.usable());
         let Some(request) = record.filter(|request| request.state == RequestState::Pending) else {
             plan.decisions.push(Decision::Forget { request: id.clone() });
-            return;
+            return false;
         };
         let failures: Vec<String> = nodes.iter().filter_map(|(_, held)| held.failure.clone()).collect();
         if !failures.is_empty() {
             plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: failures });
-            return;
+            return false;
         }
         // What each node is worth: a ready one and one whose launch runs count, any other is let go (an aborted one above
         // all: the cloud had no quota for it, and the request waits).
@@ -69,7 +74,7 @@ impl Pass<'_> {
         let mut all_ready = true;
         for (node_id, held) in nodes {
             if world.holdings.busy_nodes.contains(*node_id) {
-                return;
+                return false;
             }
             let node = world.records.nodes.get(*node_id).and_then(|entry| entry.usable());
             match node.map(|node| node.state) {
@@ -91,7 +96,7 @@ impl Pass<'_> {
                 let nodes = in_order(&request.node_types, &has);
                 plan.decisions.push(Decision::Fulfil { request: id.clone(), nodes });
             }
-            return;
+            return !all_ready;
         }
 
         let put_back = |reason: &str| Decision::PutBack { request: id.clone(), reason: reason.to_owned() };
@@ -99,40 +104,40 @@ impl Pass<'_> {
             if all_ready {
                 plan.decisions.push(put_back("the launcher is stopping"));
             }
-            return;
+            return false;
         }
         let Some((_, pool)) = world.pool_config(key).filter(|_| world.pools.iter().any(|p| p.key == *key)) else {
             plan.decisions.push(put_back("its pool was removed from the configuration"));
-            return;
+            return false;
         };
         // Another launcher places the nodes of this provider by now: it would choose the same slot.
         if has.is_empty()
             && let Some((reason, Some(_))) = world
                 .pool_config(key)
-                .and_then(|(provider, _)| is_left_to_another(world, provider, &request.node_types))
+                .and_then(|(provider, _)| is_left_to_another(world, &self.index.nodes, provider, &request.node_types))
         {
             plan.decisions.push(put_back(&reason));
-            return;
+            return false;
         }
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => {
                 plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });
-                return;
+                return false;
             }
             Declining::Unknown(want) => {
                 plan.wait(id, key, unknown(world, key, &want));
                 plan.wants.insert(want);
-                return;
+                return false;
             }
             Declining::NotNow(reason) if has.is_empty() => {
                 plan.decisions.push(put_back(&reason));
-                return;
+                return false;
             }
             Declining::No | Declining::NotNow(_) => {}
         }
         if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
             plan.wake(*at);
-            return;
+            return false;
         }
         let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
         let supply = self.supply(key, pool, request, &missing, zone);
@@ -147,7 +152,7 @@ impl Pass<'_> {
             } else {
                 Decision::PutBack { request: id.clone(), reason }
             });
-            return;
+            return false;
         }
         // Several requests that each have a part of what they need could wait for each other for ever. So behind one that
         // waits, a later one gets everything, without taking from it, or nothing; and it lets go of what it has.
@@ -160,7 +165,7 @@ impl Pass<'_> {
             let reason = "requests before it wait for quota".to_owned();
             self.plan.wait(id, key, Waiting { reason, paused: true });
             self.taken.pressure.entry(key.clone()).or_default();
-            return;
+            return false;
         }
         if let Some(want) = &supply.unknown {
             self.plan.wait(id, key, unknown(world, key, want));
@@ -171,7 +176,7 @@ impl Pass<'_> {
                 self.plan
                     .decisions
                     .push(Decision::GiveUp { request: id.clone(), reasons: vec![shortage.reason.clone()] });
-                return;
+                return false;
             }
             if let Some(at) = shortage.until {
                 self.plan.wake(at);
@@ -189,6 +194,7 @@ impl Pass<'_> {
                 launch: supply.launch,
             });
         }
+        false
     }
 
     /// Retires the pool's oldest idle node, unless a node of the pool is on its way out already (`nodepool 11.0.0:
@@ -196,18 +202,19 @@ impl Pass<'_> {
     fn make_room(&mut self, key: &PoolKey) {
         const GIVE_UP_ON_A_DELETION: f64 = 300.0;
         let world = self.world;
-        let leaving = world.records.nodes.values().filter_map(|entry| entry.usable().map(|node| (entry, node))).find(
-            |(entry, node)| {
-                let ours = node.provider.as_ref() == Some(&key.provider) && node.pool.as_ref() == Some(&key.pool);
-                let free = !entry.is_locked() || node.state == NodeState::Deleting;
-                let since = entry.since(world.now).unwrap_or(world.now);
-                ours && node.state.is_doomed() && free && world.now - since < GIVE_UP_ON_A_DELETION
-            },
-        );
+        let mut doomed = self.index.nodes.doomed(key).filter_map(|id| {
+            let entry = world.records.nodes.get(id)?;
+            Some((entry, entry.usable()?))
+        });
+        let leaving = doomed.find(|(entry, node)| {
+            let free = !entry.is_locked() || node.state == NodeState::Deleting;
+            let since = entry.since(world.now).unwrap_or(world.now);
+            free && world.now - since < GIVE_UP_ON_A_DELETION
+        });
         if leaving.is_some() {
             return;
         }
-        if let Some(node) = self.taken.oldest_idle(key, |_| true) {
+        if let Some(node) = self.taken.oldest_idle(key, None, |_| true) {
             let id = node.id.clone();
             self.taken.take(id.clone());
             self.plan.decisions.push(Decision::Retire { node: id, reason: "idle, and its room is needed".to_owned() });
@@ -216,14 +223,15 @@ impl Pass<'_> {
 
     /// Nodes that we hold for a request that we do not hold any more: a ready one becomes free, a broken one is let go
     /// so that it is deleted, one whose launch runs waits for that.
-    fn let_go_of_strays(&mut self) {
+    pub fn let_go_of_strays(&mut self, requests: &BTreeSet<RequestId>) {
         let (world, plan) = (self.world, &mut self.plan);
-        for (id, held) in &world.holdings.nodes {
-            let idle = !held.launching && !world.holdings.busy_nodes.contains(id);
-            if idle
-                && !world.holdings.requests.contains_key(&held.request)
-                && !world.holdings.busy_requests.contains(&held.request)
-            {
+        let holdings = world.holdings;
+        let strays =
+            requests.iter().filter(|id| !holdings.requests.contains_key(id) && !holdings.busy_requests.contains(id));
+        let nodes: BTreeSet<&NodeId> = strays.flat_map(|request| self.index.held_for(request)).collect();
+        for id in nodes {
+            let is_launching = holdings.nodes.get(id).is_some_and(|held| held.launching);
+            if !is_launching && !holdings.busy_nodes.contains(id) {
                 let reason = "its request needs it no longer".to_owned();
                 plan.decisions.push(Decision::LetGo { node: id.clone(), reason });
             }

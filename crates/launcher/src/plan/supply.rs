@@ -11,9 +11,10 @@ use nodepool_common::{
 
 use super::{
     NewNode, PoolKey, Want, World,
-    budget::{Fit, label_resources},
+    budget::Fit,
     pass::Pass,
     taken::{Pressure, Shortage},
+    usage::label_resources,
 };
 
 /// Where the nodes for a request would come from.
@@ -49,9 +50,9 @@ impl Pass<'_> {
         let world = self.world;
         let mut supply = Supply::default();
         for label in missing {
-            let suits = |node: &Node| node.labels.contains(label) && (zone.is_none() || node.az == zone);
+            let suits = |node: &Node| zone.is_none() || node.az == zone;
             if request.reuse
-                && let Some(node) = self.taken.oldest_idle(key, suits)
+                && let Some(node) = self.taken.oldest_idle(key, Some(label), suits)
             {
                 zone = zone.or_else(|| node.az.clone());
                 self.taken.take(node.id.clone());

@@ -1,13 +1,13 @@
-//! [`Taken`]: what is there, and what this pass has set aside of it.
+//! [`Taken`]: what this pass has set aside.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use nodepool_common::model::{LabelName, Node, NodeId, NodeState, ProviderName};
+use nodepool_common::model::{LabelName, Node, NodeId, ProviderName};
 
-use super::{PoolKey, World, hosts::is_left_out};
+use super::{PoolKey, World, index::Nodes};
 
 /// What the paused requests of a pool wait for.
 #[derive(Debug, Default)]
@@ -20,16 +20,15 @@ pub struct Pressure {
     of_provider: bool,
 }
 
-/// What is there and what is set aside in this pass.
-#[derive(Debug)]
+/// What is set aside in this pass.
 pub struct Taken<'a> {
-    /// Ready nodes that nobody has, by pool, oldest first.
-    idle: BTreeMap<PoolKey, Vec<&'a Arc<Node>>>,
-    /// Those of them that some request gets.
+    world: &'a World<'a>,
+    index: &'a Nodes,
+    /// Idle nodes that some request gets.
     pub(super) nodes: BTreeSet<NodeId>,
     /// What paused requests wait for, by pool. A pool that is in here is paused.
     pub pressure: BTreeMap<PoolKey, Pressure>,
-    /// Nodes that are being launched or will have to be for what was accepted, by provider.
+    /// Nodes that are being launched or will have to be for what was accepted, by provider: of those with `max-concurrency`.
     pub running: BTreeMap<ProviderName, usize>,
     /// Pools with an accepted request that an action is working on: what it still needs is not known in this pass.
     pub in_motion: BTreeSet<PoolKey>,
@@ -49,50 +48,36 @@ pub struct Shortage {
 }
 
 impl<'a> Taken<'a> {
-    /// What there is at the beginning of a pass.
-    pub fn new(world: &World<'a>) -> Self {
+    /// What is set aside already at the beginning of a pass.
+    pub fn new(world: &'a World<'a>, index: &'a Nodes) -> Self {
+        let holdings = world.holdings;
+        let in_motion = holdings.busy_requests.iter().filter_map(|id| Some(holdings.requests.get(id)?.pool.clone()));
         let mut taken = Self {
-            idle: BTreeMap::new(),
+            world,
+            index,
             nodes: BTreeSet::new(),
             pressure: BTreeMap::new(),
             running: BTreeMap::new(),
-            in_motion: world.holdings.accepting.values().cloned().collect(),
+            in_motion: in_motion.chain(holdings.accepting.values().cloned()).collect(),
         };
-        let holdings = world.holdings;
-        let mut idle = Vec::new();
-        for (id, entry) in &world.records.nodes {
-            let Some(node) = entry.usable().filter(|node| node.state == NodeState::Ready) else { continue };
-            let free = node.allocated_to.is_none()
-                && !entry.is_locked()
-                && !holdings.busy_nodes.contains(id)
-                && !holdings.nodes.contains_key(id)
-                && world.has_gone(node).is_none()
-                && !is_left_out(world, node)
-                && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
-            if let (true, Some(provider), Some(pool)) = (free, &node.provider, &node.pool) {
-                let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
-                idle.push((entry.order().unwrap_or_default(), key, node));
-            }
+        taken.keep_for_those_being_accepted();
+        if world.config.providers.values().any(|provider| provider.max_concurrency.is_some()) {
+            taken.count_running();
         }
-        // The oldest first.
-        idle.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
-        for (_, key, node) in idle {
-            taken.idle.entry(key).or_default().push(node);
-        }
-        taken.keep_for_those_being_accepted(world);
+        taken
+    }
+
+    fn count_running(&mut self) {
+        let (world, holdings) = (self.world, self.world.holdings);
         let accepted = holdings.requests.iter().map(|(id, held)| (id, &held.pool)).chain(&holdings.accepting);
         for (id, key) in accepted {
             if let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) {
-                *taken.running.entry(key.provider.clone()).or_default() += request.node_types.len();
-            }
-            if holdings.busy_requests.contains(id) {
-                taken.in_motion.insert(key.clone());
+                *self.running.entry(key.provider.clone()).or_default() += request.node_types.len();
             }
         }
-        for (id, held) in &holdings.nodes {
+        for (id, held) in holdings.nodes.iter() {
             let Some(node) = world.records.nodes.get(id).and_then(|entry| entry.usable()) else { continue };
-            let Some(running) = node.provider.as_ref().map(|name| taken.running.entry(name.clone()).or_default())
-            else {
+            let Some(running) = node.provider.as_ref().map(|name| self.running.entry(name.clone()).or_default()) else {
                 continue;
             };
             match (holdings.requests.contains_key(&held.request), held.launching) {
@@ -101,12 +86,12 @@ impl<'a> Taken<'a> {
                 _ => {}
             }
         }
-        taken
     }
 
     /// In a static pool a request is accepted for the nodes that are free. They stay its own until it takes them: they
     /// would not be enough for the next one as well, which comes after it.
-    fn keep_for_those_being_accepted(&mut self, world: &World<'a>) {
+    fn keep_for_those_being_accepted(&mut self) {
+        let world = self.world;
         for (id, key) in &world.holdings.accepting {
             let is_static = world.pool_config(key).is_some_and(|(_, pool)| pool.hosts.is_some());
             let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()).filter(|_| is_static)
@@ -114,7 +99,7 @@ impl<'a> Taken<'a> {
                 continue;
             };
             for label in &request.node_types {
-                if let Some(node) = self.oldest_idle(key, |node| node.labels.contains(label)) {
+                if let Some(node) = self.oldest_idle(key, Some(label), |_| true) {
                     self.nodes.insert(node.id.clone());
                 }
             }
@@ -135,10 +120,18 @@ impl<'a> Taken<'a> {
         self.pressure_on(key).next().is_some()
     }
 
-    /// The oldest suitable node of a pool that nobody has and nobody is about to get.
-    pub fn oldest_idle(&self, key: &PoolKey, suits: impl Fn(&Node) -> bool) -> Option<&'a Arc<Node>> {
-        let idle = self.idle.get(key)?;
-        idle.iter().copied().find(|node| !self.nodes.contains(&node.id) && suits(node))
+    /// The oldest suitable node of a pool, of a label or of any, that nobody has and nobody is about to get.
+    pub fn oldest_idle(
+        &self,
+        key: &PoolKey,
+        label: Option<&LabelName>,
+        suits: impl Fn(&Node) -> bool,
+    ) -> Option<&'a Arc<Node>> {
+        let world = self.world;
+        let is_over = |id: &NodeId| world.holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
+        let idle = self.index.idle(key, label).filter(|id| !self.nodes.contains(*id) && is_over(id));
+        let mut nodes = idle.filter_map(|id| world.records.nodes.get(id)?.usable());
+        nodes.find(|node| world.has_gone(node).is_none() && suits(node))
     }
 
     /// Sets a node aside.

@@ -3,27 +3,46 @@
 //! Upstream's workers look every 5 or 60 seconds; here each change of the records leads here, and what time alone
 //! changes sets [`Plan::wake_at`].
 
+use std::collections::BTreeSet;
+
 use nodepool_common::{
     config::{Label, Pool},
     model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState},
 };
 
-use super::{Decision, Plan, PoolKey, World, serve::image_available};
+use super::{Decision, Plan, PoolKey, World, index::Index, serve::image_available};
 
 /// The third part of planning.
-pub fn upkeep(world: &World<'_>, plan: &mut Plan) {
-    finish_min_ready(world, plan);
+pub fn upkeep(world: &World<'_>, index: &Index, plan: &mut Plan) {
+    finish_min_ready(world, index, plan);
     if world.stopping {
         return;
     }
-    for (id, entry) in &world.records.nodes {
-        if !world.holdings.busy_nodes.contains(id) && !world.holdings.nodes.contains_key(id) && !entry.is_locked() {
+    free_nodes(world, index, plan);
+    lost_requests(world, index, plan);
+    request_locks(world, index, plan);
+    create_min_ready(world, index, plan);
+}
+
+/// Nodes that nobody has locked, and of which something is to be done now: those that are not simply ready or in use, those
+/// that have become too old, and those that have gone.
+fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
+    let nodes = &index.nodes;
+    let too_old = nodes.ages.iter().take_while(|(at, _)| at.0 <= world.now);
+    let mut due: BTreeSet<&NodeId> = nodes.unsettled.iter().chain(too_old.map(|(_, id)| id)).collect();
+    due.extend(world.providers.values().flat_map(|provider| provider.gone.keys()));
+    for id in due {
+        if let Some(entry) = world.records.nodes.get(id)
+            && !world.holdings.busy_nodes.contains(id)
+            && !world.holdings.nodes.contains_key(id)
+            && !entry.is_locked()
+        {
             free_node(world, plan, id, entry);
         }
     }
-    lost_requests(world, plan);
-    request_locks(world, plan);
-    create_min_ready(world, plan);
+    if let Some((at, _)) = nodes.ages.iter().find(|(at, _)| at.0 > world.now) {
+        plan.wake(at.0);
+    }
 }
 
 /// A node that nobody has locked.
@@ -138,8 +157,9 @@ fn hold_limit(world: &World<'_>, node: &Node) -> Option<f64> {
 }
 
 /// Requests left pending by a launcher that is gone. Any launcher may put them back.
-fn lost_requests(world: &World<'_>, plan: &mut Plan) {
-    for (id, entry) in &world.records.requests {
+fn lost_requests(world: &World<'_>, index: &Index, plan: &mut Plan) {
+    for id in &index.requests.lost {
+        let Some(entry) = world.records.requests.get(id) else { continue };
         let pending = entry.usable().is_some_and(|request| request.state == RequestState::Pending);
         let holdings = world.holdings;
         if !pending || entry.is_locked() || holdings.busy_requests.contains(id) || holdings.requests.contains_key(id) {
@@ -155,24 +175,25 @@ fn lost_requests(world: &World<'_>, plan: &mut Plan) {
 }
 
 /// Lock directories outlive their requests, so that nobody removes one that is being used (zookeeper.md 6).
-fn request_locks(world: &World<'_>, plan: &mut Plan) {
-    for (id, lock) in &world.records.request_locks {
-        if lock.contenders.is_empty()
-            && !world.holdings.requests_after.contains_key(id)
-            && !world.records.requests.contains_key(id)
-            && !world.holdings.busy_requests.contains(id)
-        {
-            #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch
-            let age = world.now - lock.ctime as f64 / 1000.0;
-            let remove = Decision::RemoveRequestLock { request: id.clone() };
-            due(plan, world.now, age, world.timing.request_lock, remove);
+fn request_locks(world: &World<'_>, index: &Index, plan: &mut Plan) {
+    for (ctime, id) in &index.requests.litter {
+        #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch
+        let age = world.now - *ctime as f64 / 1000.0;
+        let remove = Decision::RemoveRequestLock { request: id.clone() };
+        if world.holdings.requests_after.contains_key(id) || world.holdings.busy_requests.contains(id) {
+            continue;
+        }
+        if !due(plan, world.now, age, world.timing.request_lock, remove) {
+            // All others are younger.
+            return;
         }
     }
 }
 
 /// Requests of ours for nodes in stock that are done.
-fn finish_min_ready(world: &World<'_>, plan: &mut Plan) {
-    for (id, entry) in world.records.requests.iter().filter(|(_, entry)| world.is_own(entry)) {
+fn finish_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
+    for id in &index.requests.of_launchers {
+        let Some(entry) = world.records.requests.get(id).filter(|entry| world.is_own(entry)) else { continue };
         let Some(request) = entry.usable() else { continue };
         if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
             plan.wake(*at);
@@ -189,7 +210,7 @@ fn finish_min_ready(world: &World<'_>, plan: &mut Plan) {
 
 /// Keeps `min-ready` nodes of each label in stock, one request for each missing one, so that several providers share
 /// them (`nodepool 11.0.0: launcher.py createMinReady`).
-fn create_min_ready(world: &World<'_>, plan: &mut Plan) {
+fn create_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
     for label in world.config.labels.values().filter(|label| label.min_ready > 0) {
         if world.holdings.busy_labels.contains(&label.name) {
             continue;
@@ -198,7 +219,7 @@ fn create_min_ready(world: &World<'_>, plan: &mut Plan) {
             plan.wake(*at);
             continue;
         }
-        let count = label.min_ready.saturating_sub(stock(world, label) + ordered(world, &label.name));
+        let count = label.min_ready.saturating_sub(stock(world, index, label) + ordered(world, index, &label.name));
         if count > 0 && some_pool_can_serve(world, plan, &label.name) {
             plan.decisions.push(Decision::CreateMinReady { label: label.name.clone(), count });
         }
@@ -206,22 +227,21 @@ fn create_min_ready(world: &World<'_>, plan: &mut Plan) {
 }
 
 /// Nodes of a label in stock, whatever their provider.
-fn stock(world: &World<'_>, label: &Label) -> usize {
-    let ready = world.records.nodes.values().filter_map(|entry| entry.usable()).filter(|node| {
-        node.state == NodeState::Ready
-            && node.allocated_to.is_none()
-            && node.labels.contains(&label.name)
-            && world.has_gone(node).is_none()
+fn stock(world: &World<'_>, index: &Index, label: &Label) -> usize {
+    let gone = world.providers.values().flat_map(|provider| provider.gone.keys());
+    let gone = gone.filter_map(|id| world.records.nodes.get(id)?.usable()).filter(|node| {
+        node.state == NodeState::Ready && node.allocated_to.is_none() && node.labels.contains(&label.name)
     });
-    ready.count()
+    index.nodes.stock(&label.name).saturating_sub(gone.count())
 }
 
 /// Nodes of a label that somebody asked for to keep in stock.
-fn ordered(world: &World<'_>, label: &LabelName) -> usize {
+fn ordered(world: &World<'_>, index: &Index, label: &LabelName) -> usize {
     let is_one = |request: &NodeRequest| {
         request.is_min_ready() && request.state != RequestState::Failed && request.node_types.contains(label)
     };
-    world.records.requests.values().filter_map(|entry| entry.usable()).filter(|request| is_one(request)).count()
+    let requests = index.requests.of_launchers.iter().filter_map(|id| world.records.requests.get(id)?.usable());
+    requests.filter(|request| is_one(request)).count()
 }
 
 fn some_pool_can_serve(world: &World<'_>, plan: &mut Plan, label: &LabelName) -> bool {

@@ -2,18 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::{Deref, DerefMut},
     sync::Arc,
 };
 
 use nodepool_common::{
-    config::{Config, Pool, Provider, StaticHost},
+    config::{Config, Pool, Provider},
     model::{
-        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
-        Timestamp,
+        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolName, ProviderName, Records, Resources, Timestamp,
     },
 };
 
-use super::{HostKey, PoolKey};
+use super::{Holdings, PoolKey};
 
 /// All that a plan is made from.
 #[derive(Debug)]
@@ -21,13 +21,13 @@ pub struct World<'a> {
     /// Seconds since the epoch.
     pub now: Timestamp,
     /// The running configuration.
-    pub config: &'a Config,
+    pub config: &'a Arc<Config>,
     /// Everything in ZooKeeper, as last seen.
     pub records: &'a Records,
     /// The pools that this launcher runs, in the configuration's order.
     pub pools: &'a [PoolState],
     /// What is known of each cloud.
-    pub providers: &'a BTreeMap<ProviderName, ProviderState>,
+    pub providers: &'a BTreeMap<ProviderName, &'a ProviderState>,
     /// Our ZooKeeper session, with which our own requests end; 0 for none.
     pub session: i64,
     /// What this launcher holds and does.
@@ -78,7 +78,7 @@ impl<'a> World<'a> {
 
     /// What is known of a cloud.
     pub fn provider(&self, name: &ProviderName) -> Option<&'a ProviderState> {
-        self.providers.get(name)
+        self.providers.get(name).copied()
     }
 }
 
@@ -94,7 +94,7 @@ pub fn keeper_of(records: &Records, provider: &ProviderName, labels: &[LabelName
 }
 
 /// A pool that this launcher runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PoolState {
     /// Which.
     pub key: PoolKey,
@@ -122,6 +122,35 @@ impl CloudImage {
     }
 }
 
+/// A value that shows whether it has changed since it was last looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Versioned<T> {
+    value: T,
+    version: u64,
+}
+
+impl<T> Versioned<T> {
+    /// Another one after each change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl<T> Deref for Versioned<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Versioned<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.version = self.version.wrapping_add(1);
+        &mut self.value
+    }
+}
+
 /// What is known of a cloud. Everything is a cached answer; what is missing is asked for through [`super::Want`].
 #[derive(Clone, Debug, Default)]
 pub struct ProviderState {
@@ -130,7 +159,7 @@ pub struct ProviderState {
     /// When the cloud gave it.
     pub quota_at: Timestamp,
     /// What a node of a label takes, or the error of the configuration that forbids to know.
-    pub label_resources: BTreeMap<(PoolName, LabelName), Result<Resources, String>>,
+    pub label_resources: Versioned<BTreeMap<(PoolName, LabelName), Result<Resources, String>>>,
     /// Whether the cloud has the image of a label without a diskimage.
     pub cloud_images: BTreeMap<(PoolName, LabelName), CloudImage>,
     /// The cloud's zones; `None`: not known yet.
@@ -142,7 +171,7 @@ pub struct ProviderState {
     /// Ready nodes that nobody has and whose servers are of no use any more, each with the reason.
     pub gone: BTreeMap<NodeId, String>,
     /// Nodes whose servers are where the cloud's settings do not lead any more: in another project or cluster.
-    pub elsewhere: BTreeSet<NodeId>,
+    pub elsewhere: Versioned<BTreeSet<NodeId>>,
 }
 
 impl ProviderState {
@@ -165,68 +194,6 @@ pub struct ProjectQuota {
     pub limits: Resources,
     /// The limits less what others use.
     pub ours: Resources,
-}
-
-/// What this launcher holds and does.
-#[derive(Clone, Debug, Default)]
-pub struct Holdings {
-    /// Requests whose lock we have.
-    pub requests: BTreeMap<RequestId, HeldRequest>,
-    /// Nodes whose lock we have.
-    pub nodes: BTreeMap<NodeId, HeldNode>,
-    /// Requests that an action is working on: hands off.
-    pub busy_requests: BTreeSet<RequestId>,
-    /// Nodes that an action is working on: hands off.
-    pub busy_nodes: BTreeSet<NodeId>,
-    /// Labels for which `min-ready` requests are being written.
-    pub busy_labels: BTreeSet<LabelName>,
-    /// Launches that were decided and have no record yet.
-    pub starting: Vec<(RequestId, PoolKey, LabelName)>,
-    /// Requests that are being accepted, by the pool that will serve them.
-    pub accepting: BTreeMap<RequestId, PoolKey>,
-    /// Labels whose last `min-ready` request failed: not to be asked again before this time.
-    pub min_ready_after: BTreeMap<LabelName, Timestamp>,
-    /// Nodes whose last handling failed: not to be tried again before this time.
-    pub nodes_after: BTreeMap<NodeId, Timestamp>,
-    /// Requests whose last handling failed: not to be tried again before this time.
-    pub requests_after: BTreeMap<RequestId, Timestamp>,
-    /// Labels of metastatic providers for which backing nodes are being asked for.
-    pub busy_backing: BTreeSet<(ProviderName, LabelName)>,
-    /// The same, of which the last such request failed: not to be asked again before this time.
-    pub backing_after: BTreeMap<(ProviderName, LabelName), Timestamp>,
-    /// Launches that wait for a place on a backing node: their pool and label.
-    pub seeking: BTreeMap<NodeId, (PoolKey, LabelName)>,
-    /// Nodes that say that they are backing nodes of a provider of ours, and were not locked for it: left out of account
-    /// until this time.
-    pub not_kept: BTreeMap<NodeId, Timestamp>,
-    /// Since when nothing stands on a backing node.
-    pub idle_since: BTreeMap<NodeId, Timestamp>,
-    /// Static hosts that an action is looking at: hands off.
-    pub busy_hosts: BTreeSet<HostKey>,
-    /// Static hosts that were looked at, as they and their pool were then.
-    pub hosts_seen: BTreeMap<HostKey, (Arc<StaticHost>, PoolName)>,
-    /// Static hosts that could not be reached: not to be looked at before this time.
-    pub hosts_after: BTreeMap<HostKey, Timestamp>,
-}
-
-/// A request whose lock we have.
-#[derive(Clone, Debug)]
-pub struct HeldRequest {
-    /// The pool that accepted it.
-    pub pool: PoolKey,
-}
-
-/// A node whose lock we have.
-#[derive(Clone, Debug)]
-pub struct HeldNode {
-    /// The request it was made or taken for.
-    pub request: RequestId,
-    /// The label of the request that it satisfies.
-    pub label: LabelName,
-    /// Whether its launch is running.
-    pub launching: bool,
-    /// Why its launch failed.
-    pub failure: Option<String>,
 }
 
 /// Ages and graces, in seconds.

@@ -31,7 +31,7 @@ use nodepool_drivers::{CloudResource, ErrorClass, Provider, ProviderError, leaks
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Launcher, leaks::Searched};
+use super::{Launcher, gone::Lost, leaks::Searched};
 use crate::{
     nodescan::Nodescan,
     plan::{CloudImage, Plan, PoolKey, ProjectQuota, ProviderState, Want},
@@ -156,10 +156,28 @@ impl Clouds {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the planner may know: providers that have started.
-    pub fn known(&self) -> BTreeMap<ProviderName, ProviderState> {
+    /// Shows what the planner may know: providers that have started. The closure must not block, and not call us.
+    pub fn with_known<R>(&self, look: impl FnOnce(&BTreeMap<ProviderName, &ProviderState>) -> R) -> R {
         let entries = self.open();
-        entries.iter().filter(|(_, e)| e.started).map(|(name, e)| (name.clone(), e.state.clone())).collect()
+        look(&entries.iter().filter(|(_, e)| e.started).map(|(name, e)| (name.clone(), &e.state)).collect())
+    }
+
+    /// Puts down which nodes of each provider are of no use to it.
+    pub fn keep_lost(&self, mut found: BTreeMap<ProviderName, Lost>) {
+        for (name, entry) in self.open().iter_mut() {
+            let Lost { gone, elsewhere } = found.remove(name).unwrap_or_default();
+            entry.state.gone = gone;
+            if *entry.state.elsewhere != elsewhere {
+                *entry.state.elsewhere = elsewhere;
+            }
+        }
+    }
+
+    /// A ready node that somebody was about to be given has gone.
+    pub fn has_gone(&self, name: &ProviderName, node: &NodeId, why: String) {
+        if let Some(entry) = self.open().get_mut(name) {
+            entry.state.gone.insert(node.clone(), why);
+        }
     }
 
     /// A provider that has started.
@@ -258,7 +276,10 @@ impl Clouds {
         let mut next = None;
         for (name, entry) in self.open().iter() {
             let paused = plan.starved.contains(name) || plan.paused.iter().any(|pool| pool.provider == *name);
-            let relied_on = paused || plan.waiting.keys().any(|(_, pool)| pool.provider == *name);
+            let is_here = |pool: &PoolKey| pool.provider == *name;
+            let relied_on = paused
+                || plan.waiting.keys().any(|(_, pool)| is_here(pool))
+                || plan.classes_waiting.iter().any(|of_class| is_here(&of_class.pool));
             let due = entry.state.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
             if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.state.quota_at == 0.0) {
                 continue;

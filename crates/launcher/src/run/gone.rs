@@ -6,34 +6,50 @@
 //! what Zuul connects with is brought up to date when a node is handed over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
 use nodepool_common::{
-    model::{Node, NodeState, ProviderName, Records},
+    model::{Node, NodeId, NodeState, ProviderName, Records},
     sys::clock,
 };
 use serde_json::Value;
 use tracing::warn;
 
 use super::{Launcher, clouds::Cloud, launch::out_of_sight};
-use crate::plan::ProviderState;
 
 /// Longest time for new credentials; without them the old ones are handed over.
 const RENEWED_WITHIN: Duration = Duration::from_secs(10);
 
+/// Nodes of a provider that are of no use to it.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// Ready nodes that have gone, with the reason.
+    pub gone: BTreeMap<NodeId, String>,
+    /// Nodes that are where its settings do not lead any more.
+    pub elsewhere: BTreeSet<NodeId>,
+}
+
+/// All ready nodes are looked at again after so long, where a driver has not said that some have gone. Those that are about
+/// to be handed out are looked at in any case.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 impl Launcher {
     /// Puts down which nodes are where the settings of their cloud do not lead any more, and which ready nodes that nobody has
-    /// are gone. Of the former nothing is known.
-    pub(super) fn note_gone(
-        &self,
-        records: &Records,
-        providers: &mut BTreeMap<ProviderName, ProviderState>,
-        steps: &clock::Steps,
-    ) {
+    /// are gone, where that is due. Of the former nothing is known.
+    pub(super) fn note_gone(&self, records: &Records) {
         let (now, at) = (clock::now(), Instant::now());
+        let mut looked = self.looked_for_gone.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|last| at.duration_since(last) < LOOK_AGAIN_AFTER) {
+            return;
+        }
+        *looked = Some(at);
+        drop(looked);
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let mut clouds = BTreeMap::new();
+        let mut found: BTreeMap<ProviderName, Lost> = BTreeMap::new();
         for entry in records.nodes.values() {
             let Some(node) = entry.usable() else { continue };
             let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { continue };
@@ -44,9 +60,7 @@ impl Launcher {
             });
             let Some((cloud, scope)) = known else { continue };
             if scope.as_ref().is_some_and(|scope| scope.lacks(node.driver_data.as_ref()).is_some()) {
-                if let Some(state) = providers.get_mut(provider) {
-                    state.elsewhere.insert(node.id.clone());
-                }
+                found.entry(provider.clone()).or_default().elsewhere.insert(node.id.clone());
                 continue;
             }
             if entry.is_locked() || node.state != NodeState::Ready || node.allocated_to.is_some() {
@@ -54,17 +68,38 @@ impl Launcher {
             }
             let since = steps.seen_after(entry.since(now).unwrap_or(now), now, at);
             let why = cloud.provider.has_gone(external_id, since);
-            if let (Some(why), Some(state)) = (why, providers.get_mut(provider)) {
-                state.gone.insert(node.id.clone(), why);
+            if let Some(why) = why {
+                found.entry(provider.clone()).or_default().gone.insert(node.id.clone(), why);
             }
         }
+        self.clouds.keep_lost(found);
+    }
+
+    /// Whether a ready node that is about to be handed out has gone. The next pass retires it.
+    pub(super) fn notices_gone(&self, node: &Node) -> bool {
+        let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { return false };
+        let Some(cloud) = self.clouds.get(provider) else { return false };
+        let since = self.steps.lock().unwrap_or_else(PoisonError::into_inner).seen_after(
+            node.state_time,
+            clock::now(),
+            Instant::now(),
+        );
+        let Some(why) = cloud.provider.has_gone(external_id, since) else { return false };
+        self.clouds.has_gone(provider, &node.id, why);
+        true
+    }
+
+    /// Has all ready nodes looked at in the next pass, and makes one.
+    pub(super) fn look_at_ready_nodes(&self) {
+        *self.looked_for_gone.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.wake.notify_one();
     }
 
     /// Plans anew whenever a driver has seen something go.
     pub(super) async fn look_for_gone(&self, cloud: &Cloud) {
         loop {
             cloud.provider.some_have_gone().await;
-            self.wake.notify_one();
+            self.look_at_ready_nodes();
         }
     }
 

@@ -249,6 +249,7 @@ impl Launcher {
         let resources = cloud.provider.list_tagged().await?;
         let unlisted = cloud.provider.unlisted_kinds().into_iter().map(ResourceKind::plural).collect();
         self.clouds.answered(name);
+        self.look_at_ready_nodes();
         // Both after the cloud was listed: what is in the listing has its record, and its number is given out.
         let next_node = match self.zk.next_node_number().await {
             Ok(next_node) if self.zk.cache().ready() => next_node,

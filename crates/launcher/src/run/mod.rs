@@ -1,7 +1,7 @@
 //! Acting: the launcher's loop and the actions it carries out.
 //!
 //! One loop ([`Launcher::run`]) waits until something may have changed (a record, an answer of a cloud, the end of an
-//! action, a moment the planner named), calls [`plan`](crate::plan::plan) and hands each decision to a task of its own.
+//! action, a moment the planner named), asks the [`Planner`](crate::plan::Planner) and hands each decision to a task of its own.
 //! An action locks, reads again under the lock, does one step and ends; what comes next is the next plan's business.
 //! So start-up, a take-over after a crash and everyday work are one path, and nothing polls ZooKeeper.
 //!
@@ -34,12 +34,12 @@ mod requests;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nodepool_common::{
     config::{self, Config},
-    model::{Extra, LauncherId, PoolComponent, ProviderName, RequestId},
+    model::{Extra, LauncherId, PoolComponent, ProviderName},
     stats::Stats,
     sys::{
         clock, host,
@@ -53,10 +53,13 @@ use tracing::{debug, error, info, warn};
 
 pub use self::report::Readiness;
 use self::{book::Book, clouds::Clouds};
-use crate::plan::{Plan, PoolKey, PoolState, Timing, Waiting, World, keeper_of, plan};
+use crate::plan::{News, Plan, Planner, PoolKey, PoolState, Timing, WaitingList, World, keeper_of};
 
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.NodePool";
+
+/// How often what the planner remembers is compared with everything.
+const CHECK_EVERY: Duration = Duration::from_secs(300);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -84,8 +87,15 @@ pub struct Launcher {
     clouds: Clouds,
     context: nodepool_drivers::Context,
     pools: Mutex<BTreeMap<PoolKey, RunningPool>>,
+    planner: Mutex<Planner>,
+    /// When what the planner remembers was last compared with everything.
+    checked: Mutex<Option<Instant>>,
     /// The last plan's word on what waits.
-    waiting: Mutex<BTreeMap<(RequestId, PoolKey), Waiting>>,
+    waiting: Mutex<WaitingList>,
+    /// When all ready nodes were last looked at for those that have gone; `None`: they are to be now.
+    looked_for_gone: Mutex<Option<Instant>>,
+    /// When the clock was set.
+    steps: Mutex<clock::Steps>,
     readiness: Mutex<Readiness>,
     placing: metastatic::Placing,
     /// What the searches for leaks have held back.
@@ -123,7 +133,11 @@ impl Launcher {
             clouds: Clouds::default(),
             context: nodepool_drivers::Context::from_env().with_stats(stats),
             pools: Mutex::default(),
+            planner: Mutex::default(),
+            checked: Mutex::default(),
             waiting: Mutex::default(),
+            looked_for_gone: Mutex::default(),
+            steps: Mutex::default(),
             readiness: Mutex::default(),
             placing: metastatic::Placing::default(),
             withheld: Mutex::default(),
@@ -151,9 +165,9 @@ impl Launcher {
 
         let mut changed = self.zk.cache().changed();
         let mut stopping = false;
-        let mut steps = clock::Steps::default();
         loop {
-            if let Some(step) = steps.step(clock::now(), std::time::Instant::now()) {
+            let set_by = self.steps.lock().unwrap_or_else(PoisonError::into_inner).step(clock::now(), Instant::now());
+            if let Some(step) = set_by {
                 warn!(
                     logger = LOGGER,
                     "The clock was set by {step:.0} s: what waits for a time waits as long as before"
@@ -162,7 +176,7 @@ impl Launcher {
                 self.clouds.clock_stepped(step);
                 self.zk.cache().clock_stepped(step);
             }
-            let wake_at = if self.zk.cache().ready() { self.pass(stopping, &steps) } else { None };
+            let wake_at = if self.zk.cache().ready() { self.pass(stopping) } else { None };
             if stopping && self.book.open().is_idle() {
                 break;
             }
@@ -199,7 +213,7 @@ impl Launcher {
     }
 
     /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
-    fn pass(self: &Arc<Self>, stopping: bool, steps: &clock::Steps) -> Option<f64> {
+    fn pass(self: &Arc<Self>, stopping: bool) -> Option<f64> {
         let now = clock::now();
         let config = self.config();
         let recheck_at = self.clouds.forget_stale(now);
@@ -210,32 +224,52 @@ impl Launcher {
             .iter()
             .map(|(key, pool)| PoolState { key: key.clone(), launcher_id: pool.launcher_id.clone() })
             .collect();
-        let started = std::time::Instant::now();
-        let plan = {
+        let started = Instant::now();
+        let mut plan = {
+            let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
             let mut book = self.book.open();
-            let mut providers = self.clouds.known();
+            book.tidy(now);
+            let touched = book.view.take_touched();
+            let changes = self.zk.cache().take_changes();
             self.zk.cache().read(|records| {
-                book.tidy(now);
-                self.note_gone(records, &mut providers, steps);
-                let mut plan = plan(&World {
-                    now,
-                    config: &config,
-                    records,
-                    pools: &pools,
-                    providers: &providers,
-                    session: self.session_id(),
-                    holdings: &book.view,
-                    timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
-                    stopping,
+                self.note_gone(records);
+                let mut plan = self.clouds.with_known(|providers| {
+                    let world = World {
+                        now,
+                        config: &config,
+                        records,
+                        pools: &pools,
+                        providers,
+                        session: self.session_id(),
+                        holdings: &book.view,
+                        timing: Timing {
+                            request_lock: self.options.request_lock_age.as_secs_f64(),
+                            ..Timing::default()
+                        },
+                        stopping,
+                    };
+                    let plan = planner.plan(&world, News { changes, touched, setting: false });
+                    if self.is_check_due()
+                        && let Some(right) = planner.check(&world, &plan)
+                    {
+                        error!(
+                            logger = LOGGER,
+                            "A bug in the launcher, please report it: it would have decided {:?}, and should {:?}",
+                            plan.decisions,
+                            right.decisions
+                        );
+                        return right;
+                    }
+                    plan
                 });
                 book.note_idle(std::mem::take(&mut plan.idle_backing), now);
                 plan
             })
         };
         self.stats.plan(started.elapsed());
-        self.say_what_waits(&plan);
-        self.publish_pauses(&plan);
         let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&plan, now);
+        self.publish_pauses(&plan);
+        self.say_what_waits(&mut plan);
         let wake_at = [plan.wake_at, recheck_at, refresh_at].into_iter().flatten().reduce(f64::min);
         for want in plan.wants.into_iter().chain(refresh) {
             self.find_out(want);
@@ -245,6 +279,17 @@ impl Launcher {
         }
         self.readiness.lock().unwrap_or_else(PoisonError::into_inner).passed = true;
         wake_at
+    }
+
+    /// Whether what the planner remembers is to be compared with everything, so that nothing that went unnoticed is forgotten
+    /// for ever. It costs one pass over all records.
+    fn is_check_due(&self) -> bool {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = checked.is_none_or(|last| last.elapsed() > CHECK_EVERY);
+        if is_due {
+            *checked = Some(Instant::now());
+        }
+        is_due
     }
 
     /// Whether it is on this launcher to do what only one may do for a provider ([`keeper_of`]), as far as is known now.

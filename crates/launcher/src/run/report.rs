@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Launcher, requests::pool_logger};
 use crate::{
-    plan::{Plan, PoolKey},
+    plan::{ClassWaiting, Plan, PoolKey, WaitingList},
     web,
 };
 
@@ -112,14 +112,15 @@ impl Launcher {
     }
 
     /// Logs why requests wait, once per reason, and keeps it for [`Self::pool_list`].
-    pub(super) fn say_what_waits(&self, plan: &Plan) {
+    pub(super) fn say_what_waits(&self, plan: &mut Plan) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for ((request, pool), now) in &plan.waiting {
-            if waiting.get(&(request.clone(), pool.clone())).is_some_and(|before| before == now) {
+            let before = waiting.requests.get(&(request.clone(), pool.clone()));
+            if before == Some(now) {
                 continue;
             }
             let logger = pool_logger(pool);
-            if now.paused && !waiting.get(&(request.clone(), pool.clone())).is_some_and(|before| before.paused) {
+            if now.paused && !before.is_some_and(|before| before.paused) {
                 self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Paused);
             }
             if now.paused {
@@ -128,13 +129,26 @@ impl Launcher {
                 debug!(logger = %logger, request = %request, "Not served yet: {}", now.reason);
             }
         }
-        waiting.clone_from(&plan.waiting);
+        let said = |of_class: &ClassWaiting| {
+            let at = waiting.classes.binary_search_by(|old| old.key().cmp(&of_class.key()));
+            at.is_ok_and(|at| waiting.classes[at].reason == of_class.reason)
+        };
+        let mut classes = std::mem::take(&mut plan.classes_waiting);
+        classes.sort_by(|a, b| a.key().cmp(&b.key()));
+        for of_class in classes.iter().filter(|of_class| !said(of_class)) {
+            debug!(
+                logger = %pool_logger(&of_class.pool), request = %of_class.from.id,
+                "Not served yet, nor others like it behind it: {}", of_class.reason
+            );
+        }
+        *waiting = WaitingList { requests: std::mem::take(&mut plan.waiting), classes };
     }
 
     /// `/pool-list`: this launcher's pools and what they are busy with.
     pub fn pool_list(&self) -> Value {
         let config = self.config();
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waiting = self.planner.lock().unwrap_or_else(PoisonError::into_inner).waiting(&waiting);
         let held = self.book.open().view.requests.clone();
         let pools: Vec<(PoolKey, String, bool)> = self
             .pools

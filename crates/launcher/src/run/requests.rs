@@ -181,6 +181,9 @@ impl Launcher {
         if node.state != NodeState::Ready || node.allocated_to.is_some() || !node.labels.contains(label) {
             return held.unlock().await;
         }
+        if self.notices_gone(node) {
+            return held.unlock().await;
+        }
         let Some(alive) = self.is_alive(held).await? else { return Ok(()) };
         held = alive;
         let renewed = self.renewed_connection(held.record()).await;

@@ -127,7 +127,7 @@ fn the_nodes_of_a_host_that_an_error_leaves_out_stay_and_nobody_gets_them() {
     let pool = &mut Arc::make_mut(setting.config.providers.get_mut("p").unwrap()).pools[0];
     pool.broken_hosts.insert("left-out".to_owned(), "`timeout` must be a whole number".to_owned());
     assert_eq!(reused(&setting), ["2"]);
-    setting.holdings.requests.clear();
+    setting.holdings.requests = Tracked::default();
     setting.records.requests.clear();
     assert!(retired(&setting.plan()).is_empty());
 }
@@ -359,7 +359,7 @@ fn a_launcher_that_stops_waits_for_what_may_come_and_for_nothing_else() {
     assert!(orders(&setting.plan()).is_empty());
     setting.holdings.busy_nodes.insert("5".into());
     assert_eq!(stopped(&setting), ["6"]);
-    setting.holdings.busy_nodes.clear();
+    setting.holdings.busy_nodes = Marks::default();
     setting.records.requests.get_mut(&RequestId::from("100-0000000010")).unwrap().contenders.insert("x".to_owned());
     assert!(stopped(&setting).is_empty(), "it is being served");
 }

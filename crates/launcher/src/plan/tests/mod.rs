@@ -12,6 +12,7 @@ use nodepool_common::{
 };
 
 mod assigning;
+mod histories;
 mod hosts;
 mod leaks;
 mod reckoning;
@@ -179,17 +180,19 @@ impl Setting {
     }
 
     fn plan(&self) -> Plan {
-        plan(&World {
+        let providers = self.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
+        let world = World {
             now: NOW,
-            config: &self.config,
+            config: &Arc::new(self.config.clone()),
             records: &self.records,
             pools: &self.pools,
-            providers: &self.providers,
+            providers: &providers,
             session: self.session,
             holdings: &self.holdings,
             timing: Timing::default(),
             stopping: self.stopping,
-        })
+        };
+        Planner::simple().plan(&world, News::everything())
     }
 
     fn quota(mut self, quota: &Resources) -> Self {

@@ -55,7 +55,7 @@ fn a_node_that_is_ready_on_record_counts_once_its_launch_has_given_the_lock_back
         .node("0000000001", "small", NodeState::Ready, |_| {})
         .held("0000000001", "200-0000000001", true, None);
     assert!(setting.plan().decisions.is_empty());
-    setting.holdings.nodes.values_mut().next().unwrap().launching = false;
+    setting.holdings.nodes.get_mut(&"0000000001".into()).unwrap().launching = false;
     assert!(matches!(&setting.plan().decisions[..], [Decision::Fulfil { .. }]));
 }
 
@@ -137,6 +137,6 @@ fn a_withdrawn_request_is_forgotten_and_its_nodes_become_free() {
         .held("0000000001", "200-0000000001", false, None);
     setting.records.requests.clear();
     assert_eq!(setting.plan().decisions, [Decision::Forget { request: "200-0000000001".into() }]);
-    setting.holdings.requests.clear();
+    setting.holdings.requests = Tracked::default();
     assert!(matches!(&setting.plan().decisions[..], [Decision::LetGo { .. }]));
 }

@@ -1,0 +1,143 @@
+//! [`Index`]: what follows from the records and the holdings, kept so that a pass need not look at all of them.
+//!
+//! It holds nothing that is not in them: made anew from everything it is the same (a test compares), and so an error in it
+//! could cost time and never the truth of a decision, which is made from the records themselves.
+//!
+//! | module | has |
+//! |---|---|
+//! | [`nodes`] | what is used, what is idle, what is to be done, by provider, pool, label and request |
+//! | [`requests`] | what waits, in classes and in order; what is lost, declined, or left behind |
+//! | [`moment`] | moments that can be put in order |
+//! | [`sum`] | sums that stay exact while amounts come and go |
+
+mod moment;
+mod nodes;
+mod requests;
+mod sum;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use nodepool_common::model::{Changes, NodeId, ProviderName, RequestId};
+
+pub use self::{
+    nodes::Nodes,
+    requests::{Class, ClassId, Rank, Requests},
+};
+use super::{Touched, World};
+
+/// What has happened since the last pass.
+#[derive(Clone, Debug, Default)]
+pub struct News {
+    /// To the records.
+    pub changes: Changes,
+    /// To what we hold and do.
+    pub touched: Touched,
+    /// Whether the configuration, our pools or our session are others than at the last pass.
+    pub setting: bool,
+}
+
+impl News {
+    /// Everything may have changed.
+    pub fn everything() -> Self {
+        Self { changes: Changes::everything(), setting: true, ..Self::default() }
+    }
+
+    /// Whether nothing that was derived before is of use.
+    pub fn is_everything(&self) -> bool {
+        self.changes.everything || self.touched.everything || self.setting
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// From the nodes.
+    pub nodes: Nodes,
+    /// From the requests.
+    pub requests: Requests,
+    /// The nodes that we hold, by the request that we hold them for.
+    held_for: BTreeMap<RequestId, BTreeSet<NodeId>>,
+    held: HashMap<NodeId, RequestId>,
+    /// With what each provider's nodes were reckoned.
+    reckoned: BTreeMap<ProviderName, (u64, u64)>,
+}
+
+impl Index {
+    /// Takes in what has happened. Returns the requests of ours that are concerned; all of them if `news` is everything.
+    pub fn update(&mut self, world: &World<'_>, news: &News) -> BTreeSet<RequestId> {
+        if news.is_everything() {
+            *self = Self::default();
+            for id in world.records.nodes.keys() {
+                self.nodes.refresh(world, id);
+            }
+            let locks = world.records.request_locks.keys();
+            for id in world.records.requests.keys().chain(locks.filter(|id| !world.records.requests.contains_key(*id)))
+            {
+                self.requests.refresh(world, id);
+            }
+            for id in world.holdings.nodes.keys() {
+                self.refresh_held(world, id);
+            }
+            self.note_reckoned(world);
+            return world.holdings.requests.keys().chain(self.held_for.keys()).cloned().collect();
+        }
+        let mut concerned = BTreeSet::new();
+        for id in &news.touched.nodes {
+            concerned.extend(self.held.get(id).cloned());
+            self.refresh_held(world, id);
+            concerned.extend(self.held.get(id).cloned());
+        }
+        for id in news.changes.nodes.union(&news.touched.nodes) {
+            self.nodes.refresh(world, id);
+            concerned.extend(self.held.get(id).cloned());
+        }
+        for id in news.changes.requests.union(&news.touched.requests) {
+            self.requests.refresh(world, id);
+            concerned.insert(id.clone());
+        }
+        for provider in self.note_reckoned(world) {
+            let nodes: Vec<NodeId> = self.nodes.of_provider(&provider).cloned().collect();
+            for id in &nodes {
+                self.nodes.refresh(world, id);
+            }
+        }
+        concerned
+    }
+
+    /// The nodes that we hold for a request.
+    pub fn held_for(&self, request: &RequestId) -> impl Iterator<Item = &NodeId> {
+        self.held_for.get(request).into_iter().flatten()
+    }
+
+    fn refresh_held(&mut self, world: &World<'_>, id: &NodeId) {
+        if let Some(request) = self.held.remove(id)
+            && let Some(nodes) = self.held_for.get_mut(&request)
+        {
+            nodes.remove(id);
+            if nodes.is_empty() {
+                self.held_for.remove(&request);
+            }
+        }
+        if let Some(held) = world.holdings.nodes.get(id) {
+            self.held.insert(id.clone(), held.request.clone());
+            self.held_for.entry(held.request.clone()).or_default().insert(id.clone());
+        }
+    }
+
+    /// Notes with what nodes are reckoned. Returns the providers whose nodes have to be reckoned anew.
+    fn note_reckoned(&mut self, world: &World<'_>) -> Vec<ProviderName> {
+        let mut changed = Vec::new();
+        for (name, state) in world.providers {
+            let version = (state.label_resources.version(), state.elsewhere.version());
+            if self.reckoned.insert(name.clone(), version) != Some(version) {
+                changed.push(name.clone());
+            }
+        }
+        let gone: Vec<_> = self.reckoned.keys().filter(|name| !world.providers.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.reckoned.remove(&name);
+            changed.push(name);
+        }
+        changed
+    }
+}

@@ -1,0 +1,262 @@
+//! What follows from each node's record, from its lock, and from whether it is ours.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use nodepool_common::model::{
+    Backing, Entry, LabelName, Node, NodeId, NodeState, ProviderName, RecordError, RequestId, Resources, TenantName,
+};
+
+use super::{moment::Moment, sum::Sum};
+use crate::plan::{PoolKey, World, host_nodes::is_left_out, usage::node_usage};
+
+/// All nodes, by what is asked of them.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    facts: HashMap<NodeId, Facts>,
+    /// What the nodes of each provider take.
+    pub of_providers: BTreeMap<ProviderName, Sum>,
+    /// What the nodes of each pool take.
+    pub of_pools: BTreeMap<PoolKey, Sum>,
+    /// What the nodes of each tenant that has limits take.
+    pub of_tenants: BTreeMap<TenantName, Sum>,
+    /// Ready nodes that nobody has, oldest first. Whether they may be taken now is for the asker to see: a back-off may not be
+    /// over, or their servers have gone.
+    idle: BTreeMap<PoolKey, BTreeSet<(Moment, NodeId)>>,
+    /// The same, by label.
+    idle_of_label: BTreeMap<PoolKey, BTreeMap<LabelName, BTreeSet<(Moment, NodeId)>>>,
+    /// How many ready nodes of each label no request has been given.
+    stock: BTreeMap<LabelName, usize>,
+    /// Nodes that nobody has locked, and of which something is to be done or waited for.
+    pub unsettled: BTreeSet<NodeId>,
+    /// When ready nodes will be too old.
+    pub ages: BTreeSet<(Moment, NodeId)>,
+    /// Nodes of a pool that are on their way out.
+    doomed: BTreeMap<PoolKey, BTreeSet<NodeId>>,
+    /// Nodes by provider.
+    by_provider: BTreeMap<ProviderName, BTreeSet<NodeId>>,
+    /// Nodes that carry others.
+    pub backing: BTreeSet<NodeId>,
+    /// Nodes by the request that they were allocated to.
+    allocated: HashMap<RequestId, BTreeSet<NodeId>>,
+}
+
+/// What was derived from a node, to be undone when it changes.
+#[derive(Debug, Default)]
+struct Facts {
+    pool: Option<PoolKey>,
+    provider: Option<ProviderName>,
+    usage: Option<Usage>,
+    tenant: Option<(TenantName, Resources)>,
+    /// Since when it is idle; and of which labels.
+    idle: Option<(Moment, Vec<LabelName>)>,
+    stock: Vec<LabelName>,
+    is_unsettled: bool,
+    too_old_at: Option<Moment>,
+    is_doomed: bool,
+    is_backing: bool,
+    allocated_to: Option<RequestId>,
+}
+
+/// What a node takes in its pool.
+#[derive(Debug)]
+struct Usage {
+    takes: Resources,
+    /// Whether it takes that of its provider's quota, too.
+    is_in_quota: bool,
+}
+
+impl Facts {
+    fn of(world: &World<'_>, id: &NodeId, entry: &Entry<Node>) -> Self {
+        let is_ours = world.holdings.busy_nodes.contains(id) || world.holdings.nodes.contains_key(id);
+        let is_free = !entry.is_locked() && !is_ours;
+        let node = match &entry.record {
+            Ok(node) => node,
+            // What is left of a deleted one; what else cannot be read is not ours to judge.
+            Err(error) => return Self { is_unsettled: is_free && *error == RecordError::Empty, ..Self::default() },
+        };
+        let mut facts = Self {
+            provider: node.provider.clone(),
+            allocated_to: node.allocated_to.clone(),
+            is_backing: node.state == NodeState::InUse && Backing::of(node).is_some(),
+            ..Self::default()
+        };
+        let is_in_quota = !world.is_elsewhere(node);
+        let counts = is_in_quota || node.state != NodeState::Deleting;
+        if let (true, Some(tenant), Some(resources)) = (counts, &node.tenant_name, &node.resources)
+            && world.config.tenant_limits.contains_key(tenant)
+        {
+            facts.tenant = Some((tenant.clone(), resources.clone()));
+        }
+        if let (Some(provider), Some(pool)) = (&node.provider, &node.pool) {
+            facts.pool = Some(PoolKey { provider: provider.clone(), pool: pool.clone() });
+        }
+        let takes = facts.pool.as_ref().filter(|_| counts).and_then(|key| node_usage(world, key, node));
+        facts.usage = takes.map(|takes| Usage { takes, is_in_quota });
+        facts.is_doomed = node.state.is_doomed();
+        let is_idle = node.state == NodeState::Ready && node.allocated_to.is_none();
+        if is_idle {
+            facts.stock.clone_from(&node.labels);
+            facts.stock.sort();
+            facts.stock.dedup();
+        }
+        if !is_free {
+            return facts;
+        }
+        if is_idle {
+            if !is_left_out(world, node) {
+                facts.idle = Some((Moment(entry.order().unwrap_or_default()), facts.stock.clone()));
+            }
+            let is_configured = node.provider.as_ref().is_some_and(|name| world.config.providers.contains_key(name));
+            let ages = node.labels.iter().filter_map(|label| world.config.labels.get(label)?.max_ready_age);
+            if let (true, Some(age)) = (is_configured, ages.min()) {
+                let since = entry.since(world.now).unwrap_or(world.now);
+                facts.too_old_at = Some(Moment(since + age.as_secs_f64()));
+            }
+        } else {
+            facts.is_unsettled = node.state != NodeState::Testing;
+        }
+        facts
+    }
+}
+
+impl Nodes {
+    /// Looks at a node again.
+    pub fn refresh(&mut self, world: &World<'_>, id: &NodeId) {
+        if let Some(facts) = self.facts.remove(id) {
+            self.strike(id, facts);
+        }
+        if let Some(entry) = world.records.nodes.get(id) {
+            let facts = Facts::of(world, id, entry);
+            self.enter(id, &facts);
+            self.facts.insert(id.clone(), facts);
+        }
+    }
+
+    fn enter(&mut self, id: &NodeId, facts: &Facts) {
+        if let (Some(pool), Some(usage)) = (&facts.pool, &facts.usage) {
+            if usage.is_in_quota {
+                self.of_providers.entry(pool.provider.clone()).or_default().add(&usage.takes);
+            }
+            self.of_pools.entry(pool.clone()).or_default().add(&usage.takes);
+        }
+        if let Some((tenant, resources)) = &facts.tenant {
+            self.of_tenants.entry(tenant.clone()).or_default().add(resources);
+        }
+        if let (Some((since, labels)), Some(pool)) = (&facts.idle, &facts.pool) {
+            self.idle.entry(pool.clone()).or_default().insert((*since, id.clone()));
+            let of_pool = self.idle_of_label.entry(pool.clone()).or_default();
+            for label in labels {
+                of_pool.entry(label.clone()).or_default().insert((*since, id.clone()));
+            }
+        }
+        for label in &facts.stock {
+            *self.stock.entry(label.clone()).or_default() += 1;
+        }
+        if facts.is_unsettled {
+            self.unsettled.insert(id.clone());
+        }
+        if let Some(at) = facts.too_old_at {
+            self.ages.insert((at, id.clone()));
+        }
+        if let (true, Some(pool)) = (facts.is_doomed, &facts.pool) {
+            self.doomed.entry(pool.clone()).or_default().insert(id.clone());
+        }
+        if let Some(provider) = &facts.provider {
+            self.by_provider.entry(provider.clone()).or_default().insert(id.clone());
+        }
+        if facts.is_backing {
+            self.backing.insert(id.clone());
+        }
+        if let Some(request) = &facts.allocated_to {
+            self.allocated.entry(request.clone()).or_default().insert(id.clone());
+        }
+    }
+
+    /// Undoes [`Self::enter`].
+    fn strike(&mut self, id: &NodeId, facts: Facts) {
+        if let (Some(pool), Some(usage)) = (&facts.pool, &facts.usage) {
+            if let Some(sum) = self.of_providers.get_mut(&pool.provider).filter(|_| usage.is_in_quota) {
+                sum.subtract(&usage.takes);
+            }
+            if let Some(sum) = self.of_pools.get_mut(pool) {
+                sum.subtract(&usage.takes);
+            }
+        }
+        if let Some((tenant, resources)) = &facts.tenant
+            && let Some(sum) = self.of_tenants.get_mut(tenant)
+        {
+            sum.subtract(resources);
+        }
+        if let (Some((since, labels)), Some(pool)) = (facts.idle, &facts.pool) {
+            let key = (since, id.clone());
+            remove_from(&mut self.idle, pool, &key);
+            if let Some(of_pool) = self.idle_of_label.get_mut(pool) {
+                for label in &labels {
+                    remove_from(of_pool, label, &key);
+                }
+            }
+        }
+        for label in &facts.stock {
+            if let Some(count) = self.stock.get_mut(label) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        self.unsettled.remove(id);
+        if let Some(at) = facts.too_old_at {
+            self.ages.remove(&(at, id.clone()));
+        }
+        if let (true, Some(pool)) = (facts.is_doomed, &facts.pool) {
+            remove_from(&mut self.doomed, pool, id);
+        }
+        if let Some(provider) = &facts.provider {
+            remove_from(&mut self.by_provider, provider, id);
+        }
+        self.backing.remove(id);
+        if let Some(request) = facts.allocated_to
+            && let Some(nodes) = self.allocated.get_mut(&request)
+        {
+            nodes.remove(id);
+            if nodes.is_empty() {
+                self.allocated.remove(&request);
+            }
+        }
+    }
+
+    /// Ready nodes of a pool that nobody has, of any label or of one, oldest first.
+    pub fn idle<'a>(&'a self, pool: &PoolKey, label: Option<&LabelName>) -> impl Iterator<Item = &'a NodeId> + use<'a> {
+        let nodes = match label {
+            None => self.idle.get(pool),
+            Some(label) => self.idle_of_label.get(pool).and_then(|labels| labels.get(label)),
+        };
+        nodes.into_iter().flatten().map(|(_, id)| id)
+    }
+
+    /// How many ready nodes of a label no request has been given, whatever their provider.
+    pub fn stock(&self, label: &LabelName) -> usize {
+        self.stock.get(label).copied().unwrap_or_default()
+    }
+
+    /// Nodes of a pool that are on their way out.
+    pub fn doomed(&self, pool: &PoolKey) -> impl Iterator<Item = &NodeId> {
+        self.doomed.get(pool).into_iter().flatten()
+    }
+
+    /// Nodes of a provider.
+    pub fn of_provider(&self, provider: &ProviderName) -> impl Iterator<Item = &NodeId> {
+        self.by_provider.get(provider).into_iter().flatten()
+    }
+
+    /// Nodes that were allocated to a request.
+    pub fn allocated_to(&self, request: &RequestId) -> impl Iterator<Item = &NodeId> {
+        self.allocated.get(request).into_iter().flatten()
+    }
+}
+
+fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(set) = map.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            map.remove(key);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What follows from each request's record, from its lock, and from whether it is ours.
+//!
+//! Requests that wait are kept in classes: those of a class differ in nothing that decides what a pool makes of them, only in
+//! their place in the order. Where one has to wait for room, all behind it in its class have to, so a pool looks at the first
+//! of each class only, until it has accepted that. What a pass costs does not depend on the number of requests that wait.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use nodepool_common::model::{
+    LabelName, LauncherId, NodeRequest, ProviderName, RequestId, RequestState, TenantName, metastatic_provider,
+};
+
+use crate::plan::World;
+
+/// What a pool looks at when it judges a request, but for its number and its age.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shape {
+    /// Its labels.
+    pub labels: Vec<LabelName>,
+    /// Whose limits count.
+    pub tenant: Option<TenantName>,
+    /// The provider that it prefers.
+    pub provider: Option<ProviderName>,
+    /// Who has declined it.
+    pub declined_by: Vec<LauncherId>,
+    /// Whether it may be given nodes in stock.
+    pub reuse: bool,
+    /// Whether it asks for nodes to keep in stock.
+    pub is_min_ready: bool,
+}
+
+impl Shape {
+    /// That of a request.
+    pub fn of(request: &NodeRequest) -> Self {
+        Self {
+            labels: request.node_types.clone(),
+            tenant: request.tenant_name.clone(),
+            provider: request.provider.clone(),
+            declined_by: request.declined_by.clone(),
+            reuse: request.reuse,
+            is_min_ready: request.is_min_ready(),
+        }
+    }
+}
+
+/// The place of a request in the order: priority as text, relative priority, sequence as text (zookeeper.md 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rank {
+    relative: i64,
+    /// Which.
+    pub id: RequestId,
+}
+
+impl Rank {
+    /// That of a request.
+    pub fn of(request: &NodeRequest) -> Self {
+        Self { relative: request.relative_priority, id: request.id.clone() }
+    }
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.id.priority(), self.relative, self.id.sequence(), &self.id).cmp(&(
+            other.id.priority(),
+            other.relative,
+            other.id.sequence(),
+            &other.id,
+        ))
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Names a class, as long as it has requests.
+pub type ClassId = u64;
+
+/// Requests of one shape.
+#[derive(Debug)]
+pub struct Class {
+    /// What they have in common.
+    pub shape: Shape,
+    /// They, in their order.
+    pub requests: BTreeSet<Rank>,
+}
+
+/// All requests, by what is asked of them.
+#[derive(Debug, Default)]
+pub struct Requests {
+    facts: HashMap<RequestId, Facts>,
+    by_shape: BTreeMap<Shape, ClassId>,
+    next: ClassId,
+    /// Those that wait, and that nobody has locked.
+    pub classes: BTreeMap<ClassId, Class>,
+    /// Those of them that somebody has declined.
+    pub declined: BTreeSet<RequestId>,
+    /// Pending ones that nobody has locked.
+    pub lost: BTreeSet<RequestId>,
+    /// Those that a launcher has made, for nodes in stock or to stand on.
+    pub of_launchers: BTreeSet<RequestId>,
+    /// Lock directories that nobody is in and whose request is gone, by their creation (ms since the epoch).
+    pub litter: BTreeSet<(i64, RequestId)>,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    class: Option<(ClassId, Rank)>,
+    litter: Option<i64>,
+}
+
+impl Requests {
+    /// Looks at a request again.
+    pub fn refresh(&mut self, world: &World<'_>, id: &RequestId) {
+        let old = self.facts.remove(id).unwrap_or_default();
+        self.declined.remove(id);
+        self.lost.remove(id);
+        self.of_launchers.remove(id);
+        if let Some(ctime) = old.litter {
+            self.litter.remove(&(ctime, id.clone()));
+        }
+        let mut facts = Facts::default();
+        let entry = world.records.requests.get(id);
+        if entry.is_none()
+            && let Some(lock) = world.records.request_locks.get(id).filter(|lock| lock.contenders.is_empty())
+        {
+            self.litter.insert((lock.ctime, id.clone()));
+            facts.litter = Some(lock.ctime);
+        }
+        let request = entry.and_then(|entry| Some((entry.usable()?, entry.is_locked())));
+        if let Some((request, is_locked)) = request {
+            let owner = request.requestor.as_deref().unwrap_or_default();
+            if request.is_min_ready() || metastatic_provider(owner).is_some() {
+                self.of_launchers.insert(id.clone());
+            }
+            let is_ours = world.holdings.busy_requests.contains(id) || world.holdings.requests.contains_key(id);
+            match request.state {
+                RequestState::Requested if !is_locked && !is_ours => {
+                    if !request.declined_by.is_empty() {
+                        self.declined.insert(id.clone());
+                    }
+                    facts.class = Some((self.class_of(Shape::of(request)), Rank::of(request)));
+                }
+                RequestState::Pending if !is_locked && !is_ours => {
+                    self.lost.insert(id.clone());
+                }
+                _ => {}
+            }
+        }
+        if old.class != facts.class {
+            // It enters before it leaves: a class that becomes empty ends.
+            if let Some((class, rank)) = &facts.class
+                && let Some(class) = self.classes.get_mut(class)
+            {
+                class.requests.insert(rank.clone());
+            }
+            if let Some((class, rank)) = old.class {
+                self.leave(class, &rank);
+            }
+        }
+        if facts.class.is_some() || facts.litter.is_some() {
+            self.facts.insert(id.clone(), facts);
+        }
+    }
+
+    fn class_of(&mut self, shape: Shape) -> ClassId {
+        if let Some(id) = self.by_shape.get(&shape) {
+            return *id;
+        }
+        self.next += 1;
+        self.classes.insert(self.next, Class { shape: shape.clone(), requests: BTreeSet::new() });
+        self.by_shape.insert(shape, self.next);
+        self.next
+    }
+
+    fn leave(&mut self, id: ClassId, rank: &Rank) {
+        let Some(class) = self.classes.get_mut(&id) else { return };
+        class.requests.remove(rank);
+        if class.requests.is_empty()
+            && let Some(class) = self.classes.remove(&id)
+        {
+            self.by_shape.remove(&class.shape);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! [`Planner`]: what decides, and what it remembers from one pass to the next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use nodepool_common::{config::Config, model::RequestId};
+
+use super::{
+    News, Plan, PoolKey, PoolState, Waiting, World,
+    budget::Budget,
+    decision::ClassWaiting,
+    hosts,
+    index::Index,
+    metastatic,
+    pass::{LeftToOthers, Pass},
+    taken::Taken,
+    upkeep,
+};
+
+/// Decides what to do now, and looks only at what may have changed since it last did.
+///
+/// What it remembers follows from the worlds that it was shown. One that has been shown nothing yet decides the same as one
+/// that has seen everything that happened.
+#[derive(Debug, Default)]
+pub struct Planner {
+    index: Index,
+    left: LeftToOthers,
+    /// Accepted requests that have to be looked at in each pass.
+    unsettled: BTreeSet<RequestId>,
+    setting: Option<Setting>,
+    /// Looks at each request by itself, as a simple planner would.
+    one_by_one: bool,
+}
+
+/// What everything else is seen in the light of.
+#[derive(Debug)]
+struct Setting {
+    config: Arc<Config>,
+    pools: Vec<PoolState>,
+    session: i64,
+    stopping: bool,
+}
+
+impl Setting {
+    fn is_that_of(&self, world: &World<'_>) -> bool {
+        Arc::ptr_eq(&self.config, world.config)
+            && self.pools == world.pools
+            && self.session == world.session
+            && self.stopping == world.stopping
+    }
+}
+
+impl Planner {
+    /// One that looks at everything in each pass, and at each request by itself: slow, and obviously right.
+    #[cfg(test)]
+    pub fn simple() -> Self {
+        Self { one_by_one: true, ..Self::default() }
+    }
+
+    /// Decides what to do now. `news` says what has changed since the last call.
+    pub fn plan(&mut self, world: &World<'_>, mut news: News) -> Plan {
+        if !self.setting.as_ref().is_some_and(|setting| setting.is_that_of(world)) {
+            news.setting = true;
+            self.setting = Some(Setting {
+                config: Arc::clone(world.config),
+                pools: world.pools.to_vec(),
+                session: world.session,
+                stopping: world.stopping,
+            });
+        }
+        let concerned = self.index.update(world, &news);
+        let most = (self.index.requests.classes.len() + 100) * (world.pools.len() + 1) * 2;
+        if news.is_everything() || news.changes.others || self.left.len() > most {
+            self.left.clear();
+        }
+        self.unsettled.extend(concerned.iter().cloned());
+        let mut pass = Pass {
+            world,
+            index: &self.index,
+            left: &mut self.left,
+            one_by_one: self.one_by_one,
+            plan: Plan::default(),
+            budget: Budget::new(world, &self.index.nodes),
+            taken: Taken::new(world, &self.index.nodes),
+        };
+        let unsettled = pass.serve(&self.unsettled);
+        pass.let_go_of_strays(&concerned);
+        pass.assign();
+        let mut plan = pass.plan;
+        upkeep::upkeep(world, &self.index, &mut plan);
+        if !world.stopping {
+            hosts::hosts(world, &self.index, &mut plan);
+        }
+        // What is being launched is finished, also by one that is stopping.
+        metastatic::metastatic(world, &self.index, &mut plan);
+        self.unsettled = unsettled;
+        plan
+    }
+
+    /// Decides anew from everything. Returns the right plan where this one differs, and goes on from that: something was not
+    /// noted that has changed, which is a bug.
+    pub fn check(&mut self, world: &World<'_>, plan: &Plan) -> Option<Plan> {
+        let mut anew = Self::default();
+        let right = anew.plan(world, News::everything());
+        if right.decisions == plan.decisions {
+            return None;
+        }
+        *self = anew;
+        Some(right)
+    }
+
+    /// Why each request waits that a plan of this planner, the last one, has left waiting.
+    pub fn waiting(&self, plan: &WaitingList) -> BTreeMap<(RequestId, PoolKey), Waiting> {
+        let mut waiting = plan.requests.clone();
+        for of_class in &plan.classes {
+            let Some(class) = self.index.requests.classes.get(&of_class.class) else { continue };
+            for rank in class.requests.range(&of_class.from..) {
+                waiting
+                    .entry((rank.id.clone(), of_class.pool.clone()))
+                    .or_insert_with(|| Waiting { reason: of_class.reason.to_string(), paused: false });
+            }
+        }
+        waiting
+    }
+}
+
+/// What a plan has left waiting.
+#[derive(Clone, Debug, Default)]
+pub struct WaitingList {
+    /// Single requests.
+    pub requests: BTreeMap<(RequestId, PoolKey), Waiting>,
+    /// Classes of requests.
+    pub classes: Vec<ClassWaiting>,
+}

@@ -41,7 +41,7 @@ impl BuildCommand {
         let by_playbook = image_builder::command(config, image);
         let mut arguments = match &by_playbook {
             Some(command) => command.clone(),
-            None => words("dib-cmd", &image.dib_cmd.replace("%p", &package_dir().to_string_lossy()))?,
+            None => words_of_command(image)?,
         };
         let Some(program) = arguments.first().cloned() else {
             return Err(CommandError(format!("dib-cmd of diskimage {} names no program", image.name)));
@@ -80,7 +80,7 @@ impl BuildCommand {
 
 /// What a build runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Runs {
+pub(super) enum Runs {
     /// Our own `dib-ansible`: the image has `ansible`.
     ForKeys,
     /// Our own `dib-ansible`: `dib-cmd` means it.
@@ -92,7 +92,7 @@ enum Runs {
 }
 
 impl Runs {
-    fn of(program: &str, has_keys: bool, image: &Diskimage) -> Self {
+    pub(super) fn of(program: &str, has_keys: bool, image: &Diskimage) -> Self {
         let own = executable().ok();
         let of_process = env::var(builtin::SWITCH).ok();
         let switch = image.env_vars.get(builtin::SWITCH).or(of_process.as_ref());
@@ -121,6 +121,15 @@ impl Runs {
         };
         Some(image_builder::note(&text))
     }
+}
+
+fn words_of_command(image: &Diskimage) -> Result<Vec<String>, CommandError> {
+    words("dib-cmd", &image.dib_cmd.replace("%p", &package_dir().to_string_lossy()))
+}
+
+/// The program that `dib-cmd` of an image names, if that can be read.
+pub(super) fn program(image: &Diskimage) -> Option<String> {
+    words_of_command(image).ok()?.into_iter().next()
 }
 
 /// What comes of a failed check of `dib-ansible`'s (docs/image-builder.md).

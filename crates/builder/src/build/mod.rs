@@ -3,9 +3,11 @@
 //! | module | is about |
 //! |---|---|
 //! | [`command`] | arguments and environment, upstream's to the word |
+//! | [`look`] | the images' programs, as they are on this machine |
 //! | [`log`] | the log's file and how many are kept |
 //! | [`process`] | running it; ending it with everything that it has started |
 
 pub mod command;
 pub mod log;
+pub mod look;
 pub mod process;

@@ -51,6 +51,15 @@ pub fn is_guard(command_line: &[u8]) -> bool {
     command_line.split(|byte| *byte == 0).skip(1).any(|word| word == guard::ARGUMENT.as_bytes())
 }
 
+/// Whether an executable is `dib-ansible` of ours, of whichever version: nothing else knows how its guard is called.
+pub fn is_own_program(file: &std::path::Path) -> bool {
+    let name = guard::ARGUMENT.as_bytes();
+    std::fs::read(file).is_ok_and(|bytes| {
+        // A name of its length begins with two dashes at few places only.
+        bytes.iter().enumerate().any(|(at, byte)| *byte == name[0] && bytes[at..].starts_with(name))
+    })
+}
+
 /// The command that builds an image which has `ansible`, in the place of its `dib-cmd`; the arguments that every
 /// `dib-cmd` gets (`-x -t … -o …`) are to be appended, and no elements. Its program is ours, whatever file has the name
 /// ([`builtin`]). `None`: it has no `ansible`.

@@ -47,7 +47,7 @@ use tracing::{error, info, warn};
 
 use self::{clouds::Clouds, state::State};
 use crate::{
-    build::process,
+    build::{look, process},
     files,
     plan::{LocalFiles, World, plan},
 };
@@ -387,6 +387,13 @@ impl Builder {
         }
         if let Some(broken) = &loaded.broken_extensions {
             error!(logger = "nodepool.config", "{broken}");
+        }
+        let look::Findings { warnings, notes } = look::at_programs(&loaded.config);
+        for warning in &warnings {
+            warn!(logger = "nodepool.config", "{warning}");
+        }
+        for note in &notes {
+            info!(logger = "nodepool.config", "{note}");
         }
         for broken in &loaded.broken_providers {
             error!(logger = "nodepool.config", "Provider {} is left out: {}", broken.name, broken.reason);

@@ -1,6 +1,7 @@
 //! What to say about a key that the part of the file where it stands does not have.
 //!
-//! In this order, the first that fits: a key that Nodepool had once, with what took its place; one that belongs to another
+//! In this order, the first that fits: a key that Nodepool had once, with what took its place; one that is known by another name
+//! ([`aliases`], [`synonyms`]); one that belongs to another
 //! part of the file; one of another driver; one that looks like a key of this part; or the keys that there are. A key that
 //! is right elsewhere must not be answered with one that only looks like it.
 //!
@@ -13,7 +14,10 @@ use super::{
     Place, aliases, names,
     providers::BUILT,
     report::{KnownKeys, Report},
+    shapes,
     source::{self, Environment},
+    suggest::plain,
+    synonyms,
     yaml::{Mark, Node, Value, meant_characters, without_space},
 };
 pub use super::{level::Level, suggest::suggest};
@@ -187,8 +191,8 @@ impl Unknown<'_> {
         if let Some(instead) = retired(level, driver, name).filter(|_| !is_other) {
             return (format!("{what}: `{shown}` is a key of earlier versions of Nodepool"), instead.to_owned());
         }
-        let help = meant
-            .map(|meant| self.instead(meant))
+        let help = synonyms::remark(level, driver, name, self.value)
+            .or_else(|| meant.map(|meant| self.instead(meant)))
             .or_else(|| aliases::remark(level, name).map(str::to_owned))
             .or_else(|| {
                 let meant =
@@ -200,13 +204,19 @@ impl Unknown<'_> {
             .or_else(|| elsewhere(level, driver, name))
             .or_else(|| name.starts_with(['_', '.']).then(|| NO_KEYS_OF_ONES_OWN.to_owned()))
             .or_else(|| name.starts_with("x-").then(|| NO_KEYS_OF_ONES_OWN.to_owned()))
+            .or_else(|| {
+                let found = |key| Some(format!("did you mean `{key}`? It belongs {}", places(level, driver, key)?));
+                synonyms::keys(level, name).find_map(found)
+            })
             .unwrap_or_else(|| format!("its keys are: {}", known.join(", ")));
         (format!("{what} has no key `{shown}`"), help)
     }
 
     /// What to do where another key was meant.
     fn instead(&self, meant: &str) -> String {
-        let Some(place) = (self.place_of)(meant) else { return format!("did you mean `{meant}`?") };
+        let Some(place) = (self.place_of)(meant) else {
+            return format!("did you mean `{}`?", shapes::with_its_list(meant, self.value));
+        };
         let there = format!("`{meant}` is there already, at {place}: ");
         there
             + match &self.value.value {
@@ -225,12 +235,13 @@ fn capital(text: &str) -> String {
 
 /// The key of that part of the file that was probably meant by one that it does not have. `known`: the keys that it has.
 pub fn meant<'k>(level: Level, driver: Option<&'static str>, name: &str, known: &[&'k str]) -> Option<&'k str> {
-    let plain = |text: &str| text.to_lowercase().replace('_', "-");
     let is_plural_of_name = |key: &&&str| plain(key).strip_suffix('s') == Some(plain(name).as_str());
     // `{name:a}` is one key.
     let head = without_space(name).and_then(|_| name.split_once(':'));
     let glued = head.and_then(|(head, _)| known.iter().find(|key| **key == head));
     let by_other_name = || aliases::of_key(level, name).iter().find_map(|key| known.iter().find(|known| known == &key));
+    let by_synonym = || synonyms::keys(level, name).find_map(|key| known.iter().find(|known| **known == key));
+    let by_other_name = || by_other_name().or_else(by_synonym);
     let sure = glued.or_else(|| known.iter().find(is_plural_of_name)).or_else(by_other_name).copied();
     sure.or_else(|| {
         let is_right_elsewhere = retired(level, driver, name).is_some()
@@ -256,7 +267,6 @@ pub fn missing(key: &str) -> Option<&'static str> {
         "cloud" => "it names a cloud in clouds.yaml",
         "context" => "it names a context of the kubeconfig",
         "backing-label" => "it names the label, served by another provider, on whose nodes those of this one stand",
-        "type" => "it says what a node is: `pod`, or for this driver also `namespace` or `project`",
         "tenant-name" => "it names the tenant in Zuul",
         "labels" => "they name the top-level labels that the host has",
         "pools" => "labels stand in pools: `- name: main`, with `labels` below",
@@ -282,29 +292,37 @@ fn elsewhere(level: Level, driver: Option<&'static str>, name: &str) -> Option<S
     if level == Level::Other {
         return None; // it may be a part of the secure file, or of something within another part
     }
-    // Where a key like `port` is one of a few that mean nothing outside, it says nothing about other parts.
-    let is_apart =
-        |level| matches!(level, Level::WebApp | Level::ZooKeeperServer | Level::ZooKeeperTls | Level::ImageBuilder);
-    let has = |known: &&KnownKeys| known.level != Level::Other && known.keys.contains(&name);
-    let mut places: Vec<Level> = Vec::new();
-    for known in KNOWN.iter().filter(has) {
-        // Within a provider what its driver knows counts; what belongs to no provider is everywhere the same.
-        let fits = driver.is_none() || known.driver.is_none() || known.driver == driver;
-        let can_be_meant = known.level != level && (level == Level::Top || !is_apart(known.level));
-        if fits && can_be_meant && !places.contains(&known.level) {
-            places.push(known.level);
-        }
+    if let Some(places) = places(level, driver, name) {
+        return Some(format!("it belongs {places}"));
     }
-    if !places.is_empty() {
-        let places: Vec<_> = places.into_iter().map(Level::place).collect();
-        return Some(format!("it belongs {}", places.join(" or ")));
-    }
+    let has = |known: &&KnownKeys| known.level == level && known.keys.contains(&name);
     let mut drivers: Vec<&str> = Vec::new();
-    for known in KNOWN.iter().filter(has).filter(|known| known.level == level) {
+    for known in KNOWN.iter().filter(has) {
         drivers.extend(known.driver.filter(|driver| !drivers.contains(driver) && *driver != "fake"));
     }
     let driver = driver.filter(|_| !drivers.is_empty())?;
     Some(format!("driver `{driver}` has none; it is a key of: {}", drivers.join(", ")))
+}
+
+/// The other parts of the file that have a key.
+fn places(level: Level, driver: Option<&'static str>, name: &str) -> Option<String> {
+    if level == Level::Other {
+        return None;
+    }
+    // Where a key like `port` is one of a few that mean nothing outside, it says nothing about other parts.
+    let is_apart =
+        |level| matches!(level, Level::WebApp | Level::ZooKeeperServer | Level::ZooKeeperTls | Level::ImageBuilder);
+    let has = |known: &&KnownKeys| known.level != Level::Other && known.keys.contains(&name);
+    let mut places: Vec<&str> = Vec::new();
+    for known in KNOWN.iter().filter(has) {
+        // Within a provider what its driver knows counts; what belongs to no provider is everywhere the same.
+        let fits = driver.is_none() || known.driver.is_none() || known.driver == driver;
+        let can_be_meant = known.level != level && (level == Level::Top || !is_apart(known.level));
+        if fits && can_be_meant && !places.contains(&known.level.place()) {
+            places.push(known.level.place());
+        }
+    }
+    (!places.is_empty()).then(|| places.join(" or "))
 }
 
 /// Where a file from before Nodepool 3.0 shows that it is one: a key of that time at the top level, beside labels or

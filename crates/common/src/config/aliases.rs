@@ -56,11 +56,6 @@ const ALIASES: &[(Level, &[&str], &[&str])] = &[
     (Level::Pool, &["net", "nets"], &["networks"]),
     (Level::Pool, &["attributes"], &["node-attributes"]),
     (Level::Pool, &["hosts", "servers"], &["nodes"]),
-    (Level::StaticNode, &["hostname", "host", "address", "ip"], &["name"]),
-    (Level::StaticNode, &["user", "ssh-user", "login"], &["username"]),
-    (Level::StaticNode, &["port"], &["connection-port"]),
-    (Level::StaticNode, &["connection"], &["connection-type"]),
-    (Level::StaticNode, &["slots", "jobs", "max-jobs"], &["max-parallel-jobs"]),
 ];
 
 /// Drivers by other names.

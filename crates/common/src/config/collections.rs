@@ -128,8 +128,7 @@ impl<'a> Fields<'a> {
         let is_text = matches!(node.value, Value::Scalar(Meaning::Text, _));
         let found = if key == "env-vars" && is_text { "a text".to_owned() } else { node.describe() };
         let message = format!("must be a mapping, not {found}");
-        let help = if key == "env-vars" { shapes::as_mapping_of_secrets(node) } else { shapes::as_mapping(node) };
-        self.wrong(node.at, key, message, help);
+        self.wrong(node.at, key, message, shapes::as_mapping_of(key, node));
     }
 
     /// A list of anything, as JSON (`volumes`).

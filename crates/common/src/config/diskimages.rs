@@ -21,11 +21,12 @@ use super::{
     advice::suggest,
     doubtful::Doubtful,
     fields::Fields,
+    formats,
     image_builders::gibibytes,
     names,
     python::python_str,
     report::Report,
-    unbuildable,
+    shapes, unbuildable,
     yaml::{Mark, Meaning, Node, Value},
 };
 use crate::model::ImageName;
@@ -46,6 +47,8 @@ struct Entry {
     at: Mark,
     /// Whether the file says how it is built.
     is_described: bool,
+    /// Which of `elements` and `formats` were reported as misspelt or unusable.
+    told: Vec<&'static str>,
     parent: Option<(String, Mark)>,
     is_abstract: bool,
     dib_cmd: Option<String>,
@@ -100,12 +103,13 @@ pub fn diskimages(report: &Report, top: &Fields<'_>) -> Diskimages {
         } else if let Some(lineage) = lineage.filter(|_| is_name_usable(report, name, entry)) {
             let name = ImageName::from(name.as_str());
             let mut image = defaults(name.clone());
+            let told_keys: Vec<&str> = lineage.iter().flat_map(|entry| entry.told.iter().copied()).collect();
             for entry in lineage.into_iter().rev() {
                 entry.lay_over(&mut image);
             }
             finish_ansible(report, entry, &mut image);
             if entry.is_described {
-                unbuildable::check(report, top, entry.at, &image);
+                unbuildable::check(report, top, entry.at, &image, &told_keys);
             }
             images.buildable.insert(name, image);
         } else {
@@ -122,9 +126,10 @@ impl Entry {
         if let Some(command) = &dib_cmd {
             unbuildable::check_command(report, fields, command);
         }
-        Self {
+        let mut entry = Self {
             at: fields.at(),
             is_described: true,
+            told: Vec::new(), // filled below
             parent: fields.filled("parent").map(|parent| (parent, fields.at_key("parent"))),
             is_abstract: fields.bool("abstract").unwrap_or(false),
             dib_cmd,
@@ -142,7 +147,16 @@ impl Entry {
             build_timeout: fields.seconds_above_0("build-timeout", "eight hours"),
             metadata: fields.str_map("metadata").unwrap_or_default(),
             ansible: Ansible::read(report, fields),
+        };
+        for (key, values) in [("elements", &entry.elements), ("formats", &entry.formats)] {
+            // An empty list was not told.
+            let is_list = fields.raw(key).and_then(Node::items).is_some_and(<[_]>::is_empty);
+            let is_by_playbook = fields.raw("ansible").is_some_and(|node| !node.is_null());
+            if values.is_empty() && !is_list && (is_by_playbook || !fields.lacks(&[key])) {
+                entry.told.push(key);
+            }
         }
+        entry
     }
 
     /// Lays what this entry says over what its parents said.
@@ -185,7 +199,8 @@ impl Entry {
 impl Ansible {
     fn read(report: &Report, image: &Fields<'_>) -> Option<Self> {
         let node = image.get("ansible")?;
-        let fields = Fields::of(report, node, format!("{}, `ansible`", image.what))?;
+        let what = format!("{}, `ansible`", image.what);
+        let fields = Fields::or_help(report, node, what, |node| shapes::as_mapping_of("ansible", node))?;
         let playbook = fields.filled("playbook");
         let ansible = Self {
             at: node.at,
@@ -272,7 +287,7 @@ fn release(report: &Report, fields: &Fields<'_>, node: &Node) -> Option<String> 
                 node.at,
                 "release",
                 format!("must be a text, not {}", node.describe()),
-                "write `release: TEXT`",
+                shapes::as_text("release", node),
             );
             None
         }
@@ -347,7 +362,11 @@ fn formats(report: &Report, fields: &Fields<'_>, key: &'static str) -> Vec<Strin
         let is_usable = is_word && !BESIDE.contains(&format.as_str());
         if !is_usable {
             let message = format!("{}: `{format}` in `{key}` cannot be the extension of an image's file", fields.what);
-            let help = "formats are single words, as `raw`, `qcow2`, `vhd` or `tar`".to_owned();
+            let meant = formats::known(format.trim_start_matches(['.', '*']));
+            let help = meant.map_or_else(
+                || "formats are single words, as `raw`, `qcow2`, `vhd` or `tar`".to_owned(),
+                |meant| format!("did you mean `{meant}`?"),
+            );
             report.lapse(fields.at_key(key), message, Some(help));
         }
         is_usable

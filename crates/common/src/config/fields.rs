@@ -149,6 +149,26 @@ impl<'a> Fields<'a> {
         self.report.lapse(key.at, message, Some(help));
     }
 
+    /// Nothing more is to be said of a key: the caller has reported it.
+    pub fn settle(&self, key: &str) {
+        let entries = self.node.entries().unwrap_or_default();
+        if let Some((key, _)) = entries.iter().find(|(name, _)| name.as_text() == Some(key)) {
+            self.has_told(key.at);
+        }
+    }
+
+    /// Reports a key that this mapping does not have, with what to do about it.
+    pub fn refuse(&self, key: &str, help: String) {
+        let Some((key, _)) = self.node.entries().into_iter().flatten().find(|(name, _)| name.as_text() == Some(key))
+        else {
+            return;
+        };
+        if !self.has_told(key.at) {
+            let name = python_str(key).unwrap_or_default();
+            self.report.lapse(key.at, format!("{} has no key `{name}`", self.what), Some(help));
+        }
+    }
+
     /// The entry whose key is a misspelt `key`, where that itself is not there. `None` unless validating: at run time it is
     /// a warning only.
     pub fn misspelt(&self, key: &'static str) -> Option<&'a Entry> {
@@ -284,12 +304,14 @@ impl<'a> Fields<'a> {
     pub fn text_in(&self, subject: &str, node: &Node, help: impl FnOnce(&Node) -> String) -> Option<String> {
         match &node.value {
             Value::Scalar(Meaning::Text, text) => Some(text.clone()),
-            Value::Scalar(_, text) => {
-                self.report.lapse(
-                    node.at,
-                    format!("{}: {subject} must be a text, not {}", self.what, node.describe()),
-                    Some(format!("write it in quotes: '{text}'")),
-                );
+            Value::Scalar(meaning, text) => {
+                let help = if *meaning == Meaning::Null {
+                    "write '' for an empty text, or leave it out".to_owned()
+                } else {
+                    format!("write it in quotes: '{text}'")
+                };
+                let message = format!("{}: {subject} must be a text, not {}", self.what, node.describe());
+                self.report.lapse(node.at, message, Some(help));
                 (!self.report.strict()).then(|| text.clone())
             }
             _ => {
@@ -314,8 +336,9 @@ impl<'a> Fields<'a> {
             _ => None,
         };
         let message = format!("{}: `{key}` must be true or false, not {}", self.what, node.describe());
-        let help = if meant.is_some() { "write `true` or `false`, without quotes" } else { "write `true` or `false`" };
-        self.coerced(node.at, message, meant, help)
+        let help = meant
+            .map_or_else(|| "write `true` or `false`".to_owned(), |meant| format!("write `{meant}`, without quotes"));
+        self.coerced(node.at, message, meant, &help)
     }
 
     /// A whole number.
@@ -325,7 +348,10 @@ impl<'a> Fields<'a> {
 
     fn int_of(&self, key: &str, node: &Node) -> Option<i64> {
         let meant = match &node.value {
-            Value::Scalar(Meaning::Int(value), _) => return Some(*value),
+            Value::Scalar(Meaning::Int(value), text) => {
+                self.check_notation(key, node.at, text, *value);
+                return Some(*value);
+            }
             // A boolean is an int in Python; upstream's schema lets it pass.
             Value::Scalar(Meaning::Bool(value), _) => {
                 let number = i64::from(*value);
@@ -346,10 +372,10 @@ impl<'a> Fields<'a> {
         };
         let message = format!("{}: `{key}` must be a whole number, not {}", self.what, node.describe());
         let help = match (&meant, &node.value) {
-            (Some(_), _) => "write the number without quotes or fraction".to_owned(),
             (None, Value::Scalar(Meaning::Text, text)) if grouped(text).is_some() => {
                 format!("write {}", grouped(text).unwrap_or_default())
             }
+            (Some(meant), _) => format!("write {meant}, without quotes or fraction"),
             (None, Value::Scalar(_, text)) => units::advice(key, text, true),
             (None, _) => units::advice(key, "", true),
         };

@@ -13,3 +13,8 @@ pub const FORMATS: [&str; 18] = [
 pub fn meant_format(format: &str) -> &str {
     suggest(format, FORMATS.into_iter()).unwrap_or(format)
 }
+
+/// The format that was probably meant by a text.
+pub fn known(format: &str) -> Option<&'static str> {
+    suggest(format, FORMATS.into_iter())
+}

@@ -5,12 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperTls,
-    advice::Level,
+    Diskimages, Label, WebApp, ZooKeeper, ZooKeeperTls, aliases,
     fields::Fields,
+    level::Level,
     names,
     report::Report,
     shapes,
+    suggest::{plain, suggest},
     yaml::{Mark, Meaning, Node, Value},
     zookeeper_servers,
 };
@@ -100,6 +101,29 @@ pub fn tenant_limits(report: &Report, top: &Fields<'_>) -> IndexMap<TenantName, 
                 report.lapse(key.at, message, Some("write it in quotes".to_owned()));
                 continue;
             };
+            // Other limits go by the names of resources, none of which begins so.
+            if plain(resource).starts_with("max") {
+                let known = RENAMED.map(|(known, _)| known);
+                let by_other_name = aliases::of_key(Level::Pool, &plain(resource)).iter().copied();
+                let meant = by_other_name.into_iter().find(|key| known.contains(key));
+                let meant = meant.or_else(|| suggest(resource, known.into_iter()));
+                let message = format!("{what}: `{resource}` limits nothing: no resource is called so");
+                let help = meant.map_or_else(
+                    || format!("write one of {}, or the name of a resource of labels", known.join(", ")),
+                    |meant| format!("did you mean `{meant}`?"),
+                );
+                report.warning(key.at, message, Some(help));
+            }
+            if let Some((first, limit)) = value.entries().and_then(<[_]>::first) {
+                let message = format!("{what}: `{resource}` must be a whole number, not a mapping");
+                let help = format!(
+                    "write what stands below it beside `tenant-name`, as `{}: {}`",
+                    shapes::shown(first),
+                    shapes::shown(limit)
+                );
+                report.error(value.at, message, Some(help));
+                continue;
+            }
             let Some(reader) = Fields::of(report, node, what.as_str()) else { continue };
             if let Some(limit) = reader.number_of(resource, value, true) {
                 reader.check_limit(value.at, resource, limit);
@@ -207,7 +231,7 @@ pub fn secure_env_vars(report: &Report, secure: &Fields<'_>, images: &mut Diskim
         let Some((fields, name)) = Fields::named(report, node, None, "diskimage") else { continue };
         let env_vars = fields.text_map("env-vars");
         if env_vars.is_none() {
-            let help = "write `env-vars:` with `NAME: VALUE` below";
+            let help = "write `env-vars:`, and below it each variable as `NAME: VALUE`";
             fields.wrong(fields.at(), "env-vars", "is missing: it is all that the secure file may give", help);
         }
         match images.buildable.get_mut(name.as_str()) {

@@ -1,6 +1,6 @@
 //! `image-builders`: the hosts on which images are built by a playbook. Ours; upstream's validator does not know it.
 
-use super::{ImageBuilder, fields::Fields, python::python_str, report::Report, shapes};
+use super::{ImageBuilder, addresses, fields::Fields, python::python_str, report::Report, shapes};
 
 /// Reads `image-builders`.
 pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
@@ -23,6 +23,9 @@ pub fn image_builders(report: &Report, top: &Fields<'_>) -> Vec<ImageBuilder> {
             min_free: gibibytes(&fields, "min-free"),
             directory: fields.filled("directory").map(Into::into),
         };
+        if let Some(host) = &builder.host {
+            addresses::check(&fields, &addresses::Keys { host: "host", port: "port" }, host);
+        }
         if builder.host.is_none() && fields.lacks(&["host"]) {
             for key in ["port", "username"] {
                 if fields.get(key).is_some() {
@@ -56,6 +59,10 @@ pub fn gibibytes(fields: &Fields<'_>, key: &'static str) -> Option<u64> {
 /// `host-keys`, without comments.
 fn host_keys(report: &Report, fields: &Fields<'_>) -> Vec<String> {
     let mut keys = Vec::new();
+    if let Some(node) = fields.get("host-keys").filter(|node| node.as_text().is_some()) {
+        fields.wrong(node.at, "host-keys", "must be a list, not a text", shapes::as_texts("host-keys", node));
+        return keys;
+    }
     for node in fields.list("host-keys") {
         match python_str(node).as_deref().map(host_key) {
             Some(Ok(key)) => keys.push(key),

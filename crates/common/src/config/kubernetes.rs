@@ -195,7 +195,7 @@ fn millicores(report: &Report, fields: &Fields<'_>, key: &'static str) -> Option
         Value::Scalar(Meaning::Float(cores), _) => *cores,
         Value::Scalar(Meaning::Text, text) if is_part_of_a_cpu(text) => {
             let message = format!("must be a whole number of CPUs, not {}", node.describe());
-            fields.wrong(node.at, key, message, WHOLE_CPUS);
+            fields.wrong(node.at, key, message, whole_cpus(fields, key, text));
             return None;
         }
         _ => return fields.amount(key).map(|cores| cores.saturating_mul(1000)),
@@ -211,12 +211,29 @@ fn millicores(report: &Report, fields: &Fields<'_>, key: &'static str) -> Option
         fields.what,
         if whole == 0.0 { ", which asks for none and limits nothing" } else { "" }
     );
-    report.lapse(node.at, message, Some(WHOLE_CPUS.to_owned()));
+    report.lapse(node.at, message, Some(whole_cpus(fields, key, &format!("{thousandths}m"))));
     Some(thousandths)
 }
 
-/// What to do where part of a CPU is meant.
-const WHOLE_CPUS: &str = "write a whole number without quotes; where a pod needs less than one, give it a `spec` with `resources` of its own";
+/// What to do where part of a CPU is meant: only a `spec` can ask for that.
+fn whole_cpus(fields: &Fields<'_>, key: &str, amount: &str) -> String {
+    let part = if key.ends_with("-limit") { "limits" } else { "requests" };
+    let amount = amount.trim();
+    if key.starts_with("default-label") {
+        return format!(
+            "write a whole number without quotes; a label whose pod needs less has a `spec`, with \
+             `spec.containers[0].resources: {{{part}: {{cpu: {amount}}}}}`"
+        );
+    }
+    let text = |key: &str| fields.raw_text(key).filter(|text| text.len() < 100);
+    let image = text("image").unwrap_or("IMAGE");
+    let name = text("name").filter(|name| kubernetes_names::dns_label(name, 0).is_none()).unwrap_or("main");
+    format!(
+        "write a whole number without quotes; a pod that needs less is written as `spec: {{containers: [{{name: {name}, image: \
+         {image}, resources: {{{part}: {{cpu: {amount}}}}}}}]}}`, in the place of `image`, `{key}` and the other keys of the \
+         container"
+    )
+}
 
 /// `0.75`, `500m`: texts, of which Python's daemons make nothing.
 fn is_part_of_a_cpu(text: &str) -> bool {
@@ -255,7 +272,11 @@ fn label(
     // Beside `spec`, upstream's schema has no key of the other form; at run time they count for quota, not for the pod.
     let has_container_keys = fields.get("spec").is_none() || !report.strict();
     let (container, own) = if has_container_keys {
-        container(report, fields, kind, defaults)
+        let (container, own) = container(report, fields, kind, defaults);
+        if is_pod && spec.is_none() {
+            check_limits(report, fields, &container);
+        }
+        (container, own)
     } else {
         (PodContainer { requests: defaults.requests, ..PodContainer::default() }, OwnKeys::default())
     };
@@ -310,20 +331,28 @@ struct OwnKeys {
 
 /// Whether the label's node is a pod: `type`. Upstream takes any text, and any but one for the same.
 fn is_pod(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) -> bool {
-    let (other, counts_as) = match kind {
-        KubernetesKind::Pods => {
-            if !report.strict() {
-                fields.know("type"); // whatever it says
-            }
-            return true;
+    let Some(other) = kubernetes_forms::node_without_image(kind) else {
+        if !report.strict() {
+            fields.know("type"); // whatever it says
         }
-        KubernetesKind::Namespaces => ("namespace", "pod"),
-        KubernetesKind::Projects => ("project", "project"),
+        return true;
     };
+    let counts_as = if kind == KubernetesKind::Projects { other } else { "pod" };
+    if fields.raw("type").is_none() && fields.lacks(&["type"]) {
+        fields.know("type");
+        let help = format!("write `type: pod` for a pod, or `type: {other}` for an empty {other}");
+        report.error(fields.at(), format!("{}: `type` is missing", fields.what), Some(help));
+        return fields.raw("image").is_some() || fields.raw("spec").is_some();
+    }
     let Some(given) = fields.required_text("type") else { return true };
     if given != "pod" && given != other {
-        let message = format!("{}: there is no `type` `{given}`; it counts as `{counts_as}`", fields.what);
-        report.warning(fields.at_key("type"), message, Some(format!("write `pod` or `{other}`")));
+        let message =
+            format!("{}: there is no `type` `{given}` with this driver; it counts as `{counts_as}`", fields.what);
+        let help = match given.as_str() {
+            "namespace" | "project" => format!("write `type: {other}` for an empty {other}, or `type: pod`"),
+            _ => format!("write `type: pod`, or `type: {other}` for an empty {other}"),
+        };
+        report.warning(fields.at_key("type"), message, Some(help));
         return counts_as == "pod";
     }
     given == "pod"
@@ -365,6 +394,35 @@ fn container(
         extra: fields.number_map("extra-resources"),
     };
     (container, own)
+}
+
+/// Tells of a limit below what is asked for, with which the API refuses the pod.
+fn check_limits(report: &Report, fields: &Fields<'_>, container: &PodContainer) {
+    let PodContainer { requests, limits, .. } = container;
+    for (key, limit_key, asked, most, unit) in [
+        ("cpu", "cpu-limit", requests.cpu, limits.cpu, 1000.0),
+        ("memory", "memory-limit", requests.memory, limits.memory, 1.0),
+        ("storage", "storage-limit", requests.storage, limits.storage, 1.0),
+    ] {
+        let (Some(asked), Some(most)) = (given(asked), given(most)) else { continue };
+        if most >= asked {
+            continue;
+        }
+        let of = |key: &str| {
+            let is_own = fields.raw(key).is_some_and(|value| !value.is_null());
+            if is_own { format!("`{key}`") } else { format!("`default-label-{key}` of its pool") }
+        };
+        let message = format!(
+            "{}: {} is {}, less than {}, {}, and Kubernetes refuses such a pod",
+            fields.what,
+            of(limit_key),
+            as_number(most) / unit,
+            of(key),
+            as_number(asked) / unit
+        );
+        let at = if fields.raw(limit_key).is_some() { fields.at_key(limit_key) } else { fields.at_key(key) };
+        report.lapse(at, message, Some(format!("write `{limit_key}: {}` or more", as_number(asked) / unit)));
+    }
 }
 
 /// `env`: names and values. What upstream's schema does not know (`valueFrom`) is passed on where no schema is asked.

@@ -34,12 +34,17 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
                 if let Some((first, other)) = backed.get(&label.backing_label)
                     && !label.has_backing_of(other)
                 {
+                    let (keys, differences) = differences(&label, other);
                     let message = format!(
                         "{}: Multiple label definitions for the same backing label must be identical, and those for `{}` \
-                         are not",
-                        fields.what, label.backing_label
+                         are not: {differences} in label `{}`",
+                        fields.what, label.backing_label, other.name
                     );
-                    part.error(node.at, message, Some(format!("the first is at {}", part.place(*first))));
+                    let help = format!(
+                        "that one is at {}: write the same {keys} in both, or give one of them another `backing-label`",
+                        part.place(*first)
+                    );
+                    part.error(node.at, message, Some(help));
                 }
                 Some(label)
             };
@@ -58,6 +63,27 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         pools.push(pool);
     }
     (Metastatic { pools: own }, pools)
+}
+
+/// The keys in which two labels differ that share their backing nodes, and what each says of them.
+fn differences(here: &MetastaticLabel, there: &MetastaticLabel) -> (String, String) {
+    let seconds =
+        |time: Option<Duration>| time.map_or_else(|| "not given".to_owned(), |time| time.as_secs_f64().to_string());
+    let of = |label: &MetastaticLabel| {
+        [
+            ("max-parallel-jobs", label.max_parallel_jobs.to_string()),
+            ("grace-time", seconds(Some(label.grace_time))),
+            ("min-retention-time", seconds(Some(label.min_retention_time))),
+            ("max-age", seconds(label.max_age)),
+        ]
+    };
+    let pairs = of(here).into_iter().zip(of(there)).filter(|((_, here), (_, there))| here != there);
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for ((key, here), (_, there)) in pairs {
+        keys.push(format!("`{key}`"));
+        values.push(format!("`{key}` is {here} here and {there}"));
+    }
+    (keys.join(" and "), values.join(", "))
 }
 
 fn label(

@@ -22,10 +22,10 @@
 //! | `yaml` | a file as a tree with places |
 //! | `report` `names` `duplicates` `source` | what is found; names in messages; from bytes to text |
 //! | `shapes` `zookeeper_texts` `python` | values that are written in another shape |
-//! | `aliases` `advice` | keys that a part of the file does not have |
+//! | `aliases` `synonyms` `advice` | keys that a part of the file does not have |
 //! | `fields` `numbers` `collections` | a mapping, read key by key |
 //! | `doubtful` `unserved` `backing` | what parts say of each other |
-//! | `image_builders` `connections` `unbuildable` `diskimages` `zookeeper_servers` `global` | the top-level keys |
+//! | `addresses` `image_builders` `connections` `unbuildable` `diskimages` `zookeeper_servers` `global` | the top-level keys |
 //! | `provider_parts` | what the readers of all drivers use |
 //! | `openstack` `kubernetes` `metastatic` `static_hosts` `unbuilt` | those readers, with `kubernetes_*` below theirs |
 //! | `providers` | which of them reads a provider |
@@ -34,6 +34,7 @@
 //!
 //! [`Watcher`] tells when the files have changed and are whole again; [`diff`] what that means for the providers.
 
+mod addresses;
 mod advice;
 mod aliases;
 mod backing;
@@ -52,6 +53,7 @@ mod keeping;
 mod kubernetes;
 mod kubernetes_forms;
 mod kubernetes_names;
+mod kubernetes_spec;
 mod left_out;
 mod level;
 mod metastatic;
@@ -67,6 +69,7 @@ mod shapes;
 mod source;
 mod static_hosts;
 mod suggest;
+mod synonyms;
 mod types;
 mod unbuildable;
 mod unbuilt;

@@ -37,6 +37,25 @@ pub fn check(report: &Report, at: Mark, what: &str, name: &str) {
     report.warning(at, format!("{what}: its name {problem}"), help);
 }
 
+/// The names of the fields that Python's `str.format` fills in; or the brace that has no other.
+pub fn within_braces(format: &str) -> Result<Vec<String>, char> {
+    let mut names = Vec::new();
+    let mut rest = format;
+    while let Some(at) = rest.find(['{', '}']) {
+        let (brace, after) = rest[at..].split_at(1);
+        if let Some(after) = after.strip_prefix(brace) {
+            rest = after; // one that is meant as such
+        } else if brace == "}" {
+            return Err('}');
+        } else {
+            let (field, after) = after.split_once('}').ok_or('{')?;
+            names.push(field.split(['!', ':', '.', '[']).next().unwrap_or_default().to_owned());
+            rest = after;
+        }
+    }
+    Ok(names)
+}
+
 /// Whether ZooKeeper can have a node of that name; the names of providers and images are parts of its paths.
 pub fn is_part_of_a_path(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(|c: char| c == '/' || c.is_control())

@@ -8,6 +8,28 @@ use std::time::Duration;
 use super::{fields::Fields, yaml::Mark};
 
 impl Fields<'_> {
+    /// Warns of a number that YAML 1.1 reads in another way than people do: `010` is 8, and `1:30` is 90.
+    pub fn check_notation(&self, key: &str, at: Mark, text: &str, value: i64) {
+        let digits = text.trim_start_matches(['+', '-']).replace('_', "");
+        let is_octal = digits.len() > 1 && digits.starts_with('0') && digits.chars().all(|c| c.is_ascii_digit());
+        let kind = if is_octal {
+            "octal"
+        } else if digits.contains(':') {
+            "in the base of 60"
+        } else {
+            return;
+        };
+        let message =
+            format!("{}: `{key}` is written `{text}`, which is {kind} in YAML, and counts as {value}", self.what);
+        let plain = digits.trim_start_matches('0');
+        let help = if is_octal && !plain.is_empty() && plain != value.to_string() {
+            format!("write {plain}, or {value} if that is meant")
+        } else {
+            format!("write {value}")
+        };
+        self.report().warning(at, message, Some(help));
+    }
+
     /// A limit: a whole number. A negative one leaves no room, as 0 does (`nodepool 11.0.0: driver/utils.py
     /// QuotaInformation`): it is not the way to have none.
     pub fn limit(&self, key: &'static str) -> Option<f64> {

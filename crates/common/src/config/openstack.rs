@@ -36,7 +36,7 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
             .number("rate", false)
             .and_then(|rate| fields.duration("rate", rate))
             .unwrap_or(Duration::from_secs(1)),
-        image_name_format: fields.filled("image-name-format").unwrap_or_else(|| "{image_name}-{timestamp}".to_owned()),
+        image_name_format: image_name_format(report, fields),
         clean_floating_ips: fields.bool("clean-floating-ips").unwrap_or(false),
         port_cleanup_interval: Some(fields.seconds("port-cleanup-interval").unwrap_or(Duration::from_secs(600)))
             .filter(|interval| !interval.is_zero()),
@@ -59,6 +59,43 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
         pools.push(pool);
     }
     (openstack, pools)
+}
+
+/// What `image-name-format` may have within braces (`nodepool 11.0.0: builder.py _uploadImage`).
+const OF_IMAGE_NAMES: [&str; 3] = ["image_name", "upload_id", "timestamp"];
+
+/// `image-name-format`. Upstream's schema takes any text, and each upload fails with one that cannot be filled in.
+fn image_name_format(report: &Report, fields: &Fields<'_>) -> String {
+    let Some(format) = fields.filled("image-name-format") else { return "{image_name}-{timestamp}".to_owned() };
+    let at = fields.at_key("image-name-format");
+    let all = "within braces there may be `{image_name}`, `{upload_id}` and `{timestamp}`";
+    let refuse = |problem: &str, help: String| {
+        let message = format!("{}: `image-name-format` has {problem}, so that each upload fails", fields.what);
+        report.lapse(at, message, Some(help));
+    };
+    match names::within_braces(&format) {
+        Err(brace) => refuse(
+            &format!("a `{brace}` without its other"),
+            format!("a brace that is meant as such is written twice; {all}"),
+        ),
+        Ok(within) if within.is_empty() => {
+            let message = format!("{}: with this `image-name-format` all uploads have the same name", fields.what);
+            report.warning(at, message, Some(format!("write something like `{format}-{{image_name}}-{{timestamp}}`")));
+        }
+        Ok(within) => {
+            for name in within.iter().filter(|name| !OF_IMAGE_NAMES.contains(&name.as_str())) {
+                let meant = suggest(name, OF_IMAGE_NAMES.into_iter()).or_else(|| match name.as_str() {
+                    "image" | "name" => Some("image_name"),
+                    "date" | "time" => Some("timestamp"),
+                    "id" | "upload" => Some("upload_id"),
+                    _ => None,
+                });
+                let help = meant.map_or_else(|| all.to_owned(), |meant| format!("did you mean `{{{meant}}}`?"));
+                refuse(&format!("`{{{name}}}`, which is not known there"), help);
+            }
+        }
+    }
+    format
 }
 
 /// What the labels of a provider may boot from.
@@ -192,8 +229,22 @@ fn label(
     let image = image(report, fields, images, scope);
     let (min_ram, flavor_name) = (fields.amount("min-ram"), fields.filled("flavor-name"));
     if fields.get("flavor-name").is_none() && fields.lacks(&["min-ram", "flavor-name"]) {
-        let help = Some("without them, the smallest flavor of the cloud is taken".to_owned());
+        let help = "name a flavor, `flavor-name: NAME`, or the memory that it must have, `min-ram: MIB`; without them, the \
+                    smallest flavor of the cloud is taken";
+        let help = Some(help.to_owned());
         report.lapse(fields.at(), format!("{} has neither `min-ram` nor `flavor-name`", fields.what), help);
+    }
+    if fields.raw_text("flavor-name") == Some("") {
+        let (message, help) = if min_ram.is_none() {
+            ("is empty, so that the smallest flavor of the cloud is taken", "name a flavor, or write `min-ram: MIB`")
+        } else {
+            ("is empty and counts as not given", "name a flavor, or leave the key out")
+        };
+        report.warning(
+            fields.at_key("flavor-name"),
+            format!("{}: `flavor-name` {message}", fields.what),
+            Some(help.to_owned()),
+        );
     }
     let label = |image| OpenStackLabel {
         name,
@@ -238,11 +289,49 @@ fn image(report: &Report, fields: &Fields<'_>, images: &Bootable, scope: &Scope<
         no_diskimage(report, fields, name, images, scope);
     }
     let image = diskimage.map(|name| LabelImage::Diskimage(name.into())).or(cloud_image.map(LabelImage::CloudImage));
-    if image.is_none() && fields.lacks(&["diskimage", "cloud-image"]) {
-        let help = Some("say what it boots from".to_owned());
-        report.error(fields.at(), format!("{} has neither `diskimage` nor `cloud-image`", fields.what), help);
+    for key in ["diskimage", "cloud-image"] {
+        if image.is_some() && fields.raw_text(key) == Some("") {
+            let message = format!("{}: `{key}` is empty and counts as not given", fields.what);
+            report.warning(fields.at_key(key), message, Some("leave the key out".to_owned()));
+        }
+    }
+    if image.is_none() {
+        let is_told = image_by_another_name(fields, images);
+        if !is_told && fields.lacks(&["diskimage", "cloud-image"]) {
+            let message = format!("{} has neither `diskimage` nor `cloud-image`", fields.what);
+            report.error(fields.at(), message, Some(format!("say what it boots from: {}", images.offered())));
+        }
     }
     image
+}
+
+/// Tells of a label that has `image`, as those of pods do; whether that is enough.
+fn image_by_another_name(fields: &Fields<'_>, images: &Bootable) -> bool {
+    let Some(node) = fields.raw("image").filter(|_| !fields.report().keeps_keys()) else { return false };
+    let help = match node.as_text() {
+        Some(name) if images.diskimages.contains(name) => format!("write `diskimage: {name}`"),
+        Some(name) if images.cloud_images.contains(name) => format!("write `cloud-image: {name}`"),
+        _ => format!("say what it boots from: {}", images.offered()),
+    };
+    fields.refuse("image", help);
+    fields.report().strict()
+}
+
+impl Bootable {
+    /// What can be written.
+    fn offered(&self) -> String {
+        let of = |key: &str, names: &IndexSet<String>| {
+            let names: Vec<_> = names.iter().take(3).map(|name| format!("`{key}: {name}`")).collect();
+            if names.is_empty() {
+                vec![format!("`{key}: NAME`, with one of the `{key}s` of the provider")]
+            } else {
+                names
+            }
+        };
+        let all: Vec<_> =
+            of("diskimage", &self.diskimages).into_iter().chain(of("cloud-image", &self.cloud_images)).collect();
+        format!("write {}", all.join(", or "))
+    }
 }
 
 /// Reports that a label boots from a diskimage that its provider does not list.

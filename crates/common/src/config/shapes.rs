@@ -141,6 +141,33 @@ fn mapping(node: &Node, shows_values: bool) -> String {
     }
 }
 
+/// A mapping that is the value of a key.
+pub fn as_mapping_of(key: &str, node: &Node) -> String {
+    match (key, &node.value) {
+        ("env-vars", _) => as_mapping_of_secrets(node),
+        ("spec", Value::Scalar(..) | Value::List(_)) => {
+            "write the pod as it is: `spec: {containers: [{name: …, image: …}]}`".to_owned()
+        }
+        ("ansible", Value::Scalar(Meaning::Text, _)) => format!("write `ansible: {{playbook: {}}}`", shown(node)),
+        _ => as_mapping(node),
+    }
+}
+
+/// A key that was misspelt, with its value where that has to be written otherwise, too.
+pub fn with_its_list(key: &str, value: &Node) -> String {
+    match &value.value {
+        Value::Scalar(..) if LISTS_OF_TEXTS.contains(&key) && !value.is_null() => {
+            let list = as_texts(key, value);
+            list.split_once(": ").map_or_else(|| key.to_owned(), |(_, list)| format!("{key}: {list}"))
+        }
+        _ => key.to_owned(),
+    }
+}
+
+/// The keys whose value is a list of texts, and not a text.
+const LISTS_OF_TEXTS: [&str; 6] =
+    ["elements", "formats", "keep-formats", "networks", "security-groups", "availability-zones"];
+
 /// The value of a key that is a single text.
 pub fn as_text(key: &str, node: &Node) -> String {
     let one = match &node.value {
@@ -151,10 +178,22 @@ pub fn as_text(key: &str, node: &Node) -> String {
         }
         Value::Scalar(..) => None,
     };
-    one.map_or_else(
-        || format!("write a single text behind `{key}:`, in the same line"),
-        |one| format!("write `{key}: {}`", as_a_text(one)),
-    )
+    if let Some(one) = one {
+        return format!("write `{key}: {}`", as_a_text(one));
+    }
+    if key == "userdata" && node.entries().is_some() {
+        return "write it as a text of several lines: `userdata: |`, and what stands below as it is".to_owned();
+    }
+    let items = node.items().unwrap_or_default();
+    let words: Option<Vec<&str>> = items.iter().map(|item| item.as_text()).collect();
+    match words.filter(|words| !words.is_empty()) {
+        Some(words) if key == "dib-cmd" => match shlex::try_join(words) {
+            Ok(command) if command.len() <= 200 => format!("write it in one line: `{key}: {command}`"),
+            _ => format!("write it in one line: `{key}: PROGRAM ARGUMENT…`"),
+        },
+        Some(_) => format!("it has one value only: write `{key}: {}`", as_a_text(&items[0])),
+        None => format!("write a single text behind `{key}:`, in the same line"),
+    }
 }
 
 /// A list of texts.
@@ -168,9 +207,13 @@ pub fn as_texts(key: &str, node: &Node) -> String {
                 words.filter(|word| !matches!(*word, "" | "-")).map(|word| in_brackets(key, word)).collect();
             format!("write it as a list: [{}]", words.join(", "))
         }
-        _ => match node.get("name").filter(|name| is_plain(name)) {
-            Some(name) => format!("write the names alone, as a list: [{}]", shown(name)),
-            None => "write texts alone, as a list: [ONE, ANOTHER]".to_owned(),
+        _ => match (node.get("name").filter(|name| is_plain(name)), node.entries()) {
+            (Some(name), _) => format!("write the names alone, as a list: [{}]", shown(name)),
+            (None, Some(entries)) if !entries.is_empty() && entries.iter().all(|(key, _)| is_plain(key)) => {
+                let keys: Vec<_> = entries.iter().map(|(name, _)| in_brackets(key, &shown(name))).collect();
+                format!("write the names alone, as a list: [{}]", keys.join(", "))
+            }
+            _ => "write texts alone, as a list: [ONE, ANOTHER]".to_owned(),
         },
     }
 }
@@ -195,7 +238,8 @@ fn in_brackets(key: &str, word: &str) -> String {
     }
 }
 
-const fn is_plain(node: &Node) -> bool {
+/// Whether it is a single value.
+pub const fn is_plain(node: &Node) -> bool {
     matches!(node.value, Value::Scalar(..)) && !node.is_null()
 }
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
-    ConfigError, HostId, Part, Pool, PoolLabel, StaticHost, connections,
+    ConfigError, HostId, Part, Pool, PoolLabel, StaticHost, addresses, connections,
     fields::Fields,
     image_builders::{self, Around},
     provider_parts::{self, Common, MOST_SLOTS, Scope, check_label},
@@ -98,7 +98,9 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     if fields.raw("labels").is_none_or(Node::is_null) {
         fields.require("labels");
     }
-    if labels.as_ref().is_some_and(|labels| labels.iter().all(|text| text.trim().is_empty())) {
+    let is_told = fields.raw("labels").and_then(Node::items).is_some_and(|items| !items.is_empty());
+    let is_blank = |labels: &Vec<String>| labels.iter().all(|text| text.trim().is_empty());
+    if labels.as_ref().is_some_and(|labels| is_blank(labels) && !(is_told && labels.is_empty())) {
         let message = format!("{}: it has no `labels`, so that nothing is ever run on it", fields.what);
         let help = "name the top-level labels that it has, or leave the host out".to_owned();
         report.warning(fields.at_key("labels"), message, Some(help));
@@ -108,7 +110,15 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     let (at, what, has_labels) = (fields.at_key("labels"), &fields.what, !labels.is_empty());
     let labels = labels.into_iter().filter(|label| {
         let what = format!("{what}: label `{label}`");
-        provider_parts::part_of_label(report, pool, label, &what, |part| check_label(part, at, &what, label, scope))
+        provider_parts::part_of_label(report, pool, label, &what, |part| {
+            if label.as_str().contains(',') && !scope.labels.contains_key(label) {
+                let labels: Vec<_> = label.as_str().split(',').filter(|label| !label.is_empty()).collect();
+                let help = format!("write several as a list: [{}]", labels.join(", "));
+                part.error(at, format!("{what} is not among the top-level labels"), Some(help));
+            } else {
+                check_label(part, at, &what, label, scope);
+            }
+        })
     });
     let labels: Vec<LabelName> = labels.collect();
     if labels.is_empty() && has_labels && !report.strict() {
@@ -125,6 +135,9 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
     }
     let host_key_checking = fields.bool("host-key-checking").unwrap_or(true);
     let connection_type = connections::read(fields, fields.text("connection-type"));
+    if OVER_THE_NETWORK.contains(&connection_type.as_str()) {
+        addresses::check(fields, &addresses::Keys { host: "name", port: "connection-port" }, &name);
+    }
     StaticHost {
         id: HostId {
             name,
@@ -142,6 +155,10 @@ fn host(report: &Report, fields: &Fields<'_>, name: String, pool: &mut Pool, sco
         max_parallel_jobs: slots,
     }
 }
+
+/// Connections that go to an address or a name of a host (`connection-type`).
+const OVER_THE_NETWORK: [&str; 10] =
+    ["ssh", "smart", "paramiko", "paramiko_ssh", "winrm", "psrp", "network_cli", "netconf", "httpapi", "persistent"];
 
 /// `host-key`, each as `TYPE BASE64`: what stands behind that in a line of a `.pub` file, or before it in one of `known_hosts`,
 /// is ignored, with a warning, since upstream compares the whole text, which is then never among the host's keys. What no

@@ -22,8 +22,14 @@ const OF_LAUNCHERS: [&str; 4] = ["name", "username", "python-path", "shell-type"
 pub fn check_format(report: &Report, at: Mark, what: &str, key: &str, format: &str) {
     if !FORMATS.contains(&format) {
         let message = format!("{what}: `{format}` in `{key}` is no format that disk-image-create or a cloud knows");
-        let help = suggest(format, FORMATS.into_iter()).map(|meant| format!("did you mean `{meant}`?"));
-        report.warning(at, message, help);
+        let help = suggest(format, FORMATS.into_iter()).map_or_else(
+            || {
+                "write one of these: raw, qcow2, vhd, vmdk, tar; or leave it where `dib-cmd` makes files of that kind"
+                    .to_owned()
+            },
+            |meant| format!("did you mean `{meant}`?"),
+        );
+        report.warning(at, message, Some(help));
     }
 }
 
@@ -41,21 +47,21 @@ pub fn is_described(image: &Node) -> bool {
     entries.iter().any(|(key, _)| !key.as_text().is_some_and(|key| OF_LAUNCHERS.contains(&key)))
 }
 
-/// Warns of an image whose build has nothing to begin with, or to end in.
-pub fn check(report: &Report, top: &Fields<'_>, at: Mark, image: &Diskimage) {
+/// Warns of an image whose build has nothing to begin with, or to end in. `told`: keys that were reported as unusable.
+pub fn check(report: &Report, top: &Fields<'_>, at: Mark, image: &Diskimage, told: &[&str]) {
     let program = shlex::split(&image.dib_cmd).unwrap_or_default();
     let is_bare = match program.as_slice() {
         [program] => Path::new(program).file_name().is_some_and(|name| name == "disk-image-create"),
         _ => false,
     };
-    if is_bare && image.ansible.is_none() && image.elements.is_empty() {
+    if is_bare && image.ansible.is_none() && image.elements.is_empty() && !told.contains(&"elements") {
         let message =
             format!("diskimage `{}` has no `elements`, and disk-image-create builds nothing without any", image.name);
-        let help = "name at least that of its distribution, or a `dib-cmd` that needs none";
+        let help = "name at least that of its distribution, as `elements: [ubuntu-minimal, vm]`, or a `dib-cmd` that needs none";
         report.warning(at, message, Some(help.to_owned()));
     }
     let name = image.name.as_str();
-    if image.formats.is_empty() && !is_listed(top, name) && !is_parent(top, name) {
+    if image.formats.is_empty() && !told.contains(&"formats") && !is_listed(top, name) && !is_parent(top, name) {
         let message = format!("diskimage `{name}` is never built: it has no `formats`, and no provider lists it");
         let help = "add it to the `diskimages` of a provider, whose format it then has, or give it `formats`";
         report.warning(at, message, Some(help.to_owned()));

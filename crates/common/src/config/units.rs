@@ -57,6 +57,9 @@ const KEYS: [(Unit, &[&str]); 5] = [
 
 /// What to write in the place of a text that is no number. `is_whole`: the key takes no fraction.
 pub fn advice(key: &str, text: &str, is_whole: bool) -> String {
+    if key == "port" || key.ends_with("-port") {
+        return "a port is a number from 1 to 65535, without quotes".to_owned();
+    }
     let Some((unit, _)) = KEYS.iter().find(|(_, keys)| keys.contains(&key)) else {
         return if is_whole { "write a whole number alone" } else { "write a number alone" }.to_owned();
     };
@@ -72,6 +75,12 @@ pub fn advice(key: &str, text: &str, is_whole: bool) -> String {
         Some(number) => format!("it is {name}: write {number}"),
         None => format!("it is {name}{}: write the number alone", if is_whole { ", without a fraction" } else { "" }),
     }
+}
+
+/// The number that a text with units means for that key, if it counts in a unit.
+pub fn meant_by(key: &str, text: &str) -> Option<f64> {
+    let (unit, _) = KEYS.iter().find(|(_, keys)| keys.contains(&key))?;
+    meant(*unit, text)
 }
 
 /// The number that a text with units means in that unit: `1h30m`, `8 GiB`.

@@ -53,7 +53,7 @@ fn labels_that_disagree_about_their_backing_nodes_are_refused() {
         errors.contains("main:17:7: provider `meta`, pool `main`, label `other`: Multiple label definitions"),
         "{errors}"
     );
-    assert!(errors.contains("the first is at main:13:7"), "{errors}");
+    assert!(errors.contains("`max-parallel-jobs` is 4 here and 2 in label `small` (that one is at main:13:7: write the same `max-parallel-jobs` in both"), "{errors}");
     let loaded = load(&FULL.replacen("max-parallel-jobs: 4", "max-parallel-jobs: 2", 1));
     assert_eq!(loaded.broken_parts.len(), 1, "the others are served");
     assert_eq!(loaded.broken_parts[0].part, Part::Label("other".into()));

@@ -154,7 +154,10 @@ fn a_pod_is_made_from_an_image_or_from_a_spec_with_containers() {
 
 #[test]
 fn an_image_beside_a_spec_is_refused_even_where_that_is_empty() {
-    for (spec, help) in [("{}", "leave the empty `spec` out"), ("{containers: [{name: c}]}", "say it in `spec`")] {
+    for (spec, help) in [
+        ("{}", "leave the empty `spec` out"),
+        ("{containers: [{name: c, image: i}]}", "write it within `spec`, as the `image` of a container"),
+    ] {
         let text = pod(&format!("type: pod, image: i, spec: {spec}"));
         let errors = check_errors(&text);
         assert!(errors.starts_with("main:9:35: ") && errors.contains(help), "Python's refuses it: {errors}");

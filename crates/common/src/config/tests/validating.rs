@@ -43,7 +43,7 @@ fn what_upstreams_schema_rejects_fails() {
         ("labelz: []\n", "the configuration has no key `labelz` (did you mean `labels`?)"),
         (
             "webapp: {port: '8005'}\n",
-            "`port` must be a whole number, not the text `8005` (write the number without quotes or fraction)",
+            "`port` must be a whole number, not the text `8005` (write 8005, without quotes or fraction)",
         ),
         ("webapp: {port: 80.0}\n", "must be a whole number"),
         ("labels: [{name: 5}]\n", "`name` must be a text, not the whole number `5` (write it in quotes: '5')"),

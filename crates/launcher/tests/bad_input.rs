@@ -85,7 +85,7 @@ async fn a_change_of_the_file_with_our_own_keys_alone_is_taken_and_a_broken_one_
     let place = format!("{}:1:18: ", file.display());
     let is_told = || {
         let body = launcher.ready();
-        body.starts_with("OK\nThe file with the keys of our own cannot be used; ") && body.contains(&place)
+        body.starts_with("OK\nThe file with the keys of our own cannot be used as it is; ") && body.contains(&place)
     };
     assert!(is_told(), "{}", launcher.ready());
     assert_eq!(launcher.metric("nodepool_config_valid"), Some(0.0));

@@ -24,9 +24,8 @@
 //! the second file has it; else that is an error of `config-validate`, and a warning of the daemons.
 //!
 //! **When it is broken.** Nobody's gate may have looked at it, so no daemon ends for it: the one that was good last stays in
-//! force, and nodepool.yaml counts as it is now. At a start there is none: then nothing of it counts, and an image that
-//! nodepool.yaml gives neither `dib-cmd` nor `elements` (it can only be made by a playbook, which the broken file names) is
-//! paused; see [`super::load`].
+//! force, and nodepool.yaml counts as it is now. At a start there is none, and after a change of nodepool.yaml it may not fit
+//! any more: then what can be used of it counts, and what the rest of it names is left alone ([`super::salvage`]).
 
 use std::{
     ffi::OsStr,
@@ -121,6 +120,13 @@ impl Extensions {
     pub fn read(path: PathBuf) -> Self {
         let content = fs::read(&path).map_err(|error| error.to_string());
         Self { path, content }
+    }
+
+    /// Whether that word stands in it, outside of comments.
+    pub fn mentions(&self, word: &str) -> bool {
+        let Ok(bytes) = &self.content else { return false };
+        let text = String::from_utf8_lossy(bytes);
+        text.lines().any(|line| line.split('#').next().unwrap_or_default().contains(word))
     }
 
     /// Parses it; what is odd about it is in the report.

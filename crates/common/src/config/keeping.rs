@@ -1,7 +1,8 @@
 //! A reload of a file in which something has become unusable.
 //!
 //! The rest of the file counts; what is broken stays as it runs: a provider whole, a pool as its provider had it, a label as its
-//! pool had it, provided that its provider still has what the label stands on. The labels of a static provider are those of its hosts, each of which
+//! pool had it, provided that its provider still has what the label stands on, and a diskimage that is paused for the file of our
+//! own keys. The labels of a static provider are those of its hosts, each of which
 //! has nodes with all of them: there, and where a host is broken that runs, the provider stays whole, too. Only what has never
 //! run is left out.
 
@@ -19,6 +20,13 @@ impl Loaded {
     /// The configuration of a reload, with what is broken as it runs.
     pub fn keeping_broken(&self, running: &Config) -> Arc<Config> {
         let mut config = Arc::clone(&self.config);
+        for image in self.broken_extensions.iter().flat_map(|broken| broken.instead.paused()) {
+            if let Some(before) = running.diskimages.get(image)
+                && config.diskimages.contains_key(image)
+            {
+                Arc::make_mut(&mut config).diskimages.insert(image.clone(), Arc::clone(before));
+            }
+        }
         for broken in &self.broken_providers {
             if let Some(provider) = running.providers.get(&broken.name) {
                 Arc::make_mut(&mut config).providers.insert(broken.name.clone(), Arc::clone(provider));

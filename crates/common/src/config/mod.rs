@@ -29,7 +29,7 @@
 //! | `provider_parts` | what the readers of all drivers use |
 //! | `openstack` `kubernetes` `metastatic` `static_hosts` `unbuilt` | those readers, with `kubernetes_*` below theirs |
 //! | `providers` | which of them reads a provider |
-//! | `extensions` | the file with our own keys |
+//! | `extensions` `salvage` | the file with our own keys; what counts of one that cannot be used as it is |
 //! | this file, then `reload` `keeping` `diff` | a configuration; another one in its place |
 //!
 //! [`Watcher`] tells when the files have changed and are whole again; [`diff`] what that means for the providers.
@@ -65,6 +65,7 @@ mod providers;
 mod python;
 mod reload;
 mod report;
+mod salvage;
 mod shapes;
 mod source;
 mod static_hosts;
@@ -90,7 +91,7 @@ use std::{
 pub use diff::{Diff, diff, same as same_provider};
 use diskimages::Diskimages;
 use doubtful::Doubtful;
-use extensions::Extensions;
+use extensions::{Extensions, Parsed};
 use fields::Fields;
 use left_out::Broken;
 pub use left_out::{BrokenPart, BrokenProvider, Part};
@@ -100,12 +101,11 @@ use providers::Providers;
 pub use reload::{Poll, Watcher};
 pub use report::{ConfigError, ConfigErrors, Warning};
 use report::{Mode, Report};
+pub use salvage::{BrokenExtensions, Instead};
 use source::Environment;
 pub use suggest::suggest;
 pub use types::*;
 use yaml::{Document, Mark, Node};
-
-use crate::model::ImageName;
 
 /// A configuration that can run.
 #[derive(Clone, Debug)]
@@ -122,44 +122,6 @@ pub struct Loaded {
     pub extensions: Option<PathBuf>,
     /// What is wrong with it, where it does not count as it is now.
     pub broken_extensions: Option<BrokenExtensions>,
-}
-
-/// A file with our own keys that cannot be used as it is ([`extensions`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokenExtensions {
-    /// All that is wrong with it, each with its place.
-    pub errors: ConfigErrors,
-    /// What counts in its place.
-    pub instead: Instead,
-}
-
-/// What counts where the file with our own keys cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Instead {
-    /// It as it was before.
-    Before,
-    /// Nothing of it. These images are paused: nothing says any more how they are built.
-    Nothing {
-        /// In the order of nodepool.yaml.
-        paused: Vec<ImageName>,
-    },
-}
-
-impl std::fmt::Display for BrokenExtensions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("The file with the keys of our own cannot be used; ")?;
-        match &self.instead {
-            Instead::Before => f.write_str("what it said before stays in force")?,
-            Instead::Nothing { paused } => {
-                f.write_str("nothing of it counts")?;
-                for (i, image) in paused.iter().enumerate() {
-                    f.write_str(if i == 0 { ", and these images are not built until it can: " } else { ", " })?;
-                    write!(f, "{image}")?;
-                }
-            }
-        }
-        write!(f, ":\n{}", self.errors)
-    }
 }
 
 /// Loads the configuration as the daemons do: `path`, what the file with our own keys adds to it ([`extensions`]), and what a
@@ -181,39 +143,37 @@ fn load_with(
     before: Option<&Extensions>,
 ) -> Result<Loaded, ConfigErrors> {
     let env = Environment::of_this_process();
-    let attempt = |second: Option<&Extensions>| {
+    let attempt = |second: Option<Parsed>| {
         let report_of = |path| self::report(path, Mode::Runtime);
         let (report, secure_report) = (report_of(path), secure.map(report_of));
         let main = source::read(path, &env, &report);
         let secure = secure.zip(secure_report).map(|(path, report)| (source::read(path, &env, &report), report));
-        assemble(report, main, second.map(|second| second.parse(Mode::Runtime, &env)), secure)
+        assemble(report, main, second, secure)
     };
-    let first = attempt(second);
+    let parsed = |file: &Extensions| file.parse(Mode::Runtime, &env);
+    let first = attempt(second.map(parsed));
     let loaded = match (first, second) {
-        (Err(errors), Some(_)) => {
-            // Without it, so that what is wrong is known to be in it.
-            let Ok(mut loaded) = attempt(before) else { return Err(errors) };
-            let instead = if before.is_some() { Instead::Before } else { pause_unsaid(&mut loaded.config) };
+        (Err(errors), Some(second)) => {
+            let whole = before.and_then(|before| attempt(Some(parsed(before))).ok());
+            let found = whole.map(|loaded| (loaded, Instead::Before)).or_else(|| {
+                let main = source::read(path, &env, &self::report(path, Mode::Runtime)).and_then(|main| main.root);
+                let parents = salvage::parents(main.as_deref());
+                salvage::load(
+                    before.unwrap_or(second),
+                    &env,
+                    &parents,
+                    |loaded: &mut Loaded| &mut loaded.config,
+                    attempt,
+                )
+            });
+            // Without it, or with other parts of it: so what is wrong is known to be in it.
+            let Some((mut loaded, instead)) = found else { return Err(errors) };
             loaded.broken_extensions = Some(BrokenExtensions { errors, instead });
             Ok(loaded)
         }
         (first, _) => first,
     };
     loaded.map(|loaded| Loaded { extensions: second.map(|second| second.path.clone()), ..loaded })
-}
-
-/// Pauses each image of which nothing says how it is built: disk-image-create makes none without elements.
-fn pause_unsaid(config: &mut Arc<Config>) -> Instead {
-    let is_unsaid = |image: &Diskimage| image.is_without_command() && !image.pause;
-    let unsaid = config.diskimages.values().filter(|image| is_unsaid(image));
-    let paused: Vec<ImageName> = unsaid.map(|image| image.name.clone()).collect();
-    if !paused.is_empty() {
-        let images = &mut Arc::make_mut(config).diskimages;
-        for image in images.values_mut().filter(|image| is_unsaid(image)) {
-            Arc::make_mut(image).pause = true;
-        }
-    }
-    Instead::Nothing { paused }
 }
 
 /// Checks a configuration as `nodepool config-validate` does: that file, and `extensions` with it, without its secure file,

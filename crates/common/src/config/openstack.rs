@@ -84,7 +84,7 @@ fn image_name_format(report: &Report, fields: &Fields<'_>) -> String {
         }
         Ok(within) => {
             for name in within.iter().filter(|name| !OF_IMAGE_NAMES.contains(&name.as_str())) {
-                let meant = suggest(name, OF_IMAGE_NAMES.into_iter()).or_else(|| match name.as_str() {
+                let meant = suggest(name, OF_IMAGE_NAMES.into_iter()).or(match name.as_str() {
                     "image" | "name" => Some("image_name"),
                     "date" | "time" => Some("timestamp"),
                     "id" | "upload" => Some("upload_id"),

@@ -219,10 +219,11 @@ const REMARKS: &[Remark] = &[
 /// What to do about a key that no key of that part of the file stands for.
 pub fn remark(level: Level, driver: Option<&str>, name: &str, value: &Node) -> Option<String> {
     let name = plain(name);
-    if level == Level::PoolLabel && driver.is_some_and(|driver| PODS.contains(&driver)) {
-        if let "resources" | "limits" | "requests" = name.as_str() {
-            return Some(resources(&name, value));
-        }
+    if level == Level::PoolLabel
+        && driver.is_some_and(|driver| PODS.contains(&driver))
+        && let "resources" | "limits" | "requests" = name.as_str()
+    {
+        return Some(resources(&name, value));
     }
     let fits = |(levels, drivers, names, _): &&Remark| {
         levels.contains(&level)

@@ -4,9 +4,9 @@ use std::{ffi::OsStr, fs, path::Path};
 
 use super::{
     super::{
-        Instead, Loaded, advice,
+        Loaded, advice,
         extensions::{self, Extensions, NAME, OWN, OwnKey},
-        load,
+        load, load_with,
         report::Mode,
         validate,
     },
@@ -234,31 +234,96 @@ fn what_only_the_other_daemons_file_has_is_passed_over() {
     assert_eq!(files.check(), "", "who knows what it has");
 }
 
+/// What is told of a broken second file, and which images are paused.
+fn broken(loaded: &Loaded) -> (String, Vec<&str>) {
+    let told = loaded.broken_extensions.as_ref().expect("told").to_string();
+    let paused = loaded.config.diskimages.values().filter(|image| image.pause).map(|image| image.name.as_str());
+    (told, paused.collect())
+}
+
 #[test]
-fn a_broken_second_file_does_not_keep_a_daemon_from_starting() {
-    let main = MAIN.replace("elements: [vm], ", "");
-    let main =
-        main.replace("diskimages:\n", "diskimages:\n- {name: plain, elements: [vm]}\n- {name: base, abstract: true}\n");
-    for second in ["a: [\n", "diskimages: [{name: image, ansible: {}}]\n"] {
-        let files = Files::new(&main, second);
+fn a_second_file_that_is_no_yaml_does_not_keep_a_daemon_from_starting_and_no_image_is_built() {
+    for second in ["a: [\n", "- a\n", "zookeeper-tls: {verify-hostname: true}\na: [\n"] {
+        let files = Files::new(MAIN, second);
         let loaded = files.load();
-        let broken = loaded.broken_extensions.as_ref().expect("told");
-        assert_eq!(broken.instead, Instead::Nothing { paused: vec!["image".into()] });
-        let said = files.plain(&broken.to_string());
-        assert!(
-            said.starts_with(
-                "The file with the keys of our own cannot be used; nothing of it counts, and these images are not built until \
-                 it can: image:\nnodepool-extensions.yaml:"
-            ),
-            "{said}"
+        let (told, paused) = broken(&loaded);
+        assert_eq!(paused, ["image", "other"], "any may be named in it");
+        let is_verified = second.contains("verify");
+        let middle = if is_verified {
+            ", the host names of ZooKeeper's servers are verified because it may ask for that"
+        } else {
+            ""
+        };
+        let expected = format!(
+            "The file with the keys of our own cannot be used as it is; nothing of it counts{middle}, and these images are not \
+             built until it can: image, other:\nnodepool-extensions.yaml:"
         );
-        let paused = |name: &str| loaded.config.diskimages[name].pause;
-        assert_eq!(["image", "other", "plain"].map(paused), [true, false, false]);
+        assert!(files.plain(&told).starts_with(&expected), "{told}");
+        assert_eq!(loaded.config.zookeeper.tls.as_ref().expect("TLS").verify_hostname, is_verified);
         assert_eq!(loaded.config.providers.len(), 1);
     }
     let both = Files::new("labels: [\n", "a: [\n");
     let errors = load(&both.0.path().join("nodepool.yaml"), None).expect_err("nothing to run with").to_string();
     assert_eq!(errors.lines().count(), 2, "{errors}");
+}
+
+#[test]
+fn of_a_broken_second_file_what_is_right_counts_and_what_is_named_elsewhere_is_left_alone() {
+    let main = MAIN.replace(
+        "providers:\n",
+        "- {name: child, parent: other}\n- {name: free, dib-cmd: f, formats: [raw]}\nproviders:\n",
+    );
+    // `other` was to be built by a playbook, and has a dib-cmd in nodepool.yaml.
+    let second = SECOND.replace("  shell-type: sh\n", "  ansible: {playbok: x}\n");
+    let files = Files::new(&main, &second);
+    let loaded = files.load();
+    let (told, paused) = broken(&loaded);
+    assert_eq!(paused, ["other", "child"], "{told}");
+    assert!(
+        told.contains("what is right in it counts, and these images are not built until it can: other, child:"),
+        "{told}"
+    );
+    assert!(loaded.config.zookeeper.tls.as_ref().expect("TLS").verify_hostname);
+    assert!(loaded.config.diskimages["image"].ansible.is_some());
+    assert_eq!(loaded.config.providers["cluster"].launch_timeout.as_secs(), 77);
+    for (from, to, expected, verified) in [
+        // What is to be verified cannot be read, so it is verified.
+        ("verify-hostname: true", "verify-hostname: [x]", &[][..], true),
+        // On which host, by which key, is not known.
+        ("host: ib.example.org", "host: [x]", &["image"], true),
+        ("launch-timeout: 77", "launch-timeout: soon", &[], true),
+        ("- name: image\n", "- names: image\n", &["image", "other", "child", "free"], true),
+    ] {
+        let files = Files::new(&main, &SECOND.replace(from, to));
+        let loaded = files.load();
+        let (told, paused) = broken(&loaded);
+        assert_eq!(paused, expected, "{to}: {told}");
+        assert_eq!(loaded.config.zookeeper.tls.as_ref().expect("TLS").verify_hostname, verified, "{to}");
+        let timeout = loaded.config.providers["cluster"].launch_timeout.as_secs();
+        assert_eq!(timeout, if to.contains("soon") { 330 } else { 77 }, "{to}: the provider runs");
+    }
+}
+
+#[test]
+fn a_second_file_that_no_longer_fits_a_changed_first_costs_what_does_not_fit() {
+    let base = "- {name: base, abstract: true, ansible: {playbook: base.yaml}}\n";
+    let main = MAIN
+        .replace("diskimages:\n", &format!("diskimages:\n{base}- {{name: from-base, parent: base, formats: [raw]}}\n"));
+    let second = "diskimages:\n- {name: from-base, ansible: {inventory: i.yaml}}\n- {name: other, shell-type: sh}\n";
+    let files = Files::new(&main, second);
+    let path = files.0.path().join("nodepool.yaml");
+    let extensions = Extensions::read(files.0.path().join(NAME));
+    let before = files.load();
+    assert!(before.broken_extensions.is_none(), "{before:?}");
+    // Without its parent it has no playbook.
+    files.write("nodepool.yaml", &main.replace(", parent: base", "").replace("max-servers: 5", "max-servers: 6"));
+    let loaded = load_with(&path, None, Some(&extensions), Some(&extensions)).expect("goes on");
+    let (told, paused) = broken(&loaded);
+    assert_eq!(paused, ["from-base"], "{told}");
+    assert_eq!(loaded.config.diskimages["other"].shell_type.as_deref(), Some("sh"));
+    let kept = loaded.keeping_broken(&before.config);
+    assert_eq!(kept.diskimages["from-base"], before.config.diskimages["from-base"], "as it runs");
+    assert!(!kept.diskimages["from-base"].pause);
 }
 
 #[test]

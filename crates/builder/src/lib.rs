@@ -12,9 +12,11 @@
 //! | [`build`] | one build's child process: its command, environment, log, time and end |
 //! | [`image_builder`] | builds by a playbook on another host: `dib-ansible`, and trust in that host |
 //! | [`files`] | what is in images-dir: files of builds, checksums, space |
+//! | `scratch` | where temporary files go |
 
 pub mod build;
 pub mod files;
 pub mod image_builder;
 pub mod plan;
 pub mod run;
+mod scratch;

@@ -7,6 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::scratch;
+
 /// A key, as messages name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -86,7 +88,7 @@ pub fn add(file: &Path, name: &str, keys: &[String], hashed: bool) -> io::Result
 
 /// Lets ssh-keygen hash them.
 fn with_hashed_names(lines: &str) -> io::Result<String> {
-    let directory = tempfile::tempdir()?;
+    let directory = scratch::directory("nodepool-hosts-", None)?;
     let file = directory.path().join("known_hosts");
     fs::write(&file, lines)?;
     let status = Command::new("ssh-keygen")

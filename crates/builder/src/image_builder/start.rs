@@ -233,10 +233,11 @@ fn program(arguments: &Arguments) -> Result<PathBuf, String> {
 }
 
 async fn run(arguments: &Arguments) -> ExitCode {
-    let (state, directory) = match State::make() {
+    let beside = arguments.output.as_deref().and_then(Path::parent);
+    let (state, directory) = match State::make(beside) {
         Ok(made) => made,
         Err(error) => {
-            return fail(&format!("making a directory for this build in {}: {error}", std::env::temp_dir().display()));
+            return fail(&format!("making a directory for this build: {error}"));
         }
     };
     let order = match order(arguments, &state) {

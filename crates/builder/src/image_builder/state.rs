@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::executable::executable;
+use crate::scratch;
 
 /// Names the directory to the processes below ansible-playbook.
 pub const VARIABLE: &str = "NODEPOOL_DIB_ANSIBLE";
@@ -105,13 +106,10 @@ pub struct State {
 }
 
 impl State {
-    /// Makes the directory, with everything but `build.json`. It is removed with the guard returned. Where there is no place
-    /// for temporary files (a container whose root is read-only), it is made in the home directory, as Ansible's own are.
-    pub fn make() -> io::Result<(Self, TempDir)> {
-        let directory = TempDir::with_prefix(PREFIX).or_else(|error| {
-            let home = std::env::var_os("HOME").ok_or(error)?;
-            TempDir::with_prefix_in(PREFIX, home)
-        })?;
+    /// Makes the directory, with everything but `build.json`. It is removed with the guard returned. `beside`: where it is
+    /// made if temporary files have no other place.
+    pub fn make(beside: Option<&Path>) -> io::Result<(Self, TempDir)> {
+        let directory = scratch::directory(PREFIX, beside)?;
         let state = Self { directory: directory.path().to_owned() };
         let ours = executable()?;
         for sub in ["bin", "control", "calls", "hosts"] {

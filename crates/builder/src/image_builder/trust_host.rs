@@ -19,6 +19,7 @@ use super::{
     preflight,
     state::find_program,
 };
+use crate::scratch;
 
 /// The types that are asked for, with the algorithms of each; first the one that ssh prefers.
 const TYPES: [&str; 3] =
@@ -222,7 +223,7 @@ fn file_to_write(arguments: &Args, settings: &Settings) -> Result<PathBuf, Trust
 /// Connects once for each type of key, with a list of known hosts of our own into which ssh writes what it is shown.
 fn shown_keys(ssh: &Path, call: &Call, settings: &Settings) -> Result<Vec<Shown>, TrustError> {
     let io = |doing: &'static str| move |source| TrustError::Io { doing: doing.to_owned(), source };
-    let directory = tempfile::tempdir().map_err(io("making a temporary directory"))?;
+    let directory = scratch::directory("nodepool-hosts-", None).map_err(io("making a temporary directory"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io("starting"))?;
     let (mut shown, mut trouble) = (Vec::<Shown>::new(), None);
     for (number, algorithms) in TYPES.iter().enumerate() {

@@ -37,6 +37,7 @@ use crate::{
     },
     files,
     plan::UploadTo,
+    scratch,
 };
 
 const LOGGER: &str = "nodepool.builder.UploadWorker";
@@ -307,8 +308,7 @@ async fn run_hook(
         arguments: words.map(|word| word.to_string_lossy().into_owned()).to_vec(),
         ..BuildCommand::default()
     };
-    let output =
-        tempfile::NamedTempFile::new().map_err(|error| format!("no file for the output of {shown}: {error}"))?;
+    let output = scratch::file().map_err(|error| format!("no file for the output of {shown}: {error}"))?;
     let log = output.reopen().map_err(|error| format!("no file for the output of {shown}: {error}"))?;
     let ended = process::run(&command, log, HOOK_LIMIT, stop).await;
     let said = last_line(output.path()).map(|line| format!("; it said last: {line}")).unwrap_or_default();

@@ -57,9 +57,15 @@ impl ApiCalls {
     }
 
     /// Counts a call of OpenStack's under openstacksdk's name for it ([`Stats::sdk_call`]).
-    pub(crate) fn record_as_sdk(&self, name: &str, status: Option<u16>, time: Duration) {
+    pub(crate) fn record_as_sdk(
+        &self,
+        server: Option<&(String, u16)>,
+        name: &str,
+        status: Option<u16>,
+        time: Duration,
+    ) {
         if let Some(stats) = &self.stats {
-            stats.sdk_call(name, status, time);
+            stats.sdk_call(server, name, status, time);
         }
     }
 

@@ -100,6 +100,8 @@ struct Inner {
     /// Held while gauges are replaced by others, and while they are read: no scrape sees the time in between.
     whole: Mutex<()>,
     statsd: Option<Statsd>,
+    /// Further servers, by host and port.
+    others: Mutex<BTreeMap<(String, u16), Arc<Statsd>>>,
     /// The names of the last [`Stats::nodes`] and [`Stats::addressable_requests`] reports: what has vanished since is
     /// set to 0 once, lest a server shows it for ever.
     reported: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
@@ -129,8 +131,8 @@ impl Stats {
     /// With a statsd server, or without.
     pub fn new(statsd: Option<(&str, u16)>) -> Self {
         let statsd = statsd.map(|(host, port)| Statsd::new(Route::new(host, port)));
-        let (whole, reported) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { metrics: Metrics::new(), whole, statsd, reported }))
+        let (whole, others, reported) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { metrics: Metrics::new(), whole, statsd, others, reported }))
     }
 
     /// Whether metrics go to statsd.
@@ -142,6 +144,15 @@ impl Stats {
     pub fn render(&self) -> String {
         let _whole = self.whole();
         self.0.metrics.render()
+    }
+
+    fn other_server(&self, server: &(String, u16)) -> Arc<Statsd> {
+        let mut others = self.0.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = others.entry(server.clone()).or_insert_with(|| {
+            let (host, port) = server;
+            Arc::new(Statsd::new(Route::in_background(host, *port)))
+        });
+        Arc::clone(made)
     }
 
     fn whole(&self) -> MutexGuard<'_, ()> {
@@ -404,9 +415,11 @@ impl Stats {
     }
 
     /// A call of OpenStack's as openstacksdk counts it, to statsd only; `name` is without the status, which is `None` if
-    /// there was no answer (`openstacksdk: proxy.py _report_stats_statsd`).
-    pub fn sdk_call(&self, name: &str, status: Option<u16>, duration: Duration) {
-        let Some(statsd) = &self.0.statsd else { return };
+    /// there was no answer (`openstacksdk: proxy.py _report_stats_statsd`). `server`: host and port of another statsd server
+    /// than the process's own, as clouds.yaml may name one.
+    pub fn sdk_call(&self, server: Option<&(String, u16)>, name: &str, status: Option<u16>, duration: Duration) {
+        let other = server.map(|server| self.other_server(server));
+        let Some(statsd) = other.as_deref().or(self.0.statsd.as_ref()) else { return };
         let pipeline = statsd.pipeline(false);
         if let Some(status) = status {
             let answered = format!("{name}.{status}");

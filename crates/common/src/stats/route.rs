@@ -43,12 +43,24 @@ struct Now {
 impl Route {
     /// To a server. Resolves its name, IPv4 first as upstream's client does; one that cannot be resolved costs a warning.
     pub fn new(host: &str, port: u16) -> Self {
+        Self::with(&format!("{host}:{port} (STATSD_HOST)"), (AGAIN, FRESH), Self::resolver(host, port))
+    }
+
+    /// To a server that clouds.yaml names. It is found in the background: what is sent meanwhile is lost.
+    pub fn in_background(host: &str, port: u16) -> Self {
+        let name = format!("{host}:{port} (metrics.statsd in clouds.yaml)");
+        let route = Self::unasked(&name, (AGAIN, FRESH), Self::resolver(host, port));
+        route.ask_in_background();
+        route
+    }
+
+    fn resolver(host: &str, port: u16) -> impl Fn() -> io::Result<SocketAddr> + use<> {
         let name = host.to_owned();
-        Self::with(&format!("{host}:{port}"), (AGAIN, FRESH), move || {
+        move || {
             let addresses: Vec<SocketAddr> = (name.as_str(), port).to_socket_addrs()?.collect();
             let server = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
             server.copied().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
-        })
+        }
     }
 
     /// With a resolver, and the two times after which it is asked again.
@@ -57,11 +69,26 @@ impl Route {
         (again, fresh): (Duration, Duration),
         resolve: impl Fn() -> io::Result<SocketAddr> + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
     ) -> Self {
-        let now = Now { to: None, asked: Instant::now(), asking: true, failed: false };
-        let route =
-            Self { name: name.into(), resolve: Arc::new(resolve), again, fresh, now: Arc::new(Mutex::new(now)) };
+        let route = Self::unasked(name, (again, fresh), resolve);
         route.ask();
         route
+    }
+
+    fn unasked(
+        name: &str,
+        (again, fresh): (Duration, Duration),
+        resolve: impl Fn() -> io::Result<SocketAddr> + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
+    ) -> Self {
+        let now = Now { to: None, asked: Instant::now(), asking: true, failed: false };
+        Self { name: name.into(), resolve: Arc::new(resolve), again, fresh, now: Arc::new(Mutex::new(now)) }
+    }
+
+    fn ask_in_background(&self) {
+        let route = self.clone();
+        let asking = thread::Builder::new().name("statsd-name".to_owned()).spawn(move || route.ask());
+        if asking.is_err() {
+            self.lock().asking = false;
+        }
     }
 
     /// Sends a packet. One that cannot be sent is lost: no worker waits for metrics.
@@ -77,11 +104,7 @@ impl Route {
         if !now.asking && now.asked.elapsed() >= age {
             now.asking = true;
             drop(now);
-            let route = self.clone();
-            let asking = thread::Builder::new().name("statsd-name".to_owned()).spawn(move || route.ask());
-            if asking.is_err() {
-                self.lock().asking = false;
-            }
+            self.ask_in_background();
         }
     }
 
@@ -111,7 +134,7 @@ impl Route {
                     let meanwhile = now.to.as_ref().map_or("no metrics go to statsd", |_| "its last address is used");
                     tracing::warn!(
                         logger = "nodepool.stats",
-                        "Cannot find statsd at {} (STATSD_HOST), {meanwhile} until that works: {error}",
+                        "Cannot find statsd at {}, {meanwhile} until that works: {error}",
                         self.name
                     );
                 }

@@ -68,7 +68,7 @@ fn a_launch_is_reported_under_upstreams_four_names() {
 #[test]
 fn a_call_of_openstack_is_counted_as_openstacksdk_does() {
     let (server, stats) = Server::start();
-    stats.sdk_call("openstack.api.compute.GET.servers_detail", Some(200), Duration::from_millis(1500));
+    stats.sdk_call(None, "openstack.api.compute.GET.servers_detail", Some(200), Duration::from_millis(1500));
     // The time first: a statsd_exporter takes the first kind for all that its rule brings together.
     assert_eq!(
         server.packet().lines().collect::<Vec<_>>(),
@@ -79,7 +79,7 @@ fn a_call_of_openstack_is_counted_as_openstacksdk_does() {
             "openstack.api.compute.GET.servers_detail.attempted:1|c",
         ]
     );
-    stats.sdk_call("clouds.one.image.PUT.image_file", None, Duration::from_secs(30));
+    stats.sdk_call(None, "clouds.one.image.PUT.image_file", None, Duration::from_secs(30));
     assert_eq!(
         server.packet(),
         "clouds.one.image.PUT.image_file.failed:1|c\nclouds.one.image.PUT.image_file.attempted:1|c"

@@ -209,10 +209,10 @@ impl Session {
         status: Option<u16>,
         time: Duration,
     ) {
-        if self.meter.calls.has_statsd() {
-            let name =
-                sdk_metrics::name(&self.settings.metrics_prefix, service, method, path, token.project.as_deref());
-            self.meter.calls.record_as_sdk(&name, status, time);
+        let statsd = &self.settings.statsd;
+        if statsd.server.is_some() || self.meter.calls.has_statsd() {
+            let name = sdk_metrics::name(&statsd.prefix, service, method, path, token.project.as_deref());
+            self.meter.calls.record_as_sdk(statsd.server.as_ref(), &name, status, time);
         }
     }
 

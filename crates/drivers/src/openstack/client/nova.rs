@@ -429,6 +429,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn calls_are_counted_where_clouds_yaml_says() {
+        let server = || {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            (socket, port)
+        };
+        let ((own, own_port), (of_cloud, port)) = (server(), server());
+        let stats = nodepool_common::stats::Stats::new(Some(("127.0.0.1", own_port)));
+        let cloud = ScriptedCloud::start(&[&format!("metrics: {{statsd: {{host: 127.0.0.1, port: {port}}}}}")]).await;
+        let plain = Nova::of_test(ScriptedCloud::NAME, cloud.clouds_yaml().to_str().unwrap());
+        let calls = Context::default().with_stats(stats).calls;
+        let nova = Nova { meter: Meter { provider: "test".into(), calls }, ..plain };
+        cloud.answer("GET", "/compute/v2.1/servers/detail", 200, &json!({"servers": []}));
+        of_cloud.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut packet = [0; 1024];
+        let mut read = None;
+        // What is counted before the server's name is known is lost.
+        for _ in 0..50 {
+            nova.list_servers().await.unwrap();
+            read = of_cloud.recv(&mut packet).ok();
+            if read.is_some() {
+                break;
+            }
+        }
+        let read = read.expect("a packet");
+        let text = String::from_utf8_lossy(&packet[..read]);
+        assert!(text.starts_with("openstack.api.compute.GET.servers_detail.200:"), "{text}");
+        own.set_nonblocking(true).unwrap();
+        assert!(own.recv(&mut packet).is_err(), "it is for the other server");
+    }
+
+    #[tokio::test]
     async fn a_token_that_the_cloud_does_not_know_is_renewed() {
         let Some(nova) = real().await else { return };
         let session = nova.session().await.unwrap();

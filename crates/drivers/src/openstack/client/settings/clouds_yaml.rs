@@ -20,7 +20,7 @@ use super::{
     config_files::{fingerprint, object},
     profiles, regions,
     remote_profiles::RemoteProfiles,
-    sdk_metrics_prefix,
+    sdk_statsd::SdkStatsd,
     values::{text, truth},
 };
 use crate::{
@@ -45,8 +45,8 @@ pub(crate) struct CloudSettings {
     pub unknown_profile: Option<String>,
     region: Option<String>,
     settings: Map<String, Value>,
-    /// What its calls' names in statsd begin with.
-    pub metrics_prefix: String,
+    /// Where its calls are counted in statsd.
+    pub statsd: SdkStatsd,
     force_ipv4: bool,
     networks: Vec<CloudNetwork>,
     floating_ip_source: FloatingIpSource,
@@ -127,7 +127,7 @@ impl CloudSettings {
             networks: cloud_networks::read(&settings).map_err(wrong)?,
             floating_ip_source: cloud_networks::floating_ip_source(&settings).map_err(wrong)?,
             force_ipv4: is_ipv4_forced(&settings, &client, context),
-            metrics_prefix: sdk_metrics_prefix::prefix(&settings, &metrics, context),
+            statsd: SdkStatsd::read(&settings, &metrics, context),
             region: region.name,
             credentials,
             warnings,

@@ -12,7 +12,7 @@
 //! | `regions` | a cloud's region | `values` `config_files` |
 //! | `credentials` | [`Credentials`]: how to log in | `values` |
 //! | `cloud_networks` | networks and floating IPs | `values` |
-//! | `sdk_metrics_prefix` | where the metrics of calls are | `values` `config_files` |
+//! | `sdk_statsd` | where calls are counted in statsd | `values` `config_files` |
 //! | `clouds_yaml` | [`CloudSettings`]: all of that | all of them |
 
 mod cloud_entry;
@@ -24,7 +24,7 @@ mod credentials;
 mod profiles;
 mod regions;
 mod remote_profiles;
-mod sdk_metrics_prefix;
+mod sdk_statsd;
 mod values;
 mod vendors;
 

@@ -268,6 +268,8 @@ pub fn missing(key: &str) -> Option<&'static str> {
         "context" => "it names a context of the kubeconfig",
         "backing-label" => "it names the label, served by another provider, on whose nodes those of this one stand",
         "tenant-name" => "it names the tenant in Zuul",
+        "name" => "write one: `name: …`",
+        "host" => "write the server's name or address: `host: …`",
         "labels" => "they name the top-level labels that the host has",
         "pools" => "labels stand in pools: `- name: main`, with `labels` below",
         _ => return None,

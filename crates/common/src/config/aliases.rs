@@ -80,13 +80,23 @@ const REMARKS: &[(Level, &[&str], &str)] = &[
         &["max-ready"],
         "`min-ready` says how many nodes are kept ready, and no more are; `max-servers` of a pool, how many there are at most",
     ),
+    (
+        Level::ZooKeeperServer,
+        &["tls", "ssl", "secure"],
+        "connections are with TLS where `zookeeper-tls` stands at the top level",
+    ),
+    (
+        Level::Top,
+        &["include", "includes", "import", "extends"],
+        "a configuration includes no other files: write here what stands in them",
+    ),
     (Level::Provider, &["auth", "auth-type", "auth_url", "auth_type", "credentials", "project", "tenant"], CLOUDS_YAML),
 ];
 
 /// The keys of which one is meant by another; none where it is like none.
 pub fn of_key(level: Level, name: &str) -> &'static [&'static str] {
     let found = ALIASES.iter().find(|(on, names, _)| *on == level && names.contains(&name));
-    found.map_or(&[], |(_, _, keys)| keys)
+    found.map_or(if matches!(name, "id" | "title") { &["name"] } else { &[] }, |(_, _, keys)| keys)
 }
 
 /// What to say of a key for which there is none.

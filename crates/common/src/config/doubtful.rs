@@ -54,7 +54,9 @@ fn collect(node: &Node, texts: &mut HashSet<String>) {
         Value::Scalar(_, text) => {
             texts.insert(text.clone());
             // `- name:a` is one text.
-            texts.extend(text.split_once(':').map(|(_, value)| value.to_owned()));
+            texts.extend(text.split_once(':').map(|(_, value)| value.trim().to_owned()));
+            // `labels: a, b` too.
+            texts.extend(text.split(',').map(|name| name.trim().to_owned()));
         }
         Value::List(items) => items.iter().for_each(|item| collect(item, texts)),
         Value::Map(entries) => entries.iter().for_each(|(key, value)| {

@@ -20,6 +20,9 @@ use super::{
     yaml::{Entry, Mark, Meaning, Node, Value, is_plain_text, whole},
 };
 
+/// What may stand for one.
+const A_PORT: &str = "a port is a number from 1 to 65535";
+
 /// A mapping that is being taken apart.
 pub struct Fields<'a> {
     report: &'a Report,
@@ -481,7 +484,7 @@ impl<'a> Fields<'a> {
         let port = u16::try_from(value).ok().filter(|port| *port != 0);
         if port.is_none() {
             let message = format!("cannot be {value}");
-            self.wrong(self.at_key(key), key, message, "a port is a number from 1 to 65535");
+            self.wrong(self.at_key(key), key, message, A_PORT);
         }
         port
     }

@@ -25,6 +25,12 @@ pub fn webapp(report: &Report, top: &Fields<'_>) -> WebApp {
     let defaults = WebApp::default();
     let help = |node: &Node| match &node.value {
         Value::Scalar(Meaning::Int(port), _) => format!("write `port: {port}` below `webapp:`"),
+        Value::Scalar(Meaning::Text, text) => match text.rsplit_once(':') {
+            Some((address, port)) if port.parse::<u16>().is_ok() => {
+                format!("write `listen_address: {address}` and `port: {port}` below `webapp:`")
+            }
+            _ => shapes::as_mapping(node),
+        },
         _ => shapes::as_mapping(node),
     };
     let Some(fields) = top.get("webapp").and_then(|node| Fields::or_help(report, node, "`webapp`", help)) else {

@@ -23,6 +23,12 @@ pub fn shown(name: &str) -> String {
 /// hardly writes it so.
 /// `what`: whose name it is; `at`: where it stands.
 pub fn check(report: &Report, at: Mark, what: &str, name: &str) {
+    let unquoted = name.trim_matches(['"', '\'']);
+    if unquoted.len() + 1 == name.len() && !unquoted.is_empty() {
+        let message = format!("{what}: its name has a quote at one end, which is a part of it");
+        report.warning(at, message, Some(format!("write `name: {}`", shown(unquoted))));
+        return;
+    }
     let meant = name.trim();
     let problem = if meant.is_empty() {
         "is nothing but blanks"

@@ -50,6 +50,13 @@ pub fn as_list(list: &str, node: &Node) -> String {
 pub fn as_item(head: &str, node: &Node) -> String {
     match &node.value {
         Value::Scalar(Meaning::Text, text) => {
+            if let Some(value) = text.strip_prefix(head).and_then(|rest| rest.strip_prefix(": ")) {
+                return format!("take the quotes away: `- {head}: {}`", value.trim());
+            }
+            if head == "name" && text.contains(", ") && !text.contains(['=', ':']) {
+                let names: Vec<_> = text.split(',').map(|name| format!("`- name: {}`", name.trim())).collect();
+                return format!("write an item for each: {}", names.join(", "));
+            }
             if let Some((key, value)) = pair(text) {
                 if key == head {
                     return format!("write `- {head}: {value}`, with a colon in the place of `=`");
@@ -170,6 +177,11 @@ const LISTS_OF_TEXTS: [&str; 6] =
 
 /// The value of a key that is a single text.
 pub fn as_text(key: &str, node: &Node) -> String {
+    let paths = node.items().filter(|items| key == "elements-dir" && items.iter().all(|item| is_plain(item)));
+    if let Some(paths) = paths.filter(|paths| !paths.is_empty()) {
+        let paths: Vec<_> = paths.iter().map(|path| shown(path)).collect();
+        return format!("write `{key}: {}`, with a colon between them", paths.join(":"));
+    }
     let one = match &node.value {
         Value::List(items) => items.first().filter(|item| items.len() == 1 && is_plain(item)),
         Value::Map(entries) => {
@@ -202,7 +214,8 @@ pub fn as_texts(key: &str, node: &Node) -> String {
         Value::Scalar(_, text) => {
             // None of these has a space in it; a network may.
             let are_words = matches!(key, "elements" | "formats" | "keep-formats");
-            let words = text.split(|c: char| c == ',' || are_words && c.is_whitespace()).map(str::trim);
+            let dash = |word| if are_words { str::trim_start_matches(word, '-') } else { word };
+            let words = text.split(|c: char| c == ',' || are_words && c.is_whitespace()).map(str::trim).map(dash);
             let words: Vec<_> =
                 words.filter(|word| !matches!(*word, "" | "-")).map(|word| in_brackets(key, word)).collect();
             format!("write it as a list: [{}]", words.join(", "))

@@ -63,8 +63,12 @@ pub fn parse(bytes: &[u8], env: &Environment, report: &Report) -> Option<Documen
 /// Parses the bytes of one file.
 pub fn parse_file(bytes: &[u8], file: WhichFile, env: &Environment, report: &Report) -> Option<Document> {
     let unset = RefUnset::default();
+    let mut written = String::new();
     let document = decode(bytes).and_then(|text| {
         look_for_other_references(&text, report);
+        if report.strict() {
+            written.clone_from(&text);
+        }
         let text = env.substitute(text);
         unset.look_for(&text, report);
         printable(&text)?;
@@ -73,6 +77,11 @@ pub fn parse_file(bytes: &[u8], file: WhichFile, env: &Environment, report: &Rep
     match document {
         Ok(document) => {
             document.duplicates.iter().for_each(|duplicate| duplicates::tell(report, duplicate));
+            // Only in strict mode is there a text: in a daemon's log what is repeated of it could be a password.
+            let is_in_block = |line: usize| document.blocks.iter().any(|block| block.contains(&line));
+            for (line, content) in (1..).zip(written.split('\n')).filter(|(line, _)| !is_in_block(*line)) {
+                not_filled_in(line, content, report);
+            }
             if let Some(first) = document.tabs.first() {
                 let message = "a tab stands here where only spaces may stand: Python Nodepool cannot read the file";
                 report.lapse(*first, message, Some(yaml::advice_on_tabs(*first, &document.tabs)));
@@ -140,9 +149,6 @@ fn after(text: &str) -> Mark {
 fn look_for_other_references(text: &str, report: &Report) {
     let mut told: Vec<&str> = Vec::new();
     for (line, content) in (1..).zip(text.split('\n')).filter(|(_, content)| !content.trim_start().starts_with('#')) {
-        if report.strict() {
-            not_filled_in(line, content, report); // in a daemon's log it could be a password
-        }
         for (start, _) in content.match_indices("%(") {
             let rest = &content[start + 2..];
             let Some((name, behind)) = rest.split_once(')') else { continue };
@@ -173,6 +179,7 @@ fn look_for_other_references(text: &str, report: &Report) {
 
 /// Warns of a value that is a variable of a shell or a place to be filled in, and nothing else.
 fn not_filled_in(line: usize, content: &str, report: &Report) {
+    let content = if content.trim_start().starts_with('#') { "" } else { content };
     let value = content.rsplit_once(": ").or_else(|| content.rsplit_once("- ")).map_or("", |(_, value)| value);
     let value = value.trim().trim_matches(['"', '\'']);
     let at = Mark::new(line, content.find(value).map_or(1, |start| content[..start].chars().count() + 1));
@@ -189,7 +196,8 @@ fn not_filled_in(line: usize, content: &str, report: &Report) {
         report.warning(at, message, Some(format!("write `%({ours})` and set that variable")));
     }
     let inner = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
-    if inner.is_some_and(|inner| !inner.is_empty() && !inner.contains(['<', '>'])) {
+    let is_of_template = value.starts_with("{{") && value.ends_with("}}");
+    if is_of_template || inner.is_some_and(|inner| !inner.is_empty() && !inner.contains(['<', '>'])) {
         let message = format!("`{value}` looks like a place that is to be filled in");
         report.warning(at, message, Some("write what is meant there".to_owned()));
     }

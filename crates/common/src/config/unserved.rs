@@ -36,6 +36,10 @@ pub fn check(report: &Report, root: &Node) {
 /// The labels that pools name, those of metastatic pools and of static hosts too.
 fn served(root: &Node) -> HashSet<&str> {
     let mut served = HashSet::new();
+    if root.get("providers").is_none_or(|providers| providers.items().is_none()) {
+        let others = root.entries().unwrap_or_default().iter();
+        others.filter(|(key, _)| key.as_text() != Some("labels")).for_each(|(_, value)| mentioned(value, &mut served));
+    }
     for provider in items(root, "providers") {
         if provider.get("pools").is_none_or(|pools| pools.items().is_none()) {
             mentioned(provider, &mut served);

@@ -62,7 +62,7 @@ pub fn as_items(servers: &[Written]) -> String {
 pub fn as_list(node: &Node) -> Option<String> {
     match &node.value {
         Value::Scalar(Meaning::Text, text) => Some(as_items(&written(text))),
-        Value::Map(_) => keyed_by_host(node),
+        Value::Map(_) => keyed_by_host(node).or_else(|| several(node)),
         _ => None,
     }
 }

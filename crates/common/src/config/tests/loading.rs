@@ -78,7 +78,7 @@ fn every_unusable_value_is_told_with_its_place() {
     assert_eq!(
         errors,
         "main:2:9: `webapp`: `port` must be a whole number, not the text `ten` (a port is a number from 1 to 65535, without quotes)\n\
-         main:4:5: a label: `name` is missing\n\
+         main:4:5: a label: `name` is missing (write one: `name: …`)\n\
          main:6:16: label `a`: `min-ready` must be a whole number, not a list (write a whole number alone)\n\
          main:7:20: the configuration: `zookeeper-timeout` must be a number, not the text `soon` (it is a number of seconds: \
          write the number alone)"

@@ -30,7 +30,8 @@ fn an_indentation_that_fits_nothing_is_compared_with_the_lines_above() {
         (
             "labels:\n  - name: a\n  name: b\n",
             "main:3:3: this is not YAML: line 2 begins a list at this indentation, whose items begin with `- `",
-            "(indent it by 4 spaces, like `name` in line 2, or write `- name: …` if an item begins here)",
+            "(indent it by 4 spaces, like `name` in line 2, or write `- name: …` if an item begins here, or take the dash of line 2 away \
+             if that is no list)",
         ),
         (
             "providers:\n  - name: a\n    cloud: b\n      region-name: c\n",
@@ -309,13 +310,14 @@ fn what_is_still_to_be_filled_in_is_told() {
         ("images-dir: ${IMAGES}\n", "main:1:13: `${IMAGES}` stays as it is"),
         ("images-dir: \"$IMAGES\"\n", "(write `%(NODEPOOL_IMAGES)` and set that variable)"),
         ("images-dir: $NODEPOOL_IMAGES\n", "(write `%(NODEPOOL_IMAGES)` and set that variable)"),
+        ("images-dir: '{{ images }}'\n", "`{{ images }}` looks like a place that is to be filled in"),
         ("images-dir: <your directory>\n", "main:1:13: `<your directory>` looks like a place that is to be filled in"),
     ] {
         let warnings = check(text);
         assert!(warnings.contains(expected) && warnings.lines().count() == 1, "{text}: {warnings}");
         assert!(load(text).warnings.is_empty(), "nothing of it is in a daemon's log");
     }
-    assert_eq!(check("images-dir: /a/$B\nelements-dir: a<b>\n"), "");
+    assert_eq!(check("images-dir: /a/$B\nelements-dir: a<b>\nbuild-log-dir: |\n  a: $B\n  # c: <d>\n"), "");
     let host = check_errors("zookeeper-servers: [{host: $ZK}]\n");
     assert!(host.contains("`$ZK`, which is neither a host's name nor an address"), "{host}");
 }

@@ -13,7 +13,11 @@ mod mark;
 mod scalar;
 mod tabs;
 
-use std::{collections::HashMap, ops::Range, rc::Rc};
+use std::{
+    collections::HashMap,
+    ops::{Range, RangeInclusive},
+    rc::Rc,
+};
 
 pub use characters::{Odd, is_invisible, meant as meant_characters};
 pub use digits::digits;
@@ -177,6 +181,8 @@ pub struct Document {
     pub tabs: Vec<Mark>,
     /// Characters that are not what they look like.
     pub odd: Vec<Odd>,
+    /// The lines of block scalars.
+    pub blocks: Vec<RangeInclusive<usize>>,
 }
 
 /// Reads exactly one document.
@@ -208,7 +214,8 @@ pub fn parse_file(text: &str, file: WhichFile) -> Result<Document, Problem> {
     let tabs = if text.contains('\t') { tabs::refused_by_pyyaml(text, &builder.texts) } else { Vec::new() };
     let quoted: Vec<_> = builder.texts.into_iter().filter(|scalar| !builder.blocks.contains(scalar)).collect();
     let odd = characters::find(text, &quoted, &builder.blocks);
-    Ok(Document { root: builder.root, duplicates: builder.duplicates, tabs, odd })
+    let (root, duplicates, blocks) = (builder.root, builder.duplicates, builder.block_lines);
+    Ok(Document { root, duplicates, tabs, odd, blocks })
 }
 
 fn mark(span: &Span) -> Mark {
@@ -232,8 +239,9 @@ struct Builder<'t> {
     duplicates: Vec<Duplicate>,
     /// Where quoted and block scalars stand, in characters.
     texts: Vec<Range<usize>>,
-    /// Those of them that are block scalars.
+    /// Those of them that are block scalars, and their lines.
     blocks: Vec<Range<usize>>,
+    block_lines: Vec<RangeInclusive<usize>>,
     /// How many entries all merges have brought in so far.
     merged: usize,
     root: Option<Rc<Node>>,
@@ -248,6 +256,7 @@ impl Builder<'_> {
                     let place = span.start.index()..span.end.index();
                     if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) {
                         self.blocks.push(place.clone());
+                        self.block_lines.push(span.start.line()..=span.end.line());
                     }
                     self.texts.push(place);
                 }

@@ -21,7 +21,15 @@ impl<'t> Source<'t> {
         if !is_behind_first || !(content.value.contains(": ") || content.value.ends_with(':')) {
             return None;
         }
-        self.hint(format!("the value of `{key}` has a colon in it, as if it were a key, too"), in_quotes(content.value))
+        let help = in_quotes(content.value);
+        let help = match content.value.split_once(", ") {
+            Some((value, rest)) if rest.contains(": ") => {
+                format!("write `{key}: {}`, and each other key in a line of its own below; or {help}", shortened(value))
+            }
+            _ if content.value.ends_with(':') => format!("take the last colon away, or {help}"),
+            _ => help,
+        };
+        self.hint(format!("the value of `{key}` has a colon in it, as if it were a key, too"), help)
     }
 
     /// The line above goes on in this one, which it should not: its key lacks a space or its colon, or has a value already.
@@ -33,10 +41,23 @@ impl<'t> Source<'t> {
             return self.hint(message, format!("indent all lines of that text alike, deeper than `{key}`"));
         }
         let (line, above) = self.above()?;
+        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let at = Mark::new(line, above.column + 1);
+        if above.is_item()
+            && above.key.is_none()
+            && this.indent > above.indent
+            && this.key.is_some()
+            && !above.value.is_empty()
+            && above.value.chars().all(is_name)
+        {
+            let name = shortened(above.value);
+            let message = format!("the item `{name}` has no key, so that the next line cannot belong to it");
+            let help = format!("write `- name: {name}` if that is its name, and the other keys below `name`");
+            return Some(Hint { at, message, help });
+        }
         if this.indent < above.column {
             return None;
         }
-        let at = Mark::new(line, above.column + 1);
         let Some(key) = above.key else {
             if let Some(meant) = without_space(above.value) {
                 let message = format!("a space is missing behind the colon of `{}`", above.value);
@@ -97,6 +118,13 @@ impl<'t> Source<'t> {
         if let Some(hint) = without_dash_space(this.key.unwrap_or(this.value), place) {
             return Some(hint);
         }
+        if this.key.is_none() && this.value.starts_with('!') {
+            let message = format!(
+                "`{}` is a tag of another program: a configuration includes no other files",
+                shortened(this.value)
+            );
+            return self.hint(message, "write here what stands in the other file");
+        }
         if this.key.is_none() && !this.is_item() {
             let help = match without_space(this.value) {
                 Some(meant) => format!("write `{meant}`, with a space behind the colon"),
@@ -119,7 +147,8 @@ impl<'t> Source<'t> {
         if let (Some(key), false, Some(list)) = (this.key, this.is_item(), levels.iter().find(is_list)) {
             let message = format!("line {} begins a list at this indentation, whose items begin with `- `", list.line);
             let deeper = deeper.map(|level| format!("indent it by {}", as_level(level)));
-            let help = [deeper, Some(format!("write `- {key}: …` if an item begins here"))];
+            let no_list = format!("take the dash of line {} away if that is no list", list.line);
+            let help = [deeper, Some(format!("write `- {key}: …` if an item begins here")), Some(no_list)];
             return self.hint(message, help.into_iter().flatten().collect::<Vec<_>>().join(", or "));
         }
         if same.is_some() {

@@ -173,20 +173,20 @@ pub struct Changes {
     pub nodes: BTreeSet<NodeId>,
     /// Requests and their locks.
     pub requests: BTreeSet<RequestId>,
-    /// Anything else: components, images, builds, uploads.
-    pub others: bool,
+    /// The components of pools.
+    pub pools: bool,
 }
 
 impl Changes {
     /// Everything.
     pub fn everything() -> Self {
-        Self { everything: true, others: true, ..Self::default() }
+        Self { everything: true, pools: true, ..Self::default() }
     }
 
     /// Adds what another names.
     pub fn extend(&mut self, other: Self) {
         self.everything |= other.everything;
-        self.others |= other.others;
+        self.pools |= other.pools;
         self.nodes.extend(other.nodes);
         self.requests.extend(other.requests);
     }

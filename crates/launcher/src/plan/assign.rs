@@ -265,7 +265,9 @@ impl Pass<'_> {
             // for, does not make them wait longer.
             if outcome.shortage.is_some() || self.is_in_the_way(key, &outcome) {
                 self.give_back(key, &outcome);
-                return wait("the pool is paused: requests before it wait for quota".to_owned());
+                let reason = "the pool is paused: requests before it wait for quota".to_owned();
+                // Once somebody else has taken the idle node that it would have got, the next one would be launched a node.
+                return if outcome.reuse.is_empty() { wait(reason) } else { Verdict::Wait(reason) };
             }
         } else if let Some(shortage) = &outcome.shortage {
             if request.is_min_ready() {

@@ -37,6 +37,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether it comes to the same as another one that was made of the same world.
+    pub fn is_the_same_as(&self, other: &Self) -> bool {
+        self.decisions == other.decisions
+            && self.wants == other.wants
+            && self.paused == other.paused
+            && self.starved == other.starved
+    }
+
     /// Asks to be called again at a time.
     pub(super) fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));

@@ -72,7 +72,7 @@ impl Planner {
         }
         let concerned = self.index.update(world, &news);
         let most = (self.index.requests.classes.len() + 100) * (world.pools.len() + 1) * 2;
-        if news.is_everything() || news.changes.others || self.left.len() > most {
+        if news.is_everything() || news.changes.pools || self.left.len() > most {
             self.left.clear();
         }
         self.unsettled.extend(concerned.iter().cloned());
@@ -99,16 +99,10 @@ impl Planner {
         plan
     }
 
-    /// Decides anew from everything. Returns the right plan where this one differs, and goes on from that: something was not
-    /// noted that has changed, which is a bug.
-    pub fn check(&mut self, world: &World<'_>, plan: &Plan) -> Option<Plan> {
-        let mut anew = Self::default();
-        let right = anew.plan(world, News::everything());
-        if right.decisions == plan.decisions {
-            return None;
-        }
-        *self = anew;
-        Some(right)
+    /// Decides from everything, and goes on from that. A plan that was made of the same world and differs is a bug: something
+    /// has changed that was not noted.
+    pub fn plan_anew(&mut self, world: &World<'_>) -> Plan {
+        self.plan(world, News::everything())
     }
 
     /// Why each request waits that a plan of this planner, the last one, has left waiting.

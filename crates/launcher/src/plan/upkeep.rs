@@ -43,6 +43,10 @@ fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
     if let Some((at, _)) = nodes.ages.iter().find(|(at, _)| at.0 > world.now) {
         plan.wake(at.0);
     }
+    // Nodes that somebody may want to take, or that are to be taken away, once their pause is over.
+    for at in world.holdings.nodes_after.values().filter(|at| **at > world.now) {
+        plan.wake(*at);
+    }
 }
 
 /// A node that nobody has locked.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeState, ProviderName, Records},
+    model::{Node, NodeId, NodeState, ProviderName, Records, Timestamp},
     sys::clock,
 };
 use serde_json::Value;
@@ -38,12 +38,14 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Launcher {
     /// Puts down which nodes are where the settings of their cloud do not lead any more, and which ready nodes that nobody has
-    /// are gone, where that is due. Of the former nothing is known.
-    pub(super) fn note_gone(&self, records: &Records) {
+    /// are gone. Of the former nothing is known. Where it is not due yet, returns when it is: what has changed since the last
+    /// look may have to be looked at.
+    pub(super) fn note_gone(&self, records: &Records) -> Option<Timestamp> {
         let (now, at) = (clock::now(), Instant::now());
         let mut looked = self.looked_for_gone.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.is_some_and(|last| at.duration_since(last) < LOOK_AGAIN_AFTER) {
-            return;
+        let since_last = looked.map(|last| at.duration_since(last));
+        if let Some(left) = since_last.and_then(|since| LOOK_AGAIN_AFTER.checked_sub(since)) {
+            return Some(now + left.as_secs_f64());
         }
         *looked = Some(at);
         drop(looked);
@@ -73,12 +75,16 @@ impl Launcher {
             }
         }
         self.clouds.keep_lost(found);
+        None
     }
 
     /// Whether a ready node that is about to be handed out has gone. The next pass retires it.
     pub(super) fn notices_gone(&self, node: &Node) -> bool {
         let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { return false };
         let Some(cloud) = self.clouds.get(provider) else { return false };
+        if out_of_sight(&cloud, node).is_some() {
+            return false;
+        }
         let since = self.steps.lock().unwrap_or_else(PoisonError::into_inner).seen_after(
             node.state_time,
             clock::now(),

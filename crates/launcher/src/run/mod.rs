@@ -225,6 +225,7 @@ impl Launcher {
             .map(|(key, pool)| PoolState { key: key.clone(), launcher_id: pool.launcher_id.clone() })
             .collect();
         let started = Instant::now();
+        let mut look_again_at = None;
         let mut plan = {
             let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
             let mut book = self.book.open();
@@ -232,7 +233,7 @@ impl Launcher {
             let touched = book.view.take_touched();
             let changes = self.zk.cache().take_changes();
             self.zk.cache().read(|records| {
-                self.note_gone(records);
+                look_again_at = self.note_gone(records);
                 let mut plan = self.clouds.with_known(|providers| {
                     let world = World {
                         now,
@@ -249,18 +250,19 @@ impl Launcher {
                         stopping,
                     };
                     let plan = planner.plan(&world, News { changes, touched, setting: false });
-                    if self.is_check_due()
-                        && let Some(right) = planner.check(&world, &plan)
-                    {
+                    if !self.is_check_due() {
+                        return plan;
+                    }
+                    let right = planner.plan_anew(&world);
+                    if !right.is_the_same_as(&plan) {
                         error!(
                             logger = LOGGER,
                             "A bug in the launcher, please report it: it would have decided {:?}, and should {:?}",
                             plan.decisions,
                             right.decisions
                         );
-                        return right;
                     }
-                    plan
+                    right
                 });
                 book.note_idle(std::mem::take(&mut plan.idle_backing), now);
                 plan
@@ -270,7 +272,10 @@ impl Launcher {
         let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&plan, now);
         self.publish_pauses(&plan);
         self.say_what_waits(&mut plan);
-        let wake_at = [plan.wake_at, recheck_at, refresh_at].into_iter().flatten().reduce(f64::min);
+        let wake_at = [plan.wake_at, recheck_at, refresh_at, look_again_at, self.check_again_at(now)]
+            .into_iter()
+            .flatten()
+            .reduce(f64::min);
         for want in plan.wants.into_iter().chain(refresh) {
             self.find_out(want);
         }
@@ -290,6 +295,12 @@ impl Launcher {
             *checked = Some(Instant::now());
         }
         is_due
+    }
+
+    /// When that is due.
+    fn check_again_at(&self, now: f64) -> Option<f64> {
+        let last = (*self.checked.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(now + CHECK_EVERY.saturating_sub(last.elapsed()).as_secs_f64() + 0.1)
     }
 
     /// Whether it is on this launcher to do what only one may do for a provider ([`keeper_of`]), as far as is known now.

@@ -92,7 +92,8 @@ impl Tree {
             Spot::Request(id) | Spot::RequestLock(id) | Spot::Contender(Lock::Request(id), _) => {
                 changes.requests.insert(id.clone());
             }
-            _ => changes.others = true,
+            Spot::Pool(_) => changes.pools = true,
+            _ => {}
         }
     }
 

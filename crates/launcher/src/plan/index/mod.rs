@@ -1,7 +1,7 @@
 //! [`Index`]: what follows from the records and the holdings, kept so that a pass need not look at all of them.
 //!
-//! It holds nothing that is not in them: made anew from everything it is the same (a test compares), and so an error in it
-//! could cost time and never the truth of a decision, which is made from the records themselves.
+//! It holds nothing that is not in them: one that is made anew from everything leads to the same decisions (a property test
+//! compares them, and so does the launcher now and then).
 //!
 //! | module | has |
 //! |---|---|
@@ -66,7 +66,7 @@ impl Index {
     /// Takes in what has happened. Returns the requests of ours that are concerned; all of them if `news` is everything.
     pub fn update(&mut self, world: &World<'_>, news: &News) -> BTreeSet<RequestId> {
         if news.is_everything() {
-            *self = Self::default();
+            *self = Self { requests: self.requests.emptied(), ..Self::default() };
             for id in world.records.nodes.keys() {
                 self.nodes.refresh(world, id);
             }

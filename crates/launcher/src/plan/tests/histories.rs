@@ -63,7 +63,7 @@ impl History {
             providers,
             session: self.setting.session,
             holdings: &self.setting.holdings,
-            timing: Timing::default(),
+            timing: Timing { request_lock: 5.0, ..Timing::default() },
             stopping: self.setting.stopping,
         }
     }
@@ -81,6 +81,7 @@ impl History {
         prop_assert_eq!(&plan.wants, &simple.wants);
         prop_assert_eq!(&plan.paused, &simple.paused);
         prop_assert_eq!(&plan.starved, &simple.starved);
+        prop_assert!(plan.is_the_same_as(&simple));
         let waiting = WaitingList { requests: plan.waiting, classes: plan.classes_waiting };
         let waiting = planner.waiting(&waiting);
         for key in simple.waiting.keys() {
@@ -483,7 +484,7 @@ impl History {
                 } else {
                     self.setting.records.pools.insert("other".to_owned(), Arc::new(other));
                 }
-                self.changes.others = true;
+                self.changes.pools = true;
             }
             30 => match how % 6 {
                 0 => {
@@ -532,7 +533,8 @@ proptest! {
     }
 }
 
-/// The histories lead to every decision that a world without static and metastatic providers knows.
+/// The histories lead to every decision that a world without static and metastatic providers, and without records that cannot
+/// be read, knows.
 #[test]
 fn the_histories_lead_everywhere() {
     let mut kinds = std::collections::BTreeSet::new();
@@ -563,6 +565,7 @@ fn the_histories_lead_everywhere() {
         "GiveUp",
         "LetGo",
         "PutBack",
+        "RemoveRequestLock",
         "ResetLost",
         "Retire",
         "Supply",

@@ -43,7 +43,11 @@ const RETIRED: &[(Level, &[&str], &str)] = &[
         &["script-dir"],
         "leave it out: images are made by `elements`, and nodes are prepared by Zuul's pre-run playbooks",
     ),
-    (Level::Top, &["zookeeper-auth"], "clients of ZooKeeper show a certificate instead: `zookeeper-tls`"),
+    (
+        Level::Top,
+        &["zookeeper-auth"],
+        "leave it out: clients of ZooKeeper show a certificate instead, `zookeeper-tls: {cert: FILE, key: FILE, ca: FILE}`",
+    ),
     (
         Level::Label,
         &["image"],
@@ -303,7 +307,7 @@ fn elsewhere(level: Level, driver: Option<&'static str>, name: &str) -> Option<S
         drivers.extend(known.driver.filter(|driver| !drivers.contains(driver) && *driver != "fake"));
     }
     let driver = driver.filter(|_| !drivers.is_empty())?;
-    Some(format!("driver `{driver}` has none; it is a key of: {}", drivers.join(", ")))
+    Some(format!("leave it out: driver `{driver}` has none; it is a key of: {}", drivers.join(", ")))
 }
 
 /// The other parts of the file that have a key.

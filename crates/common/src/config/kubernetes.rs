@@ -9,7 +9,9 @@ use indexmap::IndexMap;
 use super::{
     Kubernetes, KubernetesKind, KubernetesLabel, PodContainer, PodResources, PodTemplate, Pool, PoolLabel,
     fields::Fields,
-    kubernetes_forms, kubernetes_names, names,
+    kubernetes_forms,
+    kubernetes_names::{self, Refused},
+    names,
     provider_parts::{self, Common, Scope},
     report::Report,
     shapes,
@@ -228,10 +230,25 @@ fn whole_cpus(fields: &Fields<'_>, key: &str, amount: &str) -> String {
     let text = |key: &str| fields.raw_text(key).filter(|text| text.len() < 100);
     let image = text("image").unwrap_or("IMAGE");
     let name = text("name").filter(|name| kubernetes_names::dns_label(name, 0).is_none()).unwrap_or("main");
+    let number = |key: &str| match &fields.raw(key)?.value {
+        Value::Scalar(_, text) if text.parse::<u64>().is_ok() => Some(text),
+        _ => None,
+    };
+    let asked = |own: &str, other: &str| {
+        let cpu = if key == own { Some(amount.to_owned()) } else { number(own).map(ToString::to_string) };
+        let memory = number(other).map(|memory| format!("{memory}Mi"));
+        let amounts = [("cpu", cpu), ("memory", memory)];
+        let amounts = amounts.into_iter().filter_map(|(name, amount)| Some(format!("{name}: {}", amount?)));
+        amounts.collect::<Vec<_>>().join(", ")
+    };
+    let parts = [("requests", asked("cpu", "memory")), ("limits", asked("cpu-limit", "memory-limit"))];
+    let parts = parts.into_iter().filter(|(_, amounts)| !amounts.is_empty());
+    let parts: Vec<_> = parts.map(|(part, amounts)| format!("{part}: {{{amounts}}}")).collect();
     format!(
         "write a whole number without quotes; a pod that needs less is written as `spec: {{containers: [{{name: {name}, image: \
-         {image}, resources: {{{part}: {{cpu: {amount}}}}}}}]}}`, in the place of `image`, `{key}` and the other keys of the \
-         container"
+         {image}, command: [sleep, infinity], resources: {{{}}}}}]}}`, in the place of `image`, `{key}` and the other keys \
+         of the container",
+        parts.join(", ")
     )
 }
 
@@ -259,8 +276,10 @@ fn label(
         ("dynamic-labels", kubernetes_names::labels(&dynamic_labels, true)),
         ("annotations", kubernetes_names::annotations(&annotations)),
     ] {
-        for (name, message) in refused {
-            let at = fields.get(key).and_then(|map| Some(map.get(&name)?.at)).unwrap_or_else(|| fields.at_key(key));
+        for Refused { key: name, is_key, message } in refused {
+            let entries = fields.get(key).and_then(|map| map.entries()).unwrap_or_default();
+            let entry = entries.iter().find(|(key, _)| key.as_text() == Some(&name));
+            let at = entry.map_or_else(|| fields.at_key(key), |(key, value)| if is_key { key.at } else { value.at });
             let message = format!("{}: Kubernetes refuses this in `{key}`: {message}", fields.what);
             report.error(at, message, Some("write it otherwise, or leave it out".to_owned()));
         }

@@ -78,7 +78,8 @@ pub fn check(report: &Report, fields: &Fields<'_>, kind: KubernetesKind, is_pod:
                 "" => "leave it out: Python Nodepool's config-validate refuses it there".to_owned(),
                 within => format!("write it within `spec`, {}", filled(within, key, value, spec)),
             };
-            report.error(fields.at_key(key), message, Some(help));
+            let at = if is_empty { spec.at } else { fields.at_key(key) };
+            report.error(at, message, Some(help));
         }
     }
 }
@@ -112,6 +113,13 @@ fn filled(within: &str, key: &str, value: &Node, spec: &Node) -> String {
 fn check_container(report: &Report, fields: &Fields<'_>, kind: KubernetesKind) {
     let has_empty_spec = fields.raw("spec").is_some_and(|spec| !spec.is_null());
     if fields.lacks(&["image"]) && (has_empty_spec || fields.lacks(&["spec"])) {
+        if let Some(spec) = fields.raw("spec").filter(|_| has_empty_spec) {
+            let message = format!("{}: its `spec` is empty, and Kubernetes refuses such a pod", fields.what);
+            let help = "write `image: REGISTRY/NAME:TAG` in its place, or fill it in: `spec: {containers: [{name: main, image: \
+                        REGISTRY/NAME:TAG, command: [sleep, infinity]}]}`";
+            report.lapse(spec.at, message, Some(help.to_owned()));
+            return;
+        }
         let message = format!("{} has neither `image` nor `spec`, and Kubernetes refuses such a pod", fields.what);
         let other = node_without_image(kind)
             .map_or_else(String::new, |node| format!(", or `type: {node}` for a node that is an empty {node}"));

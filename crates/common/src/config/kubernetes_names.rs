@@ -76,27 +76,41 @@ fn has_ends(text: &str, is_end: impl Fn(char) -> bool) -> bool {
     text.starts_with(&is_end) && text.ends_with(&is_end)
 }
 
-/// What is wrong with the labels of an object, each with its key. `are_formats`: their values are made at each launch, and
+/// What is wrong with a label or an annotation.
+#[derive(Debug)]
+pub struct Refused {
+    /// Which.
+    pub key: String,
+    /// Whether it is the key that is wrong, not the value.
+    pub is_key: bool,
+    /// For people.
+    pub message: String,
+}
+
+/// What is wrong with the labels of an object. `are_formats`: their values are made at each launch, and
 /// only those that have nothing to be filled in are known.
-pub fn labels(labels: &IndexMap<String, String>, are_formats: bool) -> Vec<(String, String)> {
+pub fn labels(labels: &IndexMap<String, String>, are_formats: bool) -> Vec<Refused> {
     let mut wrong = Vec::new();
     for (name, value) in labels {
         if let Some(why) = key(name) {
-            wrong.push((name.clone(), format!("the key `{name}` cannot be that of a label: {why}")));
+            let message = format!("the key `{name}` cannot be that of a label: {why}");
+            wrong.push(Refused { key: name.clone(), is_key: true, message });
         } else if !(are_formats && value.contains(['{', '}']))
             && let Some(why) = label_value(value)
         {
-            wrong.push((name.clone(), format!("`{value}` cannot be the value of the label `{name}`: {why}")));
+            let message = format!("`{value}` cannot be the value of the label `{name}`: {why}");
+            wrong.push(Refused { key: name.clone(), is_key: false, message });
         }
     }
     wrong
 }
 
-/// What is wrong with the annotations of an object, each with its key.
-pub fn annotations(annotations: &IndexMap<String, String>) -> Vec<(String, String)> {
+/// What is wrong with the annotations of an object.
+pub fn annotations(annotations: &IndexMap<String, String>) -> Vec<Refused> {
     let bad = annotations.keys().filter_map(|name| {
         let why = key(&name.to_lowercase())?;
-        Some((name.clone(), format!("the key `{name}` cannot be that of an annotation: {why}")))
+        let message = format!("the key `{name}` cannot be that of an annotation: {why}");
+        Some(Refused { key: name.clone(), is_key: true, message })
     });
     let mut wrong: Vec<_> = bad.collect();
     let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
@@ -105,7 +119,7 @@ pub fn annotations(annotations: &IndexMap<String, String>) -> Vec<(String, Strin
     {
         let message =
             format!("annotations of {size} bytes are more than the {MOST_ANNOTATIONS} that an object may have");
-        wrong.push((first.clone(), message));
+        wrong.push(Refused { key: first.clone(), is_key: false, message });
     }
     wrong
 }

@@ -242,13 +242,22 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
     let top = Fields::or_help(report, root, "the configuration", help)?.on(Level::Top);
     if let Some((at, key)) = advice::before_version_3(root) {
         let message = format!("this is a configuration for Nodepool before 3.0, as `{key}` and its labels show");
-        let help = "nothing of it can be used as it stands: what labels boot from is now said in `pools` of `providers`, and \
-                    how to log in to clouds in clouds.yaml; see Nodepool's documentation of `providers`";
+        let help = "labels and providers have to be written anew, as `labels: [{name: LABEL}]` and `providers: [{name: NAME, \
+                    driver: openstack, cloud: CLOUD, cloud-images: [{name: IMAGE}], pools: [{name: main, max-servers: 10, \
+                    labels: [{name: LABEL, cloud-image: IMAGE, min-ram: 8192}]}]}]`; how to log in to clouds stands in \
+                    clouds.yaml now; the other keys that are not known any more are left out";
         // Before all else, also where the other lines are told.
         report.lapse(if report.strict() { at } else { root.at }, message, Some(help.to_owned()));
         if report.strict() {
             return None; // each of its other lines would be told as wrong, too
         }
+    }
+    let has = |key: &str| root.get(key).is_some();
+    if report.strict() && has("clouds") && !["labels", "providers", "diskimages"].into_iter().any(has) {
+        let help = "name the configuration of Nodepool, nodepool.yaml: `-c FILE`; a clouds.yaml is found by itself, as \
+                    openstacksdk does";
+        report.error(root.at, "this is a clouds.yaml, as `clouds` shows", Some(help.to_owned()));
+        return None; // its keys would be told as wrong, one by one
     }
     let mut diskimages = diskimages::diskimages(report, &top);
     if let Some((secure_report, secure)) = &secure {

@@ -40,7 +40,8 @@ pub fn check(report: &Report, at: Mark, what: &str, name: &str) {
         return;
     };
     let help = (!meant.is_empty() && !meant.chars().any(char::is_control)).then(|| format!("write `name: {meant}`"));
-    report.warning(at, format!("{what}: its name {problem}"), help);
+    let help = help.unwrap_or_else(|| "give it another name, here and where it is named".to_owned());
+    report.warning(at, format!("{what}: its name {problem}"), Some(help));
 }
 
 /// The names of the fields that Python's `str.format` fills in; or the brace that has no other.

@@ -39,7 +39,8 @@ pub fn read(report: &Report, fields: &Fields<'_>, common: &Common, scope: &Scope
             if let Some(first) = places.insert(host.id.clone(), node.at) {
                 let message = format!("{what} with port {} is listed twice", host.id.port);
                 let help = format!(
-                    "the first is at {}, and counts; max-parallel-jobs is the way to more",
+                    "leave this one out, the first is at {} and counts; for more jobs at once on the host write \
+                     `max-parallel-jobs: NUMBER` there",
                     report.place(first)
                 );
                 report.warning(node.at, message, Some(help));

@@ -28,8 +28,8 @@ pub fn check(report: &Report, root: &Node) {
         names.push(format!("{} more", unserved.len() - NAMED));
     }
     let message = format!("nothing is kept ready for {}: no pool of this file serves it", names.join(", "));
-    let help =
-        "name it in the `labels` of a pool; where another launcher with a file of its own serves it, all is well";
+    let help = "name it in the `labels` of a pool, or of a node of a static pool, or leave `min-ready` out; where another launcher \
+         with a file of its own serves it, all is well";
     report.warning(*first, message, Some(help.to_owned()));
 }
 

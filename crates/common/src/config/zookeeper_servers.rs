@@ -80,7 +80,7 @@ pub fn check_that_there_are(report: &Report, top: &Fields<'_>, root: &Node, serv
     {
         let at = root.get("zookeeper-servers").map_or(root.at, |node| node.at);
         let message = "there are no `zookeeper-servers`: with this file alone neither launcher nor builder starts";
-        let help = "add them, unless the secure file has them, or another file that this one becomes a part of";
+        let help = "add `zookeeper-servers: [{host: NAME, port: 2181}]`, unless the secure file has them, or another file that this one becomes a part of";
         report.warning(at, message, Some(help.to_owned()));
     }
 }

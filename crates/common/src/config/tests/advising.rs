@@ -17,7 +17,7 @@ fn a_retired_key_is_called_that_with_what_took_its_place() {
         ),
         ("providers:\n- {name: p, cloud: c, hostname-format: x}\n", "main:2:23", "leave it out: it had no effect"),
         ("providers:\n- {name: p, cloud: c, username: x}\n", "main:2:23", "stands in clouds.yaml; `cloud` names it"),
-        ("zookeeper-auth: {scheme: sasl}\n", "main:1:1", "show a certificate instead: `zookeeper-tls`"),
+        ("zookeeper-auth: {scheme: sasl}\n", "main:1:1", "show a certificate instead, `zookeeper-tls: {"),
         ("gearman-servers: []\n", "main:1:1", "Zuul asks for nodes through ZooKeeper"),
         ("zmq-publishers: []\n", "main:1:1", "Zuul asks for nodes through ZooKeeper"),
         ("labels: [{name: l, subnodes: 1}]\n", "main:1:20", "with a nodeset, in Zuul"),
@@ -61,7 +61,7 @@ fn a_key_of_another_part_of_the_file_is_told_so_before_any_likeness() {
         (
             "max-servers: 5",
             "default-label-cpu: 5",
-            "`default-label-cpu` (driver `openstack` has none; it is a key of: openshiftpods, openshift, kubernetes)",
+            "`default-label-cpu` (leave it out: driver `openstack` has none; it is a key of: openshiftpods, openshift, kubernetes)",
         ),
         ("max-servers: 5", "max-server: 5", "`max-server` (did you mean `max-servers`?)"),
         ("max-servers: 5", "colour: 5", "`colour` (its keys are: "),

@@ -175,7 +175,7 @@ fn a_fraction_of_a_cpu_counts_in_thousandths_with_a_word_about_python() {
         assert!(quoted.broken_parts[0].reason.contains("`cpu` must be a whole number of CPUs, not the text `0.75`"));
         for part in ["'0.75'", "500m"] {
             let errors = check_errors(&one(driver, "", "", &format!("{}, cpu: {part}", pod(driver))));
-            assert!(errors.contains("a pod that needs less is written as `spec: {containers: [{name: l, image: i, resources: {requests: {cpu: "), "{errors}");
+            assert!(errors.contains("a pod that needs less is written as `spec: {containers: [{name: l, image: i, command: [sleep, infinity], resources: {requests: {cpu: "), "{errors}");
         }
     }
 }

@@ -71,7 +71,10 @@ fn what_is_wrong_is_named_with_its_place() {
     assert_eq!(old.config.providers["racks"].pools[0].hosts.as_ref().unwrap()[1].id.port, 2222, "its old name is read");
     let twice = FULL.replace("two.example", "one.example").replace("admin", "zuul").replace("5986", "22");
     let warnings = check(&twice);
-    assert!(warnings.contains("is listed twice") && warnings.contains("the first is at main:10:7"), "{warnings}");
+    assert!(
+        warnings.contains("is listed twice") && warnings.contains("the first is at main:10:7 and counts"),
+        "{warnings}"
+    );
     assert_eq!(load(&twice).config.providers["racks"].pools[0].hosts.as_ref().unwrap().len(), 1);
     assert!(lines(&load(&twice).warnings).contains("listed twice"));
 }

@@ -144,7 +144,7 @@ providers:
 fn a_pod_is_made_from_an_image_or_from_a_spec_with_containers() {
     let at = "main:9:7: ";
     refused(&pod("type: pod"), at, "has neither `image` nor `spec`, and Kubernetes refuses such a pod");
-    refused(&pod("type: pod, spec: {}"), at, "has neither `image` nor `spec`");
+    refused(&pod("type: pod, spec: {}"), "main:9:34: ", "its `spec` is empty, and Kubernetes refuses such a pod");
     refused(&pod("type: pod, spec: {nodeName: n}"), "main:9:34: ", "its `spec` has no `containers`");
     refused(&pod("type: pod, image: i, image-pull: Allways"), "main:9:50: ", "(did you mean `Always`?)");
     refused(&pod("type: pod, image: i, image-pull: x"), "main:9:50: ", "(write one of Always, IfNotPresent, Never)");
@@ -154,13 +154,13 @@ fn a_pod_is_made_from_an_image_or_from_a_spec_with_containers() {
 
 #[test]
 fn an_image_beside_a_spec_is_refused_even_where_that_is_empty() {
-    for (spec, help) in [
-        ("{}", "leave the empty `spec` out"),
-        ("{containers: [{name: c, image: i}]}", "write it within `spec`, as the `image` of a container"),
+    for (spec, at, help) in [
+        ("{}", "main:9:44: ", "leave the empty `spec` out"),
+        ("{containers: [{name: c, image: i}]}", "main:9:35: ", "write it within `spec`, as the `image` of a container"),
     ] {
         let text = pod(&format!("type: pod, image: i, spec: {spec}"));
         let errors = check_errors(&text);
-        assert!(errors.starts_with("main:9:35: ") && errors.contains(help), "Python's refuses it: {errors}");
+        assert!(errors.starts_with(at) && errors.contains(help), "Python's refuses it: {errors}");
         assert_eq!(errors.lines().count(), 1, "{errors}");
         assert_eq!(load(&text).warnings, [], "its driver runs it");
     }
@@ -299,4 +299,28 @@ fn warnings_are_told_beside_errors_in_the_order_of_the_file() {
     assert_eq!(places, [1, 1, 4, 5], "{:?}", errors.warnings);
     let twice = "webapp: {}\nwebapp: {}\nlabels: [{name: ' '}]\n";
     assert!(check(&format!("{twice}build-log-dir: '%(X)'\n")).lines().is_sorted(), "likewise without one");
+}
+
+#[test]
+fn a_clouds_yaml_is_called_that() {
+    let errors = check_errors("clouds:\n  c:\n    auth: {auth_url: 'http://k', username: u}\n");
+    assert!(errors.starts_with("main:1:1: this is a clouds.yaml, as `clouds` shows"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn a_key_that_is_refused_is_where_it_stands() {
+    let annotated = pod("type: pod, image: i, annotations: {team: a, cost centre: b}");
+    let errors = check_errors(&annotated);
+    let expected = "the key `cost centre` cannot be that of an annotation";
+    assert!(errors.starts_with("main:9:61: ") && errors.contains(expected), "{errors}");
+}
+
+#[test]
+fn a_spec_for_a_part_of_a_cpu_keeps_the_labels_memory() {
+    let text = pod("type: pod, image: i, cpu: '0.5', memory: 512, memory-limit: 1024");
+    let expected =
+        "command: [sleep, infinity], resources: {requests: {cpu: 0.5, memory: 512Mi}, limits: {memory: 1024Mi}}}]}`";
+    let errors = check_errors(&text);
+    assert!(errors.starts_with("main:9:43: ") && errors.contains(expected), "{errors}");
 }

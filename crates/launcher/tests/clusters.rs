@@ -137,6 +137,12 @@ async fn a_namespace_of_the_cluster_before_keeps_its_node_until_the_kubeconfig_l
     site.stage.zk.delete(&format!("/nodepool/requests/{request}"), None).await.unwrap();
     site.leads_to(&second).await;
     assert_eq!(site.stage.record(&path).await["state"], "ready", "{}", site.launcher.log());
+    // Nor does it when the node is handed out: where it is, it works.
+    let request = site.stage.request(&["l"]).await;
+    let served = site.stage.wait_for_state(&request, "fulfilled").await;
+    assert_eq!(served["nodes"], json!([node]), "{}", site.launcher.log());
+    site.set(&node, &[("allocated_to", Value::Null)]).await;
+    site.stage.zk.delete(&format!("/nodepool/requests/{request}"), None).await.unwrap();
     // To be deleted: what another cluster does not have is not gone, and takes no room in the pool.
     site.set(&node, &[("state", json!("deleting")), ("state_time", json!(now()))]).await;
     let asked = format!("GET {NAMESPACES}/{name}");

@@ -290,8 +290,9 @@ impl Launcher {
     /// for ever. It costs one pass over all records.
     fn is_check_due(&self) -> bool {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = checked.is_none_or(|last| last.elapsed() > CHECK_EVERY);
-        if is_due {
+        // What was made from everything at the first pass needs no check.
+        let is_due = checked.is_some_and(|last| last.elapsed() > CHECK_EVERY);
+        if is_due || checked.is_none() {
             *checked = Some(Instant::now());
         }
         is_due

@@ -109,8 +109,12 @@ async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
             return reply::plain("text/plain; version=0.0.4; charset=utf-8", (server.state.metrics)());
         }
         "/pool-list" => {
-            let pools = to_python_json(&(server.state.pools)());
-            return reply::plain(reply::JSON, pools);
+            // Made anew once a second at most: it takes the planner's time.
+            let key = (uri.path().to_owned(), Vec::new(), Format::Json);
+            let pools = server.memo.get_or_make(key, clock::now(), || {
+                String::from_utf8_lossy(&to_python_json(&(server.state.pools)())).into_owned()
+            });
+            return reply::plain(reply::JSON, pools.body.to_string());
         }
         _ => {}
     }

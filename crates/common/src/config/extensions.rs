@@ -162,7 +162,7 @@ pub fn note_own_keys(report: &Report, root: &Node) {
         for (key, _) in node.entries().unwrap_or_default() {
             if let Some(name) = key.as_text().filter(|name| own.contains(name)) {
                 let message = format!("{what}: Python Nodepool's config-validate refuses a file that has `{name}`");
-                let help = format!("where that matters, write {} in {NAME} beside this file", example(name));
+                let help = format!("where that matters, move it: {} in {NAME} beside this file", example(name));
                 report.warning(key.at, message, Some(help));
             }
         }

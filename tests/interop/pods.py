@@ -292,7 +292,8 @@ def pods_many(world, count=500):
     check(not kube.pods('many'), 'a pod is left')
     entries, _ = kube.audit(position)
     account = 'system:serviceaccount:many:nodepool-sa'
-    calls = collections.Counter(e['verb'] for e in entries if e['user']['username'] == account)
+    # A call whose client was gone before it was authenticated is nobody's in the log.
+    calls = collections.Counter(e['verb'] for e in entries if e['user'].get('username') == account)
     each = sum(calls.values()) / count
     passed(f'{count} requests: served in {took:.1f} s, deleted in {deleted:.1f} s, {each:.2f} API calls per pod ({dict(calls)})')
     check(world.python or each <= 4, 'too many calls')

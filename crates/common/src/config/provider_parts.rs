@@ -245,7 +245,11 @@ pub fn no_cloud_image(
         format!("`{name}` is one of its `diskimages`: write `diskimage: {name}`")
     } else {
         suggest(name, known.iter().map(String::as_str)).map_or_else(
-            || format!("add `- name: {name}` to the `cloud-images` of the provider"),
+            || {
+                format!(
+                    "add `- name: {name}` to the `cloud-images` of the provider, with what else its driver asks for"
+                )
+            },
             |meant| format!("did you mean `{meant}`?"),
         )
     };

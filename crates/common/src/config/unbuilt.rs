@@ -35,8 +35,13 @@ pub fn check(report: &Report, provider: &Fields<'_>, common: &Common, scope: &Sc
     for node in provider.list("pools") {
         let Some((pool, name)) = Fields::named(report, node, Some(&provider.what), "pool") else { continue };
         provider_parts::pool(&pool, &name, common);
+        let mut labels = IndexSet::new();
         for node in pool.list("labels") {
             let Some((label, name)) = Fields::named(report, node, Some(&pool.what), "label") else { continue };
+            if !labels.insert(name.clone()) {
+                let help = Some("leave one of the two out".to_owned());
+                report.warning(node.at, format!("{} is listed twice; this one counts", label.what), help);
+            }
             check_label(report, label.at(), &label.what, &LabelName::from(name), scope);
             if let Some(image) = label.filled("diskimage") {
                 check_diskimage(report, label.at_key("diskimage"), &label.what, &image, scope);

@@ -324,3 +324,12 @@ fn a_spec_for_a_part_of_a_cpu_keeps_the_labels_memory() {
     let errors = check_errors(&text);
     assert!(errors.starts_with("main:9:43: ") && errors.contains(expected), "{errors}");
 }
+
+#[test]
+fn a_label_that_stands_twice_is_told_of_a_provider_of_another_launcher_too() {
+    let text = "labels: [{name: small}]\nzookeeper-servers: [{host: zk01}]\nproviders:\n- name: a\n  driver: aws\n  \
+                region-name: r\n  pools:\n  - name: main\n    labels: [{name: small, cloud-image: i}, {name: small, cloud-image: i}]\n  \
+                cloud-images: [{name: i, username: u, image-id: x}]\n";
+    let warnings = lines(&load(text).warnings);
+    assert!(warnings.contains("label `small` is listed twice; this one counts"), "{warnings}");
+}

@@ -4,30 +4,15 @@
 
 mod zk_common;
 
-use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use nodepool_common::{
     model::{Entry, HeldBack, HeldItem, Holder, NodeId, NodeState, RecordError, RequestState},
     zk::{TryLock, ZooKeeper},
 };
-use nodepool_testing::{ZooKeeperServer, wait_for};
+use nodepool_testing::wait_for;
 use zk_common::*;
 use zookeeper_client::{Acls, CreateMode};
-
-/// Ends with the process.
-static SERVER: LazyLock<ZooKeeperServer> = LazyLock::new(ZooKeeperServer::start);
-
-async fn open(chroot: &str) -> ZooKeeper {
-    let zk = connect(&config(&SERVER, chroot));
-    zk.connected().await;
-    zk
-}
-
-async fn open_with_cache(chroot: &str) -> ZooKeeper {
-    let zk = open(chroot).await;
-    tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
-    zk
-}
 
 #[tokio::test]
 async fn the_cache_follows_what_others_do() {

@@ -4,30 +4,15 @@
 
 mod zk_common;
 
-use std::{sync::LazyLock, time::Duration};
+use std::time::Duration;
 
 use nodepool_common::{
     model::{Node, NodeId, NodeState, RequestState},
-    zk::{TryLock, ZkError, ZooKeeper},
+    zk::{TryLock, ZkError},
 };
-use nodepool_testing::{ZooKeeperServer, wait_for};
+use nodepool_testing::wait_for;
 use zk_common::*;
 use zookeeper_client::{Acls, CreateMode};
-
-/// Ends with the process.
-static SERVER: LazyLock<ZooKeeperServer> = LazyLock::new(ZooKeeperServer::start);
-
-async fn open(chroot: &str) -> ZooKeeper {
-    let zk = connect(&config(&SERVER, chroot));
-    zk.connected().await;
-    zk
-}
-
-async fn open_with_cache(chroot: &str) -> ZooKeeper {
-    let zk = open(chroot).await;
-    tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
-    zk
-}
 
 #[tokio::test]
 async fn a_created_node_is_locked_and_building_and_everybody_sees_it() {

@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test binary uses some of it
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -18,6 +18,23 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 /// Long enough for a machine with much else to do; a test that reaches it has failed.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// The server of those tests of a file that need none of their own, each in a chroot. Ends with the process.
+pub static SERVER: LazyLock<ZooKeeperServer> = LazyLock::new(ZooKeeperServer::start);
+
+/// Our connection to [`SERVER`].
+pub async fn open(chroot: &str) -> ZooKeeper {
+    let zk = connect(&config(&SERVER, chroot));
+    zk.connected().await;
+    zk
+}
+
+/// The same once the records are known.
+pub async fn open_with_cache(chroot: &str) -> ZooKeeper {
+    let zk = open(chroot).await;
+    tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
+    zk
+}
 
 pub fn config(server: &ZooKeeperServer, chroot: &str) -> config::ZooKeeper {
     config::ZooKeeper {

@@ -229,6 +229,33 @@ pub enum Decision {
     },
 }
 
+impl Decision {
+    /// The request and the node that a decision is about.
+    pub fn subjects(&self) -> (Option<&RequestId>, Option<&NodeId>) {
+        match self {
+            Self::Accept { request, .. }
+            | Self::Decline { request, .. }
+            | Self::Supply { request, .. }
+            | Self::Fulfil { request, .. }
+            | Self::GiveUp { request, .. }
+            | Self::PutBack { request, .. }
+            | Self::Forget { request }
+            | Self::ResetLost { request }
+            | Self::RemoveRequestLock { request }
+            | Self::SettleBacking { request, .. }
+            | Self::FinishMinReady { request } => (Some(request), None),
+            Self::LetGo { node, .. }
+            | Self::Retire { node, .. }
+            | Self::Delete { node }
+            | Self::Deallocate { node, .. }
+            | Self::LetBackingGo { node, .. }
+            | Self::StopSeeking { node, .. }
+            | Self::RemoveRecord { node } => (None, Some(node)),
+            Self::CreateMinReady { .. } | Self::Attend { .. } | Self::OrderBacking { .. } => (None, None),
+        }
+    }
+}
+
 /// A node to launch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewNode {

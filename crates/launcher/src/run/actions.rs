@@ -81,7 +81,7 @@ impl Launcher {
         }
         let after = clock::now() + AFTER_AN_ERROR;
         let mut book = self.book.open();
-        let (request, node) = subjects(decision);
+        let (request, node) = decision.subjects();
         if let Some(request) = request {
             book.view.requests_after.insert(request.clone(), after);
         }
@@ -114,7 +114,7 @@ impl Launcher {
     /// Marks what a decision works on.
     fn mark_busy(self: &Arc<Self>, decision: &Decision) -> Busy {
         let mut book = self.book.open();
-        let (request, node) = subjects(decision);
+        let (request, node) = decision.subjects();
         if let Some(request) = request {
             book.view.busy_requests.insert(request.clone());
         }
@@ -208,30 +208,5 @@ impl Drop for Busy {
         }
         drop(book);
         self.launcher.wake.notify_one();
-    }
-}
-
-/// The request and the node that a decision is about.
-fn subjects(decision: &Decision) -> (Option<&RequestId>, Option<&NodeId>) {
-    match decision {
-        Decision::Accept { request, .. }
-        | Decision::Decline { request, .. }
-        | Decision::Supply { request, .. }
-        | Decision::Fulfil { request, .. }
-        | Decision::GiveUp { request, .. }
-        | Decision::PutBack { request, .. }
-        | Decision::Forget { request }
-        | Decision::ResetLost { request }
-        | Decision::RemoveRequestLock { request }
-        | Decision::SettleBacking { request, .. }
-        | Decision::FinishMinReady { request } => (Some(request), None),
-        Decision::LetGo { node, .. }
-        | Decision::Retire { node, .. }
-        | Decision::Delete { node }
-        | Decision::Deallocate { node, .. }
-        | Decision::LetBackingGo { node, .. }
-        | Decision::StopSeeking { node, .. }
-        | Decision::RemoveRecord { node } => (None, Some(node)),
-        Decision::CreateMinReady { .. } | Decision::Attend { .. } | Decision::OrderBacking { .. } => (None, None),
     }
 }

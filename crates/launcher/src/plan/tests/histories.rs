@@ -96,36 +96,33 @@ impl History {
     fn begin(&mut self, decisions: Vec<Decision>) {
         let holdings = &mut self.setting.holdings;
         for decision in decisions {
+            let (request, node) = decision.subjects();
+            if let Some(request) = request {
+                holdings.busy_requests.insert(request.clone());
+            }
+            if let Some(node) = node {
+                holdings.busy_nodes.insert(node.clone());
+            }
             match &decision {
                 Decision::Accept { request, pool } => {
-                    holdings.busy_requests.insert(request.clone());
                     holdings.accepting.insert(request.clone(), pool.clone());
                 }
                 Decision::Supply { request, pool, reuse, launch } => {
-                    holdings.busy_requests.insert(request.clone());
                     for (node, _) in reuse {
                         holdings.busy_nodes.insert(node.clone());
                     }
                     let starting = launch.iter().map(|new| (request.clone(), pool.clone(), new.label.clone()));
                     holdings.starting.extend(starting);
                 }
-                Decision::Decline { request, .. }
-                | Decision::Fulfil { request, .. }
-                | Decision::GiveUp { request, .. }
-                | Decision::PutBack { request, .. }
-                | Decision::Forget { request }
-                | Decision::ResetLost { request }
-                | Decision::RemoveRequestLock { request }
-                | Decision::FinishMinReady { request } => holdings.busy_requests.insert(request.clone()),
-                Decision::LetGo { node, .. }
-                | Decision::Retire { node, .. }
-                | Decision::Delete { node }
-                | Decision::Deallocate { node, .. }
-                | Decision::RemoveRecord { node } => holdings.busy_nodes.insert(node.clone()),
                 Decision::CreateMinReady { label, .. } => {
                     holdings.busy_labels.insert(label.clone());
                 }
-                other => panic!("no such world: {other:?}"),
+                Decision::Attend { .. }
+                | Decision::OrderBacking { .. }
+                | Decision::SettleBacking { .. }
+                | Decision::StopSeeking { .. }
+                | Decision::LetBackingGo { .. } => panic!("no such world: {decision:?}"),
+                _ => {}
             }
             let name = format!("{decision:?}");
             self.kinds.extend(name.split(' ').next().map(str::to_owned));
@@ -134,38 +131,23 @@ impl History {
     }
 
     fn change_request(&mut self, id: &RequestId, change: impl FnOnce(&mut NodeRequest)) {
-        if let Some(entry) = self.setting.records.requests.get_mut(id) {
-            let mut request = (**entry.record.as_ref().unwrap()).clone();
-            change(&mut request);
-            entry.record = Ok(Arc::new(request));
-        }
+        rewrite(self.setting.records.requests.get_mut(id), change);
         self.changes.requests.insert(id.clone());
     }
 
     fn change_node(&mut self, id: &NodeId, change: impl FnOnce(&mut Node)) {
-        if let Some(entry) = self.setting.records.nodes.get_mut(id) {
-            let mut node = (**entry.record.as_ref().unwrap()).clone();
-            change(&mut node);
-            entry.record = Ok(Arc::new(node));
-        }
+        rewrite(self.setting.records.nodes.get_mut(id), change);
         self.changes.nodes.insert(id.clone());
     }
 
     fn lock_request(&mut self, id: &RequestId, locked: bool) {
-        if let Some(entry) = self.setting.records.requests.get_mut(id) {
-            entry.contenders = if locked { ["c".to_owned()].into() } else { [].into() };
-            entry.free_since = (!locked).then_some(self.now);
-        }
-        let lock = self.setting.records.request_locks.entry(id.clone()).or_default();
-        lock.contenders = if locked { ["c".to_owned()].into() } else { [].into() };
+        set_locked(self.setting.records.requests.get_mut(id), locked, self.now);
+        self.setting.records.request_locks.entry(id.clone()).or_default().contenders = contenders(locked);
         self.changes.requests.insert(id.clone());
     }
 
     fn lock_node(&mut self, id: &NodeId, locked: bool) {
-        if let Some(entry) = self.setting.records.nodes.get_mut(id) {
-            entry.contenders = if locked { ["c".to_owned()].into() } else { [].into() };
-            entry.free_since = (!locked).then_some(self.now);
-        }
+        set_locked(self.setting.records.nodes.get_mut(id), locked, self.now);
         self.changes.nodes.insert(id.clone());
     }
 
@@ -296,33 +278,18 @@ impl History {
             _ => {}
         }
         let holdings = &mut self.setting.holdings;
-        match decision {
-            Decision::LetGo { node, .. }
-            | Decision::Retire { node, .. }
-            | Decision::Delete { node }
-            | Decision::Deallocate { node, .. }
-            | Decision::RemoveRecord { node } => {
-                if !works {
-                    holdings.nodes_after.insert(node.clone(), after);
-                }
-                holdings.busy_nodes.remove(node);
+        let (request, node) = decision.subjects();
+        if let Some(node) = node {
+            if !works {
+                holdings.nodes_after.insert(node.clone(), after);
             }
-            Decision::Accept { request, .. }
-            | Decision::Decline { request, .. }
-            | Decision::Supply { request, .. }
-            | Decision::Fulfil { request, .. }
-            | Decision::GiveUp { request, .. }
-            | Decision::PutBack { request, .. }
-            | Decision::Forget { request }
-            | Decision::ResetLost { request }
-            | Decision::RemoveRequestLock { request }
-            | Decision::FinishMinReady { request } => {
-                if !works {
-                    holdings.requests_after.insert(request.clone(), after);
-                }
-                holdings.busy_requests.remove(request);
+            holdings.busy_nodes.remove(node);
+        }
+        if let Some(request) = request {
+            if !works {
+                holdings.requests_after.insert(request.clone(), after);
             }
-            _ => {}
+            holdings.busy_requests.remove(request);
         }
     }
 
@@ -518,6 +485,25 @@ impl History {
             _ => self.now += 0.1,
         }
     }
+}
+
+/// Changes a record that is there.
+fn rewrite<T: Clone>(entry: Option<&mut Entry<T>>, change: impl FnOnce(&mut T)) {
+    if let Some(record) = entry.map(|entry| entry.record.as_mut().unwrap()) {
+        change(Arc::make_mut(record));
+    }
+}
+
+/// Locks or unlocks a record that is there.
+fn set_locked<T>(entry: Option<&mut Entry<T>>, locked: bool, now: f64) {
+    if let Some(entry) = entry {
+        entry.contenders = contenders(locked);
+        entry.free_since = (!locked).then_some(now);
+    }
+}
+
+fn contenders(locked: bool) -> std::collections::BTreeSet<String> {
+    locked.then(|| "c".to_owned()).into_iter().collect()
 }
 
 proptest! {

@@ -43,7 +43,7 @@ fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
     if let Some((at, _)) = nodes.ages.iter().find(|(at, _)| at.0 > world.now) {
         plan.wake(at.0);
     }
-    // Nodes that somebody may want to take, or that are to be taken away, once their pause is over.
+    // All nodes that are left alone for now: also those that a request may take, or that are to be taken away, afterwards.
     for at in world.holdings.nodes_after.values().filter(|at| **at > world.now) {
         plan.wake(*at);
     }
@@ -51,8 +51,7 @@ fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
 
 /// A node that nobody has locked.
 fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node>) {
-    if let Some(at) = world.holdings.nodes_after.get(id).filter(|at| **at > world.now) {
-        plan.wake(*at);
+    if world.holdings.nodes_after.get(id).is_some_and(|at| *at > world.now) {
         return;
     }
     let free_for = world.now - entry.free_since.unwrap_or(world.now);

@@ -19,7 +19,7 @@ use crate::image_builder::{self, builtin, executable::executable};
 /// What there is to say of the images' programs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What somebody should change.
+    /// What keeps an image from being built as it is configured.
     pub warnings: Vec<String>,
     /// What is as it was meant to be, and still may surprise.
     pub notes: Vec<String>,
@@ -104,14 +104,14 @@ fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// Whose a file is that has the name of our `dib-ansible`.
+/// Where a file comes from that has the name of our `dib-ansible`.
 #[derive(Debug, PartialEq, Eq)]
 enum Origin {
-    /// Ours.
+    /// `dib-ansible` of this program.
     Own,
     /// The operator's script, which ours takes the place of (sf-operator.md 8).
     Operator,
-    /// Somebody's own.
+    /// A script of the site.
     Other,
 }
 

@@ -174,7 +174,7 @@ impl Clouds {
     }
 
     /// A ready node that somebody was about to be given has gone.
-    pub fn has_gone(&self, name: &ProviderName, node: &NodeId, why: String) {
+    pub fn keep_gone(&self, name: &ProviderName, node: &NodeId, why: String) {
         if let Some(entry) = self.open().get_mut(name) {
             entry.state.gone.insert(node.clone(), why);
         }

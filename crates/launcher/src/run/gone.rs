@@ -91,7 +91,7 @@ impl Launcher {
             Instant::now(),
         );
         let Some(why) = cloud.provider.has_gone(external_id, since) else { return false };
-        self.clouds.has_gone(provider, &node.id, why);
+        self.clouds.keep_gone(provider, &node.id, why);
         true
     }
 

@@ -31,8 +31,8 @@ interop: ## Zuul's own classes, Python Nodepool and a real OpenStack against our
 
 openstack-faults: ## what goes wrong in a cloud, done to a real OpenStack under our launcher (part of interop)
 	tests/setup test openstack && cargo build --workspace
-	tests/interop/run openstack-quota hanging-provider fault-nova-killed fault-keystone-down fault-tokens fault-storms \
-	  fault-hangs fault-lost-answers fault-servers fault-quota fault-quota-race
+	tests/interop/run openstack-quota hanging-provider fault-nova-killed fault-creation-cut-off fault-keystone-down \
+	  fault-tokens fault-storms fault-hangs fault-lost-answers fault-servers fault-quota fault-quota-race
 
 openstack-two-hundred: ## two hundred servers at once on a real OpenStack, with the cloud calls that each cost
 	tests/setup test openstack && cargo build --workspace

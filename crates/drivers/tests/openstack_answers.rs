@@ -7,14 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use common::{Reported, amounts, label, launch, openstack, provider};
 use nodepool_common::config::{Driver, OpenStack};
-use nodepool_drivers::{Context, ErrorClass, Provider, make};
-use nodepool_testing::{ScriptedCloud, wait_for};
+use nodepool_drivers::{Context, ErrorClass, Instance, Provider, ProviderError, make};
+use nodepool_testing::{Fault, Rule, ScriptedCloud, wait_for};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 const SERVERS: &str = "/compute/v2.1/servers";
 const LISTING: &str = "/compute/v2.1/servers/detail";
 const SERVER: &str = "/compute/v2.1/servers/s1";
+const ACTIONS: &str = "/compute/v2.1/servers/s1/os-instance-actions";
 const FLOATING_IPS: &str = "/network/v2.0/floatingips";
 const NETWORKS: &str = "/network/v2.0/networks";
 const PORTS: &str = "/network/v2.0/ports";
@@ -101,6 +102,42 @@ async fn a_server_that_is_active_without_an_address_is_waited_for() {
     };
     let (launched, ()) = tokio::join!(timeout(DEADLINE, site.provider.launch(&launch, &reported)), comes);
     assert_eq!(launched.expect("in time").unwrap().interface_ip.as_deref(), Some("10.0.0.7"));
+}
+
+/// The creation's connection is cut; the server is there, and Nova's conductor has done so much with it.
+async fn launched_without_an_answer(actions: &Value, then: &[&str]) -> (Result<Instance, ProviderError>, Vec<Value>) {
+    let site = Site::new(|_| {}).await;
+    let mut server = Site::server("BUILD", &[]);
+    server["OS-EXT-STS:task_state"] = json!("scheduling");
+    site.lists(&[server]);
+    site.cloud.meets(Rule::new("POST", SERVERS, Fault::CutBefore).times(1));
+    site.cloud.answer("GET", ACTIONS, 200, &json!({"instanceActions": actions}));
+    let (launch, reported) = (launch("l", "0000000001"), Reported::default());
+    let goes_on = async {
+        let asked = async || (site.asked(&format!("GET {ACTIONS}")) >= 1).then_some(());
+        wait_for(2 * DEADLINE, "Nova is asked what it has begun", asked).await;
+        if !then.is_empty() {
+            site.lists(&[Site::server("ACTIVE", then)]);
+        }
+    };
+    let (launched, ()) = tokio::join!(timeout(2 * DEADLINE, site.provider.launch(&launch, &reported)), goes_on);
+    assert_eq!(site.asked(&format!("GET {ACTIONS}")), 1);
+    (launched.expect("in time"), reported.ids())
+}
+
+#[tokio::test]
+async fn a_server_whose_creation_was_cut_off_within_nova_is_not_waited_for() {
+    let (launched, ids) = launched_without_an_answer(&json!([]), &[]).await;
+    let error = launched.unwrap_err();
+    assert!(error.away, "it costs no attempt: {error}");
+    assert!(error.to_string().contains("30 s later Nova has not begun to make server s1"), "{error}");
+    assert_eq!(ids, [json!("s1")], "what was created is known, so that it is deleted");
+}
+
+#[tokio::test]
+async fn a_server_that_nova_has_begun_is_waited_for_although_its_creation_was_not_answered() {
+    let (launched, _) = launched_without_an_answer(&json!([{"action": "create"}]), &["10.0.0.7"]).await;
+    assert_eq!(launched.unwrap().interface_ip.as_deref(), Some("10.0.0.7"));
 }
 
 #[tokio::test]

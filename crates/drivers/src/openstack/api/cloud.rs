@@ -43,6 +43,11 @@ pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug
     async fn get_server(&self, id: &str) -> Result<Option<Arc<Server>>, CloudError> {
         Ok(self.list_servers().await?.into_iter().find(|server| server.id == id))
     }
+    /// Whether the cloud has begun to make a server that it lists.
+    async fn has_begun(&self, id: &str) -> Result<bool, CloudError> {
+        let _ = id;
+        Ok(true)
+    }
     async fn delete_server(&self, id: &str) -> Result<(), CloudError>;
     /// Ends the time for which a cloud keeps a deleted server restorable.
     async fn delete_for_good(&self, id: &str) -> Result<(), CloudError> {

@@ -130,6 +130,16 @@ impl Cloud for Nova {
         }
     }
 
+    /// Nova's conductor notes the action `create` when it has chosen a host. Until then only its API knows the server.
+    async fn has_begun(&self, id: &str) -> Result<bool, CloudError> {
+        let path = format!("/servers/{id}/os-instance-actions");
+        let answer = self.call(Call::get("list_server_actions", Service::Compute, path)).await?;
+        let actions = answer.get("instanceActions").and_then(Value::as_array).ok_or_else(|| {
+            CloudError::new(ErrorClass::Transient, format!("the actions of server {id} were answered without them"))
+        })?;
+        Ok(!actions.is_empty())
+    }
+
     async fn delete_server(&self, id: &str) -> Result<(), CloudError> {
         self.call(Call::new("delete_server", Method::DELETE, Service::Compute, format!("/servers/{id}")))
             .await

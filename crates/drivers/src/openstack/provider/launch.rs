@@ -25,11 +25,34 @@ const MISSING_LISTINGS: u32 = 3;
 /// … and for so long: a list may lag behind the server's creation.
 const MISSING_FOR: Duration = Duration::from_secs(10);
 
+/// A server whose creation was not answered must be begun within this time.
+const BEGUN_WITHIN: Duration = Duration::from_secs(30);
+
 /// So long a server may be ACTIVE without an address.
 const ADDRESS_WITHIN: Duration = Duration::from_secs(120);
 
 /// Longest time for marking a volume.
 const TAG_WITHIN: Duration = Duration::from_secs(5);
+
+/// A server that exists from now on.
+struct Created {
+    server: Server,
+    /// Why Nova's answer was lost, where it was.
+    lost: Option<CloudError>,
+}
+
+/// Whether Nova goes on with a server whose creation was not answered.
+struct Doubt {
+    /// Why its answer was lost.
+    error: CloudError,
+    ask_at: Instant,
+}
+
+impl Doubt {
+    fn new(error: CloudError) -> Self {
+        Self { error, ask_at: Instant::now() + BEGUN_WITHIN }
+    }
+}
 
 impl OpenStackProvider {
     pub(super) async fn launch_server(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance> {
@@ -50,11 +73,11 @@ impl OpenStackProvider {
             }
             created => created,
         };
-        let created = created.map_err(self.error(format_args!("creating server {}", create.name)))?;
-        let server = if created.status == "ACTIVE" && created.has_address() {
-            Arc::new(created)
+        let Created { server, lost } = created.map_err(self.error(creating(&create)))?;
+        let server = if server.status == "ACTIVE" && server.has_address() {
+            Arc::new(server)
         } else {
-            self.wait_until_active(&created.id, &create, launch).await?
+            self.wait_until_active(&server.id, lost, &create, launch).await?
         };
         self.instance(launch, pool, &server, need(&flavor, label)).await
     }
@@ -157,11 +180,11 @@ impl OpenStackProvider {
         create: &CreateServer,
         launch: &Launch,
         progress: &dyn LaunchProgress,
-    ) -> std::result::Result<Server, CloudError> {
+    ) -> std::result::Result<Created, CloudError> {
         let mut error = match self.cloud.create_server(create).await {
             Ok(server) => {
                 progress.created(json!(server.id)).await;
-                return Ok(server);
+                return Ok(Created { server, lost: None });
             }
             Err(error) => error,
         };
@@ -182,7 +205,7 @@ impl OpenStackProvider {
                 "the answer to the server's creation was lost, but it exists"
             );
             progress.created(json!(server.id)).await;
-            return Ok(Server::clone(&server));
+            return Ok(Created { server: Server::clone(&server), lost: Some(error) });
         }
         if error.status == Some(404) {
             error.class = ErrorClass::Config;
@@ -211,13 +234,21 @@ impl OpenStackProvider {
         None
     }
 
-    async fn wait_until_active(&self, id: &str, create: &CreateServer, launch: &Launch) -> Result<Arc<Server>> {
+    /// `lost`: why the creation's answer was lost, where it was.
+    async fn wait_until_active(
+        &self,
+        id: &str,
+        lost: Option<CloudError>,
+        create: &CreateServer,
+        launch: &Launch,
+    ) -> Result<Arc<Server>> {
         let doing = || format!("waiting for server {} ({id})", create.name);
         let mut tagged = create.volume_size.is_none();
         let mut since = Instant::now();
         let mut missing = 0;
         let mut missing_since = None;
         let mut active_since = None;
+        let mut doubt = lost.map(Doubt::new);
         self.servers.hurry_for_news();
         loop {
             let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
@@ -249,10 +280,37 @@ impl OpenStackProvider {
                     return Err(self.error(doing())(CloudError::new(ErrorClass::Timeout, why)));
                 }
                 "ERROR" => return Err(self.server_failed(doing(), server).await),
+                "BUILD" => {
+                    if let Some(error) = self.cut_off(id, &mut doubt).await {
+                        return Err(self.error(creating(create))(error));
+                    }
+                }
                 _ if server.is_deleted() => {
                     return Err(self.error(doing())(CloudError::new(ErrorClass::Gone, "somebody deleted it")));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// The error of a creation that was cut off within Nova: an API process that ends after it has noted the server and
+    /// before it has handed it on leaves a server in BUILD that Nova never makes.
+    async fn cut_off(&self, id: &str, doubt: &mut Option<Doubt>) -> Option<CloudError> {
+        let Doubt { error, .. } = doubt.take_if(|doubt| doubt.ask_at <= Instant::now())?;
+        match self.cloud.has_begun(id).await {
+            Ok(true) => None,
+            Ok(false) => {
+                let within = BEGUN_WITHIN.as_secs();
+                let message = format!("{}; {within} s later Nova has not begun to make server {id}", error.message);
+                Some(CloudError { message, ..error })
+            }
+            Err(why) => {
+                tracing::warn!(
+                    provider = %self.name, %id, error = %why,
+                    "cannot ask whether Nova has begun to make a server whose creation was not answered"
+                );
+                *doubt = Some(Doubt::new(error));
+                None
             }
         }
     }
@@ -286,4 +344,9 @@ impl OpenStackProvider {
             _ => error,
         }
     }
+}
+
+/// What is being done until Nova has answered.
+fn creating(create: &CreateServer) -> String {
+    format!("creating server {}", create.name)
 }

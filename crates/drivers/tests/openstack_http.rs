@@ -102,7 +102,7 @@ impl Front {
             if fits(&answer) {
                 return;
             }
-            assert!(began.elapsed() < Duration::from_secs(20), "{what}: {answer:?}");
+            assert!(began.elapsed() < DEADLINE, "{what}: {answer:?}");
             sleep(Duration::from_millis(200)).await;
         }
     }
@@ -178,7 +178,8 @@ async fn a_storm_of_503_does_not_multiply_calls_and_heals() {
     // Each of them would be tried three times by itself.
     let (asked, (during, cleared)) = tokio::join!(join_all((0..50).map(|_| front.ask())), healed);
     eprintln!("healed after {:?}; {during:?}", cleared.elapsed());
-    assert!(cleared.elapsed() < Duration::from_secs(15));
+    // Each waits for a minute at most; the gate asks every 10 s at the latest.
+    assert!(cleared.elapsed() < Duration::from_secs(45));
     assert!(during.total() <= 50 + 6, "{during:?}");
     let failed: Vec<_> = asked.iter().filter_map(|answer| answer.as_ref().err()).collect();
     assert!(failed.is_empty(), "{failed:?}");
@@ -204,7 +205,8 @@ async fn a_call_that_hangs_ends_by_its_deadline_and_says_which_it_was() {
     front.nova.set(Rule::new("DELETE", SERVER, Fault::Hang(120)));
     let began = Instant::now();
     let error = front.ask().await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    // Three attempts.
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     let text = format!("{error:?}");
     let host = front.nova.url().replace("http://", "").replace("/v2.1", "");
     assert!(text.contains(&format!("no answer within 4 s (delete_server, compute API at {host})")), "{text}");

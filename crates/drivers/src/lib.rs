@@ -14,6 +14,7 @@ mod http_client;
 mod image;
 mod kubernetes;
 pub mod leaks;
+mod metadata;
 mod metastatic;
 mod openstack;
 mod provider;
@@ -37,6 +38,7 @@ pub use checksums::{Checksumming, Checksums};
 pub use context::{ApiCall, ApiCalls, Context};
 pub use image::ImageToUpload;
 pub use kubernetes::site::{self as pods_namespace, PodsNamespace, ProvidersSecret, Stored};
+pub use metadata::Metadata;
 pub use provider::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, LeakedResource, NodeProfile,
     Provider, ProviderError, Quota, ResourceKind,

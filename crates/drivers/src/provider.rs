@@ -8,7 +8,7 @@ use nodepool_common::model::{
 };
 use serde_json::{Map, Value};
 
-use crate::{ImageToUpload, Scope};
+use crate::{ImageToUpload, Metadata, Scope};
 
 /// A cloud with its part of the configuration. Made anew when that part changes.
 #[async_trait]
@@ -311,20 +311,20 @@ pub struct CloudResource {
     /// The cloud's id.
     pub id: String,
     /// `nodepool_provider_name`, `nodepool_node_id`, … and what others put there.
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
     /// What it takes of the quota.
     pub resources: Resources,
 }
 
 impl CloudResource {
     /// One that takes nothing of the quotas that nodes are reckoned with.
-    pub fn of(kind: ResourceKind, id: String, metadata: Map<String, Value>) -> Self {
-        Self { kind, id, metadata, resources: Resources::new() }
+    pub fn of(kind: ResourceKind, id: String, metadata: impl Into<Metadata>) -> Self {
+        Self { kind, id, metadata: metadata.into(), resources: Resources::new() }
     }
 
     /// A key of the metadata, where it is a text.
     pub fn tag(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).and_then(Value::as_str)
+        self.metadata.text(key)
     }
 }
 

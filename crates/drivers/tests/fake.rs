@@ -89,7 +89,7 @@ async fn a_server_boots_with_upstreams_addresses_and_is_deleted() {
     let resources = fake.provider.list_resources().await.unwrap();
     assert_eq!(resources.len(), 1);
     assert_eq!(
-        Value::Object(resources[0].metadata.clone()),
+        Value::Object(resources[0].metadata.to_map()),
         json!({"groups": "fake-provider,Fake Precise,small", "a": "b", "tenant": "tenant-one",
             "nodepool_node_id": "0000000001", "nodepool_pool_name": "main", "nodepool_provider_name": "fake-provider"})
     );

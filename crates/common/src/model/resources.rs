@@ -1,14 +1,19 @@
 //! Amounts of what a node takes and a quota allows.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
 
 /// Amounts by resource name: `cores`, `instances`, `ram` (MiB), `volumes`, `volume-gb` and whatever else a driver
 /// counts. As a need or a usage, an absent name is 0; as a limit, an absent name is unlimited (`nodepool 11.0.0:
 /// driver/utils.py QuotaInformation`).
+///
+/// In the order of the names. Each node has some, most of them of the same few names: those that are known take no memory.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Resources(BTreeMap<String, f64>);
+pub struct Resources(Vec<(Cow<'static, str>, f64)>);
+
+/// The names that our drivers count.
+const KNOWN: [&str; 7] = ["cores", "floating-ips", "instances", "ports", "ram", "volume-gb", "volumes"];
 
 /// What some clouds limit and no record names. Zuul adds up whatever a node's `resources` name, and Python Nodepool, which
 /// writes none of these, would take them for limits of its own.
@@ -17,36 +22,55 @@ const UNRECORDED: [&str; 2] = ["floating-ips", "ports"];
 impl Resources {
     /// No resource at all; as a limit: unlimited.
     pub const fn new() -> Self {
-        Self(BTreeMap::new())
+        Self(Vec::new())
+    }
+
+    /// Where a name is, or would be.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(there, _)| there.as_ref().cmp(name))
+    }
+
+    fn get(&self, name: &str) -> Option<f64> {
+        self.find(name).ok().map(|at| self.0[at].1)
+    }
+
+    /// The amount of a name, 0 where it was absent.
+    fn entry(&mut self, name: &str) -> &mut f64 {
+        let at = self.find(name).unwrap_or_else(|at| {
+            let known = KNOWN.into_iter().find(|known| *known == name);
+            self.0.insert(at, (known.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed), 0.0));
+            at
+        });
+        &mut self.0[at].1
     }
 
     /// Sets one amount; `None` leaves it absent.
     #[must_use]
     pub fn with(mut self, name: &str, amount: impl Into<Option<f64>>) -> Self {
         if let Some(amount) = amount.into() {
-            self.0.insert(name.to_owned(), amount);
+            self.set(name, amount);
         }
         self
     }
 
     /// The amount as a need or a usage.
     pub fn amount(&self, name: &str) -> f64 {
-        self.0.get(name).copied().unwrap_or(0.0)
+        self.get(name).unwrap_or(0.0)
     }
 
     /// The amount as a limit.
     pub fn limit(&self, name: &str) -> f64 {
-        self.0.get(name).copied().unwrap_or(f64::INFINITY)
+        self.get(name).unwrap_or(f64::INFINITY)
     }
 
     /// Sets one amount.
     pub fn set(&mut self, name: &str, amount: f64) {
-        self.0.insert(name.to_owned(), amount);
+        *self.entry(name) = amount;
     }
 
     /// Name and amount, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.0.iter().map(|(name, amount)| (name.as_str(), *amount))
+        self.0.iter().map(|(name, amount)| (name.as_ref(), *amount))
     }
 
     /// Whether nothing is counted (as a limit: nothing is limited).
@@ -57,10 +81,10 @@ impl Resources {
     /// What of it a record names: the three that every record names are 0 where nothing is said.
     #[must_use]
     pub fn recorded(&self) -> Self {
-        let named = self.0.iter().filter(|(name, _)| !UNRECORDED.contains(&name.as_str()));
-        let mut recorded = Self(named.map(|(name, amount)| (name.clone(), *amount)).collect());
+        let mut recorded = self.clone();
+        recorded.0.retain(|(name, _)| !UNRECORDED.contains(&name.as_ref()));
         for name in ["cores", "instances", "ram"] {
-            recorded.0.entry(name.to_owned()).or_insert(0.0);
+            recorded.entry(name);
         }
         recorded
     }
@@ -69,8 +93,8 @@ impl Resources {
     #[must_use]
     pub fn with_unrecorded_of(mut self, need: &Self) -> Self {
         for name in UNRECORDED {
-            if let (Some(amount), false) = (need.0.get(name), self.0.contains_key(name)) {
-                self.set(name, *amount);
+            if let (Some(amount), None) = (need.get(name), self.get(name)) {
+                self.set(name, amount);
             }
         }
         self
@@ -79,7 +103,7 @@ impl Resources {
     /// Adds another usage to this one.
     pub fn add(&mut self, other: &Self) {
         for (name, amount) in other.iter() {
-            *self.0.entry(name.to_owned()).or_insert(0.0) += amount;
+            *self.entry(name) += amount;
         }
     }
 
@@ -106,7 +130,13 @@ impl Resources {
 
     /// From a record's `resources` or `quota`: numbers only, the rest is left out.
     pub fn from_json(map: &Map<String, Value>) -> Self {
-        Self(map.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
+        let mut resources = Self(Vec::with_capacity(map.len()));
+        for (name, value) in map {
+            if let Some(amount) = value.as_f64() {
+                resources.set(name, amount);
+            }
+        }
+        resources
     }
 
     /// As records hold them: whole numbers as integers, infinite amounts left out (they are not JSON).

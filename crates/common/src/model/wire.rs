@@ -137,12 +137,15 @@ impl Reading {
     }
 
     /// What is not ours, and the notes. `ours`: what we would write for what was taken.
-    pub fn rest(self, ours: &Object) -> (Extra, Vec<String>) {
+    pub fn rest(mut self, ours: &Object) -> (Extra, Vec<String>) {
         let otherwise = self.taken.iter().filter_map(|(key, original)| {
             let ours = ours.get(&key);
             (ours != Some(original)).then(|| AsRead { ours: ours.cloned(), original: original.clone(), key })
         });
-        (Extra { as_read: otherwise.collect(), others: self.document }, self.oddities)
+        let as_read = otherwise.collect();
+        // Of some forty keys hardly any is left.
+        self.document.shrink_to_fit();
+        (Extra { as_read, others: self.document }, self.oddities)
     }
 }
 
@@ -151,7 +154,7 @@ impl Reading {
 pub struct Extra {
     /// Keys of others.
     others: Object,
-    as_read: Vec<AsRead>,
+    as_read: Box<[AsRead]>,
 }
 
 /// A value of ours that was written in another way than we would write it: `2.50`, a list with members that we do not

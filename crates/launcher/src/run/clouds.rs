@@ -611,7 +611,8 @@ mod tests {
             metadata: Map::from_iter([
                 ("nodepool_provider_name".to_owned(), json!("p")),
                 ("nodepool_node_id".to_owned(), json!(node)),
-            ]),
+            ])
+            .into(),
             resources: Resources::new().with("cores", 2.0).with("ports", ports),
         };
         let mut records = Records::default();

@@ -233,6 +233,11 @@ impl Object {
         self
     }
 
+    /// Gives back the memory that members have taken which are not there any more.
+    pub fn shrink_to_fit(&mut self) {
+        self.members.shrink_to_fit();
+    }
+
     /// Adds all members of another, none of which is there yet.
     pub fn append(&mut self, mut other: Self) {
         self.members.append(&mut other.members);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{limit, speaks_of_capacity, speaks_of_quota};
-use crate::ErrorClass;
+use crate::{ErrorClass, Metadata};
 
 /// What a server is made from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,8 +60,8 @@ pub(crate) struct Server {
     pub access_ipv6: Option<String>,
     pub host_id: Option<String>,
     pub az: Option<String>,
-    pub metadata: Map<String, Value>,
-    pub flavor: Value,
+    pub metadata: Metadata,
+    pub flavor: ServerFlavor,
     /// Ids of attached volumes.
     pub volumes: Vec<String>,
     pub fault: Option<Fault>,
@@ -72,6 +72,26 @@ pub(crate) struct Server {
     pub private_v4: Option<String>,
     /// Whether the JSON had `interface_ip`.
     pub knows_addresses: bool,
+}
+
+/// What a server says of its flavor: from microversion 2.47 on its name and amounts, before that its id.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ServerFlavor {
+    pub id: Option<String>,
+    pub name: Option<String>,
+    /// MiB and number.
+    pub ram_and_vcpus: Option<(f64, f64)>,
+}
+
+impl ServerFlavor {
+    fn read(json: &Value) -> Self {
+        let text = |key: &str| json.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
+        Self {
+            id: json.as_str().map(ToOwned::to_owned).or_else(|| text("id")),
+            name: text("original_name").or_else(|| text("name")),
+            ram_and_vcpus: Flavor::read(json).map(|flavor| (flavor.ram, flavor.vcpus)),
+        }
+    }
 }
 
 /// One of a server's addresses.
@@ -129,8 +149,8 @@ impl Server {
             access_ipv6: text("accessIPv6").filter(|text| !text.is_empty()),
             host_id: text("hostId"),
             az: text("OS-EXT-AZ:availability_zone"),
-            metadata: json.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default(),
-            flavor: json.get("flavor").cloned().unwrap_or_default(),
+            metadata: json.get("metadata").and_then(Value::as_object).map(Metadata::from).unwrap_or_default(),
+            flavor: json.get("flavor").map(ServerFlavor::read).unwrap_or_default(),
             volumes: volumes.filter_map(|volume| Some(volume.get("id")?.as_str()?.to_owned())).collect(),
             fault,
             interface_ip: text("interface_ip"),
@@ -163,7 +183,7 @@ impl Server {
 
     /// A key of the metadata, where it is a text.
     pub fn tag(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).and_then(Value::as_str)
+        self.metadata.text(key)
     }
 }
 
@@ -200,8 +220,7 @@ impl Flavor {
         let text = |key: &str| json.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
         Some(Self {
             id: text("id").unwrap_or_default(),
-            // As embedded in a server (microversion 2.47 on) it has no id and another key for its name.
-            name: text("name").or_else(|| text("original_name")).unwrap_or_default(),
+            name: text("name").unwrap_or_default(),
             ram: json.get("ram")?.as_f64()?,
             vcpus: json.get("vcpus")?.as_f64()?,
         })

@@ -24,7 +24,7 @@ mod volumes;
 
 pub(crate) use addressing::{Addressing, CloudNetwork, FloatingIpSource};
 pub(crate) use cloud::{Cloud, Pace};
-pub(crate) use compute::{Address, ComputeLimits, CreateServer, Fault, Flavor, Server};
+pub(crate) use compute::{Address, ComputeLimits, CreateServer, Fault, Flavor, Server, ServerFlavor};
 pub(crate) use error::{CloudError, speaks_of_capacity, speaks_of_quota};
 pub(crate) use image_file::{ImageData, ImageFile};
 pub(crate) use image_service::{Image, ImageFormat, ImageService, NewImage, Route};

@@ -46,8 +46,8 @@ pub(super) struct Session {
 
 /// What came of an attempt.
 #[derive(Debug)]
-pub(super) struct Sent {
-    pub result: Result<Value, CloudError>,
+pub(super) struct Sent<T> {
+    pub result: Result<T, CloudError>,
     end: End,
     /// What the service says of when to come back.
     retry_after: Option<Duration>,
@@ -65,7 +65,7 @@ enum End {
     Broken,
 }
 
-impl Sent {
+impl<T> Sent<T> {
     /// For metrics: `None` if all is well.
     pub fn problem(&self) -> Option<String> {
         self.result.is_err().then(|| match self.end {
@@ -175,8 +175,8 @@ impl Session {
         Ok(address(self.keystone.endpoint(&*self.token().await?, service)?, service, path))
     }
 
-    /// Makes a call once.
-    pub async fn send(&self, call: &Call, token: &Token) -> Sent {
+    /// Makes a call once; `read` reads the answer's body.
+    pub async fn send<T>(&self, call: &Call, token: &Token, read: &Read<'_, T>) -> Sent<T> {
         let deadline = self.settings.api_timeout().unwrap_or(call.deadline);
         let url = match self.keystone.endpoint(token, call.service) {
             Ok(endpoint) => address(endpoint, call.service, &call.path),
@@ -186,7 +186,7 @@ impl Session {
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let place = format!("{}, {} API at {host}", call.name, call.service.name());
         let began = Instant::now();
-        let attempt = tokio::time::timeout(deadline, self.attempt(call, token, &url, &place));
+        let attempt = tokio::time::timeout(deadline, self.attempt(call, token, read, &url, &place));
         let sent = attempt.await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s ({place})", deadline.as_secs_f64());
             Sent { result: Err(CloudError::new(ErrorClass::Transient, message)), end: End::TimedOut, retry_after: None }
@@ -216,7 +216,7 @@ impl Session {
         }
     }
 
-    async fn attempt(&self, call: &Call, token: &Token, url: &Url, place: &str) -> Sent {
+    async fn attempt<T>(&self, call: &Call, token: &Token, read: &Read<'_, T>, url: &Url, place: &str) -> Sent<T> {
         let failed = |class, message: String, end| Sent {
             result: Err(CloudError::new(class, format!("{message} ({place})"))),
             end,
@@ -266,15 +266,19 @@ impl Session {
             }
             return sent;
         }
-        answered(if data.is_empty() {
-            Ok(Value::Null)
-        } else {
-            serde_json::from_slice(&data).map_err(|error| {
-                let message = format!("it answers {status} without JSON: {error} ({place})");
-                CloudError::new(ErrorClass::Transient, message)
-            })
-        })
+        answered(read(&data).map_err(|error| {
+            let message = format!("it answers {status} without JSON that can be used: {error} ({place})");
+            CloudError::new(ErrorClass::Transient, message)
+        }))
     }
+}
+
+/// Reads the body of an answer.
+pub(super) type Read<'a, T> = dyn Fn(&[u8]) -> serde_json::Result<T> + Sync + 'a;
+
+/// Any JSON; null, where the answer has no body.
+pub(super) fn any_json(data: &[u8]) -> serde_json::Result<Value> {
+    if data.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(data) }
 }
 
 /// `Retry-After`, in seconds or as a date, which is compared with the answer's own: clocks differ.
@@ -338,7 +342,7 @@ mod tests {
 
     #[test]
     fn later_is_429_and_413_that_is_no_quota() {
-        let sent = |status, message: &str, wait: Option<u64>| Sent {
+        let sent = |status, message: &str, wait: Option<u64>| Sent::<Value> {
             result: Err(CloudError::answered(status, message)),
             end: End::Answered(status),
             retry_after: wait.map(Duration::from_secs),

@@ -19,7 +19,8 @@
 //! | `http` | one call, once | `identity` `gate` `tls` `redirects` `catalog` `sdk_metrics` |
 //! | `page_deadlines` | how long a page of a listing may take | `http` |
 //! | `nova` | [`Nova`](nova::Nova): a call, as often as is right | `http` `page_deadlines` |
-//! | `pages` | listings, page by page | `nova` `page_deadlines` |
+//! | `page` | a page of a listing, item by item | |
+//! | `pages` | listings, page by page | `nova` `page` `page_deadlines` |
 //! | `calls` | the trait's calls of servers, volumes, limits | `nova` `pages` |
 //! | `neutron` | those of networks | `nova` `pages` |
 //! | `glance` | those of images | `nova` `pages` |
@@ -35,6 +36,7 @@ mod messages;
 mod meter;
 mod neutron;
 mod nova;
+mod page;
 mod page_deadlines;
 mod pages;
 mod redirects;

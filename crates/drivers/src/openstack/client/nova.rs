@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     gate::{Health, Pass},
-    http::{Call, PATIENCE, Sent, Session},
+    http::{Call, PATIENCE, Read, Sent, Session, any_json},
     identity::Token,
     meter::Meter,
     page_deadlines::PageDeadlines,
@@ -231,16 +231,16 @@ impl Nova {
 
     /// Makes a call as often as is right, and reads its JSON.
     pub(super) async fn call(&self, call: Call) -> Result<Value, CloudError> {
-        self.repeat(call).await.map_err(marked).map(|(answer, _)| answer)
+        self.repeat(call, &any_json).await.map_err(marked).map(|(answer, _)| answer)
     }
 
     /// The same for a page of a listing, with how long the attempt took that brought it.
-    pub(super) async fn page(&self, mut call: Call) -> Result<(Value, Duration), CloudError> {
+    pub(super) async fn page<T>(&self, mut call: Call, read: &Read<'_, T>) -> Result<(T, Duration), CloudError> {
         call.is_page = true;
-        self.repeat(call).await.map_err(marked)
+        self.repeat(call, read).await.map_err(marked)
     }
 
-    async fn repeat(&self, mut call: Call) -> Result<(Value, Duration), CloudError> {
+    async fn repeat<T>(&self, mut call: Call, read: &Read<'_, T>) -> Result<(T, Duration), CloudError> {
         let until = Instant::now() + call.patience;
         let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
         let mut delays =
@@ -261,7 +261,7 @@ impl Nova {
             }
             let was_probe = pass.is_probe;
             let began = Instant::now();
-            let sent = self.send(&session, &call, &token, pass).await;
+            let sent = self.send(&session, &call, &token, pass, read).await;
             let time = began.elapsed();
             if call.is_page && sent.timed_out() {
                 let pass = gate.pass(false, Instant::now() + PROBE_DEADLINE, PROBE_DEADLINE).await;
@@ -308,13 +308,20 @@ impl Nova {
     async fn probe(&self, session: &Session, service: Service, token: &Token, pass: Pass<'_>) -> bool {
         let mut probe = Call::get("probe", service, "/");
         probe.deadline = PROBE_DEADLINE;
-        self.send(session, &probe, token, pass).await.health() == Health::Answers
+        self.send(session, &probe, token, pass, &any_json).await.health() == Health::Answers
     }
 
     /// Makes a call once, tells the gate what it says of the service, and counts it.
-    async fn send(&self, session: &Session, call: &Call, token: &Token, pass: Pass<'_>) -> Sent {
+    async fn send<T>(
+        &self,
+        session: &Session,
+        call: &Call,
+        token: &Token,
+        pass: Pass<'_>,
+        read: &Read<'_, T>,
+    ) -> Sent<T> {
         let began = Instant::now();
-        let sent = session.send(call, token).await;
+        let sent = session.send(call, token, read).await;
         let time = began.elapsed();
         let mut health = sent.health();
         if call.is_page && sent.timed_out() {

@@ -9,9 +9,9 @@
 use std::collections::HashSet;
 
 use reqwest::Url;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{http::Call, nova::Nova, service::Service};
+use super::{http::Call, nova::Nova, page::Page, service::Service};
 use crate::{
     ErrorClass,
     openstack::api::{CloudError, Named},
@@ -35,8 +35,8 @@ impl Nova {
         self.list_read(name, service, path, key, query, Some).await
     }
 
-    /// All pages of a listing, each read as it comes: what a service says of thousands of servers takes several times the
-    /// memory of what we keep of it. What `convert` makes nothing of is left out.
+    /// All pages of a listing. Of each item only what `convert` makes of it is kept, and nothing where that is `None`: what a
+    /// service says of thousands of servers takes many times the memory of what we need of it.
     pub(super) async fn list_read<T: Send>(
         &self,
         name: &'static str,
@@ -58,15 +58,10 @@ impl Nova {
             }
             let mut call = Call::get(name, service, path);
             call.query = query;
-            let (mut page, time) = self.page(call).await?;
+            let (page, time) = self.page(call, &|data| Page::read(data, key, &convert)).await?;
             lesson.came(time);
-            let next = next_query(&page, key);
-            // An answer that is none must not pass for "there is nothing": what is not there gets deleted.
-            let Some(Value::Array(items)) = page.get_mut(key).map(Value::take) else {
-                return Err(CloudError::new(ErrorClass::Transient, format!("{name} was answered without {key}")));
-            };
-            let next = next.filter(|_| !items.is_empty());
-            all.extend(items.into_iter().filter_map(&convert));
+            let next = next_query(&page.rest, key).filter(|_| page.had_items);
+            all.extend(page.items);
             let Some(next) = next else {
                 lesson.ended();
                 return Ok(all);
@@ -122,8 +117,8 @@ impl Nova {
 }
 
 /// From the `<key>_links` of a page, or Glance's `next`; `None`: it is the last.
-fn next_query(page: &Value, key: &str) -> Option<Query> {
-    let links = page.get(format!("{key}_links")).and_then(Value::as_array).into_iter().flatten();
+fn next_query(page: &Map<String, Value>, key: &str) -> Option<Query> {
+    let links = page.get(&format!("{key}_links")).and_then(Value::as_array).into_iter().flatten();
     let mut next = links.filter(|link| link.get("rel").and_then(Value::as_str) == Some("next"));
     let address = next.next().and_then(|link| link.get("href")).or_else(|| page.get("next"))?.as_str()?;
     let (_, query) = address.split_once('?').unwrap_or_default();
@@ -137,6 +132,10 @@ mod tests {
 
     use super::*;
 
+    fn next(page: &Value, key: &str) -> Option<Query> {
+        next_query(page.as_object().unwrap(), key)
+    }
+
     fn pairs(pairs: &[(&str, &str)]) -> Query {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
@@ -145,13 +144,13 @@ mod tests {
     fn the_next_page_is_known_by_its_query_only() {
         let page = json!({"servers": [], "servers_links": [
             {"rel": "next", "href": "http://internal:8774/v2.1/servers/detail?marker=abc&limit=2"}]});
-        assert_eq!(next_query(&page, "servers"), Some(pairs(&[("marker", "abc"), ("limit", "2")])));
-        assert_eq!(next_query(&json!({"servers": []}), "servers"), None);
+        assert_eq!(next(&page, "servers"), Some(pairs(&[("marker", "abc"), ("limit", "2")])));
+        assert_eq!(next(&json!({"servers": []}), "servers"), None);
         let page = json!({"images": [], "next": "/v2/images?limit=2&marker=abc"});
-        assert_eq!(next_query(&page, "images"), Some(pairs(&[("limit", "2"), ("marker", "abc")])));
+        assert_eq!(next(&page, "images"), Some(pairs(&[("limit", "2"), ("marker", "abc")])));
         let page = json!({"volumes": [], "volumes_links": [{"rel": "next", "href": "http://c/volumes?offset=2"}]});
-        assert_eq!(next_query(&page, "volumes"), Some(pairs(&[("offset", "2")])));
+        assert_eq!(next(&page, "volumes"), Some(pairs(&[("offset", "2")])));
         let page = json!({"ports": [], "ports_links": [{"rel": "next", "href": "http://n/ports"}]});
-        assert_eq!(next_query(&page, "ports"), Some(Vec::new()), "a link that says nothing leads to the first page");
+        assert_eq!(next(&page, "ports"), Some(Vec::new()), "a link that says nothing leads to the first page");
     }
 }

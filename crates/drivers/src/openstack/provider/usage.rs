@@ -7,13 +7,12 @@ use std::{
 };
 
 use nodepool_common::{config, model::Resources};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{errors::Result, listings::Servers, shared::OpenStackProvider};
 use crate::{
     CloudResource, Quota, ResourceKind,
-    openstack::api::{Flavor, Server},
+    openstack::api::{Flavor, Server, ServerFlavor},
 };
 
 /// Flavors of existing servers that are not in the list we have are looked for again after this.
@@ -62,7 +61,7 @@ impl OpenStackProvider {
         let known = |flavors: &[Flavor]| {
             servers
                 .iter()
-                .all(|server| Flavor::read(&server.flavor).is_some() || find_flavor(&server.flavor, flavors).is_some())
+                .all(|server| server.flavor.ram_and_vcpus.is_some() || find_flavor(&server.flavor, flavors).is_some())
         };
         let mut flavors = self.lookups.flavors(None).await?;
         if !known(&flavors) {
@@ -88,12 +87,11 @@ impl OpenStackProvider {
 
 /// What an existing server takes. A flavor that is gone or hidden counts as one instance (traps.md 30).
 fn usage(server: &Server, flavors: &[Flavor], sizes: &HashMap<String, f64>) -> Resources {
-    let embedded = Flavor::read(&server.flavor);
-    let flavor = embedded.as_ref().or_else(|| find_flavor(&server.flavor, flavors));
+    let listed = || find_flavor(&server.flavor, flavors).map(|flavor| (flavor.ram, flavor.vcpus));
     let mut resources = Resources::new().with("instances", 1.0);
-    if let Some(flavor) = flavor {
-        resources.set("cores", flavor.vcpus);
-        resources.set("ram", flavor.ram);
+    if let Some((ram, vcpus)) = server.flavor.ram_and_vcpus.or_else(listed) {
+        resources.set("cores", vcpus);
+        resources.set("ram", ram);
     }
     let volumes: Vec<f64> = server.volumes.iter().filter_map(|id| sizes.get(id)).copied().collect();
     if !volumes.is_empty() {
@@ -115,15 +113,12 @@ fn amount(count: usize) -> f64 {
     count as f64
 }
 
-/// The flavor that a server's embedded one refers to.
-fn find_flavor<'a>(embedded: &Value, flavors: &'a [Flavor]) -> Option<&'a Flavor> {
-    let text = |key: &str| embedded.get(key).and_then(Value::as_str);
-    let id = embedded.as_str().or_else(|| text("id"));
-    let name = text("original_name").or_else(|| text("name"));
+/// The flavor that a server names.
+fn find_flavor<'a>(named: &ServerFlavor, flavors: &'a [Flavor]) -> Option<&'a Flavor> {
     flavors
         .iter()
-        .find(|flavor| id == Some(flavor.id.as_str()))
-        .or_else(|| flavors.iter().find(|flavor| name == Some(flavor.name.as_str())))
+        .find(|flavor| named.id.as_ref() == Some(&flavor.id))
+        .or_else(|| flavors.iter().find(|flavor| named.name.as_ref() == Some(&flavor.name)))
 }
 
 /// What one node of a label takes.
@@ -144,7 +139,7 @@ pub(super) fn need(flavor: &Flavor, label: &config::OpenStackLabel) -> Resources
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -175,18 +175,21 @@ pub struct Changes {
     pub requests: BTreeSet<RequestId>,
     /// The components of pools.
     pub pools: bool,
+    /// Uploads of images.
+    pub uploads: bool,
 }
 
 impl Changes {
     /// Everything.
     pub fn everything() -> Self {
-        Self { everything: true, pools: true, ..Self::default() }
+        Self { everything: true, pools: true, uploads: true, ..Self::default() }
     }
 
     /// Adds what another names.
     pub fn extend(&mut self, other: Self) {
         self.everything |= other.everything;
         self.pools |= other.pools;
+        self.uploads |= other.uploads;
         self.nodes.extend(other.nodes);
         self.requests.extend(other.requests);
     }

@@ -6,7 +6,8 @@
 //! ones stay free for other launchers.
 //!
 //! Requests are looked at by class ([`index`](super::index)). What is free becomes less in the course of a pass, never more:
-//! where a request has to wait for it, all behind it in its class have to, and are not looked at ([`Verdict::AllWait`]).
+//! where a request has to wait for it, all behind it in its class have to, and are not looked at ([`Verdict::AllWait`]). Nor is
+//! that class in later passes, until something has changed on which that rests ([`memory`](super::memory)).
 
 use std::{
     cmp::Reverse,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use nodepool_common::{
-    config::Pool,
+    config::{Pool, Provider},
     model::{LabelName, NodeRequest, RequestId, RequestState},
 };
 
@@ -24,7 +25,8 @@ use super::{
     Decision, PoolKey, PoolState, Waiting, Want, World,
     budget::Fit,
     decision::ClassWaiting,
-    index::{Class, ClassId},
+    index::{Class, ClassId, Rank},
+    memory::{Memory, Waits},
     metastatic::is_left_to_another,
     pass::Pass,
     serve::{Declining, decline_reason, order_of, unknown},
@@ -37,8 +39,16 @@ enum Verdict {
     /// It waits; others of its class may not have to.
     Wait(String),
     /// It waits, and so do all that come after it in its class.
-    AllWait(String),
+    AllWait(Waits),
 }
+
+/// All of a class wait, for this reason.
+fn all_wait(reason: impl Into<Arc<str>>) -> Verdict {
+    Verdict::AllWait(Waits { reason: reason.into(), want: None, is_starved: false })
+}
+
+/// What requests are looked at in, by one pool: those that it can serve first, then by their rank.
+type Queue<'a> = BinaryHeap<Reverse<(usize, &'a Rank, ClassId)>>;
 
 /// Declines by request.
 type Declines = BTreeMap<RequestId, Vec<(PoolKey, String)>>;
@@ -48,10 +58,11 @@ impl Pass<'_> {
     pub fn assign(&mut self) {
         let world = self.world;
         if world.stopping {
+            self.memories.retain(|_| false);
             return;
         }
         let mut declines = Declines::new();
-        let mut accepted: BTreeMap<RequestId, PoolKey> = BTreeMap::new();
+        let mut accepted = BTreeMap::new();
         let mut pools: Vec<_> = world
             .pools
             .iter()
@@ -63,45 +74,20 @@ impl Pass<'_> {
             })
             .collect();
         pools.sort_by_key(|(_, _, pool)| pool.priority);
+        self.memories.retain(|key| pools.iter().any(|(state, ..)| state.key == *key));
         for (state, provider, pool) in pools {
-            // Those that it can serve come first.
-            let mut first = BinaryHeap::new();
-            let classes = &self.index.requests.classes;
-            for (id, class) in classes {
-                if class.shape.declined_by.contains(&state.launcher_id) {
-                    continue;
-                }
-                let mut requests = class.requests.iter();
-                if let Some(rank) = requests.next() {
-                    first.push(Reverse((missing(pool, class), rank, *id)));
+            let mut memory = self.memories.take(&state.key);
+            self.assign_in(&mut memory, state, provider, pool, &mut accepted, &mut declines);
+            for waits in memory.asking() {
+                self.plan.wants.extend(waits.want.clone());
+                if waits.is_starved {
+                    self.plan.starved.insert(state.key.provider.clone());
                 }
             }
-            while let Some(Reverse((missing, rank, id))) = first.pop() {
-                let Some(class) = classes.get(&id) else { continue };
-                let verdict = self.look_at(&accepted, state, pool, provider.max_concurrency, id, &rank.id);
-                match verdict {
-                    None => {}
-                    Some(Verdict::Accept) => {
-                        *self.taken.running.entry(provider.name.clone()).or_default() += class.shape.labels.len();
-                        declines.remove(&rank.id);
-                        accepted.insert(rank.id.clone(), state.key.clone());
-                    }
-                    Some(Verdict::Decline(reason)) => {
-                        declines.entry(rank.id.clone()).or_default().push((state.key.clone(), reason));
-                    }
-                    Some(Verdict::AllWait(reason)) if !self.one_by_one => {
-                        let (pool, from) = (state.key.clone(), rank.clone());
-                        self.plan.classes_waiting.push(ClassWaiting { class: id, pool, from, reason: reason.into() });
-                        continue;
-                    }
-                    Some(Verdict::Wait(reason) | Verdict::AllWait(reason)) => {
-                        self.plan.wait(&rank.id, &state.key, Waiting { reason, paused: false });
-                    }
-                }
-                if let Some(next) = class.requests.range((Excluded(rank), Unbounded)).next() {
-                    first.push(Reverse((missing, next, id)));
-                }
+            if !memory.waiting.is_empty() {
+                self.plan.pools_waited_for.insert(state.key.clone());
             }
+            self.memories.keep(&state.key, memory);
         }
         self.give_up_on_the_orphaned(&mut declines);
         // In the order of the requests.
@@ -115,6 +101,85 @@ impl Pass<'_> {
             return;
         }
         self.plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
+    }
+
+    /// What one pool makes of them.
+    fn assign_in(
+        &mut self,
+        memory: &mut Memory,
+        state: &PoolState,
+        provider: &Provider,
+        pool: &Pool,
+        accepted: &mut BTreeMap<RequestId, PoolKey>,
+        declines: &mut Declines,
+    ) {
+        let (key, classes) = (&state.key, &self.index.requests.classes);
+        let grounds = self.grounds(key);
+        let some = memory.begin(grounds.as_ref(), self.world.now, &self.renewed);
+        let mut looks_at_all = some.is_none();
+        let mut queue = Queue::new();
+        let place = |id: &ClassId| {
+            let class = classes.get(id).filter(|class| !class.shape.declined_by.contains(&state.launcher_id))?;
+            Some(Reverse((missing(pool, class), class.requests.first()?, *id)))
+        };
+        match &some {
+            None => queue.extend(classes.keys().filter_map(place)),
+            Some(some) => queue.extend(some.iter().filter_map(place)),
+        }
+        let mut has_accepted = false;
+        while let Some(Reverse((missing, rank, id))) = queue.pop() {
+            let Some(class) = classes.get(&id) else { continue };
+            memory.look(id);
+            match self.look_at(accepted, state, pool, provider.max_concurrency, id, &rank.id) {
+                None => {}
+                Some(Verdict::Accept) => {
+                    *self.taken.running.entry(provider.name.clone()).or_default() += class.shape.labels.len();
+                    declines.remove(&rank.id);
+                    accepted.insert(rank.id.clone(), key.clone());
+                    has_accepted = true;
+                    // Pools after this one have less of it to look at.
+                    self.renewed.insert(id);
+                    if !looks_at_all {
+                        // What is behind it was judged when this one had taken nothing.
+                        looks_at_all = true;
+                        let kept: Vec<_> = memory.waiting.keys().copied().collect();
+                        for place in kept.iter().filter_map(place) {
+                            let Reverse((its_missing, first, its_id)) = place;
+                            if its_id != id && (its_missing, first) > (missing, rank) {
+                                memory.reopen(its_id);
+                                queue.push(place);
+                            }
+                        }
+                    }
+                }
+                Some(Verdict::Decline(reason)) => {
+                    declines.entry(rank.id.clone()).or_default().push((key.clone(), reason));
+                }
+                Some(Verdict::AllWait(waits)) if !self.one_by_one => {
+                    let (reason, is_first) = (Arc::clone(&waits.reason), class.requests.first() == Some(rank));
+                    if memory.wait(id, rank.clone(), waits, is_first) {
+                        let (pool, from) = (key.clone(), rank.clone());
+                        self.plan.newly_waiting.push(ClassWaiting { class: id, pool, from, reason });
+                    }
+                    continue;
+                }
+                Some(Verdict::AllWait(waits)) => {
+                    self.plan.wants.extend(waits.want);
+                    if waits.is_starved {
+                        self.plan.starved.insert(key.provider.clone());
+                    }
+                    self.plan.wait(&rank.id, key, Waiting { reason: waits.reason.to_string(), paused: false });
+                }
+                Some(Verdict::Wait(reason)) => {
+                    self.plan.wait(&rank.id, key, Waiting { reason, paused: false });
+                }
+            }
+            if let Some(next) = class.requests.range((Excluded(rank), Unbounded)).next() {
+                queue.push(Reverse((missing, next, id)));
+            }
+        }
+        let until = self.grounds_until(key);
+        memory.end(grounds.filter(|_| !has_accepted), some.is_none(), until);
     }
 
     /// What a pool makes of the next request of a class; `None` where it is not to look at it.
@@ -139,7 +204,7 @@ impl Pass<'_> {
         let is_left = || left_to_others(world, state, pool, request).map(Arc::from);
         let left = self.left.entry((class, state.key.clone())).or_insert_with(is_left);
         if let Some(reason) = left {
-            return Some(Verdict::AllWait(reason.to_string()));
+            return Some(all_wait(Arc::clone(reason)));
         }
         Some(self.judge(state, pool, request, max_concurrency))
     }
@@ -198,28 +263,28 @@ impl Pass<'_> {
                 request.node_types.iter().filter(|l| pool.labels.contains_key(*l)).cloned().collect();
             match self.budget.tenant_fits(world, key, tenant, &known) {
                 Fit::Yes => {}
-                Fit::No { reason, .. } => return Verdict::AllWait(format!("tenant {tenant}: it {reason}")),
+                Fit::No { reason, .. } => return all_wait(format!("tenant {tenant}: it {reason}")),
                 Fit::Unknown(want) => {
-                    let waiting = unknown(world, key, &want);
-                    self.plan.wants.insert(want);
-                    return Verdict::AllWait(waiting.reason);
+                    let reason = unknown(world, key, &want).reason.into();
+                    return Verdict::AllWait(Waits { reason, want: Some(want), is_starved: false });
                 }
-                Fit::NotNow(reason) | Fit::Broken(reason) => return Verdict::AllWait(reason),
+                Fit::NotNow(reason) | Fit::Broken(reason) => return all_wait(reason),
             }
         }
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => return Verdict::Decline(reason),
             Declining::NotNow(reason) if request.is_min_ready() => return Verdict::Decline(reason),
             Declining::NotNow(reason) => {
-                self.plan.starved.insert(key.provider.clone());
-                return Verdict::AllWait(reason);
+                return Verdict::AllWait(Waits { reason: reason.into(), want: None, is_starved: true });
             }
             Declining::Unknown(want) => {
-                let waiting = unknown(world, key, &want);
+                let reason = unknown(world, key, &want).reason;
                 // An image is asked for again for requests that are newer than the last answer: others are declined.
-                let is_for_all = !matches!(want, Want::LabelReady(..));
-                self.plan.wants.insert(want);
-                return if is_for_all { Verdict::AllWait(waiting.reason) } else { Verdict::Wait(waiting.reason) };
+                if matches!(want, Want::LabelReady(..)) {
+                    self.plan.wants.insert(want);
+                    return Verdict::Wait(reason);
+                }
+                return Verdict::AllWait(Waits { reason: reason.into(), want: Some(want), is_starved: false });
             }
             Declining::No => {}
         }
@@ -232,26 +297,29 @@ impl Pass<'_> {
                 Some(keeper) => {
                     Verdict::Decline(format!("declined by {keeper}, which places the nodes of this provider"))
                 }
-                None => Verdict::AllWait(reason),
+                None => all_wait(reason),
             };
         }
         let running = self.taken.running.get(&key.provider).copied().unwrap_or(0);
         if let Some(most) = max_concurrency
             && running >= most
         {
-            return Verdict::AllWait(format!("{running} launches are running, of max-concurrency {most}"));
+            return all_wait(format!("{running} launches are running, of max-concurrency {most}"));
         }
         let outcome = self.supply(key, pool, request, &request.node_types, None);
         // All nodes of a request are in one zone, which is drawn by its number: another may find idle ones in its own.
         let is_by_zone = request.reuse
             && request.node_types.len() > 1
             && request.node_types.iter().any(|label| self.index.nodes.idle(key, Some(label)).next().is_some());
-        let wait = |reason| if is_by_zone { Verdict::Wait(reason) } else { Verdict::AllWait(reason) };
+        let wait = |reason: String| if is_by_zone { Verdict::Wait(reason) } else { all_wait(reason) };
         if let Some(want) = &outcome.unknown {
-            let waiting = unknown(world, key, want);
-            self.plan.wants.insert(want.clone());
+            let reason = unknown(world, key, want).reason;
             self.give_back(key, &outcome);
-            return wait(waiting.reason);
+            if is_by_zone {
+                self.plan.wants.insert(want.clone());
+                return Verdict::Wait(reason);
+            }
+            return Verdict::AllWait(Waits { reason: reason.into(), want: Some(want.clone()), is_starved: false });
         }
         if pool.hosts.is_some() {
             // Nothing can be launched, and nothing pauses: what is free is shared among all launchers and requests.

@@ -22,6 +22,7 @@ pub struct Budget<'a> {
     providers: BTreeMap<ProviderName, Resources>,
     pools: BTreeMap<PoolKey, Resources>,
     tenants: BTreeMap<TenantName, Resources>,
+    has_promised_tenants: bool,
 }
 
 /// Whether something fits.
@@ -49,14 +50,36 @@ pub enum Fit {
 impl<'a> Budget<'a> {
     /// What is used at the beginning of a pass.
     pub fn new(world: &World<'_>, nodes: &'a Nodes) -> Self {
-        let mut budget = Self { nodes, providers: BTreeMap::new(), pools: BTreeMap::new(), tenants: BTreeMap::new() };
+        let mut budget = Self {
+            nodes,
+            providers: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            has_promised_tenants: false,
+        };
         for (_, key, label) in &world.holdings.starting {
             if let Ok(Ok(resources)) = label_resources(world, key, label) {
                 budget.take(key, resources);
             }
         }
         budget.count_promises(world);
+        budget.has_promised_tenants = false;
         budget
+    }
+
+    /// What the tenants use that were promised something before this pass; a number that changes with what others do.
+    pub fn tenants(&self) -> (u64, &BTreeMap<TenantName, Resources>) {
+        (self.nodes.tenants_version, &self.tenants)
+    }
+
+    /// Whether this pass has promised a tenant with limits anything.
+    pub fn has_promised_tenants(&self) -> bool {
+        self.has_promised_tenants
+    }
+
+    /// What is used of a pool's provider, and in the pool.
+    pub fn used(&mut self, key: &PoolKey) -> (Resources, Resources) {
+        (self.of_provider(&key.provider).clone(), self.of_pool(key).clone())
     }
 
     /// Counts what tenants were promised and have no node for yet; and for requests that are just being accepted,
@@ -196,6 +219,7 @@ impl<'a> Budget<'a> {
     /// Counts what a tenant was just promised.
     pub fn take_for_tenant(&mut self, world: &World<'_>, key: &PoolKey, tenant: &TenantName, labels: &[LabelName]) {
         if world.config.tenant_limits.contains_key(tenant) {
+            self.has_promised_tenants = true;
             let used = self.of_tenant(tenant);
             for label in labels {
                 if let Ok(Ok(resources)) = label_resources(world, key, label) {

@@ -24,8 +24,10 @@ pub struct Plan {
     pub wants: BTreeSet<Want>,
     /// Why each request that waits does so, per pool of ours.
     pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
-    /// The same, for whole classes of requests.
-    pub classes_waiting: Vec<ClassWaiting>,
+    /// Classes of requests that wait, and did not before, or for another reason.
+    pub newly_waiting: Vec<ClassWaiting>,
+    /// Pools of ours in which requests wait that nobody has accepted.
+    pub pools_waited_for: BTreeSet<PoolKey>,
     /// Pools with a request that waits for quota.
     pub paused: BTreeSet<PoolKey>,
     /// Providers with a request that waits for what other users of the project take.
@@ -67,13 +69,6 @@ pub struct ClassWaiting {
     pub from: Rank,
     /// For people.
     pub reason: Arc<str>,
-}
-
-impl ClassWaiting {
-    /// Of what it is the reason.
-    pub fn key(&self) -> (ClassId, &PoolKey) {
-        (self.class, &self.pool)
-    }
 }
 
 /// Something to do, and why.

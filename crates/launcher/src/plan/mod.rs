@@ -37,6 +37,7 @@
 //! | [`taken`] | what a pass has set aside, and what paused requests wait for |
 //! | [`budget`] | what is used and what remains of each quota and limit |
 //! | [`index`] | what follows from records and holdings, kept from pass to pass |
+//! | [`memory`] | what each pool made of what waits, and when it has to look again |
 //! | [`planner`] | the parts of a pass in their order; what is remembered |
 
 mod assign;
@@ -48,6 +49,7 @@ mod hosts;
 mod index;
 mod keys;
 mod leaks;
+mod memory;
 mod metastatic;
 mod pass;
 mod planner;
@@ -66,7 +68,7 @@ pub use index::News;
 pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
 pub use metastatic::{carries, free_place};
-pub use planner::{Planner, WaitingList};
+pub use planner::Planner;
 pub use world::{CloudImage, PoolState, ProjectQuota, ProviderState, Timing, Versioned, World, keeper_of};
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! [`Pass`]: a pass under way.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
     Plan, PoolKey, World,
     budget::Budget,
     index::{ClassId, Index},
+    memory::{Common, Memories},
     taken::Taken,
 };
 
@@ -18,6 +22,12 @@ pub(super) struct Pass<'a> {
     pub(super) world: &'a World<'a>,
     pub(super) index: &'a Index,
     pub(super) left: &'a mut LeftToOthers,
+    /// What each pool made of what waits, in the last pass.
+    pub(super) memories: &'a mut Memories,
+    /// What all pools have in common of what that rests on.
+    pub(super) common: Common,
+    /// Classes that have come, gone, or got another first request; and those of which this pass has accepted one.
+    pub(super) renewed: BTreeSet<ClassId>,
     /// Whether each request is looked at, also where one before it shows what becomes of it.
     pub(super) one_by_one: bool,
     pub(super) plan: Plan,

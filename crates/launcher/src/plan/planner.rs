@@ -10,9 +10,9 @@ use nodepool_common::{config::Config, model::RequestId};
 use super::{
     News, Plan, PoolKey, PoolState, Waiting, World,
     budget::Budget,
-    decision::ClassWaiting,
     hosts,
     index::Index,
+    memory::Memories,
     metastatic,
     pass::{LeftToOthers, Pass},
     taken::Taken,
@@ -27,6 +27,7 @@ use super::{
 pub struct Planner {
     index: Index,
     left: LeftToOthers,
+    memories: Memories,
     /// Accepted requests that have to be looked at in each pass.
     unsettled: BTreeSet<RequestId>,
     setting: Option<Setting>,
@@ -75,14 +76,23 @@ impl Planner {
         if news.is_everything() || news.changes.pools || self.left.len() > most {
             self.left.clear();
         }
+        if news.is_everything() || news.changes.pools || news.changes.uploads {
+            self.memories.forget_grounds();
+        }
         self.unsettled.extend(concerned.iter().cloned());
+        let renewed = self.index.requests.take_renewed();
+        let budget = Budget::new(world, &self.index.nodes);
+        let common = self.memories.note(world, budget.tenants());
         let mut pass = Pass {
             world,
             index: &self.index,
             left: &mut self.left,
+            memories: &mut self.memories,
+            common,
+            renewed,
             one_by_one: self.one_by_one,
             plan: Plan::default(),
-            budget: Budget::new(world, &self.index.nodes),
+            budget,
             taken: Taken::new(world, &self.index.nodes),
         };
         let unsettled = pass.serve(&self.unsettled);
@@ -105,26 +115,19 @@ impl Planner {
         self.plan(world, News::everything())
     }
 
-    /// Why each request waits that a plan of this planner, the last one, has left waiting.
-    pub fn waiting(&self, plan: &WaitingList) -> BTreeMap<(RequestId, PoolKey), Waiting> {
-        let mut waiting = plan.requests.clone();
-        for of_class in &plan.classes {
-            let Some(class) = self.index.requests.classes.get(&of_class.class) else { continue };
-            for rank in class.requests.range(&of_class.from..) {
-                waiting
-                    .entry((rank.id.clone(), of_class.pool.clone()))
-                    .or_insert_with(|| Waiting { reason: of_class.reason.to_string(), paused: false });
+    /// Why each request waits that the last plan of this planner has left waiting, and who it waits for. `single`: those of
+    /// which that plan says so one by one ([`Plan::waiting`]).
+    pub fn waiting(&self, single: &BTreeMap<(RequestId, PoolKey), Waiting>) -> BTreeMap<(RequestId, PoolKey), Waiting> {
+        let mut all = single.clone();
+        for (pool, memory) in self.memories.iter() {
+            for (id, of_class) in &memory.waiting {
+                let Some(class) = self.index.requests.classes.get(id) else { continue };
+                for rank in class.requests.range(&of_class.from..) {
+                    all.entry((rank.id.clone(), pool.clone()))
+                        .or_insert_with(|| Waiting { reason: of_class.waits.reason.to_string(), paused: false });
+                }
             }
         }
-        waiting
+        all
     }
-}
-
-/// What a plan has left waiting.
-#[derive(Clone, Debug, Default)]
-pub struct WaitingList {
-    /// Single requests.
-    pub requests: BTreeMap<(RequestId, PoolKey), Waiting>,
-    /// Classes of requests.
-    pub classes: Vec<ClassWaiting>,
 }

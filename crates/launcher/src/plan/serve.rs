@@ -216,7 +216,7 @@ impl Pass<'_> {
         }
         if let Some(node) = self.taken.oldest_idle(key, None, |_| true) {
             let id = node.id.clone();
-            self.taken.take(id.clone());
+            self.taken.take(key, id.clone());
             self.plan.decisions.push(Decision::Retire { node: id, reason: "idle, and its room is needed".to_owned() });
         }
     }

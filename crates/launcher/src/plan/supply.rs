@@ -55,7 +55,7 @@ impl Pass<'_> {
                 && let Some(node) = self.taken.oldest_idle(key, Some(label), suits)
             {
                 zone = zone.or_else(|| node.az.clone());
-                self.taken.take(node.id.clone());
+                self.taken.take(key, node.id.clone());
                 supply.reuse.push((node.id.clone(), label.clone()));
                 continue;
             }

@@ -10,7 +10,7 @@ use nodepool_common::model::{LabelName, Node, NodeId, ProviderName};
 use super::{PoolKey, World, index::Nodes};
 
 /// What the paused requests of a pool wait for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pressure {
     /// Resources that are short.
     pub short: BTreeSet<String>,
@@ -26,6 +26,8 @@ pub struct Taken<'a> {
     index: &'a Nodes,
     /// Idle nodes that some request gets.
     pub(super) nodes: BTreeSet<NodeId>,
+    /// The pools from which any were set aside.
+    pub(super) pools: BTreeSet<PoolKey>,
     /// What paused requests wait for, by pool. A pool that is in here is paused.
     pub pressure: BTreeMap<PoolKey, Pressure>,
     /// Nodes that are being launched or will have to be for what was accepted, by provider: of those with `max-concurrency`.
@@ -56,6 +58,7 @@ impl<'a> Taken<'a> {
             world,
             index,
             nodes: BTreeSet::new(),
+            pools: BTreeSet::new(),
             pressure: BTreeMap::new(),
             running: BTreeMap::new(),
             in_motion: in_motion.chain(holdings.accepting.values().cloned()).collect(),
@@ -100,7 +103,7 @@ impl<'a> Taken<'a> {
             };
             for label in &request.node_types {
                 if let Some(node) = self.oldest_idle(key, Some(label), |_| true) {
-                    self.nodes.insert(node.id.clone());
+                    self.take(key, node.id.clone());
                 }
             }
         }
@@ -134,9 +137,12 @@ impl<'a> Taken<'a> {
         nodes.find(|node| world.has_gone(node).is_none() && suits(node))
     }
 
-    /// Sets a node aside.
-    pub fn take(&mut self, node: NodeId) {
+    /// Sets a node of a pool aside.
+    pub fn take(&mut self, key: &PoolKey, node: NodeId) {
         self.nodes.insert(node);
+        if !self.pools.contains(key) {
+            self.pools.insert(key.clone());
+        }
     }
 
     /// Notes that a pool is paused, and for what.

@@ -134,6 +134,11 @@ impl<T> Versioned<T> {
     pub fn version(&self) -> u64 {
         self.version
     }
+
+    /// In the place of another one: its version is none that the other had.
+    fn following(&mut self, other: &Self) {
+        self.version = other.version.wrapping_add(1);
+    }
 }
 
 impl<T> Deref for Versioned<T> {
@@ -161,7 +166,7 @@ pub struct ProviderState {
     /// What a node of a label takes, or the error of the configuration that forbids to know.
     pub label_resources: Versioned<BTreeMap<(PoolName, LabelName), Result<Resources, String>>>,
     /// Whether the cloud has the image of a label without a diskimage.
-    pub cloud_images: BTreeMap<(PoolName, LabelName), CloudImage>,
+    pub cloud_images: Versioned<BTreeMap<(PoolName, LabelName), CloudImage>>,
     /// The cloud's zones; `None`: not known yet.
     pub zones: Option<Vec<String>>,
     /// After a quota error: not to launch before this time.
@@ -169,12 +174,22 @@ pub struct ProviderState {
     /// Why the cloud does not answer, while it does not.
     pub trouble: Option<String>,
     /// Ready nodes that nobody has and whose servers are of no use any more, each with the reason.
-    pub gone: BTreeMap<NodeId, String>,
+    pub gone: Versioned<BTreeMap<NodeId, String>>,
     /// Nodes whose servers are where the cloud's settings do not lead any more: in another project or cluster.
     pub elsewhere: Versioned<BTreeSet<NodeId>>,
 }
 
 impl ProviderState {
+    /// In the place of that of a provider of the same name.
+    #[must_use]
+    pub fn following(mut self, old: &Self) -> Self {
+        self.label_resources.following(&old.label_resources);
+        self.cloud_images.following(&old.cloud_images);
+        self.gone.following(&old.gone);
+        self.elsewhere.following(&old.elsewhere);
+        self
+    }
+
     /// The clock was set by that many seconds: answers and pauses are as old as before.
     pub fn clock_stepped(&mut self, step: f64) {
         // 0: never asked, or to be asked anew.
@@ -188,7 +203,7 @@ impl ProviderState {
 }
 
 /// What a cloud allows the project that we share with others.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProjectQuota {
     /// In all.
     pub limits: Resources,

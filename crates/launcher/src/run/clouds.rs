@@ -166,7 +166,9 @@ impl Clouds {
     pub fn keep_lost(&self, mut found: BTreeMap<ProviderName, Lost>) {
         for (name, entry) in self.open().iter_mut() {
             let Lost { gone, elsewhere } = found.remove(name).unwrap_or_default();
-            entry.state.gone = gone;
+            if *entry.state.gone != gone {
+                *entry.state.gone = gone;
+            }
             if *entry.state.elsewhere != elsewhere {
                 *entry.state.elsewhere = elsewhere;
             }
@@ -279,7 +281,7 @@ impl Clouds {
             let is_here = |pool: &PoolKey| pool.provider == *name;
             let relied_on = paused
                 || plan.waiting.keys().any(|(_, pool)| is_here(pool))
-                || plan.classes_waiting.iter().any(|of_class| is_here(&of_class.pool));
+                || plan.pools_waited_for.iter().any(is_here);
             let due = entry.state.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
             if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.state.quota_at == 0.0) {
                 continue;
@@ -467,7 +469,10 @@ impl Launcher {
                 started: false,
                 ever_started: old.is_some_and(|old| old.ever_started),
                 takes_part: true,
-                state: known_beforehand(provider),
+                state: match old {
+                    Some(old) => known_beforehand(provider).following(&old.state),
+                    None => known_beforehand(provider),
+                },
                 asked: BTreeSet::new(),
                 until: BTreeMap::new(),
                 failures: BTreeMap::new(),

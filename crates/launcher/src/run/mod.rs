@@ -39,7 +39,7 @@ use std::{
 
 use nodepool_common::{
     config::{self, Config},
-    model::{Extra, LauncherId, PoolComponent, ProviderName},
+    model::{Extra, LauncherId, PoolComponent, ProviderName, RequestId},
     stats::Stats,
     sys::{
         clock, host,
@@ -53,7 +53,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::report::Readiness;
 use self::{book::Book, clouds::Clouds};
-use crate::plan::{News, Plan, Planner, PoolKey, PoolState, Timing, WaitingList, World, keeper_of};
+use crate::plan::{News, Plan, Planner, PoolKey, PoolState, Timing, Waiting, World, keeper_of};
 
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.NodePool";
@@ -91,7 +91,7 @@ pub struct Launcher {
     /// When what the planner remembers was last compared with everything.
     checked: Mutex<Option<Instant>>,
     /// The last plan's word on what waits.
-    waiting: Mutex<WaitingList>,
+    waiting: Mutex<BTreeMap<(RequestId, PoolKey), Waiting>>,
     /// When all ready nodes were last looked at for those that have gone; `None`: they are to be now.
     looked_for_gone: Mutex<Option<Instant>>,
     /// When the clock was set.

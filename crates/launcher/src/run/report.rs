@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Launcher, requests::pool_logger};
 use crate::{
-    plan::{ClassWaiting, Plan, PoolKey, WaitingList},
+    plan::{Plan, PoolKey},
     web,
 };
 
@@ -115,7 +115,7 @@ impl Launcher {
     pub(super) fn say_what_waits(&self, plan: &mut Plan) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for ((request, pool), now) in &plan.waiting {
-            let before = waiting.requests.get(&(request.clone(), pool.clone()));
+            let before = waiting.get(&(request.clone(), pool.clone()));
             if before == Some(now) {
                 continue;
             }
@@ -129,19 +129,13 @@ impl Launcher {
                 debug!(logger = %logger, request = %request, "Not served yet: {}", now.reason);
             }
         }
-        let said = |of_class: &ClassWaiting| {
-            let at = waiting.classes.binary_search_by(|old| old.key().cmp(&of_class.key()));
-            at.is_ok_and(|at| waiting.classes[at].reason == of_class.reason)
-        };
-        let mut classes = std::mem::take(&mut plan.classes_waiting);
-        classes.sort_by(|a, b| a.key().cmp(&b.key()));
-        for of_class in classes.iter().filter(|of_class| !said(of_class)) {
+        for of_class in &plan.newly_waiting {
             debug!(
                 logger = %pool_logger(&of_class.pool), request = %of_class.from.id,
                 "Not served yet, nor others like it behind it: {}", of_class.reason
             );
         }
-        *waiting = WaitingList { requests: std::mem::take(&mut plan.waiting), classes };
+        *waiting = std::mem::take(&mut plan.waiting);
     }
 
     /// `/pool-list`: this launcher's pools and what they are busy with.

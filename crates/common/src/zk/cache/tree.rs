@@ -93,6 +93,7 @@ impl Tree {
                 changes.requests.insert(id.clone());
             }
             Spot::Pool(_) => changes.pools = true,
+            Spot::Upload(_) => changes.uploads = true,
             _ => {}
         }
     }

@@ -24,6 +24,10 @@ pub struct Nodes {
     idle: BTreeMap<PoolKey, BTreeSet<(Moment, NodeId)>>,
     /// The same, by label.
     idle_of_label: BTreeMap<PoolKey, BTreeMap<LabelName, BTreeSet<(Moment, NodeId)>>>,
+    /// Another number after each change to the idle nodes of a pool.
+    idle_versions: HashMap<PoolKey, u64>,
+    /// Another number after each change to what tenants take.
+    pub tenants_version: u64,
     /// How many ready nodes of each label no request has been given.
     stock: BTreeMap<LabelName, usize>,
     /// Nodes that nobody has locked, and of which something is to be done or waited for.
@@ -141,8 +145,10 @@ impl Nodes {
         }
         if let Some((tenant, resources)) = &facts.tenant {
             self.of_tenants.entry(tenant.clone()).or_default().add(resources);
+            self.tenants_version += 1;
         }
         if let (Some((since, labels)), Some(pool)) = (&facts.idle, &facts.pool) {
+            self.note_idle(pool);
             self.idle.entry(pool.clone()).or_default().insert((*since, id.clone()));
             let of_pool = self.idle_of_label.entry(pool.clone()).or_default();
             for label in labels {
@@ -186,8 +192,10 @@ impl Nodes {
             && let Some(sum) = self.of_tenants.get_mut(tenant)
         {
             sum.subtract(resources);
+            self.tenants_version += 1;
         }
         if let (Some((since, labels)), Some(pool)) = (facts.idle, &facts.pool) {
+            self.note_idle(pool);
             let key = (since, id.clone());
             remove_from(&mut self.idle, pool, &key);
             if let Some(of_pool) = self.idle_of_label.get_mut(pool) {
@@ -229,6 +237,20 @@ impl Nodes {
             Some(label) => self.idle_of_label.get(pool).and_then(|labels| labels.get(label)),
         };
         nodes.into_iter().flatten().map(|(_, id)| id)
+    }
+
+    /// Another number after each change to the idle nodes of a pool.
+    pub fn idle_version(&self, pool: &PoolKey) -> u64 {
+        self.idle_versions.get(pool).copied().unwrap_or_default()
+    }
+
+    fn note_idle(&mut self, pool: &PoolKey) {
+        match self.idle_versions.get_mut(pool) {
+            Some(version) => *version += 1,
+            None => {
+                self.idle_versions.insert(pool.clone(), 1);
+            }
+        }
     }
 
     /// How many ready nodes of a label no request has been given, whatever their provider.

@@ -95,6 +95,8 @@ pub struct Requests {
     next: ClassId,
     /// Those that wait, and that nobody has locked.
     pub classes: BTreeMap<ClassId, Class>,
+    /// See [`Self::take_renewed`].
+    renewed: BTreeSet<ClassId>,
     /// Those of them that somebody has declined.
     pub declined: BTreeSet<RequestId>,
     /// Pending ones that nobody has locked.
@@ -156,8 +158,8 @@ impl Requests {
         }
         if old.class != facts.class {
             // It enters before it leaves: a class that becomes empty ends.
-            if let Some((class, rank)) = &facts.class
-                && let Some(class) = self.classes.get_mut(class)
+            if let Some((id, rank)) = &facts.class
+                && let Some(class) = self.classes.get_mut(id)
             {
                 class.requests.insert(rank.clone());
             }
@@ -165,9 +167,20 @@ impl Requests {
                 self.leave(class, &rank);
             }
         }
+        if let Some((id, rank)) = &facts.class
+            && self.classes.get(id).is_some_and(|class| class.requests.first() == Some(rank))
+        {
+            self.renewed.insert(*id);
+        }
         if facts.class.is_some() || facts.litter.is_some() {
             self.facts.insert(id.clone(), facts);
         }
+    }
+
+    /// Classes that since the last call have come, gone, or got another first request, or whose first request was looked at
+    /// again: an action may have ended that worked on it.
+    pub fn take_renewed(&mut self) -> BTreeSet<ClassId> {
+        std::mem::take(&mut self.renewed)
     }
 
     fn class_of(&mut self, shape: Shape) -> ClassId {
@@ -182,6 +195,9 @@ impl Requests {
 
     fn leave(&mut self, id: ClassId, rank: &Rank) {
         let Some(class) = self.classes.get_mut(&id) else { return };
+        if class.requests.first() == Some(rank) {
+            self.renewed.insert(id);
+        }
         class.requests.remove(rank);
         if class.requests.is_empty()
             && let Some(class) = self.classes.remove(&id)

@@ -19,6 +19,8 @@ struct History {
     changes: Changes,
     running: Vec<Decision>,
     next: u32,
+    /// The pool of ours that is away.
+    known_pool: Option<PoolState>,
     planner: Planner,
     /// What kinds of decisions were made.
     kinds: std::collections::BTreeSet<String>,
@@ -30,6 +32,7 @@ impl History {
             pool.limits = cores(6.0);
             pool.availability_zones.clear();
             pool.labels.swap_remove("big");
+            pool.labels["small"].diskimage = Some("image".into());
         });
         setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(40));
         setting.config.tenant_limits.insert("limited".into(), cores(3.0));
@@ -46,6 +49,7 @@ impl History {
             changes: Changes::default(),
             running: Vec::new(),
             next: 0,
+            known_pool: None,
             planner: Planner::default(),
             kinds: std::collections::BTreeSet::new(),
         }
@@ -82,14 +86,31 @@ impl History {
         prop_assert_eq!(&plan.paused, &simple.paused);
         prop_assert_eq!(&plan.starved, &simple.starved);
         prop_assert!(plan.is_the_same_as(&simple));
-        let waiting = WaitingList { requests: plan.waiting, classes: plan.classes_waiting };
-        let waiting = planner.waiting(&waiting);
+        let waiting = planner.waiting(&plan.waiting);
         for key in simple.waiting.keys() {
             prop_assert!(waiting.contains_key(key), "{:?} waits without a reason", key);
+        }
+        // Others wait for what the first of their class waits for, and may see other numbers.
+        for (key, simple) in simple.waiting.iter().filter(|((id, _), _)| self.is_first_of_its_kind(id)) {
+            prop_assert_eq!(&waiting[key], simple, "why {:?} waits", key);
         }
         self.planner = planner;
         self.begin(plan.decisions);
         Ok(())
+    }
+
+    /// Whether no request that waits, and asks for the same, comes before this one.
+    fn is_first_of_its_kind(&self, id: &RequestId) -> bool {
+        let records = &self.setting.records.requests;
+        let kind = |request: &NodeRequest| {
+            let (labels, declined) = (request.node_types.clone(), request.declined_by.clone());
+            (labels, declined, request.tenant_name.clone(), request.provider.clone(), request.reuse)
+        };
+        let order = |request: &NodeRequest| (request.id.priority().to_owned(), request.relative_priority);
+        let Some(this) = records.get(id).and_then(|entry| entry.usable()) else { return false };
+        records.values().filter_map(|entry| entry.usable()).all(|other| {
+            kind(other) != kind(this) || (order(this), this.id.sequence()) <= (order(other), other.id.sequence())
+        })
     }
 
     /// What is decided is being worked on.
@@ -322,7 +343,7 @@ impl History {
     /// Something happens.
     fn step(&mut self, what: u8, which: u16, how: u16) {
         let which = usize::from(which);
-        match what % 32 {
+        match what % 36 {
             0..=5 => {
                 let labels: &[&str] = match how % 9 {
                     0 => &["small", "small"],
@@ -482,6 +503,59 @@ impl History {
                 4 if how & 0x0f00 == 0 => self.setting.stopping = !self.setting.stopping,
                 _ => {}
             },
+            31 => {
+                // A server of an idle node has gone, or its node is left alone for a moment.
+                if let Some(id) = self.some_node(which) {
+                    let name = if how & 1 == 0 { "p" } else { "q" };
+                    let gone = &mut self.setting.providers.get_mut(name).unwrap().gone;
+                    match how >> 1 & 3 {
+                        0 => {
+                            gone.insert(id, "it has gone".to_owned());
+                        }
+                        1 => gone.clear(),
+                        2 => {
+                            self.setting.holdings.nodes_after.insert(id, self.now + 2.0);
+                        }
+                        _ => self.setting.holdings.nodes_after.clear(),
+                    }
+                }
+            }
+            32 => {
+                // A pool of ours goes, or comes back.
+                match self.setting.pools.iter().position(|pool| pool.key.provider == "q") {
+                    Some(at) => self.known_pool = Some(self.setting.pools.remove(at)),
+                    None => self.setting.pools.extend(self.known_pool.clone()),
+                }
+            }
+            33 => {
+                // Provider q boots its nodes from a diskimage.
+                let key = nodepool_common::model::UploadKey {
+                    image: "image".into(),
+                    build: "0000000001".into(),
+                    provider: "q".into(),
+                    id: "0000000001".into(),
+                };
+                let state = if how & 2 == 0 { "ready" } else { "deleting" };
+                let record = format!(r#"{{"state": "{state}", "state_time": {NOW}}}"#);
+                let (image, build, provider) = (key.image.clone(), key.build.clone(), key.provider.clone());
+                let id = key.id.clone();
+                let upload =
+                    nodepool_common::model::ImageUpload::read(image, build, provider, id, record.as_bytes()).unwrap().0;
+                if how & 1 == 0 {
+                    self.setting.records.uploads.insert(key, entry(upload));
+                } else {
+                    self.setting.records.uploads.remove(&key);
+                }
+                self.changes.uploads = true;
+            }
+            34 => {
+                let name = if how & 1 == 0 { "p" } else { "q" };
+                let state = self.setting.providers.get_mut(name).unwrap();
+                state.trouble = (how & 2 == 0).then(|| "connection refused".to_owned());
+                if how & 4 == 0 {
+                    state.quota = None;
+                }
+            }
             _ => self.now += 0.1,
         }
     }

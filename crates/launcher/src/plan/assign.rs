@@ -25,6 +25,7 @@ use super::{
     Decision, PoolKey, PoolState, Waiting, Want, World,
     budget::Fit,
     decision::ClassWaiting,
+    grounds::Grounds,
     index::{Class, ClassId, Rank},
     memory::{Memory, Waits},
     metastatic::is_left_to_another,
@@ -114,7 +115,11 @@ impl Pass<'_> {
         declines: &mut Declines,
     ) {
         let (key, classes) = (&state.key, &self.index.requests.classes);
-        let grounds = self.grounds(key);
+        let grounds = if self.one_by_one {
+            None
+        } else {
+            Grounds::now(self.world, &self.index.nodes, &mut self.budget, &self.taken, self.common, key)
+        };
         let some = memory.begin(grounds.as_ref(), self.world.now, &self.renewed);
         let mut looks_at_all = some.is_none();
         let mut queue = Queue::new();
@@ -178,7 +183,7 @@ impl Pass<'_> {
                 queue.push(Reverse((missing, next, id)));
             }
         }
-        let until = self.grounds_until(key);
+        let until = Grounds::until(self.world, self.common, key);
         memory.end(grounds.filter(|_| !has_accepted), some.is_none(), until);
     }
 

@@ -19,10 +19,9 @@ use std::{
 use nodepool_common::model::{NodeId, Resources, TenantName, Timestamp};
 
 use super::{
-    PoolKey, ProjectQuota, ProviderState, Want, World,
+    PoolKey, Want, World,
+    grounds::{Common, Grounds},
     index::{ClassId, Rank},
-    pass::Pass,
-    taken::Pressure,
 };
 
 /// Why all requests of a class wait in a pool, from one on.
@@ -160,7 +159,7 @@ impl Memories {
     }
 
     /// Notes what pools have in common. Returns the versions of that.
-    pub(super) fn note(&mut self, world: &World<'_>, tenants: (u64, &BTreeMap<TenantName, Resources>)) -> Common {
+    pub fn note(&mut self, world: &World<'_>, tenants: (u64, &BTreeMap<TenantName, Resources>)) -> Common {
         let nodes_after = &world.holdings.nodes_after;
         Common {
             back_offs: self.back_offs.note(|known| known == nodes_after, || nodes_after.clone()),
@@ -184,97 +183,5 @@ impl<T> Noted<T> {
             self.version += 1;
         }
         self.version
-    }
-}
-
-/// What the grounds of all pools have in common.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Common {
-    back_offs: u64,
-    tenants: u64,
-    /// When the next node that is left alone for now is not any more.
-    back_off_ends: Option<Timestamp>,
-}
-
-/// What all verdicts of a pool rest on, besides the request's class, the configuration, the registered pools, the uploads
-/// and the time.
-#[derive(Debug, PartialEq)]
-pub struct Grounds {
-    cloud: Option<Cloud>,
-    used_of_provider: Resources,
-    used_of_pool: Resources,
-    tenants: u64,
-    back_offs: u64,
-    idle: u64,
-    pressure: Vec<Pressure>,
-    is_in_motion: bool,
-    running: usize,
-}
-
-/// What a cloud has said.
-#[derive(Debug, PartialEq)]
-struct Cloud {
-    quota: Option<ProjectQuota>,
-    quota_at: Timestamp,
-    zones: Option<Vec<String>>,
-    launch_after: Option<Timestamp>,
-    trouble: Option<String>,
-    label_resources: u64,
-    cloud_images: u64,
-    gone: u64,
-    elsewhere: u64,
-}
-
-impl Cloud {
-    fn of(state: &ProviderState) -> Self {
-        Self {
-            quota: state.quota.clone(),
-            quota_at: state.quota_at,
-            zones: state.zones.clone(),
-            launch_after: state.launch_after,
-            trouble: state.trouble.clone(),
-            label_resources: state.label_resources.version(),
-            cloud_images: state.cloud_images.version(),
-            gone: state.gone.version(),
-            elsewhere: state.elsewhere.version(),
-        }
-    }
-}
-
-impl Pass<'_> {
-    /// On what the verdicts of a pool would rest now; `None` where that cannot be compared later: this pass has given
-    /// something away already that they may depend on, and who has got it is known from its record only later.
-    pub(super) fn grounds(&mut self, key: &PoolKey) -> Option<Grounds> {
-        if self.one_by_one || self.taken.pools.contains(key) || self.budget.has_promised_tenants() {
-            return None;
-        }
-        let (provider, _) = self.world.pool_config(key)?;
-        if provider.metastatic().is_some() {
-            // Whether it leaves requests to another depends on what that one is placing.
-            return None;
-        }
-        let (used_of_provider, used_of_pool) = self.budget.used(key);
-        Some(Grounds {
-            cloud: self.world.provider(&key.provider).map(Cloud::of),
-            used_of_provider,
-            used_of_pool,
-            tenants: self.common.tenants,
-            back_offs: self.common.back_offs,
-            idle: self.index.nodes.idle_version(key),
-            pressure: self.taken.pressure_on(key).cloned().collect(),
-            is_in_motion: self.taken.in_motion.contains(key),
-            running: self.taken.running.get(&key.provider).copied().unwrap_or(0),
-        })
-    }
-
-    /// When time alone may change a verdict of a pool.
-    pub(super) fn grounds_until(&self, key: &PoolKey) -> Timestamp {
-        let now = self.world.now;
-        let cloud = self.world.provider(&key.provider).into_iter().flat_map(|state| {
-            let fresh = self.world.timing.fresh_quota;
-            [state.launch_after, Some(state.quota_at - fresh), Some(state.quota_at + fresh)]
-        });
-        let moments = cloud.flatten().filter(|at| *at >= now).chain(self.common.back_off_ends);
-        moments.fold(f64::INFINITY, f64::min)
     }
 }

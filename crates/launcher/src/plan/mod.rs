@@ -37,12 +37,14 @@
 //! | [`taken`] | what a pass has set aside, and what paused requests wait for |
 //! | [`budget`] | what is used and what remains of each quota and limit |
 //! | [`index`] | what follows from records and holdings, kept from pass to pass |
+//! | [`grounds`] | what the verdicts of a pool rest on |
 //! | [`memory`] | what each pool made of what waits, and when it has to look again |
 //! | [`planner`] | the parts of a pass in their order; what is remembered |
 
 mod assign;
 mod budget;
 mod decision;
+mod grounds;
 mod holdings;
 mod host_nodes;
 mod hosts;

@@ -8,8 +8,9 @@ use std::{
 use super::{
     Plan, PoolKey, World,
     budget::Budget,
+    grounds::Common,
     index::{ClassId, Index},
-    memory::{Common, Memories},
+    memory::Memories,
     taken::Taken,
 };
 

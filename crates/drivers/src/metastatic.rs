@@ -77,7 +77,7 @@ impl Provider for MetastaticProvider {
         Err(ProviderError::new(ErrorClass::Bug, doing, "its nodes are placed, none is launched"))
     }
 
-    async fn delete(&self, _: &Value) -> Result<()> {
+    async fn delete(&self, _: &Value, _: Option<&Value>) -> Result<()> {
         Ok(())
     }
 

@@ -63,23 +63,26 @@ pub trait Provider: Send + Sync + fmt::Debug {
     async fn launch(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance, ProviderError>;
 
     /// Deletes a server and all that was made with it, and returns when it is gone. One that is gone already is no
-    /// error.
-    async fn delete(&self, external_id: &Value) -> Result<(), ProviderError>;
+    /// error. `made_in`: the `driver_data` of its record ([`Scope::driver_data`]); where the settings lead to another part of the
+    /// cloud, nothing is deleted there, and the error says so ([`ProviderError::elsewhere`]).
+    async fn delete(&self, external_id: &Value, made_in: Option<&Value>) -> Result<(), ProviderError>;
 
     /// Deletes a leaked resource; returns when the cloud has accepted that.
     async fn delete_resource(&self, resource: &CloudResource) -> Result<(), ProviderError>;
 
-    /// The part of the cloud that the last call went to, where the settings may come to lead to another; of a server that was
-    /// made in another one the answers say nothing. `None`: there is but one, or no call was made yet.
+    /// The part of the cloud that the settings led to when that was found out last, where they may come to lead to another; of a
+    /// server that was made in another one the answers say nothing. It may be another one by the next call: where something was
+    /// made, [`LaunchProgress::created`] is told. `None`: there is but one, or no call was made yet.
     fn scope(&self) -> Option<Scope> {
         None
     }
 
     /// Why the server of a ready node is of no use any more (somebody has deleted it, its pod was evicted), as far as the
     /// driver knows without asking the cloud. What it merely does not see is not gone: `None`, too, where all that it has is
-    /// from before `since`, when the node may not have been there yet; without `since` all of it counts.
-    fn has_gone(&self, external_id: &Value, since: Option<Instant>) -> Option<String> {
-        let _ = (external_id, since);
+    /// from before `since`, when the node may not have been there yet; without `since` all of it counts. `made_in`: as for
+    /// [`Self::delete`]; what another part of the cloud has shown does not count.
+    fn has_gone(&self, external_id: &Value, made_in: Option<&Value>, since: Option<Instant>) -> Option<String> {
+        let _ = (external_id, made_in, since);
         None
     }
 
@@ -89,9 +92,9 @@ pub trait Provider: Send + Sync + fmt::Debug {
     }
 
     /// What Zuul is to connect with to a node that is about to be handed out, where that has changed since it is on record
-    /// as `port`: credentials that are made for a time are renewed while the node waits.
-    async fn renewed_connection(&self, port: &Value) -> Result<Option<Value>, ProviderError> {
-        let _ = port;
+    /// as `port`: credentials that are made for a time are renewed while the node waits. `made_in`: as for [`Self::delete`].
+    async fn renewed_connection(&self, port: &Value, made_in: Option<&Value>) -> Result<Option<Value>, ProviderError> {
+        let _ = (port, made_in);
         Ok(None)
     }
 
@@ -227,8 +230,9 @@ impl Launch {
 /// Where a launch reports what must not be lost.
 #[async_trait]
 pub trait LaunchProgress: Send + Sync {
-    /// The cloud's id of the server that is being made. Returns when that is on record.
-    async fn created(&self, external_id: Value);
+    /// The cloud's id of the server that is being made, and the part of the cloud that the call went to which made it (`None`:
+    /// there is but one). Returns when that is on record.
+    async fn created(&self, external_id: Value, made_in: Option<&Scope>);
 }
 
 /// A server that can be connected to.
@@ -372,6 +376,9 @@ pub struct ProviderError {
     /// Whether the cloud as a whole is away: it cannot be reached, does not answer in time, or says "later". Nothing is
     /// wrong with what was asked for.
     pub away: bool,
+    /// Whether the settings lead to another part of the cloud than the one that it was about ([`Provider::delete`]): nothing was
+    /// asked for there, and nothing is known of it.
+    pub elsewhere: bool,
 }
 
 impl ProviderError {
@@ -381,7 +388,7 @@ impl ProviderError {
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, doing: doing.into(), source: source.into(), result: None, away: false }
+        Self { class, doing: doing.into(), source: source.into(), result: None, away: false, elsewhere: false }
     }
 
     /// The same with another name in `nodepool.launch.<result>`.

@@ -65,7 +65,7 @@ impl Provider for StaticProvider {
         Err(self.nothing_to_launch(&launch.label))
     }
 
-    async fn delete(&self, _: &Value) -> Result<()> {
+    async fn delete(&self, _: &Value, _: Option<&Value>) -> Result<()> {
         Ok(())
     }
 

@@ -94,8 +94,8 @@ async fn a_server_boots_with_upstreams_addresses_and_is_deleted() {
             "nodepool_node_id": "0000000001", "nodepool_pool_name": "main", "nodepool_provider_name": "fake-provider"})
     );
     assert_eq!(resources[0].resources.recorded(), amounts(4.0, 1.0, 8192.0));
-    fake.provider.delete(&instance.external_id).await.unwrap();
-    fake.provider.delete(&instance.external_id).await.expect("gone already is no error");
+    fake.provider.delete(&instance.external_id, None).await.unwrap();
+    fake.provider.delete(&instance.external_id, None).await.expect("gone already is no error");
     assert_eq!(fake.servers().await, 0);
 }
 
@@ -118,7 +118,7 @@ async fn an_instant_cloud_is_instant() {
     for node in 0..11 {
         let began = Instant::now();
         let instance = fake.launch("small", &format!("{node:010}")).await.0.unwrap();
-        fake.provider.delete(&instance.external_id).await.unwrap();
+        fake.provider.delete(&instance.external_id, None).await.unwrap();
         times.push(began.elapsed());
     }
     times.sort_unstable();
@@ -190,7 +190,7 @@ async fn a_server_that_fails_to_boot_is_classed_by_its_fault() {
         let error = launched.unwrap_err();
         assert_eq!((error.class, error.launch_result()), (expected, result), "{error}");
         assert!(error.to_string().contains(message), "{error}");
-        fake.provider.delete(&ids[0]).await.unwrap();
+        fake.provider.delete(&ids[0], None).await.unwrap();
     }
     fake.launch("small", "0000000001").await.0.expect("the fault happens once");
 }
@@ -201,7 +201,7 @@ async fn a_creation_that_fails_with_a_server_reports_it() {
     let (launched, ids) = fake.launch("small", "0000000001").await;
     assert_eq!(class(&launched), ErrorClass::Quota);
     assert_eq!(ids.len(), 1);
-    fake.provider.delete(&ids[0]).await.unwrap();
+    fake.provider.delete(&ids[0], None).await.unwrap();
     assert_eq!(fake.servers().await, 0);
 }
 
@@ -229,7 +229,7 @@ async fn a_launch_that_is_dropped_can_be_cleaned_up() {
     assert!(timeout(Duration::from_millis(200), fake.provider.launch(&hanging, &reported)).await.is_err());
     let ids = reported.ids();
     assert_eq!(ids.len(), 1, "it was reported at once");
-    fake.provider.delete(&ids[0]).await.unwrap();
+    fake.provider.delete(&ids[0], None).await.unwrap();
     assert_eq!(fake.servers().await, 0);
     fake.launch("small", "0000000001").await.0.unwrap();
 }
@@ -244,9 +244,9 @@ async fn listings_that_fail_delay_a_launch_and_nothing_else() {
 async fn deletions_fail_and_hang_as_told() {
     let fake = Fake::new(&json!({"fail_delete": {"times": 1}, "hang_delete": 0.2}));
     let instance = fake.launch("small", "0000000001").await.0.unwrap();
-    assert_eq!(class(&fake.provider.delete(&instance.external_id).await), ErrorClass::Transient);
+    assert_eq!(class(&fake.provider.delete(&instance.external_id, None).await), ErrorClass::Transient);
     let began = Instant::now();
-    fake.provider.delete(&instance.external_id).await.unwrap();
+    fake.provider.delete(&instance.external_id, None).await.unwrap();
     assert!(began.elapsed() >= Duration::from_millis(190));
 }
 

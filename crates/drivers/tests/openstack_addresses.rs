@@ -43,7 +43,7 @@ async fn a_floating_ip_is_made_recorded_and_deleted_with_the_server() {
         for part in ["\"nodepool_node_id\":\"0000000001\"", instance.external_id.as_str().unwrap()] {
             assert!(ips[0]["description"].as_str().unwrap().contains(part), "{}", ips[0]["description"]);
         }
-        provider.delete(&instance.external_id).await.unwrap();
+        provider.delete(&instance.external_id, None).await.unwrap();
         assert_eq!(person.floating_ips(provider.name()).await, [json!(null); 0]);
     })
     .await;
@@ -89,7 +89,7 @@ async fn few_calls_per_node(what: &'static str, config: OpenStack) {
         let launches = futures::future::join_all(launches).await;
         let instances: Vec<_> = launches.into_iter().map(|(instance, _)| instance.unwrap()).collect();
         assert!(instances.iter().all(|instance| instance.public_ipv4.is_some() == floating));
-        let deletions = instances.iter().map(|instance| provider.delete(&instance.external_id));
+        let deletions = instances.iter().map(|instance| provider.delete(&instance.external_id, None));
         for deleted in futures::future::join_all(deletions).await {
             deleted.unwrap();
         }
@@ -190,7 +190,7 @@ async fn a_floating_ip_whose_creation_was_not_heard_of_is_found_again() {
         let instance = launched(&provider, "l", "0000000001").await.0.unwrap();
         assert!(instance.public_ipv4.unwrap().starts_with("127.65."));
         assert_eq!(person.floating_ips(provider.name()).await.len(), 1, "it was adopted, not made again");
-        provider.delete(&instance.external_id).await.unwrap();
+        provider.delete(&instance.external_id, None).await.unwrap();
         assert_eq!(person.floating_ips(provider.name()).await.len(), 0);
 
         proxy.set(Rule::new("POST", "/v2.0/floatingips", Fault::DelayAnswer(60)).times(1));
@@ -206,7 +206,7 @@ async fn a_floating_ip_whose_creation_was_not_heard_of_is_found_again() {
             () = exists => {}
         }
         assert_eq!(person.floating_ips(provider.name()).await.len(), 1);
-        provider.delete(&reported.ids()[0]).await.unwrap();
+        provider.delete(&reported.ids()[0], None).await.unwrap();
         assert_eq!(person.floating_ips(provider.name()).await.len(), 0);
     })
     .await;
@@ -222,10 +222,10 @@ async fn a_floating_ip_that_cannot_be_deleted_keeps_its_server() {
         let instance = launched(&provider, "l", "0000000001").await.0.unwrap();
         let refusal = Fault::Answer { status: 409, headers: [].into(), body: "busy".to_owned() };
         proxy.set(Rule::new("DELETE", "/v2.0/floatingips/*", refusal).times(1));
-        let error = provider.delete(&instance.external_id).await.unwrap_err();
+        let error = provider.delete(&instance.external_id, None).await.unwrap_err();
         assert!(error.to_string().contains("deleting floating IP"), "{error}");
         person.server(&instance.external_id).await;
-        provider.delete(&instance.external_id).await.unwrap();
+        provider.delete(&instance.external_id, None).await.unwrap();
         assert_eq!(person.floating_ips(provider.name()).await.len(), 0);
     })
     .await;

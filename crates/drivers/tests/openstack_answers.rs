@@ -87,7 +87,7 @@ impl Site {
     }
 
     async fn delete(&self) {
-        timeout(DEADLINE, self.provider.delete(&json!("s1"))).await.expect("in time").unwrap();
+        timeout(DEADLINE, self.provider.delete(&json!("s1"), None)).await.expect("in time").unwrap();
     }
 }
 
@@ -242,7 +242,7 @@ async fn a_server_that_the_cloud_keeps_and_will_not_delete_for_good_is_no_delete
     let refusal = json!({"forbidden": {"code": 403, "message": "Policy doesn't allow os-deferred-delete:force"}});
     site.cloud.answer("POST", &format!("{SERVER}/action"), 403, &refusal);
     let id = json!("s1");
-    let deleting = site.provider.delete(&id);
+    let deleting = site.provider.delete(&id, None);
     let listed = async {
         let action = format!("POST {SERVER}/action");
         site.until("it is to be deleted for good", &action, 1).await;

@@ -49,7 +49,7 @@ async fn more_than_the_quota_is_classed_as_such() {
         assert!(refused.to_string().contains("HTTP 403: Quota exceeded") && ids.is_empty(), "{refused}");
         for (_, ids) in &results {
             for id in ids {
-                provider.delete(id).await.unwrap();
+                provider.delete(id, None).await.unwrap();
             }
         }
     })
@@ -65,7 +65,7 @@ async fn a_flavor_that_fits_nowhere_is_a_lack_of_capacity() {
         let error = result.unwrap_err();
         assert_eq!(error.class, ErrorClass::Capacity, "{error}");
         assert!(error.to_string().contains("No valid host"), "{error}");
-        provider.delete(&ids[0]).await.unwrap();
+        provider.delete(&ids[0], None).await.unwrap();
     })
     .await;
 }
@@ -157,7 +157,7 @@ async fn a_server_in_error_gives_novas_reason() {
         eprintln!("{error}");
         assert_eq!((error.class, error.launch_result()), (ErrorClass::Transient, "error.status"));
         assert!(error.to_string().contains("the server is in ERROR: "), "{error}");
-        provider.delete(&ids[0]).await.unwrap();
+        provider.delete(&ids[0], None).await.unwrap();
     })
     .await;
 }

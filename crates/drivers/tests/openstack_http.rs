@@ -110,7 +110,7 @@ impl Front {
     /// Launches a server and deletes it.
     async fn launch(&self) -> Result<(), ProviderError> {
         let instance = self.provider.launch(&launch("l", "0000000001"), &Reported::default()).await?;
-        timeout(DEADLINE, self.provider.delete(&instance.external_id)).await.expect("it is deleted")
+        timeout(DEADLINE, self.provider.delete(&instance.external_id, None)).await.expect("it is deleted")
     }
 }
 

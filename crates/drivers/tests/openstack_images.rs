@@ -207,7 +207,7 @@ async fn a_server_boots_from_an_image_that_was_uploaded() {
         // A store of files has no objection; the server keeps what it has.
         test.provider.delete_image(&id).await.unwrap();
         test.provider.delete_image(&id).await.expect("gone already is no error");
-        test.provider.delete(&instance.external_id).await.unwrap();
+        test.provider.delete(&instance.external_id, None).await.unwrap();
     })
     .await;
 }

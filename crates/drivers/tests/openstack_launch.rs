@@ -53,8 +53,8 @@ async fn a_server_is_launched_listed_and_deleted_with_few_calls() {
         assert_eq!(ours.resources.recorded(), common::amounts(1.0, 1.0, 512.0));
         let console = provider.console_log(&launch.pool, &launch.label, &instance.external_id).await.unwrap();
         assert!(console.unwrap().contains("hello from the console"));
-        provider.delete(&instance.external_id).await.unwrap();
-        provider.delete(&instance.external_id).await.expect("gone already is no error");
+        provider.delete(&instance.external_id, None).await.unwrap();
+        provider.delete(&instance.external_id, None).await.expect("gone already is no error");
     })
     .await;
     let calls = counted(&calls);
@@ -78,7 +78,7 @@ async fn one_listing_serves_many_launches() {
         let instances = futures::future::join_all(launches).await;
         let deletions = instances.iter().map(|(instance, _)| {
             let instance = instance.as_ref().expect("a server");
-            provider.delete(&instance.external_id)
+            provider.delete(&instance.external_id, None)
         });
         for deleted in futures::future::join_all(deletions).await {
             deleted.unwrap();
@@ -121,7 +121,7 @@ async fn a_server_boots_from_a_volume() {
         let volume = volumes["volumes"].as_array().unwrap().iter().find(ours).expect("its volume");
         assert_eq!(volume["metadata"]["nodepool_provider_name"], json!(provider.name()));
         assert_eq!(volume["metadata"]["nodepool_node_id"], "0000000001");
-        provider.delete(&instance.external_id).await.unwrap();
+        provider.delete(&instance.external_id, None).await.unwrap();
     })
     .await;
 }

@@ -154,7 +154,7 @@ async fn a_server_is_made_and_deleted_through_the_socket() {
     let keys = provider.host_keys(&"0000000001".into(), "192.0.2.1").await;
     assert_eq!(keys.unwrap().unwrap(), ["ssh-rsa FAKEKEY"], "the peer is asked for any address");
     assert_eq!(provider.list_resources().await.unwrap()[0].resources.recorded(), common::amounts(4.0, 1.0, 8192.0));
-    provider.delete(&instance.external_id).await.unwrap();
+    provider.delete(&instance.external_id, None).await.unwrap();
     assert!(provider.list_resources().await.unwrap().is_empty());
     peer.task.abort();
 }

@@ -199,6 +199,14 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Answer, F
             counted.end = status.to_string();
             return Ok(answer.body(Either::Right(body))?);
         }
+        Some(Fault::AnswerLate { seconds, status, body }) => {
+            shared.calls().held += 1;
+            sleep(Duration::from_secs(*seconds)).await;
+            counted.end = status.to_string();
+            return Ok(Response::builder()
+                .status(*status)
+                .body(Either::Right(Full::new(Bytes::from(body.clone()))))?);
+        }
         Some(Fault::Delay(seconds)) => sleep(Duration::from_secs(*seconds)).await,
         Some(Fault::DelayAnswer(seconds)) => late = Duration::from_secs(*seconds),
         Some(Fault::Hang(seconds)) => {

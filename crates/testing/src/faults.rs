@@ -22,6 +22,16 @@ pub enum Fault {
         #[serde(default)]
         body: String,
     },
+    /// It is answered here, after so many seconds.
+    AnswerLate {
+        /// Until then it counts as held ([`Calls::held`]).
+        seconds: u64,
+        /// HTTP's.
+        status: u16,
+        /// As it is.
+        #[serde(default)]
+        body: String,
+    },
     /// It is passed on after so many seconds.
     Delay(u64),
     /// It is passed on at once; its answer waits for so many seconds.
@@ -162,7 +172,7 @@ pub struct Calls {
     pub calls: BTreeMap<String, BTreeMap<String, u64>>,
     /// How many requests met a fault.
     pub faults: u64,
-    /// How many answers have come and were held back (`Fault::DelayAnswer`).
+    /// How many answers have come and were held back (`Fault::DelayAnswer`, `Fault::AnswerLate`).
     pub held: u64,
     /// The tokens that requests carried.
     pub tokens: BTreeSet<String>,

@@ -445,7 +445,7 @@ impl Cloud for FakeCloud {
         Ok(world.servers.values().filter_map(|record| record.server(now)).map(Arc::new).collect())
     }
 
-    async fn delete_server(&self, id: &str) -> Result<(), CloudError> {
+    async fn delete_server(&self, id: &str, _: Option<&Value>) -> Result<(), CloudError> {
         self.begin().await?;
         let mut guard = self.lock();
         let world = &mut *guard;

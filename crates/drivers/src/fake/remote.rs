@@ -352,7 +352,7 @@ impl Cloud for RemoteCloud {
         Ok(read_all(&reply, |server| Server::read(server).map(Arc::new)))
     }
 
-    async fn delete_server(&self, id: &str) -> Result<(), CloudError> {
+    async fn delete_server(&self, id: &str, _: Option<&Value>) -> Result<(), CloudError> {
         self.call("delete_server", json!({"id": id})).await.map(drop)
     }
 

@@ -14,6 +14,8 @@ pub struct ApiError {
     pub class: ErrorClass,
     /// Whether the API as a whole is away.
     pub away: bool,
+    /// Whether the kubeconfig leads to another cluster than the one that is meant: nothing was asked for.
+    pub elsewhere: bool,
     /// HTTP's status; 0: there was no answer.
     pub code: u16,
     /// The API's word for it (`AlreadyExists`); may be empty.
@@ -32,7 +34,7 @@ impl std::error::Error for ApiError {}
 
 impl ApiError {
     fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, away: false, code: 0, reason: String::new(), message: message.into() }
+        Self { class, away: false, elsewhere: false, code: 0, reason: String::new(), message: message.into() }
     }
 
     /// Nothing that the cluster could be blamed for.
@@ -64,6 +66,11 @@ impl ApiError {
     /// An answer that is none of the API's.
     pub fn unreadable(message: impl fmt::Display) -> Self {
         Self::new(ErrorClass::Transient, format!("its answer cannot be read: {message}"))
+    }
+
+    /// The kubeconfig leads to another cluster; `why`: [`Scope::lacks`](crate::Scope::lacks).
+    pub fn elsewhere(why: String) -> Self {
+        Self { elsewhere: true, ..Self::new(ErrorClass::Transient, why) }
     }
 
     fn is_away(message: String) -> Self {
@@ -122,8 +129,8 @@ impl ApiError {
 
     /// The same as the trait's error.
     pub fn doing(self, doing: impl Into<String>) -> ProviderError {
-        let away = self.away;
-        ProviderError { away, ..ProviderError::new(self.class, doing, self) }
+        let (away, elsewhere) = (self.away, self.elsewhere);
+        ProviderError { away, elsewhere, ..ProviderError::new(self.class, doing, self) }
     }
 
     /// The error's name in the metrics.

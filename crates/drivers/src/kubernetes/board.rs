@@ -16,6 +16,7 @@ use kube::{
     Api as Resource,
     runtime::watcher::{self, Event, watcher},
 };
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
@@ -151,12 +152,17 @@ impl State {
     }
 
     /// What is to come is of that cluster. What another one had says nothing of it.
-    fn begin(&mut self, cluster: Option<Scope>) {
-        if self.cluster != cluster {
-            (self.listing, self.listed, self.cluster) = (None, None, cluster);
+    fn begin(&mut self, cluster: Scope) {
+        if self.cluster.as_ref() != Some(&cluster) {
+            (self.listing, self.listed, self.cluster) = (None, None, Some(cluster));
             self.pods.clear();
             self.removed.clear();
         }
+    }
+
+    /// Whether what it has seen says something of what was made there.
+    fn is_of(&self, made_in: Option<&Value>) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.lacks(made_in).is_none())
     }
 
     fn remove(&mut self, name: String) {
@@ -254,16 +260,18 @@ impl Board {
         Follower { shared: Arc::clone(&self.shared), name: name.to_owned(), news }
     }
 
-    /// Why a pod that was there at a moment, in that cluster, is of no use any more; `None`: it is, or nothing is known of it
-    /// since then. `since`: `None` where that was before anything that this process could have seen.
-    pub fn has_gone(&self, cluster: Option<&Scope>, name: &str, since: Option<Instant>) -> Option<String> {
+    /// Why a pod that was there at a moment is of no use any more; `None`: it is, or nothing is known of it since then.
+    /// `made_in`: the `driver_data` of its record. `since`: `None` where that was before anything that this process could have
+    /// seen.
+    pub fn has_gone(&self, made_in: Option<&Value>, name: &str, since: Option<Instant>) -> Option<String> {
         let state = self.shared.open();
-        state.has_gone(name, since).filter(|_| state.cluster.as_ref() == cluster)
+        state.has_gone(name, since).filter(|_| state.is_of(made_in))
     }
 
-    /// A pod as it was last seen.
-    pub fn pod(&self, name: &str) -> Option<Arc<Pod>> {
-        self.shared.open().pods.get(name).cloned()
+    /// A pod that was made in that cluster, as it was last seen.
+    pub fn pod(&self, made_in: Option<&Value>, name: &str) -> Option<Arc<Pod>> {
+        let state = self.shared.open();
+        state.pods.get(name).filter(|_| state.is_of(made_in)).cloned()
     }
 }
 
@@ -271,24 +279,19 @@ async fn follow(api: Arc<Api>, namespace: String, selector: Option<String>, shar
     let mut pause = FIRST_PAUSE;
     let mut said = String::new();
     loop {
-        let cluster = match api.connection().cluster().await {
+        let session = api.session();
+        let cluster = match session.cluster().await {
             Ok(cluster) => cluster,
             Err(error) => {
                 debug!("Pods of namespace {namespace} are not watched: {error}");
-                tokio::time::sleep(LONGEST_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
             }
         };
-        if let Err(error) = api.identify(&cluster).await {
-            debug!("Pods of namespace {namespace} are not watched: {error}");
-            if error.code == 401 {
-                api.connection().refused(&cluster).await;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            continue;
+        if let Some(scope) = session.scope() {
+            shared.open().begin(scope.clone());
         }
-        shared.open().begin(api.scope());
         let config = watcher::Config { label_selector: selector.clone(), ..watcher::Config::default() };
         let pods: Resource<Pod> = Resource::namespaced(cluster.client.clone(), &namespace);
         let mut events = std::pin::pin!(watcher(pods, config.timeout(WATCH_SECONDS)));
@@ -390,7 +393,7 @@ mod tests {
     }
     #[test]
     fn of_another_clusters_pods_nothing_is_known() {
-        let of = |uid: &str| Some(Scope::Cluster { uid: Some(uid.to_owned()), server: "https://a".to_owned() });
+        let of = |uid: &str| Scope::Cluster { uid: Some(uid.to_owned()), server: "https://a".to_owned() };
         let mut state = State::default();
         state.begin(of("1"));
         state.apply(Event::Init);

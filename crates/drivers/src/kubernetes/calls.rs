@@ -1,7 +1,11 @@
-//! [`Api`]: one call of the API with a deadline and a count, and whether it is worth repeating.
+//! [`Session`]: calls that belong together, each with a deadline and a count, and whether it is worth repeating.
+//!
+//! The kubeconfig may lead to another cluster from one call to the next. So what was made is known to be of a cluster by the
+//! client that made it, never by where the kubeconfig leads later: a session sticks to the cluster of its first call, and
+//! tells which one that is ([`Session::scope`]).
 
 use std::{
-    sync::{PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -37,13 +41,13 @@ pub fn items(list: &Value) -> Result<&[Value], ApiError> {
     }
 }
 
-/// The API of one provider's cluster.
+/// The way to the API of one provider's cluster. Calls are made in a [`Session`].
 pub struct Api {
     /// Whose.
     pub provider: ProviderName,
     connection: Connection,
-    /// Which cluster the last call went to.
-    scope: RwLock<Option<Scope>>,
+    /// Which cluster the kubeconfig led to when that was found out last.
+    leads_to: RwLock<Option<Scope>>,
     calls: ApiCalls,
     permits: Semaphore,
 }
@@ -54,7 +58,7 @@ impl Api {
         Self {
             provider,
             connection: Connection::new(context, environment.clone()),
-            scope: RwLock::default(),
+            leads_to: RwLock::default(),
             calls: environment.calls.clone(),
             permits: Semaphore::new(AT_A_TIME),
         }
@@ -65,18 +69,28 @@ impl Api {
         &self.connection
     }
 
-    /// Which cluster the last call went to; `None`: there was none yet.
-    pub fn scope(&self) -> Option<Scope> {
-        self.scope.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Which cluster the kubeconfig led to when that was found out last; `None`: it was not yet. What an answer is of, its
+    /// [`Session::scope`] tells, not this.
+    pub fn leads_to(&self) -> Option<Scope> {
+        self.leads_to.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// To be called before anything that the cluster answers is believed: finds out and notes which one it is.
-    pub async fn identify(&self, cluster: &Cluster) -> Result<(), ApiError> {
-        let now = cluster.identity().await?;
-        if self.scope().as_ref() == Some(now) {
-            return Ok(());
+    /// Calls that are made in whatever cluster the kubeconfig leads to at the first of them.
+    pub const fn session(&self) -> Session<'_> {
+        self.session_in(None)
+    }
+
+    /// Calls about something that was made in the cluster that this `driver_data` of its record names; in another one none is
+    /// made. `None`: that is not known.
+    pub const fn session_in<'a>(&'a self, made_in: Option<&'a Value>) -> Session<'a> {
+        Session { api: self, made_in, scope: OnceLock::new() }
+    }
+
+    fn note(&self, now: &Scope) {
+        if self.leads_to().as_ref() == Some(now) {
+            return;
         }
-        let before = self.scope.write().unwrap_or_else(PoisonError::into_inner).replace(now.clone());
+        let before = self.leads_to.write().unwrap_or_else(PoisonError::into_inner).replace(now.clone());
         if let Some(before) = before.filter(|before| now.lacks(Some(&before.driver_data())).is_some()) {
             warn!(
                 provider = %self.provider,
@@ -84,27 +98,71 @@ impl Api {
                  deleted until it does again"
             );
         }
-        Ok(())
+    }
+}
+
+/// See the module's comment.
+pub struct Session<'a> {
+    api: &'a Api,
+    made_in: Option<&'a Value>,
+    scope: OnceLock<Scope>,
+}
+
+impl Session<'_> {
+    /// Which cluster its calls go to; `None`: no call got there yet.
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.get()
+    }
+
+    /// Its cluster as the files describe it now.
+    ///
+    /// # Errors
+    /// With [`ApiError::elsewhere`], where they lead to another one.
+    pub async fn cluster(&self) -> Result<Arc<Cluster>, ApiError> {
+        let cluster = self.api.connection.cluster().await?;
+        match self.admit(&cluster).await {
+            Err(error) if error.code == 401 => {
+                let Some(other) = self.api.connection.refused(&cluster).await else { return Err(error) };
+                self.admit(&other).await.map(|()| other)
+            }
+            admitted => admitted.map(|()| cluster),
+        }
+    }
+
+    /// To be called before anything that a cluster answers is believed: finds out which one it is, and whether that is ours.
+    async fn admit(&self, cluster: &Cluster) -> Result<(), ApiError> {
+        let now = cluster.identity().await?;
+        self.api.note(now);
+        let is_another =
+            |made_in: Option<&Value>| now.lacks(made_in).map_or(Ok(()), |why| Err(ApiError::elsewhere(why)));
+        is_another(self.made_in)?;
+        is_another(Some(&self.scope.get_or_init(|| now.clone()).driver_data()))
     }
 
     /// Makes one call; `call`: its name in the metrics. A call whose credentials were refused is repeated once if there
     /// are others meanwhile.
+    ///
+    /// # Errors
+    /// Also where the kubeconfig leads to another cluster than the one of this session ([`ApiError::elsewhere`]): then nothing
+    /// was asked for.
     pub async fn call(&self, call: &'static str, request: &Request<Vec<u8>>) -> Result<Value, ApiError> {
-        let mut cluster = self.connection.cluster().await?;
+        let api = self.api;
+        let mut cluster = api.connection.cluster().await?;
         loop {
             let began = Instant::now();
             let answer = {
-                let _permit = self.permits.acquire().await;
-                match self.identify(&cluster).await {
+                let _permit = api.permits.acquire().await;
+                match self.admit(&cluster).await {
                     Ok(()) => tokio::time::timeout(DEADLINE, cluster.client.request::<Value>(request.clone()))
                         .await
                         .map_or_else(|_| Err(ApiError::unanswered(DEADLINE)), |answer| answer.map_err(ApiError::from)),
+                    Err(error) if error.elsewhere => return Err(error),
                     Err(error) => Err(error),
                 }
             };
-            self.calls.record(&self.provider, call, began.elapsed(), answer.as_ref().err().map(ApiError::word));
+            api.calls.record(&api.provider, call, began.elapsed(), answer.as_ref().err().map(ApiError::word));
             match answer {
-                Err(error) if error.code == 401 => match self.connection.refused(&cluster).await {
+                Err(error) if error.code == 401 => match api.connection.refused(&cluster).await {
                     Some(other) => cluster = other,
                     None => return Err(error),
                 },
@@ -166,6 +224,9 @@ impl Patience {
     }
 
     fn suffices_for(&self, error: &ApiError, now: Instant) -> bool {
+        if error.elsewhere {
+            return false;
+        }
         if error.away {
             return self.while_away;
         }

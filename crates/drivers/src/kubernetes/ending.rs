@@ -20,10 +20,10 @@ use tracing::{info, warn};
 use super::{
     api_error::ApiError,
     board::{Follower, Sight},
-    calls::items,
-    home::{self, Deletion, Look},
+    calls::{Session, items},
+    home::{self, Deletion, Homes, Look},
     manifest,
-    provider::{KubernetesProvider, ListedHomes, Result, pods_in},
+    provider::{KubernetesProvider, ListedHomes, Result, next, pods_in},
     quota,
 };
 use crate::{CloudResource, ErrorClass, ProviderError, ResourceKind};
@@ -49,19 +49,20 @@ impl KubernetesProvider {
         places
     }
 
-    pub(super) async fn delete_pod(&self, id: &str, waits: bool) -> Result<()> {
+    pub(super) async fn delete_pod(&self, id: &str, made_in: Option<&Value>, waits: bool) -> Result<()> {
         let doing = format!("deleting pod {id} of provider {}", self.name);
+        let session = self.api.session_in(made_in);
         let (mut hidden, mut looked) = (None, false);
         for (namespace, name) in self.places(id) {
             let board = self.board(&namespace);
             // Followed first, so that its end is not missed.
             let mut follower = board.as_ref().map(|board| board.follow(&name));
-            let mut known = board.as_ref().and_then(|board| board.pod(&name));
+            let mut known = board.as_ref().and_then(|board| board.pod(made_in, &name));
             let mut pause = self.pause;
             for look in 1..=LOOKS {
                 let found = match known.take() {
                     Some(pod) => Ok(Some(pod)),
-                    None => self.find_pod(&namespace, &name).await,
+                    None => find_pod(&session, &namespace, &name).await,
                 };
                 let pod = match found {
                     Ok(Some(pod)) => pod,
@@ -82,7 +83,7 @@ impl KubernetesProvider {
                     warn!("Pod {name} in namespace {namespace} is none of provider {}, it stays", self.name);
                     break;
                 }
-                match self.end_pod(&namespace, &pod).await.map_err(|error| error.doing(&doing))? {
+                match end_pod(&session, &namespace, &pod).await.map_err(|error| error.doing(&doing))? {
                     Deletion::Accepted | Deletion::Gone => {}
                     Deletion::Conflict(error) if look == LOOKS => return Err(error.doing(doing)),
                     // Maybe the board had an older one of that name.
@@ -96,11 +97,15 @@ impl KubernetesProvider {
                 if !waits {
                     return Ok(());
                 }
-                let gone = self.until_gone(follower.as_mut(), &namespace, &name, pod.metadata.uid.as_deref());
-                return tokio::time::timeout(DELETED_WITHIN, gone).await.map_err(|_| {
-                    let why = format!("it is still there after {} s", DELETED_WITHIN.as_secs());
-                    ProviderError::new(ErrorClass::Timeout, doing, why)
-                });
+                let uid = pod.metadata.uid.as_deref();
+                let gone = self.until_gone(&session, follower.as_mut(), &namespace, &name, uid);
+                return tokio::time::timeout(DELETED_WITHIN, gone)
+                    .await
+                    .unwrap_or_else(|_| {
+                        let why = format!("it is still there after {} s", DELETED_WITHIN.as_secs());
+                        Err(ApiError::timeout(why))
+                    })
+                    .map_err(|error| error.doing(doing));
             }
         }
         // What we may not see is not gone.
@@ -110,59 +115,42 @@ impl KubernetesProvider {
         }
     }
 
-    async fn until_gone(&self, mut follower: Option<&mut Follower>, namespace: &str, name: &str, uid: Option<&str>) {
+    async fn until_gone(
+        &self,
+        session: &Session<'_>,
+        mut follower: Option<&mut Follower>,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+    ) -> std::result::Result<(), ApiError> {
         loop {
             let sight = if let Some(follower) = &mut follower {
-                self.next(follower, namespace, name).await
+                next(session, follower, namespace, name).await?
             } else {
                 sleep(Duration::from_secs(1)).await;
-                match self.find_pod(namespace, name).await {
+                match find_pod(session, namespace, name).await {
                     Ok(None) => Sight::Gone(None),
                     Ok(Some(pod)) => Sight::There(pod),
+                    Err(error) if error.elsewhere => return Err(error),
                     Err(_) => Sight::Unseen,
                 }
             };
             if sight.is_end_of(uid) {
-                return;
+                return Ok(());
             }
         }
     }
 
-    async fn find_pod(&self, namespace: &str, name: &str) -> std::result::Result<Option<Arc<Pod>>, ApiError> {
-        match self.api.call("get_pod", &home::get(&pods_in(namespace), name)?).await {
-            Ok(pod) => {
-                serde_json::from_value(pod).map(|pod| Some(Arc::new(pod))).map_err(|e| ApiError::bug(e.to_string()))
-            }
-            Err(error) if error.is_missing() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Asks for a pod's deletion.
-    async fn end_pod(&self, namespace: &str, pod: &Pod) -> std::result::Result<Deletion, ApiError> {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let parameters = DeleteParams {
-            grace_period_seconds: sleeps(pod).then_some(1),
-            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        let request = Path::new(pods_in(namespace)).delete(name, &parameters);
-        let request = request.map_err(|error| ApiError::bug(error.to_string()))?;
-        match self.api.call("delete_pod", &request).await {
-            Ok(_) => Ok(Deletion::Accepted),
-            Err(error) if error.is_conflict() => Ok(Deletion::Conflict(error)),
-            Err(error) if error.is_missing() => Ok(Deletion::Gone),
-            Err(error) => Err(error),
-        }
-    }
-
-    pub(super) async fn delete_home(&self, name: &str, waits: bool) -> Result<()> {
+    pub(super) async fn delete_home(&self, name: &str, made_in: Option<&Value>, waits: bool) -> Result<()> {
         let doing = format!("deleting namespace {name} of provider {}", self.name);
-        let homes = self.homes();
+        let session = self.api.session_in(made_in);
+        let homes = self.homes(&session);
         let mut pause = self.pause;
         let mut conflict = None;
         for _ in 0..LOOKS {
-            let Some(there) = self.find_home(name).await.map_err(|error| error.doing(&doing))? else { return Ok(()) };
+            let Some(there) = self.find_home(&homes, name).await.map_err(|error| error.doing(&doing))? else {
+                return Ok(());
+            };
             let marks = home::marks(&there);
             let owner = marks.get("nodepool_provider_name").and_then(Value::as_str);
             // A project whose description was changed: its name is on record.
@@ -183,15 +171,14 @@ impl KubernetesProvider {
                     }
                 }
             }
-            return if waits { self.until_home_is_gone(name, uid, doing).await } else { Ok(()) };
+            return if waits { self.until_home_is_gone(&homes, name, uid, doing).await } else { Ok(()) };
         }
         Err(conflict.unwrap_or_else(|| ApiError::bug("nothing was tried".to_owned())).doing(doing))
     }
 
     /// A node's namespace as it is; `None`: it is gone. One that we may not see is looked for again for a while (an API
     /// server that has just started refuses everybody) and then counts as gone only where that can be known.
-    async fn find_home(&self, name: &str) -> std::result::Result<Option<Value>, ApiError> {
-        let homes = self.homes();
+    async fn find_home(&self, homes: &Homes<'_>, name: &str) -> std::result::Result<Option<Value>, ApiError> {
         let give_up = Instant::now() + self.hidden_for;
         loop {
             match homes.look(name).await? {
@@ -211,17 +198,17 @@ impl KubernetesProvider {
     }
 
     /// Waits for the end of a namespace whose deletion was accepted, which nothing can stop.
-    async fn until_home_is_gone(&self, name: &str, uid: Option<&str>, doing: String) -> Result<()> {
+    async fn until_home_is_gone(&self, homes: &Homes<'_>, name: &str, uid: Option<&str>, doing: String) -> Result<()> {
         let until = Instant::now() + DELETED_WITHIN;
         let mut pause = Duration::from_millis(500);
         loop {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
-            match self.homes().look(name).await {
+            match homes.look(name).await {
                 Ok(Look::There(there)) if there["metadata"]["uid"].as_str() == uid => {}
                 // Our rights in a project go before it does.
                 Ok(_) => return Ok(()),
-                Err(error) if error.class == ErrorClass::Transient => {}
+                Err(error) if error.class == ErrorClass::Transient && !error.elsewhere => {}
                 Err(error) => return Err(error.doing(doing)),
             }
             if Instant::now() > until {
@@ -233,28 +220,33 @@ impl KubernetesProvider {
 
     // Lists.
 
-    async fn pods_of(&self, namespace: &str) -> std::result::Result<Vec<CloudResource>, ApiError> {
+    async fn pods_of(
+        &self,
+        session: &Session<'_>,
+        namespace: &str,
+    ) -> std::result::Result<Vec<CloudResource>, ApiError> {
         let parameters = ListParams::default().labels(&self.selector());
         let request = Path::new(pods_in(namespace)).list(&parameters);
-        let list = self.api.call("list_pods", &request.map_err(|error| ApiError::bug(error.to_string()))?).await?;
+        let list = session.call("list_pods", &request.map_err(|error| ApiError::bug(error.to_string()))?).await?;
         Ok(items(&list)?.iter().filter_map(|pod| of_pod(namespace, pod)).collect())
     }
 
     async fn resources(&self) -> std::result::Result<Vec<CloudResource>, ApiError> {
+        let session = self.api.session();
         if self.kind == KubernetesKind::Pods {
             let mut all = Vec::new();
             for pool in self.pools.keys() {
-                all.extend(self.pods_of(pool.as_str()).await?);
+                all.extend(self.pods_of(&session, pool.as_str()).await?);
             }
             return Ok(all);
         }
         let began = std::time::Instant::now();
-        let list = self.homes().list(self.name.as_str()).await?;
+        let list = self.homes(&session).list(self.name.as_str()).await?;
         let names = list.iter().filter_map(|home| home["metadata"]["name"].as_str().map(str::to_owned));
         {
             let mut lists = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
             lists.truncate(1);
-            lists.push_front(ListedHomes { began, cluster: self.api.scope(), names: names.collect() });
+            lists.push_front(ListedHomes { began, cluster: session.scope().cloned(), names: names.collect() });
         }
         Ok(list
             .iter()
@@ -277,6 +269,36 @@ impl KubernetesProvider {
             }
             answer => answer.map_err(|error| error.doing(format!("listing what provider {} has", self.name))),
         }
+    }
+}
+
+async fn find_pod(
+    session: &Session<'_>,
+    namespace: &str,
+    name: &str,
+) -> std::result::Result<Option<Arc<Pod>>, ApiError> {
+    match session.call("get_pod", &home::get(&pods_in(namespace), name)?).await {
+        Ok(pod) => serde_json::from_value(pod).map(|pod| Some(Arc::new(pod))).map_err(|e| ApiError::bug(e.to_string())),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks for a pod's deletion.
+async fn end_pod(session: &Session<'_>, namespace: &str, pod: &Pod) -> std::result::Result<Deletion, ApiError> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let parameters = DeleteParams {
+        grace_period_seconds: sleeps(pod).then_some(1),
+        preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let request = Path::new(pods_in(namespace)).delete(name, &parameters);
+    let request = request.map_err(|error| ApiError::bug(error.to_string()))?;
+    match session.call("delete_pod", &request).await {
+        Ok(_) => Ok(Deletion::Accepted),
+        Err(error) if error.is_conflict() => Ok(Deletion::Conflict(error)),
+        Err(error) if error.is_missing() => Ok(Deletion::Gone),
+        Err(error) => Err(error),
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     api_error::ApiError,
-    calls::{Api, Patience, items},
+    calls::{Patience, Session, items},
     manifest,
 };
 
@@ -61,8 +61,8 @@ pub enum Deletion {
 
 /// Namespaces of `kubernetes`, projects of `openshift`.
 pub struct Homes<'a> {
-    /// The cluster.
-    pub api: &'a Api,
+    /// The calls that something is done to one by.
+    pub session: &'a Session<'a>,
     /// Which of the two.
     pub kind: KubernetesKind,
 }
@@ -92,10 +92,10 @@ impl Homes<'_> {
             } else {
                 post("/api/v1/namespaces", &manifest::namespace(&name, labels))?
             };
-            match self.api.persist("create_namespace", &request, patience).await {
+            match self.session.persist("create_namespace", &request, patience).await {
                 Ok(_) => return Ok(name),
                 Err(error) if error.is_taken() => {
-                    let there = self.api.call("get_namespace", &self.get(&name)?).await;
+                    let there = self.session.call("get_namespace", &self.get(&name)?).await;
                     if there.is_ok_and(|there| is_ours(&there, labels)) {
                         return Ok(name);
                     }
@@ -130,7 +130,7 @@ impl Homes<'_> {
             steps.push(("create_role_binding", post(&format!("{rbac}/rolebindings"), &binding)?));
         }
         for (call, request) in &steps {
-            match self.api.persist(call, request, patience).await {
+            match self.session.persist(call, request, patience).await {
                 Err(error) if !error.is_taken() => return Err(error),
                 _ => {}
             }
@@ -144,7 +144,7 @@ impl Homes<'_> {
         let until = until.min(Instant::now() + TOKEN_WITHIN);
         let mut pause = std::time::Duration::from_millis(50);
         loop {
-            let secret = self.api.persist("get_secret", &request, patience).await?;
+            let secret = self.session.persist("get_secret", &request, patience).await?;
             let ca = secret["data"]["ca.crt"].as_str().filter(|text| !text.is_empty());
             if let (Some(token), Some(ca)) = (text_in(&secret, "token"), ca) {
                 return Ok(Credentials { token, ca: ca.to_owned() });
@@ -169,7 +169,7 @@ impl Homes<'_> {
         } else {
             parameters.labels(&format!("nodepool_provider_name={provider}"))
         };
-        let list = self.api.call("list_namespaces", &self.path().list(&parameters).map_err(bug)?).await?;
+        let list = self.session.call("list_namespaces", &self.path().list(&parameters).map_err(bug)?).await?;
         let is_its =
             |home: &&Value| marks(home).get("nodepool_provider_name").and_then(Value::as_str) == Some(provider);
         Ok(items(&list)?.iter().filter(is_its).cloned().collect())
@@ -183,7 +183,7 @@ impl Homes<'_> {
             ..DeleteParams::default()
         };
         let request = self.path().delete(name, &parameters).map_err(bug)?;
-        match self.api.call("delete_namespace", &request).await {
+        match self.session.call("delete_namespace", &request).await {
             Ok(_) => Ok(Deletion::Accepted),
             Err(error) if error.is_conflict() => Ok(Deletion::Conflict(error)),
             Err(error) if error.is_missing() => Ok(Deletion::Gone),
@@ -193,7 +193,7 @@ impl Homes<'_> {
 
     /// As it is.
     pub async fn look(&self, name: &str) -> Result<Look, ApiError> {
-        match self.api.call("get_namespace", &self.get(name)?).await {
+        match self.session.call("get_namespace", &self.get(name)?).await {
             Ok(there) => Ok(Look::There(there)),
             Err(error) if error.is_missing() => Ok(Look::Gone),
             Err(error) if error.is_forbidden() => Ok(Look::Hidden(error)),
@@ -204,7 +204,8 @@ impl Homes<'_> {
     /// Whether a project that we may not see is gone, as far as that can be known: our account may list projects, and it is
     /// not among them. An error where it may not.
     pub async fn is_unlisted(&self, name: &str) -> Result<bool, ApiError> {
-        let list = self.api.call("list_namespaces", &self.path().list(&ListParams::default()).map_err(bug)?).await?;
+        let list =
+            self.session.call("list_namespaces", &self.path().list(&ListParams::default()).map_err(bug)?).await?;
         Ok(items(&list)?.iter().all(|home| home["metadata"]["name"].as_str() != Some(name)))
     }
 

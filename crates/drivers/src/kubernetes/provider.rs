@@ -30,7 +30,7 @@ use tracing::{info, warn};
 use super::{
     api_error::ApiError,
     board::{Board, Follower, News, Sight},
-    calls::{Api, Patience, items},
+    calls::{Api, Patience, Session, items},
     cluster::Cluster,
     home::{self, Homes},
     life::{self, Life},
@@ -126,8 +126,8 @@ impl KubernetesProvider {
         })
     }
 
-    pub(super) fn homes(&self) -> Homes<'_> {
-        Homes { api: &self.api, kind: self.kind }
+    pub(super) const fn homes<'a>(&self, session: &'a Session<'a>) -> Homes<'a> {
+        Homes { session, kind: self.kind }
     }
 
     /// What selects our objects among others'.
@@ -148,14 +148,6 @@ impl KubernetesProvider {
         Instant::now() + self.launch_timeout.saturating_sub(HEAD_START).max(self.launch_timeout / 2)
     }
 
-    /// The cluster that Zuul is to connect to, known to be the one in which something was made.
-    async fn cluster(&self, made_in: Option<&Scope>, doing: &str) -> Result<Arc<Cluster>> {
-        let cluster = self.api.connection().cluster().await.map_err(|error| error.doing(doing))?;
-        self.api.identify(&cluster).await.map_err(|error| error.doing(doing))?;
-        let lacks = made_in.zip(self.api.scope()).and_then(|(made_in, now)| now.lacks(Some(&made_in.driver_data())));
-        lacks.map_or(Ok(cluster), |why| Err(ProviderError::new(ErrorClass::Transient, doing, why)))
-    }
-
     // A launch.
 
     async fn launch_pod(
@@ -172,13 +164,14 @@ impl KubernetesProvider {
         let labels = manifest::labels(&self.name, label, launch);
         let template = template(label).map_err(|error| error.doing(&doing))?;
         let name = format!("{}-{}", label.name, launch.node);
-        let made = self.create_pod(namespace, label, template, &name, &labels, Patience::at_the_beginning(until)).await;
+        let session = self.api.session();
+        let patience = Patience::at_the_beginning(until);
+        let made = create_pod(&session, namespace, label, template, &name, &labels, patience).await;
         let made = made.map_err(|error| in_namespace(error, namespace).doing(&doing))?;
-        let made_in = self.api.scope();
-        progress.created(json!(format!("{namespace}-{}", made.name))).await;
-        let on = self.wait_for(&board, namespace, &made, until).await?;
+        progress.created(json!(format!("{namespace}-{}", made.name)), session.scope()).await;
+        let on = self.wait_for(&session, &board, namespace, &made, until).await?;
         let doing = format!("reading the credentials of provider {}", self.name);
-        let cluster = self.cluster(made_in.as_ref(), &doing).await?;
+        let cluster = session.cluster().await.map_err(|error| error.doing(&doing))?;
         let token = cluster.token().await.map_err(|error| error.doing(&doing))?;
         let port = pod_port(&cluster, token.as_deref(), namespace, &made.name);
         let mut instance = self.instance(label, &format!("{namespace}-{}", made.name), port);
@@ -197,15 +190,15 @@ impl KubernetesProvider {
         let wanted = format!("{}-{}", launch.pool, launch.node);
         let doing = format!("creating namespace {wanted} of provider {}", self.name);
         let labels = manifest::labels(&self.name, label, launch);
-        let homes = self.homes();
+        let session = self.api.session();
+        let homes = self.homes(&session);
         let created = homes.create(&wanted, &labels, Patience::at_the_beginning(until)).await;
         let name = created.map_err(|error| error.doing(&doing))?;
-        let made_in = self.api.scope();
-        progress.created(json!(name)).await;
+        progress.created(json!(name), session.scope()).await;
         let patience = Patience::in_the_middle(until).in_new_namespace();
         let furnished = homes.furnish(&name, label.pod.is_some(), until, patience).await;
         let credentials = furnished.map_err(|error| error.doing(&doing))?;
-        let cluster = self.cluster(made_in.as_ref(), &doing).await?;
+        let cluster = session.cluster().await.map_err(|error| error.doing(&doing))?;
         let mut port = Map::new();
         if self.kind == KubernetesKind::Namespaces {
             port.insert("name".to_owned(), json!(name));
@@ -223,9 +216,9 @@ impl KubernetesProvider {
             let doing = format!("creating pod {} in namespace {name} of provider {}", label.name, self.name);
             let board = self.watch(&name);
             let pod = label.name.as_str();
-            let made = self.create_pod(&name, label, template, pod, &labels, patience).await;
+            let made = create_pod(&session, &name, label, template, pod, &labels, patience).await;
             let made = made.map_err(|error| error.doing(&doing))?;
-            on = self.wait_for(&board, &name, &made, until).await?;
+            on = self.wait_for(&session, &board, &name, &made, until).await?;
             port.insert("pod".to_owned(), json!(made.name));
         }
         let pod = port.get("pod").and_then(Value::as_str).map(str::to_owned);
@@ -246,50 +239,15 @@ impl KubernetesProvider {
         }
     }
 
-    /// Creates a pod under the first name that is free. One that is there already and ours is that of a lost answer.
-    async fn create_pod(
-        &self,
-        namespace: &str,
-        label: &KubernetesLabel,
-        template: &PodTemplate,
-        name: &str,
-        labels: &indexmap::IndexMap<String, String>,
-        patience: Patience,
-    ) -> std::result::Result<Made, ApiError> {
-        let path = pods_in(namespace);
-        let mut last = None;
-        for number in 1..=NAMES {
-            let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
-            let request = home::post(&path, manifest::pod(label, template, &name, labels))?;
-            let account_until = Instant::now() + ACCOUNT_WITHIN;
-            let answer = loop {
-                match self.api.persist("create_pod", &request, patience).await {
-                    Err(error) if error.misses_service_account() && Instant::now() < account_until => {
-                        sleep(Duration::from_millis(200)).await;
-                    }
-                    answer => break answer,
-                }
-            };
-            let there = match answer {
-                Ok(pod) => pod,
-                Err(error) if error.is_taken() => {
-                    let there = self.api.call("get_pod", &home::get(&path, &name)?).await;
-                    last = Some(error);
-                    match there {
-                        Ok(there) if home::is_ours(&there, labels) => there,
-                        _ => continue,
-                    }
-                }
-                Err(error) => return Err(error),
-            };
-            let uid = there["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-            return Ok(Made { name, uid });
-        }
-        Err(last.unwrap_or_else(|| ApiError::bug("no name was tried".to_owned())))
-    }
-
     /// Waits until a pod is ready; returns where it runs.
-    async fn wait_for(&self, board: &Board, namespace: &str, made: &Made, until: Instant) -> Result<Option<String>> {
+    async fn wait_for(
+        &self,
+        session: &Session<'_>,
+        board: &Board,
+        namespace: &str,
+        made: &Made,
+        until: Instant,
+    ) -> Result<Option<String>> {
         let doing = format!("waiting for pod {} in namespace {namespace} of provider {}", made.name, self.name);
         let mut follower = board.follow(&made.name);
         let mut trouble: Option<String> = None;
@@ -320,53 +278,101 @@ impl KubernetesProvider {
                 }
                 None => {}
             }
-            let next = self.next(&mut follower, namespace, &made.name);
+            let next = next(session, &mut follower, namespace, &made.name);
             let Ok(seen) = tokio::time::timeout_at(until, next).await else {
                 let (class, why) = waiting;
                 let limit = self.launch_timeout.as_secs();
                 break (class, format!("it is not ready within launch-timeout, {limit} s: {why}"));
             };
-            sight = seen;
+            sight = seen.map_err(|error| error.doing(&doing))?;
         };
-        let events = self.events(namespace, &made.name).await;
+        let events = events(session, namespace, &made.name).await;
         Err(ProviderError::new(class, doing, format!("{why}{events}")))
     }
+}
 
-    /// What a pod is next seen as: on the board, or when that is silent for long, asked for.
-    pub(super) async fn next(&self, follower: &mut Follower, namespace: &str, name: &str) -> Sight {
-        loop {
-            if follower.news_or_patience().await == News::Seen {
-                return follower.sight();
-            }
-            let Ok(request) = home::get(&pods_in(namespace), name) else { continue };
-            match self.api.call("get_pod", &request).await {
-                Ok(pod) => {
-                    if let Ok(pod) = serde_json::from_value(pod) {
-                        return Sight::There(Arc::new(pod));
-                    }
+/// Creates a pod under the first name that is free. One that is there already and ours is that of a lost answer.
+async fn create_pod(
+    session: &Session<'_>,
+    namespace: &str,
+    label: &KubernetesLabel,
+    template: &PodTemplate,
+    name: &str,
+    labels: &indexmap::IndexMap<String, String>,
+    patience: Patience,
+) -> std::result::Result<Made, ApiError> {
+    let path = pods_in(namespace);
+    let mut last = None;
+    for number in 1..=NAMES {
+        let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+        let request = home::post(&path, manifest::pod(label, template, &name, labels))?;
+        let account_until = Instant::now() + ACCOUNT_WITHIN;
+        let answer = loop {
+            match session.persist("create_pod", &request, patience).await {
+                Err(error) if error.misses_service_account() && Instant::now() < account_until => {
+                    sleep(Duration::from_millis(200)).await;
                 }
-                Err(error) if error.is_missing() => return Sight::Gone(None),
-                Err(_) => {}
+                answer => break answer,
             }
-        }
+        };
+        let there = match answer {
+            Ok(pod) => pod,
+            Err(error) if error.is_taken() => {
+                let there = session.call("get_pod", &home::get(&path, &name)?).await;
+                last = Some(error);
+                match there {
+                    Ok(there) if home::is_ours(&there, labels) => there,
+                    _ => continue,
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        let uid = there["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        return Ok(Made { name, uid });
     }
+    Err(last.unwrap_or_else(|| ApiError::bug("no name was tried".to_owned())))
+}
 
-    /// The last warnings about a pod, in brackets; nothing where we may not see them.
-    async fn events(&self, namespace: &str, pod: &str) -> String {
-        let parameters = ListParams::default().fields(&format!("involvedObject.name={pod},type=Warning"));
-        let request = Path::new(format!("/api/v1/namespaces/{namespace}/events")).list(&parameters);
-        let Ok(request) = request else { return String::new() };
-        let Ok(list) = self.api.call("list_events", &request).await else { return String::new() };
-        let mut said: Vec<String> = Vec::new();
-        for event in items(&list).unwrap_or_default().iter().rev() {
-            let text = |key: &str| event[key].as_str().unwrap_or_default().trim();
-            let line = format!("{}: {}", text("reason"), text("message"));
-            if !said.contains(&line) && said.len() < 3 {
-                said.push(line);
-            }
+/// What a pod is next seen as: on the board, or when that is silent for long, asked for.
+pub(super) async fn next(
+    session: &Session<'_>,
+    follower: &mut Follower,
+    namespace: &str,
+    name: &str,
+) -> std::result::Result<Sight, ApiError> {
+    loop {
+        if follower.news_or_patience().await == News::Seen {
+            return Ok(follower.sight());
         }
-        if said.is_empty() { String::new() } else { format!(" (its events: {})", said.join("; ")) }
+        let Ok(request) = home::get(&pods_in(namespace), name) else { continue };
+        match session.call("get_pod", &request).await {
+            Ok(pod) => {
+                if let Ok(pod) = serde_json::from_value(pod) {
+                    return Ok(Sight::There(Arc::new(pod)));
+                }
+            }
+            Err(error) if error.is_missing() => return Ok(Sight::Gone(None)),
+            Err(error) if error.elsewhere => return Err(error),
+            Err(_) => {}
+        }
     }
+}
+
+/// The last warnings about a pod, in brackets; nothing where we may not see them.
+async fn events(session: &Session<'_>, namespace: &str, pod: &str) -> String {
+    let parameters = ListParams::default().fields(&format!("involvedObject.name={pod},type=Warning"));
+    let request = Path::new(format!("/api/v1/namespaces/{namespace}/events")).list(&parameters);
+    let Ok(request) = request else { return String::new() };
+    let Ok(list) = session.call("list_events", &request).await else { return String::new() };
+    let mut said: Vec<String> = Vec::new();
+    for event in items(&list).unwrap_or_default().iter().rev() {
+        let text = |key: &str| event[key].as_str().unwrap_or_default().trim();
+        let line = format!("{}: {}", text("reason"), text("message"));
+        if !said.contains(&line) && said.len() < 3 {
+            said.push(line);
+        }
+    }
+    if said.is_empty() { String::new() } else { format!(" (its events: {})", said.join("; ")) }
 }
 
 /// What Zuul connects with to a pod of the pool's namespace: with the kubeconfig's own credentials.
@@ -413,7 +419,7 @@ impl Provider for KubernetesProvider {
         let version = Path::new("/version").list(&ListParams::default());
         let version = version.map_err(|error| ApiError::bug(error.to_string()).doing(&doing))?;
         // Whoever the cluster knows may ask for that.
-        match self.api.call("get_version", &version).await {
+        match self.api.session().call("get_version", &version).await {
             Err(error) if error.code != 403 => return Err(error.doing(doing)),
             _ => {}
         }
@@ -459,7 +465,7 @@ impl Provider for KubernetesProvider {
         let path = Path::new(format!("/api/v1/namespaces/{pool}/resourcequotas"));
         let request =
             path.list(&ListParams::default()).map_err(|error| ApiError::bug(error.to_string()).doing(&doing))?;
-        match self.api.call("list_quotas", &request).await {
+        match self.api.session().call("list_quotas", &request).await {
             Ok(list) => {
                 let quotas = items(&list).map_err(|error| error.doing(&doing))?;
                 let quotas: Vec<_> =
@@ -479,18 +485,23 @@ impl Provider for KubernetesProvider {
     }
 
     fn scope(&self) -> Option<Scope> {
-        self.api.scope()
+        self.api.leads_to()
     }
 
-    fn has_gone(&self, external_id: &Value, since: Option<std::time::Instant>) -> Option<String> {
-        let (id, scope) = (external_id.as_str()?, self.api.scope());
+    fn has_gone(
+        &self,
+        external_id: &Value,
+        made_in: Option<&Value>,
+        since: Option<std::time::Instant>,
+    ) -> Option<String> {
+        let id = external_id.as_str()?;
         match self.kind {
             KubernetesKind::Pods => {
                 // Of the places that an id may stand for the pod is in one, and the others never have it.
                 let mut why = None;
                 for (namespace, name) in self.places(id) {
                     if let Some(board) = self.board(&namespace) {
-                        let gone = board.has_gone(scope.as_ref(), &name, since)?;
+                        let gone = board.has_gone(made_in, &name, since)?;
                         why.get_or_insert(gone);
                     }
                 }
@@ -498,8 +509,14 @@ impl Provider for KubernetesProvider {
             }
             KubernetesKind::Namespaces => {
                 let lists = self.listed_homes.lock().unwrap_or_else(PoisonError::into_inner);
+                let cluster = lists.front()?.cluster.as_ref()?;
+                if cluster.lacks(made_in).is_some() {
+                    return None;
+                }
                 let mut lack = lists.iter().map(|list| {
-                    list.cluster == scope && since.is_none_or(|since| list.began > since) && !list.names.contains(id)
+                    list.cluster.as_ref() == Some(cluster)
+                        && since.is_none_or(|since| list.began > since)
+                        && !list.names.contains(id)
                 });
                 // One list alone may be wrong.
                 (lists.len() == 2 && lack.all(|lacks| lacks)).then(|| "its namespace is not there any more".to_owned())
@@ -515,13 +532,13 @@ impl Provider for KubernetesProvider {
 
     /// Of a pod, to which Zuul connects with our own credentials: an exec plugin's token or one in a file is made for a
     /// time. The account of a namespace has a token that lasts as long as the namespace.
-    async fn renewed_connection(&self, port: &Value) -> Result<Option<Value>> {
+    async fn renewed_connection(&self, port: &Value, made_in: Option<&Value>) -> Result<Option<Value>> {
         let (Some(pod), Some(namespace)) = (port["pod"].as_str(), port["namespace"].as_str()) else { return Ok(None) };
         if self.kind != KubernetesKind::Pods {
             return Ok(None);
         }
         let doing = format!("renewing the credentials for pod {pod} of provider {}", self.name);
-        let cluster = self.cluster(None, &doing).await?;
+        let cluster = self.api.session_in(made_in).cluster().await.map_err(|error| error.doing(&doing))?;
         let token = cluster.token().await.map_err(|error| error.doing(&doing))?;
         let now = pod_port(&cluster, token.as_deref(), namespace, pod);
         Ok((now != *port).then_some(now))
@@ -539,21 +556,21 @@ impl Provider for KubernetesProvider {
         }
     }
 
-    async fn delete(&self, external_id: &Value) -> Result<()> {
+    async fn delete(&self, external_id: &Value, made_in: Option<&Value>) -> Result<()> {
         let Some(id) = external_id.as_str() else {
             let doing = format!("deleting {external_id} of provider {}", self.name);
             return Err(ProviderError::new(ErrorClass::Bug, doing, "it is no name of ours"));
         };
         match self.kind {
-            KubernetesKind::Pods => self.delete_pod(id, true).await,
-            KubernetesKind::Namespaces | KubernetesKind::Projects => self.delete_home(id, true).await,
+            KubernetesKind::Pods => self.delete_pod(id, made_in, true).await,
+            KubernetesKind::Namespaces | KubernetesKind::Projects => self.delete_home(id, made_in, true).await,
         }
     }
 
     async fn delete_resource(&self, resource: &CloudResource) -> Result<()> {
         match resource.kind {
-            ResourceKind::Pod => self.delete_pod(&resource.id, false).await,
-            _ => self.delete_home(&resource.id, false).await,
+            ResourceKind::Pod => self.delete_pod(&resource.id, None, false).await,
+            _ => self.delete_home(&resource.id, None, false).await,
         }
     }
 }

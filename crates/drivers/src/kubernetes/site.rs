@@ -181,7 +181,7 @@ impl PodsNamespace {
         let request = home::get(&format!("/api/v1/namespaces/{}/secrets", self.name), TOKEN)?;
         let until = Instant::now() + TOKEN_WITHIN;
         loop {
-            let secret = self.api.call("get_secret", &request).await?;
+            let secret = self.api.session().call("get_secret", &request).await?;
             if let Some(token) = home::text_in(&secret, "token") {
                 return Ok(token);
             }
@@ -244,7 +244,7 @@ impl ProvidersSecret {
     }
 
     async fn put_once(&self, path: &str, kubeconfig: &Value) -> std::result::Result<Stored, ApiError> {
-        let there = match self.api.call("get_secret", &home::get(path, SECRET)?).await {
+        let there = match self.api.session().call("get_secret", &home::get(path, SECRET)?).await {
             Err(error) if error.is_missing() => {
                 let body = json!({
                     "apiVersion": "v1",
@@ -252,7 +252,7 @@ impl ProvidersSecret {
                     "metadata": {"name": SECRET},
                     "data": {KEY: STANDARD.encode(to_yaml(kubeconfig)?)},
                 });
-                self.api.call("create_secret", &home::post(path, &body)?).await?;
+                self.api.session().call("create_secret", &home::post(path, &body)?).await?;
                 return Ok(Stored::Created);
             }
             there => there?,
@@ -276,21 +276,21 @@ impl ProvidersSecret {
             "data": {KEY: STANDARD.encode(to_yaml(&merged)?)},
         }));
         let request = Path::new(path).patch(SECRET, &PatchParams::default(), &change);
-        self.api.call("patch_secret", &request.map_err(|error| ApiError::bug(error.to_string()))?).await?;
+        self.api.session().call("patch_secret", &request.map_err(|error| ApiError::bug(error.to_string()))?).await?;
         Ok(Stored::Updated)
     }
 }
 
 /// Makes an object where there is none; true: it was made.
 async fn ensure(api: &Api, path: &str, name: &str, object: &Value) -> std::result::Result<bool, ApiError> {
-    match api.call("get", &home::get(path, name)?).await {
+    match api.session().call("get", &home::get(path, name)?).await {
         Ok(_) => return Ok(false),
         Err(error) if error.is_missing() => {}
         // Who may not look may be allowed to make.
         Err(error) if error.is_forbidden() => {}
         Err(error) => return Err(error),
     }
-    match api.call("create", &home::post(path, object)?).await {
+    match api.session().call("create", &home::post(path, object)?).await {
         Ok(_) => Ok(true),
         Err(error) if error.is_taken() => Ok(false),
         Err(error) => Err(error),

@@ -24,7 +24,7 @@ use super::{
     KubernetesProvider,
     site::{ProvidersSecret, Stored},
 };
-use crate::{Context, ErrorClass, Instance, Launch, LaunchProgress, Provider, ProviderError};
+use crate::{Context, ErrorClass, Instance, Launch, LaunchProgress, Provider, ProviderError, Scope};
 
 /// A call: `GET /api/v1/…` without its query, and its body.
 #[derive(Clone, Debug)]
@@ -175,7 +175,7 @@ struct Nowhere;
 
 #[async_trait]
 impl LaunchProgress for Nowhere {
-    async fn created(&self, _external_id: Value) {}
+    async fn created(&self, _external_id: Value, _made_in: Option<&Scope>) {}
 }
 
 async fn launched(provider: &KubernetesProvider) -> Result<Instance, ProviderError> {
@@ -287,7 +287,7 @@ async fn a_project_that_we_may_not_see_is_gone_only_if_that_can_be_known() {
         .await;
         let mut provider = stub.provider(KubernetesKind::Projects, true);
         provider.hidden_for = Duration::ZERO;
-        let outcome = provider.delete(&json!("pool-0000000001")).await;
+        let outcome = provider.delete(&json!("pool-0000000001"), None).await;
         assert_eq!(outcome.map_err(|error| error.class), expected);
     }
 }
@@ -307,7 +307,7 @@ async fn a_conflict_is_no_deletion() {
         _ => refusal(404, "NotFound", "not found"),
     })
     .await;
-    stub.provider(KubernetesKind::Namespaces, true).delete(&json!("pool-0000000001")).await.unwrap();
+    stub.provider(KubernetesKind::Namespaces, true).delete(&json!("pool-0000000001"), None).await.unwrap();
     let uids: Vec<_> = stub.calls("DELETE /api/v1/namespaces/pool-0000000001");
     let uids: Vec<_> = uids.iter().map(|options| options["preconditions"]["uid"].as_str().unwrap()).collect();
     assert_eq!(uids, ["uid-0", "uid-1"]);
@@ -324,7 +324,7 @@ async fn a_pod_whose_deletion_meets_conflicts_only_is_not_deleted() {
     let mut provider = stub.provider(KubernetesKind::Pods, false);
     provider.pause = Duration::from_millis(10);
     let began = std::time::Instant::now();
-    let error = provider.delete(&json!("pool-l-1")).await.unwrap_err();
+    let error = provider.delete(&json!("pool-l-1"), None).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Transient);
     assert!(error.to_string().contains("the UID does not match"), "{error}");
     let tries = stub.calls(&format!("DELETE {PODS}/l-1")).len();
@@ -347,16 +347,16 @@ async fn a_pod_is_gone_only_if_it_is_in_none_of_the_places_that_its_id_may_stand
     provider.pools.insert("ci".into(), labels.clone());
     provider.pools.insert("ci-large".into(), labels);
     let (there, gone, long_ago) = (json!("ci-large-fedora-0000000001"), json!("ci-large-fedora-0000000002"), None);
-    assert_eq!(provider.has_gone(&gone, long_ago), None, "nothing was seen yet");
+    assert_eq!(provider.has_gone(&gone, None, long_ago), None, "nothing was seen yet");
     provider.start().await.unwrap();
     tokio::time::timeout(Duration::from_secs(30), async {
-        while provider.has_gone(&gone, long_ago).is_none() {
+        while provider.has_gone(&gone, None, long_ago).is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await
     .expect("both lists lack it");
-    assert_eq!(provider.has_gone(&there, long_ago), None);
+    assert_eq!(provider.has_gone(&there, None, long_ago), None);
 }
 
 /// A kubeconfig whose exec plugin is this script, with a password in its environment.
@@ -409,14 +409,14 @@ async fn the_newer_pod_of_a_name_is_deleted_although_only_the_older_one_was_seen
     let provider = stub.provider(KubernetesKind::Pods, false);
     provider.start().await.unwrap();
     tokio::time::timeout(Duration::from_secs(30), async {
-        while provider.board("pool").and_then(|board| board.pod("l-1")).is_none() {
+        while provider.board("pool").and_then(|board| board.pod(None, "l-1")).is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await
     .expect("the board has the older one");
     let id = json!("pool-l-1");
-    let deleted = provider.delete(&id);
+    let deleted = provider.delete(&id, None);
     tokio::time::timeout(Duration::from_secs(30), deleted).await.unwrap().unwrap();
     assert_eq!(stub.calls(&format!("DELETE {PODS}/l-1")).len(), 2, "also the newer one");
 }
@@ -425,14 +425,14 @@ async fn the_newer_pod_of_a_name_is_deleted_although_only_the_older_one_was_seen
 async fn of_a_pool_that_is_gone_a_pod_that_we_may_not_see_is_not_gone() {
     let stub = Stub::start(|_, _, _| forbidden("pods")).await;
     let provider = stub.provider(KubernetesKind::Pods, false);
-    let error = provider.delete(&json!("former-l-1")).await.unwrap_err();
+    let error = provider.delete(&json!("former-l-1"), None).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Config, "{error}");
     let stub = Stub::start(|call, _, _| match call {
         "GET /api/v1/namespaces/former/pods/l-1" => refusal(404, "NotFound", "pods \"l-1\" not found"),
         _ => forbidden("pods"),
     })
     .await;
-    stub.provider(KubernetesKind::Pods, false).delete(&json!("former-l-1")).await.unwrap();
+    stub.provider(KubernetesKind::Pods, false).delete(&json!("former-l-1"), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -441,11 +441,11 @@ async fn a_node_that_waited_is_handed_over_with_the_credentials_of_now() {
     let provider = stub.provider(KubernetesKind::Pods, false);
     let made = json!({"pod": "l-1", "namespace": "pool", "host": format!("http://127.0.0.1:{}", stub.port), "ca_crt": null,
         "skiptls": false, "token": "one", "user": "zuul-worker"});
-    assert_eq!(provider.renewed_connection(&made).await.unwrap(), None);
+    assert_eq!(provider.renewed_connection(&made, None).await.unwrap(), None);
     stub.write_kubeconfig("three");
     tokio::time::timeout(Duration::from_secs(30), async {
         loop {
-            if let Some(renewed) = provider.renewed_connection(&made).await.unwrap() {
+            if let Some(renewed) = provider.renewed_connection(&made, None).await.unwrap() {
                 let mut expected = made.clone();
                 expected["token"] = json!("three");
                 assert_eq!(renewed, expected);
@@ -457,7 +457,7 @@ async fn a_node_that_waited_is_handed_over_with_the_credentials_of_now() {
     .await
     .expect("renewed");
     let of_namespaces = stub.provider(KubernetesKind::Namespaces, false);
-    assert_eq!(of_namespaces.renewed_connection(&made).await.unwrap(), None, "its account's token lasts");
+    assert_eq!(of_namespaces.renewed_connection(&made, None).await.unwrap(), None, "its account's token lasts");
 }
 
 #[tokio::test]
@@ -473,20 +473,24 @@ async fn a_namespace_that_two_later_lists_lack_has_gone() {
     .await;
     let provider = stub.provider(KubernetesKind::Namespaces, true);
     let (id, long_ago) = (json!("pool-1"), None);
-    assert_eq!(provider.has_gone(&id, long_ago), None, "nothing was listed");
+    assert_eq!(provider.has_gone(&id, None, long_ago), None, "nothing was listed");
     provider.list_tagged().await.unwrap();
-    assert_eq!(provider.has_gone(&id, long_ago), None);
+    assert_eq!(provider.has_gone(&id, None, long_ago), None);
     provider.list_tagged().await.unwrap();
-    assert_eq!(provider.has_gone(&id, long_ago), None, "one list alone may be wrong");
+    assert_eq!(provider.has_gone(&id, None, long_ago), None, "one list alone may be wrong");
     let error = provider.list_tagged().await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Transient, "{error}");
-    assert_eq!(provider.has_gone(&id, long_ago), None, "an answer that is no list does not say that there is nothing");
+    assert_eq!(
+        provider.has_gone(&id, None, long_ago),
+        None,
+        "an answer that is no list does not say that there is nothing"
+    );
     provider.list_tagged().await.unwrap();
-    assert!(provider.has_gone(&id, long_ago).is_some());
-    assert_eq!(provider.has_gone(&id, Some(std::time::Instant::now())), None, "the list is older than the node");
+    assert!(provider.has_gone(&id, None, long_ago).is_some());
+    assert_eq!(provider.has_gone(&id, None, Some(std::time::Instant::now())), None, "the list is older than the node");
     let unseen = stub.provider(KubernetesKind::Namespaces, true);
     assert!(unseen.list_tagged().await.unwrap().is_empty(), "our account may not list");
-    assert_eq!(unseen.has_gone(&id, long_ago), None, "what we may not see is not gone");
+    assert_eq!(unseen.has_gone(&id, None, long_ago), None, "what we may not see is not gone");
 }
 
 #[tokio::test]

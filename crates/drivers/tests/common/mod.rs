@@ -16,7 +16,7 @@ use nodepool_common::{
     config::{self, CloudImage, Driver, LabelImage, OpenStack, OpenStackLabel, OpenStackPool},
     model::{NodeRequest, Resources},
 };
-use nodepool_drivers::{ImageToUpload, Launch, LaunchProgress};
+use nodepool_drivers::{ImageToUpload, Launch, LaunchProgress, Scope};
 use serde_json::Value;
 
 pub fn cloud_image(name: &str) -> CloudImage {
@@ -120,20 +120,25 @@ pub fn image(name: &str, path: &Path) -> ImageToUpload {
     }
 }
 
-/// Keeps the ids that were reported.
+/// Keeps what was reported.
 #[derive(Debug, Default)]
-pub struct Reported(pub Mutex<Vec<Value>>);
+pub struct Reported(Mutex<Vec<(Value, Option<Scope>)>>);
 
 impl Reported {
     pub fn ids(&self) -> Vec<Value> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().unwrap().iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Where each was made.
+    pub fn scopes(&self) -> Vec<Option<Scope>> {
+        self.0.lock().unwrap().iter().map(|(_, scope)| scope.clone()).collect()
     }
 }
 
 #[async_trait]
 impl LaunchProgress for Reported {
-    async fn created(&self, external_id: Value) {
-        self.0.lock().unwrap().push(external_id);
+    async fn created(&self, external_id: Value, made_in: Option<&Scope>) {
+        self.0.lock().unwrap().push((external_id, made_in.cloned()));
     }
 }
 

@@ -84,7 +84,7 @@ pub async fn with_provider<F: Future<Output = ()> + Send + 'static>(
 pub async fn end(provider: &Arc<dyn Provider>, done: Result<Result<(), Elapsed>, JoinError>) {
     for server in own(provider).await {
         eprintln!("removing server {}", server.id);
-        timeout(DEADLINE, provider.delete(&json!(server.id))).await.unwrap().unwrap();
+        timeout(DEADLINE, provider.delete(&json!(server.id), None)).await.unwrap().unwrap();
     }
     for image in provider.list_images().await.unwrap() {
         eprintln!("removing image {}", image.id);

@@ -18,7 +18,7 @@ use nodepool_common::{
 use serde_json::Value;
 use tracing::warn;
 
-use super::{Launcher, clouds::Cloud, launch::out_of_sight};
+use super::{Launcher, clouds::Cloud};
 
 /// Longest time for new credentials; without them the old ones are handed over.
 const RENEWED_WITHIN: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ impl Launcher {
                 continue;
             }
             let since = steps.seen_after(entry.since(now).unwrap_or(now), now, at);
-            let why = cloud.provider.has_gone(external_id, since);
+            let why = cloud.provider.has_gone(external_id, node.driver_data.as_ref(), since);
             if let Some(why) = why {
                 found.entry(provider.clone()).or_default().gone.insert(node.id.clone(), why);
             }
@@ -82,15 +82,12 @@ impl Launcher {
     pub(super) fn notices_gone(&self, node: &Node) -> bool {
         let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { return false };
         let Some(cloud) = self.clouds.get(provider) else { return false };
-        if out_of_sight(&cloud, node).is_some() {
-            return false;
-        }
         let since = self.steps.lock().unwrap_or_else(PoisonError::into_inner).seen_after(
             node.state_time,
             clock::now(),
             Instant::now(),
         );
-        let Some(why) = cloud.provider.has_gone(external_id, since) else { return false };
+        let Some(why) = cloud.provider.has_gone(external_id, node.driver_data.as_ref(), since) else { return false };
         self.clouds.keep_gone(provider, &node.id, why);
         true
     }
@@ -112,15 +109,10 @@ impl Launcher {
     /// What Zuul is to connect with, where that is not what the record says any more.
     pub(super) async fn renewed_connection(&self, node: &Node) -> Option<Value> {
         let cloud = node.provider.as_ref().and_then(|provider| self.clouds.get(provider))?;
-        let renewed = cloud.provider.renewed_connection(&node.connection_port);
+        let renewed = cloud.provider.renewed_connection(&node.connection_port, node.driver_data.as_ref());
         let renewed = tokio::time::timeout(RENEWED_WITHIN, renewed).await;
         let trouble = match renewed {
-            Ok(Ok(None)) => return None,
-            // They are those of where the settings lead now.
-            Ok(Ok(renewed)) => match out_of_sight(&cloud, node) {
-                Some(why) => why,
-                None => return renewed,
-            },
+            Ok(Ok(renewed)) => return renewed,
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", RENEWED_WITHIN.as_secs()),
         };

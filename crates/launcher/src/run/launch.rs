@@ -24,7 +24,9 @@ use nodepool_common::{
     sys::clock,
     zk::{Held, ZkError},
 };
-use nodepool_drivers::{CloudImageSource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, ProviderError};
+use nodepool_drivers::{
+    CloudImageSource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, ProviderError, Scope,
+};
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -51,7 +53,20 @@ pub struct NodeLaunch {
     session: CancellationToken,
     logger: String,
     /// The server of the current attempt as the cloud told it, whether or not that is on record yet.
-    made: std::sync::Mutex<Option<Value>>,
+    made: std::sync::Mutex<Option<Made>>,
+}
+
+/// A server that was made for a node: what is on the node's record of it, or is to be.
+#[derive(Clone)]
+struct Made {
+    external_id: Value,
+    driver_data: Option<Value>,
+}
+
+impl Made {
+    fn on_record(node: &Node) -> Option<Self> {
+        Some(Self { external_id: node.external_id.clone()?, driver_data: node.driver_data.clone() })
+    }
 }
 
 /// Why an attempt failed.
@@ -344,46 +359,45 @@ impl NodeLaunch {
         keys.map_err(Failure::Keyscan)
     }
 
-    fn made(&self) -> std::sync::MutexGuard<'_, Option<Value>> {
+    fn made(&self) -> std::sync::MutexGuard<'_, Option<Made>> {
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The servers that carry this node's id: what an attempt left whose answer we never saw.
-    async fn unanswered(&self, node: &str) -> Result<Vec<Value>, ProviderError> {
+    async fn unanswered(&self, node: &str) -> Result<Vec<Made>, ProviderError> {
         let resources = self.cloud.provider.list_tagged().await?;
         let ours = resources.into_iter().filter(|resource| {
             resource.kind.is_node()
                 && resource.tag("nodepool_provider_name") == Some(self.pool.provider.as_str())
                 && resource.tag("nodepool_node_id") == Some(node)
         });
-        Ok(ours.map(|resource| json!(resource.id)).collect())
+        Ok(ours.map(|resource| Made { external_id: json!(resource.id), driver_data: None }).collect())
     }
 
     /// Deletes what an attempt made. Tries for as long as an attempt may take, because the next attempt must not leave
     /// the node with two servers. False where that failed.
     async fn undo(&self, held: &Mutex<Held<Node>>) -> bool {
         let node = held.lock().await.record().id.clone();
-        let on_record = held.lock().await.record().external_id.clone();
+        let on_record = Made::on_record(held.lock().await.record());
         let known = self.made().take().or(on_record);
         let give_up = Instant::now() + self.cloud.config.launch_timeout.max(Duration::from_secs(60));
         let mut pause = Duration::from_millis(500);
         loop {
             let deleting = async {
                 let servers = match &known {
-                    Some(id) => vec![id.clone()],
+                    Some(made) => vec![made.clone()],
                     None => self.unanswered(node.as_str()).await?,
                 };
                 for server in servers {
-                    self.cloud.provider.delete(&server).await?;
+                    self.cloud.provider.delete(&server.external_id, server.driver_data.as_ref()).await?;
                 }
                 Ok::<_, ProviderError>(())
             };
             match tokio::time::timeout_at(give_up, deleting).await {
-                Ok(Ok(())) => {
-                    // The settings may have changed since the failure.
-                    let record = Arc::clone(held.lock().await.record());
-                    let Some(why) = out_of_sight(&self.cloud, &record) else { break };
-                    warn!(logger = %self.logger, "The server of a failed attempt is out of sight: {why}");
+                Ok(Ok(())) => break,
+                // The settings may have changed since the failure.
+                Ok(Err(error)) if error.elsewhere => {
+                    warn!(logger = %self.logger, "The server of a failed attempt is out of sight: {error}");
                     *self.made() = known;
                     return false;
                 }
@@ -435,7 +449,9 @@ impl NodeLaunch {
         let made = self.made().take();
         let written = held
             .update(|node| {
-                node.external_id = made.or(node.external_id.take());
+                if let Some(Made { external_id, driver_data }) = made {
+                    (node.external_id, node.driver_data) = (Some(external_id), driver_data);
+                }
                 node.comment = Some(reason.clone());
                 node.set_state(state, clock::now());
             })
@@ -479,16 +495,16 @@ struct OnRecord<'a> {
 
 #[async_trait]
 impl LaunchProgress for OnRecord<'_> {
-    async fn created(&self, external_id: Value) {
+    async fn created(&self, external_id: Value, made_in: Option<&Scope>) {
+        let driver_data = made_in.map(Scope::driver_data);
         // First of all: the attempt may be dropped at any await, the next one below included.
-        *self.launch.made() = Some(external_id.clone());
+        *self.launch.made() = Some(Made { external_id: external_id.clone(), driver_data: driver_data.clone() });
         let logger = &self.launch.logger;
         let mut held = self.held.lock().await;
         if held.record().external_id.as_ref() == Some(&external_id) {
             return;
         }
         let text = plain(&external_id);
-        let driver_data = self.launch.cloud.provider.scope().map(|scope| scope.driver_data());
         let made = |node: &mut Node| (node.external_id, node.driver_data) = (Some(external_id), driver_data);
         match held.update(made).await {
             Ok(()) => info!(logger = %logger, "Server {text} is being created"),
@@ -497,7 +513,7 @@ impl LaunchProgress for OnRecord<'_> {
     }
 }
 
-/// Why the cloud's answers say nothing of a node's server; `None`: they do, as far as is known.
+/// Why the cloud's answers say nothing of a node's server, by where its settings led last; `None`: they do, as far as is known.
 pub(super) fn out_of_sight(cloud: &Cloud, node: &Node) -> Option<String> {
     node.external_id.as_ref()?;
     cloud.provider.scope()?.lacks(node.driver_data.as_ref())

@@ -9,7 +9,7 @@ use nodepool_common::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::{Launcher, launch::out_of_sight};
+use super::Launcher;
 
 const LOGGER: &str = "nodepool.DeletedNodeWorker";
 /// How long one attempt to delete may take (`nodepool 11.0.0: driver/statemachine.py StateMachineNodeDeleter`).
@@ -88,14 +88,15 @@ impl Launcher {
             if node.state != NodeState::Deleting {
                 held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
             }
-            // The settings may change while it is asked for.
-            let before = out_of_sight(&cloud, &node);
-            let deleting = tokio::time::timeout(DELETE_TIMEOUT, cloud.provider.delete(external_id)).await;
-            if let Some(why) = before.or_else(|| out_of_sight(&cloud, &node)) {
+            let deleting = cloud.provider.delete(external_id, node.driver_data.as_ref());
+            let deleting = tokio::time::timeout(DELETE_TIMEOUT, deleting).await;
+            if let Ok(Err(why)) = &deleting
+                && why.elsewhere
+            {
                 let now = clock::now();
                 let since = held.stat().no_later(held.record().state_time, now);
                 if now - since < OUT_OF_SIGHT_FOR {
-                    return self.deletion_failed(held, &why, OUT_OF_SIGHT_PAUSE).await;
+                    return self.deletion_failed(held, &why.to_string(), OUT_OF_SIGHT_PAUSE).await;
                 }
                 error!(
                     logger = LOGGER, node = %id,

@@ -29,7 +29,7 @@ pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug
     async fn changed(&self) {
         std::future::pending::<()>().await;
     }
-    /// What the token of the last call is for.
+    /// What the token of the last call is for. Where a server was made, [`Server::scope`] tells.
     fn scope(&self) -> Option<Scope> {
         None
     }
@@ -39,8 +39,10 @@ pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug
     }
     async fn create_server(&self, create: &CreateServer) -> Result<Server, CloudError>;
     async fn list_servers(&self) -> Result<Vec<Arc<Server>>, CloudError>;
-    /// One server, now; `None`: there is none. For faults, which listings may lack.
-    async fn get_server(&self, id: &str) -> Result<Option<Arc<Server>>, CloudError> {
+    /// One server, now; `None`: there is none. For faults, which listings may lack. `made_in`: as for
+    /// [`Provider::delete`](crate::Provider::delete), here and below.
+    async fn get_server(&self, id: &str, made_in: Option<&Value>) -> Result<Option<Arc<Server>>, CloudError> {
+        let _ = made_in;
         Ok(self.list_servers().await?.into_iter().find(|server| server.id == id))
     }
     /// Whether the cloud has begun to make a server that it lists.
@@ -48,10 +50,10 @@ pub(crate) trait Cloud: ImageService + NetworkService + Send + Sync + fmt::Debug
         let _ = id;
         Ok(true)
     }
-    async fn delete_server(&self, id: &str) -> Result<(), CloudError>;
+    async fn delete_server(&self, id: &str, made_in: Option<&Value>) -> Result<(), CloudError>;
     /// Ends the time for which a cloud keeps a deleted server restorable.
-    async fn delete_for_good(&self, id: &str) -> Result<(), CloudError> {
-        self.delete_server(id).await
+    async fn delete_for_good(&self, id: &str, made_in: Option<&Value>) -> Result<(), CloudError> {
+        self.delete_server(id, made_in).await
     }
     /// Those that are public, and those that the project was given.
     async fn list_flavors(&self) -> Result<Vec<Flavor>, CloudError>;

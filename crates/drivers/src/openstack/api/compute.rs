@@ -1,9 +1,11 @@
 //! Nova's data: servers, flavors, limits.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::{limit, speaks_of_capacity, speaks_of_quota};
-use crate::{ErrorClass, Metadata};
+use crate::{ErrorClass, Metadata, Scope};
 
 /// What a server is made from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,6 +74,8 @@ pub(crate) struct Server {
     pub private_v4: Option<String>,
     /// Whether the JSON had `interface_ip`.
     pub knows_addresses: bool,
+    /// Where the call went to that told of it; `None`: the cloud is but one.
+    pub scope: Option<Arc<Scope>>,
 }
 
 /// What a server says of its flavor: from microversion 2.47 on its name and amounts, before that its id.
@@ -136,6 +140,7 @@ impl Server {
         });
         let volumes = json.get("os-extended-volumes:volumes_attached").and_then(Value::as_array).into_iter().flatten();
         Some(Self {
+            scope: None,
             id: text("id")?,
             name: text("name").unwrap_or_default(),
             status: text("status").unwrap_or_default().to_uppercase(),

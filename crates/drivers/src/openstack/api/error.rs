@@ -16,11 +16,13 @@ pub(crate) struct CloudError {
     pub status: Option<u16>,
     /// Whether that is because the cloud cannot be reached, or did not answer in time.
     pub unanswered: bool,
+    /// Whether the settings lead to another project or region than the one that is meant: nothing was asked for.
+    pub elsewhere: bool,
 }
 
 impl CloudError {
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), external_id: None, status: None, unanswered: false }
+        Self { class, message: message.into(), external_id: None, status: None, unanswered: false, elsewhere: false }
     }
 
     /// An answer of the cloud: classed by its status and its words (drivers.md 1.6).
@@ -38,7 +40,12 @@ impl CloudError {
             400..500 => ErrorClass::Config,
             _ => ErrorClass::Bug,
         };
-        Self { class, message, external_id: None, status: Some(status), unanswered: false }
+        Self { status: Some(status), ..Self::new(class, message) }
+    }
+
+    /// The settings lead to another project or region; `why`: [`Scope::lacks`](crate::Scope::lacks).
+    pub fn elsewhere(why: String) -> Self {
+        Self { elsewhere: true, ..Self::new(ErrorClass::Transient, why) }
     }
 
     /// Whether the cloud as a whole is away, for whatever was asked of it.

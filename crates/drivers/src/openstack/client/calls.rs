@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     http::{Call, is_older},
-    nova::Nova,
+    nova::{Answer, Nova},
     service::Service,
 };
 use crate::{
@@ -68,6 +68,12 @@ fn server_body(create: &CreateServer, auto: bool) -> Value {
     json!({"server": server})
 }
 
+/// The server that an answer tells of.
+fn server_in(answer: &Answer<Value>) -> Option<Server> {
+    let server = answer.value.get("server").and_then(Server::read)?;
+    Some(Server { scope: answer.scope.clone(), ..server })
+}
+
 #[async_trait]
 impl Cloud for Nova {
     async fn start(&self) -> Result<(), CloudError> {
@@ -102,26 +108,28 @@ impl Cloud for Nova {
             call.microversion = auto.then_some(AUTO_NETWORKS);
             call
         };
-        let answer = match self.call(call(auto)).await {
+        let answer = match self.answer(call(auto)).await {
             // Nova is older than that.
-            Err(error) if auto && error.status == Some(406) => self.call(call(false)).await?,
+            Err(error) if auto && error.status == Some(406) => self.answer(call(false)).await?,
             answer => answer?,
         };
-        answer.get("server").and_then(Server::read).ok_or_else(|| {
+        server_in(&answer).ok_or_else(|| {
             CloudError::new(ErrorClass::Transient, "Nova accepted the creation without naming the server's id")
         })
     }
 
     async fn list_servers(&self) -> Result<Vec<Arc<Server>>, CloudError> {
-        self.list_read("detailed server list", Service::Compute, "/servers/detail", "servers", &[], |server| {
-            Server::read(&server).map(Arc::new)
-        })
-        .await
+        let (name, path) = ("detailed server list", "/servers/detail");
+        let read = |server: Value| Server::read(&server);
+        let servers = self.list_read(name, Service::Compute, path, "servers", &[], read).await?;
+        Ok(servers.into_iter().map(|(server, scope)| Arc::new(Server { scope, ..server })).collect())
     }
 
-    async fn get_server(&self, id: &str) -> Result<Option<Arc<Server>>, CloudError> {
-        match self.call(Call::get("get_server_by_id", Service::Compute, format!("/servers/{id}"))).await {
-            Ok(answer) => match answer.get("server").and_then(Server::read) {
+    async fn get_server(&self, id: &str, made_in: Option<&Value>) -> Result<Option<Arc<Server>>, CloudError> {
+        let mut call = Call::get("get_server_by_id", Service::Compute, format!("/servers/{id}"));
+        call.made_in = made_in.cloned();
+        match self.answer(call).await {
+            Ok(answer) => match server_in(&answer) {
                 Some(server) => Ok(Some(Arc::new(server))),
                 None => Err(CloudError::new(ErrorClass::Transient, format!("server {id} was answered without it"))),
             },
@@ -140,16 +148,17 @@ impl Cloud for Nova {
         Ok(!actions.is_empty())
     }
 
-    async fn delete_server(&self, id: &str) -> Result<(), CloudError> {
-        self.call(Call::new("delete_server", Method::DELETE, Service::Compute, format!("/servers/{id}")))
-            .await
-            .map(drop)
+    async fn delete_server(&self, id: &str, made_in: Option<&Value>) -> Result<(), CloudError> {
+        let mut call = Call::new("delete_server", Method::DELETE, Service::Compute, format!("/servers/{id}"));
+        call.made_in = made_in.cloned();
+        self.call(call).await.map(drop)
     }
 
-    async fn delete_for_good(&self, id: &str) -> Result<(), CloudError> {
+    async fn delete_for_good(&self, id: &str, made_in: Option<&Value>) -> Result<(), CloudError> {
         let mut call =
             Call::new("force_delete_server", Method::POST, Service::Compute, format!("/servers/{id}/action"));
         call.body = Some(json!({"forceDelete": null}));
+        call.made_in = made_in.cloned();
         self.call(call).await.map(drop)
     }
 

@@ -118,6 +118,9 @@ pub(super) struct Call {
     pub path: String,
     pub query: Vec<(String, String)>,
     pub body: Option<Value>,
+    /// Of what it is about: the `driver_data` of its record. No call is made where the settings lead to another project or
+    /// region.
+    pub made_in: Option<Value>,
     pub headers: Vec<(&'static str, &'static str)>,
     /// The first microversion that has what the call asks for.
     pub microversion: Option<&'static str>,
@@ -138,6 +141,7 @@ impl Call {
             path: path.into(),
             query: Vec::new(),
             body: None,
+            made_in: None,
             headers: Vec::new(),
             microversion: None,
             is_page: false,

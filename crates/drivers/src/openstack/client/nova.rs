@@ -112,8 +112,7 @@ impl Nova {
     }
 
     fn note_scope(&self, session: &Session, token: &Token) {
-        let region = session.settings.region(Service::Compute);
-        let scope = token.project.clone().map(|project| Scope::Project { project, region });
+        let scope = scope_of(session, token);
         let mut last = self.scope.write().unwrap_or_else(PoisonError::into_inner);
         if let Some((now, before)) = scope.as_ref().zip(last.as_ref())
             && now.lacks(Some(&before.driver_data())).is_some()
@@ -231,16 +230,21 @@ impl Nova {
 
     /// Makes a call as often as is right, and reads its JSON.
     pub(super) async fn call(&self, call: Call) -> Result<Value, CloudError> {
-        self.repeat(call, &any_json).await.map_err(marked).map(|(answer, _)| answer)
+        self.answer(call).await.map(|answer| answer.value)
     }
 
-    /// The same for a page of a listing, with how long the attempt took that brought it.
-    pub(super) async fn page<T>(&self, mut call: Call, read: &Read<'_, T>) -> Result<(T, Duration), CloudError> {
+    /// The same, with where it came from.
+    pub(super) async fn answer(&self, call: Call) -> Result<Answer<Value>, CloudError> {
+        self.repeat(call, &any_json).await.map_err(marked)
+    }
+
+    /// The same for a page of a listing.
+    pub(super) async fn page<T>(&self, mut call: Call, read: &Read<'_, T>) -> Result<Answer<T>, CloudError> {
         call.is_page = true;
         self.repeat(call, read).await.map_err(marked)
     }
 
-    async fn repeat<T>(&self, mut call: Call, read: &Read<'_, T>) -> Result<(T, Duration), CloudError> {
+    async fn repeat<T>(&self, mut call: Call, read: &Read<'_, T>) -> Result<Answer<T>, CloudError> {
         let until = Instant::now() + call.patience;
         let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
         let mut delays =
@@ -249,6 +253,11 @@ impl Nova {
         loop {
             // Each time: clouds.yaml may have changed while the call waited.
             let (session, token) = self.token_until(until).await?;
+            // Of the very token that is sent: by the time of the answer the settings may lead elsewhere.
+            let scope = scope_of(&session, &token);
+            if let Some(why) = scope.as_ref().and_then(|scope| scope.lacks(call.made_in.as_ref())) {
+                return Err(CloudError::elsewhere(why));
+            }
             let gate = session.gate(call.service);
             let Some(pass) = gate.pass(!repeatable, until, FILE_CHECK_INTERVAL).await? else { continue };
             if pass.is_probe && (!repeatable || call.is_page) {
@@ -273,7 +282,7 @@ impl Nova {
             }
             let (is_later, was_not_sent) = (sent.is_later(), sent.was_not_sent());
             let mut error = match sent.result {
-                Ok(value) => return Ok((value, time)),
+                Ok(value) => return Ok(Answer { value, took: time, scope: scope.map(Arc::new) }),
                 Err(error) => error,
             };
             let refused = error.status == Some(401);
@@ -334,6 +343,20 @@ impl Nova {
         tracing::debug!(provider = %self.provider, result, "API call {} in {time:?}", call.name);
         sent
     }
+}
+
+/// What a call was answered.
+pub(super) struct Answer<T> {
+    pub value: T,
+    /// How long the attempt took that brought it.
+    pub took: Duration,
+    /// What the token was for that it was made with.
+    pub scope: Option<Arc<Scope>>,
+}
+
+fn scope_of(session: &Session, token: &Token) -> Option<Scope> {
+    let region = session.settings.region(Service::Compute);
+    token.project.clone().map(|project| Scope::Project { project, region })
 }
 
 /// An error that is no answer says that the cloud is away.
@@ -398,7 +421,7 @@ mod tests {
         let error = nova.list_servers().await.unwrap_err();
         assert!(error.message.contains("no answer within 0.5 s (detailed server list"), "the third: {error}");
         let began = Instant::now();
-        nova.delete_server("s").await.unwrap();
+        nova.delete_server("s", None).await.unwrap();
         assert!(began.elapsed() < Duration::from_millis(500), "the service is not in trouble: {:?}", began.elapsed());
         assert_eq!(nova.page_deadlines.of("detailed server list"), Duration::from_secs(1));
         assert_eq!(nova.list_servers().await.unwrap().len(), 1);
@@ -428,7 +451,7 @@ mod tests {
         assert_eq!(names(), [answered, answered, "clouds.one.compute.GET.servers_detail.attempted"]);
         cloud.answer("DELETE", "/compute/v2.1/servers/s", 204, &json!(null));
         cloud.meets(Rule::new("DELETE", "/compute/v2.1/servers/s", Fault::CutBefore).times(1));
-        nova.delete_server("s").await.unwrap();
+        nova.delete_server("s", None).await.unwrap();
         // Without an answer the SDK knows only what it appends to the endpoint.
         assert_eq!(names(), ["clouds.one.compute.DELETE.server.failed", "clouds.one.compute.DELETE.server.attempted"]);
         let answered = "clouds.one.compute.DELETE.compute_server.204";

@@ -6,14 +6,19 @@
 //! that was read already is an error: a short list would pass for a complete one, and what is missing from it is taken
 //! for gone.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use reqwest::Url;
 use serde_json::{Map, Value};
 
-use super::{http::Call, nova::Nova, page::Page, service::Service};
+use super::{
+    http::Call,
+    nova::{Answer, Nova},
+    page::Page,
+    service::Service,
+};
 use crate::{
-    ErrorClass,
+    ErrorClass, Scope,
     openstack::api::{CloudError, Named},
 };
 
@@ -32,11 +37,13 @@ impl Nova {
         key: &str,
         query: &[(&'static str, &str)],
     ) -> Result<Vec<Value>, CloudError> {
-        self.list_read(name, service, path, key, query, Some).await
+        let all = self.list_read(name, service, path, key, query, Some).await?;
+        Ok(all.into_iter().map(|(item, _)| item).collect())
     }
 
     /// All pages of a listing. Of each item only what `convert` makes of it is kept, and nothing where that is `None`: what a
-    /// service says of thousands of servers takes many times the memory of what we need of it.
+    /// service says of thousands of servers takes many times the memory of what we need of it. Each comes
+    /// with where its page came from.
     pub(super) async fn list_read<T: Send>(
         &self,
         name: &'static str,
@@ -45,7 +52,7 @@ impl Nova {
         key: &str,
         query: &[(&'static str, &str)],
         convert: impl Fn(Value) -> Option<T> + Send + Sync,
-    ) -> Result<Vec<T>, CloudError> {
+    ) -> Result<Vec<(T, Option<Arc<Scope>>)>, CloudError> {
         let first: Query = query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let mut all = Vec::new();
         let mut read = HashSet::new();
@@ -58,10 +65,11 @@ impl Nova {
             }
             let mut call = Call::get(name, service, path);
             call.query = query;
-            let (page, time) = self.page(call, &|data| Page::read(data, key, &convert)).await?;
-            lesson.came(time);
+            let page = self.page(call, &|data| Page::read(data, key, &convert)).await?;
+            let Answer { value: page, took, scope } = page;
+            lesson.came(took);
             let next = next_query(&page.rest, key).filter(|_| page.had_items);
-            all.extend(page.items);
+            all.extend(page.items.into_iter().map(|item| (item, scope.clone())));
             let Some(next) = next else {
                 lesson.ended();
                 return Ok(all);

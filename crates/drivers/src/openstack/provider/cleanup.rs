@@ -88,7 +88,7 @@ impl OpenStackProvider {
 
     async fn has_lost_its_server(&self, port: &Port) -> bool {
         let Some(device) = &port.device else { return true };
-        match self.cloud.get_server(device).await {
+        match self.cloud.get_server(device, None).await {
             Ok(server) => server.is_none(),
             Err(error) => {
                 tracing::warn!(

@@ -19,7 +19,7 @@ const DELETED_LISTINGS: u32 = 3;
 const ERROR_LISTINGS: u32 = 3;
 
 impl OpenStackProvider {
-    pub(super) async fn delete_server(&self, external_id: &Value) -> Result<()> {
+    pub(super) async fn delete_server(&self, external_id: &Value, made_in: Option<&Value>) -> Result<()> {
         let Some(id) = external_id.as_str() else {
             return Err(ProviderError::new(
                 ErrorClass::Bug,
@@ -31,7 +31,8 @@ impl OpenStackProvider {
         self.delete_floating_ips(id).await?;
         for _ in 0..DELETE_ATTEMPTS {
             let mut since = Instant::now();
-            match self.cloud.delete_server(id).await {
+            let generation = self.cloud.generation();
+            match self.cloud.delete_server(id, made_in).await {
                 Ok(()) => {}
                 Err(error) if error.class == ErrorClass::Gone => return Ok(()),
                 Err(error) => return Err(self.error(doing())(error)),
@@ -41,10 +42,17 @@ impl OpenStackProvider {
             while errors < ERROR_LISTINGS {
                 let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
                 match servers.get(id) {
-                    None => return Ok(()),
+                    None if self.cloud.generation() == generation => return Ok(()),
+                    // The settings were read anew since it was asked for: the list may be that of another project.
+                    None => {
+                        let found = self.cloud.get_server(id, made_in).await;
+                        if found.map_err(self.error(doing()))?.is_none() {
+                            return Ok(());
+                        }
+                    }
                     Some(server) if server.is_soft_deleted() => {
                         if !std::mem::replace(&mut for_good, true) {
-                            self.delete_for_good(id).await;
+                            self.delete_for_good(id, made_in).await;
                         }
                     }
                     Some(server) if server.is_deleted() => {
@@ -67,8 +75,8 @@ impl OpenStackProvider {
         )))
     }
 
-    async fn delete_for_good(&self, id: &str) {
-        match self.cloud.delete_for_good(id).await {
+    async fn delete_for_good(&self, id: &str, made_in: Option<&Value>) {
+        match self.cloud.delete_for_good(id, made_in).await {
             Ok(()) => self.servers.hurry_for_news(),
             Err(error) if error.class == ErrorClass::Gone => {}
             Err(error) => tracing::warn!(

@@ -77,7 +77,7 @@ impl OpenStackProvider {
         let server = if server.status == "ACTIVE" && server.has_address() {
             Arc::new(server)
         } else {
-            self.wait_until_active(&server.id, lost, &create, launch).await?
+            self.wait_until_active(&server, lost, &create, launch).await?
         };
         self.instance(launch, pool, &server, need(&flavor, label)).await
     }
@@ -183,13 +183,14 @@ impl OpenStackProvider {
     ) -> std::result::Result<Created, CloudError> {
         let mut error = match self.cloud.create_server(create).await {
             Ok(server) => {
-                progress.created(json!(server.id)).await;
+                progress.created(json!(server.id), server.scope.as_deref()).await;
                 return Ok(Created { server, lost: None });
             }
             Err(error) => error,
         };
         if let Some(id) = error.external_id.clone() {
-            progress.created(json!(id)).await;
+            // Only the simulated cloud knows it.
+            progress.created(json!(id), None).await;
             if let Some(fault) = self.fault(&id).await {
                 tracing::error!(provider = %self.name, node = %launch.node, %id, "Detailed node error: {}", fault.message);
                 if fault.class() == ErrorClass::Quota {
@@ -204,7 +205,7 @@ impl OpenStackProvider {
                 provider = %self.name, node = %launch.node, id = server.id, %error,
                 "the answer to the server's creation was lost, but it exists"
             );
-            progress.created(json!(server.id)).await;
+            progress.created(json!(server.id), server.scope.as_deref()).await;
             return Ok(Created { server: Server::clone(&server), lost: Some(error) });
         }
         if error.status == Some(404) {
@@ -237,11 +238,13 @@ impl OpenStackProvider {
     /// `lost`: why the creation's answer was lost, where it was.
     async fn wait_until_active(
         &self,
-        id: &str,
+        created: &Server,
         lost: Option<CloudError>,
         create: &CreateServer,
         launch: &Launch,
     ) -> Result<Arc<Server>> {
+        let id = created.id.as_str();
+        let made_in = created.scope.as_ref().map(|scope| scope.driver_data());
         let doing = || format!("waiting for server {} ({id})", create.name);
         let mut tagged = create.volume_size.is_none();
         let mut since = Instant::now();
@@ -256,7 +259,8 @@ impl OpenStackProvider {
                 missing += 1;
                 let absent = missing_since.get_or_insert_with(Instant::now).elapsed();
                 if missing >= MISSING_LISTINGS && absent >= MISSING_FOR {
-                    if self.cloud.get_server(id).await.map_err(self.error(doing()))?.is_none() {
+                    let found = self.cloud.get_server(id, made_in.as_ref()).await;
+                    if found.map_err(self.error(doing()))?.is_none() {
                         return Err(self.error(doing())(CloudError::new(
                             ErrorClass::Gone,
                             "the cloud does not have it any more; somebody deleted it while it was being made",

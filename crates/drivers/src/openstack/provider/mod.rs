@@ -130,15 +130,21 @@ impl Provider for OpenStackProvider {
         self.launch_server(launch, progress).await
     }
 
-    async fn delete(&self, external_id: &Value) -> Result<()> {
-        self.delete_server(external_id).await
+    async fn delete(&self, external_id: &Value, made_in: Option<&Value>) -> Result<()> {
+        self.delete_server(external_id, made_in).await
     }
 
     fn scope(&self) -> Option<Scope> {
         self.cloud.scope()
     }
 
-    fn has_gone(&self, external_id: &Value, since: Option<std::time::Instant>) -> Option<String> {
+    /// What lists lack counts only after one of the same project that had it, so nothing need be known of where it was made.
+    fn has_gone(
+        &self,
+        external_id: &Value,
+        _made_in: Option<&Value>,
+        since: Option<std::time::Instant>,
+    ) -> Option<String> {
         let gone = self.servers.lack(external_id.as_str()?, since.map(Instant::from_std));
         gone.then(|| "the cloud does not list it any more".to_owned())
     }

@@ -68,7 +68,7 @@ impl OpenStackProvider {
     pub(super) async fn delete_leaked(&self, resource: &CloudResource) -> Result<()> {
         let id = resource.id.as_str();
         let deleted = match resource.kind {
-            ResourceKind::Instance => self.cloud.delete_server(id).await,
+            ResourceKind::Instance => self.cloud.delete_server(id, None).await,
             ResourceKind::Port => self.cloud.delete_port(id).await,
             ResourceKind::FloatingIp => self.cloud.delete_floating_ip(id).await,
             ResourceKind::Volume => self.cloud.delete_volume(id).await,

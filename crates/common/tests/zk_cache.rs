@@ -190,7 +190,7 @@ async fn a_record_that_is_found_gone_or_empty_under_its_lock_is_not_planned_with
     let zk = open_with_cache("/found-gone").await;
     let other = stranger(&SERVER, "/found-gone").await;
     let created = zk.create_request("200", false, request("e")).await.unwrap();
-    let held = zk.create_node(node(1.0)).await.unwrap();
+    let held = zk.create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     held.unlock().await.unwrap();
     let (request, node) = (format!("/nodepool/requests/{}", created.id), format!("/nodepool/nodes/{id}"));

@@ -6,13 +6,15 @@
 
 mod zk_common;
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
+use nodepool_common::model::Node;
 use nodepool_testing::ZooKeeperServer;
 use zk_common::*;
 use zookeeper_client::{Acls, CreateMode};
 
 const EACH: usize = 150;
+const TRIES: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_lock_and_kazoos_exclude_each_other() {
@@ -22,9 +24,12 @@ async fn our_lock_and_kazoos_exclude_each_other() {
     };
     let server = ZooKeeperServer::start();
     let zk = [connect(&config(&server, "")), connect(&config(&server, ""))];
-    let held = zk[0].create_node(node(1.0)).await.unwrap();
+    let held = zk[0].create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     held.unlock().await.unwrap();
+    for zk in &zk {
+        zk.cache().until_ready().await;
+    }
     let client = stranger(&server, "").await;
     client.create("/counter", b"0", &PERSISTENT).await.unwrap();
 
@@ -43,12 +48,28 @@ async fn our_lock_and_kazoos_exclude_each_other() {
     let ours = zk.iter().map(|zk| {
         let (zk, id, client) = (zk.clone(), id.clone(), client.clone());
         tokio::spawn(async move {
-            let mut acquired = 0;
+            let (mut acquired, mut at_once) = (0, 0);
             for turn in 0..EACH {
-                let held = if turn % 3 == 0 {
-                    zk.try_lock_node(&id).await.unwrap().held()
-                } else {
-                    zk.lock_node(&id, SOON).await.unwrap()
+                let held = match turn % 3 {
+                    0 => zk.try_lock_node(&id).await.unwrap().held(),
+                    1 => zk.lock_node(&id, SOON).await.unwrap(),
+                    _ => {
+                        // The lock is hardly ever free.
+                        let mut held = None;
+                        for _ in 0..TRIES {
+                            let write = |node: &mut Node| {
+                                node.slot = Some(i64::try_from(turn).unwrap());
+                                true
+                            };
+                            held = zk.lock_and_update(&id, write).await.unwrap();
+                            if held.is_some() {
+                                at_once += 1;
+                                break;
+                            }
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        held
+                    }
                 };
                 let Some(held) = held else { continue };
                 let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
@@ -60,12 +81,14 @@ async fn our_lock_and_kazoos_exclude_each_other() {
                 held.unlock().await.unwrap();
                 acquired += 1;
             }
-            acquired
+            (acquired, at_once)
         })
     });
-    let mut expected = 0_usize;
+    let (mut expected, mut at_once) = (0_usize, 0_usize);
     for task in futures::future::join_all(ours).await {
-        expected += task.unwrap();
+        let (acquired, of_those) = task.unwrap();
+        expected += acquired;
+        at_once += of_those;
     }
     for peer in peers {
         let output = peer.wait_with_output().await.unwrap();
@@ -75,7 +98,8 @@ async fn our_lock_and_kazoos_exclude_each_other() {
     let (data, _) = client.get_data("/counter").await.unwrap();
     assert_eq!(String::from_utf8(data).unwrap(), expected.to_string(), "no count was lost");
     assert!(expected > EACH * 4 / 2, "{expected} acquisitions are too few to mean anything");
-    println!("{expected} contended acquisitions, 0 violations");
+    assert!(at_once > 0, "the lock was never free for a write that takes it");
+    println!("{expected} contended acquisitions, {at_once} of them with a write, 0 violations");
     for zk in zk {
         zk.close().await;
     }

@@ -5,7 +5,7 @@
 mod zk_common;
 
 use nodepool_common::{
-    model::NodeState,
+    model::{Node, NodeRequest, NodeState, RequestState},
     zk::{Held, ZooKeeper},
 };
 use nodepool_testing::{LossyProxy, ZooKeeperServer};
@@ -50,8 +50,8 @@ impl Stage {
         self.other.list_children(path).await.unwrap().len()
     }
 
-    async fn held(&self) -> Held<nodepool_common::model::Node> {
-        self.zk.create_node(node(1.0)).await.unwrap()
+    async fn held(&self) -> Held<Node> {
+        self.zk.create_node(node(1.0), |_| ()).await.unwrap()
     }
 }
 
@@ -143,6 +143,58 @@ async fn requests_are_locked_and_rows_deleted_all_the_same() {
         stage.done();
         assert_eq!(stage.children("/nodepool/requests").await, 0);
         assert_eq!(stage.children("/nodepool/requests-lock").await, 0);
+    }
+    assert!(stage.lost >= 3, "only {} answers were lost", stage.lost);
+    stage.zk.close().await;
+}
+
+#[tokio::test]
+async fn what_is_locked_and_written_at_once_is_so_once() {
+    let mut stage = Stage::new().await;
+    stage.zk.cache().until_ready().await;
+    for nth in 1..=REQUESTS {
+        let created = stage.zk.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
+        let (path, dir) =
+            (format!("/nodepool/requests/{}", created.id), format!("/nodepool/requests-lock/{}", created.id));
+        stage.lose(nth);
+        let accept = |request: &mut NodeRequest| {
+            request.set_state(RequestState::Pending, 2.0);
+            true
+        };
+        let held = stage.zk.lock_and_update(&created.id, accept).await.unwrap().expect("it is free");
+        stage.done();
+        let (data, stat) = stage.other.get_data(&path).await.unwrap();
+        assert_eq!((data, stat.version), (held.record().write(), held.stat().version));
+        assert_eq!(stage.children(&dir).await, 1);
+
+        // Our own deletion of the contender is the last that is known of an earlier try.
+        let nodes = [stage.held().await, stage.held().await];
+        let locks = nodes.each_ref().map(|node| format!("/nodepool/nodes/{}/lock", node.record().id));
+        stage.lose(nth);
+        let fulfil = |request: &mut NodeRequest| request.set_state(RequestState::Fulfilled, 3.0);
+        held.update_and_unlock_with(nodes.into(), fulfil).await.map_err(|(_, error)| error).unwrap();
+        stage.done();
+        let (data, stat) = stage.other.get_data(&path).await.unwrap();
+        assert!(String::from_utf8(data).unwrap().contains("fulfilled"));
+        assert_eq!(stat.version, 2, "written once each time");
+        assert_eq!(stage.children(&dir).await, 0);
+        for lock in &locks {
+            assert_eq!(stage.children(lock).await, 0);
+        }
+
+        let id = locks[0][locks[0].len() - 15..locks[0].len() - 5].into();
+        let known = || stage.zk.cache().read(|records| records.nodes.get(&id).is_some_and(|node| !node.is_locked()));
+        nodepool_testing::wait_for(SOON, "the node is unlocked", async || known().then_some(())).await;
+        stage.lose(nth);
+        let used = |node: &mut Node| {
+            node.set_state(NodeState::Deleting, 4.0);
+            true
+        };
+        let held = stage.zk.lock_and_update(&id, used).await.unwrap().expect("it is free");
+        stage.done();
+        assert_eq!(stage.children(&locks[0]).await, 1);
+        assert_eq!(held.record().state, NodeState::Deleting);
+        held.delete(5.0).await.unwrap();
     }
     assert!(stage.lost >= 3, "only {} answers were lost", stage.lost);
     stage.zk.close().await;

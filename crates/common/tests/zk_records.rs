@@ -7,7 +7,7 @@ mod zk_common;
 use std::time::Duration;
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeState, RequestState},
+    model::{Node, NodeId, NodeRequest, NodeState, RequestState},
     zk::{TryLock, ZkError},
 };
 use nodepool_testing::wait_for;
@@ -17,7 +17,7 @@ use zookeeper_client::{Acls, CreateMode};
 #[tokio::test]
 async fn a_created_node_is_locked_and_building_and_everybody_sees_it() {
     let zk = open_with_cache("/created").await;
-    let held = zk.create_node(node(1.0)).await.unwrap();
+    let held = zk.create_node(node(1.0), |_| ()).await.unwrap();
     assert_eq!(held.record().id, "0000000000");
     assert_eq!(held.record().state, NodeState::Building);
     zk.cache().read(|records| {
@@ -73,7 +73,7 @@ async fn a_write_after_the_lock_was_taken_away_fails_and_changes_nothing() {
     let zk = open("/fenced").await;
     let stranger = stranger(&SERVER, "/fenced").await;
     for way in 0..3 {
-        let mut held = zk.create_node(node(f64::from(way))).await.unwrap();
+        let mut held = zk.create_node(node(f64::from(way)), |_| ()).await.unwrap();
         let path = format!("/nodepool/nodes/{}", held.record().id);
         let before = stranger.get_data(&path).await.unwrap();
         let contender = stranger.list_children(&format!("{path}/lock")).await.unwrap().remove(0);
@@ -98,18 +98,124 @@ async fn a_write_after_the_lock_was_taken_away_fails_and_changes_nothing() {
     zk.close().await;
 }
 
+#[tokio::test]
+async fn a_lock_is_taken_with_a_write_by_one_of_many() {
+    let all = [open_with_cache("/claimed").await, open_with_cache("/claimed").await, open_with_cache("/claimed").await];
+    let held = all[0].create_node(node(1.0), |_| ()).await.unwrap();
+    let id = held.record().id.clone();
+    held.unlock().await.unwrap();
+    let mut version = 1;
+    for round in 0..50_i64 {
+        for zk in &all {
+            let is_free = || zk.cache().read(|records| records.nodes.get(&id).is_some_and(|node| !node.is_locked()));
+            wait_for(SOON, "the node is free", async || is_free().then_some(())).await;
+        }
+        let claims = all.iter().map(|zk| {
+            zk.lock_and_update(&id, |node: &mut Node| {
+                node.slot = Some(round);
+                true
+            })
+        });
+        let claims = futures::future::join_all(claims).await;
+        let mut held: Vec<_> = claims.into_iter().filter_map(|claim| claim.unwrap()).collect();
+        // All may have known an older version than the last.
+        assert!(held.len() <= 1, "two hold one lock");
+        if let Some(held) = held.pop() {
+            version += 1;
+            assert_eq!(held.stat().version, version, "the others wrote nothing");
+            assert_eq!(all[0].children(&format!("/nodepool/nodes/{id}/lock")).await.unwrap().len(), 1);
+            held.unlock().await.unwrap();
+        }
+    }
+    assert!(version > 25, "{version} versions are too few to mean anything");
+    let held = all[1].try_lock_node(&id).await.unwrap().held().unwrap();
+    assert!(all[0].lock_and_update(&id, |_: &mut Node| true).await.unwrap().is_none(), "it is locked");
+    held.delete(2.0).await.unwrap();
+    assert!(all[0].lock_and_update(&id, |_: &mut Node| true).await.unwrap().is_none(), "it is gone");
+    assert!(all[0].children("/nodepool/nodes").await.unwrap().is_empty(), "and stays so");
+    for zk in all {
+        zk.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_node_lost_its_lock_is_fulfilled_when_the_others_are_unlocked() {
+    let zk = open_with_cache("/handed-over").await;
+    let stranger = stranger(&SERVER, "/handed-over").await;
+    let created = zk.create_request("200", false, request("event")).await.unwrap();
+    let held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
+    let nodes = [zk.create_node(node(1.0), |_| ()).await.unwrap(), zk.create_node(node(2.0), |_| ()).await.unwrap()];
+    let locks = nodes.each_ref().map(|node| format!("/nodepool/nodes/{}/lock", node.record().id));
+    let lost = zk.children(&locks[1]).await.unwrap().remove(0);
+    stranger.delete(&format!("{}/{lost}", locks[1]), None).await.unwrap();
+    let fulfil = |request: &mut NodeRequest| request.set_state(RequestState::Fulfilled, 3.0);
+    held.update_and_unlock_with(nodes.into(), fulfil).await.map_err(|(_, error)| error).unwrap();
+    for dir in locks.iter().chain([&format!("/nodepool/requests-lock/{}", created.id)]) {
+        assert!(zk.children(dir).await.unwrap().is_empty(), "{dir}");
+    }
+    let (data, _) = zk.get(&format!("/nodepool/requests/{}", created.id)).await.unwrap().unwrap();
+    assert!(String::from_utf8(data).unwrap().contains("fulfilled"));
+
+    // Without the request's lock nothing happens.
+    let held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
+    let dir = format!("/nodepool/requests-lock/{}", created.id);
+    let lost = zk.children(&dir).await.unwrap().remove(0);
+    stranger.delete(&format!("{dir}/{lost}"), None).await.unwrap();
+    let node = zk.create_node(node(3.0), |_| ()).await.unwrap();
+    let fail = |request: &mut NodeRequest| request.set_state(RequestState::Failed, 4.0);
+    let (held, error) = held.update_and_unlock_with(vec![node], fail).await.unwrap_err();
+    assert!(held.is_none() && error.is_lock_lost(), "{error}");
+    let (after, _) = zk.get(&format!("/nodepool/requests/{}", created.id)).await.unwrap().unwrap();
+    assert!(String::from_utf8(after).unwrap().contains("fulfilled"));
+    zk.close().await;
+}
+
+#[tokio::test]
+async fn the_lock_directory_of_a_request_goes_with_its_last_node_where_nobody_needs_it() {
+    let zk = open_with_cache("/litter").await;
+    let stranger = stranger(&SERVER, "/litter").await;
+    // The request is there; somebody stands in its directory; neither.
+    for (request_stays, somebody, left) in [(true, false, 1), (false, true, 2), (false, false, 2)] {
+        let created = zk.create_request("200", false, request("event")).await.unwrap();
+        let held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
+        held.unlock().await.unwrap();
+        let dir = format!("/nodepool/requests-lock/{}", created.id);
+        let mut node = node(1.0);
+        node.allocated_to = Some(created.id.clone());
+        let held = zk.create_node(node, |_| ()).await.unwrap();
+        if !request_stays {
+            zk.delete_request(&created.id).await.unwrap();
+        }
+        let as_it_is = || {
+            zk.cache().read(|records| {
+                records.request_locks.get(&created.id).is_some_and(|lock| lock.contenders.is_empty())
+                    && records.requests.contains_key(&created.id) == request_stays
+            })
+        };
+        wait_for(SOON, "all that is known", async || as_it_is().then_some(())).await;
+        if somebody {
+            // Maybe before the cache knows, maybe not.
+            stranger.create(&format!("{dir}/a__lock__0000000009"), b"", &PERSISTENT).await.unwrap();
+        }
+        held.delete(2.0).await.unwrap();
+        assert_eq!(zk.children("/nodepool/requests-lock").await.unwrap().len(), left);
+        assert!(zk.children("/nodepool/nodes").await.unwrap().is_empty());
+    }
+    zk.close().await;
+}
+
 /// Two launchers place a node on one backing node, both from what they knew before.
 #[tokio::test]
 async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
     let (one, two) = (open_with_cache("/placed").await, open_with_cache("/placed").await);
-    let held = one.create_node(node(1.0)).await.unwrap();
+    let held = one.create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     held.update_and_keep_locked_for("owner", |node| node.comment = Some("as it is".to_owned()))
         .await
         .map_err(|(_, error)| error)
         .unwrap();
     let (mut first, mut second) =
-        (one.create_node(node(2.0)).await.unwrap(), two.create_node(node(3.0)).await.unwrap());
+        (one.create_node(node(2.0), |_| ()).await.unwrap(), two.create_node(node(3.0), |_| ()).await.unwrap());
     let record = one.get(&format!("/nodepool/nodes/{id}")).await.unwrap();
     let kept = one.kept_lock(&id, "owner").await.unwrap().unwrap();
     assert!(one.kept_lock(&id, "other").await.unwrap().is_none());
@@ -187,7 +293,7 @@ async fn a_request_that_is_gone_is_not_locked_and_leaves_no_directory() {
 #[tokio::test]
 async fn who_waits_for_a_lock_gets_it_in_turn_or_times_out() {
     let (one, two) = (open("/wait").await, open("/wait").await);
-    let held = one.create_node(node(1.0)).await.unwrap();
+    let held = one.create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     let error = two.lock_node(&id, Duration::from_millis(200)).await.unwrap_err();
     assert!(matches!(error, ZkError::LockTimeout { .. }), "{error}");
@@ -212,7 +318,7 @@ async fn who_waits_for_a_lock_gets_it_in_turn_or_times_out() {
 #[tokio::test]
 async fn an_abandoned_attempt_leaves_no_contender() {
     let (one, two) = (open("/abandoned").await, open("/abandoned").await);
-    let held = one.create_node(node(1.0)).await.unwrap();
+    let held = one.create_node(node(1.0), |_| ()).await.unwrap();
     let lock = format!("/nodepool/nodes/{}/lock", held.record().id);
     {
         let waiting = two.lock_node(&held.record().id, SOON);
@@ -237,7 +343,7 @@ async fn an_abandoned_attempt_leaves_no_contender() {
 async fn a_node_that_others_wait_for_is_deleted_with_them() {
     let zk = open("/delete-contended").await;
     let stranger = stranger(&SERVER, "/delete-contended").await;
-    let held = zk.create_node(node(1.0)).await.unwrap();
+    let held = zk.create_node(node(1.0), |_| ()).await.unwrap();
     let path = format!("/nodepool/nodes/{}", held.record().id);
     let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
     stranger.create(&format!("{path}/lock/ffff__lock__"), b"zuul", &ephemeral).await.unwrap();
@@ -249,7 +355,7 @@ async fn a_node_that_others_wait_for_is_deleted_with_them() {
 #[tokio::test]
 async fn many_tasks_never_hold_one_lock_together() {
     let zk = [open("/exclusive").await, open("/exclusive").await];
-    let held = zk[0].create_node(node(1.0)).await.unwrap();
+    let held = zk[0].create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     held.unlock().await.unwrap();
     let inside = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -292,7 +398,7 @@ async fn the_number_of_the_next_node_is_known() {
     assert_eq!(zk.next_node_number().await.unwrap(), Some(0), "there is no directory");
     let mut last = 0;
     for round in 0..3 {
-        let held = [zk.create_node(node(1.0)).await.unwrap(), zk.create_node(node(2.0)).await.unwrap()];
+        let held = [zk.create_node(node(1.0), |_| ()).await.unwrap(), zk.create_node(node(2.0), |_| ()).await.unwrap()];
         last = held[1].record().id.as_str().parse::<u64>().unwrap();
         assert_eq!(zk.next_node_number().await.unwrap(), Some(last + 1));
         let [one, two] = held;

@@ -203,7 +203,7 @@ async fn a_session_that_expires_takes_its_locks_and_everything_else_comes_back()
     let launcher = zk.register_launcher("host1", "11.0.0");
     let mut leading = zk.stand_for_election("stats", "host1-1");
     tokio::time::timeout(SOON, leading.wait_for(|leading| *leading)).await.unwrap().unwrap();
-    let mut held = zk.create_node(node(1.0)).await.unwrap();
+    let mut held = zk.create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     assert!(held.is_valid());
     let registered = || async { zk.cache().read(|records| records.pools.keys().next().cloned()) };
@@ -257,7 +257,7 @@ async fn a_restarted_server_resumes_the_session_and_the_cache_misses_nothing() {
     let zk = connect(&config);
     let first = zk.connected().await;
     zk.cache().until_ready().await;
-    let mut held = zk.create_node(node(1.0)).await.unwrap();
+    let mut held = zk.create_node(node(1.0), |_| ()).await.unwrap();
     zk.create("/nodepool/nodes/broken-across-a-restart", b"{").await.unwrap();
     let complaints = || log.lines("/nodepool/nodes/broken-across-a-restart: ").len();
     wait_for(SOON, "the complaint", || async { (complaints() == 1).then_some(()) }).await;

@@ -17,6 +17,7 @@ use super::{
     cache::Asking,
     error::{ZkError, is_unknown},
     lock::Contender,
+    paths,
     record::{Record, stat},
     repeated::{self, repeat},
 };
@@ -128,6 +129,37 @@ impl<T: Record> Held<T> {
         }
     }
 
+    /// As [`Self::update_and_unlock`], and unlocks these nodes before, in the same `multi`: who sees the new data finds
+    /// them free. Where the lock of one of them is lost, the others are unlocked one by one, and then the record is written
+    /// all the same.
+    pub async fn update_and_unlock_with(
+        mut self,
+        nodes: Vec<Held<Node>>,
+        change: impl FnOnce(&mut T) + Send,
+    ) -> Result<(), (Option<Self>, ZkError)> {
+        let mut next = T::clone(&self.record);
+        change(&mut next);
+        let locks: Vec<String> = nodes.iter().map(|node| node.contender.path()).collect();
+        match self.write(&next.document(), Then::UnlockWith(&locks)).await {
+            Ok(stat) => {
+                for node in nodes {
+                    node.contender.disarm();
+                }
+                self.written(next, stat);
+                self.contender.disarm();
+                Ok(())
+            }
+            Err(ZkError::LockLost { lock, .. }) if locks.contains(&lock) => {
+                let unlocked = futures::future::join_all(nodes.into_iter().map(Held::unlock)).await;
+                match unlocked.into_iter().collect() {
+                    Ok(()) => self.update_and_unlock(|record| *record = next).await,
+                    Err(error) => Err((Some(self), error)),
+                }
+            }
+            Err(error) => Err(self.kept_on(error)),
+        }
+    }
+
     /// Changes the record and unlocks it, in one `multi`: who watches the record sees the new data no later than the
     /// lock's end. On failure the lock comes back with the error, where we may still hold it.
     pub async fn update_and_unlock(self, change: impl FnOnce(&mut T) + Send) -> Result<(), (Option<Self>, ZkError)> {
@@ -147,15 +179,18 @@ impl<T: Record> Held<T> {
                 self.contender.disarm();
                 Ok(())
             }
-            Err(error) if error.is_lock_lost() => {
-                self.contender.disarm();
-                Err((None, error))
-            }
-            Err(error) => {
-                self.missed(&error);
-                Err((Some(self), error))
-            }
+            Err(error) => Err(self.kept_on(error)),
         }
+    }
+
+    /// A write that was to end the lock has failed.
+    fn kept_on(self, error: ZkError) -> (Option<Self>, ZkError) {
+        if error.is_lock_lost() {
+            self.contender.disarm();
+            return (None, error);
+        }
+        self.missed(&error);
+        (Some(self), error)
     }
 
     /// A write that found no record.
@@ -177,13 +212,14 @@ impl<T: Record> Held<T> {
         self.contender.client().ok_or_else(|| ZkError::SessionLost { doing: format!("{verb} {}", self.path()) })
     }
 
-    fn lost(&self, verb: &str) -> ZkError {
-        ZkError::LockLost { doing: format!("{verb} {}", self.path()), lock: self.contender.path() }
+    fn lost(&self, verb: &str, lock: String) -> ZkError {
+        ZkError::LockLost { doing: format!("{verb} {}", self.path()), lock }
     }
 
     /// The fenced write.
     async fn write(&self, data: &[u8], then: Then<'_>) -> Result<Stat, ZkError> {
-        let unlock = matches!(then, Then::Unlock | Then::LeaveTo(_));
+        let unlock = matches!(then, Then::Unlock | Then::UnlockWith(_) | Then::LeaveTo(_));
+        let others = if let Then::UnlockWith(others) = then { others } else { &[] };
         let verb = if unlock { "writing and unlocking" } else { "writing" };
         let (path, contender) = (self.path(), self.contender.path());
         let fail = |error: Error| ZkError::of(verb, &path, error);
@@ -193,9 +229,12 @@ impl<T: Record> Held<T> {
             let client = self.client(verb)?;
             let mut multi = client.new_multi_writer();
             multi.add_check_version(&contender, -1).map_err(fail)?;
+            for other in others {
+                multi.add_delete(other, None).map_err(fail)?;
+            }
             multi.add_set_data(&path, data, None).map_err(fail)?;
             match &then {
-                Then::Keep | Then::Unlock => {}
+                Then::Keep | Then::Unlock | Then::UnlockWith(_) => {}
                 Then::LeaveTo(owner) => {
                     // Behind ours, which goes in the same moment.
                     let kept = super::lock::new_contender(&T::lock_dir(self.record.id()));
@@ -211,7 +250,7 @@ impl<T: Record> Held<T> {
             }
             let error = match multi.commit().await {
                 Ok(results) => {
-                    return match results.into_iter().nth(1) {
+                    return match results.into_iter().nth(1 + others.len()) {
                         Some(MultiWriteResult::SetData { stat: new }) => Ok(stat(&new)),
                         other => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
                     };
@@ -227,7 +266,12 @@ impl<T: Record> Held<T> {
                             Err(error) => return Err(fail(error)),
                         }
                     }
-                    return Err(self.lost(verb));
+                    return Err(self.lost(verb, contender));
+                }
+                Err(MultiWriteError::OperationFailed { index, source: Error::NoNode })
+                    if (1..=others.len()).contains(&index) =>
+                {
+                    return Err(self.lost(verb, others[index - 1].clone()));
                 }
                 // The kept lock is at another version, or gone, which is the same to the caller.
                 Err(MultiWriteError::OperationFailed { index: 2, source: Error::BadVersion | Error::NoNode })
@@ -266,6 +310,8 @@ enum Then<'a> {
     PlaceUnder(&'a KeptLock),
     /// It ends.
     Unlock,
+    /// It ends, and these contenders of ours before it.
+    UnlockWith(&'a [String]),
     /// It goes to this owner, and outlives our session.
     LeaveTo(&'a str),
 }
@@ -303,6 +349,9 @@ impl Held<Node> {
     /// Deletes the node with its lock: one `multi` that writes state `deleted`, as peers expect to have seen it before
     /// (zookeeper.md 6), and removes our contender, the lock's directory and the node. Where others stand in line for
     /// the lock, `deleted` is written first and everything below the node is removed with it, as upstream does.
+    ///
+    /// The lock's directory of the request that the node was for goes with it, where that request is gone and nobody stands
+    /// there: in 8 hours somebody would have to remove it (`nodepool 11.0.0: launcher.py _cleanupNodeRequestLocks`).
     pub async fn delete(mut self, now: Timestamp) -> Result<(), ZkError> {
         const VERB: &str = "deleting";
         let (id, path, contender) = (self.record.id.clone(), self.path(), self.contender.path());
@@ -313,6 +362,7 @@ impl Held<Node> {
         let document = last.document();
         // What is known to be below the node; an empty list is the common case.
         let mut others: Vec<String> = Vec::new();
+        let mut litter = self.litter();
         for _ in 0..DELETE_ATTEMPTS {
             let client = self.client(VERB)?;
             let fail = |error: Error| ZkError::of(VERB, &path, error);
@@ -325,6 +375,9 @@ impl Held<Node> {
             multi.add_delete(&contender, None).map_err(fail)?;
             multi.add_delete(&dir, None).map_err(fail)?;
             multi.add_delete(&path, None).map_err(fail)?;
+            if let Some(litter) = &litter {
+                multi.add_delete(litter, None).map_err(fail)?;
+            }
             match multi.commit().await {
                 Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::NoNode }) => {
                     self.gone();
@@ -337,10 +390,12 @@ impl Held<Node> {
                             self.gone();
                             Ok(())
                         }
-                        Ok(Some(_)) => Err(self.lost(VERB)),
+                        Ok(Some(_)) => Err(self.lost(VERB, contender)),
                         Err(error) => Err(fail(error)),
                     };
                 }
+                // Gone already, or somebody stands in it.
+                Err(MultiWriteError::OperationFailed { index, .. }) if index == others.len() + 5 => litter = None,
                 Err(MultiWriteError::OperationFailed { source: Error::NotEmpty | Error::NoNode, .. }) => {
                     if self.record.state != NodeState::Deleted {
                         self.update(|node| node.set_state(NodeState::Deleted, now)).await?;
@@ -365,6 +420,16 @@ impl Held<Node> {
         repeated::delete_recursive(&client, &path, deadline).await.map_err(|error| ZkError::of(VERB, &path, error))?;
         self.gone();
         Ok(())
+    }
+
+    /// A directory that nobody needs any more when the node is gone.
+    fn litter(&self) -> Option<String> {
+        let request = self.record.allocated_to.as_ref()?;
+        self.contender.shared().cache().read(|records| {
+            let lock = records.request_locks.get(request)?;
+            let is_litter = lock.contenders.is_empty() && !records.requests.contains_key(request);
+            is_litter.then(|| paths::request_lock(request))
+        })
     }
 
     fn gone(self) {

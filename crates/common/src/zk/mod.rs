@@ -25,11 +25,12 @@
 //! | `record` `fenced` | what a lock protects; its fenced writes |
 //! | `supervisor` | the task that keeps a session |
 //! | `zookeeper` | [`ZooKeeper`], the connection as everybody has it |
-//! | `raw` `nodes` `requests` `images` `taken` `held_back` `components` `election` | its operations, by subject |
+//! | `raw` `claim` `nodes` `requests` `images` `taken` `held_back` `components` `election` | its operations, by subject |
 //!
 //! One thread of names runs through the log: `logger` is the name upstream's logger has for the same thing.
 
 mod cache;
+mod claim;
 mod components;
 mod connect;
 mod diagnose;

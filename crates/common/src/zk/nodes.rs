@@ -23,9 +23,13 @@ use crate::{
 pub(super) const LOOK_BACK: usize = 200;
 
 impl ZooKeeper {
-    /// Creates the node (state `init`), locks it and sets it to `building`: two round trips. Peers see what upstream
-    /// shows them (zookeeper.md 6). The result is held, with its id.
-    pub async fn create_node(&self, mut node: Node) -> Result<Held<Node>, ZkError> {
+    /// Creates the node (state `init`), locks it and sets it to `building`, with what else `prepare` says: two round trips.
+    /// Peers see what upstream shows them (zookeeper.md 6). The result is held, with its id.
+    pub async fn create_node(
+        &self,
+        mut node: Node,
+        prepare: impl FnOnce(&mut Node) + Send,
+    ) -> Result<Held<Node>, ZkError> {
         const VERB: &str = "creating a node in";
         let (session, client) = self.shared.client(VERB, paths::NODES).await?;
         let asking = self.shared.cache().asking();
@@ -35,6 +39,7 @@ impl ZooKeeper {
 
         let (path, dir) = (paths::node(&node.id), paths::node_lock(&node.id));
         let mut building = node.clone();
+        prepare(&mut building);
         building.set_state(NodeState::Building, now());
         let document = building.document();
         let mut contender = Contender::planned(&self.shared, session, &dir);
@@ -76,7 +81,7 @@ impl ZooKeeper {
         let held = self.lock_node(&node.id, self.shared.timeout()).await?;
         let mut held = held.ok_or_else(|| fail(Error::NoNode))?;
         if held.record().state == NodeState::Init {
-            held.update(|node| node.set_state(NodeState::Building, now())).await?;
+            held.update(|node| *node = building).await?;
         }
         Ok(held)
     }

@@ -35,6 +35,9 @@ pub trait Record: Clone + fmt::Debug + Send + Sync + Sized + sealed::Sealed + 's
     /// Tells the cache that the record is gone.
     #[doc(hidden)]
     fn miss(cache: &Cache, id: &Self::Id);
+    /// What the cache has of a record that nobody has locked, with its stat and whether its lock's directory is there.
+    #[doc(hidden)]
+    fn unlocked(cache: &Cache, id: &Self::Id) -> Option<(Arc<Self>, Stat, bool)>;
     /// Tells the cache of a record that is of no use.
     #[doc(hidden)]
     fn cache_broken(cache: &Cache, id: &Self::Id, problem: RecordError, stat: Stat);
@@ -82,6 +85,14 @@ impl Record for Node {
         cache.missed_node(id);
     }
 
+    fn unlocked(cache: &Cache, id: &NodeId) -> Option<(Arc<Self>, Stat, bool)> {
+        cache.read(|records| {
+            let entry = records.nodes.get(id).filter(|entry| !entry.is_locked())?;
+            // Whoever creates a node locks it at once.
+            Some((entry.usable()?.clone(), entry.stat, true))
+        })
+    }
+
     fn cache_broken(cache: &Cache, id: &NodeId, problem: RecordError, stat: Stat) {
         cache.read_node(id, Err(problem), stat);
     }
@@ -121,6 +132,13 @@ impl Record for NodeRequest {
 
     fn miss(cache: &Cache, id: &RequestId) {
         cache.missed_request(id);
+    }
+
+    fn unlocked(cache: &Cache, id: &RequestId) -> Option<(Arc<Self>, Stat, bool)> {
+        cache.read(|records| {
+            let entry = records.requests.get(id).filter(|entry| !entry.is_locked())?;
+            Some((entry.usable()?.clone(), entry.stat, records.request_locks.contains_key(id)))
+        })
     }
 
     fn cache_broken(cache: &Cache, id: &RequestId, problem: RecordError, stat: Stat) {

@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use nodepool_common::{
-    model::{LabelName, Node, NodeId, NodeRequest, NodeState},
+    model::{ImageUpload, LabelName, Node, NodeId, NodeRequest, NodeState},
     sys::clock,
     zk::{Held, ZkError},
 };
@@ -257,6 +257,36 @@ impl NodeLaunch {
             .read(|records| records.pools_that_may_serve(&self.request).any(|pool| pool.provider_name.as_ref() != ours))
     }
 
+    /// Puts down what is known of the node before its first attempt, where that can be known.
+    pub(super) fn announce(&self, node: &mut Node) {
+        if self.cloud.config.metastatic().is_none()
+            && let Ok(profile) = self.cloud.provider.profile(&self.pool.pool, &self.label)
+            && let Ok((_, image_id)) = self.image(&profile)
+        {
+            apply_profile(node, &profile);
+            node.image_id = image_id;
+        }
+    }
+
+    /// The upload that a node is made from, where it is one, and what of its image is on record.
+    fn image(&self, profile: &NodeProfile) -> Result<(Option<Arc<ImageUpload>>, Option<String>), ProviderError> {
+        match &profile.image {
+            None => Ok((None, None)),
+            Some(CloudImageSource::Cloud(name)) => Ok((None, Some(name.clone()))),
+            Some(CloudImageSource::Diskimage(image)) => {
+                let provider = &self.pool.provider;
+                let upload = self.launcher.zk.cache().read(|records| records.newest_upload(image, provider).cloned());
+                let upload = upload.ok_or_else(|| {
+                    let doing = format!("choosing an image for label {}", self.label);
+                    let why = format!("there is no ready upload of {image} in provider {provider}");
+                    ProviderError::new(ErrorClass::Transient, doing, why)
+                })?;
+                let path = upload.path();
+                Ok((Some(upload), Some(path)))
+            }
+        }
+    }
+
     /// One attempt in a zone, up to READY on record.
     async fn attempt(&self, held: &Mutex<Held<Node>>, az: Option<&String>) -> Result<(), Failure> {
         if self.cloud.config.metastatic().is_some() {
@@ -264,24 +294,7 @@ impl NodeLaunch {
         }
         let provider = &self.cloud.provider;
         let profile = provider.profile(&self.pool.pool, &self.label)?;
-        let (upload, image_id) = match &profile.image {
-            None => (None, None),
-            Some(CloudImageSource::Cloud(name)) => (None, Some(name.clone())),
-            Some(CloudImageSource::Diskimage(image)) => {
-                let upload = self
-                    .launcher
-                    .zk
-                    .cache()
-                    .read(|records| records.newest_upload(image, &self.pool.provider).cloned())
-                    .ok_or_else(|| {
-                        let doing = format!("choosing an image for label {}", self.label);
-                        let why = format!("there is no ready upload of {image} in provider {}", self.pool.provider);
-                        ProviderError::new(ErrorClass::Transient, doing, why)
-                    })?;
-                let path = upload.path();
-                (Some(upload), Some(path))
-            }
-        };
+        let (upload, image_id) = self.image(&profile)?;
         let node = {
             let mut held = held.lock().await;
             let told = held.record().connection_type.is_some() && held.record().image_id == image_id;

@@ -70,13 +70,13 @@ impl Launcher {
 
     /// The story of a node's end: DELETING, its server gone, DELETED, its record gone.
     pub(super) async fn delete(self: &Arc<Self>, id: &NodeId) -> Result<(), ZkError> {
-        let Some(mut held) = self.lock_free(id).await? else { return Ok(()) };
+        let Some((mut held, state)) = self.lock_doomed(id).await? else { return Ok(()) };
         let node = Arc::clone(held.record());
-        if !node.state.is_doomed() {
+        if !state.is_doomed() {
             return held.unlock().await;
         }
-        if node.state != NodeState::Deleting && node.state != NodeState::Deleted {
-            info!(logger = LOGGER, node = %id, "Deleting {} node", node.state);
+        if state != NodeState::Deleting && state != NodeState::Deleted {
+            info!(logger = LOGGER, node = %id, "Deleting {state} node");
         }
         // A node that is `deleted` has no server any more; its record was all that was left.
         if node.state != NodeState::Deleted
@@ -120,12 +120,35 @@ impl Launcher {
         // The end of one that the cloud refused makes no room: the pause after the refusal stands.
         if let Some(provider) = &node.provider
             && node.external_id.is_some()
-            && node.state != NodeState::Aborted
+            && state != NodeState::Aborted
         {
             self.clouds.room_was_made(provider);
         }
         info!(logger = LOGGER, node = %id, "Deleted node");
         Ok(())
+    }
+
+    /// Locks a node that is to be deleted, in one step with `deleting` where it has a server; with the state that it was in.
+    async fn lock_doomed(&self, id: &NodeId) -> Result<Option<(Held<Node>, NodeState)>, ZkError> {
+        let mut state = None;
+        let mark = |node: &mut Node| {
+            state = Some(node.state);
+            let has_cloud = node.provider.as_ref().is_some_and(|provider| self.clouds.get(provider).is_some());
+            let has_server = node.state != NodeState::Deleted && node.external_id.is_some() && has_cloud;
+            if has_server && node.state != NodeState::Deleting {
+                node.set_state(NodeState::Deleting, clock::now());
+            }
+            state.is_some_and(NodeState::is_doomed)
+        };
+        let claimed = self.zk.lock_and_update(id, mark).await?;
+        if let (Some(held), Some(state)) = (claimed, state) {
+            return Ok(Some((held, state)));
+        }
+        let held = self.lock_free(id).await?;
+        Ok(held.map(|held| {
+            let state = held.record().state;
+            (held, state)
+        }))
     }
 
     /// The record stays `deleting` and unlocked, as upstream leaves it; the next attempt comes after a pause, which grows to

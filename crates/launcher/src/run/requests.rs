@@ -51,11 +51,23 @@ impl Launcher {
     pub(super) async fn accept(&self, pool: &PoolKey, id: &RequestId) -> Result<(), ZkError> {
         let Some(launcher_id) = self.launcher_id(pool) else { return Ok(()) };
         let session = self.book.open().session();
-        let Some(mut held) = self.lock_waiting(id).await? else { return Ok(()) };
-        if held.record().declined_by.contains(&launcher_id) {
-            return held.unlock().await;
-        }
-        held.update(|request| request.set_state(RequestState::Pending, clock::now())).await?;
+        let accept = |request: &mut NodeRequest| {
+            let is_to_be_had = request.state == RequestState::Requested && !request.declined_by.contains(&launcher_id);
+            if is_to_be_had {
+                request.set_state(RequestState::Pending, clock::now());
+            }
+            is_to_be_had
+        };
+        let held = if let Some(held) = self.zk.lock_and_update(id, accept).await? {
+            held
+        } else {
+            let Some(mut held) = self.lock_waiting(id).await? else { return Ok(()) };
+            if held.record().declined_by.contains(&launcher_id) {
+                return held.unlock().await;
+            }
+            held.update(|request| request.set_state(RequestState::Pending, clock::now())).await?;
+            held
+        };
         let request = Arc::clone(held.record());
         info!(
             logger = %pool_logger(pool), request = %id, event_id = request.event_id,
@@ -231,7 +243,8 @@ impl Launcher {
         node.attributes.clone_from(&pool_config.node_attributes);
         node.az.clone_from(&new.az);
         node.resources = self.clouds.label_resources(pool, &new.label).map(|resources| resources.recorded());
-        let held = self.create_unnamed_node(pool, &cloud, node).await?;
+        let launch = NodeLaunch::new(self, Arc::clone(&cloud), pool.clone(), new, Arc::clone(request), session.clone());
+        let held = self.create_unnamed_node(pool, &cloud, node, &launch).await?;
         let id = held.record().id.clone();
         info!(
             logger = %pool_logger(pool), request = %request.id, event_id = request.event_id, node = %id,
@@ -244,8 +257,7 @@ impl Launcher {
             }
             book.hold_launching(id.clone(), request.id.clone(), new.label.clone());
         }
-        let over = LaunchOver { launcher: Arc::clone(self), node: id, session: session.clone() };
-        let launch = NodeLaunch::new(self, cloud, pool.clone(), new, Arc::clone(request), session);
+        let over = LaunchOver { launcher: Arc::clone(self), node: id, session };
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
             let _over = over;
@@ -260,10 +272,16 @@ impl Launcher {
     /// Makes the record of a new node, with a number that nothing in its cloud names: where ZooKeeper was set back, it gives
     /// numbers out again, and a driver would take an old node's server, pod or namespace for the new one's. Numbers that are
     /// taken are passed over.
-    async fn create_unnamed_node(&self, pool: &PoolKey, cloud: &Cloud, node: Node) -> Result<Held<Node>, ZkError> {
+    async fn create_unnamed_node(
+        &self,
+        pool: &PoolKey,
+        cloud: &Cloud,
+        node: Node,
+        launch: &NodeLaunch,
+    ) -> Result<Held<Node>, ZkError> {
         cloud.searched.wait(FIRST_SEARCH).await;
         loop {
-            let held = self.zk.create_node(node.clone()).await?;
+            let held = self.zk.create_node(node.clone(), |node| launch.announce(node)).await?;
             let id = held.record().id.clone();
             if !self.is_taken(&pool.provider, &id) {
                 return Ok(held);
@@ -273,7 +291,7 @@ impl Launcher {
         }
     }
 
-    /// Hands the nodes over. They are unlocked before the request says so, because Zuul locks them next (traps.md 9).
+    /// Hands the nodes over. They are unlocked when the request says so, because Zuul locks them next (traps.md 9).
     pub(super) async fn fulfil(&self, id: &RequestId, nodes: &[NodeId]) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         let (taken, ours) = {
@@ -286,40 +304,14 @@ impl Launcher {
             self.book.open().drop_request(id);
             return Ok(());
         }
-        let unlocked = futures::future::join_all(taken.into_iter().map(|node| async move {
-            let renewed = self.renewed_connection(node.record()).await;
-            if !ours && renewed.is_none() {
-                return node.unlock().await;
-            }
-            let update = node.update_and_unlock(|node| {
-                if ours {
-                    node.allocated_to = None;
-                }
-                node.connection_port = renewed.unwrap_or(node.connection_port.take());
-            });
-            update.await.map_err(Into::into)
-        }))
-        .await;
-        self.book.open().drop_request(id);
-        unlocked.into_iter().collect::<Result<(), _>>()?;
         let request = Arc::clone(held.record());
-        if ours {
-            held.unlock().await?;
-            self.zk.delete_request(id).await?;
-            let mut book = self.book.open();
-            for label in &request.node_types {
-                book.worked(&format!("min-ready {label}"));
-            }
-        } else {
-            let now = clock::now();
-            held.update_and_unlock(|request| {
-                request.nodes = nodes.to_vec();
-                request.set_state(RequestState::Fulfilled, now);
-            })
-            .await?;
-            if let Some(waited) = request.created_time.and_then(|created| clock::since(created, now)) {
-                self.stats.request_fulfilled_after(&pool.provider, &pool.pool, waited);
-            }
+        let handed_over = if ours { self.stock(held, taken).await } else { self.hand_over(held, taken, nodes).await };
+        self.book.open().drop_request(id);
+        handed_over?;
+        if let Some(waited) = request.created_time.and_then(|created| clock::since(created, clock::now()))
+            && !ours
+        {
+            self.stats.request_fulfilled_after(&pool.provider, &pool.pool, waited);
         }
         self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Fulfilled);
         let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
@@ -327,6 +319,48 @@ impl Launcher {
             logger = %pool_logger(&pool), request = %id, event_id = request.event_id,
             "Fulfilled request for {} with node(s) {}", labels(&request), names.join(", ")
         );
+        Ok(())
+    }
+
+    /// Gives the nodes to those who have asked for them.
+    async fn hand_over(
+        &self,
+        held: Held<NodeRequest>,
+        mut taken: Vec<Held<Node>>,
+        nodes: &[NodeId],
+    ) -> Result<(), ZkError> {
+        let renewed = taken.iter_mut().map(|node| async move {
+            match self.renewed_connection(node.record()).await {
+                Some(port) => node.update(|node| node.connection_port = port).await,
+                None => Ok(()),
+            }
+        });
+        futures::future::join_all(renewed).await.into_iter().collect::<Result<(), _>>()?;
+        let fulfil = |request: &mut NodeRequest| {
+            request.nodes = nodes.to_vec();
+            request.set_state(RequestState::Fulfilled, clock::now());
+        };
+        held.update_and_unlock_with(taken, fulfil).await.map_err(Into::into)
+    }
+
+    /// Puts the nodes of a request of our own into stock: they are free, and it has done its part.
+    async fn stock(&self, held: Held<NodeRequest>, taken: Vec<Held<Node>>) -> Result<(), ZkError> {
+        let request = Arc::clone(held.record());
+        let freed = taken.into_iter().map(|node| async move {
+            let renewed = self.renewed_connection(node.record()).await;
+            let free = |node: &mut Node| {
+                node.allocated_to = None;
+                node.connection_port = renewed.unwrap_or(node.connection_port.take());
+            };
+            node.update_and_unlock(free).await.map_err(ZkError::from)
+        });
+        futures::future::join_all(freed).await.into_iter().collect::<Result<(), _>>()?;
+        held.unlock().await?;
+        self.zk.delete_request(&request.id).await?;
+        let mut book = self.book.open();
+        for label in &request.node_types {
+            book.worked(&format!("min-ready {label}"));
+        }
         Ok(())
     }
 

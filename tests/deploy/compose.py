@@ -75,17 +75,17 @@ class Trial:
         launcher, health = self.started['launcher'], self.project['services']['launcher']['healthcheck']['test']
         check(health[0] == 'CMD', health)
         wait_for('served: /metrics', lambda: get('http://127.0.0.1:8005/metrics')[0] == 200, 30)
-        check(launcher.exec(*health[1:], ok=False).returncode != 0, 'it is healthy without ZooKeeper')
+        check(launcher.attempt(*health[1:]).returncode != 0, 'it is healthy without ZooKeeper')
         self.zookeeper = Process([TESTS / 'services/zookeeper/run', self.directory / 'zookeeper', '2181'],
                                  self.directory / 'zookeeper.log')
         self.zookeeper.start()
-        wait_for('healthy: the launcher', lambda: launcher.exec(*health[1:], ok=False).returncode == 0, 60, 0.5)
+        wait_for('healthy: the launcher', lambda: launcher.attempt(*health[1:]).returncode == 0, 60, 0.5)
 
     def serves(self):
         """Builder and launcher share the simulated cloud: the image that one uploads, the other boots."""
         launcher, builder = self.started['launcher'], self.started['builder']
-        wait_for('ready: an image', lambda: 'ready' in builder.exec('nodepool', 'image-list').stdout, 60, 0.5)
-        wait_for('ready: a node', lambda: 'ready' in launcher.exec('nodepool', 'list').stdout, 60, 0.5)
+        wait_for('ready: an image', lambda: 'ready' in builder.exec('nodepool', 'image-list'), 60, 0.5)
+        wait_for('ready: a node', lambda: 'ready' in launcher.exec('nodepool', 'list'), 60, 0.5)
         state = (self.volumes['state'] / 'cloud/trial-cloud.json').read_text()
         check('trial-image' in state, state[:300])
 

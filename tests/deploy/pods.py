@@ -107,7 +107,7 @@ class Trial:
 
         def has(container, command, *words):
             # It may be in the making still.
-            lines = container.exec('nodepool', command, ok=False).stdout.splitlines()
+            lines = container.attempt('nodepool', command).stdout.splitlines()
             return any(all(word in line for word in words) for line in lines)
 
         def built():
@@ -121,10 +121,10 @@ class Trial:
     def ssh(self):
         """In the builder OpenSSH takes the secret's key, and keeps known hosts on the volume."""
         builder = self.started['builder']
-        asked = builder.exec('ssh', '-G', 'image-builder.example.org').stdout.splitlines()
+        asked = builder.exec('ssh', '-G', 'image-builder.example.org').splitlines()
         for line in 'identityfile /var/lib/nodepool-ssh-key/priv', 'userknownhostsfile /var/lib/nodepool/known_hosts':
             check(line in asked, f'no `{line}` in ssh -G')
-        public = builder.exec('ssh-keygen', '-y', '-f', '/var/lib/nodepool-ssh-key/priv').stdout
+        public = builder.exec('ssh-keygen', '-y', '-f', '/var/lib/nodepool-ssh-key/priv')
         check(public.split()[1] in (self.directory / 'key.pub').read_text(), public)
 
     def configuration_changes(self):
@@ -171,11 +171,11 @@ class Trial:
             'nodepool.yaml': yaml.safe_dump(config), 'nodepool-extensions.yaml': yaml.safe_dump(extensions)})
 
         def line(image):
-            lines = builder.exec('nodepool', 'dib-image-list').stdout.splitlines()
+            lines = builder.exec('nodepool', 'dib-image-list').splitlines()
             return next((line for line in lines if image in line), '')
         for image in 'played-image', 'extended-image':
             wait_for(f'built: {image}', lambda: 'ready' in line(image) or 'failed' in line(image), 60, 0.5)
-            check('ready' in line(image), builder.exec('nodepool', 'build-log', image).stdout[-2000:])
+            check('ready' in line(image), builder.exec('nodepool', 'build-log', image)[-2000:])
 
     def stops(self):
         """SIGTERM ends launcher and builder with status 0, long before the kubelet would kill them."""

@@ -6,25 +6,15 @@ no new privileges, the runtime's default seccomp profile, limits of memory, moun
 symbolic links of a kubelet), environment, command. All containers share this script's network, so that every port is
 the manifests' too.
 """
-import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
-from checks import ROOT, TESTS, Skip, check, programs
-from harness.services import Process
+from checks import Skip, check, programs
+from harness import runc
 
-sys.path.append(str(TESTS / 'images'))
-import pod  # noqa: E402
-
-BUILD = ROOT / 'deploy/images/build'
 # Of this machine's /etc: what programs in /usr look for there.
 ETC = ['alternatives', 'ssl', 'ssh/ssh_config', 'java-17-openjdk', 'java-21-openjdk', 'python3.11']
-DEVICES = [('/dev', 'tmpfs', 'tmpfs', ['nosuid', 'strictatime', 'mode=755', 'size=65536k']),
-           ('/dev/pts', 'devpts', 'devpts', ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620']),
-           ('/dev/shm', 'tmpfs', 'shm', ['nosuid', 'noexec', 'nodev', 'mode=1777', 'size=65536k'])]
 UNITS = {'Ki': 1 << 10, 'Mi': 1 << 20, 'Gi': 1 << 30}
 
 
@@ -73,7 +63,7 @@ class Runtime:
         self.hosts.write_text(f'127.0.0.1 localhost {" ".join(hosts)}\n')
         self.images = {}
         if images:
-            self.images = {name: pod.Image(BUILD, name) for name in ('nodepool-launcher', 'nodepool-builder')}
+            self.images = {name: runc.Image(name) for name in ('nodepool-launcher', 'nodepool-builder')}
         self.programs = {} if images else programs()
         if not shutil.which('runc'):
             raise Skip('runc is missing: tests/setup deploy')
@@ -84,24 +74,18 @@ class Runtime:
         for name, path in self.programs.items():
             (self.local / name).symlink_to(f'/opt/{name}/{path.name}')
         (self.local / 'dumb-init').symlink_to('/usr/bin/dumb-init')
-        self.seccomp = pod.seccomp() if pod.SECCOMP.exists() else None
         self.works()
 
     def works(self):
         """Whether containers can be run here at all."""
         probe = Container(self, 'probe', ['/bin/true'], user=1001, groups=[], environment={}, mounts=[], memory=64 << 20)
-        done = subprocess.run(probe.command, capture_output=True, text=True, timeout=60)
-        probe.remove()
-        if done.returncode:
-            raise Skip(f'runc cannot run containers here: {done.stderr.strip()[-300:]}')
-
-    def runc(self, *arguments, **options):
-        return subprocess.run(['runc', '--root', str(self.directory / 'state'), *arguments],
-                              capture_output=True, text=True, **{'timeout': 60, **options})
+        with probe:
+            if probe.ends(60):
+                raise Skip(f'runc cannot run containers here: {probe.output().strip()[-300:]}')
 
     def close(self):
-        for name in self.images:
-            subprocess.run([BUILD, 'umount', name], check=True, stdout=subprocess.DEVNULL)
+        for image in self.images.values():
+            image.close()
 
     def machine_root(self, root):
         """A root of this machine's /usr and our programs: what is to be mounted into it."""
@@ -117,66 +101,30 @@ class Runtime:
         return binds + [(f'/etc/{entry}', f'/etc/{entry}', True) for entry in ETC if os.path.exists(f'/etc/{entry}')]
 
 
-class Container(Process):
-    """One container; its output is in a log. `image`: its name, as deploy/images/build has it."""
+class Container(runc.Container):
+    """One container of a runtime. `image`: its name, as deploy/images/build has it; `mounts`: (source, path, read-only)."""
 
     def __init__(self, runtime, name, args, user, groups, environment, mounts, memory, grace=30, hostname=None,
                  capabilities=(), read_only=True, image=None):
-        self.runtime, self.name = runtime, f'{name}-{os.getpid()}'
-        self.bundle = runtime.directory / name
-        self.bundle.mkdir()
+        bundle = runtime.directory / name
         image = runtime.images.get(image)
         if image:
-            root, binds = image.root, []
-            environment = {**dict(entry.split('=', 1) for entry in image.config['Env']), **environment}
+            root, binds, environment = image.root, [], {**image.environment(), **environment}
         else:
-            root = self.bundle / 'root'
+            root = bundle / 'root'
             binds = runtime.machine_root(root)
             environment = {'PATH': '/usr/local/bin:/usr/bin:/bin', **environment}
         binds += [(runtime.hosts, '/etc/hosts', True), *mounts]
-        caps = [f'CAP_{c}' for c in capabilities]
-        sets = {kind: caps for kind in ('bounding', 'effective', 'permitted', 'inheritable')}
-        spec = {
-            'ociVersion': '1.0.2', 'hostname': hostname or name,
-            'root': {'path': str(root), 'readonly': read_only},
-            'process': {
-                'args': args, 'cwd': '/', 'noNewPrivileges': True, 'capabilities': sets,
-                'user': {'uid': user, 'gid': user, 'additionalGids': groups},
-                'env': [f'{key}={value}' for key, value in environment.items()]},
-            'mounts': [{'destination': '/proc', 'type': 'proc', 'source': 'proc'},
-                       *({'destination': d, 'type': t, 'source': s, 'options': o} for d, t, s, o in DEVICES),
-                       *({'destination': str(to), 'type': 'bind', 'source': str(source),
-                          'options': ['rbind', 'ro' if read_only else 'rw', 'nosuid', 'nodev']}
-                         for source, to, read_only in binds)],
-            'linux': {'namespaces': [{'type': kind} for kind in ('pid', 'ipc', 'uts', 'mount')],
-                      'resources': {'memory': {'limit': memory}} if memory else {},
-                      'cgroupsPath': f'/nodepool-deploy-{self.name}',
-                      # That of a container with capabilities has more in it.
-                      **({'seccomp': runtime.seccomp} if runtime.seccomp and not caps else {})}}
-        (self.bundle / 'config.json').write_text(json.dumps(spec, indent=1))
-        command = ['runc', '--root', runtime.directory / 'state', 'run', '--bundle', self.bundle, self.name]
-        super().__init__(command, self.bundle / 'log', grace=grace)
-
-    def exec(self, *command, ok=True):
-        done = self.runtime.runc('exec', self.name, *command)
-        check(not ok or done.returncode == 0, f'{self.name}: {" ".join(command)}: {done.stdout}{done.stderr}')
-        return done
+        super().__init__(runtime.directory / 'state', bundle, runc.specification(
+            root, args, user, user, groups, environment,
+            [runc.bind(source, to, writable=not read_only) for source, to, read_only in binds],
+            hostname or name, read_only=read_only, capabilities=capabilities, memory=memory), grace)
 
     def whole(self):
         """Runs it to its end."""
-        self.start()
-        try:
-            status = self.child.wait(60)
+        with self:
+            status = self.ends(60)
             check(status == 0, f'{self.name} ended with {status}:\n{self.tail()}')
-        finally:
-            self.remove()
-
-    def remove(self):
-        self.runtime.runc('delete', '--force', self.name)
-
-    def __exit__(self, *exc):
-        self.stop()
-        self.remove()
 
 
 class Volumes:

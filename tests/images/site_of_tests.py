@@ -9,10 +9,10 @@ import ssl
 import subprocess
 import threading
 
-from harness import services
+from harness import runc, services
 from harness.image_builder import ImageBuilder, key
 
-import pod as pods
+from pod import Pod
 
 HERE = pathlib.Path(__file__).resolve().parent
 ZOOKEEPER = 'zookeeper-0.zookeeper-headless.sf.svc.cluster.local'
@@ -96,16 +96,15 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 class Site:
-    def __init__(self, directory, build):
+    def __init__(self, directory):
         self.directory = directory
-        self.build = build
         self.pods = itertools.count()
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
-            self.launcher = stack.enter_context(mounted(self.build, 'nodepool-launcher'))
-            self.builder = stack.enter_context(mounted(self.build, 'nodepool-builder'))
+            self.launcher = stack.enter_context(contextlib.closing(runc.Image('nodepool-launcher')))
+            self.builder = stack.enter_context(contextlib.closing(runc.Image('nodepool-builder')))
             self.zookeeper = stack.enter_context(services.ZooKeeper(self.directory / 'zookeeper', tls_port=2281))
             self.certificates()
             self.secrets = self.directory / 'secrets'
@@ -184,7 +183,7 @@ class Site:
             client.close()
 
     def pod(self, image, uid, repository):
-        made = pods.Pod(self.directory / f'pod-{next(self.pods)}', image, uid, hosts=(ZOOKEEPER, GIT))
+        made = Pod(self.directory / f'pod-{next(self.pods)}', image, uid, hosts=(ZOOKEEPER, GIT))
         made.env = {'CONFIG_REPO_SET': repository, 'HOME': '/var/lib/nodepool', 'STATSD_HOST': 'localhost',
                     'STATSD_PORT': '9125'}
         if repository == 'TRUE':
@@ -228,14 +227,6 @@ class Site:
         """The operator's dib-ansible over that of the image."""
         script = (HERE / 'operator/dib-ansible.py').read_text()
         return [('/usr/local/bin/dib-ansible', made.file('dib-ansible.py', script, 0o755))]
-
-
-@contextlib.contextmanager
-def mounted(build, name):
-    try:
-        yield pods.Image(build, name)
-    finally:
-        subprocess.run([build, 'umount', name], check=True)
 
 
 def git(*words):

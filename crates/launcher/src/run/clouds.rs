@@ -45,6 +45,8 @@ const QUOTA_AGE_PAUSED: f64 = 15.0;
 const AFTER_A_PANIC: Duration = Duration::from_secs(60);
 /// At the earliest after so many seconds a cloud is asked again for an image that it did not have.
 const MISSING_IMAGE_AGAIN: f64 = 1.0;
+/// What a cloud says of its quota is of no use any more when the records are not there by then; it is asked for again.
+const RECORDS_WITHIN: Duration = Duration::from_secs(15);
 /// Longest time for one question to a cloud.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -116,6 +118,8 @@ pub struct Question {
 
 enum Answer {
     Quota(ProjectQuota),
+    /// What a quota is reckoned from, once there are records.
+    Used(nodepool_drivers::Quota, Vec<CloudResource>, BTreeSet<NodeId>),
     Takes(Result<Resources, String>),
     Ready(bool),
     Zones(Vec<String>),
@@ -196,6 +200,11 @@ impl Clouds {
     pub fn is_absent(&self, name: &ProviderName) -> bool {
         let is_absent = |entry: &Entry| !entry.started && (!entry.ever_started || entry.state.trouble.is_some());
         self.open().get(name).is_none_or(is_absent)
+    }
+
+    /// Whether its quota is known.
+    fn knows_quota(&self, name: &ProviderName) -> bool {
+        self.open().get(name).is_some_and(|entry| entry.state.quota.is_some())
     }
 
     /// Why a provider could not start so far.
@@ -394,7 +403,11 @@ impl Clouds {
                     );
                     entry.until.insert(want.clone(), now + 60.0);
                 }
-                entry.state.label_resources.insert((pool.clone(), label.clone()), takes);
+                let label = (pool.clone(), label.clone());
+                // A change has all nodes of the provider reckoned anew.
+                if entry.state.label_resources.get(&label) != Some(&takes) {
+                    entry.state.label_resources.insert(label, takes);
+                }
             }
             (Want::LabelReady(_, pool, label), Answer::Ready(ready)) => {
                 let image = if ready { CloudImage::There } else { CloudImage::Missing(question.at) };
@@ -537,6 +550,10 @@ impl Launcher {
         info!(logger = LOGGER, "Provider {name} started");
         self.match_pools();
         self.wake.notify_one();
+        // At a start of the launcher requests wait: what takes longest is asked for while the records are still being read.
+        if !self.clouds.knows_quota(name) {
+            self.find_out(Want::Quota(name.clone()));
+        }
         tokio::join!(self.look_for_leaks(&cloud), self.look_for_gone(&cloud));
     }
 
@@ -549,20 +566,31 @@ impl Launcher {
             let why = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
             Err(ProviderError::new(ErrorClass::Timeout, format!("asking provider {name}"), why))
         });
+        let answer = match answer {
+            Ok(Answer::Used(quota, resources, before)) => {
+                // At a start the cloud may be faster than ZooKeeper. Without records all servers would be those of others.
+                if tokio::time::timeout(RECORDS_WITHIN, self.zk.cache().until_ready()).await.is_err() {
+                    return;
+                }
+                let name = &question.cloud.config.name;
+                let used = |records: &Records| used_by_others(records, &before, name, &resources, &quota.used);
+                let others = self.zk.cache().read(used);
+                let ours = quota.limits.less(&others);
+                Ok(Answer::Quota(ProjectQuota { limits: quota.limits, ours }))
+            }
+            answer => answer,
+        };
         self.clouds.keep(question, answer);
     }
 
     async fn answer_of(&self, question: &Question) -> Result<Answer, ProviderError> {
         let provider = &question.cloud.provider;
         match &question.want {
-            Want::Quota(name) => {
+            Want::Quota(_) => {
                 // A node that is deleted while the cloud answers may be in its list and no longer on record.
                 let before: BTreeSet<NodeId> = self.zk.cache().read(|records| records.nodes.keys().cloned().collect());
                 let (quota, resources) = tokio::try_join!(provider.quota(), provider.list_resources())?;
-                let used = |records: &Records| used_by_others(records, &before, name, &resources, &quota.used);
-                let others = self.zk.cache().read(used);
-                let ours = quota.limits.less(&others);
-                Ok(Answer::Quota(ProjectQuota { limits: quota.limits, ours }))
+                Ok(Answer::Used(quota, resources, before))
             }
             Want::Zones(_) => provider.availability_zones().await.map(Answer::Zones),
             Want::LabelReady(_, pool, label) => provider.label_ready(pool, label).await.map(Answer::Ready),

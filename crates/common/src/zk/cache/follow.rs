@@ -96,10 +96,10 @@ async fn session_long(client: Client, cache: &Cache) -> Result<(), Error> {
 
 /// The directories that every process expects, as upstream's first writers leave them.
 async fn ensure_parents(client: &Client) -> Result<(), Error> {
-    for path in [paths::NODES, paths::REQUESTS, paths::REQUEST_LOCKS, paths::IMAGES, paths::POOLS, paths::ELECTIONS] {
-        client.mkdir(path, &repeated::PERSISTENT).await?;
-    }
-    Ok(())
+    let paths = [paths::NODES, paths::REQUESTS, paths::REQUEST_LOCKS, paths::IMAGES, paths::POOLS, paths::ELECTIONS];
+    // All at once: at a start requests wait for it.
+    let made = paths.map(|path| client.mkdir(path, &repeated::PERSISTENT));
+    futures::future::try_join_all(made).await.map(drop)
 }
 
 enum End {

@@ -66,16 +66,20 @@ pub(crate) struct Server {
     pub flavor: ServerFlavor,
     /// Ids of attached volumes.
     pub volumes: Vec<String>,
-    pub fault: Option<Fault>,
-    /// A simulated cloud knows its addresses itself; then the next four are the answer.
+    pub fault: Option<Box<Fault>>,
+    /// Where a simulated cloud knows which address is which.
+    pub known_addresses: Option<Box<KnownAddresses>>,
+    /// Where the call went to that told of it; `None`: the cloud is but one.
+    pub scope: Option<Arc<Scope>>,
+}
+
+/// The addresses of a simulated cloud's server, as they are to be on record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KnownAddresses {
     pub interface_ip: Option<String>,
     pub public_v4: Option<String>,
     pub public_v6: Option<String>,
     pub private_v4: Option<String>,
-    /// Whether the JSON had `interface_ip`.
-    pub knows_addresses: bool,
-    /// Where the call went to that told of it; `None`: the cloud is but one.
-    pub scope: Option<Arc<Scope>>,
 }
 
 /// What a server says of its flavor: from microversion 2.47 on its name and amounts, before that its id.
@@ -138,6 +142,19 @@ impl Server {
             message: fault.get("message").and_then(Value::as_str).unwrap_or_default().to_owned(),
             code: fault.get("code").and_then(Value::as_i64),
         });
+        let known_addresses = json.get("interface_ip").is_some().then(|| KnownAddresses {
+            interface_ip: text("interface_ip"),
+            public_v4: text("public_v4"),
+            public_v6: text("public_v6"),
+            private_v4: text("private_v4"),
+        });
+        let mut addresses: Vec<_> = addresses
+            .flat_map(|(network, list)| {
+                list.as_array().into_iter().flatten().map(move |address| Address::read(network, address))
+            })
+            .collect();
+        // Most have one, and room for four.
+        addresses.shrink_to_fit();
         let volumes = json.get("os-extended-volumes:volumes_attached").and_then(Value::as_array).into_iter().flatten();
         Some(Self {
             scope: None,
@@ -145,11 +162,7 @@ impl Server {
             name: text("name").unwrap_or_default(),
             status: text("status").unwrap_or_default().to_uppercase(),
             task_state: text("OS-EXT-STS:task_state"),
-            addresses: addresses
-                .flat_map(|(network, list)| {
-                    list.as_array().into_iter().flatten().map(move |address| Address::read(network, address))
-                })
-                .collect(),
+            addresses,
             access_ipv4: text("accessIPv4").filter(|text| !text.is_empty()),
             access_ipv6: text("accessIPv6").filter(|text| !text.is_empty()),
             host_id: text("hostId"),
@@ -157,12 +170,8 @@ impl Server {
             metadata: json.get("metadata").and_then(Value::as_object).map(Metadata::from).unwrap_or_default(),
             flavor: json.get("flavor").map(ServerFlavor::read).unwrap_or_default(),
             volumes: volumes.filter_map(|volume| Some(volume.get("id")?.as_str()?.to_owned())).collect(),
-            fault,
-            interface_ip: text("interface_ip"),
-            public_v4: text("public_v4"),
-            public_v6: text("public_v6"),
-            private_v4: text("private_v4"),
-            knows_addresses: json.get("interface_ip").is_some(),
+            fault: fault.map(Box::new),
+            known_addresses: known_addresses.map(Box::new),
         })
     }
 
@@ -180,7 +189,7 @@ impl Server {
     /// Whether the cloud tells of an address at which it may be reached. Nova's answer comes from a cache, which may be
     /// filled a moment after the server has become ACTIVE.
     pub fn has_address(&self) -> bool {
-        self.knows_addresses
+        self.known_addresses.is_some()
             || self.access_ipv4.is_some()
             || self.access_ipv6.is_some()
             || self.addresses.iter().any(|address| !address.addr.is_empty())
@@ -273,7 +282,7 @@ mod tests {
     fn a_server_of_any_shape_is_read() {
         let server = Server::read(&json!({"id": "s", "addresses": null, "metadata": null, "fault": null})).unwrap();
         assert_eq!(server.id, "s");
-        assert!(!server.knows_addresses && server.fault.is_none());
+        assert!(server.known_addresses.is_none() && server.fault.is_none());
         assert!(Server::read(&json!({"name": "without an id"})).is_none());
         assert!(Server::read(&json!({"id": "s", "status": "soft_deleted"})).unwrap().is_deleted());
     }

@@ -19,13 +19,13 @@ pub(crate) struct Addresses {
 
 /// Chooses a server's addresses; `external` names the networks that lead outside.
 pub(crate) fn choose(server: &Server, external: &[String], addressing: &Addressing) -> Addresses {
-    if server.knows_addresses {
-        let private_v4 = server.private_v4.clone().filter(|text| !text.is_empty());
+    if let Some(known) = &server.known_addresses {
+        let private_v4 = known.private_v4.clone().filter(|text| !text.is_empty());
         return Addresses {
-            interface_ip: server.interface_ip.clone().filter(|text| !text.is_empty()),
+            interface_ip: known.interface_ip.clone().filter(|text| !text.is_empty()),
             // As upstream's fake has it: an address that is known to be missing is an empty text.
-            public_v4: server.public_v4.clone(),
-            public_v6: server.public_v6.clone(),
+            public_v4: known.public_v4.clone(),
+            public_v6: known.public_v6.clone(),
             private_v4,
         };
     }

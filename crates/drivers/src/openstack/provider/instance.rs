@@ -25,7 +25,7 @@ impl OpenStackProvider {
         mut resources: Resources,
     ) -> Result<Instance> {
         let mut server = Arc::clone(server);
-        let addresses = if server.knows_addresses {
+        let addresses = if server.known_addresses.is_some() {
             addresses::choose(&server, &[], &Addressing::default())
         } else {
             let addressing = self.addressing().await?;

@@ -337,7 +337,7 @@ impl OpenStackProvider {
 
     async fn server_failed(&self, doing: String, server: &Server) -> ProviderError {
         let fault = match &server.fault {
-            Some(fault) => fault.clone(),
+            Some(fault) => fault.as_ref().clone(),
             None => self.fault(&server.id).await.unwrap_or_default(),
         };
         let why = if fault.message.is_empty() { "Nova gives no fault" } else { fault.message.as_str() };

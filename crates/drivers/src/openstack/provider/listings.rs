@@ -36,7 +36,7 @@ type Found<T> = Arc<HashMap<String, Arc<T>>>;
 
 /// What is listed.
 #[async_trait]
-pub(crate) trait Listed: Send + Sync + Sized + 'static {
+pub(crate) trait Listed: PartialEq + Send + Sync + Sized + 'static {
     async fn list(cloud: &dyn Cloud) -> Result<Vec<Arc<Self>>, CloudError>;
     fn id(&self) -> &str;
     fn status(&self) -> &str;
@@ -248,6 +248,14 @@ impl<T: Listed> Listings<T> {
         }
     }
 
+    /// What was listed, by id. Of what is as it was in the last list, that one is kept: two lists of thousands of servers are
+    /// remembered.
+    fn by_id(&self, found: Vec<Arc<T>>) -> HashMap<String, Arc<T>> {
+        let last = self.recent().lists.back().map(|(_, last)| Arc::clone(last));
+        let known = |item: &Arc<T>| last.as_ref()?.get(item.id()).filter(|known| *known == item).map(Arc::clone);
+        found.into_iter().map(|item| (item.id().to_owned(), known(&item).unwrap_or(item))).collect()
+    }
+
     /// Waits until a call is due, and makes it.
     async fn read(&self) {
         loop {
@@ -262,9 +270,7 @@ impl<T: Listed> Listings<T> {
         self.schedule().requested = None;
         let started = Instant::now();
         let generation = self.cloud.generation();
-        let found = T::list(&*self.cloud).await.map(|found| {
-            Arc::new(found.into_iter().map(|item| (item.id().to_owned(), item)).collect::<HashMap<_, _>>())
-        });
+        let found = T::list(&*self.cloud).await.map(|found| Arc::new(self.by_id(found)));
         let news = match (&found, self.latest.borrow().as_ref().map(|listing| &listing.found)) {
             (Ok(now), Some(Ok(before))) => differ(now, before),
             (now, before) => now.is_ok() && before.is_none_or(Result::is_err),
@@ -322,6 +328,23 @@ mod tests {
         assert!(!shown(&[([1, 1], &["a"]), ([1, 1], &[]), ([1, 1], &["a"]), ([1, 1], &[])]).lack("a", None));
         let gone = shown(&[([1, 1], &["a"]), ([1, 1], &[]), ([1, 1], &[]), ([1, 1], &[])]);
         assert!(gone.lack("a", None) && !gone.lack("a", Some(Instant::now())), "the lists are older than that");
+    }
+
+    #[tokio::test]
+    async fn what_is_as_it_was_takes_no_memory_twice() {
+        let cloud = ScriptedCloud::start(&[]).await;
+        let nova = Arc::new(Nova::of_test(ScriptedCloud::NAME, cloud.clouds_yaml().to_str().unwrap()));
+        nova.start().await.unwrap();
+        let servers: Listings<Server> = Listings::new(nova as Arc<dyn Cloud>);
+        let list = async |status: &str| {
+            let listed = json!([{"id": "changes", "status": status}, {"id": "stays", "status": "ACTIVE"}]);
+            cloud.answer("GET", "/compute/v2.1/servers/detail", 200, &json!({"servers": listed}));
+            servers.hurry(Duration::ZERO);
+            servers.after(Instant::now()).await.found.unwrap()
+        };
+        let (before, after) = (list("BUILD").await, list("ACTIVE").await);
+        assert!(Arc::ptr_eq(&before["stays"], &after["stays"]));
+        assert_eq!((&*before["changes"].status, &*after["changes"].status), ("BUILD", "ACTIVE"));
     }
 
     #[test]

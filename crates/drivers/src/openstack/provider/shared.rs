@@ -141,7 +141,7 @@ impl OpenStackProvider {
 
     pub(super) async fn fault(&self, id: &str) -> Option<Fault> {
         match self.cloud.get_server(id, None).await {
-            Ok(server) => server.and_then(|server| server.fault.clone()),
+            Ok(server) => server.and_then(|server| server.fault.as_deref().cloned()),
             Err(error) => {
                 tracing::warn!(provider = %self.name, %id, %error, "cannot read the server's fault");
                 None

@@ -26,6 +26,12 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// When the record was made, by ZooKeeper's clock.
+    #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch fit
+    pub fn created(&self) -> Timestamp {
+        self.ctime as Timestamp / 1000.0
+    }
+
     /// A time that the record's data gives, but one that can be: what was written is not from after the writing. A time
     /// to come, of a writer whose clock is far ahead, would put off for ever whatever waits for an age; it counts as the
     /// time of the last write, as ZooKeeper has it, or as `now` where that is earlier.

@@ -13,7 +13,6 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     ops::Bound::{Excluded, Unbounded},
-    sync::Arc,
 };
 
 use nodepool_common::{
@@ -22,8 +21,7 @@ use nodepool_common::{
 };
 
 use super::{
-    Decision, PoolKey, PoolState, Waiting, Want, World,
-    budget::Fit,
+    Decision, PoolKey, PoolState, Reason, Waiting, Want, World,
     decision::ClassWaiting,
     grounds::Grounds,
     index::{Class, ClassId, Rank},
@@ -36,23 +34,23 @@ use super::{
 /// What a pool makes of a request.
 enum Verdict {
     Accept,
-    Decline(String),
+    Decline(Reason),
     /// It waits; others of its class may not have to.
-    Wait(String),
+    Wait(Reason),
     /// It waits, and so do all that come after it in its class.
     AllWait(Waits),
 }
 
 /// All of a class wait, for this reason.
-fn all_wait(reason: impl Into<Arc<str>>) -> Verdict {
-    Verdict::AllWait(Waits { reason: reason.into(), want: None, is_starved: false })
+fn all_wait(reason: Reason) -> Verdict {
+    Verdict::AllWait(Waits { reason, want: None, is_starved: false })
 }
 
 /// What requests are looked at in, by one pool: those that it can serve first, then by their rank.
 type Queue<'a> = BinaryHeap<Reverse<(usize, &'a Rank, ClassId)>>;
 
 /// Declines by request.
-type Declines = BTreeMap<RequestId, Vec<(PoolKey, String)>>;
+type Declines = BTreeMap<RequestId, Vec<(PoolKey, Reason)>>;
 
 impl Pass<'_> {
     /// The second part of planning: requests that nobody has accepted.
@@ -161,8 +159,8 @@ impl Pass<'_> {
                     declines.entry(rank.id.clone()).or_default().push((key.clone(), reason));
                 }
                 Some(Verdict::AllWait(waits)) if !self.one_by_one => {
-                    let (reason, is_first) = (Arc::clone(&waits.reason), class.requests.first() == Some(rank));
-                    if memory.wait(id, rank.clone(), waits, is_first) {
+                    let (reason, is_first) = (waits.reason.clone(), class.requests.first() == Some(rank));
+                    if memory.wait(id, rank.clone(), waits, is_first, self.world.now) {
                         let (pool, from) = (key.clone(), rank.clone());
                         self.plan.newly_waiting.push(ClassWaiting { class: id, pool, from, reason });
                     }
@@ -173,7 +171,7 @@ impl Pass<'_> {
                     if waits.is_starved {
                         self.plan.starved.insert(key.provider.clone());
                     }
-                    self.plan.wait(&rank.id, key, Waiting { reason: waits.reason.to_string(), paused: false });
+                    self.plan.wait(&rank.id, key, Waiting { reason: waits.reason, paused: false });
                 }
                 Some(Verdict::Wait(reason)) => {
                     self.plan.wait(&rank.id, key, Waiting { reason, paused: false });
@@ -206,10 +204,10 @@ impl Pass<'_> {
             self.plan.wake(*at);
             return None;
         }
-        let is_left = || left_to_others(world, state, pool, request).map(Arc::from);
+        let is_left = || left_to_others(world, state, pool, request);
         let left = self.left.entry((class, state.key.clone())).or_insert_with(is_left);
         if let Some(reason) = left {
-            return Some(all_wait(Arc::clone(reason)));
+            return Some(all_wait(reason.clone()));
         }
         Some(self.judge(state, pool, request, max_concurrency))
     }
@@ -260,71 +258,70 @@ impl Pass<'_> {
             let until = seen + world.timing.decline;
             if until > world.now {
                 self.plan.wake(until);
-                return Verdict::Wait("no pool has its labels; declined unless one comes".to_owned());
+                return Verdict::Wait(Reason::NobodyHasLabels { until });
             }
         }
         if let Some(tenant) = &request.tenant_name {
             let known: Vec<LabelName> =
                 request.node_types.iter().filter(|l| pool.labels.contains_key(*l)).cloned().collect();
-            match self.budget.tenant_fits(world, key, tenant, &known) {
-                Fit::Yes => {}
-                Fit::No { reason, .. } => return all_wait(format!("tenant {tenant}: it {reason}")),
-                Fit::Unknown(want) => {
-                    let reason = unknown(world, key, &want).reason.into();
+            match self.budget.beyond_tenant(world, key, tenant, &known) {
+                Ok(None) => {}
+                Ok(Some(excess)) => return all_wait(Reason::TenantFull { tenant: tenant.clone(), excess }),
+                Err(want) => {
+                    let reason = unknown(world, key, &want);
                     return Verdict::AllWait(Waits { reason, want: Some(want), is_starved: false });
                 }
-                Fit::NotNow(reason) | Fit::Broken(reason) => return all_wait(reason),
             }
         }
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => return Verdict::Decline(reason),
             Declining::NotNow(reason) if request.is_min_ready() => return Verdict::Decline(reason),
             Declining::NotNow(reason) => {
-                return Verdict::AllWait(Waits { reason: reason.into(), want: None, is_starved: true });
+                return Verdict::AllWait(Waits { reason, want: None, is_starved: true });
             }
             Declining::Unknown(want) => {
-                let reason = unknown(world, key, &want).reason;
+                let reason = unknown(world, key, &want);
                 // An image is asked for again for requests that are newer than the last answer: others are declined.
                 if matches!(want, Want::LabelReady(..)) {
                     self.plan.wants.insert(want);
                     return Verdict::Wait(reason);
                 }
-                return Verdict::AllWait(Waits { reason: reason.into(), want: Some(want), is_starved: false });
+                return Verdict::AllWait(Waits { reason, want: Some(want), is_starved: false });
             }
             Declining::No => {}
         }
-        if let Some((reason, keeper)) = world
+        if let Some(reason) = world
             .pool_config(key)
             .and_then(|(provider, _)| is_left_to_another(world, &self.index.nodes, provider, &request.node_types))
         {
             // Where that one could not, nobody can.
-            return match keeper.filter(|keeper| request.declined_by.contains(keeper)) {
-                Some(keeper) => {
-                    Verdict::Decline(format!("declined by {keeper}, which places the nodes of this provider"))
+            return match reason {
+                Reason::LeftToKeeper { keeper } if request.declined_by.contains(&keeper) => {
+                    Verdict::Decline(Reason::DeclinedByKeeper { keeper })
                 }
-                None => all_wait(reason),
+                reason => all_wait(reason),
             };
         }
         let running = self.taken.running.get(&key.provider).copied().unwrap_or(0);
         if let Some(most) = max_concurrency
             && running >= most
         {
-            return all_wait(format!("{running} launches are running, of max-concurrency {most}"));
+            return all_wait(Reason::MaxConcurrency { running, most });
         }
         let outcome = self.supply(key, pool, request, &request.node_types, None);
         // All nodes of a request are in one zone, which is drawn by its number: another may find idle ones in its own.
         let is_by_zone = request.reuse
             && request.node_types.len() > 1
             && request.node_types.iter().any(|label| self.index.nodes.idle(key, Some(label)).next().is_some());
-        let wait = |reason: String| if is_by_zone { Verdict::Wait(reason) } else { all_wait(reason) };
+        let wait = |reason| if is_by_zone { Verdict::Wait(reason) } else { all_wait(reason) };
         if let Some(want) = &outcome.unknown {
-            let reason = unknown(world, key, want).reason;
+            let reason = unknown(world, key, want);
             self.give_back(key, &outcome);
             if is_by_zone {
                 self.plan.wants.insert(want.clone());
                 return Verdict::Wait(reason);
             }
-            return Verdict::AllWait(Waits { reason: reason.into(), want: Some(want.clone()), is_starved: false });
+            return Verdict::AllWait(Waits { reason, want: Some(want.clone()), is_starved: false });
         }
         if pool.hosts.is_some() {
             // Nothing can be launched, and nothing pauses: what is free is shared among all launchers and requests.
@@ -338,13 +335,13 @@ impl Pass<'_> {
             // for, does not make them wait longer.
             if outcome.shortage.is_some() || self.is_in_the_way(key, &outcome) {
                 self.give_back(key, &outcome);
-                let reason = "the pool is paused: requests before it wait for quota".to_owned();
+                let reason = Reason::BehindOthers { is_accepted: false };
                 // Once somebody else has taken the idle node that it would have got, the next one would be launched a node.
                 return if outcome.reuse.is_empty() { wait(reason) } else { Verdict::Wait(reason) };
             }
         } else if let Some(shortage) = &outcome.shortage {
             if request.is_min_ready() {
-                let reason = format!("at capacity: {}", shortage.reason);
+                let reason = Reason::AtCapacity { of: Box::new(shortage.reason.clone()) };
                 self.give_back(key, &outcome);
                 return Verdict::Decline(reason);
             }
@@ -352,7 +349,7 @@ impl Pass<'_> {
             // clear while actions are at it.
             if self.taken.in_motion.contains(key) {
                 self.give_back(key, &outcome);
-                return wait("requests before it are being served".to_owned());
+                return wait(Reason::BeingServed);
             }
             self.taken.press(key, shortage, &request.node_types);
         }
@@ -364,21 +361,22 @@ impl Pass<'_> {
 }
 
 /// Whether a pool leaves requests like this one to others, and why.
-fn left_to_others(world: &World<'_>, state: &PoolState, pool: &Pool, request: &NodeRequest) -> Option<String> {
+fn left_to_others(world: &World<'_>, state: &PoolState, pool: &Pool, request: &NodeRequest) -> Option<Reason> {
     // Other pools that could serve it, by what they say of themselves.
     let candidates = || world.records.pools_that_may_serve(request);
     if let Some(wanted) = &request.provider
         && *wanted != state.key.provider
         && candidates().any(|other| other.provider_name.as_ref() == Some(wanted))
     {
-        return Some(format!("left to provider {wanted}, which the request prefers"));
+        return Some(Reason::LeftToProvider { provider: wanted.clone() });
     }
-    if let Some(better) = candidates().find(|other| other.priority < pool.priority && !other.paused) {
-        let id = better.id.as_ref().map_or("?", |id| id.as_str());
-        return Some(format!("left to a pool of higher priority: {id}"));
+    if let Some(better) = candidates().find(|other| other.priority < pool.priority && !other.paused)
+        && let Some(pool) = better.id.clone()
+    {
+        return Some(Reason::LeftToPriority { pool });
     }
     let lacks_labels = request.node_types.iter().any(|label| !pool.labels.contains_key(label));
-    (lacks_labels && candidates().next().is_some()).then(|| "left to pools that have its labels".to_owned())
+    (lacks_labels && candidates().next().is_some()).then_some(Reason::LeftToPoolsWithLabels)
 }
 
 /// How many labels of a class a pool lacks.

@@ -14,7 +14,7 @@ use nodepool_common::{
     model::{LabelName, NodeRequest, ProviderName, Resources, TenantName},
 };
 
-use super::{PoolKey, Want, World, index::Nodes, usage::label_resources};
+use super::{Bound, BrokenLabel, Excess, PoolKey, Short, Want, World, index::Nodes, usage::label_resources};
 
 /// Usage so far, by provider, pool and tenant: what the index says, plus what this pass has decided.
 pub struct Budget<'a> {
@@ -31,20 +31,13 @@ pub enum Fit {
     /// It does.
     Yes,
     /// It does not, because of these resources.
-    No {
-        /// For people.
-        reason: String,
-        /// The names of the resources that are short.
-        short: Vec<String>,
-        /// Whether it is the provider that is short of them.
-        of_provider: bool,
-    },
+    No(Excess),
     /// Other users of the project take what it would need: that may come back.
-    NotNow(String),
+    NotNow(Excess),
     /// Something has to be found out first.
     Unknown(Want),
     /// The cloud or the configuration makes it impossible to say.
-    Broken(String),
+    Broken(BrokenLabel),
 }
 
 impl<'a> Budget<'a> {
@@ -150,7 +143,7 @@ impl<'a> Budget<'a> {
         for label in &request.node_types {
             match label_resources(world, key, label) {
                 Ok(Ok(resources)) => need.add(resources),
-                Ok(Err(error)) => return Fit::Broken(error.clone()),
+                Ok(Err(error)) => return Fit::Broken(BrokenLabel { label: label.clone(), why: error.clone() }),
                 Err(want) => return Fit::Unknown(want),
             }
         }
@@ -163,24 +156,20 @@ impl<'a> Budget<'a> {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             }
             if !quota.limits.fits(&need) {
-                return no("the provider's quota", &quota.limits, &need, true);
+                return Fit::No(excess(Bound::ProviderQuota, &quota.limits, &need));
             }
             if !quota.ours.fits(&need) {
-                return Fit::NotNow(exceeds(
-                    "what others of its project leave of the provider's quota",
-                    &quota.ours,
-                    &need,
-                ));
+                return Fit::NotNow(excess(Bound::ProviderQuotaLessOthers, &quota.ours, &need));
             }
         }
-        if pool.limits.fits(&need) { Fit::Yes } else { no("the pool's limits", &pool.limits, &need, false) }
+        if pool.limits.fits(&need) { Fit::Yes } else { Fit::No(excess(Bound::PoolLimits, &pool.limits, &need)) }
     }
 
     /// Whether one more node of a label fits now.
     pub fn fits(&mut self, world: &World<'_>, key: &PoolKey, pool: &Pool, label: &LabelName) -> Fit {
         let need = match label_resources(world, key, label) {
             Ok(Ok(resources)) => resources,
-            Ok(Err(error)) => return Fit::Broken(error.clone()),
+            Ok(Err(error)) => return Fit::Broken(BrokenLabel { label: label.clone(), why: error.clone() }),
             Err(want) => return Fit::Unknown(want),
         };
         if !pool.ignore_provider_quota {
@@ -189,31 +178,33 @@ impl<'a> Budget<'a> {
             };
             let remaining = quota.ours.less(self.of_provider(&key.provider));
             if !remaining.fits(need) {
-                return no("what remains of the provider's quota", &remaining, need, true);
+                return Fit::No(excess(Bound::ProviderRest, &remaining, need));
             }
         }
         let remaining = pool.limits.less(self.of_pool(key));
-        if remaining.fits(need) { Fit::Yes } else { no("what remains of the pool's limits", &remaining, need, false) }
+        if remaining.fits(need) { Fit::Yes } else { Fit::No(excess(Bound::PoolRest, &remaining, need)) }
     }
 
-    /// Whether a tenant may have these nodes too; counts them if so. A tenant without limits may have anything.
-    pub fn tenant_fits(&mut self, world: &World<'_>, key: &PoolKey, tenant: &TenantName, labels: &[LabelName]) -> Fit {
-        let Some(limits) = world.config.tenant_limits.get(tenant) else { return Fit::Yes };
+    /// What these nodes would take more than a tenant may have; `None`: nothing. A tenant without limits may have anything.
+    pub fn beyond_tenant(
+        &mut self,
+        world: &World<'_>,
+        key: &PoolKey,
+        tenant: &TenantName,
+        labels: &[LabelName],
+    ) -> Result<Option<Excess>, Want> {
+        let Some(limits) = world.config.tenant_limits.get(tenant) else { return Ok(None) };
         let mut need = Resources::new();
         for label in labels {
             match label_resources(world, key, label) {
                 Ok(Ok(resources)) => need.add(resources),
                 // Labels that the pool does not know, or not yet, take nothing here: they are declined elsewhere.
                 Ok(Err(_)) => {}
-                Err(want) => return Fit::Unknown(want),
+                Err(want) => return Err(want),
             }
         }
         let remaining = limits.less(self.of_tenant(tenant));
-        if remaining.fits(&need) {
-            Fit::Yes
-        } else {
-            no("what remains of the tenant's limits", &remaining, &need, false)
-        }
+        Ok((!remaining.fits(&need)).then(|| excess(Bound::TenantRest, &remaining, &need)))
     }
 
     /// Counts what a tenant was just promised.
@@ -236,13 +227,8 @@ fn quota_is_fresh(world: &World<'_>, key: &PoolKey) -> bool {
     world.provider(&key.provider).is_some_and(|p| (world.now - p.quota_at).abs() <= world.timing.fresh_quota)
 }
 
-fn no(what: &str, remaining: &Resources, need: &Resources, of_provider: bool) -> Fit {
-    let short = remaining.shortages(need).map(|(name, _, _)| name.to_owned()).collect();
-    Fit::No { reason: exceeds(what, remaining, need), short, of_provider }
-}
-
-fn exceeds(what: &str, remaining: &Resources, need: &Resources) -> String {
-    let amounts =
-        remaining.shortages(need).map(|(name, wanted, there)| format!("{wanted} {name} needed, {there} there"));
-    format!("exceeds {what}: {}", amounts.collect::<Vec<_>>().join(", "))
+fn excess(bound: Bound, remaining: &Resources, need: &Resources) -> Excess {
+    let short = remaining.shortages(need);
+    let short = short.map(|(name, needed, there)| Short { resource: name.to_owned(), needed, there });
+    Excess { bound, short: short.collect() }
 }

@@ -7,11 +7,11 @@ use std::{
 
 use nodepool_common::{
     config::StaticHost,
-    model::{LabelName, NodeId, PoolName, ProviderName, RequestId, Timestamp},
+    model::{LabelName, NodeId, ProviderName, RequestId, Timestamp},
 };
 
 use super::{
-    PoolKey,
+    PoolKey, Reason, Want,
     index::{ClassId, Rank},
 };
 
@@ -67,8 +67,8 @@ pub struct ClassWaiting {
     pub pool: PoolKey,
     /// The first that waits for this reason.
     pub from: Rank,
-    /// For people.
-    pub reason: Arc<str>,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// Something to do, and why.
@@ -86,7 +86,7 @@ pub enum Decision {
         /// Which.
         request: RequestId,
         /// The pools of ours that will not serve it, each with its reason.
-        pools: Vec<(PoolKey, String)>,
+        pools: Vec<(PoolKey, Reason)>,
     },
     /// Give an accepted request nodes: ready ones, new ones.
     Supply {
@@ -111,14 +111,14 @@ pub enum Decision {
         /// Which.
         request: RequestId,
         /// Why.
-        reasons: Vec<String>,
+        reasons: Vec<Reason>,
     },
     /// Put an accepted request back, without a decline: its pool goes away.
     PutBack {
         /// Which.
         request: RequestId,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// An accepted request was withdrawn: let go of it.
     Forget {
@@ -130,14 +130,14 @@ pub enum Decision {
         /// Which.
         node: NodeId,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// Mark an idle ready or a held node for deletion.
     Retire {
         /// Which.
         node: NodeId,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// Delete a node from its cloud and its record.
     Delete {
@@ -198,7 +198,7 @@ pub enum Decision {
         /// Which.
         node: NodeId,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// A request for a backing node is fulfilled, failed or not needed any more: take its node, let the launches that
     /// wait for it fail, or withdraw it.
@@ -215,7 +215,7 @@ pub enum Decision {
         /// Which.
         node: NodeId,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// A `min-ready` request of ours is fulfilled or failed: free its nodes, remove it.
     FinishMinReady {
@@ -260,24 +260,20 @@ pub struct NewNode {
     pub az: Option<String>,
 }
 
-/// Something the planner needs to know of a cloud.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Want {
-    /// Limits less what others use.
-    Quota(ProviderName),
-    /// What a node of a label takes.
-    LabelResources(ProviderName, PoolName, LabelName),
-    /// Whether the image of a label is there.
-    LabelReady(ProviderName, PoolName, LabelName),
-    /// The zones.
-    Zones(ProviderName),
-}
-
 /// Why a request waits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Waiting {
-    /// For people.
-    pub reason: String,
+    /// Why.
+    pub reason: Reason,
     /// Whether we have accepted it and it waits for quota, which pauses the pool.
     pub paused: bool,
+}
+
+/// Why a request waits, and since when it has for a reason of this kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WaitingSince {
+    /// Why.
+    pub waiting: Waiting,
+    /// Since when; a request that came later, since it came.
+    pub since: Timestamp,
 }

@@ -16,7 +16,7 @@ use nodepool_common::{
     model::{Entry, Node, NodeId, NodeState, Records},
 };
 
-use super::{Decision, HostKey, Plan, PoolKey, World, host_nodes::host_of, index::Index, keeper_of};
+use super::{Decision, HostKey, Plan, PoolKey, Reason, World, host_nodes::host_of, index::Index, keeper_of};
 
 /// A node's record, where it stands, and what it says.
 #[derive(Clone, Copy)]
@@ -56,7 +56,7 @@ fn hosts_of(world: &World<'_>, index: &Index, plan: &mut Plan, provider: &Provid
             let nodes = nodes.remove(&host.id).unwrap_or_default();
             let (missing, excess) = slots(host, &nodes);
             for each in excess {
-                let reason = format!("{} has max-parallel-jobs: {}", host.id, host.max_parallel_jobs);
+                let reason = Reason::TooManyOnHost { host: host.id.clone(), slots: host.max_parallel_jobs };
                 retire(world, plan, each, reason);
             }
             let holdings = world.holdings;
@@ -83,7 +83,7 @@ fn hosts_of(world: &World<'_>, index: &Index, plan: &mut Plan, provider: &Provid
         return;
     }
     for each in nodes.into_values().flatten().chain(unknown) {
-        retire(world, plan, each, "its host is not in the configuration any more".to_owned());
+        retire(world, plan, each, Reason::HostRemoved);
     }
 }
 
@@ -127,7 +127,7 @@ fn slots<'a>(host: &StaticHost, nodes: &[Registered<'a>]) -> (Vec<usize>, Vec<Re
 }
 
 /// Takes a node away that is ready and that nobody has. One that is in use goes when it was used.
-fn retire(world: &World<'_>, plan: &mut Plan, registered: Registered<'_>, reason: String) {
+fn retire(world: &World<'_>, plan: &mut Plan, registered: Registered<'_>, reason: Reason) {
     let Registered { id, entry, node } = registered;
     let holdings = world.holdings;
     let is_free = node.state == NodeState::Ready

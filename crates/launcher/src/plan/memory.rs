@@ -11,15 +11,12 @@
 //!
 //! It changes no decision: a planner without a memory decides the same (`tests/histories.rs`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::model::{NodeId, Resources, TenantName, Timestamp};
 
 use super::{
-    PoolKey, Want, World,
+    PoolKey, Reason, Want, World,
     grounds::{Common, Grounds},
     index::{ClassId, Rank},
 };
@@ -27,8 +24,8 @@ use super::{
 /// Why all requests of a class wait in a pool, from one on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Waits {
-    /// For people.
-    pub reason: Arc<str>,
+    /// Why.
+    pub reason: Reason,
     /// What has to be found out first.
     pub want: Option<Want>,
     /// Whether it waits for what other users of the project take.
@@ -42,6 +39,8 @@ pub struct Waiting {
     pub from: Rank,
     /// Why.
     pub waits: Waits,
+    /// Since when for a reason of this kind.
+    pub since: Timestamp,
 }
 
 /// Of one pool.
@@ -97,15 +96,18 @@ impl Memory {
 
     /// All of a class wait, from one on. Returns whether that was not so before, or for another reason. `is_first`: it is
     /// the first of its class, which therefore need not be looked at again.
-    pub fn wait(&mut self, class: ClassId, from: Rank, waits: Waits, is_first: bool) -> bool {
+    pub fn wait(&mut self, class: ClassId, from: Rank, waits: Waits, is_first: bool, now: Timestamp) -> bool {
         if is_first {
             self.open.remove(&class);
         }
         if waits.want.is_some() || waits.is_starved {
             self.asking.insert(class);
         }
-        let is_new = self.before.get(&class).is_none_or(|before| before.waits.reason != waits.reason);
-        self.waiting.insert(class, Waiting { from, waits });
+        let before = self.before.get(&class);
+        let is_new = before.is_none_or(|before| before.waits.reason != waits.reason);
+        let since =
+            before.filter(|before| before.waits.reason.is_like(&waits.reason)).map_or(now, |before| before.since);
+        self.waiting.insert(class, Waiting { from, waits, since });
         is_new
     }
 

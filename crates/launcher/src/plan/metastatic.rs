@@ -19,13 +19,13 @@ use std::{
 use nodepool_common::{
     config::{Driver, Metastatic, MetastaticLabel, Provider},
     model::{
-        Backing, LabelName, LauncherId, Node, NodeId, NodeState, Place, ProviderName, Records, RequestState, Timestamp,
+        Backing, LabelName, Node, NodeId, NodeState, Place, ProviderName, Records, RequestState, Timestamp,
         metastatic_owner, metastatic_provider,
     },
 };
 
 use super::{
-    Decision, Plan, World,
+    Decision, Plan, Reason, World,
     index::{Index, Nodes},
     keeper_of,
 };
@@ -99,20 +99,19 @@ pub fn free_place(
         .find_map(|standing| Some(Place { backing_node: standing.id.clone(), slot: standing.free().next()? }))
 }
 
-/// Whether a pool of a metastatic provider leaves new nodes of these labels to another launcher; with its pool's id, unless
-/// that one only finishes what it has begun. That they get out of each other's way saves them from placing in vain: that no
+/// Why a pool of a metastatic provider leaves new nodes of these labels to another launcher, where it does. That they get out of each other's way saves them from placing in vain: that no
 /// slot is given twice does not depend on it (`zk::Held::place_on`).
 pub fn is_left_to_another(
     world: &World<'_>,
     nodes: &Nodes,
     provider: &Provider,
     labels: &[LabelName],
-) -> Option<(String, Option<LauncherId>)> {
+) -> Option<Reason> {
     if !matches!(provider.driver, Driver::Metastatic(_)) {
         return None;
     }
     if let Some(keeper) = keeper_of(world.records, &provider.name, labels).filter(|keeper| !world.is_ours(keeper)) {
-        return Some((format!("left to {keeper}, which places the nodes of this provider"), Some(keeper)));
+        return Some(Reason::LeftToKeeper { keeper });
     }
     let mut of_provider = nodes.of_provider(&provider.name).filter_map(|id| world.records.nodes.get_key_value(id));
     let foreign = of_provider.find(|(id, entry)| {
@@ -124,7 +123,7 @@ pub fn is_left_to_another(
         });
         is_launching && entry.is_locked() && !world.holdings.nodes.contains_key(*id) && !world.is_starting(provider)
     });
-    foreign.map(|(id, _)| (format!("another launcher is still placing node {id}"), None))
+    foreign.map(|(id, _)| Reason::StillPlacing { node: id.clone() })
 }
 
 /// Whether another launcher goes on accepting requests like the one that a node is being launched for. There is no end of
@@ -279,7 +278,7 @@ fn supply(world: &World<'_>, plan: &mut Plan, lack: &Lack<'_>) {
     }
     let is_backed = world.records.pools.values().any(|pool| pool.supports(std::slice::from_ref(&label.backing_label)));
     if world.stopping && !is_backed {
-        let reason = format!("the launcher is stopping, and no pool is left that has label {}", label.backing_label);
+        let reason = Reason::NoBacking { label: label.backing_label.clone() };
         for node in lack.waiting.seeking.iter().take(lack.lacking(world.now, ordered.served)) {
             if !world.holdings.busy_nodes.contains(node) {
                 plan.decisions.push(Decision::StopSeeking { node: node.clone(), reason: reason.clone() });
@@ -316,14 +315,12 @@ fn let_go(world: &World<'_>, plan: &mut Plan, provider: &ProviderName, config: &
     let label = config.any_label(&standing.backing.label);
     let since = holdings.idle_since.get(&standing.id).copied().unwrap_or(world.now);
     let (due, reason) = match label {
-        None => (world.now, "its label is not in the configuration any more".to_owned()),
-        Some(_) if standing.backing.failed => (world.now, "it has failed".to_owned()),
-        Some(label) if standing.is_too_old(Some(label), world.now) => {
-            (world.now, "it is older than max-age".to_owned())
-        }
+        None => (world.now, Reason::LabelRemoved),
+        Some(_) if standing.backing.failed => (world.now, Reason::BackingFailed),
+        Some(label) if standing.is_too_old(Some(label), world.now) => (world.now, Reason::BackingTooOld),
         Some(label) => {
             let kept = standing.backing.launched + label.min_retention_time.as_secs_f64();
-            (kept.max(since + label.grace_time.as_secs_f64()), "nothing stands on it".to_owned())
+            (kept.max(since + label.grace_time.as_secs_f64()), Reason::BackingIdle)
         }
     };
     if due > world.now {

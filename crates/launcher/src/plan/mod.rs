@@ -34,8 +34,10 @@
 //! | [`hosts`] | static hosts: nodes to register, bring up to date, take away |
 //! | [`metastatic`] | nodes that stand on other nodes: those to ask for, to take, to let go |
 //! | [`leaks`] | what of a search for leaks may be removed; asked by the searches, not by [`planner`] |
+//! | [`reason`] | why, as data, and its words |
 //! | [`taken`] | what a pass has set aside, and what paused requests wait for |
 //! | [`budget`] | what is used and what remains of each quota and limit |
+//! | [`want`] | what has to be found out |
 //! | [`index`] | what follows from records and holdings, kept from pass to pass |
 //! | [`grounds`] | what the verdicts of a pool rest on |
 //! | [`memory`] | what each pool made of what waits, and when it has to look again |
@@ -55,14 +57,16 @@ mod memory;
 mod metastatic;
 mod pass;
 mod planner;
+mod reason;
 mod serve;
 mod supply;
 mod taken;
 mod upkeep;
 mod usage;
+mod want;
 mod world;
 
-pub use decision::{ClassWaiting, Decision, NewNode, Plan, Waiting, Want};
+pub use decision::{ClassWaiting, Decision, NewNode, Plan, Waiting, WaitingSince};
 pub use holdings::{HeldNode, HeldRequest, Holdings, Marks, Touched, Tracked};
 pub use host_nodes::host_of;
 pub use hosts::free_slots;
@@ -71,6 +75,8 @@ pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
 pub use metastatic::{carries, free_place};
 pub use planner::Planner;
+pub use reason::{Bound, BrokenLabel, Excess, Reason, Short};
+pub use want::Want;
 pub use world::{CloudImage, PoolState, ProjectQuota, ProviderState, Timing, Versioned, World, keeper_of};
 
 #[cfg(test)]

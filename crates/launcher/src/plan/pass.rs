@@ -1,12 +1,9 @@
 //! [`Pass`]: a pass under way.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    Plan, PoolKey, World,
+    Plan, PoolKey, Reason, World,
     budget::Budget,
     grounds::Common,
     index::{ClassId, Index},
@@ -16,7 +13,7 @@ use super::{
 
 /// Classes that a pool leaves to others, with the reason; `None`: it does not. It follows from the configuration and the
 /// registered pools, and is worked out once until one of those changes.
-pub type LeftToOthers = HashMap<(ClassId, PoolKey), Option<Arc<str>>>;
+pub type LeftToOthers = HashMap<(ClassId, PoolKey), Option<Reason>>;
 
 /// A pass under way: the world, what was decided so far, and what that leaves for the next decision.
 pub(super) struct Pass<'a> {

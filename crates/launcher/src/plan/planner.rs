@@ -8,7 +8,7 @@ use std::{
 use nodepool_common::{config::Config, model::RequestId};
 
 use super::{
-    News, Plan, PoolKey, PoolState, Waiting, World,
+    News, Plan, PoolKey, PoolState, Waiting, WaitingSince, World,
     budget::Budget,
     hosts,
     index::Index,
@@ -115,16 +115,20 @@ impl Planner {
         self.plan(world, News::everything())
     }
 
-    /// Why each request waits that the last plan of this planner has left waiting, and who it waits for. `single`: those of
+    /// Why each request waits that the last plan of this planner has left waiting. `single`: those of
     /// which that plan says so one by one ([`Plan::waiting`]).
-    pub fn waiting(&self, single: &BTreeMap<(RequestId, PoolKey), Waiting>) -> BTreeMap<(RequestId, PoolKey), Waiting> {
+    pub fn waiting(
+        &self,
+        single: &BTreeMap<(RequestId, PoolKey), WaitingSince>,
+    ) -> BTreeMap<(RequestId, PoolKey), WaitingSince> {
         let mut all = single.clone();
         for (pool, memory) in self.memories.iter() {
             for (id, of_class) in &memory.waiting {
                 let Some(class) = self.index.requests.classes.get(id) else { continue };
                 for rank in class.requests.range(&of_class.from..) {
+                    let waiting = || Waiting { reason: of_class.waits.reason.clone(), paused: false };
                     all.entry((rank.id.clone(), pool.clone()))
-                        .or_insert_with(|| Waiting { reason: of_class.waits.reason.to_string(), paused: false });
+                        .or_insert_with(|| WaitingSince { waiting: waiting(), since: of_class.since });
                 }
             }
         }

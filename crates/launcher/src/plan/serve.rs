@@ -14,7 +14,7 @@ use nodepool_common::{
 };
 
 use super::{
-    CloudImage, Decision, HeldNode, PoolKey, Waiting, Want, World,
+    BrokenLabel, CloudImage, Decision, HeldNode, PoolKey, Reason, Waiting, Want, World,
     budget::{Budget, Fit},
     metastatic::is_left_to_another,
     pass::Pass,
@@ -63,7 +63,8 @@ impl Pass<'_> {
             plan.decisions.push(Decision::Forget { request: id.clone() });
             return false;
         };
-        let failures: Vec<String> = nodes.iter().filter_map(|(_, held)| held.failure.clone()).collect();
+        let failures = nodes.iter().filter_map(|(_, held)| held.failure.clone());
+        let failures: Vec<_> = failures.map(|why| Reason::LaunchFailed { why }).collect();
         if !failures.is_empty() {
             plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: failures });
             return false;
@@ -84,10 +85,10 @@ impl Pass<'_> {
                     has.push((*node_id, *held, node));
                 }
                 Some(NodeState::Ready) => has.push((*node_id, *held, node)),
-                state => plan.decisions.push(Decision::LetGo {
-                    node: (*node_id).clone(),
-                    reason: format!("it is {} and of no use to its request", state.map_or("gone", NodeState::as_str)),
-                }),
+                state => {
+                    plan.decisions
+                        .push(Decision::LetGo { node: (*node_id).clone(), reason: Reason::OfNoUse { state } });
+                }
             }
         }
         let missing = missing_labels(&request.node_types, has.iter().map(|(_, held, _)| &held.label));
@@ -99,24 +100,24 @@ impl Pass<'_> {
             return !all_ready;
         }
 
-        let put_back = |reason: &str| Decision::PutBack { request: id.clone(), reason: reason.to_owned() };
+        let put_back = |reason| Decision::PutBack { request: id.clone(), reason };
         if world.stopping {
             if all_ready {
-                plan.decisions.push(put_back("the launcher is stopping"));
+                plan.decisions.push(put_back(Reason::Stopping));
             }
             return false;
         }
         let Some((_, pool)) = world.pool_config(key).filter(|_| world.pools.iter().any(|p| p.key == *key)) else {
-            plan.decisions.push(put_back("its pool was removed from the configuration"));
+            plan.decisions.push(put_back(Reason::PoolRemoved));
             return false;
         };
         // Another launcher places the nodes of this provider by now: it would choose the same slot.
         if has.is_empty()
-            && let Some((reason, Some(_))) = world
+            && let Some(reason @ Reason::LeftToKeeper { .. }) = world
                 .pool_config(key)
                 .and_then(|(provider, _)| is_left_to_another(world, &self.index.nodes, provider, &request.node_types))
         {
-            plan.decisions.push(put_back(&reason));
+            plan.decisions.push(put_back(reason));
             return false;
         }
         match decline_reason(world, key, pool, request) {
@@ -125,12 +126,12 @@ impl Pass<'_> {
                 return false;
             }
             Declining::Unknown(want) => {
-                plan.wait(id, key, unknown(world, key, &want));
+                plan.wait(id, key, Waiting { reason: unknown(world, key, &want), paused: false });
                 plan.wants.insert(want);
                 return false;
             }
             Declining::NotNow(reason) if has.is_empty() => {
-                plan.decisions.push(put_back(&reason));
+                plan.decisions.push(put_back(reason));
                 return false;
             }
             Declining::No | Declining::NotNow(_) => {}
@@ -159,16 +160,16 @@ impl Pass<'_> {
         if self.taken.is_paused(key) && (supply.shortage.is_some() || self.is_in_the_way(key, &supply)) {
             self.give_back(key, &supply);
             for (node, held, _) in has.iter().filter(|(_, held, _)| !held.launching) {
-                let reason = format!("request {} waits for quota behind another one", held.request);
+                let reason = Reason::HeldInVain { request: held.request.clone() };
                 self.plan.decisions.push(Decision::LetGo { node: (*node).clone(), reason });
             }
-            let reason = "requests before it wait for quota".to_owned();
+            let reason = Reason::BehindOthers { is_accepted: true };
             self.plan.wait(id, key, Waiting { reason, paused: true });
             self.taken.pressure.entry(key.clone()).or_default();
             return false;
         }
         if let Some(want) = &supply.unknown {
-            self.plan.wait(id, key, unknown(world, key, want));
+            self.plan.wait(id, key, Waiting { reason: unknown(world, key, want), paused: false });
             self.plan.wants.insert(want.clone());
         }
         if let Some(shortage) = &supply.shortage {
@@ -217,7 +218,7 @@ impl Pass<'_> {
         if let Some(node) = self.taken.oldest_idle(key, None, |_| true) {
             let id = node.id.clone();
             self.taken.take(key, id.clone());
-            self.plan.decisions.push(Decision::Retire { node: id, reason: "idle, and its room is needed".to_owned() });
+            self.plan.decisions.push(Decision::Retire { node: id, reason: Reason::RoomNeeded });
         }
     }
 
@@ -232,7 +233,7 @@ impl Pass<'_> {
         for id in nodes {
             let is_launching = holdings.nodes.get(id).is_some_and(|held| held.launching);
             if !is_launching && !holdings.busy_nodes.contains(id) {
-                let reason = "its request needs it no longer".to_owned();
+                let reason = Reason::NotNeeded;
                 plan.decisions.push(Decision::LetGo { node: id.clone(), reason });
             }
         }
@@ -243,11 +244,11 @@ impl Pass<'_> {
 #[derive(Debug, PartialEq)]
 pub enum Declining {
     /// Yes, for this reason.
-    Yes(String),
+    Yes(Reason),
     /// No.
     No,
     /// Not for now: other users of the project take what it would need, and nobody but this provider could serve it.
-    NotNow(String),
+    NotNow(Reason),
     /// To be found out first.
     Unknown(Want),
 }
@@ -256,20 +257,22 @@ pub enum Declining {
 pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &NodeRequest) -> Declining {
     let labels = &request.node_types;
     if pool.disabled {
-        return Declining::Yes("pool is disabled by max-servers".to_owned());
+        return Declining::Yes(Reason::PoolDisabled);
     }
-    let unknown: Vec<&str> = labels.iter().filter(|l| !pool.labels.contains_key(*l)).map(LabelName::as_str).collect();
+    let unknown: Vec<LabelName> = labels.iter().filter(|l| !pool.labels.contains_key(*l)).cloned().collect();
     if !unknown.is_empty() {
         let broken = labels.iter().filter_map(|label| Some((label, pool.broken_labels.get(label)?)));
-        let broken = broken.map(|(label, why)| format!("label {label} cannot be used: {why}"));
-        let reasons = std::iter::once(format!("node type(s) [{}] not available", unknown.join(", "))).chain(broken);
-        return Declining::Yes(reasons.collect::<Vec<_>>().join("; "));
+        let broken = broken.map(|(label, why)| BrokenLabel { label: label.clone(), why: why.clone() });
+        return Declining::Yes(Reason::LabelsMissing { labels: unknown, broken: broken.collect() });
     }
     // A label whose configuration the cloud refutes is declined before its image is looked at.
     for label in labels {
         match label_resources(world, key, label) {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Declining::Yes(format!("label {label} cannot be used: {error}")),
+            Ok(Err(error)) => {
+                let broken = BrokenLabel { label: label.clone(), why: error.clone() };
+                return Declining::Yes(Reason::LabelUnusable(broken));
+            }
             Err(want) => return Declining::Unknown(want),
         }
     }
@@ -281,26 +284,23 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
                 if image.is_none() && is_older_than(world, key, label, request) {
                     return Declining::Unknown(cloud_image(key, label));
                 }
-                return Declining::Yes(match image {
-                    Some(image) => format!("image of label {label} is not available: no ready upload of {image} here"),
-                    None => format!("image of label {label} is not available: the cloud does not have it"),
-                });
+                return Declining::Yes(Reason::ImageMissing { label: label.clone(), image: image.cloned() });
             }
             Err(want) => return Declining::Unknown(want),
         }
     }
     match Budget::could_ever_fit(world, key, pool, request) {
         Fit::Yes => Declining::No,
-        Fit::No { reason, .. } => Declining::Yes(format!("it would exceed quota: the request alone {reason}")),
+        Fit::No(excess) => Declining::Yes(Reason::AloneTooLarge(excess)),
         // Upstream always declines. It does not pause the pool: others may need less, and nobody knows how long it is.
-        Fit::NotNow(reason) => {
+        Fit::NotNow(excess) => {
             let mut others = world.records.pools_that_may_serve(request);
             let elsewhere = others.any(|pool| pool.provider_name.as_ref() != Some(&key.provider));
-            let reason = format!("the request alone {reason}");
+            let reason = Reason::AloneTooLarge(excess);
             if elsewhere { Declining::Yes(reason) } else { Declining::NotNow(reason) }
         }
         Fit::Unknown(want) => Declining::Unknown(want),
-        Fit::Broken(error) => Declining::Yes(error),
+        Fit::Broken(broken) => Declining::Yes(Reason::LabelUnusable(broken)),
     }
 }
 
@@ -331,19 +331,14 @@ fn is_older_than(world: &World<'_>, key: &PoolKey, label: &LabelName, request: &
     asked < made && made < world.now + CLOCKS_APART
 }
 
-/// A waiting of which the reason is that something has to be found out.
-pub fn unknown(world: &World<'_>, key: &PoolKey, want: &Want) -> Waiting {
-    let what = match want {
-        Want::Quota(provider) => match world.provider(provider).and_then(|p| p.quota.as_ref()) {
-            None => format!("the quota of provider {provider} is not known yet"),
-            Some(_) => format!("the quota of provider {provider} that is known is too small, and is asked for anew"),
-        },
-        Want::LabelResources(_, _, label) => format!("what a node of label {label} takes is not known yet"),
-        Want::LabelReady(_, _, label) => format!("whether the image of label {label} is there is not known yet"),
-        Want::Zones(provider) => format!("the availability zones of provider {provider} are not known yet"),
+/// That something has to be found out.
+pub fn unknown(world: &World<'_>, key: &PoolKey, want: &Want) -> Reason {
+    let is_too_old = match want {
+        Want::Quota(provider) => world.provider(provider).is_some_and(|state| state.quota.is_some()),
+        _ => false,
     };
-    let trouble = world.provider(&key.provider).and_then(|p| p.trouble.as_ref());
-    Waiting { reason: trouble.map_or(what.clone(), |trouble| format!("{what}: {trouble}")), paused: false }
+    let trouble = world.provider(&key.provider).and_then(|state| state.trouble.clone());
+    Reason::Unknown { want: want.clone(), is_too_old, trouble }
 }
 
 /// The key by which requests are ordered: priority as text, relative priority, sequence as text (zookeeper.md 2).

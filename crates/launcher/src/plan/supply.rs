@@ -10,7 +10,7 @@ use nodepool_common::{
 };
 
 use super::{
-    NewNode, PoolKey, Want, World,
+    NewNode, PoolKey, Reason, Want, World,
     budget::Fit,
     pass::Pass,
     taken::{Pressure, Shortage},
@@ -61,7 +61,7 @@ impl Pass<'_> {
             }
             if pool.hosts.is_some() {
                 supply.shortage = Some(Shortage {
-                    reason: format!("no node of label {label} is free"),
+                    reason: Reason::NoneFree { label: label.clone() },
                     short: Vec::new(),
                     of_provider: false,
                     until: None,
@@ -71,7 +71,7 @@ impl Pass<'_> {
             let provider = world.provider(&key.provider);
             if let Some(at) = provider.and_then(|p| p.launch_after).filter(|at| *at > world.now) {
                 supply.shortage = Some(Shortage {
-                    reason: "the cloud refused the last launch for lack of quota".to_owned(),
+                    reason: Reason::QuotaRefused { until: at },
                     short: vec!["instances".to_owned()],
                     of_provider: true,
                     until: Some(at),
@@ -80,8 +80,10 @@ impl Pass<'_> {
             }
             match self.budget.fits(world, key, pool, label) {
                 Fit::Yes => {}
-                Fit::No { reason, short, of_provider } => {
-                    let reason = format!("{label} {reason}");
+                Fit::No(excess) => {
+                    let short = excess.short.iter().map(|short| short.resource.clone()).collect();
+                    let of_provider = excess.bound.is_of_provider();
+                    let reason = Reason::NoRoom { label: label.clone(), excess };
                     supply.shortage = Some(Shortage { reason, short, of_provider, until: None });
                     break;
                 }

@@ -7,7 +7,7 @@ use std::{
 
 use nodepool_common::model::{LabelName, Node, NodeId, ProviderName};
 
-use super::{PoolKey, World, index::Nodes};
+use super::{PoolKey, Reason, World, index::Nodes};
 
 /// What the paused requests of a pool wait for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,8 +39,8 @@ pub struct Taken<'a> {
 /// What stops a request from getting its nodes.
 #[derive(Debug)]
 pub struct Shortage {
-    /// For people.
-    pub reason: String,
+    /// Why.
+    pub reason: Reason,
     /// The resources that are short.
     pub short: Vec<String>,
     /// Whether it is the provider that is short of them, not the pool.

@@ -10,7 +10,7 @@ use nodepool_common::{
     model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState},
 };
 
-use super::{Decision, Plan, PoolKey, World, index::Index, serve::image_available};
+use super::{Decision, Plan, PoolKey, Reason, World, index::Index, serve::image_available};
 
 /// The third part of planning.
 pub fn upkeep(world: &World<'_>, index: &Index, plan: &mut Plan) {
@@ -87,13 +87,13 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
         },
         NodeState::Hold => {
             if let Some(max) = hold_limit(world, node) {
-                let reason = format!("held for longer than {max} s");
+                let reason = Reason::HeldTooLong { most: max };
                 due(plan, world.now, age, max, Decision::Retire { node: id.clone(), reason });
             }
         }
         // Its maker died between two steps. A live one locks it within milliseconds.
         NodeState::Init => {
-            let reason = "its launcher left it in state init".to_owned();
+            let reason = Reason::LeftInInit;
             due(plan, world.now, free_for, world.timing.orphan_node, Decision::Retire { node: id.clone(), reason });
         }
         NodeState::Testing => {}
@@ -122,13 +122,13 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
 /// A ready node that nobody has: it goes when its server has gone, or when it is too old.
 fn idle_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, node: &Node, age: f64) {
     if let Some(why) = world.has_gone(node) {
-        let reason = format!("it has gone while it waited: {why}");
+        let reason = Reason::Gone { why: why.clone() };
         plan.decisions.push(Decision::Retire { node: id.clone(), reason });
         return;
     }
     for label in node.labels.iter().filter_map(|l| world.config.labels.get(l)) {
         if let Some(max) = label.max_ready_age {
-            let reason = format!("ready for longer than max-ready-age of label {}", label.name);
+            let reason = Reason::TooOld { label: label.name.clone() };
             if due(plan, world.now, age, max.as_secs_f64(), Decision::Retire { node: id.clone(), reason }) {
                 return;
             }

@@ -53,7 +53,7 @@ impl Launcher {
                 self.order_backing(provider, label, backing, *count).await
             }
             Decision::StopSeeking { node, reason } => {
-                self.book.open().stop_seeking(node, NoPlace::Withdrawn(reason.clone()));
+                self.book.open().stop_seeking(node, NoPlace::Withdrawn(reason.to_string()));
                 Ok(())
             }
             Decision::SettleBacking { provider, request } => self.settle_backing(provider, request).await,

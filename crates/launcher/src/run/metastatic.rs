@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     nodescan::Target,
-    plan::{carries, free_place},
+    plan::{Reason, carries, free_place},
 };
 
 const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
@@ -211,7 +211,7 @@ impl Launcher {
         &self,
         provider: &ProviderName,
         node: &NodeId,
-        reason: &str,
+        reason: &Reason,
     ) -> Result<(), ZkError> {
         let owner = metastatic_owner(provider);
         // Nothing is placed on it meanwhile, and nothing has been since that was decided.

@@ -53,7 +53,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::report::Readiness;
 use self::{book::Book, clouds::Clouds};
-use crate::plan::{News, Plan, Planner, PoolKey, PoolState, Timing, Waiting, World, keeper_of};
+use crate::plan::{News, Plan, Planner, PoolKey, PoolState, Timing, WaitingSince, World, keeper_of};
 
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.NodePool";
@@ -91,7 +91,7 @@ pub struct Launcher {
     /// When what the planner remembers was last compared with everything.
     checked: Mutex<Option<Instant>>,
     /// The last plan's word on what waits.
-    waiting: Mutex<BTreeMap<(RequestId, PoolKey), Waiting>>,
+    waiting: Mutex<BTreeMap<(RequestId, PoolKey), WaitingSince>>,
     /// When all ready nodes were last looked at for those that have gone; `None`: they are to be now.
     looked_for_gone: Mutex<Option<Instant>>,
     /// When the clock was set.
@@ -271,7 +271,7 @@ impl Launcher {
         self.stats.plan(started.elapsed());
         let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&plan, now);
         self.publish_pauses(&plan);
-        self.say_what_waits(&mut plan);
+        self.say_what_waits(&mut plan, now);
         let wake_at = [plan.wake_at, recheck_at, refresh_at, look_again_at, self.check_again_at(now)]
             .into_iter()
             .flatten()

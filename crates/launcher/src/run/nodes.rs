@@ -1,6 +1,6 @@
 //! Actions on nodes: free, retire, delete.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use nodepool_common::{
     model::{Node, NodeId, NodeState, RequestId},
@@ -22,7 +22,7 @@ const OUT_OF_SIGHT_PAUSE: f64 = 600.0;
 
 impl Launcher {
     /// Unlocks a node we hold; a ready one becomes free.
-    pub(super) async fn let_go(&self, id: &NodeId, reason: &str) -> Result<(), ZkError> {
+    pub(super) async fn let_go(&self, id: &NodeId, reason: &(dyn Display + Sync)) -> Result<(), ZkError> {
         let Some(held) = self.book.open().take_node(id) else { return Ok(()) };
         debug!(logger = LOGGER, node = %id, "Letting go of the node: {reason}");
         let node = held.record();
@@ -40,7 +40,7 @@ impl Launcher {
     }
 
     /// Marks an idle, a held or an orphaned node for deletion.
-    pub(super) async fn retire(&self, id: &NodeId, reason: &str) -> Result<(), ZkError> {
+    pub(super) async fn retire(&self, id: &NodeId, reason: &(dyn Display + Sync)) -> Result<(), ZkError> {
         let Some(held) = self.lock_free(id).await? else { return Ok(()) };
         let still = match held.record().state {
             NodeState::Ready => held.record().allocated_to.is_none(),

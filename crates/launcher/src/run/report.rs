@@ -8,7 +8,7 @@ use std::{
 
 use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
-    model::{ProviderName, Resources},
+    model::{ProviderName, RequestId, Resources, Timestamp},
     stats::{Ages, RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
     sys::{clock, host},
 };
@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Launcher, requests::pool_logger};
 use crate::{
-    plan::{Plan, PoolKey},
+    plan::{Plan, PoolKey, WaitingSince},
     web,
 };
 
@@ -112,10 +112,10 @@ impl Launcher {
     }
 
     /// Logs why requests wait, once per reason, and keeps it for [`Self::pool_list`].
-    pub(super) fn say_what_waits(&self, plan: &mut Plan) {
+    pub(super) fn say_what_waits(&self, plan: &mut Plan, now: Timestamp) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for ((request, pool), now) in &plan.waiting {
-            let before = waiting.get(&(request.clone(), pool.clone()));
+            let before = waiting.get(&(request.clone(), pool.clone())).map(|before| &before.waiting);
             if before == Some(now) {
                 continue;
             }
@@ -135,7 +135,14 @@ impl Launcher {
                 "Not served yet, nor others like it behind it: {}", of_class.reason
             );
         }
-        *waiting = std::mem::take(&mut plan.waiting);
+        let mut before = std::mem::take(&mut *waiting);
+        *waiting = std::mem::take(&mut plan.waiting)
+            .into_iter()
+            .map(|(key, waiting)| {
+                let before = before.remove(&key).filter(|before| before.waiting.reason.is_like(&waiting.reason));
+                (key, WaitingSince { waiting, since: before.map_or(now, |before| before.since) })
+            })
+            .collect();
     }
 
     /// `/pool-list`: this launcher's pools and what they are busy with.
@@ -153,7 +160,10 @@ impl Launcher {
             .collect();
         let troubles: BTreeMap<_, _> = self.clouds.troubles().into_iter().collect();
         let mut used: BTreeMap<PoolKey, Resources> = BTreeMap::new();
+        let mut came: BTreeMap<RequestId, Timestamp> = BTreeMap::new();
         self.zk.cache().read(|records| {
+            let waiting = waiting.keys().filter_map(|(id, _)| records.requests.get_key_value(id));
+            came.extend(waiting.map(|(id, entry)| (id.clone(), entry.stat.created())));
             for node in records.nodes.values().filter_map(|entry| entry.usable()) {
                 if let (Some(provider), Some(pool), Some(resources)) = (&node.provider, &node.pool, &node.resources) {
                     let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
@@ -168,9 +178,23 @@ impl Launcher {
             let mine = waiting.iter().filter(|((_, pool), _)| *pool == key);
             let reasons: Vec<_> = mine
                 .clone()
-                .map(|((id, _), waiting)| json!({"request": id, "reason": waiting.reason, "paused": waiting.paused}))
+                .map(|((id, _), WaitingSince { waiting, since })| {
+                    // Who came later than the reason waits since it came.
+                    let since = came.get(id).map_or(*since, |came| since.max(*came));
+                    #[allow(clippy::cast_possible_truncation)] // whole seconds since the epoch
+                    let since = clock::utc(since as i64);
+                    json!({
+                        "request": id,
+                        "reason": waiting.reason.to_string(),
+                        "why": waiting.reason,
+                        "since": since,
+                        "ended_by": waiting.reason.ended_by(),
+                        "paused": waiting.paused,
+                    })
+                })
                 .collect();
-            let paused_requests: Vec<_> = mine.filter(|(_, w)| w.paused).map(|((id, _), _)| id).collect();
+            let paused_requests: Vec<_> =
+                mine.filter(|(_, since)| since.waiting.paused).map(|((id, _), _)| id).collect();
             list.push(json!({
                 "provider": key.provider,
                 "pool": key.pool,

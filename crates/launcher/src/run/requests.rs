@@ -1,6 +1,6 @@
 //! Actions on requests: accept, decline, supply, fulfil, put back.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::Provider,
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Launcher, actions::AFTER_AN_ERROR, clouds::Cloud, launch::NodeLaunch};
-use crate::plan::{NewNode, PoolKey};
+use crate::plan::{NewNode, PoolKey, Reason};
 
 /// Seconds before a request that could not be locked is looked at again. Its lock's end wakes us earlier.
 const LOCKED_ELSEWHERE: f64 = 0.25;
@@ -81,14 +81,14 @@ impl Launcher {
         Ok(())
     }
 
-    pub(super) async fn decline(&self, id: &RequestId, pools: &[(PoolKey, String)]) -> Result<(), ZkError> {
+    pub(super) async fn decline(&self, id: &RequestId, pools: &[(PoolKey, Reason)]) -> Result<(), ZkError> {
         let Some(held) = self.lock_waiting(id).await? else { return Ok(()) };
         self.write_decline(held, pools).await
     }
 
     /// Declines an accepted request. Its ready nodes become free in the next pass, its running launches go on: their
     /// nodes serve the next one.
-    pub(super) async fn give_up(&self, id: &RequestId, reasons: &[String]) -> Result<(), ZkError> {
+    pub(super) async fn give_up(&self, id: &RequestId, reasons: &[Reason]) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         let reasons: Vec<_> = reasons.iter().map(|reason| (pool.clone(), reason.clone())).collect();
         let result = self.write_decline(held, &reasons).await;
@@ -98,7 +98,7 @@ impl Launcher {
 
     /// Adds declines to a request and releases it: `failed` once every registered pool has declined, `requested`
     /// otherwise (`nodepool 11.0.0: driver/__init__.py _declineRequest`).
-    async fn write_decline(&self, held: Held<NodeRequest>, pools: &[(PoolKey, String)]) -> Result<(), ZkError> {
+    async fn write_decline(&self, held: Held<NodeRequest>, pools: &[(PoolKey, Reason)]) -> Result<(), ZkError> {
         let mut declined = held.record().declined_by.clone();
         for (pool, _) in pools {
             if let Some(launcher_id) = self.launcher_id(pool)
@@ -364,7 +364,7 @@ impl Launcher {
         Ok(())
     }
 
-    pub(super) async fn put_back(&self, id: &RequestId, reason: &str) -> Result<(), ZkError> {
+    pub(super) async fn put_back(&self, id: &RequestId, reason: &(dyn Display + Sync)) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         let event_id = held.record().event_id.clone();
         let result = held
@@ -484,7 +484,7 @@ impl Launcher {
         info!(logger = "nodepool.NodePool", "Terminating: putting requests back");
         self.withdraw_pools().await;
         let ids: Vec<_> = self.book.open().view.requests.keys().cloned().collect();
-        let put_back = ids.iter().map(|id| self.put_back(id, "the launcher is terminating"));
+        let put_back = ids.iter().map(|id| self.put_back(id, &"the launcher is terminating"));
         let deadline = std::time::Duration::from_secs(3);
         let Ok(results) = tokio::time::timeout(deadline, futures::future::join_all(put_back)).await else {
             warn!(logger = "nodepool.NodePool", "ZooKeeper does not answer: requests are left to the next launcher");
@@ -494,7 +494,7 @@ impl Launcher {
             debug!(logger = "nodepool.NodePool", "{error}");
         }
         let nodes: Vec<_> = self.book.open().view.nodes.keys().cloned().collect();
-        let let_go = nodes.iter().map(|node| self.let_go(node, "the launcher is terminating"));
+        let let_go = nodes.iter().map(|node| self.let_go(node, &"the launcher is terminating"));
         let _ = tokio::time::timeout(deadline, futures::future::join_all(let_go)).await;
     }
 }

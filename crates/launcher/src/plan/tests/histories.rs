@@ -86,13 +86,14 @@ impl History {
         prop_assert_eq!(&plan.paused, &simple.paused);
         prop_assert_eq!(&plan.starved, &simple.starved);
         prop_assert!(plan.is_the_same_as(&simple));
-        let waiting = planner.waiting(&plan.waiting);
+        let single = plan.waiting.into_iter().map(|(key, waiting)| (key, WaitingSince { waiting, since: self.now }));
+        let waiting = planner.waiting(&single.collect());
         for key in simple.waiting.keys() {
             prop_assert!(waiting.contains_key(key), "{:?} waits without a reason", key);
         }
         // Others wait for what the first of their class waits for, and may see other numbers.
         for (key, simple) in simple.waiting.iter().filter(|((id, _), _)| self.is_first_of_its_kind(id)) {
-            prop_assert_eq!(&waiting[key], simple, "why {:?} waits", key);
+            prop_assert_eq!(&waiting[key].waiting, simple, "why {:?} waits", key);
         }
         self.planner = planner;
         self.begin(plan.decisions);

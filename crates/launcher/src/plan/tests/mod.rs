@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::*;
 use nodepool_common::{
-    config::{Config, Driver, Label, OpenStack, Place, Pool, PoolLabel, Provider, WebApp, ZooKeeper},
+    config::{Config, Driver, HostId, Label, OpenStack, Place, Pool, PoolLabel, Provider, WebApp, ZooKeeper},
     model::{
         Entry, Extra, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
         Resources, Stat,
@@ -15,6 +15,7 @@ mod assigning;
 mod histories;
 mod hosts;
 mod leaks;
+mod reasons;
 mod reckoning;
 mod serving;
 mod upkeep;
@@ -227,7 +228,7 @@ fn declines(plan: &Plan) -> Vec<(String, Vec<String>)> {
         .iter()
         .filter_map(|d| match d {
             Decision::Decline { request, pools } => {
-                Some((request.to_string(), pools.iter().map(|(_, reason)| reason.clone()).collect()))
+                Some((request.to_string(), pools.iter().map(|(_, reason)| reason.to_string()).collect()))
             }
             _ => None,
         })

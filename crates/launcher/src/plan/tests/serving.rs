@@ -69,7 +69,10 @@ fn a_request_with_a_failed_node_is_given_up_with_the_reason() {
         .plan();
     assert_eq!(
         plan.decisions[0],
-        Decision::GiveUp { request: "200-0000000001".into(), reasons: vec!["no host keys".to_owned()] }
+        Decision::GiveUp {
+            request: "200-0000000001".into(),
+            reasons: vec![Reason::LaunchFailed { why: "no host keys".to_owned() }]
+        }
     );
 }
 

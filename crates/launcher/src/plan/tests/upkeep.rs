@@ -140,10 +140,8 @@ fn a_ready_node_whose_server_has_gone_is_retired_and_not_handed_out() {
     let provider = setting.providers.values_mut().next().unwrap();
     provider.gone.insert("0000000001".into(), "it was evicted".to_owned());
     let plan = setting.plan();
-    let retire = Decision::Retire {
-        node: "0000000001".into(),
-        reason: "it has gone while it waited: it was evicted".to_owned(),
-    };
+    let retire =
+        Decision::Retire { node: "0000000001".into(), reason: Reason::Gone { why: "it was evicted".to_owned() } };
     assert!(plan.decisions.contains(&retire), "{:?}", plan.decisions);
     let Some(Decision::Supply { reuse, launch, .. }) = plan.decisions.first() else { panic!("{plan:?}") };
     assert_eq!((&reuse[..], launch.len()), (&[("0000000002".into(), "small".into())][..], 1));

@@ -67,6 +67,17 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// cloud, nothing is deleted there, and the error says so ([`ProviderError::elsewhere`]).
     async fn delete(&self, external_id: &Value, made_in: Option<&Value>) -> Result<(), ProviderError>;
 
+    /// The same, where nobody waits for the deletion itself. While nobody waits for the room that it makes either
+    /// ([`Self::room_is_wanted`]), it may return some seconds after the server is gone, if that saves calls.
+    async fn delete_at_leisure(&self, external_id: &Value, made_in: Option<&Value>) -> Result<(), ProviderError> {
+        self.delete(external_id, made_in).await
+    }
+
+    /// Whether requests wait for room, as far as the launcher knows now. Told again and again; must be quick.
+    fn room_is_wanted(&self, wanted: bool) {
+        let _ = wanted;
+    }
+
     /// Deletes a leaked resource; returns when the cloud has accepted that.
     async fn delete_resource(&self, resource: &CloudResource) -> Result<(), ProviderError>;
 

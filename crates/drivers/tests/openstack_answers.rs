@@ -10,7 +10,7 @@ use nodepool_common::config::{Driver, OpenStack};
 use nodepool_drivers::{Context, ErrorClass, Instance, Provider, ProviderError, make};
 use nodepool_testing::{Fault, Rule, ScriptedCloud, wait_for};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const SERVERS: &str = "/compute/v2.1/servers";
 const LISTING: &str = "/compute/v2.1/servers/detail";
@@ -256,4 +256,52 @@ async fn a_server_that_the_cloud_keeps_and_will_not_delete_for_good_is_no_delete
     }
     site.lists(&[]);
     site.delete().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_up_at_once_is_seen_at_the_first_look() {
+    let site = Site::new(|config| config.rate = Duration::ZERO).await;
+    let began = Instant::now();
+    site.provider.launch(&launch("l", "0000000001"), &Reported::default()).await.unwrap();
+    // Before, the first look came half a second after the creation.
+    assert!(began.elapsed() < Duration::from_millis(450), "{:?}", began.elapsed());
+    assert_eq!(site.asked(&format!("GET {LISTING}")), 1);
+}
+
+#[tokio::test]
+async fn a_deletion_that_nobody_waits_for_is_noticed_in_a_listing_that_others_need_or_when_room_is_wanted() {
+    let site = Site::new(|config| config.rate = Duration::ZERO).await;
+    let listings = || site.asked(&format!("GET {LISTING}"));
+    let id = json!("s1");
+    site.lists(&[]);
+
+    // Nobody: after some seconds.
+    let began = Instant::now();
+    site.provider.delete_at_leisure(&id, None).await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(4) && listings() == 1, "{:?}", began.elapsed());
+
+    // Somebody else lists the servers.
+    let began = Instant::now();
+    let others = async {
+        site.until("it is deleted", &format!("DELETE {SERVER}"), 2).await;
+        // The answer is on its way.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        site.provider.list_resources().await.unwrap();
+    };
+    let (deleted, ()) = tokio::join!(site.provider.delete_at_leisure(&id, None), others);
+    deleted.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3) && listings() == 2, "{:?}", began.elapsed());
+
+    // A request waits for room: now, and from the beginning.
+    let began = Instant::now();
+    let waits = async {
+        site.until("it is deleted", &format!("DELETE {SERVER}"), 3).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(listings(), 2);
+        site.provider.room_is_wanted(true);
+    };
+    let (deleted, ()) = tokio::join!(site.provider.delete_at_leisure(&id, None), waits);
+    deleted.unwrap();
+    site.provider.delete_at_leisure(&id, None).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3) && listings() == 4, "{:?}", began.elapsed());
 }

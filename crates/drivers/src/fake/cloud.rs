@@ -409,7 +409,7 @@ impl Cloud for FakeCloud {
     fn pace(&self) -> Pace {
         // It tells of changes; the interval is for a script or a state file that somebody edits.
         let quiet = Duration::from_secs(1);
-        Pace { first: Duration::ZERO, busy: quiet, quiet, least: Duration::from_millis(2) }
+        Pace { first: Duration::ZERO, busy: quiet, quiet, least: Duration::from_millis(2), learns: false }
     }
 
     async fn changed(&self) {

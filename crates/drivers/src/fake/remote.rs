@@ -337,7 +337,13 @@ impl Cloud for RemoteCloud {
 
     fn pace(&self) -> Pace {
         let interval = Duration::from_millis(100);
-        Pace { first: Duration::from_millis(20), busy: interval, quiet: interval, least: Duration::from_millis(20) }
+        Pace {
+            first: Duration::from_millis(20),
+            busy: interval,
+            quiet: interval,
+            least: Duration::from_millis(20),
+            learns: false,
+        }
     }
 
     async fn create_server(&self, create: &CreateServer) -> Result<Server, CloudError> {

@@ -15,6 +15,9 @@ use crate::plan::{Decision, HostKey, Want};
 
 /// Seconds before an action that failed is tried again.
 pub(super) const AFTER_AN_ERROR: f64 = 1.0;
+/// So many requests are accepted at once. ZooKeeper answers in the order in which it is asked: were a thousand requests
+/// accepted at once, each write for the node of the first one would have to wait for all of them.
+pub(super) const ACCEPTS_AT_ONCE: usize = 32;
 
 impl Launcher {
     /// Starts an action; what it works on is busy until it ends, however it ends.
@@ -34,7 +37,11 @@ impl Launcher {
     async fn act(self: &Arc<Self>, decision: Decision) {
         debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
         let result = match &decision {
-            Decision::Accept { pool, request } => self.accept(pool, request).await,
+            Decision::Accept { pool, request } => {
+                // Is never closed.
+                let _turn = self.accepts.acquire().await.ok();
+                self.accept(pool, request).await
+            }
             Decision::Decline { request, pools } => self.decline(request, pools).await,
             Decision::Supply { pool, request, reuse, launch } => self.supply(pool, request, reuse, launch).await,
             Decision::Fulfil { request, nodes } => self.fulfil(request, nodes).await,

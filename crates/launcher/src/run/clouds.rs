@@ -116,6 +116,24 @@ pub struct Question {
     at: Timestamp,
 }
 
+/// Whether requests wait in the pools of a provider.
+struct Waited {
+    /// For quota.
+    paused: bool,
+    /// For that or anything else.
+    anyhow: bool,
+}
+
+impl Waited {
+    fn of(plan: &Plan, provider: &ProviderName) -> Self {
+        let is_here = |pool: &PoolKey| pool.provider == *provider;
+        let paused = plan.starved.contains(provider) || plan.paused.iter().any(is_here);
+        let anyhow =
+            paused || plan.waiting.keys().any(|(_, pool)| is_here(pool)) || plan.pools_waited_for.iter().any(is_here);
+        Self { paused, anyhow }
+    }
+}
+
 enum Answer {
     Quota(ProjectQuota),
     /// What a quota is reckoned from, once there are records.
@@ -286,11 +304,7 @@ impl Clouds {
         let mut wants = Vec::new();
         let mut next = None;
         for (name, entry) in self.open().iter() {
-            let paused = plan.starved.contains(name) || plan.paused.iter().any(|pool| pool.provider == *name);
-            let is_here = |pool: &PoolKey| pool.provider == *name;
-            let relied_on = paused
-                || plan.waiting.keys().any(|(_, pool)| is_here(pool))
-                || plan.pools_waited_for.iter().any(is_here);
+            let Waited { paused, anyhow: relied_on } = Waited::of(plan, name);
             let due = entry.state.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
             if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.state.quota_at == 0.0) {
                 continue;
@@ -302,6 +316,13 @@ impl Clouds {
             }
         }
         (wants, next)
+    }
+
+    /// Tells each provider whether a plan has requests that wait for what deletions free.
+    pub fn tell_who_waits(&self, plan: &Plan) {
+        for (name, entry) in self.open().iter().filter(|(_, entry)| entry.started) {
+            entry.cloud.provider.room_is_wanted(Waited::of(plan, name).anyhow);
+        }
     }
 
     /// The cloud refused a launch for lack of quota: launch nothing for a moment, and ask for the quota anew.

@@ -47,7 +47,7 @@ use nodepool_common::{
     },
     zk::{Registration, ZooKeeper},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
@@ -101,6 +101,8 @@ pub struct Launcher {
     /// What the searches for leaks have held back.
     withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
     wake: Notify,
+    /// See [`actions::ACCEPTS_AT_ONCE`].
+    accepts: Semaphore,
     tasks: TaskTracker,
     /// Cancelled when the process ends; until then actions may go on although no new work is taken.
     ending: CancellationToken,
@@ -142,6 +144,7 @@ impl Launcher {
             placing: metastatic::Placing::default(),
             withheld: Mutex::default(),
             wake: Notify::new(),
+            accepts: Semaphore::new(actions::ACCEPTS_AT_ONCE),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
         })
@@ -269,6 +272,7 @@ impl Launcher {
             })
         };
         self.stats.plan(started.elapsed());
+        self.clouds.tell_who_waits(&plan);
         let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&plan, now);
         self.publish_pauses(&plan);
         self.say_what_waits(&mut plan, now);

@@ -116,4 +116,7 @@ pub(crate) struct Pace {
     pub quiet: Duration,
     /// Between two calls, whatever happens.
     pub least: Duration,
+    /// Whether the list is read when it will be news, by how long such things took before, rather than at intervals. Not
+    /// where the cloud tells of changes, or is at the command of a test.
+    pub learns: bool,
 }

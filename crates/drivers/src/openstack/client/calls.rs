@@ -86,6 +86,7 @@ impl Cloud for Nova {
             busy: Duration::from_secs(1),
             quiet: Duration::from_secs(5),
             least: self.rate,
+            learns: true,
         }
     }
 
@@ -242,23 +243,12 @@ impl Cloud for Nova {
     }
 
     fn addressing(&self) -> Addressing {
-        self.settings().map(|settings| settings.addressing(has_ipv6())).unwrap_or_default()
+        self.settings().map(|settings| settings.addressing(self.ipv6.is_routed())).unwrap_or_default()
     }
 
     fn cloud_name(&self) -> Option<String> {
         self.settings().map(|settings| settings.name)
     }
-}
-
-/// Whether this host has a default route for IPv6, as the SDK asks before it prefers such addresses.
-fn has_ipv6() -> bool {
-    let zero = "0".repeat(32);
-    std::fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|routes| {
-        routes.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.first() == Some(&zero.as_str()) && fields.get(1) == Some(&"00") && fields.last() != Some(&"lo")
-        })
-    })
 }
 
 impl Nova {

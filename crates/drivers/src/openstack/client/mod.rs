@@ -18,7 +18,8 @@
 //! | `sdk_metrics` | openstacksdk's names for calls | `service` |
 //! | `http` | one call, once | `identity` `gate` `tls` `redirects` `catalog` `sdk_metrics` |
 //! | `page_deadlines` | how long a page of a listing may take | `http` |
-//! | `nova` | [`Nova`](nova::Nova): a call, as often as is right | `http` `page_deadlines` |
+//! | `ipv6` | whether this host has a route for IPv6 | |
+//! | `nova` | [`Nova`](nova::Nova): a call, as often as is right | `http` `page_deadlines` `ipv6` |
 //! | `page` | a page of a listing, item by item | |
 //! | `pages` | listings, page by page | `nova` `page` `page_deadlines` |
 //! | `calls` | the trait's calls of servers, volumes, limits | `nova` `pages` |
@@ -32,6 +33,7 @@ mod gate;
 mod glance;
 mod http;
 mod identity;
+mod ipv6;
 mod messages;
 mod meter;
 mod neutron;

@@ -30,6 +30,7 @@ use super::{
     gate::{Health, Pass},
     http::{Call, PATIENCE, Read, Sent, Session, any_json},
     identity::Token,
+    ipv6::Ipv6Route,
     meter::Meter,
     page_deadlines::PageDeadlines,
     service::Service,
@@ -68,6 +69,7 @@ pub(crate) struct Nova {
     /// What was last warned of.
     warned: std::sync::Mutex<Vec<String>>,
     pub(super) page_deadlines: PageDeadlines,
+    pub(super) ipv6: Ipv6Route,
 }
 
 /// The session and when it must be opened anew.
@@ -93,6 +95,7 @@ impl Nova {
             scope: std::sync::RwLock::default(),
             warned: std::sync::Mutex::default(),
             page_deadlines: PageDeadlines::default(),
+            ipv6: Ipv6Route::default(),
         }
     }
 
@@ -381,6 +384,7 @@ impl Nova {
             scope: std::sync::RwLock::default(),
             warned: std::sync::Mutex::default(),
             page_deadlines: PageDeadlines::default(),
+            ipv6: Ipv6Route::default(),
         }
     }
 }

@@ -7,7 +7,7 @@
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{errors::Result, shared::OpenStackProvider};
+use super::{errors::Result, shared::OpenStackProvider, when_to_look::Kind};
 use crate::{ErrorClass, ProviderError, openstack::api::CloudError};
 
 /// A deletion that leaves its server in ERROR is asked for so many times in all.
@@ -19,7 +19,13 @@ const DELETED_LISTINGS: u32 = 3;
 const ERROR_LISTINGS: u32 = 3;
 
 impl OpenStackProvider {
-    pub(super) async fn delete_server(&self, external_id: &Value, made_in: Option<&Value>) -> Result<()> {
+    /// `at_leisure`: that it is gone may be noticed with some delay ([`crate::Provider::delete_at_leisure`]).
+    pub(super) async fn delete_server(
+        &self,
+        external_id: &Value,
+        made_in: Option<&Value>,
+        at_leisure: bool,
+    ) -> Result<()> {
         let Some(id) = external_id.as_str() else {
             return Err(ProviderError::new(
                 ErrorClass::Bug,
@@ -30,27 +36,36 @@ impl OpenStackProvider {
         let doing = || format!("deleting server {id}");
         self.delete_floating_ips(id).await?;
         for _ in 0..DELETE_ATTEMPTS {
-            let mut since = Instant::now();
+            let since = Instant::now();
             let generation = self.cloud.generation();
             match self.cloud.delete_server(id, made_in).await {
                 Ok(()) => {}
                 Err(error) if error.class == ErrorClass::Gone => return Ok(()),
                 Err(error) => return Err(self.error(doing())(error)),
             }
-            self.servers.hurry_for_news();
+            let wait = self.wait(Kind::Deletion, since);
+            let mut wait = if at_leisure { wait.at_leisure() } else { wait };
+            if !self.cloud.pace().learns {
+                self.servers.hurry_for_news();
+            }
             let (mut errors, mut deleted, mut for_good) = (0, 0, false);
             while errors < ERROR_LISTINGS {
-                let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
+                let Some(servers) = self.next_listing(&mut wait, &doing).await? else { continue };
                 match servers.get(id) {
-                    None if self.cloud.generation() == generation => return Ok(()),
+                    None if self.cloud.generation() == generation => {
+                        wait.done(false);
+                        return Ok(());
+                    }
                     // The settings were read anew since it was asked for: the list may be that of another project.
                     None => {
                         let found = self.cloud.get_server(id, made_in).await;
                         if found.map_err(self.error(doing()))?.is_none() {
                             return Ok(());
                         }
+                        wait.soon();
                     }
                     Some(server) if server.is_soft_deleted() => {
+                        wait.soon();
                         if !std::mem::replace(&mut for_good, true) {
                             self.delete_for_good(id, made_in).await;
                         }
@@ -60,11 +75,17 @@ impl OpenStackProvider {
                         if deleted == DELETED_LISTINGS {
                             return Ok(());
                         }
-                        // The next listing is soon.
+                        wait.soon();
                         self.servers.hurry_for_news();
                     }
-                    Some(server) if server.status == "ERROR" && server.task_state.is_none() => errors += 1,
-                    Some(_) => errors = 0,
+                    Some(server) if server.status == "ERROR" && server.task_state.is_none() => {
+                        errors += 1;
+                        wait.soon();
+                    }
+                    Some(_) => {
+                        errors = 0;
+                        wait.not_yet();
+                    }
                 }
             }
         }

@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     errors::Result,
-    shared::{ExternalName, Image, OpenStackProvider},
+    shared::{ExternalName, Image, OpenStackProvider, Wait},
     usage::need,
+    when_to_look::Kind,
 };
 use crate::{
     ErrorClass, Instance, Launch, LaunchProgress, ProviderError,
@@ -35,8 +36,10 @@ const ADDRESS_WITHIN: Duration = Duration::from_secs(120);
 const TAG_WITHIN: Duration = Duration::from_secs(5);
 
 /// A server that exists from now on.
-struct Created {
+struct Created<'a> {
     server: Server,
+    /// That it boots.
+    boot: Wait<'a>,
     /// Why Nova's answer was lost, where it was.
     lost: Option<CloudError>,
 }
@@ -58,7 +61,8 @@ impl OpenStackProvider {
     pub(super) async fn launch_server(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance> {
         let (pool, label) = self.label(&launch.pool, &launch.label)?;
         let (mut flavor, mut create) = self.what_to_create(launch, pool, label).await?;
-        let created = match self.create(&create, launch, progress).await {
+        let boot = |flavor: &Flavor| Kind::Boot(label.name.clone(), flavor.id.clone());
+        let created = match self.create(&create, boot(&flavor), launch, progress).await {
             // Something that was kept may have been replaced in the cloud: once more with what is there now, if that
             // is something else.
             Err(error) if matches!(error.status, Some(400 | 404)) => {
@@ -68,16 +72,16 @@ impl OpenStackProvider {
                     Err(error)
                 } else {
                     (flavor, create) = anew;
-                    self.create(&create, launch, progress).await
+                    self.create(&create, boot(&flavor), launch, progress).await
                 }
             }
             created => created,
         };
-        let Created { server, lost } = created.map_err(self.error(creating(&create)))?;
+        let Created { server, lost, boot } = created.map_err(self.error(creating(&create)))?;
         let server = if server.status == "ACTIVE" && server.has_address() {
             Arc::new(server)
         } else {
-            self.wait_until_active(&server, lost, &create, launch).await?
+            self.wait_until_active(&server, boot, lost, &create, launch).await?
         };
         self.instance(launch, pool, &server, need(&flavor, label)).await
     }
@@ -174,17 +178,19 @@ impl OpenStackProvider {
         launch.metadata(&self.name).into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
     }
 
-    /// Creates the server; its id is reported before anything else.
+    /// Creates the server; its id is reported before anything else. That it boots is waited for from then on.
     async fn create(
         &self,
         create: &CreateServer,
+        boot: Kind,
         launch: &Launch,
         progress: &dyn LaunchProgress,
-    ) -> std::result::Result<Created, CloudError> {
+    ) -> std::result::Result<Created<'_>, CloudError> {
         let mut error = match self.cloud.create_server(create).await {
             Ok(server) => {
+                let wait = self.wait(boot, Instant::now());
                 progress.created(json!(server.id), server.scope.as_deref()).await;
-                return Ok(Created { server, lost: None });
+                return Ok(Created { server, lost: None, boot: wait });
             }
             Err(error) => error,
         };
@@ -206,7 +212,8 @@ impl OpenStackProvider {
                 "the answer to the server's creation was lost, but it exists"
             );
             progress.created(json!(server.id), server.scope.as_deref()).await;
-            return Ok(Created { server: Server::clone(&server), lost: Some(error) });
+            let wait = self.wait(boot, Instant::now());
+            return Ok(Created { server: Server::clone(&server), lost: Some(error), boot: wait });
         }
         if error.status == Some(404) {
             error.class = ErrorClass::Config;
@@ -239,6 +246,7 @@ impl OpenStackProvider {
     async fn wait_until_active(
         &self,
         created: &Server,
+        mut wait: Wait<'_>,
         lost: Option<CloudError>,
         create: &CreateServer,
         launch: &Launch,
@@ -247,16 +255,18 @@ impl OpenStackProvider {
         let made_in = created.scope.as_ref().map(|scope| scope.driver_data());
         let doing = || format!("waiting for server {} ({id})", create.name);
         let mut tagged = create.volume_size.is_none();
-        let mut since = Instant::now();
         let mut missing = 0;
         let mut missing_since = None;
         let mut active_since = None;
         let mut doubt = lost.map(Doubt::new);
-        self.servers.hurry_for_news();
+        if !self.cloud.pace().learns {
+            self.servers.hurry_for_news();
+        }
         loop {
-            let Some(servers) = self.next_listing(&mut since, &doing).await? else { continue };
+            let Some(servers) = self.next_listing(&mut wait, &doing).await? else { continue };
             let Some(server) = servers.get(id) else {
                 missing += 1;
+                wait.soon();
                 let absent = missing_since.get_or_insert_with(Instant::now).elapsed();
                 if missing >= MISSING_LISTINGS && absent >= MISSING_FOR {
                     let found = self.cloud.get_server(id, made_in.as_ref()).await;
@@ -277,22 +287,33 @@ impl OpenStackProvider {
                 self.tag_volumes(&server.volumes, launch).await;
             }
             match server.status.as_str() {
-                "ACTIVE" if server.has_address() => return Ok(Arc::clone(server)),
-                "ACTIVE" if active_since.get_or_insert_with(Instant::now).elapsed() < ADDRESS_WITHIN => {}
+                "ACTIVE" if server.has_address() => {
+                    wait.done(false);
+                    return Ok(Arc::clone(server));
+                }
+                "ACTIVE" if active_since.get_or_insert_with(Instant::now).elapsed() < ADDRESS_WITHIN => wait.soon(),
                 "ACTIVE" => {
                     let why = format!("ACTIVE for {} s, it has no address yet", ADDRESS_WITHIN.as_secs());
                     return Err(self.error(doing())(CloudError::new(ErrorClass::Timeout, why)));
                 }
-                "ERROR" => return Err(self.server_failed(doing(), server).await),
+                "ERROR" => {
+                    wait.done(true);
+                    return Err(self.server_failed(doing(), server).await);
+                }
                 "BUILD" => {
+                    wait.not_yet();
                     if let Some(error) = self.cut_off(id, &mut doubt).await {
                         return Err(self.error(creating(create))(error));
+                    }
+                    if doubt.is_some() {
+                        // It may never boot.
+                        wait.soon();
                     }
                 }
                 _ if server.is_deleted() => {
                     return Err(self.error(doing())(CloudError::new(ErrorClass::Gone, "somebody deleted it")));
                 }
-                _ => {}
+                _ => wait.not_yet(),
             }
         }
     }

@@ -4,9 +4,16 @@
 //! Whoever waits calls [`Listings::after`] with the moment before which a listing is of no use to him (his server
 //! may be missing from an older one). One of those who wait reads the list, the others get what he read; if he gives
 //! up (a launch may be dropped at any await) the next one takes over. So there is no task to stop, and no call at
-//! all while nobody waits. The interval follows [`Pace`]: short after somebody begins to wait and while servers
-//! change, growing while nothing does or while the cloud fails. Failures are shared like lists: a cloud that is down
-//! is asked once per interval, not once per server.
+//! all while nobody waits. When a list is read:
+//!
+//! - [`Listings::hurry`]: for somebody who cannot wait.
+//! - [`Listings::at`]: when it will be news to one who knows how long such things take
+//!   ([`super::when_to_look`]), but so far from the last listing as he says, and in proportion to what that one took: a
+//!   cloud that needs seconds for a listing is not asked for one after the other. While the cloud fails, at the interval.
+//! - Else at an interval ([`Pace`]): short after somebody begins to wait and while servers change, growing while nothing
+//!   does or while the cloud fails.
+//!
+//! Failures are shared like lists: a cloud that is down is asked once per interval, not once per server.
 //!
 //! What lists lack is gone only if a list of the same cloud had it before ([`Listings::lack`]): clouds.yaml may lead to
 //! another project or region from one moment to the next, whose lists lack everything that still runs in the old one.
@@ -27,6 +34,11 @@ use crate::openstack::api::{Cloud, CloudError, FloatingIp, Pace, Server};
 
 /// How long it is known of something that it was listed once.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The cloud is left alone so many times as long as the last listing took …
+const RESTS: u32 = 4;
+/// … but not for longer than this, unless a listing takes as long.
+const LONGEST_REST: Duration = Duration::from_secs(3);
 
 /// The servers by id.
 pub(crate) type Servers = HashMap<String, Arc<Server>>;
@@ -155,22 +167,59 @@ impl<T> Recent<T> {
     }
 }
 
+/// When a list is read. What was asked for stands until a call begins, so that who asks while one is on its way gets another.
 #[derive(Debug)]
 struct Schedule {
     /// By the interval.
     regular: Instant,
-    /// By somebody who cannot wait so long. Stands until a call begins, so that who asks while one is on its way gets
-    /// another.
+    /// For somebody who cannot wait so long.
     requested: Option<Instant>,
+    /// When it will be news, and the least time from the last listing's end.
+    planned: Option<(Instant, Duration)>,
     interval: Duration,
-    finished: Option<Instant>,
+    last: Option<Last>,
+}
+
+/// The last listing.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    ended: Instant,
+    took: Duration,
+    failed: bool,
+}
+
+impl Last {
+    /// How long the cloud is left alone for what it took.
+    fn rest(&self) -> Duration {
+        (self.took * RESTS).min(LONGEST_REST).max(self.took)
+    }
 }
 
 impl Schedule {
     fn due(&self, least: Duration) -> Instant {
-        let due = self.requested.map_or(self.regular, |requested| requested.min(self.regular));
-        self.finished.map_or(due, |finished| due.max(finished + least))
+        let planned = self.planned.map(|(at, apart)| match self.last {
+            Some(before) if before.failed => at.max(self.regular),
+            Some(before) => at.max(before.ended + apart.max(before.rest())),
+            None => at,
+        });
+        let due = [self.requested, planned].into_iter().flatten().min().unwrap_or(self.regular);
+        self.last.map_or(due, |before| due.max(before.ended + least))
     }
+
+    fn plan(&mut self, at: Instant, apart: Duration) {
+        self.planned = Some(self.planned.map_or((at, apart), |(before, least)| (before.min(at), least.min(apart))));
+    }
+
+    fn request(&mut self, at: Instant) {
+        self.requested = Some(self.requested.map_or(at, |before| before.min(at)));
+    }
+}
+
+/// When a listing is of use to somebody who waits.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    Regularly,
+    At(Instant, Duration),
 }
 
 impl<T: Listed> Listings<T> {
@@ -184,8 +233,9 @@ impl<T: Listed> Listings<T> {
             schedule: Mutex::new(Schedule {
                 regular: Instant::now(),
                 requested: None,
+                planned: None,
                 interval: pace.busy,
-                finished: None,
+                last: None,
             }),
             sooner: Notify::new(),
             recent: Mutex::new(Recent::of(0)),
@@ -198,11 +248,22 @@ impl<T: Listed> Listings<T> {
 
     /// Asks for a listing within `delay`, however quiet things are.
     pub fn hurry(&self, delay: Duration) {
-        let wanted = Instant::now() + delay;
+        self.ask(|schedule, pace| {
+            schedule.interval = pace.busy;
+            schedule.request(Instant::now() + delay);
+        });
+    }
+
+    /// Asks for a listing at that moment, at the earliest so long after the last one.
+    pub fn plan(&self, at: Instant, apart: Duration) {
+        self.ask(|schedule, _| schedule.plan(at, apart));
+    }
+
+    fn ask(&self, change: impl FnOnce(&mut Schedule, Pace)) {
         let mut schedule = self.schedule();
-        schedule.interval = self.pace.busy;
-        if schedule.requested.is_none_or(|requested| wanted < requested) {
-            schedule.requested = Some(wanted);
+        let before = schedule.due(self.pace.least);
+        change(&mut schedule, self.pace);
+        if schedule.due(self.pace.least) < before {
             self.sooner.notify_one();
         }
     }
@@ -229,10 +290,25 @@ impl<T: Listed> Listings<T> {
 
     /// A listing that began after `moment`, maybe one that somebody else is waiting for.
     pub async fn after(&self, moment: Instant) -> Listing<T> {
+        self.wait(moment, Use::Regularly).await
+    }
+
+    /// The same, for one to whom it is news when it begins at `at` or later. At the earliest it begins so long after the one
+    /// before.
+    pub async fn at(&self, at: Instant, apart: Duration, moment: Instant) -> Listing<T> {
+        self.wait(moment, Use::At(at, apart)).await
+    }
+
+    async fn wait(&self, moment: Instant, when: Use) -> Listing<T> {
         let mut latest = self.latest.subscribe();
         loop {
             if let Some(listing) = latest.borrow_and_update().as_ref().filter(|listing| listing.started > moment) {
                 return listing.clone();
+            }
+            // Each time: a call that has begun meanwhile has used it up.
+            match when {
+                Use::At(at, apart) => self.plan(at, apart),
+                Use::Regularly => self.ask(|schedule, _| schedule.request(schedule.regular)),
             }
             tokio::select! {
                 biased;
@@ -267,7 +343,10 @@ impl<T: Listed> Listings<T> {
                 () = T::changed(&*self.cloud) => self.hurry(Duration::ZERO),
             }
         }
-        self.schedule().requested = None;
+        {
+            let mut schedule = self.schedule();
+            (schedule.requested, schedule.planned) = (None, None);
+        }
         let started = Instant::now();
         let generation = self.cloud.generation();
         let found = T::list(&*self.cloud).await.map(|found| Arc::new(self.by_id(found)));
@@ -278,9 +357,11 @@ impl<T: Listed> Listings<T> {
         let finished = Instant::now();
         {
             let mut schedule = self.schedule();
-            schedule.interval = if news { self.pace.busy } else { schedule.interval.mul_f64(1.5).min(self.pace.quiet) };
+            let fails_now = found.is_err() && schedule.last.is_none_or(|last| !last.failed);
+            schedule.interval =
+                if news || fails_now { self.pace.busy } else { schedule.interval.mul_f64(1.5).min(self.pace.quiet) };
             schedule.regular = finished + schedule.interval;
-            schedule.finished = Some(finished);
+            schedule.last = Some(Last { ended: finished, took: finished - started, failed: found.is_err() });
         }
         if let Ok(found) = &found {
             self.recent().remember([generation, self.cloud.generation()], started, found);
@@ -388,5 +469,129 @@ mod tests {
             assert!(!servers.lack("s", None), "it is in the project before");
         }
         assert_eq!(nova.generation(), 2);
+    }
+
+    /// A cloud whose servers are listed once they have booted. All of a test is done by one thread.
+    #[derive(Debug, PartialEq)]
+    struct Booted(String);
+
+    #[derive(Debug, Default)]
+    struct World {
+        /// By id, when they have booted.
+        servers: HashMap<String, Instant>,
+        listing_takes: Duration,
+        is_away: bool,
+        /// When each listing began and ended.
+        listings: Vec<(Instant, Option<Instant>)>,
+    }
+
+    thread_local! {
+        static WORLD: std::cell::RefCell<World> = std::cell::RefCell::default();
+    }
+
+    #[async_trait]
+    impl Listed for Booted {
+        async fn list(_: &dyn Cloud) -> Result<Vec<Arc<Self>>, CloudError> {
+            let takes = WORLD.with_borrow_mut(|world| {
+                assert!(world.listings.last().is_none_or(|last| last.1.is_some()), "one at a time");
+                world.listings.push((Instant::now(), None));
+                world.listing_takes
+            });
+            sleep(takes).await;
+            WORLD.with_borrow_mut(|world| {
+                let began = world.listings.last_mut().map(|last| last.1.replace(Instant::now()));
+                assert_eq!(began, Some(None));
+                if world.is_away {
+                    return Err(CloudError::new(crate::ErrorClass::Transient, "HTTP 503"));
+                }
+                let booted = world.servers.iter().filter(|(_, at)| **at <= Instant::now());
+                Ok(booted.map(|(id, _)| Arc::new(Self(id.clone()))).collect())
+            })
+        }
+
+        fn id(&self) -> &str {
+            &self.0
+        }
+
+        fn status(&self) -> &'static str {
+            "ACTIVE"
+        }
+    }
+
+    /// Launches so many servers, one each `every`, that boot for `boots`; each waits as launches do. Returns how much too late
+    /// they were seen in the mean, and how many listings there were in all.
+    async fn launch(count: usize, every: Duration, boots: Duration) -> (Duration, usize) {
+        use crate::openstack::provider::when_to_look::{Experience, Outcome};
+        let nova = Arc::new(Nova::of_test("none", "/nonexistent"));
+        let listings: Arc<Listings<Booted>> = Arc::new(Listings::new(nova));
+        let experience = Arc::new(Mutex::new(Experience::default()));
+        let launches: Vec<_> = (0..count)
+            .map(|i| {
+                let (listings, experience) = (Arc::clone(&listings), Arc::clone(&experience));
+                tokio::spawn(async move {
+                    sleep(every * u32::try_from(i).unwrap()).await;
+                    let began = Instant::now();
+                    WORLD.with_borrow_mut(|world| world.servers.insert(i.to_string(), began + boots));
+                    let (mut seen, mut first, mut not_yet) = (began, None, None);
+                    loop {
+                        let look = experience.lock().unwrap().next(not_yet);
+                        let listing = listings.at(began + look.age, look.apart, seen).await;
+                        seen = listing.started;
+                        let Ok(found) = listing.found else { continue };
+                        let age = seen - began;
+                        let first = *first.get_or_insert(age);
+                        if found.contains_key(&i.to_string()) {
+                            experience.lock().unwrap().learn(Outcome { first, not_yet, done: age, failed: false });
+                            return (began + boots).elapsed();
+                        }
+                        experience.lock().unwrap().not_yet(age);
+                        not_yet = Some(age);
+                    }
+                })
+            })
+            .collect();
+        let mut late = Duration::ZERO;
+        for launch in launches {
+            late += launch.await.unwrap();
+        }
+        (late / u32::try_from(count).unwrap(), WORLD.with_borrow(|world| world.listings.len()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_many_boot_each_is_seen_soon_and_a_listing_serves_several() {
+        for (boots_ms, every_ms, most_late_ms) in [(0, 20, 60), (500, 5, 80), (500, 20, 80), (40_000, 500, 3000)] {
+            WORLD.set(World { listing_takes: Duration::from_millis(5), ..World::default() });
+            let [boots, every] = [boots_ms, every_ms].map(Duration::from_millis);
+            let (late, listings) = launch(300, every, boots).await;
+            assert!(late <= Duration::from_millis(most_late_ms), "{boots:?}: {late:?} too late");
+            assert!(listings <= 300, "{boots:?}: {listings} listings");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cloud_that_is_slow_with_its_listings_is_left_alone_between_them() {
+        let began = Instant::now();
+        WORLD.set(World { listing_takes: Duration::from_secs(5), ..World::default() });
+        let (late, _) = launch(200, Duration::from_millis(500), Duration::from_secs(10)).await;
+        assert!(late < Duration::from_secs(12), "{late:?} too late");
+        WORLD.with_borrow(|world| {
+            let is_apart =
+                |pair: &[(Instant, Option<Instant>)]| pair[1].0 - pair[0].1.unwrap() >= Duration::from_secs(5);
+            assert!(world.listings.windows(2).all(is_apart), "{:?}", world.listings);
+        });
+        assert!(began.elapsed() < Duration::from_secs(130));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn launches_that_begin_while_the_cloud_is_away_ask_it_no_more_often() {
+        WORLD.set(World { is_away: true, ..World::default() });
+        let launches = tokio::spawn(launch(200, Duration::from_millis(300), Duration::from_secs(1)));
+        sleep(Duration::from_secs(60)).await;
+        let during = WORLD.with_borrow_mut(|world| {
+            world.is_away = false;
+            world.listings.len()
+        });
+        assert!(during < 20, "{during} listings in a minute");
+        launches.await.unwrap();
     }
 }

@@ -7,12 +7,13 @@
 //! | `listings` | one listing that all share who wait for one | |
 //! | `lookups` | what a label means to the cloud, looked up once and kept | `errors` |
 //! | `image_upload` | an image's way into a cloud | |
-//! | `shared` | `OpenStackProvider`: what the stories below share | `errors` `listings` `lookups` |
+//! | `when_to_look` | when a listing will be news. Pure | |
+//! | `shared` | `OpenStackProvider`: what the stories below share | `errors` `listings` `lookups` `when_to_look` |
 //! | `instance` | a server that is ready, as the launcher wants it | `shared` `addresses` |
 //! | `floating_ips` | floating IPs of a server | `shared` `instance` |
 //! | `usage` | what a server takes, what a project has left | `shared` `listings` |
-//! | `launch` | a launch | `shared` `usage` |
-//! | `delete` | a deletion | `shared` |
+//! | `launch` | a launch | `shared` `usage` `when_to_look` |
+//! | `delete` | a deletion | `shared` `when_to_look` |
 //! | `cleanup` | ports and floating IPs that no record can point to | `shared` |
 //! | `tagged` | what carries our marks | `shared` |
 //! | `images` | the builder's images | `shared` `image_upload` |
@@ -33,6 +34,7 @@ mod lookups;
 mod shared;
 mod tagged;
 mod usage;
+mod when_to_look;
 
 use std::collections::HashSet;
 
@@ -131,7 +133,15 @@ impl Provider for OpenStackProvider {
     }
 
     async fn delete(&self, external_id: &Value, made_in: Option<&Value>) -> Result<()> {
-        self.delete_server(external_id, made_in).await
+        self.delete_server(external_id, made_in, false).await
+    }
+
+    async fn delete_at_leisure(&self, external_id: &Value, made_in: Option<&Value>) -> Result<()> {
+        self.delete_server(external_id, made_in, true).await
+    }
+
+    fn room_is_wanted(&self, wanted: bool) {
+        OpenStackProvider::room_is_wanted(self, wanted);
     }
 
     fn scope(&self) -> Option<Scope> {

@@ -3,7 +3,11 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use nodepool_common::{
@@ -19,6 +23,7 @@ use super::{
     errors::{Result, error},
     listings::{Listings, Servers},
     lookups::Lookups,
+    when_to_look::{Experiences, Kind, Look, Outcome},
 };
 use crate::{
     ErrorClass, ProviderError, ResourceKind,
@@ -28,6 +33,9 @@ use crate::{
 /// So many floating IPs are made or deleted at a time. Neutron's transactions on one external network get into each
 /// other's way and are repeated: on a cloud where one takes 1 s, twenty at once took 20 s to 90 s each.
 const FLOATING_IPS_AT_ONCE: usize = 4;
+
+/// So long a deletion waits for a listing that others need, while nobody waits for the room that it makes.
+const AT_LEISURE: Duration = Duration::from_secs(5);
 
 /// See the module's comment. Its stories are told by the files beside this one.
 pub(crate) struct OpenStackProvider {
@@ -40,6 +48,11 @@ pub(crate) struct OpenStackProvider {
     /// See [`FLOATING_IPS_AT_ONCE`].
     pub(super) floating_ip_changes: Semaphore,
     pub(super) lookups: Lookups,
+    experiences: std::sync::Mutex<Experiences>,
+    /// Whether somebody waits for the room that deletions make.
+    room_is_wanted: AtomicBool,
+    /// How many deletions wait for a listing that others need.
+    at_leisure: AtomicUsize,
     pub(super) ports: Mutex<Option<PortCheck>>,
     /// Labels whose servers turned out to need floating IPs: whether one does is known only once it has its addresses.
     pub(super) gives_floating_ips: std::sync::Mutex<HashSet<(PoolName, LabelName)>>,
@@ -80,6 +93,9 @@ impl OpenStackProvider {
             config,
             cloud,
             image_format,
+            experiences: std::sync::Mutex::default(),
+            room_is_wanted: AtomicBool::new(false),
+            at_leisure: AtomicUsize::new(0),
             ports: Mutex::default(),
             gives_floating_ips: std::sync::Mutex::default(),
             unlisted: std::sync::Mutex::default(),
@@ -120,11 +136,11 @@ impl OpenStackProvider {
     }
 
     pub(super) fn gives_floating_ips(&self) -> std::sync::MutexGuard<'_, HashSet<(PoolName, LabelName)>> {
-        self.gives_floating_ips.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.gives_floating_ips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn unlisted(&self) -> std::sync::MutexGuard<'_, HashSet<ResourceKind>> {
-        self.unlisted.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.unlisted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn error(&self, doing: impl fmt::Display) -> impl FnOnce(CloudError) -> ProviderError {
@@ -149,21 +165,129 @@ impl OpenStackProvider {
         }
     }
 
-    /// A listing that began after `since`, which moves on to it. `None` where the cloud does not answer at the moment:
-    /// the callers have deadlines, and until then it may come back.
+    /// The next listing for one who waits. `None` where the cloud does not answer at the moment: the callers have
+    /// deadlines, and until then it may come back.
     pub(super) async fn next_listing(
         &self,
-        since: &mut Instant,
+        wait: &mut Wait<'_>,
         doing: impl Fn() -> String,
     ) -> Result<Option<Arc<Servers>>> {
-        let listing = self.servers.after(*since).await;
-        *since = listing.started;
+        let listing = match wait.look() {
+            Some((at, apart)) => self.servers.at(at, apart, wait.seen).await,
+            None => self.servers.after(wait.seen).await,
+        };
+        wait.seen = listing.started;
         match listing.found {
             Ok(servers) => Ok(Some(servers)),
             Err(error) if error.class == ErrorClass::Bug => Err(self.error(doing())(error)),
             // Also where it refuses: what waits has done nothing wrong, and credentials are mended.
             Err(_) => Ok(None),
         }
+    }
+
+    fn experiences(&self) -> std::sync::MutexGuard<'_, Experiences> {
+        self.experiences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody begins to wait for what has just begun. `seen`: listings that began before are of no use to him.
+    pub(super) fn wait(&self, kind: Kind, seen: Instant) -> Wait<'_> {
+        let began = Instant::now();
+        Wait { provider: self, kind, began, seen, first: None, not_yet: None, is_soon: false, at_leisure: None }
+    }
+
+    fn is_room_wanted(&self) -> bool {
+        self.room_is_wanted.load(Ordering::SeqCst)
+    }
+
+    /// Whether somebody waits for the room that deletions make; those that are under way are looked at if it is so now.
+    pub(super) fn room_is_wanted(&self, wanted: bool) {
+        let before = self.room_is_wanted.swap(wanted, Ordering::SeqCst);
+        if wanted && !before && self.at_leisure.load(Ordering::SeqCst) > 0 {
+            let look = self.experiences().next(&Kind::Deletion, self.cloud.generation(), None);
+            self.servers.plan(Instant::now(), look.apart);
+        }
+    }
+}
+
+/// Somebody who waits until a listing shows what began at a moment to be done.
+pub(super) struct Wait<'a> {
+    provider: &'a OpenStackProvider,
+    kind: Kind,
+    began: Instant,
+    /// When the last listing began that he has seen.
+    seen: Instant,
+    first: Option<Duration>,
+    not_yet: Option<Duration>,
+    /// Whether what he waits for now is another thing, which comes soon.
+    is_soon: bool,
+    at_leisure: Option<AtLeisure<'a>>,
+}
+
+impl Wait<'_> {
+    /// As long as nobody waits for what is freed, a listing that others need is soon enough, within [`AT_LEISURE`].
+    pub fn at_leisure(self) -> Self {
+        Self { at_leisure: Some(AtLeisure::new(&self.provider.at_leisure)), ..self }
+    }
+
+    /// When a listing would be news, and the least time from the one before; `None`: at an interval.
+    fn look(&self) -> Option<(Instant, Duration)> {
+        let Self { provider, kind, .. } = self;
+        if self.is_soon || !provider.cloud.pace().learns {
+            return None;
+        }
+        let Look { age, apart } = provider.experiences().next(kind, provider.cloud.generation(), self.not_yet);
+        let is_early = self.at_leisure.is_some() && !provider.is_room_wanted();
+        let age = if is_early { age.max(AT_LEISURE) } else { age };
+        Some((self.began + age, apart))
+    }
+
+    fn age(&mut self) -> Duration {
+        let age = self.seen.saturating_duration_since(self.began);
+        self.first.get_or_insert(age);
+        age
+    }
+
+    /// The listing has shown that it is not done.
+    pub fn not_yet(&mut self) {
+        let age = self.age();
+        self.not_yet = Some(age);
+        self.is_soon = false;
+        self.provider.experiences().not_yet(&self.kind, self.provider.cloud.generation(), age);
+    }
+
+    /// What has to come now is no question of how long it takes: it is looked for at an interval.
+    pub fn soon(&mut self) {
+        if !std::mem::replace(&mut self.is_soon, true) {
+            self.provider.servers.hurry_for_news();
+        }
+    }
+
+    /// The listing has shown that it is done, or that it has `failed`.
+    pub fn done(&mut self, failed: bool) {
+        let done = self.age();
+        if self.at_leisure.is_some() {
+            // How late it was looked at says nothing of how long it took.
+            return;
+        }
+        let outcome = Outcome { first: self.first.unwrap_or(done), not_yet: self.not_yet, done, failed };
+        let generation = self.provider.cloud.generation();
+        self.provider.experiences().learn(&self.kind, generation, outcome);
+    }
+}
+
+/// Counts one of those that wait at leisure, until it is dropped.
+struct AtLeisure<'a>(&'a AtomicUsize);
+
+impl<'a> AtLeisure<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for AtLeisure<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

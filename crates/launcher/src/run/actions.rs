@@ -36,39 +36,45 @@ impl Launcher {
 
     async fn act(self: &Arc<Self>, decision: Decision) {
         debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
+        // Each in memory of its own, taken when it begins: a task would have room for the largest from the first moment, also where
+        // a thousand wait for their turn.
         let result = match &decision {
             Decision::Accept { pool, request } => {
                 // Is never closed.
                 let _turn = self.accepts.acquire().await.ok();
-                self.accept(pool, request).await
+                Box::pin(self.accept(pool, request)).await
             }
-            Decision::Decline { request, pools } => self.decline(request, pools).await,
-            Decision::Supply { pool, request, reuse, launch } => self.supply(pool, request, reuse, launch).await,
-            Decision::Fulfil { request, nodes } => self.fulfil(request, nodes).await,
-            Decision::GiveUp { request, reasons } => self.give_up(request, reasons).await,
-            Decision::PutBack { request, reason } => self.put_back(request, reason).await,
-            Decision::Forget { request } => self.forget(request).await,
-            Decision::ResetLost { request } => self.reset_lost(request).await,
-            Decision::RemoveRequestLock { request } => self.zk.delete_request_lock(request).await,
-            Decision::CreateMinReady { label, count } => self.create_min_ready(label, *count).await,
-            Decision::FinishMinReady { request } => self.finish_min_ready(request).await,
-            Decision::LetGo { node, reason } => self.let_go(node, reason).await,
-            Decision::Retire { node, reason } => self.retire(node, reason).await,
-            Decision::Delete { node } => self.delete(node).await,
-            Decision::Attend { pool, host, missing } => self.attend(pool, host, missing).await,
+            Decision::Decline { request, pools } => Box::pin(self.decline(request, pools)).await,
+            Decision::Supply { pool, request, reuse, launch } => {
+                Box::pin(self.supply(pool, request, reuse, launch)).await
+            }
+            Decision::Fulfil { request, nodes } => Box::pin(self.fulfil(request, nodes)).await,
+            Decision::GiveUp { request, reasons } => Box::pin(self.give_up(request, reasons)).await,
+            Decision::PutBack { request, reason } => Box::pin(self.put_back(request, reason)).await,
+            Decision::Forget { request } => Box::pin(self.forget(request)).await,
+            Decision::ResetLost { request } => Box::pin(self.reset_lost(request)).await,
+            Decision::RemoveRequestLock { request } => Box::pin(self.zk.delete_request_lock(request)).await,
+            Decision::CreateMinReady { label, count } => Box::pin(self.create_min_ready(label, *count)).await,
+            Decision::FinishMinReady { request } => Box::pin(self.finish_min_ready(request)).await,
+            Decision::LetGo { node, reason } => Box::pin(self.let_go(node, reason)).await,
+            Decision::Retire { node, reason } => Box::pin(self.retire(node, reason)).await,
+            Decision::Delete { node } => Box::pin(self.delete(node)).await,
+            Decision::Attend { pool, host, missing } => Box::pin(self.attend(pool, host, missing)).await,
             Decision::OrderBacking { provider, label, backing, count } => {
-                self.order_backing(provider, label, backing, *count).await
+                Box::pin(self.order_backing(provider, label, backing, *count)).await
             }
             Decision::StopSeeking { node, reason } => {
                 self.book.open().stop_seeking(node, NoPlace::Withdrawn(reason.to_string()));
                 Ok(())
             }
-            Decision::SettleBacking { provider, request } => self.settle_backing(provider, request).await,
-            Decision::LetBackingGo { provider, node, reason } => self.let_backing_go(provider, node, reason).await,
-            Decision::Deallocate { node, request } => self.deallocate(node, request).await,
+            Decision::SettleBacking { provider, request } => Box::pin(self.settle_backing(provider, request)).await,
+            Decision::LetBackingGo { provider, node, reason } => {
+                Box::pin(self.let_backing_go(provider, node, reason)).await
+            }
+            Decision::Deallocate { node, request } => Box::pin(self.deallocate(node, request)).await,
             Decision::RemoveRecord { node } => {
                 info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
-                self.zk.delete_node_record(node).await
+                Box::pin(self.zk.delete_node_record(node)).await
             }
         };
         if let Err(error) = result {

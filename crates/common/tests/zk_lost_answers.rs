@@ -6,7 +6,7 @@ mod zk_common;
 
 use nodepool_common::{
     model::{Node, NodeRequest, NodeState, RequestState},
-    zk::{Held, ZooKeeper},
+    zk::{Held, Record, ZooKeeper},
 };
 use nodepool_testing::{LossyProxy, ZooKeeperServer};
 use zk_common::*;
@@ -48,6 +48,24 @@ impl Stage {
 
     async fn children(&self, path: &str) -> usize {
         self.other.list_children(path).await.unwrap().len()
+    }
+
+    /// Nothing is done where the connection breaks before the server has heard of it, as by an answer to somebody else.
+    async fn lock_and_update<T: Record>(
+        &self,
+        id: &T::Id,
+        path: &str,
+        change: impl FnOnce(&mut T) -> bool + Copy,
+    ) -> Held<T> {
+        for _ in 0..10 {
+            tokio::time::timeout(SOON, self.zk.cache().until_ready()).await.unwrap();
+            let before = self.other.get_data(path).await.unwrap().1;
+            if let Some(held) = self.zk.lock_and_update(id, change).await.unwrap() {
+                return held;
+            }
+            assert_eq!(self.other.get_data(path).await.unwrap().1, before, "it says that nothing was done");
+        }
+        panic!("{path} is free, and cannot be locked");
     }
 
     async fn held(&self) -> Held<Node> {
@@ -161,7 +179,7 @@ async fn what_is_locked_and_written_at_once_is_so_once() {
             request.set_state(RequestState::Pending, 2.0);
             true
         };
-        let held = stage.zk.lock_and_update(&created.id, accept).await.unwrap().expect("it is free");
+        let held = stage.lock_and_update(&created.id, &path, accept).await;
         stage.done();
         let (data, stat) = stage.other.get_data(&path).await.unwrap();
         assert_eq!((data, stat.version), (held.record().write(), held.stat().version));
@@ -183,14 +201,17 @@ async fn what_is_locked_and_written_at_once_is_so_once() {
         }
 
         let id = locks[0][locks[0].len() - 15..locks[0].len() - 5].into();
-        let known = || stage.zk.cache().read(|records| records.nodes.get(&id).is_some_and(|node| !node.is_locked()));
+        // The records are read anew where the connection broke.
+        let cache = stage.zk.cache();
+        let known =
+            || cache.ready() && cache.read(|records| records.nodes.get(&id).is_some_and(|node| !node.is_locked()));
         nodepool_testing::wait_for(SOON, "the node is unlocked", async || known().then_some(())).await;
         stage.lose(nth);
         let used = |node: &mut Node| {
             node.set_state(NodeState::Deleting, 4.0);
             true
         };
-        let held = stage.zk.lock_and_update(&id, used).await.unwrap().expect("it is free");
+        let held = stage.lock_and_update(&id, locks[0].trim_end_matches("/lock"), used).await;
         stage.done();
         assert_eq!(stage.children(&locks[0]).await, 1);
         assert_eq!(held.record().state, NodeState::Deleting);

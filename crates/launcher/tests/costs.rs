@@ -16,8 +16,10 @@ const EPHEMERAL_SEQUENTIAL: CreateOptions<'static> = CreateMode::EphemeralSequen
 
 /// Those in the table of docs/architecture.md, "The life of a node".
 const TRANSACTIONS: f64 = 8.0;
-/// Those, and what peers have written, read in batches; one or two pings.
-const PACKETS: f64 = 20.0;
+/// Those, what peers have written, and one or two pings.
+const PACKETS: f64 = 12.0;
+/// The events of a ZooKeeper before 3.9 do not tell which are those of our own writes: all are read.
+const PACKETS_BEFORE_3_9: f64 = 20.0;
 const LIVES: u32 = 20;
 
 /// What ZooKeeper has numbered.
@@ -76,6 +78,9 @@ async fn a_nodes_life_takes_eight_transactions() {
     println!("{transactions} transactions, {packets} packets");
     // A change that comes from nobody's request, such as a pool's pause, may be among them.
     assert!(transactions <= TRANSACTIONS + 0.2, "{transactions} transactions a node\n{}", launcher.log());
-    assert!(packets <= PACKETS, "{packets} packets a node\n{}", launcher.log());
+    let answer = server.command("srvr").unwrap();
+    let is_old = ["3.6.", "3.7.", "3.8."].iter().any(|old| answer.contains(&format!("version: {old}")));
+    let bound = if is_old { PACKETS_BEFORE_3_9 } else { PACKETS };
+    assert!(packets <= bound, "{packets} packets a node\n{}", launcher.log());
     assert!(stage.zk.list_children("/nodepool/requests-lock").await.unwrap().is_empty(), "litter was left");
 }

@@ -18,8 +18,10 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 
 use super::{
     Held, ZkError, ZooKeeper,
+    cache::Write,
     error::is_unknown,
     lock::Contender,
+    paths::Spot,
     record::{Record, stat},
     repeated::{self, repeat},
     session::{SessionId, Shared},
@@ -51,6 +53,7 @@ impl ZooKeeper {
         let (session, client) = self.shared.client(VERB, &path).await?;
         let cache = self.shared.cache();
         let asking = cache.asking();
+        let _writing = [&path, &dir].map(|path| Spot::parse(path).map(|spot| cache.writing(Write::Of(spot))));
         let Some((known, known_stat, dir_exists)) = T::unlocked(cache, id) else { return Ok(None) };
         let mut next = T::clone(&known);
         if !change(&mut next) {
@@ -61,7 +64,12 @@ impl ZooKeeper {
         let claim = Claim { dir: &dir, dir_exists, record: &path, version: known_stat.version, data };
         let claimed = claim.make(&self.shared, session, &client).await;
         let claimed = claimed.map_err(|error| ZkError::of(VERB, &path, error))?;
-        Ok(claimed.map(|(contender, new)| Held::new(next, new.unwrap_or(known_stat), contender, Some(&asking))))
+        Ok(claimed.map(|(contender, new)| {
+            if let Some(new) = new {
+                T::cache_lock_dir(&asking, id, new.mtime);
+            }
+            Held::new(next, new.unwrap_or(known_stat), contender, Some(&asking))
+        }))
     }
 }
 

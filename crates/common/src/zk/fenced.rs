@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
-    cache::Asking,
+    cache::{Asking, Write, Writing},
     error::{ZkError, is_unknown},
     lock::Contender,
-    paths,
+    paths::{self, Spot},
     record::{Record, stat},
     repeated::{self, repeat},
 };
@@ -104,6 +104,7 @@ impl<T: Record> Held<T> {
     pub async fn update(&mut self, change: impl FnOnce(&mut T) + Send) -> Result<(), ZkError> {
         let mut next = T::clone(&self.record);
         change(&mut next);
+        let _writing = self.writing();
         let stat = self.write(&next.document(), Then::Keep).await.inspect_err(|error| self.missed(error))?;
         self.written(next, stat);
         Ok(())
@@ -139,6 +140,7 @@ impl<T: Record> Held<T> {
     ) -> Result<(), (Option<Self>, ZkError)> {
         let mut next = T::clone(&self.record);
         change(&mut next);
+        let _writing = self.writing();
         let locks: Vec<String> = nodes.iter().map(|node| node.contender.path()).collect();
         match self.write(&next.document(), Then::UnlockWith(&locks)).await {
             Ok(stat) => {
@@ -173,6 +175,7 @@ impl<T: Record> Held<T> {
     ) -> Result<(), (Option<Self>, ZkError)> {
         let mut next = T::clone(&self.record);
         change(&mut next);
+        let _writing = self.writing();
         match self.write(&next.document(), then).await {
             Ok(stat) => {
                 self.written(next, stat);
@@ -198,6 +201,11 @@ impl<T: Record> Held<T> {
         if error.is_no_node() {
             T::miss(self.contender.shared().cache(), self.record.id());
         }
+    }
+
+    /// To be kept until what is written is in the cache, or will not be.
+    fn writing(&self) -> Option<Writing> {
+        Spot::parse(&self.path()).map(|spot| self.contender.shared().cache().writing(Write::Of(spot)))
     }
 
     fn remember(&self) {
@@ -333,6 +341,7 @@ impl Held<Node> {
     pub async fn place_on(&mut self, kept: &KeptLock, change: impl FnOnce(&mut Node) + Send) -> Result<bool, ZkError> {
         let mut next = Node::clone(&self.record);
         change(&mut next);
+        let _writing = self.writing();
         match self.write(&next.document(), Then::PlaceUnder(kept)).await {
             Ok(stat) => {
                 self.written(next, stat);
@@ -363,6 +372,7 @@ impl Held<Node> {
         // What is known to be below the node; an empty list is the common case.
         let mut others: Vec<String> = Vec::new();
         let mut litter = self.litter();
+        let _writing = self.writing();
         for _ in 0..DELETE_ATTEMPTS {
             let client = self.client(VERB)?;
             let fail = |error: Error| ZkError::of(VERB, &path, error);

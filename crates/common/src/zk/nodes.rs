@@ -7,7 +7,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 
 use super::{
     Held, KeptLock, TryLock, ZkError, ZooKeeper,
-    cache::Asking,
+    cache::{Asking, Write},
     error::is_unknown,
     lock::{Attempt, Contender, Waited, acquire, holder, list_synced, try_acquire},
     paths,
@@ -33,6 +33,7 @@ impl ZooKeeper {
         const VERB: &str = "creating a node in";
         let (session, client) = self.shared.client(VERB, paths::NODES).await?;
         let asking = self.shared.cache().asking();
+        let _writing = self.shared.cache().writing(Write::NewNode);
         let fail = |error: Error| ZkError::of(VERB, paths::NODES, error);
         node.state = NodeState::Init;
         node.id = self.create_node_record(&client, &node.document()).await?;

@@ -207,6 +207,15 @@ impl Spot {
         }
     }
 
+    /// Of a contender for the lock of a node or a request: that record.
+    pub fn locked_record(&self) -> Option<Self> {
+        match self {
+            Self::Contender(Lock::Node(id), _) => Some(Self::Node(id.clone())),
+            Self::Contender(Lock::Request(id), _) => Some(Self::Request(id.clone())),
+            _ => None,
+        }
+    }
+
     /// Whether its data, or its stat, is what we keep of it.
     pub fn has_data(&self) -> bool {
         matches!(

@@ -32,6 +32,10 @@ pub trait Record: Clone + fmt::Debug + Send + Sync + Sized + sealed::Sealed + 's
     /// Tells the cache of our contender before its event arrives.
     #[doc(hidden)]
     fn cache_lock(asking: &Asking, id: &Self::Id, contender: &str);
+    /// Tells the cache of the lock's directory, which we made together with a write: when, by the server's clock in ms since
+    /// the epoch.
+    #[doc(hidden)]
+    fn cache_lock_dir(asking: &Asking, id: &Self::Id, ctime: i64);
     /// Tells the cache that the record is gone.
     #[doc(hidden)]
     fn miss(cache: &Cache, id: &Self::Id);
@@ -81,6 +85,8 @@ impl Record for Node {
         asking.locked(paths::Lock::Node(id.clone()), contender);
     }
 
+    fn cache_lock_dir(_: &Asking, _: &NodeId, _: i64) {}
+
     fn miss(cache: &Cache, id: &NodeId) {
         cache.missed_node(id);
     }
@@ -128,6 +134,10 @@ impl Record for NodeRequest {
 
     fn cache_lock(asking: &Asking, id: &RequestId, contender: &str) {
         asking.locked(paths::Lock::Request(id.clone()), contender);
+    }
+
+    fn cache_lock_dir(asking: &Asking, id: &RequestId, ctime: i64) {
+        asking.created_request_lock(id, ctime);
     }
 
     fn miss(cache: &Cache, id: &RequestId) {

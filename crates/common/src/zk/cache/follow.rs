@@ -20,6 +20,7 @@ use super::{
         session::Shared,
     },
     Cache,
+    echoes::Echo,
     walk::{BATCH, walk},
 };
 use crate::sys::clock::now;
@@ -109,16 +110,29 @@ enum End {
     Gap,
 }
 
+/// What was heard of a path last.
+struct Heard {
+    /// The transaction of the event; [`WatchedEvent::NO_ZXID`] from old servers.
+    zxid: i64,
+    /// The number of the read that it caused; 0: none yet.
+    asked: u64,
+}
+
 /// What was read, each with its number, and what came of the request.
 type Read = (Vec<(u64, Spot)>, Result<Vec<MultiReadResult>, Error>);
 
 struct Follower<'a> {
     client: &'a Client,
     cache: &'a Cache,
-    /// Paths to be read, in the order of their events.
-    waiting: VecDeque<Spot>,
-    /// The latest read of a path; the answer of an earlier one, or of one before a deletion, counts for nothing.
-    latest: HashMap<Spot, u64>,
+    /// Paths to be read, in the order of their events, each with the last write of ours that had begun then.
+    waiting: VecDeque<(Spot, u64)>,
+    /// Those that answers to writes of ours may bring.
+    awaited: Vec<(Spot, u64)>,
+    /// Contenders that are gone, whose records are still to be read: who sees a record unlocked finds in it what was written
+    /// before that.
+    unlocked: Vec<(Spot, Spot)>,
+    /// The latest event of a path; the answer of a read before it, or before a deletion, counts for nothing.
+    latest: HashMap<Spot, Heard>,
     reads: FuturesUnordered<BoxFuture<'a, Read>>,
     count: u64,
     /// Paths in the requests in flight.
@@ -135,6 +149,8 @@ impl<'a> Follower<'a> {
             client,
             cache,
             waiting: VecDeque::new(),
+            awaited: Vec::new(),
+            unlocked: Vec::new(),
             latest: HashMap::new(),
             reads: FuturesUnordered::new(),
             count: 0,
@@ -154,14 +170,14 @@ impl<'a> Follower<'a> {
             }
             // The events of the walk have arrived before it was over.
             if self.backlog.is_none() {
-                self.backlog = Some(self.waiting.iter().cloned().collect());
+                self.backlog = Some(self.waiting.iter().map(|(spot, _)| spot.clone()).collect());
             }
             // Before the next line: what is gone again by now is not asked for, and nothing of it is heard any more.
             self.ask()?;
             if self.backlog.as_ref().is_some_and(HashSet::is_empty) && !self.suspended {
                 self.cache.set_ready(true);
             }
-            self.cache.set_queues(self.waiting.len(), self.in_flight);
+            self.cache.set_queues(self.waiting.len() + self.awaited.len(), self.in_flight);
             tokio::select! {
                 biased;
                 event = watcher.changed() => {
@@ -170,6 +186,9 @@ impl<'a> Follower<'a> {
                     }
                 }
                 Some(read) = self.reads.next(), if !self.reads.is_empty() => self.answer(read)?,
+                () = self.cache.some_write_answered(), if !self.awaited.is_empty() => {
+                    self.waiting.extend(self.awaited.drain(..));
+                }
             }
         }
     }
@@ -189,8 +208,8 @@ impl<'a> Follower<'a> {
                 let spot = Spot::parse(&event.path)?;
                 if spot.has_data() {
                     // A lock's directory has no data, but it is there now; its stat follows.
-                    self.latest.insert(spot.clone(), 0);
-                    self.waiting.push_back(spot);
+                    self.latest.insert(spot.clone(), Heard { zxid: event.zxid, asked: 0 });
+                    self.waiting.push_back((spot, self.cache.last_write()));
                 } else {
                     self.cache.change(|tree| tree.add(&spot, now()));
                 }
@@ -200,10 +219,24 @@ impl<'a> Follower<'a> {
                 let spot = Spot::parse(&event.path)?;
                 self.latest.remove(&spot);
                 self.read(&spot);
-                self.cache.change(|tree| tree.remove(&spot, now()));
+                match spot.locked_record() {
+                    Some(record) if self.latest.contains_key(&record) => self.unlocked.push((record, spot)),
+                    _ => {
+                        self.cache.change(|tree| tree.remove(&spot, now()));
+                        self.unlock();
+                    }
+                }
                 None
             }
             EventType::NodeChildrenChanged => None,
+        }
+    }
+
+    /// Removes the contenders whose records wait no longer.
+    fn unlock(&mut self) {
+        let latest = &self.latest;
+        for (_, contender) in self.unlocked.extract_if(.., |(record, _)| !latest.contains_key(record)) {
+            self.cache.change(|tree| tree.remove(&contender, now()));
         }
     }
 
@@ -220,15 +253,22 @@ impl<'a> Follower<'a> {
             let mut reader = self.client.new_multi_reader();
             let mut batch = Vec::new();
             while batch.len() < BATCH
-                && let Some(spot) = self.waiting.pop_front()
+                && let Some((spot, until)) = self.waiting.pop_front()
             {
                 match self.latest.get_mut(&spot) {
-                    Some(latest) if *latest == 0 => {
-                        self.count += 1;
-                        *latest = self.count;
-                        reader.add_get_data(&spot.path())?;
-                        batch.push((self.count, spot));
-                    }
+                    Some(heard) if heard.asked == 0 => match self.cache.echo(&spot, heard.zxid, until) {
+                        Echo::Known => {
+                            self.latest.remove(&spot);
+                            self.read(&spot);
+                        }
+                        Echo::Awaited => self.awaited.push((spot, until)),
+                        Echo::News => {
+                            self.count += 1;
+                            heard.asked = self.count;
+                            reader.add_get_data(&spot.path())?;
+                            batch.push((self.count, spot));
+                        }
+                    },
                     // Asked already for a later event.
                     Some(_) => {}
                     // Deleted since.
@@ -242,6 +282,7 @@ impl<'a> Follower<'a> {
                 self.reads.push(async move { (batch, reading.await) }.boxed());
             }
         }
+        self.unlock();
         Ok(())
     }
 
@@ -252,9 +293,11 @@ impl<'a> Follower<'a> {
             // The connection broke, and a gap follows; or only this answer did.
             Err(error) if is_unknown(&error) => {
                 for (number, spot) in batch {
-                    if self.latest.get(&spot) == Some(&number) {
-                        self.latest.insert(spot.clone(), 0);
-                        self.waiting.push_back(spot);
+                    if let Some(heard) = self.latest.get_mut(&spot)
+                        && heard.asked == number
+                    {
+                        heard.asked = 0;
+                        self.waiting.push_back((spot, 0));
                     }
                 }
                 return Ok(());
@@ -265,7 +308,7 @@ impl<'a> Follower<'a> {
         for ((number, spot), answer) in batch.into_iter().zip(answers) {
             self.read(&spot);
             // A later event, or a deletion, has overtaken this answer.
-            if self.latest.get(&spot) != Some(&number) {
+            if self.latest.get(&spot).is_none_or(|heard| heard.asked != number) {
                 continue;
             }
             self.latest.remove(&spot);
@@ -286,6 +329,7 @@ impl<'a> Follower<'a> {
             }
             changed
         });
+        self.unlock();
         Ok(())
     }
 }

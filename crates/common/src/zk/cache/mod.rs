@@ -6,26 +6,31 @@
 //! walked anew. Between that nothing is read: an idle cache is silent.
 //!
 //! Events carry no data, so a newer state can be read before its event arrives; data is applied only if its `mzxid` is
-//! newer. Our own writes go in at once, so that a planner never sees what we have just changed. But only a creation puts
+//! newer. A lock's end that follows on a change of its record counts when that has been read. Our own writes go in at once, so that a planner never sees what we have just changed, and are not read
+//! ([`echoes`]). But only a creation puts
 //! in what was not there ([`removals`] says when not even that): whatever else we read or wrote may be gone by now, and
 //! the event that says so applied.
 //!
 //! [`tree`] is the state and its changes, [`follow`] the task that feeds it.
 
+mod echoes;
 mod follow;
 mod removals;
 mod tree;
 mod walk;
 
 use std::sync::{
-    Arc, PoisonError, RwLock, RwLockWriteGuard,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-pub(super) use self::follow::follow;
-use self::tree::Tree;
+pub(super) use self::{echoes::Write, follow::follow};
+use self::{
+    echoes::{Echo, Echoes},
+    tree::Tree,
+};
 use super::paths::{Lock, Spot};
 use crate::{
     model::{Changes, Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat},
@@ -46,6 +51,8 @@ struct Inner {
     changed: watch::Sender<u64>,
     waiting: AtomicUsize,
     reading: AtomicUsize,
+    echoes: Mutex<Echoes>,
+    answered: Notify,
 }
 
 /// How much the cache has yet to do, for the metrics.
@@ -67,6 +74,8 @@ impl Default for Cache {
                 changed: watch::Sender::new(0),
                 waiting: AtomicUsize::new(0),
                 reading: AtomicUsize::new(0),
+                echoes: Mutex::default(),
+                answered: Notify::new(),
             }),
         }
     }
@@ -145,6 +154,41 @@ impl Cache {
     fn set_queues(&self, waiting: usize, reading: usize) {
         self.inner.waiting.store(waiting, Ordering::Relaxed);
         self.inner.reading.store(reading, Ordering::Relaxed);
+    }
+
+    /// To be called before a write is sent; what it returns is kept until what was written is in the cache.
+    pub(super) fn writing(&self, write: Write) -> Writing {
+        let number = self.is_started().then(|| self.echoes().open(write));
+        Writing { cache: self.clone(), number }
+    }
+
+    /// The number of the write that began last.
+    fn last_write(&self) -> u64 {
+        self.echoes().last()
+    }
+
+    /// Returns when the answer to a write has come since the last call.
+    async fn some_write_answered(&self) {
+        self.inner.answered.notified().await;
+    }
+
+    /// What an event of that transaction says; `until`: the write that had begun last when it came.
+    fn echo(&self, spot: &Spot, zxid: i64, until: u64) -> Echo {
+        if zxid <= 0 {
+            return Echo::News;
+        }
+        let known = self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).version(spot);
+        if known.is_some_and(|known| known >= zxid) {
+            Echo::Known
+        } else if self.echoes().may_bring(spot, known.is_some(), until) {
+            Echo::Awaited
+        } else {
+            Echo::News
+        }
+    }
+
+    fn echoes(&self) -> MutexGuard<'_, Echoes> {
+        self.inner.echoes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be called before asking for the creation of what is to be put in.
@@ -244,6 +288,13 @@ impl Asking {
         self.put(spot, |tree| tree.put(spot, data, stat, now()));
     }
 
+    /// We created the directory of a request's lock; the server's time of that, in ms since the epoch.
+    pub(super) fn created_request_lock(&self, id: &RequestId, ctime: i64) {
+        let spot = Spot::RequestLock(id.clone());
+        let stat = Stat { ctime, ..Stat::default() };
+        self.put(&spot, |tree| tree.put(&spot, b"", stat, now()));
+    }
+
     /// We hold a lock.
     pub(super) fn locked(&self, lock: Lock, contender: &str) {
         let spot = Spot::Contender(lock, contender.to_owned());
@@ -261,6 +312,23 @@ impl Drop for Asking {
     fn drop(&mut self) {
         if let Some(start) = self.start {
             self.cache.tree().removals.close(start);
+        }
+    }
+}
+
+/// A write of ours is under way.
+#[derive(Debug)]
+pub(super) struct Writing {
+    cache: Cache,
+    /// `None`: nobody wants to know of the tree.
+    number: Option<u64>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.cache.echoes().close(number);
+            self.cache.inner.answered.notify_one();
         }
     }
 }

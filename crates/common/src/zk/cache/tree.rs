@@ -82,6 +82,18 @@ impl Tree {
         self.changes.replace(Changes::default()).unwrap_or_else(Changes::everything)
     }
 
+    /// The transaction that what we have of a path is from. Of a request's lock only its time of creation is kept, which never
+    /// changes.
+    pub fn version(&self, spot: &Spot) -> Option<i64> {
+        let records = &self.records;
+        match spot {
+            Spot::Node(id) => records.nodes.get(id).map(|entry| entry.stat.mzxid),
+            Spot::Request(id) => records.requests.get(id).map(|entry| entry.stat.mzxid),
+            Spot::RequestLock(id) => records.request_locks.get(id).filter(|lock| lock.ctime > 0).map(|_| i64::MAX),
+            _ => None,
+        }
+    }
+
     /// Notes what a path says something about.
     fn note(&mut self, spot: &Spot) {
         let Some(changes) = &mut self.changes else { return };

@@ -21,14 +21,14 @@ use nodepool_common::{
 };
 
 use super::{
-    Decision, PoolKey, PoolState, Reason, Waiting, Want, World,
+    Decision, PoolKey, PoolState, Reason, Waiting, World,
     decision::ClassWaiting,
     grounds::Grounds,
     index::{Class, ClassId, Rank},
     memory::{Memory, Waits},
     metastatic::is_left_to_another,
     pass::Pass,
-    serve::{Declining, decline_reason, order_of, unknown},
+    serve::{Declining, Unknown, decline_reason, order_of, reason_unknown},
 };
 
 /// What a pool makes of a request.
@@ -43,7 +43,7 @@ enum Verdict {
 
 /// All of a class wait, for this reason.
 fn all_wait(reason: Reason) -> Verdict {
-    Verdict::AllWait(Waits { reason, want: None, is_starved: false })
+    Verdict::AllWait(Waits { reason, wants: Vec::new(), is_starved: false })
 }
 
 /// What requests are looked at in, by one pool: those that it can serve first, then by their rank.
@@ -78,7 +78,7 @@ impl Pass<'_> {
             let mut memory = self.memories.take(&state.key);
             self.assign_in(&mut memory, state, provider, pool, &mut accepted, &mut declines);
             for waits in memory.asking() {
-                self.plan.wants.extend(waits.want.clone());
+                self.plan.wants.extend(waits.wants.iter().cloned());
                 if waits.is_starved {
                     self.plan.starved.insert(state.key.provider.clone());
                 }
@@ -167,7 +167,7 @@ impl Pass<'_> {
                     continue;
                 }
                 Some(Verdict::AllWait(waits)) => {
-                    self.plan.wants.extend(waits.want);
+                    self.plan.wants.extend(waits.wants);
                     if waits.is_starved {
                         self.plan.starved.insert(key.provider.clone());
                     }
@@ -268,8 +268,8 @@ impl Pass<'_> {
                 Ok(None) => {}
                 Ok(Some(excess)) => return all_wait(Reason::TenantFull { tenant: tenant.clone(), excess }),
                 Err(want) => {
-                    let reason = unknown(world, key, &want);
-                    return Verdict::AllWait(Waits { reason, want: Some(want), is_starved: false });
+                    let reason = reason_unknown(world, key, &want);
+                    return Verdict::AllWait(Waits { reason, wants: vec![want], is_starved: false });
                 }
             }
         }
@@ -277,18 +277,21 @@ impl Pass<'_> {
             Declining::Yes(reason) => return Verdict::Decline(reason),
             Declining::NotNow(reason) if request.is_min_ready() => return Verdict::Decline(reason),
             Declining::NotNow(reason) => {
-                return Verdict::AllWait(Waits { reason, want: None, is_starved: true });
+                return Verdict::AllWait(Waits { reason, wants: Vec::new(), is_starved: true });
             }
-            Declining::Unknown(want) => {
-                let reason = unknown(world, key, &want);
+            // What is in stock needs no answer of a cloud.
+            Declining::Unknown(unknown) if !self.is_in_stock(key, pool, request, &request.node_types, None) => {
+                let Unknown { first, others, is_by_age } = unknown;
+                let reason = reason_unknown(world, key, &first);
+                let wants = std::iter::once(first).chain(others);
                 // An image is asked for again for requests that are newer than the last answer: others are declined.
-                if matches!(want, Want::LabelReady(..)) {
-                    self.plan.wants.insert(want);
+                if is_by_age {
+                    self.plan.wants.extend(wants);
                     return Verdict::Wait(reason);
                 }
-                return Verdict::AllWait(Waits { reason, want: Some(want), is_starved: false });
+                return Verdict::AllWait(Waits { reason, wants: wants.collect(), is_starved: false });
             }
-            Declining::No => {}
+            Declining::No | Declining::Unknown(_) => {}
         }
         if let Some(reason) = world
             .pool_config(key)
@@ -315,13 +318,13 @@ impl Pass<'_> {
             && request.node_types.iter().any(|label| self.index.nodes.idle(key, Some(label)).next().is_some());
         let wait = |reason| if is_by_zone { Verdict::Wait(reason) } else { all_wait(reason) };
         if let Some(want) = &outcome.unknown {
-            let reason = unknown(world, key, want);
+            let reason = reason_unknown(world, key, want);
             self.give_back(key, &outcome);
             if is_by_zone {
                 self.plan.wants.insert(want.clone());
                 return Verdict::Wait(reason);
             }
-            return Verdict::AllWait(Waits { reason, want: Some(want.clone()), is_starved: false });
+            return Verdict::AllWait(Waits { reason, wants: vec![want.clone()], is_starved: false });
         }
         if pool.hosts.is_some() {
             // Nothing can be launched, and nothing pauses: what is free is shared among all launchers and requests.

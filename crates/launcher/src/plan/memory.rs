@@ -27,7 +27,7 @@ pub struct Waits {
     /// Why.
     pub reason: Reason,
     /// What has to be found out first.
-    pub want: Option<Want>,
+    pub wants: Vec<Want>,
     /// Whether it waits for what other users of the project take.
     pub is_starved: bool,
 }
@@ -100,7 +100,7 @@ impl Memory {
         if is_first {
             self.open.remove(&class);
         }
-        if waits.want.is_some() || waits.is_starved {
+        if !waits.wants.is_empty() || waits.is_starved {
             self.asking.insert(class);
         }
         let before = self.before.get(&class);

@@ -120,15 +120,19 @@ impl Pass<'_> {
             plan.decisions.push(put_back(reason));
             return false;
         }
+        let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => {
                 plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });
                 return false;
             }
-            Declining::Unknown(want) => {
-                plan.wait(id, key, Waiting { reason: unknown(world, key, &want), paused: false });
-                plan.wants.insert(want);
-                return false;
+            Declining::Unknown(unknown) => {
+                if !self.is_in_stock(key, pool, request, &missing, zone.clone()) {
+                    let reason = reason_unknown(world, key, &unknown.first);
+                    self.plan.wait(id, key, Waiting { reason, paused: false });
+                    self.plan.wants.extend(std::iter::once(unknown.first).chain(unknown.others));
+                    return false;
+                }
             }
             Declining::NotNow(reason) if has.is_empty() => {
                 plan.decisions.push(put_back(reason));
@@ -137,10 +141,9 @@ impl Pass<'_> {
             Declining::No | Declining::NotNow(_) => {}
         }
         if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
-            plan.wake(*at);
+            self.plan.wake(*at);
             return false;
         }
-        let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
         let supply = self.supply(key, pool, request, &missing, zone);
         if pool.hosts.is_some()
             && let Some(shortage) = &supply.shortage
@@ -169,7 +172,7 @@ impl Pass<'_> {
             return false;
         }
         if let Some(want) = &supply.unknown {
-            self.plan.wait(id, key, Waiting { reason: unknown(world, key, want), paused: false });
+            self.plan.wait(id, key, Waiting { reason: reason_unknown(world, key, want), paused: false });
             self.plan.wants.insert(want.clone());
         }
         if let Some(shortage) = &supply.shortage {
@@ -250,7 +253,18 @@ pub enum Declining {
     /// Not for now: other users of the project take what it would need, and nobody but this provider could serve it.
     NotNow(Reason),
     /// To be found out first.
-    Unknown(Want),
+    Unknown(Unknown),
+}
+
+/// What has to be found out before it is known whether a request has to be declined.
+#[derive(Debug, PartialEq)]
+pub struct Unknown {
+    /// What it waits for, as people are told.
+    pub first: Want,
+    /// What it will wait for then.
+    pub others: Vec<Want>,
+    /// Whether that is so because of the age of this very request.
+    pub is_by_age: bool,
 }
 
 /// See [`Declining`]. The first reason that applies.
@@ -265,7 +279,9 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
         let broken = broken.map(|(label, why)| BrokenLabel { label: label.clone(), why: why.clone() });
         return Declining::Yes(Reason::LabelsMissing { labels: unknown, broken: broken.collect() });
     }
-    // A label whose configuration the cloud refutes is declined before its image is looked at.
+    // All that is unknown is asked for at once. A label whose configuration the cloud refutes is declined for that, whatever is
+    // the matter with its image.
+    let mut wants = Vec::new();
     for label in labels {
         match label_resources(world, key, label) {
             Ok(Ok(_)) => {}
@@ -273,21 +289,31 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
                 let broken = BrokenLabel { label: label.clone(), why: error.clone() };
                 return Declining::Yes(Reason::LabelUnusable(broken));
             }
-            Err(want) => return Declining::Unknown(want),
+            Err(want) => wants.push(want),
         }
     }
+    let knows_what_they_take = wants.is_empty();
     for label in labels {
         match image_available(world, key, pool, label) {
             Ok(true) => {}
+            Ok(false) if !knows_what_they_take => {}
             Ok(false) => {
                 let image = pool.labels.get(label).and_then(|l| l.diskimage.as_ref());
                 if image.is_none() && is_older_than(world, key, label, request) {
-                    return Declining::Unknown(cloud_image(key, label));
+                    let first = cloud_image(key, label);
+                    return Declining::Unknown(Unknown { first, others: Vec::new(), is_by_age: true });
                 }
                 return Declining::Yes(Reason::ImageMissing { label: label.clone(), image: image.cloned() });
             }
-            Err(want) => return Declining::Unknown(want),
+            Err(want) => wants.push(want),
         }
+    }
+    if !wants.is_empty() && world.provider(&key.provider).is_none_or(|state| state.quota.is_none()) {
+        wants.push(Want::Quota(key.provider.clone()));
+    }
+    let mut wants = wants.into_iter();
+    if let Some(first) = wants.next() {
+        return Declining::Unknown(Unknown { first, others: wants.collect(), is_by_age: false });
     }
     match Budget::could_ever_fit(world, key, pool, request) {
         Fit::Yes => Declining::No,
@@ -299,7 +325,7 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
             let reason = Reason::AloneTooLarge(excess);
             if elsewhere { Declining::Yes(reason) } else { Declining::NotNow(reason) }
         }
-        Fit::Unknown(want) => Declining::Unknown(want),
+        Fit::Unknown(first) => Declining::Unknown(Unknown { first, others: Vec::new(), is_by_age: false }),
         Fit::Broken(broken) => Declining::Yes(Reason::LabelUnusable(broken)),
     }
 }
@@ -332,7 +358,7 @@ fn is_older_than(world: &World<'_>, key: &PoolKey, label: &LabelName, request: &
 }
 
 /// That something has to be found out.
-pub fn unknown(world: &World<'_>, key: &PoolKey, want: &Want) -> Reason {
+pub fn reason_unknown(world: &World<'_>, key: &PoolKey, want: &Want) -> Reason {
     let is_too_old = match want {
         Want::Quota(provider) => world.provider(provider).is_some_and(|state| state.quota.is_some()),
         _ => false,

@@ -111,6 +111,24 @@ impl Pass<'_> {
         supply
     }
 
+    /// Whether all missing labels of a request are in stock, with a provider that has started: for some the way to a node has
+    /// to be renewed before it is handed out.
+    pub fn is_in_stock(
+        &mut self,
+        key: &PoolKey,
+        pool: &Pool,
+        request: &NodeRequest,
+        missing: &[LabelName],
+        zone: Option<String>,
+    ) -> bool {
+        if self.world.provider(&key.provider).is_none() {
+            return false;
+        }
+        let supply = self.supply(key, pool, request, missing, zone);
+        self.give_back(key, &supply);
+        supply.reuse.len() == missing.len()
+    }
+
     /// Undoes the reckoning of a supply that is not used after all.
     pub fn give_back(&mut self, key: &PoolKey, supply: &Supply) {
         for (node, _) in &supply.reuse {

@@ -17,7 +17,7 @@ mod sum;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use nodepool_common::model::{Changes, NodeId, ProviderName, RequestId};
+use nodepool_common::model::{Changes, LabelName, NodeId, PoolName, ProviderName, RequestId, Resources};
 
 pub use self::{
     nodes::Nodes,
@@ -59,7 +59,7 @@ pub struct Index {
     held_for: BTreeMap<RequestId, BTreeSet<NodeId>>,
     held: HashMap<NodeId, RequestId>,
     /// With what each provider's nodes were reckoned.
-    reckoned: BTreeMap<ProviderName, (u64, u64)>,
+    reckoned: BTreeMap<ProviderName, Reckoned>,
 }
 
 impl Index {
@@ -95,11 +95,8 @@ impl Index {
             self.requests.refresh(world, id);
             concerned.insert(id.clone());
         }
-        for provider in self.note_reckoned(world) {
-            let nodes: Vec<NodeId> = self.nodes.of_provider(&provider).cloned().collect();
-            for id in &nodes {
-                self.nodes.refresh(world, id);
-            }
+        for id in self.note_reckoned(world) {
+            self.nodes.refresh(world, &id);
         }
         concerned
     }
@@ -124,20 +121,48 @@ impl Index {
         }
     }
 
-    /// Notes with what nodes are reckoned. Returns the providers whose nodes have to be reckoned anew.
-    fn note_reckoned(&mut self, world: &World<'_>) -> Vec<ProviderName> {
-        let mut changed = Vec::new();
+    /// Notes with what nodes are reckoned. Returns those that have to be reckoned anew.
+    fn note_reckoned(&mut self, world: &World<'_>) -> Vec<NodeId> {
+        let mut anew = Vec::new();
         for (name, state) in world.providers {
-            let version = (state.label_resources.version(), state.elsewhere.version());
-            if self.reckoned.insert(name.clone(), version) != Some(version) {
-                changed.push(name.clone());
+            let reckoned = self.reckoned.entry(name.clone()).or_default();
+            let version = Some((state.label_resources.version(), state.elsewhere.version()));
+            if reckoned.version == version {
+                continue;
             }
+            let (old, new) = (&reckoned.labels, &*state.label_resources);
+            let others = new.iter().filter(|(label, takes)| old.get(*label) != Some(*takes)).map(|(label, _)| label);
+            let gone = old.keys().filter(|label| !new.contains_key(*label));
+            let labels: BTreeSet<_> = others.chain(gone).collect();
+            let is_elsewhere_anew = reckoned.elsewhere.symmetric_difference(&state.elsewhere).cloned();
+            anew.extend(is_elsewhere_anew);
+            if !labels.is_empty() {
+                anew.extend(self.nodes.of_provider(name).filter(|id| is_of_any(world, id, &labels)).cloned());
+            }
+            *reckoned = Reckoned { version, labels: new.clone(), elsewhere: (*state.elsewhere).clone() };
         }
         let gone: Vec<_> = self.reckoned.keys().filter(|name| !world.providers.contains_key(*name)).cloned().collect();
         for name in gone {
             self.reckoned.remove(&name);
-            changed.push(name);
+            anew.extend(self.nodes.of_provider(&name).cloned());
         }
-        changed
+        anew
     }
+}
+
+/// With what the nodes of a provider were reckoned.
+#[derive(Debug, Default)]
+struct Reckoned {
+    version: Option<(u64, u64)>,
+    labels: BTreeMap<(PoolName, LabelName), Result<Resources, String>>,
+    elsewhere: BTreeSet<NodeId>,
+}
+
+/// Whether what a node takes follows from one of these labels: it is the first of its own.
+fn is_of_any(world: &World<'_>, id: &NodeId, labels: &BTreeSet<&(PoolName, LabelName)>) -> bool {
+    let node = world.records.nodes.get(id).and_then(|entry| entry.usable());
+    node.is_some_and(|node| {
+        let (Some(pool), Some(label)) = (&node.pool, node.labels.first()) else { return false };
+        labels.contains(&(pool.clone(), label.clone()))
+    })
 }

@@ -353,3 +353,44 @@ fn a_request_is_not_declined_for_an_image_that_was_missing_before_it_was_made() 
     assert_eq!(declined(NOW - 2.0, NOW - 3.0), (1, 0));
     assert_eq!(declined(NOW, NOW + 3600.0), (1, 0), "by a clock that is not ours");
 }
+
+/// As at a start: nothing is known of the cloud yet.
+fn nothing_is_known(mut setting: Setting) -> Setting {
+    setting.providers.insert("p".into(), ProviderState::default());
+    setting
+}
+
+#[test]
+fn what_is_in_stock_is_given_out_before_the_cloud_has_answered() {
+    let setting = nothing_is_known(Setting::new().provider("p", |_| {}))
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .request("100-0000000001", &["small"], |_| {})
+        .request("100-0000000002", &["small"], |_| {})
+        .request("100-0000000003", &["small"], |request| request.reuse = false);
+    let plan = setting.plan();
+    assert_eq!(accepts(&plan), [("100-0000000001".to_owned(), "p".to_owned())]);
+    assert_eq!(declines(&plan), []);
+    assert_eq!(plan.waiting.len(), 2);
+
+    // Accepted, it gets the node, still without an answer.
+    let setting = nothing_is_known(Setting::new().provider("p", |_| {}))
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .accepted("100-0000000001", &["small"])
+        .accepted("100-0000000002", &["small"]);
+    let supplies = |decision: &Decision| match decision {
+        Decision::Supply { request, reuse, launch, .. } => Some((request.to_string(), reuse.len(), launch.len())),
+        _ => None,
+    };
+    let plan = setting.plan();
+    assert_eq!(plan.decisions.iter().filter_map(supplies).collect::<Vec<_>>(), [("100-0000000001".to_owned(), 1, 0)]);
+    assert!(plan.waiting.values().all(|waiting| matches!(waiting.reason, Reason::Unknown { .. })), "{plan:?}");
+}
+
+#[test]
+fn all_that_is_unknown_is_asked_for_at_once() {
+    let setting = nothing_is_known(Setting::new().provider("p", |_| {})).request("100-0000000001", &["big"], |_| {});
+    let (provider, pool, label) = ("p".into(), "main".into(), LabelName::from("big"));
+    let takes = Want::LabelResources(provider, pool, label.clone());
+    let wants = [Want::Quota("p".into()), takes, Want::LabelReady("p".into(), "main".into(), label)];
+    assert_eq!(setting.plan().wants.into_iter().collect::<Vec<_>>(), wants);
+}

@@ -59,9 +59,11 @@ async fn a_server_is_launched_listed_and_deleted_with_few_calls() {
     .await;
     let calls = counted(&calls);
     eprintln!("{calls:?}");
-    for once in ["create_server", "get_network", "get_image", "list_flavors", "list_availability_zone_names"] {
+    for once in ["create_server", "get_network", "get_image", "list_availability_zone_names"] {
         assert_eq!(calls[once], (1, 0), "{once}");
     }
+    // Once more where a server of another test has a flavor that is not public.
+    assert!(calls["list_flavors"].0 <= 2, "{calls:?}");
     assert_eq!(calls["delete_server"], (2, 1), "the second finds it gone");
 }
 

@@ -155,6 +155,12 @@ impl Memories {
         self.pools.retain(|pool, _| decide(pool));
     }
 
+    /// The clock was set by that many seconds.
+    pub fn clock_stepped(&mut self, step: f64) {
+        let waiting = self.pools.values_mut().flat_map(|memory| memory.waiting.values_mut());
+        waiting.for_each(|waiting| waiting.since += step);
+    }
+
     /// All pools.
     pub fn iter(&self) -> impl Iterator<Item = (&PoolKey, &Memory)> {
         self.pools.iter()

@@ -115,6 +115,11 @@ impl Planner {
         self.plan(world, News::everything())
     }
 
+    /// The clock was set by that many seconds: what waits has waited as long as before.
+    pub fn clock_stepped(&mut self, step: f64) {
+        self.memories.clock_stepped(step);
+    }
+
     /// Why each request waits that the last plan of this planner has left waiting. `single`: those of
     /// which that plan says so one by one ([`Plan::waiting`]).
     pub fn waiting(

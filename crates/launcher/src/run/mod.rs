@@ -178,6 +178,9 @@ impl Launcher {
                 self.book.open().clock_stepped(step);
                 self.clouds.clock_stepped(step);
                 self.zk.cache().clock_stepped(step);
+                self.planner.lock().unwrap_or_else(PoisonError::into_inner).clock_stepped(step);
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                waiting.values_mut().for_each(|waiting| waiting.since += step);
             }
             let wake_at = if self.zk.cache().ready() { self.pass(stopping) } else { None };
             if stopping && self.book.open().is_idle() {

@@ -75,6 +75,7 @@ impl Index {
             {
                 self.requests.refresh(world, id);
             }
+            self.requests.forget_known();
             for id in world.holdings.nodes.keys() {
                 self.refresh_held(world, id);
             }

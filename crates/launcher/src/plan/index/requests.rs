@@ -92,6 +92,8 @@ pub struct Class {
 pub struct Requests {
     facts: HashMap<RequestId, Facts>,
     by_shape: BTreeMap<Shape, ClassId>,
+    /// What classes were called before everything was looked at again.
+    known: BTreeMap<Shape, ClassId>,
     next: ClassId,
     /// Those that wait, and that nobody has locked.
     pub classes: BTreeMap<ClassId, Class>,
@@ -114,9 +116,14 @@ struct Facts {
 }
 
 impl Requests {
-    /// Nothing, but classes will have names that none had before.
-    pub fn emptied(&self) -> Self {
-        Self { next: self.next, ..Self::default() }
+    /// Nothing, but classes of shapes that there are now will have the same names, and others names that none had before.
+    pub fn emptied(&mut self) -> Self {
+        Self { next: self.next, known: std::mem::take(&mut self.by_shape), ..Self::default() }
+    }
+
+    /// Everything was looked at: what is not there again is gone.
+    pub fn forget_known(&mut self) {
+        self.known.clear();
     }
 
     /// Looks at a request again.
@@ -187,10 +194,13 @@ impl Requests {
         if let Some(id) = self.by_shape.get(&shape) {
             return *id;
         }
-        self.next += 1;
-        self.classes.insert(self.next, Class { shape: shape.clone(), requests: BTreeSet::new() });
-        self.by_shape.insert(shape, self.next);
-        self.next
+        let id = self.known.remove(&shape).unwrap_or_else(|| {
+            self.next += 1;
+            self.next
+        });
+        self.classes.insert(id, Class { shape: shape.clone(), requests: BTreeSet::new() });
+        self.by_shape.insert(shape, id);
+        id
     }
 
     fn leave(&mut self, id: ClassId, rank: &Rank) {

@@ -190,7 +190,7 @@ async fn what_is_locked_and_written_at_once_is_so_once() {
         let locks = nodes.each_ref().map(|node| format!("/nodepool/nodes/{}/lock", node.record().id));
         stage.lose(nth);
         let fulfil = |request: &mut NodeRequest| request.set_state(RequestState::Fulfilled, 3.0);
-        held.update_and_unlock_with(nodes.into(), fulfil).await.map_err(|(_, error)| error).unwrap();
+        held.update_and_unlock_with(nodes.into(), fulfil).await.unwrap();
         stage.done();
         let (data, stat) = stage.other.get_data(&path).await.unwrap();
         assert!(String::from_utf8(data).unwrap().contains("fulfilled"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nodepool_common::{
     model::{Node, NodeId, NodeRequest, NodeState, RequestState},
-    zk::{TryLock, ZkError},
+    zk::{NotUnlocked, TryLock, ZkError},
 };
 use nodepool_testing::wait_for;
 use zk_common::*;
@@ -139,7 +139,7 @@ async fn a_lock_is_taken_with_a_write_by_one_of_many() {
 }
 
 #[tokio::test]
-async fn a_request_whose_node_lost_its_lock_is_fulfilled_when_the_others_are_unlocked() {
+async fn a_request_whose_node_lost_its_lock_is_not_fulfilled() {
     let zk = open_with_cache("/handed-over").await;
     let stranger = stranger(&SERVER, "/handed-over").await;
     let created = zk.create_request("200", false, request("event")).await.unwrap();
@@ -149,12 +149,22 @@ async fn a_request_whose_node_lost_its_lock_is_fulfilled_when_the_others_are_unl
     let lost = zk.children(&locks[1]).await.unwrap().remove(0);
     stranger.delete(&format!("{}/{lost}", locks[1]), None).await.unwrap();
     let fulfil = |request: &mut NodeRequest| request.set_state(RequestState::Fulfilled, 3.0);
-    held.update_and_unlock_with(nodes.into(), fulfil).await.map_err(|(_, error)| error).unwrap();
+    let error = held.update_and_unlock_with(nodes.into(), fulfil).await.unwrap_err();
+    let NotUnlocked::LockLost { held, nodes, error } = error else { panic!("{error:?}") };
+    assert!(error.to_string().contains(&lost), "{error}");
+    let (data, _) = zk.get(&format!("/nodepool/requests/{}", created.id)).await.unwrap().unwrap();
+    assert!(!String::from_utf8(data).unwrap().contains("fulfilled"));
+    // All others are still ours.
+    assert_eq!(zk.children(&locks[0]).await.unwrap().len(), 1);
+    let [first, second] = <[_; 2]>::try_from(nodes).unwrap();
+    first.update_and_unlock(|node| node.allocated_to = None).await.map_err(|(_, error)| error).unwrap();
+    let (_, error) = second.update_and_unlock(|node| node.allocated_to = None).await.unwrap_err();
+    assert!(error.is_lock_lost(), "{error}");
+    let put_back = |request: &mut NodeRequest| request.set_state(RequestState::Requested, 3.0);
+    held.update_and_unlock(put_back).await.map_err(|(_, error)| error).unwrap();
     for dir in locks.iter().chain([&format!("/nodepool/requests-lock/{}", created.id)]) {
         assert!(zk.children(dir).await.unwrap().is_empty(), "{dir}");
     }
-    let (data, _) = zk.get(&format!("/nodepool/requests/{}", created.id)).await.unwrap().unwrap();
-    assert!(String::from_utf8(data).unwrap().contains("fulfilled"));
 
     // Without the request's lock nothing happens.
     let held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
@@ -163,10 +173,11 @@ async fn a_request_whose_node_lost_its_lock_is_fulfilled_when_the_others_are_unl
     stranger.delete(&format!("{dir}/{lost}"), None).await.unwrap();
     let node = zk.create_node(node(3.0), |_| ()).await.unwrap();
     let fail = |request: &mut NodeRequest| request.set_state(RequestState::Failed, 4.0);
-    let (held, error) = held.update_and_unlock_with(vec![node], fail).await.unwrap_err();
-    assert!(held.is_none() && error.is_lock_lost(), "{error}");
+    let error = held.update_and_unlock_with(vec![node], fail).await.unwrap_err();
+    let NotUnlocked::Failed(error) = error else { panic!("{error:?}") };
+    assert!(error.is_lock_lost(), "{error}");
     let (after, _) = zk.get(&format!("/nodepool/requests/{}", created.id)).await.unwrap().unwrap();
-    assert!(String::from_utf8(after).unwrap().contains("fulfilled"));
+    assert!(!String::from_utf8(after).unwrap().contains("failed"));
     zk.close().await;
 }
 

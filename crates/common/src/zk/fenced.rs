@@ -131,13 +131,12 @@ impl<T: Record> Held<T> {
     }
 
     /// As [`Self::update_and_unlock`], and unlocks these nodes before, in the same `multi`: who sees the new data finds
-    /// them free. Where the lock of one of them is lost, the others are unlocked one by one, and then the record is written
-    /// all the same.
+    /// them free. Where the lock of one of them is lost, nothing is written, and all come back with the error.
     pub async fn update_and_unlock_with(
         mut self,
         nodes: Vec<Held<Node>>,
         change: impl FnOnce(&mut T) + Send,
-    ) -> Result<(), (Option<Self>, ZkError)> {
+    ) -> Result<(), NotUnlocked<T>> {
         let mut next = T::clone(&self.record);
         change(&mut next);
         let _writing = self.writing();
@@ -151,14 +150,10 @@ impl<T: Record> Held<T> {
                 self.contender.disarm();
                 Ok(())
             }
-            Err(ZkError::LockLost { lock, .. }) if locks.contains(&lock) => {
-                let unlocked = futures::future::join_all(nodes.into_iter().map(Held::unlock)).await;
-                match unlocked.into_iter().collect() {
-                    Ok(()) => self.update_and_unlock(|record| *record = next).await,
-                    Err(error) => Err((Some(self), error)),
-                }
+            Err(error) if matches!(&error, ZkError::LockLost { lock, .. } if locks.contains(lock)) => {
+                Err(NotUnlocked::LockLost { held: Box::new(self), nodes, error })
             }
-            Err(error) => Err(self.kept_on(error)),
+            Err(error) => Err(NotUnlocked::Failed(self.kept_on(error).1)),
         }
     }
 
@@ -304,10 +299,28 @@ impl<T: Record> Held<T> {
             match repeat(deadline, || client.get_data(&path)).await {
                 Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                // Whoever waited for that has seen it and has deleted the record: before, nobody could.
+                Err(Error::NoNode) if unlock => return Ok(self.stat),
                 Err(error) => return Err(fail(error)),
             }
         }
     }
+}
+
+/// Why a record was not written, and nodes were not unlocked.
+#[derive(Debug)]
+pub enum NotUnlocked<T: Record> {
+    /// The lock of one of the nodes is lost; those of the record and of the other nodes are still ours.
+    LockLost {
+        /// The record.
+        held: Box<Held<T>>,
+        /// All nodes.
+        nodes: Vec<Held<Node>>,
+        /// Which.
+        error: ZkError,
+    },
+    /// Something else; all locks are given back.
+    Failed(ZkError),
 }
 
 /// What becomes of the lock with a write, and what is written with it.

@@ -57,7 +57,7 @@ pub use self::{
     cache::{Cache, CacheQueues},
     components::Registration,
     error::{SharedError, ZkError},
-    fenced::{Held, KeptLock, TryLock},
+    fenced::{Held, KeptLock, NotUnlocked, TryLock},
     images::{HeldWork, Work},
     record::Record,
     session::SessionId,

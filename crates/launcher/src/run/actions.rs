@@ -23,18 +23,20 @@ impl Launcher {
     /// Starts an action; what it works on is busy until it ends, however it ends.
     pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
         let busy = self.mark_busy(&decision);
+        // What was decided in a session is not begun in another one: nobody reckons with it any more.
+        let session = self.book.open().session();
         let this = Arc::clone(self);
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
             let _busy = busy;
             tokio::select! {
-                () = this.act(decision) => {}
+                () = this.act(decision, &session) => {}
                 () = ending.cancelled() => {}
             }
         });
     }
 
-    async fn act(self: &Arc<Self>, decision: Decision) {
+    async fn act(self: &Arc<Self>, decision: Decision, session: &CancellationToken) {
         debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
         // Each in memory of its own, taken when it begins: a task would have room for the largest from the first moment, also where
         // a thousand wait for their turn.
@@ -42,7 +44,7 @@ impl Launcher {
             Decision::Accept { pool, request } => {
                 // Is never closed.
                 let _turn = self.accepts.acquire().await.ok();
-                Box::pin(self.accept(pool, request)).await
+                Box::pin(self.accept(pool, request, session)).await
             }
             Decision::Decline { request, pools } => Box::pin(self.decline(request, pools)).await,
             Decision::Supply { pool, request, reuse, launch } => {

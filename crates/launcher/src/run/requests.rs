@@ -7,7 +7,7 @@ use nodepool_common::{
     model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
     stats::RequestDecision,
     sys::clock,
-    zk::{Held, TryLock, ZkError},
+    zk::{Held, NotUnlocked, TryLock, ZkError},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -48,9 +48,14 @@ impl Launcher {
         }
     }
 
-    pub(super) async fn accept(&self, pool: &PoolKey, id: &RequestId) -> Result<(), ZkError> {
-        let Some(launcher_id) = self.launcher_id(pool) else { return Ok(()) };
-        let session = self.book.open().session();
+    /// Accepts a request, as long as the session lives in which that was decided.
+    pub(super) async fn accept(
+        &self,
+        pool: &PoolKey,
+        id: &RequestId,
+        session: &CancellationToken,
+    ) -> Result<(), ZkError> {
+        let Some(launcher_id) = self.launcher_id(pool).filter(|_| !session.is_cancelled()) else { return Ok(()) };
         let accept = |request: &mut NodeRequest| {
             let is_to_be_had = request.state == RequestState::Requested && !request.declined_by.contains(&launcher_id);
             if is_to_be_had {
@@ -305,9 +310,12 @@ impl Launcher {
             return Ok(());
         }
         let request = Arc::clone(held.record());
-        let handed_over = if ours { self.stock(held, taken).await } else { self.hand_over(held, taken, nodes).await };
+        let handed_over =
+            if ours { self.stock(held, taken).await.map(|()| true) } else { self.hand_over(held, taken, nodes).await };
         self.book.open().drop_request(id);
-        handed_over?;
+        if !handed_over? {
+            return Ok(());
+        }
         if let Some(waited) = request.created_time.and_then(|created| clock::since(created, clock::now()))
             && !ours
         {
@@ -322,13 +330,14 @@ impl Launcher {
         Ok(())
     }
 
-    /// Gives the nodes to those who have asked for them.
+    /// Gives the nodes to those who have asked for them. Returns whether it did: where the lock of a node was taken from us,
+    /// whoever did that may be about to delete it, and the request is put back.
     async fn hand_over(
         &self,
         held: Held<NodeRequest>,
         mut taken: Vec<Held<Node>>,
         nodes: &[NodeId],
-    ) -> Result<(), ZkError> {
+    ) -> Result<bool, ZkError> {
         let renewed = taken.iter_mut().map(|node| async move {
             match self.renewed_connection(node.record()).await {
                 Some(port) => node.update(|node| node.connection_port = port).await,
@@ -340,7 +349,23 @@ impl Launcher {
             request.nodes = nodes.to_vec();
             request.set_state(RequestState::Fulfilled, clock::now());
         };
-        held.update_and_unlock_with(taken, fulfil).await.map_err(Into::into)
+        match held.update_and_unlock_with(taken, fulfil).await {
+            Ok(()) => Ok(true),
+            Err(NotUnlocked::LockLost { held, nodes, error }) => {
+                warn!(logger = "nodepool.NodePool", request = %held.record().id, "Put back, as a node of it is not ours any more: {error}");
+                let freed = nodes.into_iter().map(|node| async move {
+                    let free = |node: &mut Node| node.allocated_to = None;
+                    match node.update_and_unlock(free).await.map_err(ZkError::from) {
+                        Err(error) if !error.is_lock_lost() && !error.is_no_node() => Err(error),
+                        _ => Ok(()),
+                    }
+                });
+                futures::future::join_all(freed).await.into_iter().collect::<Result<(), _>>()?;
+                held.update_and_unlock(|request| request.set_state(RequestState::Requested, clock::now())).await?;
+                Ok(false)
+            }
+            Err(NotUnlocked::Failed(error)) => Err(error),
+        }
     }
 
     /// Puts the nodes of a request of our own into stock: they are free, and it has done its part.

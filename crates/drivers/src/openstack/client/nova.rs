@@ -364,7 +364,8 @@ fn scope_of(session: &Session, token: &Token) -> Option<Scope> {
 
 /// An error that is no answer says that the cloud is away.
 fn marked(error: CloudError) -> CloudError {
-    CloudError { unanswered: error.status.is_none() && error.class == ErrorClass::Transient, ..error }
+    let unanswered = error.status.is_none() && error.class == ErrorClass::Transient && !error.elsewhere;
+    CloudError { unanswered, ..error }
 }
 
 #[cfg(test)]

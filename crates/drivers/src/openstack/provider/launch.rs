@@ -49,11 +49,13 @@ struct Doubt {
     /// Why its answer was lost.
     error: CloudError,
     ask_at: Instant,
+    /// How many times it is asked, where there is no answer.
+    tries: u32,
 }
 
 impl Doubt {
     fn new(error: CloudError) -> Self {
-        Self { error, ask_at: Instant::now() + BEGUN_WITHIN }
+        Self { error, ask_at: Instant::now() + BEGUN_WITHIN, tries: 3 }
     }
 }
 
@@ -301,13 +303,14 @@ impl OpenStackProvider {
                     return Err(self.server_failed(doing(), server).await);
                 }
                 "BUILD" => {
-                    wait.not_yet();
                     if let Some(error) = self.cut_off(id, &mut doubt).await {
                         return Err(self.error(creating(create))(error));
                     }
                     if doubt.is_some() {
                         // It may never boot.
                         wait.soon();
+                    } else {
+                        wait.not_yet();
                     }
                 }
                 _ if server.is_deleted() => {
@@ -321,7 +324,7 @@ impl OpenStackProvider {
     /// The error of a creation that was cut off within Nova: an API process that ends after it has noted the server and
     /// before it has handed it on leaves a server in BUILD that Nova never makes.
     async fn cut_off(&self, id: &str, doubt: &mut Option<Doubt>) -> Option<CloudError> {
-        let Doubt { error, .. } = doubt.take_if(|doubt| doubt.ask_at <= Instant::now())?;
+        let Doubt { error, tries, .. } = doubt.take_if(|doubt| doubt.ask_at <= Instant::now())?;
         match self.cloud.has_begun(id).await {
             Ok(true) => None,
             Ok(false) => {
@@ -334,7 +337,10 @@ impl OpenStackProvider {
                     provider = %self.name, %id, error = %why,
                     "cannot ask whether Nova has begun to make a server whose creation was not answered"
                 );
-                *doubt = Some(Doubt::new(error));
+                // Who may not ask waits as for any other server.
+                if why.class == ErrorClass::Transient && tries > 1 {
+                    *doubt = Some(Doubt { tries: tries - 1, ..Doubt::new(error) });
+                }
                 None
             }
         }

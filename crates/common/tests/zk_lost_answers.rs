@@ -6,7 +6,7 @@ mod zk_common;
 
 use nodepool_common::{
     model::{Node, NodeRequest, NodeState, RequestState},
-    zk::{Held, Record, ZooKeeper},
+    zk::{Held, NotUnlocked, Record, ZooKeeper},
 };
 use nodepool_testing::{LossyProxy, ZooKeeperServer};
 use zk_common::*;
@@ -218,5 +218,25 @@ async fn what_is_locked_and_written_at_once_is_so_once() {
         held.delete(5.0).await.unwrap();
     }
     assert!(stage.lost >= 3, "only {} answers were lost", stage.lost);
+    stage.zk.close().await;
+}
+
+/// Zuul deletes a request without a lock, at any time.
+#[tokio::test]
+async fn a_request_that_is_withdrawn_while_a_write_is_in_doubt_leaves_no_lock() {
+    let stage = Stage::new().await;
+    let created = stage.zk.create_request("200", false, request("event")).await.unwrap();
+    let held = stage.zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
+    let nodes = [stage.held().await, stage.held().await];
+    let nodes_locks = nodes.each_ref().map(|node| format!("/nodepool/nodes/{}/lock", node.record().id));
+    stage.other.delete(&format!("/nodepool/requests/{}", created.id), None).await.unwrap();
+    stage.proxy.lose_request();
+    let fulfil = |request: &mut NodeRequest| request.set_state(RequestState::Fulfilled, 3.0);
+    let result = held.update_and_unlock_with(nodes.into(), fulfil).await;
+    assert!(matches!(&result, Err(NotUnlocked::Failed(error)) if error.is_no_node()), "{result:?}");
+    for lock in nodes_locks.iter().chain([&format!("/nodepool/requests-lock/{}", created.id)]) {
+        let is_free = async || (stage.children(lock).await == 0).then_some(());
+        nodepool_testing::wait_for(SOON, "the locks are given back", is_free).await;
+    }
     stage.zk.close().await;
 }

@@ -335,7 +335,7 @@ async fn at_the_quota_a_request_waits_and_other_pools_serve() {
         .await;
     served(&stage, "b").await;
     assert_eq!(stage.state(&second).await, "pending");
-    assert!(launcher.logged(&[&second, "Waiting for quota"]), "{}", launcher.log());
+    assert!(launcher.logged(&[&second, "Waiting for room"]), "{}", launcher.log());
     let list = launcher.pool_list();
     assert!(list.to_string().contains(&second), "{list}");
 

@@ -1,10 +1,11 @@
-//! A connection that breaks at the worst moment: after the server has done what was asked, before it could say so.
+//! A connection that breaks at the worst moment: after the server has done what was asked, before it could say so; or before it
+//! has heard of it.
 
 use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -20,7 +21,15 @@ const PING: [u8; 4] = (-2_i32).to_be_bytes();
 #[derive(Debug)]
 pub struct LossyProxy {
     port: u16,
-    countdown: Arc<AtomicUsize>,
+    losing: Arc<Losing>,
+}
+
+#[derive(Debug, Default)]
+struct Losing {
+    /// The answer to that request from now on; 0: none.
+    answer: AtomicUsize,
+    /// The next request.
+    request: AtomicBool,
 }
 
 impl LossyProxy {
@@ -28,8 +37,8 @@ impl LossyProxy {
     pub async fn start(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let countdown = Arc::new(AtomicUsize::new(0));
-        let shared = countdown.clone();
+        let losing = Arc::new(Losing::default());
+        let shared = Arc::clone(&losing);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = shared.clone();
@@ -41,7 +50,7 @@ impl LossyProxy {
                 });
             }
         });
-        Self { port, countdown }
+        Self { port, losing }
     }
 
     /// Where it listens.
@@ -52,16 +61,21 @@ impl LossyProxy {
     /// The `nth` next request (from 1) is passed on and carried out; its answer is swallowed and the connection cut.
     /// 0: none.
     pub fn lose_answer(&self, nth: usize) {
-        self.countdown.store(nth, Ordering::SeqCst);
+        self.losing.answer.store(nth, Ordering::SeqCst);
+    }
+
+    /// The next request is swallowed, and the connection cut: it is never carried out.
+    pub fn lose_request(&self) {
+        self.losing.request.store(true, Ordering::SeqCst);
     }
 
     /// Whether the answer that was to be lost has been lost.
     pub fn has_lost(&self) -> bool {
-        self.countdown.load(Ordering::SeqCst) == 0
+        self.losing.answer.load(Ordering::SeqCst) == 0
     }
 }
 
-async fn pass(mut client: TcpStream, mut server: TcpStream, countdown: &AtomicUsize) -> std::io::Result<()> {
+async fn pass(mut client: TcpStream, mut server: TcpStream, losing: &Losing) -> std::io::Result<()> {
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {
         tokio::select! {
@@ -70,10 +84,13 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, countdown: &AtomicUs
                 if read == 0 {
                     return Ok(());
                 }
-                server.write_all(&asked[..read]).await?;
                 let ping = asked.get(4..8) == Some(PING.as_slice());
+                if !ping && losing.request.swap(false, Ordering::SeqCst) {
+                    return Ok(());
+                }
+                server.write_all(&asked[..read]).await?;
                 let counted = |now: usize| now.checked_sub(1);
-                if !ping && countdown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counted) == Ok(1) {
+                if !ping && losing.answer.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counted) == Ok(1) {
                     // Whatever the answer is, it is swallowed: it has been given, that is all that counts.
                     server.readable().await?;
                     return Ok(());

@@ -263,7 +263,9 @@ impl<T: Record> Held<T> {
                     // written since. Nobody else deletes our contender while our session lives.
                     if doubtful && unlock {
                         match repeat(deadline, || client.get_data(&path)).await {
-                            Ok((_, now)) if now.version > self.stat.version => return Ok(stat(&now)),
+                            Ok((there, now)) if there == data => return Ok(stat(&now)),
+                            // Of what others have written since, the version is not that of what we know.
+                            Ok((_, now)) if now.version > self.stat.version => return Ok(self.stat),
                             Ok(_) => {}
                             Err(Error::NoNode) => return Ok(self.stat),
                             Err(error) => return Err(fail(error)),
@@ -299,8 +301,8 @@ impl<T: Record> Held<T> {
             match repeat(deadline, || client.get_data(&path)).await {
                 Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-                // Whoever waited for that has seen it and has deleted the record: before, nobody could.
-                Err(Error::NoNode) if unlock => return Ok(self.stat),
+                // Whether it was deleted after that or before: the next try finds our contender gone, or the record.
+                Err(Error::NoNode) if unlock => {}
                 Err(error) => return Err(fail(error)),
             }
         }

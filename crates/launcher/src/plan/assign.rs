@@ -22,10 +22,10 @@ use nodepool_common::{
 
 use super::{
     Decision, PoolKey, PoolState, Reason, Waiting, World,
-    decision::ClassWaiting,
+    decision::NewlyWaiting,
     grounds::Grounds,
     index::{Class, ClassId, Rank},
-    memory::{Memory, Waits},
+    memory::{ClassVerdict, Memory},
     metastatic::is_left_to_another,
     pass::Pass,
     serve::{Declining, Unknown, decline_reason, order_of, reason_unknown},
@@ -38,12 +38,12 @@ enum Verdict {
     /// It waits; others of its class may not have to.
     Wait(Reason),
     /// It waits, and so do all that come after it in its class.
-    AllWait(Waits),
+    AllWait(ClassVerdict),
 }
 
 /// All of a class wait, for this reason.
 fn all_wait(reason: Reason) -> Verdict {
-    Verdict::AllWait(Waits { reason, wants: Vec::new(), is_starved: false })
+    Verdict::AllWait(ClassVerdict { reason, wants: Vec::new(), is_starved: false })
 }
 
 /// What requests are looked at in, by one pool: those that it can serve first, then by their rank.
@@ -77,9 +77,9 @@ impl Pass<'_> {
         for (state, provider, pool) in pools {
             let mut memory = self.memories.take(&state.key);
             self.assign_in(&mut memory, state, provider, pool, &mut accepted, &mut declines);
-            for waits in memory.asking() {
-                self.plan.wants.extend(waits.wants.iter().cloned());
-                if waits.is_starved {
+            for verdict in memory.asking() {
+                self.plan.wants.extend(verdict.wants.iter().cloned());
+                if verdict.is_starved {
                     self.plan.starved.insert(state.key.provider.clone());
                 }
             }
@@ -119,7 +119,8 @@ impl Pass<'_> {
             Grounds::now(self.world, &self.index.nodes, &mut self.budget, &self.taken, self.common, key)
         };
         let some = memory.begin(grounds.as_ref(), self.world.now, &self.renewed);
-        let mut looks_at_all = some.is_none();
+        let began_with_all = some.is_none();
+        let mut requeued_rest = began_with_all;
         let mut queue = Queue::new();
         let place = |id: &ClassId| {
             let class = classes.get(id).filter(|class| !class.shape.declined_by.contains(&state.launcher_id))?;
@@ -142,9 +143,9 @@ impl Pass<'_> {
                     has_accepted = true;
                     // Pools after this one have less of it to look at.
                     self.renewed.insert(id);
-                    if !looks_at_all {
-                        // What is behind it was judged when this one had taken nothing.
-                        looks_at_all = true;
+                    if !requeued_rest {
+                        // What comes after it still waits, but maybe for another reason, which this one has brought about.
+                        requeued_rest = true;
                         let kept: Vec<_> = memory.waiting.keys().copied().collect();
                         for place in kept.iter().filter_map(place) {
                             let Reverse((its_missing, first, its_id)) = place;
@@ -162,7 +163,7 @@ impl Pass<'_> {
                     let (reason, is_first) = (waits.reason.clone(), class.requests.first() == Some(rank));
                     if memory.wait(id, rank.clone(), waits, is_first, self.world.now) {
                         let (pool, from) = (key.clone(), rank.clone());
-                        self.plan.newly_waiting.push(ClassWaiting { class: id, pool, from, reason });
+                        self.plan.newly_waiting.push(NewlyWaiting { class: id, pool, from, reason });
                     }
                     continue;
                 }
@@ -182,7 +183,7 @@ impl Pass<'_> {
             }
         }
         let until = Grounds::until(self.world, self.common, key);
-        memory.end(grounds.filter(|_| !has_accepted), some.is_none(), until);
+        memory.end(grounds.filter(|_| !has_accepted), began_with_all, until);
     }
 
     /// What a pool makes of the next request of a class; `None` where it is not to look at it.
@@ -269,7 +270,7 @@ impl Pass<'_> {
                 Ok(Some(excess)) => return all_wait(Reason::TenantFull { tenant: tenant.clone(), excess }),
                 Err(want) => {
                     let reason = reason_unknown(world, key, &want);
-                    return Verdict::AllWait(Waits { reason, wants: vec![want], is_starved: false });
+                    return Verdict::AllWait(ClassVerdict { reason, wants: vec![want], is_starved: false });
                 }
             }
         }
@@ -277,7 +278,7 @@ impl Pass<'_> {
             Declining::Yes(reason) => return Verdict::Decline(reason),
             Declining::NotNow(reason) if request.is_min_ready() => return Verdict::Decline(reason),
             Declining::NotNow(reason) => {
-                return Verdict::AllWait(Waits { reason, wants: Vec::new(), is_starved: true });
+                return Verdict::AllWait(ClassVerdict { reason, wants: Vec::new(), is_starved: true });
             }
             // What is in stock needs no answer of a cloud.
             Declining::Unknown(unknown) if !self.is_in_stock(key, pool, request, &request.node_types, None) => {
@@ -289,7 +290,7 @@ impl Pass<'_> {
                     self.plan.wants.extend(wants);
                     return Verdict::Wait(reason);
                 }
-                return Verdict::AllWait(Waits { reason, wants: wants.collect(), is_starved: false });
+                return Verdict::AllWait(ClassVerdict { reason, wants: wants.collect(), is_starved: false });
             }
             Declining::No | Declining::Unknown(_) => {}
         }
@@ -324,7 +325,7 @@ impl Pass<'_> {
                 self.plan.wants.insert(want.clone());
                 return Verdict::Wait(reason);
             }
-            return Verdict::AllWait(Waits { reason, wants: vec![want.clone()], is_starved: false });
+            return Verdict::AllWait(ClassVerdict { reason, wants: vec![want.clone()], is_starved: false });
         }
         if pool.hosts.is_some() {
             // Nothing can be launched, and nothing pauses: what is free is shared among all launchers and requests.
@@ -348,8 +349,8 @@ impl Pass<'_> {
                 self.give_back(key, &outcome);
                 return Verdict::Decline(reason);
             }
-            // One request may wait in the pool; the others stay free for other launchers. Whether there is one is not
-            // clear while actions are at it.
+            // A pool accepts at most one request that it has no room for. It keeps that until there is room, and is paused
+            // meanwhile; later ones stay free for other launchers. Whether it has one is not clear while actions are at it.
             if self.taken.in_motion.contains(key) {
                 self.give_back(key, &outcome);
                 return wait(Reason::BeingServed);

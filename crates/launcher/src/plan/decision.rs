@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -22,10 +23,11 @@ pub struct Plan {
     pub decisions: Vec<Decision>,
     /// What the planner needs to know to decide more.
     pub wants: BTreeSet<Want>,
-    /// Why each request that waits does so, per pool of ours.
+    /// Requests whose wait was judged one by one, per pool of ours: accepted ones, and those of which not all alike wait. All
+    /// others wait as part of a class: [`Planner::waiting`](super::Planner::waiting) has both.
     pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
     /// Classes of requests that wait, and did not before, or for another reason.
-    pub newly_waiting: Vec<ClassWaiting>,
+    pub newly_waiting: Vec<NewlyWaiting>,
     /// Pools of ours in which requests wait that nobody has accepted.
     pub pools_waited_for: BTreeSet<PoolKey>,
     /// Pools with a request that waits for quota.
@@ -34,17 +36,23 @@ pub struct Plan {
     pub starved: BTreeSet<ProviderName>,
     /// Backing nodes on which nothing stands.
     pub idle_backing: BTreeSet<NodeId>,
-    /// When time alone will change the plan.
+    /// The earliest time at which the planner asks for another pass. Answers of clouds have timers of their own.
     pub wake_at: Option<Timestamp>,
 }
 
 impl Plan {
-    /// Whether it comes to the same as another one that was made of the same world.
-    pub fn is_the_same_as(&self, other: &Self) -> bool {
-        self.decisions == other.decisions
-            && self.wants == other.wants
-            && self.paused == other.paused
-            && self.starved == other.starved
+    /// How another one that was made of the same world differs in what follows from it: for people.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        fn one<T: PartialEq + fmt::Debug>(what: &str, right: &T, wrong: &T) -> Option<String> {
+            (right != wrong).then(|| format!("{what} were {wrong:?}, and should be {right:?}"))
+        }
+        let differences = [
+            one("decisions", &self.decisions, &other.decisions),
+            one("questions", &self.wants, &other.wants),
+            one("paused pools", &self.paused, &other.paused),
+            one("starved providers", &self.starved, &other.starved),
+        ];
+        differences.into_iter().flatten().collect()
     }
 
     /// Asks to be called again at a time.
@@ -58,9 +66,9 @@ impl Plan {
     }
 }
 
-/// Why all requests of a class wait in a pool, from one on.
+/// A class that waits in a pool from one request on, and did not before, or for another reason.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ClassWaiting {
+pub struct NewlyWaiting {
     /// Which.
     pub class: ClassId,
     /// The pool that does not serve them yet.
@@ -274,6 +282,6 @@ pub struct Waiting {
 pub struct WaitingSince {
     /// Why.
     pub waiting: Waiting,
-    /// Since when; a request that came later, since it came.
+    /// Since when the pool has a reason of this kind. It may be from before the request: who shows it corrects that.
     pub since: Timestamp,
 }

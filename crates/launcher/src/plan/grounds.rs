@@ -12,11 +12,11 @@ use super::{
 /// What the grounds of all pools have in common.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Common {
-    /// Another number after each change to the nodes that are left alone for now.
+    /// Version of `Holdings::nodes_after`: the nodes in a back-off.
     pub back_offs: u64,
-    /// Another number after each change to what tenants have.
+    /// Version of what tenants have.
     pub tenants: u64,
-    /// When the next node that is left alone for now is not any more.
+    /// When the next of these back-offs ends.
     pub back_off_ends: Option<Timestamp>,
 }
 

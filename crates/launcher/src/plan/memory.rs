@@ -2,10 +2,11 @@
 //!
 //! Most events change nothing for most pools. So a pool looks at a class of requests again only where
 //!
-//! * the class is new, or has another first request;
-//! * the last verdict was not one for the whole class ([`Waits`]), or was not about its first request;
+//! * the class is to be looked at again whatever else is the same ([`Requests::take_renewed`](super::index::Requests));
+//! * the last verdict was not one for the whole class ([`ClassVerdict`]), or was not about its first request;
 //! * something has changed on which all verdicts of the pool rest ([`Grounds`]), or a moment has come at which time alone
-//!   may change one of them ([`Memory::until`]);
+//!   may change one of them ([`Memory::until`], which causes no wake-up: each such moment has a timer of its own, back-offs in
+//!   `upkeep`, `launch_after` in `serve`, the age of a quota in `Clouds::quotas_to_refresh`);
 //! * the configuration, the registered pools or the uploads of images have changed: then everything is forgotten
 //!   ([`Memories::forget_grounds`]).
 //!
@@ -21,9 +22,9 @@ use super::{
     index::{ClassId, Rank},
 };
 
-/// Why all requests of a class wait in a pool, from one on.
+/// Why a class waits, and what must be asked of the cloud.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Waits {
+pub struct ClassVerdict {
     /// Why.
     pub reason: Reason,
     /// What has to be found out first.
@@ -34,11 +35,11 @@ pub struct Waits {
 
 /// A class that waits in a pool.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingClass {
     /// The first request that does.
     pub from: Rank,
     /// Why.
-    pub waits: Waits,
+    pub verdict: ClassVerdict,
     /// Since when for a reason of this kind.
     pub since: Timestamp,
 }
@@ -50,13 +51,14 @@ pub struct Memory {
     /// When time alone may change a verdict.
     until: Timestamp,
     /// Classes that wait.
-    pub waiting: BTreeMap<ClassId, Waiting>,
+    pub waiting: BTreeMap<ClassId, WaitingClass>,
     /// Classes to be looked at in the next pass in any case.
     open: BTreeSet<ClassId>,
-    /// Those that wait and with which more is the matter than a reason.
+    /// Waiting classes with questions to the cloud, or starved by other users of the project: every plan repeats these, also where
+    /// the class is not looked at.
     asking: BTreeSet<ClassId>,
     /// What was known of those that are looked at again in this pass.
-    before: BTreeMap<ClassId, Waiting>,
+    before: BTreeMap<ClassId, WaitingClass>,
 }
 
 impl Memory {
@@ -96,31 +98,31 @@ impl Memory {
 
     /// All of a class wait, from one on. Returns whether that was not so before, or for another reason. `is_first`: it is
     /// the first of its class, which therefore need not be looked at again.
-    pub fn wait(&mut self, class: ClassId, from: Rank, waits: Waits, is_first: bool, now: Timestamp) -> bool {
+    pub fn wait(&mut self, class: ClassId, from: Rank, verdict: ClassVerdict, is_first: bool, now: Timestamp) -> bool {
         if is_first {
             self.open.remove(&class);
         }
-        if !waits.wants.is_empty() || waits.is_starved {
+        if !verdict.wants.is_empty() || verdict.is_starved {
             self.asking.insert(class);
         }
         let before = self.before.get(&class);
-        let is_new = before.is_none_or(|before| before.waits.reason != waits.reason);
+        let is_new = before.is_none_or(|before| before.verdict.reason != verdict.reason);
         let since =
-            before.filter(|before| before.waits.reason.is_like(&waits.reason)).map_or(now, |before| before.since);
-        self.waiting.insert(class, Waiting { from, waits, since });
+            before.filter(|before| before.verdict.reason.is_like(&verdict.reason)).map_or(now, |before| before.since);
+        self.waiting.insert(class, WaitingClass { from, verdict, since });
         is_new
     }
 
     /// Ends a pass. `grounds`: on what the verdicts rest; `None` where that is not what it was at the beginning.
-    pub fn end(&mut self, grounds: Option<Grounds>, looked_at_all: bool, until: Timestamp) {
-        self.until = if looked_at_all { until } else { self.until.min(until) };
+    pub fn end(&mut self, grounds: Option<Grounds>, began_with_all: bool, until: Timestamp) {
+        self.until = if began_with_all { until } else { self.until.min(until) };
         self.grounds = grounds;
         self.before.clear();
     }
 
-    /// Those that wait for more than room.
-    pub fn asking(&self) -> impl Iterator<Item = &Waits> {
-        self.asking.iter().filter_map(|class| Some(&self.waiting.get(class)?.waits))
+    /// The verdicts that every plan repeats: those with questions, and those about starved classes.
+    pub fn asking(&self) -> impl Iterator<Item = &ClassVerdict> {
+        self.asking.iter().filter_map(|class| Some(&self.waiting.get(class)?.verdict))
     }
 }
 

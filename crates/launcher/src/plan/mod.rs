@@ -66,7 +66,7 @@ mod usage;
 mod want;
 mod world;
 
-pub use decision::{ClassWaiting, Decision, NewNode, Plan, Waiting, WaitingSince};
+pub use decision::{Decision, NewNode, NewlyWaiting, Plan, Waiting, WaitingSince};
 pub use holdings::{HeldNode, HeldRequest, Holdings, Marks, Touched, Tracked};
 pub use host_nodes::host_of;
 pub use hosts::free_slots;

@@ -24,7 +24,8 @@ pub(super) struct Pass<'a> {
     pub(super) memories: &'a mut Memories,
     /// What all pools have in common of what that rests on.
     pub(super) common: Common,
-    /// Classes that have come, gone, or got another first request; and those of which this pass has accepted one.
+    /// Classes to be looked at whatever the grounds: those of [`Requests::take_renewed`](super::index::Requests::take_renewed),
+    /// and those of which an earlier pool has just accepted a request.
     pub(super) renewed: BTreeSet<ClassId>,
     /// Whether each request is looked at, also where one before it shows what becomes of it.
     pub(super) one_by_one: bool,

@@ -131,7 +131,7 @@ impl Planner {
             for (id, of_class) in &memory.waiting {
                 let Some(class) = self.index.requests.classes.get(id) else { continue };
                 for rank in class.requests.range(&of_class.from..) {
-                    let waiting = || Waiting { reason: of_class.waits.reason.clone(), paused: false };
+                    let waiting = || Waiting { reason: of_class.verdict.reason.clone(), paused: false };
                     all.entry((rank.id.clone(), pool.clone()))
                         .or_insert_with(|| WaitingSince { waiting: waiting(), since: of_class.since });
                 }

@@ -85,7 +85,7 @@ pub enum Reason {
         /// What is short.
         of: Box<Reason>,
     },
-    /// Requests before it wait for quota in this pool.
+    /// Earlier requests wait for room in this pool.
     BehindOthers {
         /// Whether it is accepted itself.
         is_accepted: bool,
@@ -270,7 +270,7 @@ impl Reason {
             Self::NoneFree { .. } => "the end of a job on a node with this label",
             Self::MaxConcurrency { .. } => "the end of launches of this provider",
             Self::AtCapacity { of } => return of.ended_by(),
-            Self::BehindOthers { .. } | Self::BeingServed => "the end of what requests before it wait for",
+            Self::BehindOthers { .. } | Self::BeingServed => "earlier requests of this pool get their nodes",
             Self::LeftToProvider { .. }
             | Self::LeftToPriority { .. }
             | Self::LeftToPoolsWithLabels
@@ -335,9 +335,11 @@ impl fmt::Display for Reason {
             }
             Self::AtCapacity { of } => write!(f, "at capacity: {of}"),
             Self::BehindOthers { is_accepted: false } => {
-                f.write_str("the pool is paused: requests before it wait for quota")
+                f.write_str("the pool is paused: an earlier request waits for room, in a quota or limit")
             }
-            Self::BehindOthers { is_accepted: true } => f.write_str("requests before it wait for quota"),
+            Self::BehindOthers { is_accepted: true } => {
+                f.write_str("an earlier request waits for room, in a quota or limit")
+            }
             Self::BeingServed => f.write_str("requests before it are being served"),
             Self::LeftToProvider { provider } => write!(f, "left to provider {provider}, which the request prefers"),
             Self::LeftToPriority { pool } => write!(f, "left to a pool of higher priority: {pool}"),
@@ -355,7 +357,7 @@ impl fmt::Display for Reason {
                 write!(f, "it is {} and of no use to its request", state.map_or("gone", NodeState::as_str))
             }
             Self::NotNeeded => f.write_str("its request needs it no longer"),
-            Self::HeldInVain { request } => write!(f, "request {request} waits for quota behind another one"),
+            Self::HeldInVain { request } => write!(f, "request {request} waits for room behind another one"),
             Self::RoomNeeded => f.write_str("idle, and its room is needed"),
             Self::HeldTooLong { most } => write!(f, "held for longer than {most} s"),
             Self::LeftInInit => f.write_str("its launcher left it in state init"),

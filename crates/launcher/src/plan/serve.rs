@@ -308,7 +308,8 @@ pub fn decline_reason(world: &World<'_>, key: &PoolKey, pool: &Pool, request: &N
             Err(want) => wants.push(want),
         }
     }
-    if !wants.is_empty() && world.provider(&key.provider).is_none_or(|state| state.quota.is_none()) {
+    let needs_quota = !pool.ignore_provider_quota && world.provider(&key.provider).is_none_or(|p| p.quota.is_none());
+    if !wants.is_empty() && needs_quota {
         wants.push(Want::Quota(key.provider.clone()));
     }
     let mut wants = wants.into_iter();

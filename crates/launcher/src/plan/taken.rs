@@ -7,7 +7,7 @@ use std::{
 
 use nodepool_common::model::{LabelName, Node, NodeId, ProviderName};
 
-use super::{PoolKey, Reason, World, index::Nodes};
+use super::{PoolKey, Reason, World, index::Nodes, usage::label_resources};
 
 /// What the paused requests of a pool wait for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +28,8 @@ pub struct Taken<'a> {
     pub(super) nodes: BTreeSet<NodeId>,
     /// The pools from which any were set aside.
     pub(super) pools: BTreeSet<PoolKey>,
-    /// What paused requests wait for, by pool. A pool that is in here is paused.
+    /// What the accepted requests of a pool wait for. A pool that is in here is paused; where it is the provider that is short,
+    /// its other pools accept nothing that takes of it either ([`Self::is_paused`]), but are not published as paused.
     pub pressure: BTreeMap<PoolKey, Pressure>,
     /// Nodes that are being launched or will have to be for what was accepted, by provider: of those with `max-concurrency`.
     pub running: BTreeMap<ProviderName, usize>,
@@ -91,17 +92,18 @@ impl<'a> Taken<'a> {
         }
     }
 
-    /// In a static pool a request is accepted for the nodes that are free. They stay its own until it takes them: they
-    /// would not be enough for the next one as well, which comes after it.
+    /// In a static pool a request is accepted for the nodes that are free, and so it is in any other as long as nobody knows what
+    /// a launch would take. They stay its own until it takes them: they would not be enough for the next one as well, which
+    /// comes after it.
     fn keep_for_those_being_accepted(&mut self) {
         let world = self.world;
         for (id, key) in &world.holdings.accepting {
             let is_static = world.pool_config(key).is_some_and(|(_, pool)| pool.hosts.is_some());
-            let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()).filter(|_| is_static)
-            else {
-                continue;
+            let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) else { continue };
+            let from_stock = |label: &&LabelName| {
+                is_static || (request.reuse && !matches!(label_resources(world, key, label), Ok(Ok(_))))
             };
-            for label in &request.node_types {
+            for label in request.node_types.iter().filter(from_stock) {
                 if let Some(node) = self.oldest_idle(key, Some(label), |_| true) {
                     self.take(key, node.id.clone());
                 }

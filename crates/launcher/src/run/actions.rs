@@ -22,9 +22,9 @@ pub(super) const ACCEPTS_AT_ONCE: usize = 32;
 impl Launcher {
     /// Starts an action; what it works on is busy until it ends, however it ends.
     pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
-        let busy = self.mark_busy(&decision);
         // What was decided in a session is not begun in another one: nobody reckons with it any more.
         let session = self.book.open().session();
+        let busy = self.mark_busy(&decision);
         let this = Arc::clone(self);
         let ending = self.ending.clone();
         self.tasks.spawn(async move {

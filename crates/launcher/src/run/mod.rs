@@ -259,15 +259,11 @@ impl Launcher {
                     if !self.is_check_due() {
                         return plan;
                     }
-                    let right = planner.plan_anew(&world);
-                    if !right.is_the_same_as(&plan) {
-                        error!(
-                            logger = LOGGER,
-                            "A bug in the launcher, please report it: it would have decided {:?}, and should {:?}",
-                            plan.decisions,
-                            right.decisions
-                        );
+                    let mut right = planner.plan_anew(&world);
+                    for difference in right.differences(&plan) {
+                        error!(logger = LOGGER, "A bug in the launcher, please report it: {difference}");
                     }
+                    right.newly_waiting = plan.newly_waiting;
                     right
                 });
                 book.note_idle(std::mem::take(&mut plan.idle_backing), now);

@@ -124,7 +124,7 @@ impl Launcher {
                 self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Paused);
             }
             if now.paused {
-                info!(logger = %logger, request = %request, "Waiting for quota: {}", now.reason);
+                info!(logger = %logger, request = %request, "Waiting for room: {}", now.reason);
             } else {
                 debug!(logger = %logger, request = %request, "Not served yet: {}", now.reason);
             }

@@ -57,7 +57,9 @@ impl Launcher {
     ) -> Result<(), ZkError> {
         let Some(launcher_id) = self.launcher_id(pool).filter(|_| !session.is_cancelled()) else { return Ok(()) };
         let accept = |request: &mut NodeRequest| {
-            let is_to_be_had = request.state == RequestState::Requested && !request.declined_by.contains(&launcher_id);
+            let is_to_be_had = request.state == RequestState::Requested
+                && !request.declined_by.contains(&launcher_id)
+                && !session.is_cancelled();
             if is_to_be_had {
                 request.set_state(RequestState::Pending, clock::now());
             }
@@ -67,7 +69,7 @@ impl Launcher {
             held
         } else {
             let Some(mut held) = self.lock_waiting(id).await? else { return Ok(()) };
-            if held.record().declined_by.contains(&launcher_id) {
+            if held.record().declined_by.contains(&launcher_id) || session.is_cancelled() {
                 return held.unlock().await;
             }
             held.update(|request| request.set_state(RequestState::Pending, clock::now())).await?;
@@ -331,7 +333,8 @@ impl Launcher {
     }
 
     /// Gives the nodes to those who have asked for them. Returns whether it did: where the lock of a node was taken from us,
-    /// whoever did that may be about to delete it, and the request is put back.
+    /// whoever did that may be about to delete it. The request is let go then, pending: it is put back as any that is lost, and
+    /// with it whatever node is allocated to it.
     async fn hand_over(
         &self,
         held: Held<NodeRequest>,
@@ -352,7 +355,7 @@ impl Launcher {
         match held.update_and_unlock_with(taken, fulfil).await {
             Ok(()) => Ok(true),
             Err(NotUnlocked::LockLost { held, nodes, error }) => {
-                warn!(logger = "nodepool.NodePool", request = %held.record().id, "Put back, as a node of it is not ours any more: {error}");
+                warn!(logger = "nodepool.NodePool", request = %held.record().id, "Letting go of it, as a node of it is not ours any more: {error}");
                 let freed = nodes.into_iter().map(|node| async move {
                     let free = |node: &mut Node| node.allocated_to = None;
                     match node.update_and_unlock(free).await.map_err(ZkError::from) {
@@ -361,7 +364,7 @@ impl Launcher {
                     }
                 });
                 futures::future::join_all(freed).await.into_iter().collect::<Result<(), _>>()?;
-                held.update_and_unlock(|request| request.set_state(RequestState::Requested, clock::now())).await?;
+                held.unlock().await?;
                 Ok(false)
             }
             Err(NotUnlocked::Failed(error)) => Err(error),

@@ -24,9 +24,9 @@ pub struct Nodes {
     idle: BTreeMap<PoolKey, BTreeSet<(Moment, NodeId)>>,
     /// The same, by label.
     idle_of_label: BTreeMap<PoolKey, BTreeMap<LabelName, BTreeSet<(Moment, NodeId)>>>,
-    /// Another number after each change to the idle nodes of a pool.
+    /// Versions of the sets of idle nodes.
     idle_versions: HashMap<PoolKey, u64>,
-    /// Another number after each change to what tenants take.
+    /// Version of what tenants take.
     pub tenants_version: u64,
     /// How many ready nodes of each label no request has been given.
     stock: BTreeMap<LabelName, usize>,
@@ -239,7 +239,7 @@ impl Nodes {
         nodes.into_iter().flatten().map(|(_, id)| id)
     }
 
-    /// Another number after each change to the idle nodes of a pool.
+    /// The version of the set of idle nodes of a pool: another number after each change.
     pub fn idle_version(&self, pool: &PoolKey) -> u64 {
         self.idle_versions.get(pool).copied().unwrap_or_default()
     }

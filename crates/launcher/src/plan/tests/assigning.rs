@@ -394,3 +394,15 @@ fn all_that_is_unknown_is_asked_for_at_once() {
     let wants = [Want::Quota("p".into()), takes, Want::LabelReady("p".into(), "main".into(), label)];
     assert_eq!(setting.plan().wants.into_iter().collect::<Vec<_>>(), wants);
 }
+
+#[test]
+fn what_is_in_stock_is_promised_once_while_the_cloud_has_not_answered() {
+    let mut setting = nothing_is_known(Setting::new().provider("p", |_| {}))
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .request("100-0000000001", &["small"], |_| {})
+        .request("100-0000000002", &["small"], |_| {});
+    setting.holdings.busy_requests.insert("100-0000000001".into());
+    let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+    setting.holdings.accepting.insert("100-0000000001".into(), pool);
+    assert_eq!(accepts(&setting.plan()), []);
+}

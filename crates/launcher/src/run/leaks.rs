@@ -349,9 +349,9 @@ impl Launcher {
             .collect()
     }
 
-    /// Whether resources of the provider name a node of that id, which is none of theirs.
-    pub(super) fn is_taken(&self, provider: &ProviderName, id: &NodeId) -> bool {
-        self.all_withheld().get(provider).is_some_and(|withheld| withheld.named.contains(id))
+    /// Nodes that resources of the provider name and that were on no record when it was last searched.
+    pub(super) fn taken_numbers(&self, provider: &ProviderName) -> BTreeSet<NodeId> {
+        self.all_withheld().get(provider).map(|withheld| withheld.named.clone()).unwrap_or_default()
     }
 
     /// Removes records of what is held back that nobody has looked after for long: their provider is in no launcher's

@@ -288,9 +288,12 @@ impl Launcher {
     ) -> Result<Held<Node>, ZkError> {
         cloud.searched.wait(FIRST_SEARCH).await;
         loop {
+            // A search that ends while the record is made may have seen it, and no number that is on record is taken; one that
+            // began before sees what the last one did not.
+            let before = self.taken_numbers(&pool.provider);
             let held = self.zk.create_node(node.clone(), |node| launch.announce(node)).await?;
             let id = held.record().id.clone();
-            if !self.is_taken(&pool.provider, &id) {
+            if !before.contains(&id) && !self.taken_numbers(&pool.provider).contains(&id) {
                 return Ok(held);
             }
             info!(logger = %pool_logger(pool), node = %id, "The number {id} is passed over: something in the cloud bears it");

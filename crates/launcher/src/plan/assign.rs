@@ -78,10 +78,7 @@ impl Pass<'_> {
             let mut memory = self.memories.take(&state.key);
             self.assign_in(&mut memory, state, provider, pool, &mut accepted, &mut declines);
             for verdict in memory.asking() {
-                self.plan.wants.extend(verdict.wants.iter().cloned());
-                if verdict.is_starved {
-                    self.plan.starved.insert(state.key.provider.clone());
-                }
+                self.repeat(&state.key, verdict);
             }
             if !memory.waiting.is_empty() {
                 self.plan.pools_waited_for.insert(state.key.clone());
@@ -159,20 +156,17 @@ impl Pass<'_> {
                 Some(Verdict::Decline(reason)) => {
                     declines.entry(rank.id.clone()).or_default().push((key.clone(), reason));
                 }
-                Some(Verdict::AllWait(waits)) if !self.one_by_one => {
-                    let (reason, is_first) = (waits.reason.clone(), class.requests.first() == Some(rank));
-                    if memory.wait(id, rank.clone(), waits, is_first, self.world.now) {
+                Some(Verdict::AllWait(verdict)) if !self.one_by_one => {
+                    let (reason, is_first) = (verdict.reason.clone(), class.requests.first() == Some(rank));
+                    if memory.wait(id, rank.clone(), verdict, is_first, self.world.now) {
                         let (pool, from) = (key.clone(), rank.clone());
                         self.plan.newly_waiting.push(NewlyWaiting { class: id, pool, from, reason });
                     }
                     continue;
                 }
-                Some(Verdict::AllWait(waits)) => {
-                    self.plan.wants.extend(waits.wants);
-                    if waits.is_starved {
-                        self.plan.starved.insert(key.provider.clone());
-                    }
-                    self.plan.wait(&rank.id, key, Waiting { reason: waits.reason, paused: false });
+                Some(Verdict::AllWait(verdict)) => {
+                    self.repeat(key, &verdict);
+                    self.plan.wait(&rank.id, key, Waiting { reason: verdict.reason, paused: false });
                 }
                 Some(Verdict::Wait(reason)) => {
                     self.plan.wait(&rank.id, key, Waiting { reason, paused: false });
@@ -184,6 +178,14 @@ impl Pass<'_> {
         }
         let until = Grounds::until(self.world, self.common, key);
         memory.end(grounds.filter(|_| !has_accepted), began_with_all, until);
+    }
+
+    /// What every plan says again as long as a class waits: what has to be found out, and who is starved.
+    fn repeat(&mut self, pool: &PoolKey, verdict: &ClassVerdict) {
+        self.plan.wants.extend(verdict.wants.iter().cloned());
+        if verdict.is_starved {
+            self.plan.starved.insert(pool.provider.clone());
+        }
     }
 
     /// What a pool makes of the next request of a class; `None` where it is not to look at it.

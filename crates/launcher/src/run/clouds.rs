@@ -116,21 +116,21 @@ pub struct Question {
     at: Timestamp,
 }
 
-/// Whether requests wait in the pools of a provider.
-struct Waited {
+/// The providers in whose pools requests of a plan wait.
+pub struct Waited<'a> {
     /// For quota.
-    paused: bool,
+    for_quota: BTreeSet<&'a ProviderName>,
     /// For that or anything else.
-    anyhow: bool,
+    at_all: BTreeSet<&'a ProviderName>,
 }
 
-impl Waited {
-    fn of(plan: &Plan, provider: &ProviderName) -> Self {
-        let is_here = |pool: &PoolKey| pool.provider == *provider;
-        let paused = plan.starved.contains(provider) || plan.paused.iter().any(is_here);
-        let anyhow =
-            paused || plan.waiting.keys().any(|(_, pool)| is_here(pool)) || plan.pools_waited_for.iter().any(is_here);
-        Self { paused, anyhow }
+impl<'a> Waited<'a> {
+    /// Those of a plan.
+    pub fn of(plan: &'a Plan) -> Self {
+        let for_quota: BTreeSet<_> = plan.starved.iter().chain(plan.paused.iter().map(|pool| &pool.provider)).collect();
+        let pools = plan.waiting.keys().map(|(_, pool)| pool).chain(&plan.pools_waited_for);
+        let at_all = pools.map(|pool| &pool.provider).chain(for_quota.iter().copied()).collect();
+        Self { for_quota, at_all }
     }
 }
 
@@ -300,11 +300,11 @@ impl Clouds {
     }
 
     /// Quotas that a plan relies on and that are too old; and when the next one becomes so.
-    pub fn quotas_to_refresh(&self, plan: &Plan, now: Timestamp) -> (Vec<Want>, Option<Timestamp>) {
+    pub fn quotas_to_refresh(&self, waited: &Waited<'_>, now: Timestamp) -> (Vec<Want>, Option<Timestamp>) {
         let mut wants = Vec::new();
         let mut next = None;
         for (name, entry) in self.open().iter() {
-            let Waited { paused, anyhow: relied_on } = Waited::of(plan, name);
+            let (paused, relied_on) = (waited.for_quota.contains(name), waited.at_all.contains(name));
             let due = entry.state.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
             if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.state.quota_at == 0.0) {
                 continue;
@@ -318,10 +318,10 @@ impl Clouds {
         (wants, next)
     }
 
-    /// Tells each provider whether a plan has requests that wait for what deletions free.
-    pub fn tell_who_waits(&self, plan: &Plan) {
+    /// Tells each provider whether requests wait in its pools: for what deletions free, maybe.
+    pub fn tell_who_waits(&self, waited: &Waited<'_>) {
         for (name, entry) in self.open().iter().filter(|(_, entry)| entry.started) {
-            entry.cloud.provider.room_is_wanted(Waited::of(plan, name).anyhow);
+            entry.cloud.provider.room_is_wanted(waited.at_all.contains(name));
         }
     }
 

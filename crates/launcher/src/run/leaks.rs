@@ -354,6 +354,11 @@ impl Launcher {
         self.all_withheld().get(provider).map(|withheld| withheld.named.clone()).unwrap_or_default()
     }
 
+    /// Whether a number is among them.
+    pub(super) fn is_taken(&self, provider: &ProviderName, id: &NodeId) -> bool {
+        self.all_withheld().get(provider).is_some_and(|withheld| withheld.named.contains(id))
+    }
+
     /// Removes records of what is held back that nobody has looked after for long: their provider is in no launcher's
     /// configuration any more, or their builder does not run. It must have been so all the time as this process saw it, so
     /// that a launcher that is being restarted does not lose its own.

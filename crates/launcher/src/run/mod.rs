@@ -52,7 +52,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
 pub use self::report::Readiness;
-use self::{book::Book, clouds::Clouds};
+use self::{
+    book::Book,
+    clouds::{Clouds, Waited},
+};
 use crate::plan::{News, Plan, Planner, PoolKey, PoolState, Timing, WaitingSince, World, keeper_of};
 
 /// The logger's name in the log, as upstream's.
@@ -271,8 +274,9 @@ impl Launcher {
             })
         };
         self.stats.plan(started.elapsed());
-        self.clouds.tell_who_waits(&plan);
-        let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&plan, now);
+        let waited = Waited::of(&plan);
+        self.clouds.tell_who_waits(&waited);
+        let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&waited, now);
         self.publish_pauses(&plan);
         self.say_what_waits(&mut plan, now);
         let wake_at = [plan.wake_at, recheck_at, refresh_at, look_again_at, self.check_again_at(now)]

@@ -293,7 +293,7 @@ impl Launcher {
             let before = self.taken_numbers(&pool.provider);
             let held = self.zk.create_node(node.clone(), |node| launch.announce(node)).await?;
             let id = held.record().id.clone();
-            if !before.contains(&id) && !self.taken_numbers(&pool.provider).contains(&id) {
+            if !before.contains(&id) && !self.is_taken(&pool.provider, &id) {
                 return Ok(held);
             }
             info!(logger = %pool_logger(pool), node = %id, "The number {id} is passed over: something in the cloud bears it");

@@ -6,10 +6,10 @@
 //! walked anew. Between that nothing is read: an idle cache is silent.
 //!
 //! Events carry no data, so a newer state can be read before its event arrives; data is applied only if its `mzxid` is
-//! newer. A lock's end that follows on a change of its record counts when that has been read. Our own writes go in at once, so that a planner never sees what we have just changed, and are not read
-//! ([`echoes`]). But only a creation puts
-//! in what was not there ([`removals`] says when not even that): whatever else we read or wrote may be gone by now, and
-//! the event that says so applied.
+//! newer. A lock's end that follows on a change of its record counts when that has been read. Our own writes go in at once,
+//! so that a planner never sees the state from before them, and are not read ([`echoes`]). But only a creation puts in what
+//! was not there ([`removals`] says when not even that): whatever else we read or wrote may be gone by now, and the event
+//! that says so applied.
 //!
 //! [`tree`] is the state and its changes, [`follow`] the task that feeds it.
 

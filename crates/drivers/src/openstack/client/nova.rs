@@ -82,13 +82,23 @@ struct Current {
 
 impl Nova {
     pub fn new(provider: ProviderName, config: &config::OpenStack, context: &Context) -> Self {
+        Self::of(provider, config.cloud.clone(), config.region_name.clone(), config.rate, context.clone())
+    }
+
+    fn of(
+        provider: ProviderName,
+        cloud: Option<String>,
+        region: Option<String>,
+        rate: Duration,
+        context: Context,
+    ) -> Self {
         Self {
             meter: Meter { provider: provider.clone(), calls: context.calls.clone() },
             provider,
-            cloud: config.cloud.clone(),
-            region: config.region_name.clone(),
-            rate: config.rate,
-            context: context.clone(),
+            cloud,
+            region,
+            rate,
+            context,
             current: Mutex::default(),
             settings: std::sync::RwLock::default(),
             opened: AtomicU64::default(),
@@ -372,21 +382,8 @@ fn marked(error: CloudError) -> CloudError {
 impl Nova {
     /// The way into a test's cloud.
     pub fn of_test(cloud: &str, clouds_yaml: &str) -> Self {
-        Self {
-            provider: "test".into(),
-            cloud: Some(cloud.to_owned()),
-            region: None,
-            rate: Duration::ZERO,
-            context: Context::default().with_variable("OS_CLIENT_CONFIG_FILE", clouds_yaml),
-            meter: Meter { provider: "test".into(), calls: crate::ApiCalls::default() },
-            current: Mutex::default(),
-            settings: std::sync::RwLock::default(),
-            opened: AtomicU64::default(),
-            scope: std::sync::RwLock::default(),
-            warned: std::sync::Mutex::default(),
-            page_deadlines: PageDeadlines::default(),
-            ipv6: Ipv6Route::default(),
-        }
+        let context = Context::default().with_variable("OS_CLIENT_CONFIG_FILE", clouds_yaml);
+        Self::of("test".into(), Some(cloud.to_owned()), None, Duration::ZERO, context)
     }
 }
 

@@ -1,8 +1,8 @@
-//! The command line: upstream's sub-commands, options and words (interfaces.md 2).
+//! The command line: upstream's sub-commands, options and words.
 //!
 //! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
 //! sub-command, a usage error is status 2. `leaks`, `build-log` and `create` are ours alone; the last one
-//! has the words and options of the operator's command of that name (sf-operator.md 9).
+//! has the words and options of the operator's command of that name.
 
 use std::path::PathBuf;
 

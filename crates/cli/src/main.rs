@@ -1,7 +1,7 @@
 //! `nodepool`: the command line. Wiring only: arguments, log, one command, exit status.
 //!
 //! Output goes to stdout and is upstream's to the character; logs and errors go to stderr. The exit status is 0, 1
-//! for an error, 2 for a wrong command line (interfaces.md 2).
+//! for an error, 2 for a wrong command line.
 
 mod aliens;
 mod args;

@@ -1,5 +1,4 @@
-//! `config-validate`: one file and that with our own keys, no secure file, no ZooKeeper, no cloud, any environment
-//! (traps.md 19).
+//! `config-validate`: one file and that with our own keys, no secure file, no ZooKeeper, no cloud, any environment.
 //!
 //! It speaks through the log, on stderr, as upstream's does; but each error is a line of its own with its place. Warnings
 //! come first, so that the last line of a file that is refused is an error, next to the prompt.

@@ -1,10 +1,10 @@
 //! What people see of the records: the tables that the command line prints and the HTTP API serves.
 //!
 //! Each function turns [`Records`] into a [`Table`], pure and at a given time; [`Table`] renders it as text or JSON.
-//! Column keys, headers and values are nodepool 11.0.0's (`status.py`, interfaces.md 2.2), to the character. Two
+//! Column keys, headers and values are nodepool 11.0.0's (`status.py`), to the character. Two
 //! things differ on purpose: rows come in the order of their ids (upstream: in the order of the cache or of
 //! ZooKeeper, which is arbitrary), and JSON rows of `request-list` may carry `decline_reasons`. A record that cannot
-//! be used is left out; upstream ends the whole command there (traps.md 2).
+//! be used is left out; upstream ends the whole command there.
 
 mod table;
 

@@ -248,7 +248,7 @@ pub trait LaunchProgress: Send + Sync {
 
 /// A server that can be connected to.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)] // the node's fields of the same names: zookeeper.md 4.3
+#[allow(missing_docs)] // the node's fields of the same names
 pub struct Instance {
     pub external_id: Value,
     pub interface_ip: Option<String>,
@@ -262,7 +262,7 @@ pub struct Instance {
     pub driver_data: Option<Value>,
     pub slot: Option<i64>,
     pub node_properties: Map<String, Value>,
-    /// What Zuul connects with, where that is more than a port (drivers.md 7).
+    /// What Zuul connects with, where that is more than a port.
     pub connection_port: Option<Value>,
     /// What it really takes.
     pub resources: Resources,

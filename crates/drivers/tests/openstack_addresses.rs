@@ -1,4 +1,4 @@
-//! Addresses and floating IPs of servers on a real OpenStack: drivers.md 1.5.
+//! Addresses and floating IPs of servers on a real OpenStack.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
 
 mod common;

@@ -1,4 +1,4 @@
-//! What people and broken launches leave in a project, and what the driver removes of it: drivers.md 1.5. In the small
+//! What people and broken launches leave in a project, and what the driver removes of it. In the small
 //! project, because clean-up looks at all of a project.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
 

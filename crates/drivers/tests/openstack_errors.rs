@@ -1,4 +1,4 @@
-//! What a real OpenStack refuses, and how that is classed: drivers.md 1.6 and 1.7.
+//! What a real OpenStack refuses, and how that is classed.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
 
 mod common;

@@ -1,4 +1,4 @@
-//! Servers on a real OpenStack, from their making to their end: drivers.md 1.2 to 1.4.
+//! Servers on a real OpenStack, from their making to their end.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
 
 mod common;

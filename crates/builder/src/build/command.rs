@@ -1,4 +1,4 @@
-//! What a build runs (`nodepool 11.0.0: builder.py _buildImage`; interfaces.md 3.4).
+//! What a build runs (`nodepool 11.0.0: builder.py _buildImage`).
 
 use std::{
     env,
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(command.environment.last(), Some(&("DIB_RELEASE".to_owned(), "other".to_owned())));
     }
 
-    /// The operator's documented line, with its Python script at that path: what it gets is what sf-operator.md 8 says.
+    /// The operator's documented line, with its Python script at that path: ours gets the arguments that the script documents.
     #[test]
     fn the_operators_dib_ansible_by_name_is_ours_with_the_same_arguments() {
         for program in ["/usr/local/bin/dib-ansible", "dib-ansible"] {

@@ -109,7 +109,7 @@ fn is_executable(path: &Path) -> bool {
 enum Origin {
     /// `dib-ansible` of this program.
     Own,
-    /// The operator's script, which ours takes the place of (sf-operator.md 8).
+    /// The operator's script, which ours takes the place of.
     Operator,
     /// A script of the site.
     Other,

@@ -1,4 +1,4 @@
-//! `dib-ansible`'s command line: the operator's wrapper's (sf-operator.md 8), and options of ours.
+//! `dib-ansible`'s command line: the operator's wrapper's, and options of ours.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
 //! `dib-ansible` within nodepool-builder: which `dib-cmd` means it, and how a process knows that it is one.
 //!
-//! The operator mounts a Python script of that name over whatever its images have (sf-operator.md 8), and diskimages say
+//! The operator mounts a Python script of that name over whatever its images have, and diskimages say
 //! `dib-cmd: /usr/local/bin/dib-ansible PLAYBOOK`. What they mean is a program that takes these arguments, which the builder has
 //! in its own executable: it starts itself (`/proc/self/exe`) under that name, in the place of the file. So a build is a child
 //! process as any other `dib-cmd`'s is, with its group, its log and its time.

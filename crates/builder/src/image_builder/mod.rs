@@ -1,7 +1,7 @@
 //! The image-builder host: images made by a playbook on another machine, over SSH.
 //!
 //! All of it lives in `dib-ansible`, a process that a build runs as any other `dib-cmd`: nodepool-builder's own executable
-//! under that name ([`builtin`]). It is the operator's wrapper, argument by argument (sf-operator.md 8), and does what that
+//! under that name ([`builtin`]). It is the operator's wrapper, argument by argument, and does what that
 //! leaves to chance:
 //!
 //! ```text

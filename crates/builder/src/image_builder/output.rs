@@ -25,7 +25,7 @@ pub fn missing(files: &[PathBuf]) -> Vec<&PathBuf> {
 
 /// What the newest earlier image of the same name takes on disk, in these formats together; 0: there is none.
 ///
-/// Images are called `NAME-BUILD` (builder.md 4).
+/// Images are called `NAME-BUILD`.
 pub fn space_of_last(output: &Path, formats: &[String]) -> u64 {
     let Some((name, _)) = output.file_name().and_then(|name| name.to_str()?.rsplit_once('-')) else { return 0 };
     let entries = fs::read_dir(directory(output)).into_iter().flatten().filter_map(Result::ok);

@@ -1,7 +1,7 @@
 //! Our lines in the build log.
 //!
 //! They begin like those of the operator's Ansible callback (`2026-11-25 22:40:32.123456 | `), by which its log
-//! forwarding tells the time of a line (sf-operator.md 4, 11).
+//! forwarding tells the time of a line.
 
 use std::io::Write as _;
 

@@ -34,7 +34,7 @@ use super::{
     targets::{self, TargetsError},
 };
 
-/// The operator's (sf-operator.md 8).
+/// Where the operator's wrapper finds it.
 const ANSIBLE_PLAYBOOK: &str = "/usr/bin/ansible-playbook";
 /// Of which `image-builders` count where none are passed.
 const CONFIG: &str = "/etc/nodepool/nodepool.yaml";

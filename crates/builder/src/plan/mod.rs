@@ -17,7 +17,7 @@
 //! * Of an image that is missing from our configuration we delete what we have built ourselves. Upstream deletes what it
 //!   can reach of anybody's.
 //! * What a builder that died left half done is given half a minute to be taken up again by its own builder.
-//! * Records without data are removed: they break the clean-up of a Python builder (traps.md 5).
+//! * Records without data are removed: the clean-up of a Python builder fails on them in each cycle.
 //! * Beside a builder of Python Nodepool's, clean-up is left to it for as long as it does it, and beside others of ours each
 //!   deletes the images of its own builds ([`retire`]): what a peer takes away is left alone.
 //!

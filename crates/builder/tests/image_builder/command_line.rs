@@ -1,4 +1,4 @@
-//! `dib-ansible` beside the operator's wrapper (sf-operator.md 8): what ansible-playbook gets, argument by argument, and
+//! `dib-ansible` beside the operator's wrapper: what ansible-playbook gets, argument by argument, and
 //! what is said of wrong arguments. ansible-playbook is a program that writes down how it was called.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};

@@ -1,4 +1,4 @@
-//! `diskimages` with inheritance (config.md 6).
+//! `diskimages` with inheritance.
 //!
 //! Each entry is read once, with every key optional; then each image that is not abstract is made by laying the chain
 //! of its parents over the defaults, root first, and itself last. The rules of which value overrides are upstream's,

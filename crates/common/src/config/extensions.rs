@@ -1,7 +1,7 @@
 //! Our own keys in a file of their own, [`NAME`].
 //!
 //! Python's `config-validate` refuses a `nodepool.yaml` that has a key which Nodepool 11.0.0 does not know, and where it is
-//! the gate of a configuration repository (sf-operator.md 10), such a file never gets in. So each of our keys ([`OWN`]) can
+//! the gate of a configuration repository, such a file never gets in. So each of our keys ([`OWN`]) can
 //! stand in a second file, which has the structure of nodepool.yaml and nothing in it but these keys, beside the names of
 //! what they belong to:
 //!
@@ -47,7 +47,7 @@ use super::{
 /// The file's name.
 pub const NAME: &str = "nodepool-extensions.yaml";
 
-/// Where the operator has its clone of the configuration repository, below the home directory (sf-operator.md 5).
+/// Where the operator has its clone of the configuration repository, below the home directory.
 const CLONE: &str = "config/nodepool";
 
 /// Files beside the second one of which it may speak.

@@ -3,7 +3,7 @@
 //! [`Fields`] hands out the values of the keys that a section has, converts them, and at [`Fields::finish`] reports the
 //! keys that it was never asked for: so whoever reads a section asks for all of its keys, whatever is wrong with one of
 //! them. A value that cannot be used is reported where it stands and counts as absent, so that one load finds every error.
-//! A key without a value (`labels:`) is absent too; upstream's schema rejects it (config.md 2).
+//! A key without a value (`labels:`) is absent too; upstream's schema rejects it.
 //!
 //! The readers of lists and mappings are in `collections`, those of limits and times in `numbers`.
 //!

@@ -1,4 +1,4 @@
-//! The top level but for diskimages and providers (config.md 2-5, 7) and the secure file (config.md 8).
+//! The top level but for diskimages and providers and the secure file.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The keys of a `kubernetes`, `openshift` or `openshiftpods` provider (config.md 11-13).
+//! The keys of a `kubernetes`, `openshift` or `openshiftpods` provider.
 //!
 //! One reader for the three: `kind` says where they differ. Two spellings of nodepool 11.0.0 are repaired:
 //! `default-label-extra-resources` counts (upstream validates it and reads another name), and so does `max-pods`

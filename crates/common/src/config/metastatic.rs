@@ -1,4 +1,4 @@
-//! The keys of a `metastatic` provider: labels whose nodes stand on nodes of other providers (config.md 15).
+//! The keys of a `metastatic` provider: labels whose nodes stand on nodes of other providers.
 
 use std::time::Duration;
 

@@ -9,8 +9,7 @@
 //! Two readings of the same walkers, told apart by the report's mode: [`load`] is the daemons' (what upstream's would
 //! ignore or take as it comes is a warning, and an error within a provider breaks that provider only), [`validate`]
 //! that of `nodepool config-validate` (strict as upstream's schema). Both find all errors, not only the first, and
-//! say where each stands. Where upstream's schema rejects what its daemons use without harm, we accept it
-//! (config.md 17, traps.md 20).
+//! say where each stands. Where upstream's schema rejects what its daemons use without harm, we accept it.
 //!
 //! What the files import of each other goes one way, from a row to rows above it, but for one call: `advice` learns which keys
 //! there are from the readers, run over one of everything.
@@ -125,7 +124,7 @@ pub struct Loaded {
 }
 
 /// Loads the configuration as the daemons do: `path`, what the file with our own keys adds to it ([`extensions`]), and what a
-/// secure file overrides in it (config.md 8).
+/// secure file overrides in it.
 ///
 /// Errors outside of providers are returned, all of them; those within one only leave it out
 /// ([`Loaded::broken_providers`]), those within a pool, a label of a pool or a static host only that
@@ -177,7 +176,7 @@ fn load_with(
 }
 
 /// Checks a configuration as `nodepool config-validate` does: that file, and `extensions` with it, without its secure file,
-/// without any cloud, with whatever environment there is (traps.md 19).
+/// without any cloud, with whatever environment there is: so the operator's check of a change runs it.
 pub fn validate(path: &Path, extensions: Option<&Path>) -> Result<Vec<Warning>, ConfigErrors> {
     let env = Environment::of_this_process();
     let report = report(path, Mode::Strict);

@@ -1,4 +1,4 @@
-//! The keys of an `openstack` or `fake` provider (config.md 10).
+//! The keys of an `openstack` or `fake` provider.
 
 use std::{path::PathBuf, time::Duration};
 

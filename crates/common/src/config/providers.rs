@@ -1,4 +1,4 @@
-//! `providers`: what all drivers have in common, and which driver reads the rest (config.md 9).
+//! `providers`: what all drivers have in common, and which driver reads the rest.
 //!
 //! What is wrong within one label of a pool, or one host of a static one, breaks only that when the daemons load, what else is
 //! wrong within one pool only that pool, and what else is wrong within one provider only that one: it is left out, with its

@@ -1,6 +1,6 @@
 //! Noticing that the configuration has changed, and that whoever writes it has finished.
 //!
-//! The operator rewrites the file in place (traps.md 18), so at any moment it may be half there: gone, empty, cut off
+//! The operator rewrites the file in place, not by a rename, so at any moment it may be half there: gone, empty, cut off
 //! in the middle of a line, or cut off where the rest happens to be a valid configuration with fewer providers. A
 //! change is therefore taken when the files have stood still: at once if they are older than a second, else when the
 //! next poll finds them unchanged; an invalid file is reported when two polls have found the same one; and one that
@@ -8,8 +8,8 @@
 //! an ordinary change is taken within two.
 //!
 //! What belongs together may be in two files, nodepool.yaml and that of our own keys ([`extensions`]), which the operator
-//! replaces one after the other: the second by `git reset`, in its clone, then nodepool.yaml from what is there
-//! (sf-operator.md 5). So a change of the second alone is taken when it has stood still for three seconds; usually the
+//! replaces one after the other: the second by `git reset`, in its clone, then nodepool.yaml from what is there.
+//! So a change of the second alone is taken when it has stood still for three seconds; usually the
 //! change of nodepool.yaml comes first, and both are taken at once. Should it come later, then what counts meanwhile is the
 //! new second with the old nodepool.yaml, and the next load mends that: an entry that finds nothing is a warning.
 

@@ -1,4 +1,4 @@
-//! The text of a configuration file: read, decoded, and with `%(NODEPOOL_X)` substituted (config.md 1).
+//! The text of a configuration file: read, decoded, and with `%(NODEPOOL_X)` substituted.
 
 use std::{ffi::OsString, io::ErrorKind, path::Path};
 

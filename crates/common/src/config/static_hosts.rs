@@ -1,4 +1,4 @@
-//! The keys of a `static` provider: hosts that are there already (config.md 14).
+//! The keys of a `static` provider: hosts that are there already.
 //!
 //! `labels` may be one text with spaces in it. Upstream offers each of its words and registers nodes that have the whole
 //! text for their label, which no request ever fits; here the words count.

@@ -31,10 +31,10 @@ impl fmt::Display for Place {
     }
 }
 
-/// The whole of `nodepool.yaml` and its secure file (config.md).
+/// The whole of `nodepool.yaml` and its secure file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `webapp` (config.md 4).
+    /// `webapp`.
     pub webapp: WebApp,
     /// `elements-dir`.
     pub elements_dir: Option<PathBuf>,
@@ -44,23 +44,23 @@ pub struct Config {
     pub build_log_dir: Option<PathBuf>,
     /// `build-log-retention`; negative: keep all.
     pub build_log_retention: i64,
-    /// `zookeeper-servers`, `zookeeper-tls`, `zookeeper-timeout` (config.md 3).
+    /// `zookeeper-servers`, `zookeeper-tls`, `zookeeper-timeout`.
     pub zookeeper: ZooKeeper,
-    /// `labels` (config.md 5).
+    /// `labels`.
     pub labels: IndexMap<LabelName, Label>,
-    /// `diskimages` with inheritance applied, abstract ones left out (config.md 6).
+    /// `diskimages` with inheritance applied, abstract ones left out.
     pub diskimages: IndexMap<ImageName, Arc<Diskimage>>,
     /// `image-builders`, ours: the hosts that diskimages with `ansible` are built on, in the order of the file.
     pub image_builders: Vec<ImageBuilder>,
-    /// `providers` (config.md 9).
+    /// `providers`.
     pub providers: IndexMap<ProviderName, Arc<Provider>>,
     /// `max-hold-age`; `None`: for ever.
     pub max_hold_age: Option<Duration>,
-    /// `tenant-resource-limits`; a resource that is absent is unlimited (config.md 7).
+    /// `tenant-resource-limits`; a resource that is absent is unlimited.
     pub tenant_limits: IndexMap<TenantName, Resources>,
 }
 
-/// `webapp` (config.md 4). Read once, at start.
+/// `webapp`. Read once, at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebApp {
     /// Default 8005.
@@ -75,7 +75,7 @@ impl Default for WebApp {
     }
 }
 
-/// How to reach ZooKeeper (config.md 3).
+/// How to reach ZooKeeper.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ZooKeeper {
     /// In the order of the file.
@@ -102,16 +102,16 @@ pub struct ZooKeeperServer {
 pub struct ZooKeeperTls {
     /// The client's certificate, PEM.
     pub cert: PathBuf,
-    /// Its key, PEM; a PKCS#8 key in a block labelled `RSA PRIVATE KEY` is accepted (traps.md 16).
+    /// Its key, PEM; a PKCS#8 key in a block labelled `RSA PRIVATE KEY`, as the operator makes it, is accepted.
     pub key: PathBuf,
     /// The authority that the server's certificate must chain to, PEM.
     pub ca: PathBuf,
     /// Ours, `verify-hostname`, default false: whether the server's certificate must carry its host name, which the
-    /// operator's does not (traps.md 17).
+    /// operator's does not.
     pub verify_hostname: bool,
 }
 
-/// One of `labels` (config.md 5).
+/// One of `labels`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     /// Its name.
@@ -122,9 +122,9 @@ pub struct Label {
     pub max_ready_age: Option<Duration>,
 }
 
-/// One of `diskimages`, parents merged in (config.md 6).
+/// One of `diskimages`, parents merged in.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // each field is the key of its name in config.md 6
+#[allow(missing_docs)] // each field is the key of its name
 pub struct Diskimage {
     pub name: ImageName,
     pub dib_cmd: String,
@@ -189,7 +189,7 @@ pub struct ImageBuilder {
     pub directory: Option<PathBuf>,
 }
 
-/// One of `providers`: what every driver has (config.md 9).
+/// One of `providers`: what every driver has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Provider {
     /// Its name.
@@ -269,7 +269,7 @@ impl std::fmt::Display for HostId {
     }
 }
 
-/// An item of `nodes` in a pool of a `static` provider (config.md 14).
+/// An item of `nodes` in a pool of a `static` provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaticHost {
     /// What tells it from others.
@@ -318,7 +318,7 @@ impl Metastatic {
     }
 }
 
-/// A label of a `metastatic` provider (config.md 15).
+/// A label of a `metastatic` provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetastaticLabel {
     /// Its name.
@@ -401,9 +401,9 @@ impl Driver {
     }
 }
 
-/// An `openstack` provider's own keys (config.md 10).
+/// An `openstack` provider's own keys.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // each field is the key of its name in config.md 10; comments only where that is not all
+#[allow(missing_docs)] // each field is the key of its name; comments only where that is not all
 pub struct OpenStack {
     /// `None`: the only cloud of clouds.yaml, as the SDK decides.
     pub cloud: Option<String>,
@@ -497,7 +497,7 @@ pub enum LabelImage {
     CloudImage(String),
 }
 
-/// A `kubernetes`, `openshift` or `openshiftpods` provider's own keys (config.md 11-13).
+/// A `kubernetes`, `openshift` or `openshiftpods` provider's own keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kubernetes {
     /// Which of the three.
@@ -561,7 +561,7 @@ pub enum PodTemplate {
     Container(Box<PodContainer>),
 }
 
-/// A container as the label's keys describe it (config.md 11, form A).
+/// A container as the label's keys describe it, where the pod is not given whole (`spec`).
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // each field is the key of its name; comments only where that is not all
 pub struct PodContainer {

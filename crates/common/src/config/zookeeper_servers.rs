@@ -1,4 +1,4 @@
-//! `zookeeper-servers` (config.md 3): names and addresses, each with its port.
+//! `zookeeper-servers`: names and addresses, each with its port.
 //!
 //! Upstream glues `host`, `port` and `chroot` together and hands the text to kazoo, which finds something else in it where
 //! `host` is more than a host. Daemons take what is meant, with a warning; `config-validate` has an error for it.

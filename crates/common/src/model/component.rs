@@ -1,4 +1,4 @@
-//! Components: who is alive. Zuul and Python launchers read the pools' (zookeeper.md 4.6).
+//! Components: who is alive. Zuul and Python launchers read the pools'.
 
 use super::{
     LabelName, LauncherId, Object, PoolName, ProviderName,

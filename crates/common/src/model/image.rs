@@ -6,7 +6,7 @@ use super::{
 };
 
 states! {
-    /// The states of a build (zookeeper.md 4.4).
+    /// The states of a build.
     BuildState {
         /// `dib-cmd` is running.
         Building = "building",
@@ -30,7 +30,7 @@ pub struct UploadKey {
 }
 
 states! {
-    /// The states of an upload (zookeeper.md 4.5).
+    /// The states of an upload.
     UploadState {
         /// Bytes are on their way.
         Uploading = "uploading",
@@ -43,9 +43,9 @@ states! {
     }
 }
 
-/// A build of a diskimage (zookeeper.md 4.4).
+/// A build of a diskimage.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // each field is the key of its name in zookeeper.md 4.4
+#[allow(missing_docs)] // each field is the key of its name
 pub struct ImageBuild {
     pub image: ImageName,
     pub id: BuildId,
@@ -160,9 +160,9 @@ fn shortened(reason: &str) -> String {
 /// Beyond upstream's keys: why a build or an upload failed.
 const REASON: &str = "reason";
 
-/// An upload of a build to a provider (zookeeper.md 4.5).
+/// An upload of a build to a provider.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // each field is the key of its name in zookeeper.md 4.5
+#[allow(missing_docs)] // each field is the key of its name
 pub struct ImageUpload {
     pub image: ImageName,
     pub build: BuildId,

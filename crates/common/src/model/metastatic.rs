@@ -1,5 +1,5 @@
 //! What the metastatic driver writes into nodes: whose a backing node is, and where a node of its own stands
-//! (drivers.md 6).
+//! (`nodepool 11.0.0: driver/metastatic/adapter.py`).
 
 use serde_json::{Map, Value, json};
 

@@ -4,7 +4,7 @@
 //! for everything that is a JSON object with a known state: a key of the wrong type is read as absent and
 //! reported in [`Reading::oddities`]; keys that we don't know, and values that we have not changed, are written back as they
 //! came ([`Extra`], [`json`]). What cannot be used at all (no data, no JSON, an unknown state) is a [`RecordError`], which the caller logs once per version and
-//! steps over (nodepool 11.0.0 raises there and stops a whole pass: traps.md 1, 2).
+//! steps over (nodepool 11.0.0 raises there and stops a whole pass).
 //!
 //! Writing produces exactly what nodepool 11.0.0 writes: the same keys in the same order, with Python's
 //! separators and ASCII escapes ([`wire`]).

@@ -8,7 +8,7 @@ use super::{
 };
 
 states! {
-    /// The states of a node (zookeeper.md 4.3).
+    /// The states of a node.
     NodeState {
         /// Being created or configured; unlocked in this state it is to be deleted.
         Building = "building",
@@ -45,9 +45,9 @@ impl NodeState {
     }
 }
 
-/// A node (zookeeper.md 4.3).
+/// A node.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // each field is the key of its name in zookeeper.md 4.3; comments only where that is not all
+#[allow(missing_docs)] // each field is the key of its name; comments only where that is not all
 pub struct Node {
     /// From the znode's name.
     pub id: NodeId,
@@ -70,7 +70,7 @@ pub struct Node {
     pub public_ipv6: Option<String>,
     pub host_id: Option<String>,
     pub interface_ip: Option<String>,
-    /// A number for ssh and winrm, an object for Kubernetes; never a text (traps.md 8).
+    /// A number for ssh and winrm, an object for Kubernetes; never a text, on which Zuul's executor would fail.
     pub connection_port: Value,
     pub image_id: Option<String>,
     pub launcher: Option<String>,
@@ -254,7 +254,7 @@ impl Node {
     }
 }
 
-/// `type` is a list; a bare text is accepted and wrapped (zookeeper.md 4.3).
+/// `type` is a list; a bare text is accepted and wrapped.
 fn labels(value: &Value) -> Option<Vec<LabelName>> {
     match value {
         Value::String(label) => Some(vec![label.as_str().into()]),
@@ -263,7 +263,7 @@ fn labels(value: &Value) -> Option<Vec<LabelName>> {
     }
 }
 
-/// Texts are coerced; one that is no number means "no expiry" (zookeeper.md 4.3).
+/// Texts are coerced; one that is no number means "no expiry".
 #[allow(clippy::cast_possible_truncation)] // a fraction of a second of a hold is nothing
 fn hold_expiration(value: &Value) -> Option<i64> {
     match value {

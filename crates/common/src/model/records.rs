@@ -58,7 +58,7 @@ pub struct Entry<T> {
     pub record: Result<Arc<T>, RecordError>,
     /// Of its znode.
     pub stat: Stat,
-    /// The children of its lock directory; not empty: probably locked (zookeeper.md 5).
+    /// The children of its lock directory; not empty: probably locked.
     pub contenders: BTreeSet<String>,
     /// Since when there are no contenders, as this process saw it; `None` while there are. Seconds since the epoch.
     pub free_since: Option<Timestamp>,

@@ -11,7 +11,7 @@ use super::{
 pub const MIN_READY_REQUESTOR: &str = "NodePool:min-ready";
 
 states! {
-    /// The states of a node request (zookeeper.md 4.2).
+    /// The states of a node request.
     RequestState {
         /// Nobody has accepted it yet.
         Requested = "requested",
@@ -24,7 +24,7 @@ states! {
     }
 }
 
-/// A node request (zookeeper.md 4.2).
+/// A node request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeRequest {
     /// From the znode's name.

@@ -16,7 +16,7 @@ const SHOWN: usize = 200;
 /// Why a znode's data cannot be used as a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// The znode is there and holds nothing: locking a deleted record leaves this (zookeeper.md 5).
+    /// The znode is there and holds nothing: locking a deleted record leaves this.
     #[error("the record is empty")]
     Empty,
     /// Truncated or not JSON.

@@ -1,10 +1,10 @@
 //! Every metric, declared once, to statsd and Prometheus.
 //!
-//! One method of [`Stats`] is one fact that somebody may want on a dashboard. Where upstream has a metric for it
-//! (interfaces.md 6), the same names go to statsd, byte for byte, if `STATSD_HOST` or `STATSD_PORT` is set; Prometheus
+//! One method of [`Stats`] is one fact that somebody may want on a dashboard. Where upstream has a metric for
+//! it, the same names go to statsd, byte for byte, if `STATSD_HOST` or `STATSD_PORT` is set; Prometheus
 //! has it always, with labels. What upstream does not measure goes to Prometheus only. The names of providers, labels
 //! and hosts are put into statsd names as they are, dots and all, like upstream's, which some exporters' rules do not
-//! match (traps.md 24); only requestors, tenants and limits are normalized.
+//! match; only requestors, tenants and limits are normalized.
 
 mod ages;
 mod count;

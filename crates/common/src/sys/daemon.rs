@@ -1,4 +1,4 @@
-//! Going to the background, as the daemons do without `-f` (interfaces.md 3.1).
+//! Going to the background, as the daemons do without `-f`.
 //!
 //! A program with threads cannot fork safely, so the parent starts itself anew, in a session of its own and without
 //! the terminal, writes the child's pid and ends.

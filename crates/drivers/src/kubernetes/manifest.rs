@@ -1,4 +1,4 @@
-//! What is created in a cluster, as upstream creates it (drivers.md 2.1, 3, 4). Pure.
+//! What is created in a cluster, as upstream creates it. Pure.
 //!
 //! Two of upstream's keys are left out, because the API does not know them there and drops them: `restartPolicy` beside a
 //! pod's `spec`, and `userNames` of a role binding.

@@ -1,7 +1,7 @@
 //! What a site makes once, before `openshiftpods` can begin: a namespace, an account of ours in it with what it may do,
 //! its lasting token, and the kubeconfig that a launcher finds in the site's secret.
 //!
-//! The names, rules and contents are those of `sf-operator nodepool create openshiftpods-namespace` (sf-operator.md 9), so
+//! The names, rules and contents are those of `sf-operator nodepool create openshiftpods-namespace`, so
 //! that either may go on where the other has begun. Each object is made only where it is missing and never changed. In
 //! the secret other keys stay, and so do the other contexts of a kubeconfig that is there already (the operator's own
 //! command replaces it whole).

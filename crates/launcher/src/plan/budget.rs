@@ -1,7 +1,7 @@
 //! What is used and what remains of each quota and limit.
 //!
 //! Usage is what the records say, in every state, plus the launches that have no record yet, plus what this very
-//! pass decides: so decisions of one pass never add up to more than there is (S3).
+//! pass decides: so decisions of one pass never add up to more than there is.
 //!
 //! A node that was made in another project or cluster than the settings lead to now takes nothing of this one's quota. In its
 //! pool, and for its tenant, it counts as long as it is of use. Once it is to be deleted, which nobody can until the settings

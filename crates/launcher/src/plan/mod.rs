@@ -16,7 +16,8 @@
 //!   for ([`assign`]); upstream blocks everything behind the first one.
 //! * The ready siblings of a node that failed are freed when the request is given up ([`serve`]); upstream leaves them
 //!   allocated until the request goes away.
-//! * Room at a quota is made by one deletion at a time ([`serve`]); upstream's guard never triggers (traps.md 12).
+//! * Room at a quota is made by one deletion at a time ([`serve`]); upstream deletes one idle node a second for as long as a
+//!   pool is paused, as its guard never triggers.
 //! * The zone of a request is drawn from its id, so that it is the same after a restart ([`serve`]).
 //! * A request whose labels no registered pool has is declined after two seconds, not at once: the launcher that has
 //!   them may be starting again ([`assign`]).

@@ -202,7 +202,8 @@ impl Pass<'_> {
     }
 
     /// Retires the pool's oldest idle node, unless a node of the pool is on its way out already (`nodepool 11.0.0:
-    /// zk/zookeeper.py deleteOldestUnusedNode`; its guard never triggers, traps.md 12).
+    /// zk/zookeeper.py deleteOldestUnusedNode`; its guard never triggers, as it takes
+    /// seconds for milliseconds).
     fn make_room(&mut self, key: &PoolKey) {
         const GIVE_UP_ON_A_DELETION: f64 = 300.0;
         let world = self.world;
@@ -368,7 +369,8 @@ pub fn reason_unknown(world: &World<'_>, key: &PoolKey, want: &Want) -> Reason {
     Reason::Unknown { want: want.clone(), is_too_old, trouble }
 }
 
-/// The key by which requests are ordered: priority as text, relative priority, sequence as text (zookeeper.md 2).
+/// The key by which requests are ordered: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
+/// zk/zookeeper.py`, `NodeRequest.priority`).
 pub fn order_of<'a>(world: &World<'_>, id: &'a RequestId) -> (&'a str, i64, &'a str) {
     let relative = world.records.requests.get(id).and_then(|e| e.usable()).map_or(0, |r| r.relative_priority);
     (id.priority(), relative, id.sequence())

@@ -177,7 +177,7 @@ fn lost_requests(world: &World<'_>, index: &Index, plan: &mut Plan) {
     }
 }
 
-/// Lock directories outlive their requests, so that nobody removes one that is being used (zookeeper.md 6).
+/// Lock directories outlive their requests, so that nobody removes one that is being used.
 fn request_locks(world: &World<'_>, index: &Index, plan: &mut Plan) {
     for (ctime, id) in &index.requests.litter {
         #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch

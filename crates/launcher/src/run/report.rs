@@ -38,7 +38,7 @@ pub struct Readiness {
 }
 
 impl Launcher {
-    /// `/ready` (traps.md 21).
+    /// What `/ready` answers. The operator's start-up, readiness and liveness probes all ask it.
     pub fn readiness(&self) -> web::Readiness {
         let troubles = self.clouds.troubles();
         let readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);

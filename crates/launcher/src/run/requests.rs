@@ -301,7 +301,7 @@ impl Launcher {
         }
     }
 
-    /// Hands the nodes over. They are unlocked when the request says so, because Zuul locks them next (traps.md 9).
+    /// Hands the nodes over. They are unlocked when the request says so, because Zuul locks them next.
     pub(super) async fn fulfil(&self, id: &RequestId, nodes: &[NodeId]) -> Result<(), ZkError> {
         let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
         let (taken, ours) = {

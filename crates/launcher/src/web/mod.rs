@@ -1,4 +1,4 @@
-//! The launcher's HTTP API: what people, dashboards and the operator's probes read (interfaces.md 5).
+//! The launcher's HTTP API: what people, dashboards and the operator's probes read.
 //!
 //! The server is bound before anything else starts and answers from what it is given: a view of the tree cache, a
 //! readiness, the metrics, the pools ([`WebState`]). It never waits for ZooKeeper or a cloud.
@@ -57,7 +57,7 @@ pub fn read_cache(zk: ZooKeeper) -> ReadRecords {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
     /// Whether the launcher has made its first pass. Once ready it stays so: the probe is liveness too, and a restart
-    /// mends neither a configuration file nor a cloud (traps.md 21).
+    /// mends neither a configuration file nor a cloud.
     pub ready: bool,
     /// What people should know, in whole sentences: the file is invalid and the previous configuration stays in
     /// force, with its errors; a provider that cannot be used, and why; before readiness, what is waited for.

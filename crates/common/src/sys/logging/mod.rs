@@ -2,7 +2,7 @@
 //!
 //! Whoever reads Nodepool's logs today, person or program, must not notice the difference: the same lines
 //! (`2026-11-23 02:57:40,123 INFO nodepool.PoolWorker.rdo-main: [e: …] [node_request: …] [node: …] message`), the same
-//! logger names, the same Python logging configuration with `-l` (interfaces.md 4).
+//! logger names, the same Python logging configuration with `-l`.
 //!
 //! * `layer`: events and spans into `record`s. The fields `event_id`, `request` and `node`, of the event or of a
 //!   span around it, become the annotation; the field `logger` names the logger (else the module does); other fields

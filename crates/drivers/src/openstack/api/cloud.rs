@@ -3,7 +3,7 @@
 //! Everything above this trait (flavor choice, metadata, waiting, quota) is the same for the real cloud
 //! (`client`), the simulated one (`fake::cloud`) and one behind a socket (`fake::remote`), as upstream's fake
 //! driver reuses its openstack adapter. Servers are read from raw Nova JSON, tolerantly: one odd server must never
-//! make a listing fail (traps.md 30).
+//! make a listing fail, as it does for upstream.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -25,7 +25,7 @@ impl CloudError {
         Self { class, message: message.into(), external_id: None, status: None, unanswered: false, elsewhere: false }
     }
 
-    /// An answer of the cloud: classed by its status and its words (drivers.md 1.6).
+    /// An answer of the cloud: classed by its status and its words.
     pub fn answered(status: u16, message: impl Into<String>) -> Self {
         let message = message.into();
         let class = match status {

@@ -27,7 +27,7 @@ const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 /// The first compute microversion that takes `networks: auto`.
 const AUTO_NETWORKS: &str = "2.37";
 
-/// The body of `POST /servers` as the SDK writes it (drivers.md 1.4). `auto`: whether Nova can be asked to choose the
+/// The body of `POST /servers` as the SDK writes it. `auto`: whether Nova can be asked to choose the
 /// network, where none is named; older ones do so unasked.
 fn server_body(create: &CreateServer, auto: bool) -> Value {
     let mut server = json!({"name": create.name, "imageRef": create.image, "flavorRef": create.flavor});

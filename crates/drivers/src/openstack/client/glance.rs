@@ -31,7 +31,7 @@ const OBJECT_CONTAINER: &str = "images";
 const NUMBERS: [&str; 4] = ["min_disk", "min_ram", "size", "virtual_size"];
 const IMPORT_METHOD: &str = "glance-direct";
 
-/// The body of `POST /images` as the SDK writes it (drivers.md 1.8).
+/// The body of `POST /images` as the SDK writes it.
 fn image_body(image: &NewImage, vendor_agent: &Map<String, Value>) -> Value {
     let mut body = Map::new();
     body.insert("container_format".to_owned(), json!(CONTAINER_FORMAT));

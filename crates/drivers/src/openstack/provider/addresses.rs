@@ -1,6 +1,6 @@
 //! Which of a server's addresses are its public and private ones, and which one it is reached at.
 //!
-//! The rule is openstacksdk's (`cloud/meta.py add_server_interfaces`; drivers.md 1.5), with two differences: of
+//! The rule is openstacksdk's (`cloud/meta.py add_server_interfaces`), with two differences: of
 //! several candidates the first is taken without probing port 22 (the host-key scan does that), and a server that has
 //! nothing but a private address is reached there, where the SDK has no answer.
 

@@ -152,7 +152,7 @@ impl OpenStackProvider {
         }
     }
 
-    /// Groups for Ansible, then what the configuration adds, then what finds the server again (drivers.md 1.4).
+    /// Groups for Ansible, then what the configuration adds, then what finds the server again.
     fn metadata(&self, launch: &Launch, label: &config::OpenStackLabel, image: &Image<'_>) -> Map<String, Value> {
         let mut meta = Map::new();
         meta.insert("groups".to_owned(), json!(format!("{},{},{}", self.name, image.name(), label.name)));

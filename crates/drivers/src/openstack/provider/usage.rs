@@ -85,7 +85,7 @@ impl OpenStackProvider {
     }
 }
 
-/// What an existing server takes. A flavor that is gone or hidden counts as one instance (traps.md 30).
+/// What an existing server takes. A flavor that is gone or hidden counts as one instance.
 fn usage(server: &Server, flavors: &[Flavor], sizes: &HashMap<String, f64>) -> Resources {
     let listed = || find_flavor(&server.flavor, flavors).map(|flavor| (flavor.ram, flavor.vcpus));
     let mut resources = Resources::new().with("instances", 1.0);
@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// traps.md 30: upstream's whole listing fails on such a server.
+    /// Upstream's whole listing fails on such a server.
     #[test]
     fn a_server_whose_flavor_is_gone_counts_as_one_instance() {
         let flavors = [Flavor { id: "id-small".to_owned(), name: "small".to_owned(), ram: 2048.0, vcpus: 1.0 }];

@@ -44,7 +44,8 @@ impl Shape {
     }
 }
 
-/// The place of a request in the order: priority as text, relative priority, sequence as text (zookeeper.md 2).
+/// The place of a request in the order: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
+/// zk/zookeeper.py`, `NodeRequest.priority`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rank {
     relative: i64,

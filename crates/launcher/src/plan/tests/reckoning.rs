@@ -71,7 +71,7 @@ fn a_node_on_record_takes_the_ports_of_its_label() {
 }
 
 proptest! {
-    /// S3: whatever the mix, what one plan launches never exceeds quota and limits, and no node is given twice (S1).
+    /// Whatever the mix, what one plan launches never exceeds quota and limits, and no node is given twice.
     #[test]
     fn a_plan_never_exceeds_a_quota_and_never_gives_a_node_twice(
         quota in 0..12_u8,

@@ -90,7 +90,7 @@ fn an_aborted_node_is_let_go_and_its_request_waits_until_the_cloud_may_be_asked_
     assert_eq!(plan.wake_at, Some(NOW + 2.0));
 }
 
-/// Upstream's `test_provider_wont_wedge`; one node at a time (traps.md 12).
+/// Upstream's `test_provider_wont_wedge`; but one node at a time: upstream's guard against one a second never triggers.
 #[test]
 fn at_a_limit_one_idle_node_makes_room() {
     let setting = Setting::new()

@@ -241,16 +241,17 @@ async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
     assert_eq!(placed, Some(0), "known without its event");
     let next = two.kept_lock(&id, "owner").await.unwrap().unwrap();
     assert_eq!(next.version(), kept.version() + 1);
+    let seen_by_one = one.kept_lock(&id, "owner").await.unwrap().unwrap();
     assert!(second.place_on(&next, |node| node.slot = Some(1)).await.unwrap());
     assert_eq!(one.get(&format!("/nodepool/nodes/{id}")).await.unwrap(), record, "peers see no other version of it");
 
     // Who gives it back meanwhile has the same fence.
     let used = |node: &mut Node| node.set_state(NodeState::Used, 9.0);
     assert!(
-        !one.update_kept(&id, &next, true, used).await.unwrap(),
+        !one.update_kept(&id, &seen_by_one, true, used).await.unwrap(),
         "nothing stood on it then, and now something does"
     );
-    assert!(one.update_kept(&id, &next, false, |node| node.comment = Some("new".to_owned())).await.unwrap());
+    assert!(one.update_kept(&id, &seen_by_one, false, |node| node.comment = Some("new".to_owned())).await.unwrap());
     let last = one.kept_lock(&id, "owner").await.unwrap().unwrap();
     assert!(one.update_kept(&id, &last, true, used).await.unwrap());
     assert!(!first.place_on(&last, |node| node.slot = Some(2)).await.unwrap());

@@ -22,9 +22,10 @@ use super::{
     error::is_unknown,
     lock::Contender,
     paths::Spot,
+    protocol::SessionId,
     record::{Record, stat},
     repeated::{self, repeat},
-    session::{SessionId, Shared},
+    session::Shared,
 };
 use crate::model::Stat;
 
@@ -52,9 +53,9 @@ impl ZooKeeper {
         let (path, dir) = (T::path(id), T::lock_dir(id));
         let (session, client) = self.shared.client(VERB, &path).await?;
         let cache = self.shared.cache();
-        let asking = cache.asking();
+        let asking = cache.within(session).asking();
         let _writing = [&path, &dir].map(|path| Spot::parse(path).map(|spot| cache.writing(Write::Of(spot))));
-        let Some((known, known_stat, dir_exists)) = T::unlocked(cache, id) else { return Ok(None) };
+        let Some((known, known_stat, dir_exists)) = T::unlocked(cache.within(session), id) else { return Ok(None) };
         let mut next = T::clone(&known);
         if !change(&mut next) {
             return Ok(None);

@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
-    cache::{Asking, Write, Writing},
+    cache::{Asking, Within, Write, Writing},
     error::{ZkError, is_unknown},
     lock::Contender,
     paths::{self, Spot},
+    protocol::SessionId,
     record::{Record, stat},
     repeated::{self, repeat},
 };
@@ -52,6 +53,8 @@ impl<L> TryLock<L> {
 /// use it in the owner's name.
 #[derive(Clone, Debug)]
 pub struct KeptLock {
+    /// In which it was read: its version says nothing in another one.
+    pub(super) session: SessionId,
     pub(super) path: String,
     pub(super) owner: String,
     pub(super) version: i32,
@@ -194,7 +197,7 @@ impl<T: Record> Held<T> {
     /// A write that found no record.
     fn missed(&self, error: &ZkError) {
         if error.is_no_node() {
-            T::miss(self.contender.shared().cache(), self.record.id());
+            T::miss(self.cache(), self.record.id());
         }
     }
 
@@ -204,7 +207,12 @@ impl<T: Record> Held<T> {
     }
 
     fn remember(&self) {
-        T::cache(self.contender.shared().cache(), &self.record, self.stat);
+        T::cache(self.cache(), &self.record, self.stat);
+    }
+
+    /// For what is learnt in the lock's own session.
+    fn cache(&self) -> Within<'_> {
+        self.contender.shared().cache().within(self.contender.session())
     }
 
     fn path(&self) -> String {
@@ -450,7 +458,7 @@ impl Held<Node> {
     /// A directory that nobody needs any more when the node is gone.
     fn litter(&self) -> Option<String> {
         let request = self.record.allocated_to.as_ref()?;
-        self.contender.shared().cache().read(|records| {
+        self.cache().read(|records| {
             let lock = records.request_locks.get(request)?;
             let is_litter = lock.contenders.is_empty() && !records.requests.contains_key(request);
             is_litter.then(|| paths::request_lock(request))
@@ -458,7 +466,7 @@ impl Held<Node> {
     }
 
     fn gone(self) {
-        self.contender.shared().cache().deleted_node(&self.record.id);
+        self.cache().deleted_node(&self.record.id);
         self.contender.disarm();
     }
 }

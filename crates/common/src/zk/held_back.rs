@@ -39,6 +39,12 @@ impl ZooKeeper {
         before: Option<&Entry<HeldBack>>,
     ) -> Result<bool, ZkError> {
         let path = paths::held_back(holder);
+        // The version that it is from the cache says something of what is there now only in the same session.
+        let (session, _) = self.shared.client("writing", &path).await?;
+        let before_is_comparable = before.is_none() || self.shared.cache().is_of(session);
+        if !before_is_comparable {
+            return Ok(false);
+        }
         match (held, before) {
             (None, None) => Ok(true),
             (Some(held), None) => self.create(&path, &held.write()).await.map(|()| true),

@@ -13,7 +13,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 
 use super::{
     ZkError, ZooKeeper,
-    cache::Asking,
+    cache::{Asking, Within},
     error::is_unknown,
     fenced::TryLock,
     lock::{Attempt, Contender, Unchanged, list_synced, try_acquire},
@@ -57,7 +57,7 @@ impl ZooKeeper {
         const VERB: &str = "locking";
         let dir = work.lock().dir();
         let (session, client) = self.shared.client(VERB, &dir).await?;
-        let asking = self.shared.cache().asking();
+        let asking = self.shared.cache().within(session).asking();
         let fail = |error| ZkError::of(VERB, &dir, error);
         loop {
             let below = match &work {
@@ -197,7 +197,7 @@ impl HeldWork {
     pub async fn create_build(&self, build: &ImageBuild) -> Result<Stat, ZkError> {
         let spot = Spot::Build(build.image.clone(), build.id.clone());
         let (path, data) = (spot.path(), build.write());
-        let asking = self.contender.shared().cache().asking();
+        let asking = self.cache().asking();
         let created = self
             .fenced(
                 "creating",
@@ -219,7 +219,7 @@ impl HeldWork {
         let data = upload.write();
         let prefix = format!("{dir}/");
         let mode = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
-        let asking = self.contender.shared().cache().asking();
+        let asking = self.cache().asking();
         let (path, new) = self
             .fenced(
                 "creating an upload in",
@@ -281,7 +281,7 @@ impl HeldWork {
                 },
             )
             .await;
-        let cache = self.contender.shared().cache();
+        let cache = self.cache();
         match written {
             Ok((_, new)) => {
                 cache.wrote_image_record(spot, data, stat(&new));
@@ -302,11 +302,16 @@ impl HeldWork {
         let client = self.client("deleting", &path)?;
         match repeat(self.contender.shared().deadline(), || client.delete(&path, None)).await {
             Ok(()) | Err(Error::NoNode) => {
-                self.contender.shared().cache().missed_image_record(&Spot::BuildRequest(image.clone()));
+                self.cache().missed_image_record(&Spot::BuildRequest(image.clone()));
                 Ok(())
             }
             Err(error) => Err(ZkError::of("deleting", &path, error)),
         }
+    }
+
+    /// For what is learnt in the lock's own session.
+    fn cache(&self) -> Within<'_> {
+        self.contender.shared().cache().within(self.contender.session())
     }
 
     fn client(&self, verb: &str, path: &str) -> Result<Client, ZkError> {

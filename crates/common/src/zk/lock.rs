@@ -18,11 +18,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult, Stat};
 
-use super::{
-    error::is_unknown,
-    repeated::repeat,
-    session::{SessionId, Shared},
-};
+use super::{error::is_unknown, protocol::SessionId, repeated::repeat, session::Shared};
 
 const MARK: &str = "__lock__";
 const DIGITS: usize = 10;

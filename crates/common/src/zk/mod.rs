@@ -16,6 +16,7 @@
 //!
 //! | | what it has |
 //! |---|---|
+//! | `protocol` | what we speak of with a ZooKeeper |
 //! | `error` `paths` `pem` | errors; where everything is; keys and certificates as they come |
 //! | `tls` `connect` `diagnose` | from the configuration to a connector; why nobody could be reached |
 //! | `cache` | the tree and its changes; its follower alone imports `session` |
@@ -43,6 +44,7 @@ mod lock;
 mod nodes;
 pub mod paths;
 mod pem;
+mod protocol;
 mod raw;
 mod record;
 mod repeated;
@@ -59,7 +61,7 @@ pub use self::{
     error::{SharedError, ZkError},
     fenced::{Held, KeptLock, NotUnlocked, TryLock},
     images::{HeldWork, Work},
+    protocol::SessionId,
     record::Record,
-    session::SessionId,
     zookeeper::ZooKeeper,
 };

@@ -32,7 +32,7 @@ impl ZooKeeper {
     ) -> Result<Held<Node>, ZkError> {
         const VERB: &str = "creating a node in";
         let (session, client) = self.shared.client(VERB, paths::NODES).await?;
-        let asking = self.shared.cache().asking();
+        let asking = self.shared.cache().within(session).asking();
         let _writing = self.shared.cache().writing(Write::NewNode);
         let fail = |error: Error| ZkError::of(VERB, paths::NODES, error);
         node.state = NodeState::Init;
@@ -89,8 +89,8 @@ impl ZooKeeper {
 
     /// Creates a node that is ready and free from the beginning: a static one.
     pub async fn create_ready_node(&self, mut node: Node) -> Result<NodeId, ZkError> {
-        let (_, client) = self.shared.client("creating a node in", paths::NODES).await?;
-        let asking = self.shared.cache().asking();
+        let (session, client) = self.shared.client("creating a node in", paths::NODES).await?;
+        let asking = self.shared.cache().within(session).asking();
         node.set_state(NodeState::Ready, now());
         node.id = self.create_node_record(&client, &node.document()).await?;
         let path = paths::node(&node.id);
@@ -129,14 +129,15 @@ impl ZooKeeper {
     pub async fn try_lock_node(&self, id: &NodeId) -> Result<TryLock<Held<Node>>, ZkError> {
         let (path, dir) = (paths::node(id), paths::node_lock(id));
         let (session, client) = self.shared.client("locking", &path).await?;
-        let asking = self.shared.cache().asking();
+        let cache = self.shared.cache().within(session);
+        let asking = cache.asking();
         let fail = |error| ZkError::of("locking", &path, error);
         loop {
             match try_acquire(&self.shared, session, &client, &dir, &path, None).await.map_err(fail)? {
                 Attempt::Busy | Attempt::Changed => return Ok(TryLock::Busy),
                 Attempt::NoDirectory => {
                     if !self.make_lock_dir(&client, &dir).await.map_err(fail)? {
-                        self.shared.cache().missed_node(id);
+                        cache.missed_node(id);
                         return Ok(TryLock::Gone);
                     }
                 }
@@ -160,7 +161,7 @@ impl ZooKeeper {
                 Waited::TimedOut => return Err(ZkError::LockTimeout { path, timeout }),
                 Waited::NoDirectory => {
                     if !self.make_lock_dir(&client, &dir).await.map_err(fail)? {
-                        self.shared.cache().missed_node(id);
+                        self.shared.cache().within(session).missed_node(id);
                         return Ok(None);
                     }
                 }
@@ -181,7 +182,7 @@ impl ZooKeeper {
     pub async fn kept_lock(&self, id: &NodeId, owner: &str) -> Result<Option<KeptLock>, ZkError> {
         const VERB: &str = "reading the lock of";
         let (path, dir) = (paths::node(id), paths::node_lock(id));
-        let (_, client) = self.shared.client(VERB, &path).await?;
+        let (session, client) = self.shared.client(VERB, &path).await?;
         let fail = |error: Error| ZkError::of(VERB, &path, error);
         let deadline = self.shared.deadline();
         let children = match repeat(deadline, || client.list_children(&dir)).await {
@@ -192,7 +193,7 @@ impl ZooKeeper {
         let Some(path) = holder(&children).map(|name| format!("{dir}/{name}")) else { return Ok(None) };
         match repeat(deadline, || client.get_data(&path)).await {
             Ok((who, stat)) if who == owner.as_bytes() => {
-                Ok(Some(KeptLock { path, owner: owner.to_owned(), version: stat.version }))
+                Ok(Some(KeptLock { session, path, owner: owner.to_owned(), version: stat.version }))
             }
             Ok(_) | Err(Error::NoNode) => Ok(None),
             Err(error) => Err(fail(error)),
@@ -211,8 +212,9 @@ impl ZooKeeper {
     ) -> Result<bool, ZkError> {
         const VERB: &str = "writing";
         let path = paths::node(id);
-        let (_, client) = self.shared.client(VERB, &path).await?;
-        let asking = self.shared.cache().asking();
+        let client = self.shared.client_of(kept.session);
+        let client = client.ok_or_else(|| ZkError::SessionLost { doing: format!("{VERB} {path}") })?;
+        let asking = self.shared.cache().within(kept.session).asking();
         let fail = |error: Error| ZkError::of(VERB, &path, error);
         let (data, now) = match repeat(self.shared.deadline(), || client.get_data(&path)).await {
             Ok(record) => record,
@@ -246,9 +248,9 @@ impl ZooKeeper {
     /// come in the order of what happened, but their records are read one by one: this makes sure that whatever happened
     /// before a record in the cache was written is in it, too.
     pub async fn read_nodes_of(&self, provider: &ProviderName) -> Result<(), ZkError> {
-        let (_, client) = self.shared.client("reading", paths::NODES).await?;
+        let (session, client) = self.shared.client("reading", paths::NODES).await?;
         let cache = self.shared.cache();
-        let asking = cache.asking();
+        let asking = cache.within(session).asking();
         let deadline = self.shared.deadline();
         let fail = |error: Error| ZkError::of("reading", paths::NODES, error);
         let children = repeat(deadline, || client.list_children(paths::NODES)).await.map_err(fail)?;
@@ -280,8 +282,11 @@ impl ZooKeeper {
 
     /// Removes a node without its lock: an empty or unreadable record, or the command line's erase.
     pub async fn delete_node_record(&self, id: &NodeId) -> Result<(), ZkError> {
-        self.delete_recursive(&paths::node(id)).await?;
-        self.shared.cache().deleted_node(id);
+        let path = paths::node(id);
+        let (session, client) = self.shared.client("deleting", &path).await?;
+        let deleted = repeated::delete_recursive(&client, &path, self.shared.deadline()).await;
+        deleted.map_err(|error| ZkError::of("deleting", &path, error))?;
+        self.shared.cache().within(session).deleted_node(id);
         Ok(())
     }
 
@@ -310,7 +315,7 @@ impl ZooKeeper {
             },
             None => None,
         };
-        let problem = useless::<Node>(self.shared.cache(), id, record);
+        let problem = useless::<Node>(self.shared.cache().within(contender.session()), id, record);
         let _ = contender.release(client).await;
         problem.map_or(Ok(None), Err)
     }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     ZkError,
-    cache::{Asking, Cache},
+    cache::{Asking, Within},
     paths,
 };
 use crate::model::{Node, NodeId, NodeRequest, RecordError, RequestId, Stat};
@@ -28,7 +28,7 @@ pub trait Record: Clone + fmt::Debug + Send + Sync + Sized + sealed::Sealed + 's
     fn parse(id: Self::Id, data: &[u8]) -> Result<Self, RecordError>;
     /// Puts what we wrote, or read under the lock, into the cache.
     #[doc(hidden)]
-    fn cache(cache: &Cache, record: &Arc<Self>, stat: Stat);
+    fn cache(cache: Within<'_>, record: &Arc<Self>, stat: Stat);
     /// Tells the cache of our contender before its event arrives.
     #[doc(hidden)]
     fn cache_lock(asking: &Asking, id: &Self::Id, contender: &str);
@@ -38,13 +38,13 @@ pub trait Record: Clone + fmt::Debug + Send + Sync + Sized + sealed::Sealed + 's
     fn cache_lock_dir(asking: &Asking, id: &Self::Id, ctime: i64);
     /// Tells the cache that the record is gone.
     #[doc(hidden)]
-    fn miss(cache: &Cache, id: &Self::Id);
+    fn miss(cache: Within<'_>, id: &Self::Id);
     /// What the cache has of a record that nobody has locked, with its stat and whether its lock's directory is there.
     #[doc(hidden)]
-    fn unlocked(cache: &Cache, id: &Self::Id) -> Option<(Arc<Self>, Stat, bool)>;
+    fn unlocked(cache: Within<'_>, id: &Self::Id) -> Option<(Arc<Self>, Stat, bool)>;
     /// Tells the cache of a record that is of no use.
     #[doc(hidden)]
-    fn cache_broken(cache: &Cache, id: &Self::Id, problem: RecordError, stat: Stat);
+    fn cache_broken(cache: Within<'_>, id: &Self::Id, problem: RecordError, stat: Stat);
 }
 
 mod sealed {
@@ -77,7 +77,7 @@ impl Record for Node {
         Self::read(id, data).map(|(node, _)| node)
     }
 
-    fn cache(cache: &Cache, record: &Arc<Self>, stat: Stat) {
+    fn cache(cache: Within<'_>, record: &Arc<Self>, stat: Stat) {
         cache.wrote_node(record, stat);
     }
 
@@ -87,11 +87,11 @@ impl Record for Node {
 
     fn cache_lock_dir(_: &Asking, _: &NodeId, _: i64) {}
 
-    fn miss(cache: &Cache, id: &NodeId) {
+    fn miss(cache: Within<'_>, id: &NodeId) {
         cache.missed_node(id);
     }
 
-    fn unlocked(cache: &Cache, id: &NodeId) -> Option<(Arc<Self>, Stat, bool)> {
+    fn unlocked(cache: Within<'_>, id: &NodeId) -> Option<(Arc<Self>, Stat, bool)> {
         cache.read(|records| {
             let entry = records.nodes.get(id).filter(|entry| !entry.is_locked())?;
             // Whoever creates a node locks it at once.
@@ -99,7 +99,7 @@ impl Record for Node {
         })
     }
 
-    fn cache_broken(cache: &Cache, id: &NodeId, problem: RecordError, stat: Stat) {
+    fn cache_broken(cache: Within<'_>, id: &NodeId, problem: RecordError, stat: Stat) {
         cache.read_node(id, Err(problem), stat);
     }
 }
@@ -128,7 +128,7 @@ impl Record for NodeRequest {
         Self::read(id, data).map(|(request, _)| request)
     }
 
-    fn cache(cache: &Cache, record: &Arc<Self>, stat: Stat) {
+    fn cache(cache: Within<'_>, record: &Arc<Self>, stat: Stat) {
         cache.wrote_request(record, stat);
     }
 
@@ -140,18 +140,18 @@ impl Record for NodeRequest {
         asking.created_request_lock(id, ctime);
     }
 
-    fn miss(cache: &Cache, id: &RequestId) {
+    fn miss(cache: Within<'_>, id: &RequestId) {
         cache.missed_request(id);
     }
 
-    fn unlocked(cache: &Cache, id: &RequestId) -> Option<(Arc<Self>, Stat, bool)> {
+    fn unlocked(cache: Within<'_>, id: &RequestId) -> Option<(Arc<Self>, Stat, bool)> {
         cache.read(|records| {
             let entry = records.requests.get(id).filter(|entry| !entry.is_locked())?;
             Some((entry.usable()?.clone(), entry.stat, records.request_locks.contains_key(id)))
         })
     }
 
-    fn cache_broken(cache: &Cache, id: &RequestId, problem: RecordError, stat: Stat) {
+    fn cache_broken(cache: Within<'_>, id: &RequestId, problem: RecordError, stat: Stat) {
         cache.read_request(id, Err(problem), stat);
     }
 }
@@ -169,7 +169,11 @@ pub(super) fn stat(stat: &zookeeper_client::Stat) -> Stat {
 
 /// What was read under the lock is of no use: the cache is told, so that nobody plans with it again. `None`: it is gone,
 /// or empty, which is what a deletion leaves when somebody locks meanwhile.
-pub(super) fn useless<T: Record>(cache: &Cache, id: &T::Id, record: Option<(RecordError, Stat)>) -> Option<ZkError> {
+pub(super) fn useless<T: Record>(
+    cache: Within<'_>,
+    id: &T::Id,
+    record: Option<(RecordError, Stat)>,
+) -> Option<ZkError> {
     let Some((problem, stat)) = record else {
         T::miss(cache, id);
         return None;

@@ -28,7 +28,7 @@ impl ZooKeeper {
         let document = request.document();
         let deadline = self.shared.deadline();
         let fail = |error| ZkError::of(VERB, paths::REQUESTS, error);
-        let asking = self.shared.cache().asking();
+        let asking = self.shared.cache().within(session).asking();
         loop {
             match client.create(&prefix, &document, &mode.with_acls(Acls::anyone_all())).await {
                 Ok((now, sequence)) => {
@@ -74,14 +74,15 @@ impl ZooKeeper {
         let (session, client) = self.shared.client(VERB, &path).await?;
         let fail = |error| ZkError::of(VERB, &path, error);
         let deadline = self.shared.deadline();
-        let asking = self.shared.cache().asking();
+        let cache = self.shared.cache().within(session);
+        let asking = cache.asking();
         let mut made = false;
         loop {
             match try_acquire(&self.shared, session, &client, &dir, &path, None).await.map_err(fail)? {
                 Attempt::Busy | Attempt::Changed => return Ok(TryLock::Busy),
                 Attempt::NoDirectory => {
                     if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
-                        self.shared.cache().missed_request(id);
+                        cache.missed_request(id);
                         return Ok(TryLock::Gone);
                     }
                     repeated::create(&client, &dir, b"", deadline).await.map_err(fail)?;
@@ -97,7 +98,7 @@ impl ZooKeeper {
                         },
                         None => None,
                     };
-                    let problem = useless::<NodeRequest>(self.shared.cache(), id, record);
+                    let problem = useless::<NodeRequest>(cache, id, record);
                     let _ = contender.release(&client).await;
                     if made {
                         // Ours, and of no use any more; whoever stands in it keeps it.

@@ -11,18 +11,8 @@ use tokio::{runtime::Handle, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use zookeeper_client::Client;
 
-use super::{cache::Cache, connect::Target, error::ZkError};
+use super::{cache::Cache, connect::Target, error::ZkError, protocol::SessionId};
 use crate::sys::shutdown::Shutdown;
-
-/// A ZooKeeper session. The same after a mere reconnection; another one after an expiry, with all locks gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(pub i64);
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
 
 /// What all clones, tasks and locks share.
 pub(super) struct Shared {

@@ -14,11 +14,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use zookeeper_client::{Acls, Client, CreateMode, SessionState};
 
-use super::{
-    connect::Target,
-    diagnose::diagnose,
-    session::{SessionId, Shared},
-};
+use super::{connect::Target, diagnose::diagnose, protocol::SessionId, session::Shared};
 
 const LOGGER: &str = "nodepool.zk.ZooKeeper";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

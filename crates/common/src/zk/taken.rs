@@ -15,6 +15,7 @@ use super::{
     error::is_unknown,
     lock,
     paths::{self, Spot},
+    record::stat,
     repeated::{self, repeat},
 };
 use crate::model::{BuildId, ImageBuild, ImageName, ImageUpload, Stat, UploadKey};
@@ -35,17 +36,23 @@ impl ZooKeeper {
     }
 
     async fn mark(&self, spot: &Spot, data: &[u8], version: i32) -> Result<Option<Stat>, ZkError> {
-        match self.set(&spot.path(), data, Some(version)).await {
+        const VERB: &str = "writing";
+        let path = spot.path();
+        let (session, client) = self.shared.client(VERB, &path).await?;
+        let cache = self.shared.cache().within(session);
+        // Not repeated: after a lost answer the version would no longer match.
+        match client.set_data(&path, data, Some(version)).await {
             Ok(new) => {
-                self.shared.cache().wrote_image_record(spot, data, new);
+                let new = stat(&new);
+                cache.wrote_image_record(spot, data, new);
                 Ok(Some(new))
             }
-            Err(error) if error.is_bad_version() => Ok(None),
-            Err(error) if error.is_no_node() => {
-                self.shared.cache().missed_image_record(spot);
+            Err(Error::BadVersion) => Ok(None),
+            Err(Error::NoNode) => {
+                cache.missed_image_record(spot);
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(ZkError::of(VERB, &path, error)),
         }
     }
 
@@ -69,7 +76,8 @@ impl ZooKeeper {
     async fn remove(&self, spot: &Spot, version: i32, keeps: impl Fn(&str) -> bool) -> Result<bool, ZkError> {
         const VERB: &str = "removing";
         let path = spot.path();
-        let (_, client) = self.shared.client(VERB, &path).await?;
+        let (session, client) = self.shared.client(VERB, &path).await?;
+        let cache = self.shared.cache().within(session);
         let deadline = self.shared.deadline();
         let fail = |error: Error| ZkError::of(VERB, &path, error);
         for _ in 0..ATTEMPTS {
@@ -83,7 +91,7 @@ impl ZooKeeper {
             }
             match multi.commit().await {
                 Ok(_) => {
-                    self.shared.cache().missed_image_record(spot);
+                    cache.missed_image_record(spot);
                     return Ok(true);
                 }
                 Err(MultiWriteError::OperationFailed { source: Error::BadVersion, .. }) => return Ok(false),
@@ -97,7 +105,7 @@ impl ZooKeeper {
                 }
             }
             if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
-                self.shared.cache().missed_image_record(spot);
+                cache.missed_image_record(spot);
                 return Ok(true);
             }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;

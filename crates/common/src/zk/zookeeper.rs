@@ -9,7 +9,8 @@ use super::{
     cache::{Cache, follow},
     connect::Target,
     error::ZkError,
-    session::{SessionId, Shared},
+    protocol::SessionId,
+    session::Shared,
     supervisor::supervise,
 };
 use crate::{config, sys::shutdown::Shutdown};

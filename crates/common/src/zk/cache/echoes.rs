@@ -48,6 +48,11 @@ impl Echoes {
         self.open.remove(&number);
     }
 
+    /// Another session has begun: the answers that are still to come are to writes of the one before.
+    pub fn forget(&mut self) {
+        self.open.clear();
+    }
+
     /// The number of the write that began last.
     pub fn last(&self) -> u64 {
         self.next

@@ -15,6 +15,7 @@ use super::{
     super::{
         error::is_unknown,
         paths::{self, Spot},
+        protocol::SessionId,
         record::stat,
         repeated,
         session::Shared,
@@ -46,7 +47,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, cache: Cache) {
             () = shared.stop.cancelled() => break,
             // Says so before the client's own watches do.
             () = shared.ended(session) => Ok(()),
-            result = session_long(client, &cache) => result,
+            result = session_long(session, client, &cache) => result,
         };
         cache.set_ready(false);
         cache.set_queues(0, 0);
@@ -62,15 +63,18 @@ pub(crate) async fn follow(shared: Arc<Shared>, cache: Cache) {
 }
 
 /// Follows one session until it ends.
-async fn session_long(client: Client, cache: &Cache) -> Result<(), Error> {
+async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Result<(), Error> {
     ensure_parents(&client).await?;
     let mut watcher = client.watch(paths::ROOT, AddWatchMode::PersistentRecursive).await?;
     loop {
         let started = std::time::Instant::now();
+        cache.walk_begins(session);
+        // A server that lags behind would show what was before.
+        client.sync(paths::ROOT).await?;
         let tree = walk(&client, cache.heir()).await?;
         let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
         cache.change(|old| {
-            old.replace(tree);
+            old.replace(tree, session);
             true
         });
         tracing::info!(

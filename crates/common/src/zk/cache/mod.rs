@@ -11,6 +11,10 @@
 //! was not there ([`removals`] says when not even that): whatever else we read or wrote may be gone by now, and the event
 //! that says so applied.
 //!
+//! A new session may be with a ZooKeeper that was set back to an older state, in which transactions, versions and even names
+//! come again. So nothing of what was known is compared with what is read in it ([`Within`]): it is shown until the walk is
+//! done, while [`Cache::ready`] is false, and then it is gone.
+//!
 //! [`tree`] is the state and its changes, [`follow`] the task that feeds it.
 
 mod echoes;
@@ -31,7 +35,10 @@ use self::{
     echoes::{Echo, Echoes},
     tree::Tree,
 };
-use super::paths::{Lock, Spot};
+use super::{
+    paths::{Lock, Spot},
+    protocol::SessionId,
+};
 use crate::{
     model::{Changes, Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat},
     sys::clock::now,
@@ -191,70 +198,23 @@ impl Cache {
         self.inner.echoes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be called before asking for the creation of what is to be put in.
-    pub(super) fn asking(&self) -> Asking {
-        let start = self.is_started().then(|| self.tree().removals.open());
-        Asking { cache: self.clone(), start }
-    }
-
-    /// We wrote a node, or read it under its lock.
-    pub(super) fn wrote_node(&self, node: &Arc<Node>, stat: Stat) {
-        self.read_node(&node.id, Ok(node.clone()), stat);
-    }
-
-    /// We wrote a request, or read it under its lock.
-    pub(super) fn wrote_request(&self, request: &Arc<NodeRequest>, stat: Stat) {
-        self.read_request(&request.id, Ok(request.clone()), stat);
-    }
-
-    /// We read a node under its lock, be it of use or not.
-    pub(super) fn read_node(&self, id: &NodeId, record: Result<Arc<Node>, RecordError>, stat: Stat) {
-        if self.is_started() {
-            self.change(|tree| tree.update_node(id.clone(), record, stat, now()));
+    /// Everything is going to be read, in that session. What was known stays to be seen until that is done.
+    fn walk_begins(&self, session: SessionId) {
+        let mut tree = self.tree();
+        if !tree.is_of(session) {
+            self.echoes().forget();
         }
+        tree.walk_begins();
     }
 
-    /// We read a request under its lock, be it of use or not.
-    pub(super) fn read_request(&self, id: &RequestId, record: Result<Arc<NodeRequest>, RecordError>, stat: Stat) {
-        if self.is_started() {
-            self.change(|tree| tree.update_request(id.clone(), record, stat, now()));
-        }
+    /// Whether the records were read in that session: only then their versions say something of what is there now.
+    pub(super) fn is_of(&self, session: SessionId) -> bool {
+        self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).is_of(session)
     }
 
-    /// We wrote a build or an upload, or read it under its lock.
-    pub(super) fn wrote_image_record(&self, spot: &Spot, data: &[u8], stat: Stat) {
-        if self.is_started() {
-            self.change(|tree| tree.update_image_record(spot, data, stat, now()));
-        }
-    }
-
-    /// We deleted a build or an upload, or it turned out to be gone.
-    pub(super) fn missed_image_record(&self, spot: &Spot) {
-        self.missed(spot);
-    }
-
-    /// We deleted a node.
-    pub(super) fn deleted_node(&self, id: &NodeId) {
-        if self.is_started() {
-            self.change(|tree| tree.node_is_gone(id));
-        }
-    }
-
-    /// A node turned out to be gone.
-    pub(super) fn missed_node(&self, id: &NodeId) {
-        self.missed(&Spot::Node(id.clone()));
-    }
-
-    /// A request turned out to be gone.
-    pub(super) fn missed_request(&self, id: &RequestId) {
-        self.missed(&Spot::Request(id.clone()));
-    }
-
-    /// Names are not used again, so what is gone now stays gone; an event that says so finds nothing to do.
-    fn missed(&self, spot: &Spot) {
-        if self.is_started() {
-            self.change(|tree| tree.remove(spot, now()));
-        }
+    /// For what is written and read in that session.
+    pub(super) fn within(&self, session: SessionId) -> Within<'_> {
+        Within { cache: self, session }
     }
 
     fn tree(&self) -> RwLockWriteGuard<'_, Tree> {
@@ -262,10 +222,89 @@ impl Cache {
     }
 }
 
+/// The cache, for who tells it what happened in one session. Records that were read in another one stay as they are, because
+/// transactions and versions of two sessions cannot be compared: the walk of the newer one brings what there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Within<'a> {
+    cache: &'a Cache,
+    session: SessionId,
+}
+
+impl Within<'_> {
+    /// To be called before asking for the creation of what is to be put in.
+    pub(super) fn asking(self) -> Asking {
+        let start = self.cache.is_started().then(|| self.cache.tree().removals.open());
+        Asking { cache: self.cache.clone(), session: self.session, start }
+    }
+
+    /// Looks at the records; `None`: they were read in another session.
+    pub(super) fn read<R>(self, look: impl FnOnce(&Records) -> Option<R>) -> Option<R> {
+        let tree = self.cache.inner.tree.read().unwrap_or_else(PoisonError::into_inner);
+        if tree.is_of(self.session) { look(&tree.records) } else { None }
+    }
+
+    /// We wrote a node, or read it under its lock.
+    pub(super) fn wrote_node(self, node: &Arc<Node>, stat: Stat) {
+        self.read_node(&node.id, Ok(node.clone()), stat);
+    }
+
+    /// We wrote a request, or read it under its lock.
+    pub(super) fn wrote_request(self, request: &Arc<NodeRequest>, stat: Stat) {
+        self.read_request(&request.id, Ok(request.clone()), stat);
+    }
+
+    /// We read a node under its lock, be it of use or not.
+    pub(super) fn read_node(self, id: &NodeId, record: Result<Arc<Node>, RecordError>, stat: Stat) {
+        self.learn(&Spot::Node(id.clone()), |tree| tree.update_node(id.clone(), record, stat, now()));
+    }
+
+    /// We read a request under its lock, be it of use or not.
+    pub(super) fn read_request(self, id: &RequestId, record: Result<Arc<NodeRequest>, RecordError>, stat: Stat) {
+        self.learn(&Spot::Request(id.clone()), |tree| tree.update_request(id.clone(), record, stat, now()));
+    }
+
+    /// We wrote a build or an upload, or read it under its lock.
+    pub(super) fn wrote_image_record(self, spot: &Spot, data: &[u8], stat: Stat) {
+        self.learn(spot, |tree| tree.update_image_record(spot, data, stat, now()));
+    }
+
+    /// We deleted a build or an upload, or it turned out to be gone.
+    pub(super) fn missed_image_record(self, spot: &Spot) {
+        self.missed(spot);
+    }
+
+    /// We deleted a node.
+    pub(super) fn deleted_node(self, id: &NodeId) {
+        self.learn(&Spot::Node(id.clone()), |tree| tree.node_is_gone(id));
+    }
+
+    /// A node turned out to be gone.
+    pub(super) fn missed_node(self, id: &NodeId) {
+        self.missed(&Spot::Node(id.clone()));
+    }
+
+    /// A request turned out to be gone.
+    pub(super) fn missed_request(self, id: &RequestId) {
+        self.missed(&Spot::Request(id.clone()));
+    }
+
+    /// Names are not used again, so what is gone now stays gone; an event that says so finds nothing to do.
+    fn missed(self, spot: &Spot) {
+        self.learn(spot, |tree| tree.remove(spot, now()));
+    }
+
+    fn learn(self, spot: &Spot, put: impl FnOnce(&mut Tree) -> bool) {
+        if self.cache.is_started() {
+            self.cache.change(|tree| tree.learn(self.session, spot, put));
+        }
+    }
+}
+
 /// Somebody waits for the answer to what may create something. Only what has not vanished since is put in.
 #[derive(Debug)]
 pub struct Asking {
     cache: Cache,
+    session: SessionId,
     /// `None`: nobody wants to know of the tree.
     start: Option<u64>,
 }
@@ -303,7 +342,8 @@ impl Asking {
 
     fn put(&self, spot: &Spot, put: impl FnOnce(&mut Tree) -> bool) {
         if let Some(start) = self.start {
-            self.cache.change(|tree| tree.removals.spared(start, spot) && put(tree));
+            self.cache
+                .change(|tree| tree.learn(self.session, spot, |tree| tree.removals.spared(start, spot) && put(tree)));
         }
     }
 }
@@ -347,10 +387,23 @@ mod tests {
         Stat { mzxid, ..Stat::default() }
     }
 
+    const SESSION: SessionId = SessionId(1);
+
     fn cache() -> Cache {
         let cache = Cache::default();
         cache.inner.started.store(true, Ordering::Relaxed);
+        walked(&cache, SESSION);
         cache
+    }
+
+    /// A walk has found nothing.
+    fn walked(cache: &Cache, session: SessionId) {
+        cache.walk_begins(session);
+        cache.change(|tree| {
+            let heir = tree.heir();
+            tree.replace(heir, session);
+            true
+        });
     }
 
     /// What the follower does.
@@ -372,37 +425,33 @@ mod tests {
         let cache = cache();
         follow(&cache, 1);
         lose(&cache);
-        cache.wrote_request(&request(), stat(2));
+        cache.within(SESSION).wrote_request(&request(), stat(2));
         assert!(!known(&cache));
         follow(&cache, 1);
-        cache.wrote_request(&request(), stat(2));
+        cache.within(SESSION).wrote_request(&request(), stat(2));
         assert_eq!(cache.read(|records| records.requests[&request().id].stat.mzxid), 2, "what is there is updated");
-        cache.missed_request(&request().id);
+        cache.within(SESSION).missed_request(&request().id);
         assert!(!known(&cache));
     }
 
     #[test]
     fn what_we_created_is_put_in_unless_it_is_gone_already() {
         let cache = cache();
-        let asking = cache.asking();
+        let asking = cache.within(SESSION).asking();
         asking.created_request(&request(), stat(1));
         assert!(known(&cache));
         lose(&cache);
         asking.created_request(&request(), stat(1));
         assert!(!known(&cache), "its creation and its deletion came first");
-        cache.asking().created_request(&request(), stat(1));
+        cache.within(SESSION).asking().created_request(&request(), stat(1));
         assert!(known(&cache));
     }
 
     #[test]
     fn what_was_created_before_a_walk_comes_from_the_follower_alone() {
         let cache = cache();
-        let asking = cache.asking();
-        cache.change(|tree| {
-            let heir = tree.heir();
-            tree.replace(heir);
-            true
-        });
+        let asking = cache.within(SESSION).asking();
+        walked(&cache, SESSION);
         asking.created_request(&request(), stat(1));
         asking.locked(Lock::Request(request().id.clone()), "a__lock__0000000000");
         assert!(!known(&cache));
@@ -414,7 +463,7 @@ mod tests {
         let cache = cache();
         follow(&cache, 1);
         let (lock, name) = (Lock::Request(request().id.clone()), "a__lock__0000000000");
-        let asking = cache.asking();
+        let asking = cache.within(SESSION).asking();
         asking.locked(lock.clone(), name);
         assert!(cache.read(|records| records.requests[&request().id].is_locked()));
         cache.change(|tree| tree.remove(&Spot::Contender(lock.clone(), name.to_owned()), 1.0));

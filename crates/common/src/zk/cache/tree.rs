@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{
-    super::paths::{Lock, Spot},
+    super::{
+        paths::{Lock, Spot},
+        protocol::SessionId,
+    },
     removals::Removals,
 };
 use crate::model::{
@@ -21,6 +24,12 @@ const LOGGER: &str = "nodepool.zk.Cache";
 pub(super) struct Tree {
     /// What readers see.
     pub records: Records,
+    /// The session in which all of it was read; `None`: nothing has been read yet. In a new session it may be another
+    /// ZooKeeper's, or the same one set back to an older state, in which versions, transactions and names come again: then what
+    /// is here serves readers until the walk is done, is compared with nothing, and nothing is added.
+    session: Option<SessionId>,
+    /// While it is walked anew in the same session: what we have written meanwhile.
+    written: Option<HashSet<Spot>>,
     /// Contenders, also of records that have not been read yet. Those of requests are in `records.request_locks`.
     locks: HashMap<Lock, BTreeSet<String>>,
     /// Nodes that we deleted and whose event has not arrived: an older read must not bring them back. Ids are not
@@ -176,6 +185,27 @@ impl Tree {
         is_newer
     }
 
+    /// Whether it was read in that session.
+    pub fn is_of(&self, session: SessionId) -> bool {
+        self.session == Some(session)
+    }
+
+    /// A walk begins: what is put in meanwhile by those who wrote it may be newer than what the walk reads.
+    pub fn walk_begins(&mut self) {
+        self.written = Some(HashSet::new());
+    }
+
+    /// Puts in what somebody has learnt in that session of a path: by writing it, or by reading it under a lock.
+    pub fn learn(&mut self, session: SessionId, spot: &Spot, put: impl FnOnce(&mut Self) -> bool) -> bool {
+        if !self.is_of(session) {
+            return false;
+        }
+        if let Some(written) = &mut self.written {
+            written.insert(spot.clone());
+        }
+        put(self)
+    }
+
     /// What we know better than the follower does yet, of a node that is here. One that is not is either gone, or the
     /// follower is about to bring it.
     pub fn update_node(
@@ -322,21 +352,25 @@ impl Tree {
         Self { complaints: self.complaints.clone(), oddities: self.oddities.clone(), ..Self::default() }
     }
 
-    /// A walk's result takes the place of what was known. What we wrote meanwhile is newer than what the walk read.
-    pub fn replace(&mut self, mut new: Self) {
+    /// The result of a walk in that session takes the place of what was known. What we wrote meanwhile is newer than what the
+    /// walk read.
+    pub fn replace(&mut self, mut new: Self, session: SessionId) {
+        let written = self.written.take().filter(|_| self.is_of(session));
+        new.session = Some(session);
         new.complaints.extend(std::mem::take(&mut self.complaints));
         new.oddities.extend(std::mem::take(&mut self.oddities));
-        for (id, entry) in std::mem::take(&mut self.records.nodes) {
-            keep_newer(new.records.nodes.get_mut(&id), entry);
-        }
-        for (id, entry) in std::mem::take(&mut self.records.requests) {
-            keep_newer(new.records.requests.get_mut(&id), entry);
-        }
-        for (id, entry) in std::mem::take(&mut self.records.builds) {
-            keep_newer(new.records.builds.get_mut(&id), entry);
-        }
-        for (key, entry) in std::mem::take(&mut self.records.uploads) {
-            keep_newer(new.records.uploads.get_mut(&key), entry);
+        let (old, records) = (&mut self.records, &mut new.records);
+        for spot in written.into_iter().flatten() {
+            match spot {
+                Spot::Node(id) => keep_newer(records.nodes.get_mut(&id), old.nodes.remove(&id)),
+                Spot::Request(id) => keep_newer(records.requests.get_mut(&id), old.requests.remove(&id)),
+                Spot::Build(image, build) => {
+                    let key = (image, build);
+                    keep_newer(records.builds.get_mut(&key), old.builds.remove(&key));
+                }
+                Spot::Upload(key) => keep_newer(records.uploads.get_mut(&key), old.uploads.remove(&key)),
+                _ => {}
+            }
         }
         new.changes = self.changes.take().map(|_| Changes::everything());
         new.removals = std::mem::take(&mut self.removals);
@@ -442,8 +476,8 @@ fn contenders(locks: &HashMap<Lock, BTreeSet<String>>, lock: &Lock) -> BTreeSet<
     locks.get(lock).cloned().unwrap_or_default()
 }
 
-fn keep_newer<T>(new: Option<&mut Entry<T>>, old: Entry<T>) {
-    if let Some(new) = new
+fn keep_newer<T>(new: Option<&mut Entry<T>>, old: Option<Entry<T>>) {
+    if let (Some(new), Some(old)) = (new, old)
         && old.stat.mzxid > new.stat.mzxid
     {
         new.record = old.record;

@@ -22,14 +22,27 @@ def binary(name):
     return pathlib.Path(os.environ.get(variable, TARGET / 'debug' / name))
 
 
-def free_port():
-    """A port that nobody listens on now. None of those that the system gives to outgoing connections: one of them would
-    often be taken before the service that it is meant for has started."""
+_reserved = []
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    """A port on 127.0.0.1 where nobody listens. It stays reserved while this process lives: the system gives it to no
+    outgoing connection and to nobody else who asks for any port. Servers listen on it all the same, and after a stop
+    again, as they set SO_REUSEADDR. Those of SOCK_DGRAM do not: such a port is only free now."""
+    if kind == socket.SOCK_DGRAM:
+        return _free_datagram_port()
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(('127.0.0.1', 0))
+    _reserved.append(held)
+    return held.getsockname()[1]
+
+
+def _free_datagram_port():
+    """None of those that the system gives to clients: one of them would often be taken before its server has started."""
     while True:
         port = random.randrange(16000, 32000)
-        with socket.socket() as s:
-            # As servers do: what is left of earlier connections is no obstacle.
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             try:
                 s.bind(('127.0.0.1', port))
             except OSError:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import tempfile
 import time
@@ -83,7 +84,7 @@ class Exporter(Process):
     """statsd_exporter as the operator starts it, relaying what it receives (`statsdTarget`)."""
 
     def __init__(self, directory, rules, relay):
-        self.port, self.udp = free_port(), free_port()
+        self.port, self.udp = free_port(), free_port(socket.SOCK_DGRAM)
         file = directory / 'mapping.yaml'
         file.write_text(yaml.safe_dump(mapping.mapping(rules)))
         self.check = [EXPORTER, '--check-config', f'--statsd.mapping-config={file}']

@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::net::TcpListener;
-
 use common::{
     openstack,
     real::{CLOUD, SMALL, context, made, tiny},
@@ -47,8 +45,8 @@ async fn a_start_that_fails_says_why() {
     let region = start(CLOUD, &clouds.replace("RegionOne", "RegionTwo")).await;
     assert_eq!(region.class, ErrorClass::Config);
     assert!(region.to_string().contains("region RegionTwo"), "{region}");
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let unreachable = start(CLOUD, &clouds.replace("127.0.0.1:5000", &closed.to_string())).await;
+    let closed = format!("127.0.0.1:{}", nodepool_testing::free_port());
+    let unreachable = start(CLOUD, &clouds.replace("127.0.0.1:5000", &closed)).await;
     assert_eq!(unreachable.class, ErrorClass::Transient);
     assert!(unreachable.to_string().contains("refused"), "{unreachable}");
 }

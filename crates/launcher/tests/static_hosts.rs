@@ -7,19 +7,26 @@ mod support;
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
+use nodepool_testing::free_port;
 use serde_json::{Value, json};
 use support::*;
 use tokio::net::TcpListener;
 
 /// A host that is not SSH's: it only has to answer.
 async fn host(labels: Value, jobs: u32) -> (TcpListener, Value) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let host = json!({
+    let port = free_port();
+    (listen(port).await, host_at(port, &labels, jobs))
+}
+
+fn host_at(port: u16, labels: &Value, jobs: u32) -> Value {
+    json!({
         "name": "127.0.0.1", "connection-port": port, "connection-type": "winrm", "username": "Administrator",
         "labels": labels, "max-parallel-jobs": jobs, "timeout": 2,
-    });
-    (listener, host)
+    })
+}
+
+async fn listen(port: u16) -> TcpListener {
+    TcpListener::bind(("127.0.0.1", port)).await.unwrap()
 }
 
 fn hosts(name: &str, nodes: &[&Value]) -> Value {
@@ -48,7 +55,7 @@ async fn a_dead_host_is_found_out_and_is_in_nobodys_way() {
     stage.configure(&[hosts("racks", &[&of_a, &of_b])]);
     let launcher = stage.launcher().await;
     let (node_a, node_b) = (has_ready(&stage, "a", 1).await, has_ready(&stage, "b", 1).await);
-    let address = a.local_addr().unwrap();
+    let port = a.local_addr().unwrap().port();
     drop(a);
     let for_a = stage.request(&["a"]).await;
     stage.wait("the dead host's node is gone", async || ready(&stage, "a").await.is_empty()).await;
@@ -60,7 +67,7 @@ async fn a_dead_host_is_found_out_and_is_in_nobodys_way() {
     assert!(launcher.logged(&["cannot be handed out", "refused"]), "{}", launcher.log());
     let pools = launcher.pool_list().to_string();
     assert!(pools.contains("no node of label a is free"), "{pools}");
-    let _a = TcpListener::bind(address).await.unwrap();
+    let _a = listen(port).await;
     let record = stage.fulfilled(&for_a).await;
     assert_ne!(record["nodes"], json!(node_a));
 }
@@ -135,20 +142,21 @@ async fn a_second_node_of_a_slot_goes_when_nobody_has_it() {
 #[tokio::test]
 async fn a_launcher_that_is_not_the_youngest_any_more_registers_nothing() {
     let stage = Stage::new(zookeeper()).await;
-    let (mut listeners, mut racks) = (Vec::new(), Vec::new());
+    let (mut ports, mut racks) = (Vec::new(), Vec::new());
     for _ in 0..8 {
-        let (listener, mut rack) = host(json!("a"), 1).await;
+        let port = free_port();
+        let mut rack = host_at(port, &json!("a"), 1);
         rack["timeout"] = json!(25);
-        listeners.push(listener);
+        ports.push(port);
         racks.push(rack);
     }
-    let addresses: Vec<_> = listeners.drain(..).map(|listener| listener.local_addr().unwrap()).collect();
     stage.configure(&[hosts("racks", &racks.iter().collect::<Vec<_>>())]);
     let first = stage.launcher().await;
     let _second = stage.launcher().await;
     stage.wait("both take part", async || stage.pools().await.len() == 2).await;
-    for address in addresses {
-        listeners.push(TcpListener::bind(address).await.unwrap());
+    let mut listeners = Vec::new();
+    for port in ports {
+        listeners.push(listen(port).await);
     }
     has_ready(&stage, "a", 8).await;
     assert_eq!(first.count(&["Registered host"]), 0, "{}", first.log());
@@ -215,7 +223,7 @@ async fn a_host_with_other_keys_than_it_should_have_is_left_out_until_it_has_the
     }
     let _ = fs::create_dir_all("/run/sshd");
     let stage = Stage::new(zookeeper()).await;
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let key = stage.path("host_key");
     let made = Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&key).status().unwrap();
     assert!(made.success());

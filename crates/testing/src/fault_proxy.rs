@@ -5,7 +5,6 @@
 //! request has a connection to the service of its own: none can be stale, so no fault happens that was not ordered.
 
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
@@ -26,7 +25,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::faults::{Calls, Fault, Rule};
+use crate::{
+    faults::{Calls, Fault, Rule},
+    ports::reserve,
+};
 
 /// See the module's comment. Ends when dropped.
 #[derive(Debug)]
@@ -71,11 +73,13 @@ impl FaultProxy {
             rules: Mutex::default(),
             calls: Mutex::default(),
         });
-        let listener = listen(port).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // Nobody else takes the port while the proxy is down.
+        let reserved = reserve(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = reserved.local_addr().unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let (up, state) = watch::channel(true);
-        tokio::spawn(accept(listener, state, shared.clone()));
-        Self { port, path: path.to_owned(), shared, up }
+        tokio::spawn(accept(reserved, listener, state, shared.clone()));
+        Self { port: address.port(), path: path.to_owned(), shared, up }
     }
 
     /// What a client is to use in the place of the service's URL: the same path.
@@ -124,12 +128,8 @@ impl FaultProxy {
     }
 }
 
-async fn listen(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await
-}
-
-async fn accept(mut listener: TcpListener, mut up: watch::Receiver<bool>, shared: Arc<Shared>) {
-    let port = listener.local_addr().unwrap().port();
+async fn accept(reserved: TcpSocket, mut listener: TcpListener, mut up: watch::Receiver<bool>, shared: Arc<Shared>) {
+    let address = reserved.local_addr().unwrap();
     loop {
         let client = tokio::select! {
             client = listener.accept() => Some(client),
@@ -147,14 +147,10 @@ async fn accept(mut listener: TcpListener, mut up: watch::Receiver<bool>, shared
             Some(Err(_)) => {}
             None => {
                 drop(listener);
-                // Bound but not listening: connections are refused, and nobody else takes the port.
-                let held = TcpSocket::new_v4().unwrap();
-                held.set_reuseaddr(true).unwrap();
-                held.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).unwrap();
                 if up.wait_for(|up| *up).await.is_err() {
                     return;
                 }
-                listener = held.listen(1024).unwrap();
+                listener = TcpListener::bind(address).await.unwrap();
             }
         }
     }

@@ -9,18 +9,20 @@
 
 mod fault_proxy;
 pub mod faults;
+mod ports;
 mod proxy;
 mod scripted_cloud;
 
 pub use fault_proxy::FaultProxy;
 pub use faults::{Calls, Fault, Rule};
+pub use ports::{free_port, free_port_on};
 pub use proxy::LossyProxy;
 pub use scripted_cloud::ScriptedCloud;
 
 use std::{
     future::Future,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -173,11 +175,6 @@ impl Drop for ZooKeeperServer {
         }
         self.stop();
     }
-}
-
-/// A port on loopback that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until the condition yields a value; fails the test with `what` after `deadline`.

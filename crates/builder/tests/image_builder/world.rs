@@ -48,9 +48,9 @@ pub fn ansible() -> Option<PathBuf> {
     Some(ansible)
 }
 
-/// A port of [`ADDRESS`] that was free a moment ago.
+/// A port of [`ADDRESS`] where nobody listens and that nobody else is given.
 pub fn free_port() -> u16 {
-    TcpListener::bind((ADDRESS, 0)).unwrap().local_addr().unwrap().port()
+    nodepool_testing::free_port_on(ADDRESS.parse().unwrap())
 }
 
 /// Waits for a condition.

@@ -3,7 +3,6 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::TcpListener as StdListener,
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
@@ -13,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use nodepool_testing::free_port;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -32,10 +32,6 @@ fn target(port: u16, connection_type: &str) -> Target {
         connection_type: connection_type.to_owned(),
         host_key_checking: true,
     }
-}
-
-fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A real sshd with its own host keys; ended when dropped.
@@ -265,8 +261,8 @@ async fn a_server_that_does_not_speak_ssh_times_out_and_says_so() {
 
 #[tokio::test]
 async fn a_connection_that_is_closed_at_once_is_retried_until_sshd_is_up() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let scan = tokio::spawn(async move { Nodescan::new().scan(&target(port, "ssh"), BUDGET).await });
     // Two attempts find a port that hangs up, as while a machine's sshd is being restarted.
     for _ in 0..2 {

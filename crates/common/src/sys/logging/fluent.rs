@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn records_that_were_logged_while_nobody_listened_arrive_later() {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = nodepool_testing::free_port();
         let forwarder = Forwarder::start("127.0.0.1".to_owned(), port, "np.l".to_owned(), false).unwrap();
         forwarder.send(&record(), &document("first"));
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();

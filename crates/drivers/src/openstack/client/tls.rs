@@ -47,7 +47,7 @@ pub(super) fn client(settings: &CloudSettings, context: &Context) -> Result<Clie
 #[cfg(test)]
 mod tests {
     use std::{
-        net::{TcpListener, TcpStream},
+        net::TcpStream,
         process::{Child, Command, Stdio},
         time::{Duration, Instant},
     };
@@ -85,7 +85,7 @@ mod tests {
 
     impl Server {
         fn start(dir: &TempDir, args: &str) -> Self {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = nodepool_testing::free_port();
             let args = format!("s_server -accept 127.0.0.1:{port} -www -cert server.pem -key server.key {args}");
             let child = Command::new("openssl")
                 .current_dir(dir.path())

@@ -107,7 +107,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fqdn: host::fqdn(),
     };
-    let launcher = Launcher::new(options, frame.loaded.config.clone(), zk.clone(), stats.clone());
+    let (launcher, core) = Launcher::new(options, frame.loaded.config.clone(), zk.clone(), stats.clone());
     launcher.note_loaded(&frame.loaded);
     if let Some(listener) = listener {
         let (ready, pools) = (Arc::clone(&launcher), Arc::clone(&launcher));
@@ -115,7 +115,10 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
             records: web::read_cache(zk.clone()),
             readiness: Arc::new(move || ready.readiness()),
             metrics: Arc::new(move || stats.render()),
-            pools: Arc::new(move || pools.pool_list()),
+            pools: Arc::new(move || {
+                let launcher = Arc::clone(&pools);
+                Box::pin(async move { launcher.pool_list().await })
+            }),
         };
         // Until the end: what runs to its end may be watched.
         let serving = web::serve(listener, sources, frame.end.clone());
@@ -123,7 +126,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     }
     dump_on_signal(&launcher, &frame.shutdown);
     let shutdown = frame.shutdown.clone();
-    Ok(frame.run(&zk, launcher.run(watcher, &shutdown)).await)
+    Ok(frame.run(&zk, launcher.run(core, watcher, &shutdown)).await)
 }
 
 /// SIGUSR2: what the launcher is doing goes to the log, where Python's threads would have dumped their stacks.
@@ -132,7 +135,7 @@ fn dump_on_signal(launcher: &Arc<Launcher>, shutdown: &Shutdown) {
     let launcher = Arc::clone(launcher);
     tokio::spawn(async move {
         while dumps.changed().await.is_ok() {
-            info!(logger = "nodepool.stack_dump", "{}", launcher.state_dump());
+            info!(logger = "nodepool.stack_dump", "{}", launcher.state_dump().await);
         }
     });
 }

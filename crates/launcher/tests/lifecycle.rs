@@ -125,9 +125,9 @@ async fn a_change_between_the_load_and_the_start_is_found() {
         fqdn: "host.example".to_owned(),
     };
     let stats = nodepool_common::stats::Stats::from_env();
-    let launcher = nodepool_launcher::run::Launcher::new(options, loaded.config, zk.clone(), stats);
+    let (launcher, core) = nodepool_launcher::run::Launcher::new(options, loaded.config, zk.clone(), stats);
     let (running, stop) = (std::sync::Arc::clone(&launcher), shutdown.clone());
-    let running = tokio::spawn(async move { running.run(watcher, &stop).await });
+    let running = tokio::spawn(async move { running.run(core, watcher, &stop).await });
     stage.offered("b").await;
     shutdown.request(ShutdownReason::Terminate);
     running.await.unwrap();

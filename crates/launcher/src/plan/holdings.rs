@@ -110,6 +110,11 @@ impl<K: Ord + Clone> Marks<K> {
         self.0.contains_key(key)
     }
 
+    /// Puts several things in.
+    pub fn extend(&mut self, keys: impl IntoIterator<Item = K>) {
+        keys.into_iter().for_each(|key| self.insert(key));
+    }
+
     /// All that is in it.
     pub fn iter(&self) -> impl Iterator<Item = &K> {
         self.0.keys()

@@ -41,6 +41,7 @@
 //! | [`want`] | what has to be found out |
 //! | [`index`] | what follows from records and holdings, kept from pass to pass |
 //! | [`grounds`] | what the verdicts of a pool rest on |
+//! | [`ledger`] | what is set aside while a decision is carried out |
 //! | [`memory`] | what each pool made of what waits, and when it has to look again |
 //! | [`planner`] | the parts of a pass in their order; what is remembered |
 
@@ -54,6 +55,7 @@ mod hosts;
 mod index;
 mod keys;
 mod leaks;
+mod ledger;
 mod memory;
 mod metastatic;
 mod pass;
@@ -74,6 +76,7 @@ pub use hosts::free_slots;
 pub use index::News;
 pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
+pub use ledger::{ActionId, Attempted, Ledger};
 pub use metastatic::{carries, free_place};
 pub use planner::Planner;
 pub use reason::{Bound, BrokenLabel, Excess, Reason, Short};

@@ -8,7 +8,11 @@
 //! (`PerSourcePenalties`, on by default since OpenSSH 9.8). So a host whose keys are known, from the configuration or from
 //! an earlier look, is asked for those only, and one that was in order a moment ago is taken for alive.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use nodepool_common::{
     config::StaticHost,
@@ -20,7 +24,11 @@ use serde_json::json;
 use tokio::net::{TcpStream, lookup_host};
 use tracing::{info, warn};
 
-use super::{Launcher, clouds::Cloud};
+use super::{
+    Launcher,
+    clouds::Cloud,
+    events::{Outcome, Reports},
+};
 use crate::{
     nodescan::{ScanError, Target},
     plan::{HostKey, PoolKey, free_slots, host_of},
@@ -28,6 +36,45 @@ use crate::{
 
 /// How long a host that speaks SSH counts as alive after it was.
 const ALIVE_FOR: Duration = Duration::from_secs(5);
+
+pub(super) const LOGGER: &str = "nodepool.driver.static.StaticNodeProvider";
+
+/// Static hosts that speak SSH, as they were when they were last connected to and in order.
+#[derive(Debug, Default)]
+pub struct HostsMet(Mutex<HashMap<HostKey, Met>>);
+
+/// What is known of a static host since it was last connected to.
+#[derive(Debug)]
+struct Met {
+    /// Its configuration then.
+    host: Arc<StaticHost>,
+    /// The host keys that it has.
+    keys: Vec<String>,
+    /// When.
+    at: Instant,
+}
+
+impl HostsMet {
+    fn open(&self) -> MutexGuard<'_, HashMap<HostKey, Met>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A host was connected to and is in order.
+    fn meets(&self, key: &HostKey, host: &Arc<StaticHost>, keys: &[String]) {
+        self.open().insert(key.clone(), Met { host: Arc::clone(host), keys: keys.to_vec(), at: Instant::now() });
+    }
+
+    /// When that was last so, and the keys that it had; `None` where its configuration was another one then.
+    fn last(&self, key: &HostKey, host: &Arc<StaticHost>) -> Option<(Instant, Vec<String>)> {
+        let met = self.open();
+        met.get(key).filter(|met| met.host == *host).map(|met| (met.at, met.keys.clone()))
+    }
+
+    /// It is not in order any more.
+    fn forget(&self, key: &HostKey) {
+        self.open().remove(key);
+    }
+}
 
 /// What a look at a host has told.
 #[derive(Debug)]
@@ -46,25 +93,24 @@ impl Launcher {
         pool: &PoolKey,
         host: &Arc<StaticHost>,
         missing: &[usize],
-    ) -> Result<(), ZkError> {
-        let Some(cloud) = self.clouds.get(&pool.provider) else { return Ok(()) };
-        let session = self.book.open().session();
+        reports: &Reports,
+    ) -> Result<Outcome, ZkError> {
+        let Some(cloud) = self.clouds.get(&pool.provider) else { return Ok(Outcome::Done) };
         let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
         let name = format!("host {} of {pool}", host.id);
-        let met = self.book.open().met.get(&key).filter(|met| met.host == *host).map(|met| met.keys.clone());
-        let look = match look_at(&cloud, host, met.as_deref().unwrap_or_default()).await {
+        let met = self.hosts_met.last(&key, host).map(|(_, keys)| keys).unwrap_or_default();
+        let look = match look_at(&cloud, host, &met).await {
             Ok(look) => {
                 if look.connected && host.has_host_keys() {
-                    self.book.open().meets(&key, host, &look.keys);
+                    self.hosts_met.meets(&key, host, &look.keys);
                 }
                 look
             }
-            Err(why) => return self.out_of_reach(&key, &name, &why).await,
+            Err(why) => return self.out_of_reach(&key, &name, why, reports).await,
         };
-        self.book.open().worked(&name);
         // Looking takes a while: another launcher may have been started meanwhile, and registers what is missing.
         if !self.is_keeper_of(&pool.provider) {
-            return Ok(());
+            return Ok(Outcome::HostSeen { registered: false });
         }
         for id in self.ready_nodes(&key) {
             self.bring_up_to_date(&id, pool, host, &look).await?;
@@ -73,7 +119,7 @@ impl Launcher {
             let pool = provider.pool(&pool.pool)?;
             Some(pool.node_attributes.clone())
         }) else {
-            return Ok(());
+            return Ok(Outcome::HostSeen { registered: false });
         };
         let free = self.zk.cache().read(|records| free_slots(records, &key, host));
         for slot in missing.iter().filter(|slot| free.contains(slot)) {
@@ -89,38 +135,28 @@ impl Launcher {
             node.attributes.clone_from(&attributes);
             describe(&mut node, pool, host, &look);
             // The next pass sees to what is left.
-            if session.is_cancelled() || !self.is_keeper_of(&pool.provider) {
-                return Ok(());
+            if reports.is_over() || !self.is_keeper_of(&pool.provider) {
+                return Ok(Outcome::HostSeen { registered: false });
             }
             let id = self.zk.create_ready_node(node).await?;
             info!(logger = %logger(pool), node = %id, "Registered {name}, slot {slot}");
         }
-        let mut book = self.book.open();
-        if !session.is_cancelled() {
-            book.view.hosts_seen.insert(key, (Arc::clone(host), pool.pool.clone()));
-        }
-        Ok(())
+        Ok(Outcome::HostSeen { registered: true })
     }
 
     /// A host that cannot be used: its ready nodes go, and it is looked at again later.
-    async fn out_of_reach(&self, key: &HostKey, name: &str, why: &str) -> Result<(), ZkError> {
-        let most = self.options.cleanup_interval.as_secs_f64().max(1.0);
-        let pause = {
-            let mut book = self.book.open();
-            let pause = book.back_off(name, 1.0, most);
-            book.view.hosts_after.insert(key.clone(), clock::now() + pause);
-            book.view.hosts_seen.remove(key);
-            book.met.remove(key);
-            pause
-        };
-        warn!(
-            logger = "nodepool.driver.static.StaticNodeProvider",
-            "{name} cannot be used, looking again in {pause:.0} s: {why}"
-        );
+    async fn out_of_reach(
+        &self,
+        key: &HostKey,
+        name: &str,
+        why: String,
+        reports: &Reports,
+    ) -> Result<Outcome, ZkError> {
+        self.hosts_met.forget(key);
         for id in self.ready_nodes(key) {
-            self.retire(&id, &format!("{name} cannot be used: {why}")).await?;
+            self.retire(&id, &format!("{name} cannot be used: {why}"), reports).await?;
         }
-        Ok(())
+        Ok(Outcome::HostOutOfReach { why })
     }
 
     /// The nodes of a host that are ready and that nobody has, as far as is known.
@@ -182,18 +218,14 @@ impl Launcher {
             Some(host) => {
                 let Some(cloud) = self.clouds.get(&provider) else { return Ok(Some(held)) };
                 let key = HostKey { provider: provider.clone(), host: host.id.clone() };
-                let met = {
-                    let book = self.book.open();
-                    let met = book.met.get(&key).filter(|met| met.host == *host);
-                    met.map(|met| (met.at, met.keys.clone()))
-                };
+                let met = self.hosts_met.last(&key, host);
                 if met.as_ref().is_some_and(|(at, _)| at.elapsed() < ALIVE_FOR) {
                     return Ok(Some(held));
                 }
                 match try_port(&cloud, host).await {
                     Ok(()) => {
                         if let Some((_, keys)) = met {
-                            self.book.open().meets(&key, host, &keys);
+                            self.hosts_met.meets(&key, host, &keys);
                         }
                         return Ok(Some(held));
                     }
@@ -202,7 +234,7 @@ impl Launcher {
             }
         };
         warn!(
-            logger = "nodepool.driver.static.StaticNodeProvider",
+            logger = LOGGER,
             node = %node.id,
             "Node {} of provider {provider} cannot be handed out, it is given up: {why}",
             node.hostname.as_deref().unwrap_or_default()
@@ -225,7 +257,7 @@ fn describe(node: &mut Node, pool: &PoolKey, host: &StaticHost, look: &Look) {
 }
 
 fn logger(pool: &PoolKey) -> String {
-    format!("nodepool.driver.static.StaticNodeProvider.{pool}")
+    format!("{LOGGER}.{pool}")
 }
 
 /// Resolves a host's name, and sees whether it answers and shows the keys that it should. `met`: those that it had when it

@@ -29,10 +29,13 @@ use nodepool_drivers::{
 };
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{Launcher, clouds::Cloud};
+use super::{
+    Launcher,
+    clouds::Cloud,
+    events::{Event, Reports},
+};
 use crate::{
     nodescan::{ScanError, Target},
     plan::{NewNode, PoolKey},
@@ -50,7 +53,8 @@ pub struct NodeLaunch {
     pub(super) label: LabelName,
     az: Option<String>,
     request: Arc<NodeRequest>,
-    session: CancellationToken,
+    /// Of the session in which it began.
+    pub(super) reports: Reports,
     logger: String,
     /// The server of the current attempt as the cloud told it, whether or not that is on record yet.
     made: std::sync::Mutex<Option<Made>>,
@@ -139,7 +143,7 @@ impl NodeLaunch {
         pool: PoolKey,
         new: &NewNode,
         request: Arc<NodeRequest>,
-        session: CancellationToken,
+        reports: Reports,
     ) -> Self {
         let logger = format!("nodepool.StateMachineNodeLauncher.{}", pool.provider);
         Self {
@@ -149,18 +153,18 @@ impl NodeLaunch {
             label: new.label.clone(),
             az: new.az.clone(),
             request,
-            session,
+            reports,
             logger,
             made: std::sync::Mutex::default(),
         }
     }
 
-    /// Launches; gives the lock back to the book with the outcome. Ends without a word when the session is lost: the
+    /// Launches; gives the lock back to the loop with the outcome. Ends without a word when the session is lost: the
     /// record is then unlocked and `building`, which dooms it.
     pub async fn run(self, held: Held<Node>) {
         let id = held.record().id.clone();
         let span = info_span!("launch", request = %self.request.id, event_id = self.request.event_id, node = %id);
-        let session = self.session.clone();
+        let session = self.reports.session().clone();
         tokio::select! {
             () = self.attempts(held).instrument(span) => {}
             () = session.cancelled() => {}
@@ -443,7 +447,7 @@ impl NodeLaunch {
         let Some(failure) = failure else {
             info!(logger = %self.logger, "Node {} is ready", held.record().id);
             self.launcher.clouds.launch_worked(&self.pool.provider);
-            self.launcher.book.open().launched(held, None);
+            self.reports.tell(Event::Launched { held, failure: None });
             return;
         };
         let reason = failure.to_string();
@@ -474,7 +478,7 @@ impl NodeLaunch {
             return;
         }
         let failed = (state == NodeState::Failed).then(|| format!("node {}: {reason}", held.record().id));
-        self.launcher.book.open().launched(held, failed);
+        self.reports.tell(Event::Launched { held, failure: failed });
     }
 
     /// The server's console, line by line, after a scan that failed (`console-log`).

@@ -9,13 +9,17 @@
 //! this process has not written itself therefore says that there may be nodes which the cache does not show yet: before a
 //! decision on it, they are read ([`ZooKeeper::read_nodes_of`](nodepool_common::zk::ZooKeeper::read_nodes_of)).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use nodepool_common::{
     config::MetastaticLabel,
     model::{
         Backing, LabelName, Node, NodeId, NodeRequest, NodeState, Object, Place, ProviderName, RequestId, RequestState,
-        Resources, metastatic_owner,
+        Resources, Timestamp, metastatic_owner,
     },
     sys::clock,
     zk::{Held, KeptLock, TryLock, ZkError},
@@ -27,23 +31,24 @@ use tracing::{info, warn};
 
 use super::{
     Launcher,
-    book::Book,
+    events::{Event, Outcome, Reports},
     launch::{Failure, NodeLaunch},
+    requests::LOCKED_ELSEWHERE,
 };
 use crate::{
     nodescan::Target,
     plan::{Reason, carries, free_place},
 };
 
-const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
+pub(super) const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
 /// How long to wait for the lock of the node that a request was given (`nodepool 11.0.0: driver/metastatic/adapter.py
 /// _checkBackingNodeRequests`).
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Seconds before backing nodes are asked for again after a request for one has failed: the first time, and at most.
-const FIRST_PAUSE: f64 = 1.0;
-const LONGEST_PAUSE: f64 = 60.0;
+pub(super) const FIRST_PAUSE: f64 = 1.0;
+pub(super) const LONGEST_PAUSE: f64 = 60.0;
 /// Seconds for which a node that was not locked for its provider is left out of its backing nodes.
-const NOT_KEPT: f64 = 60.0;
+pub(super) const NOT_KEPT: f64 = 60.0;
 /// How long a launch that waits goes without a look, whatever it hears.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -53,6 +58,22 @@ pub struct Placing {
     /// Whose turn it is to look for a slot and to write down that it is taken. The version of each backing node's lock up to
     /// which the cache shows all that was placed on it.
     turn: Mutex<HashMap<NodeId, i32>>,
+    /// Backing nodes that are left out of account, until when.
+    not_kept: std::sync::Mutex<Arc<BTreeMap<NodeId, Timestamp>>>,
+}
+
+impl Placing {
+    /// Nothing is placed on those backing nodes until the time of each.
+    pub(super) fn leave_out(&self, not_kept: &BTreeMap<NodeId, Timestamp>) {
+        let mut left_out = self.not_kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if **left_out != *not_kept {
+            *left_out = Arc::new(not_kept.clone());
+        }
+    }
+
+    fn left_out(&self) -> Arc<BTreeMap<NodeId, Timestamp>> {
+        Arc::clone(&self.not_kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Why a launch that waits for a place gets none.
@@ -79,14 +100,14 @@ fn placing(label: &LabelName) -> String {
 
 /// A launch that waits for a place; over when it is dropped.
 struct Seeking<'a> {
-    book: &'a Book,
+    reports: &'a Reports,
     node: NodeId,
     answer: oneshot::Receiver<NoPlace>,
 }
 
 impl Drop for Seeking<'_> {
     fn drop(&mut self) {
-        self.book.open().sought(&self.node);
+        self.reports.tell(Event::SeeksNoMore { node: self.node.clone() });
     }
 }
 
@@ -109,9 +130,20 @@ impl Launcher {
 
     /// Takes the node of a request that was fulfilled; tells the launches that wait for one that failed. One that is of no
     /// use any more is withdrawn.
-    pub(super) async fn settle_backing(&self, provider: &ProviderName, id: &RequestId) -> Result<(), ZkError> {
+    pub(super) async fn settle_backing(
+        &self,
+        provider: &ProviderName,
+        id: &RequestId,
+        reports: &Reports,
+    ) -> Result<Outcome, ZkError> {
         let Some(request) = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned()) else {
-            return Ok(());
+            return Ok(Outcome::Done);
+        };
+        let mut outcome = Outcome::Done;
+        // Told before the request is gone: no other is to be made at once.
+        let failed = |label: &MetastaticLabel, why: String| {
+            let (provider, label) = (provider.clone(), Box::new(label.clone()));
+            reports.tell(Event::BackingFailed { provider, label, request: id.clone(), why });
         };
         let config = self.config();
         let label = request.backed_label().and_then(|label| {
@@ -124,22 +156,20 @@ impl Launcher {
             }
             (Some(label), RequestState::Failed) => {
                 let why = format!("the request for a node to stand on failed: {}", request.decline_reasons.join("; "));
-                self.backing_failed(provider, label, id, &why);
+                failed(label, why);
             }
             (Some(label), RequestState::Fulfilled) => {
                 if let Some(node) = request.nodes.first() {
                     match self.take_backing(provider, label, id, node).await? {
-                        Ok(()) => self.book.open().worked(&order_name(provider, &label.name)),
-                        Err(why) => {
-                            let why = format!("the node to stand on cannot be taken: {why}");
-                            self.backing_failed(provider, label, id, &why);
-                        }
+                        Ok(()) => outcome = Outcome::BackingTaken(provider.clone(), label.name.clone()),
+                        Err(why) => failed(label, format!("the node to stand on cannot be taken: {why}")),
                     }
                 }
             }
-            _ => return Ok(()),
+            _ => return Ok(outcome),
         }
-        self.zk.delete_request(id).await
+        self.zk.delete_request(id).await?;
+        Ok(outcome)
     }
 
     /// Locks the node of a request for the provider, and marks it as a backing node. Why that cannot be, for people.
@@ -189,34 +219,17 @@ impl Launcher {
         })
     }
 
-    /// As many launches fail as would have stood on it, and for a while no other is asked for.
-    fn backing_failed(&self, provider: &ProviderName, label: &MetastaticLabel, request: &RequestId, why: &str) {
-        let mut book = self.book.open();
-        let seeking: Vec<NodeId> = book.seeking(provider, &label.name).take(label.max_parallel_jobs).cloned().collect();
-        for node in seeking {
-            book.stop_seeking(&node, NoPlace::Failed(why.to_owned()));
-        }
-        let key = (provider.clone(), label.name.clone());
-        // Requests that were made together fail together: that is one failure.
-        let now = clock::now();
-        let again = match book.view.backing_after.get(&key).filter(|at| **at > now) {
-            Some(at) => *at,
-            None => now + book.back_off(&order_name(provider, &label.name), FIRST_PAUSE, LONGEST_PAUSE),
-        };
-        book.view.backing_after.insert(key, again);
-        warn!(logger = LOGGER, request = %request, "{why}; asking again in {:.0} s at the earliest", again - now);
-    }
-
     pub(super) async fn let_backing_go(
         &self,
         provider: &ProviderName,
         node: &NodeId,
         reason: &Reason,
+        reports: &Reports,
     ) -> Result<(), ZkError> {
         let owner = metastatic_owner(provider);
         // Nothing is placed on it meanwhile, and nothing has been since that was decided.
         let mut known = self.placing.turn.lock().await;
-        let Some(kept) = self.kept_lock(node, &owner).await? else { return Ok(()) };
+        let Some(kept) = self.kept_lock(node, &owner, reports).await? else { return Ok(()) };
         self.show_all_placed(&mut known, provider, node, &kept).await?;
         if self.zk.cache().read(|records| carries(records, provider, node)) {
             return Ok(());
@@ -225,18 +238,17 @@ impl Launcher {
         if self.zk.update_kept(node, &kept, true, used).await? {
             info!(logger = LOGGER, node = %node, "Giving the backing node back: {reason}");
         } else {
-            // What has changed wakes us earlier; this only keeps a race from spinning.
-            self.book.open().view.nodes_after.insert(node.clone(), clock::now() + 0.25);
+            reports.tell(Event::NodeLocked { node: node.clone(), pause: LOCKED_ELSEWHERE });
         }
         Ok(())
     }
 
     /// The lock of a backing node. One that is not locked for the provider is left out of account for a while: another
     /// contender may have been before the provider's for a moment.
-    async fn kept_lock(&self, node: &NodeId, owner: &str) -> Result<Option<KeptLock>, ZkError> {
+    async fn kept_lock(&self, node: &NodeId, owner: &str, reports: &Reports) -> Result<Option<KeptLock>, ZkError> {
         let kept = self.zk.kept_lock(node, owner).await?;
         if kept.is_none() {
-            self.book.open().view.not_kept.insert(node.clone(), clock::now() + NOT_KEPT);
+            reports.tell(Event::NotKept { node: node.clone() });
             info!(logger = LOGGER, node = %node, "Is not locked for {owner} now: it is left out of its backing nodes for {NOT_KEPT:.0} s");
         }
         Ok(kept)
@@ -320,10 +332,14 @@ impl NodeLaunch {
             held.lock().await.update(|node| (node.driver_data, node.slot) = (None, None)).await?;
         }
         let mut changed = self.launcher.zk.cache().changed();
-        let book = &self.launcher.book;
-        let answer = book.open().seek(id.clone(), self.pool.clone(), self.label.clone());
-        let mut seeking = Seeking { book, node: id, answer };
-        self.launcher.wake.notify_one();
+        let (told, answer) = oneshot::channel();
+        self.reports.tell(Event::Seeks {
+            node: id.clone(),
+            pool: self.pool.clone(),
+            label: self.label.clone(),
+            answer: told,
+        });
+        let mut seeking = Seeking { reports: &self.reports, node: id, answer };
         loop {
             let label = self.configured().map_err(|why| why.failure(&self.label))?;
             if let Some((place, under)) = self.take_place(held, &label).await? {
@@ -350,7 +366,7 @@ impl NodeLaunch {
         let provider = &self.pool.provider;
         let zk = &self.launcher.zk;
         let find = || {
-            let not_kept = self.launcher.book.open().view.not_kept.clone();
+            let not_kept = self.launcher.placing.left_out();
             zk.cache().read(|records| {
                 let place = free_place(records, provider, &not_kept, label, clock::now())?;
                 let under = records.nodes.get(&place.backing_node)?.usable()?;
@@ -360,7 +376,9 @@ impl NodeLaunch {
         let mut known = self.launcher.placing.turn.lock().await;
         let Some((likely, _)) = find() else { return Ok(None) };
         let on = &likely.backing_node;
-        let Some(kept) = self.launcher.kept_lock(on, &metastatic_owner(provider)).await? else { return Ok(None) };
+        let Some(kept) = self.launcher.kept_lock(on, &metastatic_owner(provider), &self.reports).await? else {
+            return Ok(None);
+        };
         self.launcher.show_all_placed(&mut known, provider, on, &kept).await?;
         let Some((place, under)) = find().filter(|(place, _)| place.backing_node == *on) else { return Ok(None) };
         let mut held = held.lock().await;
@@ -400,16 +418,11 @@ impl NodeLaunch {
                 node.user_data = Some(Backing { failed: true, ..backing }.user_data());
             }
         };
-        if let Some(kept) = self.launcher.kept_lock(backing_node, &owner).await? {
+        if let Some(kept) = self.launcher.kept_lock(backing_node, &owner, &self.reports).await? {
             self.launcher.zk.update_kept(backing_node, &kept, false, mark).await?;
         }
         Ok(())
     }
-}
-
-/// What the back-off of requests for backing nodes is noted under.
-fn order_name(provider: &ProviderName, label: &LabelName) -> String {
-    format!("backing node for {label} of {provider}")
 }
 
 /// What a node has from the one that it stands on.

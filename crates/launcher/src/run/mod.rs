@@ -2,12 +2,15 @@
 //!
 //! One loop ([`Launcher::run`]) waits until something may have changed (a record, an answer of a cloud, the end of an
 //! action, a moment the planner named), asks the [`Planner`](crate::plan::Planner) and hands each decision to a task of its own.
+//! It alone owns what the launcher holds and does ([`core`]); actions tell it what they have done ([`events`]).
 //! An action locks, reads again under the lock, does one step and ends; what comes next is the next plan's business.
 //! So start-up, a take-over after a crash and everyday work are one path, and nothing polls ZooKeeper.
 //!
 //! | module | is about |
 //! |---|---|
-//! | [`actions`] | carrying a decision out: a task, what is busy meanwhile |
+//! | [`actions`] | carrying a decision out: a task with the locks that it needs |
+//! | [`core`] | what the loop owns: events applied, a pass made |
+//! | [`events`] | what actions and launches tell the loop |
 //! | [`book`] | what we hold and do: the locks, and the planner's view of them |
 //! | [`clouds`] | the providers: start, replacement, what is known of them |
 //! | [`requests`] | actions on requests |
@@ -22,6 +25,8 @@
 mod actions;
 mod book;
 mod clouds;
+mod core;
+mod events;
 mod gone;
 mod hosts;
 mod launch;
@@ -33,13 +38,13 @@ mod requests;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use nodepool_common::{
     config::{self, Config},
-    model::{Extra, LauncherId, PoolComponent, ProviderName, RequestId},
+    model::{Extra, LauncherId, PoolComponent, ProviderName},
     stats::Stats,
     sys::{
         clock, host,
@@ -51,18 +56,13 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
+pub use self::core::Core;
 pub use self::report::Readiness;
-use self::{
-    book::Book,
-    clouds::{Clouds, Waited},
-};
-use crate::plan::{News, Plan, Planner, PoolKey, PoolState, Timing, WaitingSince, World, keeper_of};
+use self::{clouds::Clouds, events::Reports};
+use crate::plan::{Plan, PoolKey, keeper_of};
 
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.NodePool";
-
-/// How often what the planner remembers is compared with everything.
-const CHECK_EVERY: Duration = Duration::from_secs(300);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -86,21 +86,18 @@ pub struct Launcher {
     zk: ZooKeeper,
     stats: Stats,
     config: RwLock<Arc<Config>>,
-    book: Book,
+    /// How the loop is asked.
+    reports: Reports,
     clouds: Clouds,
     context: nodepool_drivers::Context,
     pools: Mutex<BTreeMap<PoolKey, RunningPool>>,
-    planner: Mutex<Planner>,
-    /// When what the planner remembers was last compared with everything.
-    checked: Mutex<Option<Instant>>,
-    /// The last plan's word on what waits.
-    waiting: Mutex<BTreeMap<(RequestId, PoolKey), WaitingSince>>,
     /// When all ready nodes were last looked at for those that have gone; `None`: they are to be now.
     looked_for_gone: Mutex<Option<Instant>>,
     /// When the clock was set.
     steps: Mutex<clock::Steps>,
     readiness: Mutex<Readiness>,
     placing: metastatic::Placing,
+    hosts_met: hosts::HostsMet,
     /// What the searches for leaks have held back.
     withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
     wake: Notify,
@@ -127,30 +124,30 @@ impl RunningPool {
 }
 
 impl Launcher {
-    /// A launcher with a first configuration; nothing runs yet.
-    pub fn new(options: Options, config: Arc<Config>, zk: ZooKeeper, stats: Stats) -> Arc<Self> {
-        Arc::new(Self {
+    /// A launcher with a first configuration, and what its loop will own; nothing runs yet.
+    pub fn new(options: Options, config: Arc<Config>, zk: ZooKeeper, stats: Stats) -> (Arc<Self>, Core) {
+        let (core, reports) = Core::new();
+        let launcher = Arc::new(Self {
             options,
             zk,
             stats: stats.clone(),
             config: RwLock::new(config),
-            book: Book::default(),
+            reports,
             clouds: Clouds::default(),
             context: nodepool_drivers::Context::from_env().with_stats(stats),
             pools: Mutex::default(),
-            planner: Mutex::default(),
-            checked: Mutex::default(),
-            waiting: Mutex::default(),
             looked_for_gone: Mutex::default(),
             steps: Mutex::default(),
             readiness: Mutex::default(),
             placing: metastatic::Placing::default(),
+            hosts_met: hosts::HostsMet::default(),
             withheld: Mutex::default(),
             wake: Notify::new(),
             accepts: Semaphore::new(actions::ACCEPTS_AT_ONCE),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
-        })
+        });
+        (launcher, core)
     }
 
     /// The running configuration.
@@ -160,39 +157,28 @@ impl Launcher {
 
     /// Runs until told to stop. Returns when everything that ran has ended. `watcher` knows the files from before the
     /// first configuration was read, so that no change is missed.
-    pub async fn run(self: &Arc<Self>, watcher: config::Watcher, shutdown: &Shutdown) {
+    pub async fn run(self: &Arc<Self>, mut core: Core, watcher: config::Watcher, shutdown: &Shutdown) {
         let mut stop = shutdown.reason();
         let component = self.zk.register_launcher(&host::hostname(), &self.options.version);
         self.apply_config(&self.config());
         self.guard(shutdown, "watcher of the configuration", |this| this.watch_config(watcher));
-        self.guard(shutdown, "watcher of the ZooKeeper session", Self::watch_session);
         self.guard(shutdown, "reporter of statistics", Self::report_statistics);
         self.guard(shutdown, "keeper of what is held back", Self::forget_unclaimed);
 
-        let mut changed = self.zk.cache().changed();
+        let (mut changed, mut sessions) = (self.zk.cache().changed(), self.zk.session());
         let mut stopping = false;
         loop {
-            let set_by = self.steps.lock().unwrap_or_else(PoisonError::into_inner).step(clock::now(), Instant::now());
-            if let Some(step) = set_by {
-                warn!(
-                    logger = LOGGER,
-                    "The clock was set by {step:.0} s: what waits for a time waits as long as before"
-                );
-                self.book.open().clock_stepped(step);
-                self.clouds.clock_stepped(step);
-                self.zk.cache().clock_stepped(step);
-                self.planner.lock().unwrap_or_else(PoisonError::into_inner).clock_stepped(step);
-                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.values_mut().for_each(|waiting| waiting.since += step);
-            }
-            let wake_at = if self.zk.cache().ready() { self.pass(stopping) } else { None };
-            if stopping && self.book.open().is_idle() {
+            self.catch_up(&mut core);
+            let wake_at = if self.zk.cache().ready() { self.pass(&mut core, stopping) } else { None };
+            if stopping && core.book.is_idle() {
                 break;
             }
             let pause = wake_at.map_or(clock::LONGEST_SLEEP, clock::until);
             tokio::select! {
                 result = changed.changed() => if result.is_err() { break },
+                result = sessions.changed() => if result.is_err() { break },
                 () = self.wake.notified() => {}
+                told = core.book.inbox().next() => if let Some(told) = told { self.apply(&mut core, told) },
                 () = tokio::time::sleep(pause) => {}
                 result = stop.changed() => {
                     let reason = *stop.borrow_and_update();
@@ -203,7 +189,7 @@ impl Launcher {
                             self.withdraw_pools().await;
                         }
                         Some(ShutdownReason::Terminate) => {
-                            self.leave().await;
+                            self.leave(&mut core).await;
                             break;
                         }
                         None => if result.is_err() { break },
@@ -221,100 +207,23 @@ impl Launcher {
         info!(logger = LOGGER, "Stopped");
     }
 
-    /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
-    fn pass(self: &Arc<Self>, stopping: bool) -> Option<f64> {
-        let now = clock::now();
-        let config = self.config();
-        let recheck_at = self.clouds.forget_stale(now);
-        let pools: Vec<PoolState> = self
-            .pools
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .map(|(key, pool)| PoolState { key: key.clone(), launcher_id: pool.launcher_id.clone() })
-            .collect();
-        let started = Instant::now();
-        let mut look_again_at = None;
-        let mut plan = {
-            let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut book = self.book.open();
-            book.tidy(now);
-            let touched = book.view.take_touched();
-            let changes = self.zk.cache().take_changes();
-            self.zk.cache().read(|records| {
-                look_again_at = self.note_gone(records);
-                let mut plan = self.clouds.with_known(|providers| {
-                    let world = World {
-                        now,
-                        config: &config,
-                        records,
-                        pools: &pools,
-                        providers,
-                        session: self.session_id(),
-                        holdings: &book.view,
-                        timing: Timing {
-                            request_lock: self.options.request_lock_age.as_secs_f64(),
-                            ..Timing::default()
-                        },
-                        stopping,
-                    };
-                    let plan = planner.plan(&world, News { changes, touched, setting: false });
-                    if !self.is_check_due() {
-                        return plan;
-                    }
-                    let mut right = planner.plan_anew(&world);
-                    for difference in right.differences(&plan) {
-                        error!(logger = LOGGER, "A bug in the launcher, please report it: {difference}");
-                    }
-                    right.newly_waiting = plan.newly_waiting;
-                    right
-                });
-                book.note_idle(std::mem::take(&mut plan.idle_backing), now);
-                plan
-            })
-        };
-        self.stats.plan(started.elapsed());
-        let waited = Waited::of(&plan);
-        self.clouds.tell_who_waits(&waited);
-        let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&waited, now);
-        self.publish_pauses(&plan);
-        self.say_what_waits(&mut plan, now);
-        let wake_at = [plan.wake_at, recheck_at, refresh_at, look_again_at, self.check_again_at(now)]
-            .into_iter()
-            .flatten()
-            .reduce(f64::min);
-        for want in plan.wants.into_iter().chain(refresh) {
-            self.find_out(want);
-        }
-        for decision in plan.decisions {
-            self.carry_out(decision);
-        }
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolKey, RunningPool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn steps(&self) -> MutexGuard<'_, clock::Steps> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pass has ended.
+    fn note_pass(&self) {
         self.readiness.lock().unwrap_or_else(PoisonError::into_inner).passed = true;
-        wake_at
-    }
-
-    /// Whether what the planner remembers is to be compared with everything, so that nothing that went unnoticed is forgotten
-    /// for ever. It costs one pass over all records.
-    fn is_check_due(&self) -> bool {
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was made from everything at the first pass needs no check.
-        let is_due = checked.is_some_and(|last| last.elapsed() > CHECK_EVERY);
-        if is_due || checked.is_none() {
-            *checked = Some(Instant::now());
-        }
-        is_due
-    }
-
-    /// When that is due.
-    fn check_again_at(&self, now: f64) -> Option<f64> {
-        let last = (*self.checked.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Some(now + CHECK_EVERY.saturating_sub(last.elapsed()).as_secs_f64() + 0.1)
     }
 
     /// Whether it is on this launcher to do what only one may do for a provider ([`keeper_of`]), as far as is known now.
     fn is_keeper_of(&self, provider: &ProviderName) -> bool {
         let keeper = self.zk.cache().read(|records| keeper_of(records, provider, &[]));
-        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools = self.pools();
         keeper.is_some_and(|keeper| pools.values().any(|pool| pool.launcher_id == keeper))
     }
 
@@ -383,35 +292,10 @@ impl Launcher {
         }
     }
 
-    /// Starts over when the ZooKeeper session was lost: every lock of ours is gone with it.
-    async fn watch_session(self: Arc<Self>) {
-        let mut sessions = self.zk.session();
-        let mut current = None;
-        loop {
-            let session = *sessions.borrow_and_update();
-            self.stats.zk_connected(session.is_some());
-            if let Some(session) = session {
-                if current.is_some_and(|current| current != session) {
-                    warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
-                    self.clouds.search_anew();
-                    self.book.start_over();
-                }
-                if current != Some(session) {
-                    self.stats.zk_session();
-                }
-                current = Some(session);
-                self.wake.notify_one();
-            }
-            if sessions.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Brings the registered pools in line with the configuration; see [`clouds`] for when a pool takes part.
     fn match_pools(self: &Arc<Self>) {
         // Locked first: a concurrent call with an older configuration must not bring a removed pool back.
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = self.pools();
         let config = self.config();
         let is_gone = |key: &PoolKey| {
             config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none())
@@ -464,7 +348,7 @@ impl Launcher {
 
     /// Tells others which pools wait for quota, or for their cloud: others need not leave requests to those.
     fn publish_pauses(&self, plan: &Plan) {
-        for (key, pool) in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+        for (key, pool) in self.pools().iter_mut() {
             let lacks_quota = plan.paused.contains(key);
             self.stats.pool_paused(&key.provider, &key.pool, Some(lacks_quota));
             let paused = lacks_quota || self.clouds.is_absent(&key.provider);
@@ -477,7 +361,7 @@ impl Launcher {
     }
 
     async fn withdraw_pools(&self) {
-        let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
+        let pools = std::mem::take(&mut *self.pools());
         futures::future::join_all(pools.into_values().map(|pool| async move { pool.registration.withdraw().await }))
             .await;
     }

@@ -7,11 +7,15 @@ use nodepool_common::{
     sys::clock,
     zk::{Held, TryLock, ZkError},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
-use super::Launcher;
+use super::{
+    Launcher,
+    events::{Event, Outcome, Reports},
+    requests::LOCKED_ELSEWHERE,
+};
 
-const LOGGER: &str = "nodepool.DeletedNodeWorker";
+pub(super) const LOGGER: &str = "nodepool.DeletedNodeWorker";
 /// How long one attempt to delete may take (`nodepool 11.0.0: driver/statemachine.py StateMachineNodeDeleter`).
 const DELETE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Seconds for which the record of a node is kept whose server is in a project that the cloud's settings do not lead to any
@@ -22,10 +26,9 @@ const OUT_OF_SIGHT_PAUSE: f64 = 600.0;
 
 impl Launcher {
     /// Unlocks a node we hold; a ready one becomes free.
-    pub(super) async fn let_go(&self, id: &NodeId, reason: &(dyn Display + Sync)) -> Result<(), ZkError> {
-        let Some(held) = self.book.open().take_node(id) else { return Ok(()) };
-        debug!(logger = LOGGER, node = %id, "Letting go of the node: {reason}");
+    pub(super) async fn let_go(&self, held: Held<Node>, reason: &(dyn Display + Sync)) -> Result<(), ZkError> {
         let node = held.record();
+        debug!(logger = LOGGER, node = %node.id, "Letting go of the node: {reason}");
         let config = self.config();
         let is_known = node.provider.as_ref().is_some_and(|provider| config.providers.contains_key(provider));
         if node.state == NodeState::Aborted && node.external_id.is_none() && !is_known {
@@ -40,8 +43,13 @@ impl Launcher {
     }
 
     /// Marks an idle, a held or an orphaned node for deletion.
-    pub(super) async fn retire(&self, id: &NodeId, reason: &(dyn Display + Sync)) -> Result<(), ZkError> {
-        let Some(held) = self.lock_free(id).await? else { return Ok(()) };
+    pub(super) async fn retire(
+        &self,
+        id: &NodeId,
+        reason: &(dyn Display + Sync),
+        reports: &Reports,
+    ) -> Result<(), ZkError> {
+        let Some(held) = self.lock_free(id, reports).await? else { return Ok(()) };
         let still = match held.record().state {
             NodeState::Ready => held.record().allocated_to.is_none(),
             NodeState::Hold | NodeState::Init => true,
@@ -55,8 +63,8 @@ impl Launcher {
     }
 
     /// Frees a ready node whose request is gone.
-    pub(super) async fn deallocate(&self, id: &NodeId, request: &RequestId) -> Result<(), ZkError> {
-        let Some(held) = self.lock_free(id).await? else { return Ok(()) };
+    pub(super) async fn deallocate(&self, id: &NodeId, request: &RequestId, reports: &Reports) -> Result<(), ZkError> {
+        let Some(held) = self.lock_free(id, reports).await? else { return Ok(()) };
         let node = held.record();
         let still = node.state == NodeState::Ready
             && node.allocated_to.as_ref() == Some(request)
@@ -69,11 +77,11 @@ impl Launcher {
     }
 
     /// The story of a node's end: DELETING, its server gone, DELETED, its record gone.
-    pub(super) async fn delete(self: &Arc<Self>, id: &NodeId) -> Result<(), ZkError> {
-        let Some((mut held, state)) = self.lock_doomed(id).await? else { return Ok(()) };
+    pub(super) async fn delete(&self, id: &NodeId, reports: &Reports) -> Result<Outcome, ZkError> {
+        let Some((mut held, state)) = self.lock_doomed(id, reports).await? else { return Ok(Outcome::Done) };
         let node = Arc::clone(held.record());
         if !state.is_doomed() {
-            return held.unlock().await;
+            return held.unlock().await.map(|()| Outcome::Done);
         }
         if state != NodeState::Deleting && state != NodeState::Deleted {
             info!(logger = LOGGER, node = %id, "Deleting {state} node");
@@ -83,7 +91,7 @@ impl Launcher {
             && let Some(external_id) = &node.external_id
         {
             let Some(cloud) = node.provider.as_ref().and_then(|provider| self.clouds.get(provider)) else {
-                return held.unlock().await;
+                return held.unlock().await.map(|()| Outcome::Done);
             };
             if node.state != NodeState::Deleting {
                 held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
@@ -96,7 +104,8 @@ impl Launcher {
                 let now = clock::now();
                 let since = held.stat().no_later(held.record().state_time, now);
                 if now - since < OUT_OF_SIGHT_FOR {
-                    return self.deletion_failed(held, &why.to_string(), OUT_OF_SIGHT_PAUSE).await;
+                    held.unlock().await?;
+                    return Ok(Outcome::NotDeleted { trouble: why.to_string(), longest: OUT_OF_SIGHT_PAUSE });
                 }
                 error!(
                     logger = LOGGER, node = %id,
@@ -111,12 +120,13 @@ impl Launcher {
                 };
                 if let Some(trouble) = trouble {
                     let longest = self.options.delete_interval.as_secs_f64() * 12.0;
-                    return self.deletion_failed(held, &trouble, longest).await;
+                    // Its record stays `deleting` and unlocked, as upstream leaves it.
+                    held.unlock().await?;
+                    return Ok(Outcome::NotDeleted { trouble, longest });
                 }
             }
         }
         held.delete(clock::now()).await?;
-        self.book.open().worked(&format!("delete {id}"));
         // The end of one that the cloud refused makes no room: the pause after the refusal stands.
         if let Some(provider) = &node.provider
             && node.external_id.is_some()
@@ -125,11 +135,11 @@ impl Launcher {
             self.clouds.room_was_made(provider);
         }
         info!(logger = LOGGER, node = %id, "Deleted node");
-        Ok(())
+        Ok(Outcome::Deleted)
     }
 
     /// Locks a node that is to be deleted, in one step with `deleting` where it has a server; with the state that it was in.
-    async fn lock_doomed(&self, id: &NodeId) -> Result<Option<(Held<Node>, NodeState)>, ZkError> {
+    async fn lock_doomed(&self, id: &NodeId, reports: &Reports) -> Result<Option<(Held<Node>, NodeState)>, ZkError> {
         let mut state = None;
         let mark = |node: &mut Node| {
             state = Some(node.state);
@@ -144,34 +154,18 @@ impl Launcher {
         if let (Some(held), Some(state)) = (claimed, state) {
             return Ok(Some((held, state)));
         }
-        let held = self.lock_free(id).await?;
+        let held = self.lock_free(id, reports).await?;
         Ok(held.map(|held| {
             let state = held.record().state;
             (held, state)
         }))
     }
 
-    /// The record stays `deleting` and unlocked, as upstream leaves it; the next attempt comes after a pause, which grows to
-    /// `longest` seconds.
-    async fn deletion_failed(&self, held: Held<Node>, trouble: &str, longest: f64) -> Result<(), ZkError> {
-        let id = held.record().id.clone();
-        let pause = {
-            let first = self.options.delete_interval.as_secs_f64();
-            let mut book = self.book.open();
-            let pause = book.back_off(&format!("delete {id}"), first, longest);
-            book.view.nodes_after.insert(id.clone(), clock::now() + pause);
-            pause
-        };
-        warn!(logger = LOGGER, node = %id, "Could not delete the node, trying again in {pause:.0} s: {trouble}");
-        held.unlock().await
-    }
-
     /// Locks a node that nobody has; `None` where somebody has, or it is gone.
-    async fn lock_free(&self, id: &NodeId) -> Result<Option<Held<Node>>, ZkError> {
+    async fn lock_free(&self, id: &NodeId, reports: &Reports) -> Result<Option<Held<Node>>, ZkError> {
         let attempt = self.zk.try_lock_node(id).await?;
         if matches!(attempt, TryLock::Busy) {
-            // Its lock's end wakes us earlier; this only keeps a race from spinning.
-            self.book.open().view.nodes_after.insert(id.clone(), clock::now() + 0.25);
+            reports.tell(Event::NodeLocked { node: id.clone(), pause: LOCKED_ELSEWHERE });
         }
         Ok(attempt.held())
     }

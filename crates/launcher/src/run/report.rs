@@ -13,14 +13,22 @@ use nodepool_common::{
     sys::{clock, host},
 };
 use serde_json::{Value, json};
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::oneshot, time::MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
-use super::{Launcher, requests::pool_logger};
+use super::{
+    Launcher,
+    core::{Core, Standing},
+    events::Event,
+    requests::pool_logger,
+};
 use crate::{
     plan::{Plan, PoolKey, WaitingSince},
     web,
 };
+
+/// How long who asks what is held and what waits is kept waiting.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What `/ready` is made from.
 #[derive(Debug, Default)]
@@ -112,8 +120,8 @@ impl Launcher {
     }
 
     /// Logs why requests wait, once per reason, and keeps it for [`Self::pool_list`].
-    pub(super) fn say_what_waits(&self, plan: &mut Plan, now: Timestamp) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn say_what_waits(&self, core: &mut Core, plan: &mut Plan, now: Timestamp) {
+        let waiting = &mut core.waiting;
         for ((request, pool), now) in &plan.waiting {
             let before = waiting.get(&(request.clone(), pool.clone())).map(|before| &before.waiting);
             if before == Some(now) {
@@ -135,7 +143,7 @@ impl Launcher {
                 "Not served yet, nor others like it behind it: {}", of_class.reason
             );
         }
-        let mut before = std::mem::take(&mut *waiting);
+        let mut before = std::mem::take(waiting);
         *waiting = std::mem::take(&mut plan.waiting)
             .into_iter()
             .map(|(key, waiting)| {
@@ -145,16 +153,24 @@ impl Launcher {
             .collect();
     }
 
-    /// `/pool-list`: this launcher's pools and what they are busy with.
-    pub fn pool_list(&self) -> Value {
+    /// What is held and what waits. `None` where the loop does not answer: it has ended, or is held up.
+    async fn standing(&self) -> Option<Standing> {
+        let (answer, answered) = oneshot::channel();
+        self.reports.tell(Event::Asked(answer));
+        tokio::time::timeout(ANSWER_WITHIN, answered).await.ok()?.ok()
+    }
+
+    /// `/pool-list`: this launcher's pools and what they are busy with. `None` where the launcher is too busy to say.
+    pub async fn pool_list(&self) -> Option<Value> {
+        Some(self.list_pools(&self.standing().await?))
+    }
+
+    fn list_pools(&self, standing: &Standing) -> Value {
         let config = self.config();
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let waiting = self.planner.lock().unwrap_or_else(PoisonError::into_inner).waiting(&waiting);
-        let held = self.book.open().view.requests.clone();
+        let Standing { holdings, waiting } = standing;
+        let held = &holdings.requests;
         let pools: Vec<(PoolKey, String, bool)> = self
-            .pools
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            .pools()
             .iter()
             .map(|(key, pool)| (key.clone(), pool.launcher_id.to_string(), pool.said.paused))
             .collect();
@@ -212,9 +228,11 @@ impl Launcher {
     }
 
     /// SIGUSR2: everything this launcher holds and waits for.
-    pub fn state_dump(&self) -> String {
-        let book = format!("{:#?}", self.book.open().view);
-        format!("Pools: {:#}\nHeld and under way: {book}", self.pool_list())
+    pub async fn state_dump(&self) -> String {
+        let Some(standing) = self.standing().await else {
+            return format!("The launcher's loop did not answer within {} s", ANSWER_WITHIN.as_secs());
+        };
+        format!("Pools: {:#}\nHeld and under way: {:#?}", self.list_pools(&standing), standing.holdings)
     }
 
     /// What follows from the configuration alone.

@@ -9,14 +9,20 @@ use nodepool_common::{
     sys::clock,
     zk::{Held, NotUnlocked, TryLock, ZkError},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Launcher, actions::AFTER_AN_ERROR, clouds::Cloud, launch::NodeLaunch};
+use super::{
+    Launcher,
+    clouds::Cloud,
+    core::Core,
+    events::{Event, LaunchEnds, Outcome, Reports},
+    launch::NodeLaunch,
+};
 use crate::plan::{NewNode, PoolKey, Reason};
 
-/// Seconds before a request that could not be locked is looked at again. Its lock's end wakes us earlier.
-const LOCKED_ELSEWHERE: f64 = 0.25;
+/// How long a request or a node that somebody else has locked is not looked at. Its lock's end wakes us earlier: this only
+/// keeps a race from spinning.
+pub(super) const LOCKED_ELSEWHERE: Duration = Duration::from_millis(250);
 
 /// The longest time that the first launches of a provider wait for its first search for leaks.
 const FIRST_SEARCH: Duration = Duration::from_secs(5);
@@ -24,22 +30,21 @@ const FIRST_SEARCH: Duration = Duration::from_secs(5);
 impl Launcher {
     /// The id of a pool that takes part.
     fn launcher_id(&self, key: &PoolKey) -> Option<LauncherId> {
-        let pools = self.pools.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        pools.get(key).map(|pool| pool.launcher_id.clone())
+        self.pools().get(key).map(|pool| pool.launcher_id.clone())
     }
 
     /// Locks a request; `None` where another has its lock, or it is gone.
-    async fn lock_request(&self, id: &RequestId) -> Result<Option<Held<NodeRequest>>, ZkError> {
+    async fn lock_request(&self, id: &RequestId, reports: &Reports) -> Result<Option<Held<NodeRequest>>, ZkError> {
         let attempt = self.zk.try_lock_request(id).await?;
         if matches!(attempt, TryLock::Busy) {
-            self.book.open().view.requests_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
+            reports.tell(Event::RequestLocked { request: id.clone(), pause: LOCKED_ELSEWHERE });
         }
         Ok(attempt.held())
     }
 
     /// Locks a waiting request; `None` where it is not to be had or not waiting any more.
-    async fn lock_waiting(&self, id: &RequestId) -> Result<Option<Held<NodeRequest>>, ZkError> {
-        let Some(held) = self.lock_request(id).await? else { return Ok(None) };
+    async fn lock_waiting(&self, id: &RequestId, reports: &Reports) -> Result<Option<Held<NodeRequest>>, ZkError> {
+        let Some(held) = self.lock_request(id, reports).await? else { return Ok(None) };
         if held.record().state == RequestState::Requested {
             Ok(Some(held))
         } else {
@@ -49,17 +54,12 @@ impl Launcher {
     }
 
     /// Accepts a request, as long as the session lives in which that was decided.
-    pub(super) async fn accept(
-        &self,
-        pool: &PoolKey,
-        id: &RequestId,
-        session: &CancellationToken,
-    ) -> Result<(), ZkError> {
-        let Some(launcher_id) = self.launcher_id(pool).filter(|_| !session.is_cancelled()) else { return Ok(()) };
+    pub(super) async fn accept(&self, pool: &PoolKey, id: &RequestId, reports: &Reports) -> Result<Outcome, ZkError> {
+        let Some(launcher_id) = self.launcher_id(pool).filter(|_| !reports.is_over()) else { return Ok(Outcome::Done) };
         let accept = |request: &mut NodeRequest| {
             let is_to_be_had = request.state == RequestState::Requested
                 && !request.declined_by.contains(&launcher_id)
-                && !session.is_cancelled();
+                && !reports.is_over();
             if is_to_be_had {
                 request.set_state(RequestState::Pending, clock::now());
             }
@@ -68,9 +68,9 @@ impl Launcher {
         let held = if let Some(held) = self.zk.lock_and_update(id, accept).await? {
             held
         } else {
-            let Some(mut held) = self.lock_waiting(id).await? else { return Ok(()) };
-            if held.record().declined_by.contains(&launcher_id) || session.is_cancelled() {
-                return held.unlock().await;
+            let Some(mut held) = self.lock_waiting(id, reports).await? else { return Ok(Outcome::Done) };
+            if held.record().declined_by.contains(&launcher_id) || reports.is_over() {
+                return held.unlock().await.map(|()| Outcome::Done);
             }
             held.update(|request| request.set_state(RequestState::Pending, clock::now())).await?;
             held
@@ -81,26 +81,29 @@ impl Launcher {
             "Accepted request for {}", labels(&request)
         );
         self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Accepted);
-        let mut book = self.book.open();
-        if !session.is_cancelled() {
-            book.hold_request(held, pool.clone());
-        }
-        Ok(())
+        Ok(Outcome::Accepted(held))
     }
 
-    pub(super) async fn decline(&self, id: &RequestId, pools: &[(PoolKey, Reason)]) -> Result<(), ZkError> {
-        let Some(held) = self.lock_waiting(id).await? else { return Ok(()) };
+    pub(super) async fn decline(
+        &self,
+        id: &RequestId,
+        pools: &[(PoolKey, Reason)],
+        reports: &Reports,
+    ) -> Result<(), ZkError> {
+        let Some(held) = self.lock_waiting(id, reports).await? else { return Ok(()) };
         self.write_decline(held, pools).await
     }
 
     /// Declines an accepted request. Its ready nodes become free in the next pass, its running launches go on: their
     /// nodes serve the next one.
-    pub(super) async fn give_up(&self, id: &RequestId, reasons: &[Reason]) -> Result<(), ZkError> {
-        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
+    pub(super) async fn give_up(
+        &self,
+        held: Held<NodeRequest>,
+        pool: &PoolKey,
+        reasons: &[Reason],
+    ) -> Result<(), ZkError> {
         let reasons: Vec<_> = reasons.iter().map(|reason| (pool.clone(), reason.clone())).collect();
-        let result = self.write_decline(held, &reasons).await;
-        self.book.open().drop_request(id);
-        result
+        self.write_decline(held, &reasons).await
     }
 
     /// Adds declines to a request and releases it: `failed` once every registered pool has declined, `requested`
@@ -175,24 +178,30 @@ impl Launcher {
         id: &RequestId,
         reuse: &[(NodeId, LabelName)],
         launch: &[NewNode],
+        reports: &Reports,
     ) -> Result<(), ZkError> {
         let Some(request) = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned()) else {
             return Ok(());
         };
-        let reused = reuse.iter().map(|(node, label)| self.reuse(&request, node, label));
-        let launched = launch.iter().map(|node| self.start_launch(pool, &request, node));
+        let reused = reuse.iter().map(|(node, label)| self.reuse(&request, node, label, reports));
+        let launched = launch.iter().map(|node| self.start_launch(pool, &request, node, reports));
         let (reused, launched) = tokio::join!(futures::future::join_all(reused), futures::future::join_all(launched));
         reused.into_iter().chain(launched).collect()
     }
 
     /// Takes a ready node for a request.
-    async fn reuse(&self, request: &NodeRequest, id: &NodeId, label: &LabelName) -> Result<(), ZkError> {
-        let session = self.book.open().session();
+    async fn reuse(
+        &self,
+        request: &NodeRequest,
+        id: &NodeId,
+        label: &LabelName,
+        reports: &Reports,
+    ) -> Result<(), ZkError> {
         let mut held = match self.zk.try_lock_node(id).await? {
             TryLock::Held(held) => held,
             TryLock::Gone => return Ok(()),
             TryLock::Busy => {
-                self.book.open().view.nodes_after.insert(id.clone(), clock::now() + LOCKED_ELSEWHERE);
+                reports.tell(Event::NodeLocked { node: id.clone(), pause: LOCKED_ELSEWHERE });
                 return Ok(());
             }
         };
@@ -217,10 +226,7 @@ impl Launcher {
             logger = "nodepool.NodeRequestHandler", request = %request.id, event_id = request.event_id, node = %id,
             "Taking ready node for label {label}"
         );
-        let mut book = self.book.open();
-        if !session.is_cancelled() {
-            book.hold_node(held, request.id.clone(), label.clone());
-        }
+        reports.tell(Event::Taken { held, request: request.id.clone(), label: label.clone() });
         Ok(())
     }
 
@@ -230,11 +236,11 @@ impl Launcher {
         pool: &PoolKey,
         request: &Arc<NodeRequest>,
         new: &NewNode,
+        reports: &Reports,
     ) -> Result<(), ZkError> {
         let (Some(cloud), Some(launcher_id)) = (self.clouds.get(&pool.provider), self.launcher_id(pool)) else {
             return Ok(());
         };
-        let session = self.book.open().session();
         let config = self.config();
         let Some(pool_config) = config.providers.get(&pool.provider).and_then(|p| p.pool(&pool.pool)) else {
             return Ok(());
@@ -250,24 +256,23 @@ impl Launcher {
         node.attributes.clone_from(&pool_config.node_attributes);
         node.az.clone_from(&new.az);
         node.resources = self.clouds.label_resources(pool, &new.label).map(|resources| resources.recorded());
-        let launch = NodeLaunch::new(self, Arc::clone(&cloud), pool.clone(), new, Arc::clone(request), session.clone());
+        let launch = NodeLaunch::new(self, Arc::clone(&cloud), pool.clone(), new, Arc::clone(request), reports.clone());
         let held = self.create_unnamed_node(pool, &cloud, node, &launch).await?;
         let id = held.record().id.clone();
         info!(
             logger = %pool_logger(pool), request = %request.id, event_id = request.event_id, node = %id,
             "Launching node of label {}", new.label
         );
-        {
-            let mut book = self.book.open();
-            if session.is_cancelled() {
-                return Ok(());
-            }
-            book.hold_launching(id.clone(), request.id.clone(), new.label.clone());
-        }
-        let over = LaunchOver { launcher: Arc::clone(self), node: id, session };
+        reports.tell(Event::OnRecord {
+            node: id.clone(),
+            request: request.id.clone(),
+            pool: pool.clone(),
+            label: new.label.clone(),
+        });
+        let ends = LaunchEnds { reports: reports.clone(), node: id };
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
-            let _over = over;
+            let _ends = ends;
             tokio::select! {
                 () = launch.run(held) => {}
                 () = ending.cancelled() => {}
@@ -302,24 +307,20 @@ impl Launcher {
     }
 
     /// Hands the nodes over. They are unlocked when the request says so, because Zuul locks them next.
-    pub(super) async fn fulfil(&self, id: &RequestId, nodes: &[NodeId]) -> Result<(), ZkError> {
-        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
-        let (taken, ours) = {
-            let mut book = self.book.open();
-            let taken: Vec<_> = nodes.iter().filter_map(|node| book.take_node(node)).collect();
-            (taken, held.record().is_min_ready() && held.stat().ephemeral_owner == self.session_id())
-        };
-        if taken.len() != nodes.len() {
-            // The session changed between the plan and now; the records decide what becomes of it.
-            self.book.open().drop_request(id);
-            return Ok(());
-        }
+    pub(super) async fn fulfil(
+        &self,
+        held: Held<NodeRequest>,
+        pool: &PoolKey,
+        taken: Vec<Held<Node>>,
+        nodes: &[NodeId],
+    ) -> Result<Outcome, ZkError> {
+        let ours = held.record().is_min_ready() && held.stat().ephemeral_owner == self.session_id();
         let request = Arc::clone(held.record());
-        let handed_over =
-            if ours { self.stock(held, taken).await.map(|()| true) } else { self.hand_over(held, taken, nodes).await };
-        self.book.open().drop_request(id);
-        if !handed_over? {
-            return Ok(());
+        let id = &request.id;
+        if ours {
+            self.stock(held, taken).await?;
+        } else if !self.hand_over(held, taken, nodes).await? {
+            return Ok(Outcome::Done);
         }
         if let Some(waited) = request.created_time.and_then(|created| clock::since(created, clock::now()))
             && !ours
@@ -329,10 +330,10 @@ impl Launcher {
         self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Fulfilled);
         let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
         info!(
-            logger = %pool_logger(&pool), request = %id, event_id = request.event_id,
+            logger = %pool_logger(pool), request = %id, event_id = request.event_id,
             "Fulfilled request for {} with node(s) {}", labels(&request), names.join(", ")
         );
-        Ok(())
+        Ok(if ours { Outcome::Stocked(request.node_types.clone()) } else { Outcome::Done })
     }
 
     /// Gives the nodes to those who have asked for them. Returns whether it did: where the lock of a node was taken from us,
@@ -387,42 +388,31 @@ impl Launcher {
         });
         futures::future::join_all(freed).await.into_iter().collect::<Result<(), _>>()?;
         held.unlock().await?;
-        self.zk.delete_request(&request.id).await?;
-        let mut book = self.book.open();
-        for label in &request.node_types {
-            book.worked(&format!("min-ready {label}"));
-        }
-        Ok(())
+        self.zk.delete_request(&request.id).await
     }
 
-    pub(super) async fn put_back(&self, id: &RequestId, reason: &(dyn Display + Sync)) -> Result<(), ZkError> {
-        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
-        let event_id = held.record().event_id.clone();
+    pub(super) async fn put_back(
+        &self,
+        held: Held<NodeRequest>,
+        pool: &PoolKey,
+        reason: &(dyn Display + Sync),
+    ) -> Result<(), ZkError> {
+        let request = Arc::clone(held.record());
         let result = held
             .update_and_unlock(|request| {
                 request.nodes.clear();
                 request.set_state(RequestState::Requested, clock::now());
             })
             .await;
-        self.book.open().drop_request(id);
-        info!(logger = %pool_logger(&pool), request = %id, event_id, "Put back: {reason}");
+        let event_id = &request.event_id;
+        info!(logger = %pool_logger(pool), request = %request.id, event_id, "Put back: {reason}");
         result.map_err(Into::into)
-    }
-
-    pub(super) async fn forget(&self, id: &RequestId) -> Result<(), ZkError> {
-        let Some((held, pool)) = self.take_request(id) else { return Ok(()) };
-        self.book.open().drop_request(id);
-        info!(
-            logger = %pool_logger(&pool), request = %id, event_id = held.record().event_id,
-            "The request was withdrawn or taken over; letting go of it"
-        );
-        held.unlock().await
     }
 
     /// Puts a request back that its launcher left pending, and frees the nodes it had (`nodepool 11.0.0: launcher.py
     /// _resetLostRequest`). Doomed nodes stay as they are: they are deleted anyway.
-    pub(super) async fn reset_lost(&self, id: &RequestId) -> Result<(), ZkError> {
-        let Some(held) = self.lock_request(id).await? else { return Ok(()) };
+    pub(super) async fn reset_lost(&self, id: &RequestId, reports: &Reports) -> Result<(), ZkError> {
+        let Some(held) = self.lock_request(id, reports).await? else { return Ok(()) };
         if held.record().state != RequestState::Pending {
             return held.unlock().await;
         }
@@ -456,7 +446,7 @@ impl Launcher {
             };
             if locked_elsewhere {
                 // Its launcher's session has not expired yet, or somebody else is at it.
-                self.book.open().view.requests_after.insert(id.clone(), clock::now() + AFTER_AN_ERROR);
+                reports.tell(Event::RequestLocked { request: id.clone(), pause: Duration::from_secs(1) });
                 return held.unlock().await;
             }
         }
@@ -482,40 +472,25 @@ impl Launcher {
 
     /// A request of ours that others served, or that failed. Once it is gone, its nodes are freed like those of any
     /// request that is gone.
-    pub(super) async fn finish_min_ready(&self, id: &RequestId) -> Result<(), ZkError> {
+    pub(super) async fn finish_min_ready(&self, id: &RequestId, reports: &Reports) -> Result<(), ZkError> {
         let request = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned());
-        self.zk.delete_request(id).await?;
-        let Some(request) = request.filter(|request| request.state == RequestState::Failed) else { return Ok(()) };
-        let mut book = self.book.open();
-        for label in &request.node_types {
-            let pause = book.back_off(&format!("min-ready {label}"), 2.0, 60.0);
-            book.view.min_ready_after.insert(label.clone(), clock::now() + pause);
-            info!(
-                logger = "nodepool.NodePool", request = %id,
-                "No pool could keep a {label} node in stock; asking again in {pause:.0} s"
-            );
+        // Told before it is gone: the next one is to wait.
+        if let Some(request) = request.filter(|request| request.state == RequestState::Failed) {
+            reports.tell(Event::MinReadyFailed { request: id.clone(), labels: request.node_types.clone() });
         }
-        Ok(())
-    }
-
-    /// Takes an accepted request's lock out of the book.
-    fn take_request(&self, id: &RequestId) -> Option<(Held<NodeRequest>, PoolKey)> {
-        let mut book = self.book.open();
-        let pool = book.view.requests.get(id)?.pool.clone();
-        let held = book.take_request(id);
-        if held.is_none() {
-            book.drop_request(id);
-        }
-        Some((held?, pool))
+        self.zk.delete_request(id).await
     }
 
     /// Releases everything at once, for a process that has to go: requests are put back, ready nodes freed; the nodes
     /// that are being launched lose their locks with the session and are deleted by whoever comes next.
-    pub(super) async fn leave(&self) {
+    pub(super) async fn leave(&self, core: &mut Core) {
         info!(logger = "nodepool.NodePool", "Terminating: putting requests back");
         self.withdraw_pools().await;
-        let ids: Vec<_> = self.book.open().view.requests.keys().cloned().collect();
-        let put_back = ids.iter().map(|id| self.put_back(id, &"the launcher is terminating"));
+        self.catch_up(core);
+        let (requests, nodes) = core.book.take_all();
+        let put_back = requests
+            .into_iter()
+            .map(|(held, pool)| async move { self.put_back(held, &pool, &"the launcher is terminating").await });
         let deadline = std::time::Duration::from_secs(3);
         let Ok(results) = tokio::time::timeout(deadline, futures::future::join_all(put_back)).await else {
             warn!(logger = "nodepool.NodePool", "ZooKeeper does not answer: requests are left to the next launcher");
@@ -524,28 +499,19 @@ impl Launcher {
         for error in results.into_iter().filter_map(Result::err) {
             debug!(logger = "nodepool.NodePool", "{error}");
         }
-        let nodes: Vec<_> = self.book.open().view.nodes.keys().cloned().collect();
-        let let_go = nodes.iter().map(|node| self.let_go(node, &"the launcher is terminating"));
+        let let_go = nodes.into_iter().map(|held| self.let_go(held, &"the launcher is terminating"));
         let _ = tokio::time::timeout(deadline, futures::future::join_all(let_go)).await;
     }
 }
 
-/// Sees to it that no launch stays in the book when it ends without a word: a lost lock, a panic.
-struct LaunchOver {
-    launcher: Arc<Launcher>,
-    node: NodeId,
-    session: CancellationToken,
-}
-
-impl Drop for LaunchOver {
-    fn drop(&mut self) {
-        let mut book = self.launcher.book.open();
-        if !self.session.is_cancelled() {
-            book.launch_vanished(&self.node);
-        }
-        drop(book);
-        self.launcher.wake.notify_one();
-    }
+/// Lets go of an accepted request that was withdrawn or taken over.
+pub(super) async fn forget(held: Held<NodeRequest>, pool: &PoolKey) -> Result<(), ZkError> {
+    let request = Arc::clone(held.record());
+    info!(
+        logger = %pool_logger(pool), request = %request.id, event_id = request.event_id,
+        "The request was withdrawn or taken over; letting go of it"
+    );
+    held.unlock().await
 }
 
 /// The logger of a pool's lines, as upstream's.

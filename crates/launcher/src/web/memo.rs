@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use nodepool_common::model::Timestamp;
@@ -22,18 +22,27 @@ pub(super) struct Memo(Mutex<HashMap<Key, Document>>);
 impl Memo {
     /// The answer of the last second, else a new one. Two who ask at once may both make it.
     pub(super) fn get_or_make(&self, key: Key, now: Timestamp, make: impl FnOnce() -> String) -> Document {
-        // Nothing can be left half-done under this lock, so a poisoned one is as good.
-        if let Some(document) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
-            && document.is_fresh(now)
-        {
-            return document.clone();
-        }
-        let document = Document { made: now, body: make().into() };
-        let mut documents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.get(&key, now).unwrap_or_else(|| self.put(key, now, make()))
+    }
+
+    /// The answer of the last second.
+    pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<Document> {
+        self.documents().get(key).filter(|document| document.is_fresh(now)).cloned()
+    }
+
+    /// Keeps a new one.
+    pub(super) fn put(&self, key: Key, now: Timestamp, body: String) -> Document {
+        let document = Document { made: now, body: body.into() };
+        let mut documents = self.documents();
         // Queries can be anything; what is old must not stay.
         documents.retain(|_, document| document.is_fresh(now));
         documents.insert(key, document.clone());
         document
+    }
+
+    fn documents(&self) -> MutexGuard<'_, HashMap<Key, Document>> {
+        // Nothing can be left half-done under this lock, so a poisoned one is as good.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,6 +15,7 @@ mod assigning;
 mod histories;
 mod hosts;
 mod leaks;
+mod ledger;
 mod reasons;
 mod reckoning;
 mod serving;

@@ -1,0 +1,237 @@
+//! What becomes of the [`Holdings`] when an action begins, tells something or ends.
+//!
+//! Each decision that is carried out has one entry here, from [`Ledger::begin`] to [`Ledger::end`]: what it works on is left
+//! alone by the planner for exactly so long, however it ends. A launch is set aside from the decision on: first as one that
+//! has no record yet (`starting`), then, from [`Ledger::on_record`] on, as the node that it makes. It is in one of both
+//! places at each moment, so nothing counts it twice and nothing forgets it.
+//!
+//! Pure: whoever calls it says what time it is.
+
+use std::{collections::BTreeMap, ops::Deref};
+
+use nodepool_common::model::{LabelName, NodeId, ProviderName, RequestId, Timestamp};
+
+use super::{Decision, HeldNode, HeldRequest, Holdings, HostKey, PoolKey};
+
+/// One decision that is being carried out.
+pub type ActionId = u64;
+
+/// Something that may fail several times in a row: each time the pause before the next attempt is twice as long.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attempted {
+    /// The deletion of a node.
+    Deletion(NodeId),
+    /// A look at a static host.
+    Host(HostKey),
+    /// A request for a node to keep in stock.
+    MinReady(LabelName),
+    /// A request for a node on which those of a metastatic label can stand.
+    Backing(ProviderName, LabelName),
+}
+
+/// The [`Holdings`], and what is being done about them.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    holdings: Holdings,
+    actions: BTreeMap<ActionId, Decision>,
+    last_action: ActionId,
+    /// Failures in a row.
+    failures: BTreeMap<Attempted, u32>,
+}
+
+impl Deref for Ledger {
+    type Target = Holdings;
+
+    fn deref(&self) -> &Holdings {
+        &self.holdings
+    }
+}
+
+impl Ledger {
+    /// For the planner, which asks what has changed since its last pass.
+    pub fn holdings_mut(&mut self) -> &mut Holdings {
+        &mut self.holdings
+    }
+
+    /// Whether nothing is held and nothing under way.
+    pub fn is_idle(&self) -> bool {
+        let held = &self.holdings;
+        self.actions.is_empty() && held.requests.is_empty() && held.nodes.is_empty() && held.starting.is_empty()
+    }
+
+    /// Begins to carry a decision out.
+    pub fn begin(&mut self, decision: &Decision) -> ActionId {
+        let held = &mut self.holdings;
+        let (request, node) = decision.subjects();
+        held.busy_requests.extend(request.cloned());
+        held.busy_nodes.extend(node.cloned());
+        match decision {
+            Decision::Supply { pool, request, reuse, launch } => {
+                held.busy_nodes.extend(reuse.iter().map(|(node, _)| node.clone()));
+                held.starting.extend(launch.iter().map(|new| (request.clone(), pool.clone(), new.label.clone())));
+            }
+            Decision::Accept { pool, request } => {
+                held.accepting.insert(request.clone(), pool.clone());
+            }
+            Decision::Attend { pool, host, .. } => {
+                held.busy_hosts.insert(HostKey { provider: pool.provider.clone(), host: host.id.clone() });
+            }
+            Decision::OrderBacking { provider, label, .. } => {
+                held.busy_backing.insert((provider.clone(), label.clone()));
+            }
+            Decision::CreateMinReady { label, .. } => {
+                held.busy_labels.insert(label.clone());
+            }
+            _ => {}
+        }
+        self.last_action += 1;
+        self.actions.insert(self.last_action, decision.clone());
+        self.last_action
+    }
+
+    /// A decision has been carried out, or could not be. What it was; `None`: it is not known.
+    pub fn end(&mut self, action: ActionId) -> Option<Decision> {
+        let decision = self.actions.remove(&action)?;
+        let held = &mut self.holdings;
+        let (request, node) = decision.subjects();
+        if let Some(request) = request {
+            held.busy_requests.remove(request);
+        }
+        if let Some(node) = node {
+            held.busy_nodes.remove(node);
+        }
+        match &decision {
+            Decision::Supply { request, reuse, .. } => {
+                for (node, _) in reuse {
+                    held.busy_nodes.remove(node);
+                }
+                // Those that have a record are no longer among them.
+                held.starting.retain(|(of, _, _)| of != request);
+            }
+            Decision::Accept { request, .. } => {
+                held.accepting.remove(request);
+            }
+            Decision::Fulfil { request, .. }
+            | Decision::GiveUp { request, .. }
+            | Decision::PutBack { request, .. }
+            | Decision::Forget { request } => self.drop_request(request),
+            Decision::Attend { pool, host, .. } => {
+                held.busy_hosts.remove(&HostKey { provider: pool.provider.clone(), host: host.id.clone() });
+            }
+            Decision::OrderBacking { provider, label, .. } => {
+                held.busy_backing.remove(&(provider.clone(), label.clone()));
+            }
+            Decision::CreateMinReady { label, .. } => {
+                held.busy_labels.remove(label);
+            }
+            _ => {}
+        }
+        Some(decision)
+    }
+
+    /// Does not let what a decision was about be decided again before a time.
+    pub fn put_off(&mut self, decision: &Decision, until: Timestamp) {
+        let (request, node) = decision.subjects();
+        if let Some(request) = request {
+            self.holdings.requests_after.insert(request.clone(), until);
+        }
+        if let Some(node) = node {
+            self.holdings.nodes_after.insert(node.clone(), until);
+        }
+        match decision {
+            Decision::CreateMinReady { label, .. } => {
+                self.holdings.min_ready_after.insert(label.clone(), until);
+            }
+            Decision::OrderBacking { provider, label, .. } => {
+                self.holdings.backing_after.insert((provider.clone(), label.clone()), until);
+            }
+            Decision::Attend { pool, host, .. } => {
+                let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
+                self.holdings.hosts_after.insert(key, until);
+            }
+            _ => {}
+        }
+    }
+
+    /// A request was accepted.
+    pub fn accepted(&mut self, request: RequestId, pool: PoolKey) {
+        self.holdings.requests.insert(request, HeldRequest { pool });
+    }
+
+    /// A request is ours no more.
+    pub fn drop_request(&mut self, request: &RequestId) {
+        self.holdings.requests.remove(request);
+    }
+
+    /// A launch has a record.
+    pub fn on_record(&mut self, node: NodeId, request: RequestId, pool: &PoolKey, label: LabelName) {
+        let starting = &mut self.holdings.starting;
+        if let Some(at) = starting.iter().position(|(of, by, what)| *of == request && by == pool && *what == label) {
+            starting.swap_remove(at);
+        }
+        self.holdings.nodes.insert(node, HeldNode { request, label, launching: true, failure: None });
+    }
+
+    /// A ready node was taken for a request.
+    pub fn taken(&mut self, node: NodeId, request: RequestId, label: LabelName) {
+        self.holdings.nodes.insert(node, HeldNode { request, label, launching: false, failure: None });
+    }
+
+    /// A launch is over, and its node is still ours. Returns false where it was not known.
+    pub fn launched(&mut self, node: &NodeId, failure: Option<String>) -> bool {
+        let Some(held) = self.holdings.nodes.get_mut(node) else { return false };
+        held.launching = false;
+        held.failure = failure;
+        true
+    }
+
+    /// A launch has ended. One that had not been [`Self::launched`] before has lost its lock: the records decide.
+    pub fn launch_ended(&mut self, node: &NodeId) {
+        if self.holdings.nodes.get(node).is_some_and(|held| held.launching) {
+            self.holdings.nodes.remove(node);
+        }
+    }
+
+    /// A node is handed over or let go.
+    pub fn drop_node(&mut self, node: &NodeId) {
+        self.holdings.nodes.remove(node);
+    }
+
+    /// The pause after another failure in a row, in seconds: doubling from `first` to `most`.
+    pub fn failed_again(&mut self, what: Attempted, first: f64, most: f64) -> f64 {
+        let failures = self.failures.entry(what).or_default();
+        *failures = failures.saturating_add(1);
+        (first * 2f64.powi(i32::try_from(*failures - 1).unwrap_or(i32::MAX))).min(most)
+    }
+
+    /// Something worked: the pause after its next failure is the first one again.
+    pub fn worked(&mut self, what: &Attempted) {
+        self.failures.remove(what);
+    }
+
+    /// The clock was set by that many seconds: what has to wait for a time waits no longer and no shorter.
+    pub fn clock_stepped(&mut self, step: f64) {
+        let held = &mut self.holdings;
+        let times = held
+            .nodes_after
+            .values_mut()
+            .chain(held.requests_after.values_mut())
+            .chain(held.min_ready_after.values_mut())
+            .chain(held.hosts_after.values_mut())
+            .chain(held.backing_after.values_mut())
+            .chain(held.not_kept.values_mut())
+            .chain(held.idle_since.values_mut());
+        times.for_each(|at| *at += step);
+    }
+
+    /// Forgets what was to wait until a time that has come.
+    pub fn tidy(&mut self, now: Timestamp) {
+        let held = &mut self.holdings;
+        held.nodes_after.retain(|_, at| *at > now);
+        held.requests_after.retain(|_, at| *at > now);
+        held.min_ready_after.retain(|_, at| *at > now);
+        held.hosts_after.retain(|_, at| *at > now);
+        held.backing_after.retain(|_, at| *at > now);
+        held.not_kept.retain(|_, at| *at > now);
+    }
+}

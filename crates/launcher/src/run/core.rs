@@ -1,0 +1,330 @@
+//! [`Core`]: what the launcher knows and does, owned by its loop alone.
+//!
+//! The loop applies each [`Event`] in the order in which it was told, then makes a pass, which reads records and clouds and
+//! plans. Nobody else has a reference to the core, so no lock guards it and nobody waits while a pass is made. Who wants to
+//! know what is held and what waits asks ([`Reports::tell`] of [`Event::Asked`]) and gets a copy.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nodepool_common::{
+    config::MetastaticLabel,
+    model::{ProviderName, RequestId, Timestamp},
+    sys::clock,
+    zk::{SessionId, ZkError},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    LOGGER, Launcher,
+    book::Book,
+    clouds::Waited,
+    events::{Event, Outcome, Reports, Told},
+    metastatic::{FIRST_PAUSE, LONGEST_PAUSE, NOT_KEPT, NoPlace},
+};
+use crate::plan::{
+    Attempted, Decision, Holdings, HostKey, News, Plan, Planner, PoolKey, PoolState, Timing, WaitingSince, World,
+};
+
+/// How often what the planner remembers is compared with everything.
+const CHECK_EVERY: Duration = Duration::from_secs(300);
+/// Seconds before an action that failed is tried again.
+const AFTER_AN_ERROR: f64 = 1.0;
+
+/// What the loop owns.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) book: Book,
+    planner: Planner,
+    /// When what the planner remembers was last compared with everything.
+    checked: Option<Instant>,
+    /// The last plan's word on what waits.
+    pub(super) waiting: BTreeMap<(RequestId, PoolKey), WaitingSince>,
+    /// The session in which all that stands in the book was done.
+    session: Option<SessionId>,
+    /// Whether there is one now, as last reported.
+    is_connected: Option<bool>,
+}
+
+/// What is held and what waits: a copy for who has asked.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// What this launcher holds and does.
+    pub holdings: Holdings,
+    /// Requests that wait, with why and since when.
+    pub waiting: BTreeMap<(RequestId, PoolKey), WaitingSince>,
+}
+
+impl Core {
+    /// A core that knows nothing yet, and how it is told.
+    pub(super) fn new() -> (Self, Reports) {
+        let (book, reports) = Book::new();
+        let core = Self {
+            book,
+            planner: Planner::default(),
+            checked: None,
+            waiting: BTreeMap::new(),
+            session: None,
+            is_connected: None,
+        };
+        (core, reports)
+    }
+
+    fn clock_stepped(&mut self, step: f64) {
+        self.book.clock_stepped(step);
+        self.planner.clock_stepped(step);
+        self.waiting.values_mut().for_each(|waiting| waiting.since += step);
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { holdings: Holdings::clone(&self.book), waiting: self.planner.waiting(&self.waiting) }
+    }
+
+    /// Whether what the planner remembers is to be compared with everything, so that nothing that went unnoticed is forgotten
+    /// for ever. It costs one pass over all records.
+    fn is_check_due(&mut self) -> bool {
+        // What was made from everything at the first pass needs no check.
+        let is_due = self.checked.is_some_and(|last| last.elapsed() > CHECK_EVERY);
+        if is_due || self.checked.is_none() {
+            self.checked = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// When that is due.
+    fn check_again_at(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(now + CHECK_EVERY.saturating_sub(self.checked?.elapsed()).as_secs_f64() + 0.1)
+    }
+}
+
+impl Launcher {
+    /// Applies what was told, and what is so since the last pass: the clock was set, the session is another one.
+    pub(super) fn catch_up(&self, core: &mut Core) {
+        let step = self.steps().step(clock::now(), Instant::now());
+        if let Some(step) = step {
+            warn!(logger = LOGGER, "The clock was set by {step:.0} s: what waits for a time waits as long as before");
+            core.clock_stepped(step);
+            self.clouds.clock_stepped(step);
+            self.zk.cache().clock_stepped(step);
+        }
+        let session = *self.zk.session().borrow();
+        if core.is_connected.replace(session.is_some()) != Some(session.is_some()) {
+            self.stats.zk_connected(session.is_some());
+        }
+        // While there is none, what was done in the last one may still be good: it may come back.
+        if session.is_some() && session != core.session {
+            self.stats.zk_session();
+            if core.session.is_some() {
+                warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
+                self.clouds.search_anew();
+                core.book.start_over();
+            }
+            core.session = session;
+        }
+        while let Some(told) = core.book.inbox().try_next() {
+            self.apply(core, told);
+        }
+    }
+
+    /// Applies what was told in a session of ours; what is told of one that has ended has no meaning any more.
+    pub(super) fn apply(&self, core: &mut Core, told: Told) {
+        let Told { session, event } = told;
+        if let Event::Asked(answer) = event {
+            // Who asked may have gone.
+            let _ = answer.send(core.standing());
+            return;
+        }
+        let book = &mut core.book;
+        if !book.is_of_this_session(session) {
+            return;
+        }
+        let now = clock::now();
+        match event {
+            Event::Asked(_) => {}
+            Event::Ended { action, outcome } => {
+                if let Some(decision) = book.end(action) {
+                    self.ended(book, &decision, outcome, now);
+                }
+            }
+            Event::RequestLocked { request, pause } => {
+                book.holdings_mut().requests_after.insert(request, now + pause.as_secs_f64());
+            }
+            Event::NodeLocked { node, pause } => {
+                book.holdings_mut().nodes_after.insert(node, now + pause.as_secs_f64());
+            }
+            Event::Taken { held, request, label } => book.hold_node(held, request, label),
+            Event::OnRecord { node, request, pool, label } => book.on_record(node, request, &pool, label),
+            Event::Launched { held, failure } => book.launched(held, failure),
+            Event::LaunchEnded { node } => book.launch_ended(&node),
+            Event::Seeks { node, pool, label, answer } => book.seek(node, pool, label, answer),
+            Event::SeeksNoMore { node } => book.sought(&node),
+            Event::NotKept { node } => {
+                book.holdings_mut().not_kept.insert(node, now + NOT_KEPT);
+            }
+            Event::BackingFailed { provider, label, request, why } => {
+                backing_failed(book, &provider, &label, &request, &why, now);
+            }
+            Event::MinReadyFailed { request, labels } => {
+                for label in labels {
+                    let pause = book.failed_again(Attempted::MinReady(label.clone()), 2.0, 60.0);
+                    info!(
+                        logger = LOGGER, request = %request,
+                        "No pool could keep a {label} node in stock; asking again in {pause:.0} s"
+                    );
+                    book.holdings_mut().min_ready_after.insert(label, now + pause);
+                }
+            }
+        }
+    }
+
+    /// What follows from the end of an action.
+    fn ended(&self, book: &mut Book, decision: &Decision, outcome: Outcome, now: Timestamp) {
+        match (outcome, decision) {
+            (Outcome::Failed(error), _) => {
+                say_failed(decision, &error);
+                book.put_off(decision, now + AFTER_AN_ERROR);
+            }
+            (Outcome::Accepted(held), Decision::Accept { pool, .. }) => book.hold_request(held, pool.clone()),
+            (Outcome::Stocked(labels), _) => {
+                for label in labels {
+                    book.worked(&Attempted::MinReady(label));
+                }
+            }
+            (Outcome::Deleted, Decision::Delete { node }) => book.worked(&Attempted::Deletion(node.clone())),
+            (Outcome::NotDeleted { trouble, longest }, Decision::Delete { node }) => {
+                let first = self.options.delete_interval.as_secs_f64();
+                let pause = book.failed_again(Attempted::Deletion(node.clone()), first, longest);
+                book.holdings_mut().nodes_after.insert(node.clone(), now + pause);
+                let logger = super::nodes::LOGGER;
+                warn!(logger, node = %node, "Could not delete the node, trying again in {pause:.0} s: {trouble}");
+            }
+            (Outcome::HostSeen { registered }, Decision::Attend { pool, host, .. }) => {
+                let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
+                book.worked(&Attempted::Host(key.clone()));
+                if registered {
+                    book.holdings_mut().hosts_seen.insert(key, (Arc::clone(host), pool.pool.clone()));
+                }
+            }
+            (Outcome::HostOutOfReach { why }, Decision::Attend { pool, host, .. }) => {
+                let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
+                let longest = self.options.cleanup_interval.as_secs_f64().max(1.0);
+                let pause = book.failed_again(Attempted::Host(key.clone()), 1.0, longest);
+                let held = book.holdings_mut();
+                held.hosts_seen.remove(&key);
+                held.hosts_after.insert(key, now + pause);
+                warn!(
+                    logger = super::hosts::LOGGER,
+                    "host {} of {pool} cannot be used, looking again in {pause:.0} s: {why}", host.id
+                );
+            }
+            (Outcome::BackingTaken(provider, label), _) => book.worked(&Attempted::Backing(provider, label)),
+            _ => {}
+        }
+    }
+
+    /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
+    pub(super) fn pass(self: &Arc<Self>, core: &mut Core, stopping: bool) -> Option<Timestamp> {
+        let now = clock::now();
+        let config = self.config();
+        let recheck_at = self.clouds.forget_stale(now);
+        let pools: Vec<PoolState> = self
+            .pools()
+            .iter()
+            .map(|(key, pool)| PoolState { key: key.clone(), launcher_id: pool.launcher_id.clone() })
+            .collect();
+        let started = Instant::now();
+        core.book.tidy(now);
+        self.placing.leave_out(&core.book.not_kept);
+        let touched = core.book.holdings_mut().take_touched();
+        let changes = self.zk.cache().take_changes();
+        let is_check_due = core.is_check_due();
+        let planner = &mut core.planner;
+        let mut look_again_at = None;
+        let mut plan = self.zk.cache().read(|records| {
+            look_again_at = self.note_gone(records);
+            self.clouds.with_known(|providers| {
+                let world = World {
+                    now,
+                    config: &config,
+                    records,
+                    pools: &pools,
+                    providers,
+                    session: self.session_id(),
+                    holdings: &core.book,
+                    timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
+                    stopping,
+                };
+                let plan = planner.plan(&world, News { changes, touched, setting: false });
+                if !is_check_due {
+                    return plan;
+                }
+                let mut right = planner.plan_anew(&world);
+                for difference in right.differences(&plan) {
+                    error!(logger = LOGGER, "A bug in the launcher, please report it: {difference}");
+                }
+                right.newly_waiting = plan.newly_waiting;
+                right
+            })
+        });
+        core.book.note_idle(std::mem::take(&mut plan.idle_backing), now);
+        self.stats.plan(started.elapsed());
+        let waited = Waited::of(&plan);
+        self.clouds.tell_who_waits(&waited);
+        let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&waited, now);
+        self.publish_pauses(&plan);
+        self.say_what_waits(core, &mut plan, now);
+        let Plan { decisions, wants, wake_at, .. } = plan;
+        for want in wants.into_iter().chain(refresh) {
+            self.find_out(want);
+        }
+        for decision in decisions {
+            self.carry_out(&mut core.book, decision);
+        }
+        self.note_pass();
+        [wake_at, recheck_at, refresh_at, look_again_at, core.check_again_at(now)]
+            .into_iter()
+            .flatten()
+            .reduce(f64::min)
+    }
+}
+
+/// A request for a backing node failed, or its node cannot be taken: as many launches fail as would have stood on it, and for a
+/// while no other is asked for.
+fn backing_failed(
+    book: &mut Book,
+    provider: &ProviderName,
+    label: &MetastaticLabel,
+    request: &RequestId,
+    why: &str,
+    now: Timestamp,
+) {
+    let seeking: Vec<_> = book.seeking(provider, &label.name).take(label.max_parallel_jobs).cloned().collect();
+    for node in seeking {
+        book.stop_seeking(&node, NoPlace::Failed(why.to_owned()));
+    }
+    let key = (provider.clone(), label.name.clone());
+    // Requests that were made together fail together: that is one failure.
+    let again = if let Some(at) = book.backing_after.get(&key).filter(|at| **at > now) {
+        *at
+    } else {
+        now + book.failed_again(Attempted::Backing(key.0.clone(), key.1.clone()), FIRST_PAUSE, LONGEST_PAUSE)
+    };
+    book.holdings_mut().backing_after.insert(key, again);
+    let logger = super::metastatic::LOGGER;
+    warn!(logger, request = %request, "{why}; asking again in {:.0} s at the earliest", again - now);
+}
+
+/// Says that an action failed.
+fn say_failed(decision: &Decision, error: &ZkError) {
+    if error.is_transient() {
+        info!(logger = LOGGER, "Will be tried again: {error}");
+    } else if error.is_no_node() {
+        // Whatever was wanted of it, its deletion above all, nobody wants it of what is gone.
+        info!(logger = LOGGER, "Somebody else was faster: {error}");
+    } else {
+        error!(logger = LOGGER, "{error} (while carrying out {decision:?})");
+    }
+}

@@ -245,29 +245,20 @@ impl Launcher {
         let mut look_again_at = None;
         let mut plan = self.zk.cache().read(|records| {
             look_again_at = self.note_gone(records);
-            self.clouds.with_known(|providers| {
-                let world = World {
-                    now,
-                    config: &config,
-                    records,
-                    pools: &pools,
-                    providers,
-                    session: self.session_id(),
-                    holdings: &core.book,
-                    timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
-                    stopping,
-                };
-                let plan = planner.plan(&world, News { changes, touched, setting: false });
-                if !is_check_due {
-                    return plan;
-                }
-                let mut right = planner.plan_anew(&world);
-                for difference in right.differences(&plan) {
-                    error!(logger = LOGGER, "A bug in the launcher, please report it: {difference}");
-                }
-                right.newly_waiting = plan.newly_waiting;
-                right
-            })
+            let known = self.clouds.known();
+            let world = World {
+                now,
+                config: &config,
+                records,
+                pools: &pools,
+                providers: &known.iter().map(|(name, state)| (name.clone(), &**state)).collect(),
+                session: self.session_id(),
+                holdings: &core.book,
+                timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
+                stopping,
+            };
+            let news = News { changes, touched, setting: false };
+            if is_check_due { plan_and_check(planner, &world, news) } else { planner.plan(&world, news) }
         });
         core.book.note_idle(std::mem::take(&mut plan.idle_backing), now);
         self.stats.plan(started.elapsed());
@@ -289,6 +280,18 @@ impl Launcher {
             .flatten()
             .reduce(f64::min)
     }
+}
+
+/// A plan, and how what the planner remembers differs from what everything says: nothing that went unnoticed is forgotten for
+/// ever.
+fn plan_and_check(planner: &mut Planner, world: &World<'_>, news: News) -> Plan {
+    let plan = planner.plan(world, news);
+    let mut right = planner.plan_anew(world);
+    for difference in right.differences(&plan) {
+        error!(logger = LOGGER, "A bug in the launcher, please report it: {difference}");
+    }
+    right.newly_waiting = plan.newly_waiting;
+    right
 }
 
 /// A request for a backing node failed, or its node cannot be taken: as many launches fail as would have stood on it, and for a

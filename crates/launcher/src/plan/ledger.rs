@@ -209,6 +209,11 @@ impl Ledger {
         self.failures.remove(what);
     }
 
+    /// Forgets how often the deletion of nodes failed that others have deleted.
+    pub fn forget_deletions(&mut self, is_on_record: impl Fn(&NodeId) -> bool) {
+        self.failures.retain(|what, _| !matches!(what, Attempted::Deletion(node) if !is_on_record(node)));
+    }
+
     /// The clock was set by that many seconds: what has to wait for a time waits no longer and no shorter.
     pub fn clock_stepped(&mut self, step: f64) {
         let held = &mut self.holdings;

@@ -21,7 +21,7 @@ pub(super) const ACCEPTS_AT_ONCE: usize = 32;
 impl Launcher {
     /// Starts an action; what it works on is left alone until it has ended, however it ends.
     pub(super) fn carry_out(self: &Arc<Self>, book: &mut Book, decision: Decision) {
-        let Some(locks) = book.locks_for(&decision) else { return };
+        let Some(locks) = book.locks_for(&decision) else { return self.wake.notify_one() };
         if let Decision::StopSeeking { node, reason } = &decision {
             return book.stop_seeking(node, NoPlace::Withdrawn(reason.to_string()));
         }

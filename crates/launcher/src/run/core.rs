@@ -187,6 +187,8 @@ impl Launcher {
                 say_failed(decision, &error);
                 book.put_off(decision, now + AFTER_AN_ERROR);
             }
+            // Whatever made it panic may still be so.
+            (Outcome::Vanished, _) => book.put_off(decision, now + AFTER_AN_ERROR),
             (Outcome::Accepted(held), Decision::Accept { pool, .. }) => book.hold_request(held, pool.clone()),
             (Outcome::Stocked(labels), _) => {
                 for label in labels {
@@ -245,6 +247,9 @@ impl Launcher {
         let mut look_again_at = None;
         let mut plan = self.zk.cache().read(|records| {
             look_again_at = self.note_gone(records);
+            if is_check_due {
+                core.book.forget_deletions(|node| records.nodes.contains_key(node));
+            }
             let known = self.clouds.known();
             let world = World {
                 now,

@@ -263,6 +263,9 @@ impl Launcher {
             logger = %pool_logger(pool), request = %request.id, event_id = request.event_id, node = %id,
             "Launching node of label {}", new.label
         );
+        if reports.is_over() {
+            return Ok(());
+        }
         reports.tell(Event::OnRecord {
             node: id.clone(),
             request: request.id.clone(),

@@ -2,7 +2,7 @@
 
 use super::{
     LabelName, LauncherId, Object, PoolName, ProviderName,
-    wire::{Extra, Reading, RecordError},
+    wire::{Extra, OurKeys, Reading, RecordError},
 };
 
 /// A builder's component: `/nodepool/components/builder/<host><10 digits>`.
@@ -79,13 +79,14 @@ impl PoolComponent {
 
     /// The record's bytes: keys sorted, as upstream writes components.
     pub fn write(&self) -> Vec<u8> {
-        let mut document = self.extra.complete(self.ours());
-        document.sort();
-        document.text().into_bytes()
+        let written = self.extra.complete(&self.ours());
+        let mut sorted = Object::parse(&written).ok().flatten().unwrap_or_default();
+        sorted.sort();
+        sorted.text().into_bytes()
     }
 
-    fn ours(&self) -> Object {
-        Object::default()
+    fn ours(&self) -> OurKeys {
+        OurKeys::of(11)
             .with("hostname", &self.hostname)
             .with("id", &self.id)
             .with("kind", "pool")

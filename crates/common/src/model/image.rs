@@ -1,8 +1,8 @@
 //! Builds of diskimages and their uploads: the launcher reads them, the builder writes them.
 
 use super::{
-    BuildId, ImageName, Object, ProviderName, Timestamp, UploadId, states,
-    wire::{Extra, Reading, RecordError},
+    BuildId, ImageName, ProviderName, Timestamp, UploadId, states,
+    wire::{Extra, OurKeys, Reading, RecordError},
 };
 
 states! {
@@ -123,11 +123,11 @@ impl ImageBuild {
     /// The record's bytes: upstream's keys in upstream's order, those without a value left out as there, then those of
     /// others.
     pub fn write(&self) -> Vec<u8> {
-        self.extra.complete(self.ours()).text().into_bytes()
+        self.extra.complete(&self.ours()).into_bytes()
     }
 
-    fn ours(&self) -> Object {
-        let mut ours = Object::default().with("state", self.state.as_str()).with("state_time", &self.state_time);
+    fn ours(&self) -> OurKeys {
+        let mut ours = OurKeys::of(8).with("state", self.state.as_str()).with("state_time", &self.state_time);
         let formats = {
             let mut formats: Vec<&str> = self.formats.iter().map(String::as_str).collect();
             formats.sort_unstable();
@@ -239,11 +239,11 @@ impl ImageUpload {
 
     /// The record's bytes: upstream's 8 keys in upstream's order, then those of others.
     pub fn write(&self) -> Vec<u8> {
-        self.extra.complete(self.ours()).text().into_bytes()
+        self.extra.complete(&self.ours()).into_bytes()
     }
 
-    fn ours(&self) -> Object {
-        Object::default()
+    fn ours(&self) -> OurKeys {
+        OurKeys::of(8)
             .with("state", self.state.as_str())
             .with("state_time", &self.state_time)
             .with("external_id", &self.external_id)

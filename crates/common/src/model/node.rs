@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     LabelName, NodeId, Object, PoolName, ProviderName, RequestId, Resources, TenantName, Timestamp, states,
-    wire::{Extra, Reading, RecordError},
+    wire::{Extra, OurKeys, Reading, RecordError},
 };
 
 states! {
@@ -198,11 +198,11 @@ impl Node {
 
     /// The record's bytes: upstream's 37 keys in upstream's order, then those of others.
     pub fn write(&self) -> Vec<u8> {
-        self.extra.complete(self.ours()).text().into_bytes()
+        self.extra.complete(&self.ours()).into_bytes()
     }
 
-    fn ours(&self) -> Object {
-        Object::default()
+    fn ours(&self) -> OurKeys {
+        OurKeys::of(37)
             .with("state", self.state.as_str())
             .with("state_time", &self.state_time)
             .with("cloud", &self.cloud)
@@ -234,7 +234,7 @@ impl Node {
             .with("hold_expiration", &self.hold_expiration)
             .with("resources", &self.resources.as_ref().map(Resources::to_json))
             .with("slot", &self.slot)
-            .with_json("attributes", self.attributes.clone().map(Into::into))
+            .with_written("attributes", self.attributes.as_ref().map(Object::text).as_deref())
             .with("python_path", &self.python_path)
             .with("tenant_name", &self.tenant_name)
             .with("driver_data", &self.driver_data)

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{
-    Json, LabelName, LauncherId, NodeId, Object, ProviderName, RequestId, TenantName, Timestamp, states,
-    wire::{Extra, Reading, RecordError},
+    Json, LabelName, LauncherId, NodeId, ProviderName, RequestId, TenantName, Timestamp, states,
+    wire::{Extra, OurKeys, Reading, RecordError},
 };
 
 /// The requestor of requests that keep `min-ready` nodes in stock.
@@ -131,11 +131,11 @@ impl NodeRequest {
 
     /// The record's bytes: upstream's 13 keys in upstream's order, then ours, then those of others.
     pub fn write(&self) -> Vec<u8> {
-        self.extra.complete(self.ours()).text().into_bytes()
+        self.extra.complete(&self.ours()).into_bytes()
     }
 
-    fn ours(&self) -> Object {
-        let ours = Object::default()
+    fn ours(&self) -> OurKeys {
+        let ours = OurKeys::of(14)
             .with("state", self.state.as_str())
             .with("state_time", &self.state_time)
             .with("declined_by", &self.declined_by)
@@ -143,7 +143,7 @@ impl NodeRequest {
             .with("nodes", &self.nodes)
             .with("reuse", &self.reuse)
             .with("requestor", &self.requestor)
-            .with_json("requestor_data", self.requestor_data.clone())
+            .with_written("requestor_data", self.requestor_data.as_ref().map(Json::as_str))
             .with("provider", &self.provider)
             .with("relative_priority", &self.relative_priority)
             .with("event_id", &self.event_id)

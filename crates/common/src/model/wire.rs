@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use super::json::to_python_json;
-use super::json::{Json, Object};
+use super::json::{Json, Object, Written, is_name, members_of, object_of, text_of, view_of, write_python_json};
 
 /// How much of an unusable value a message shows.
 const SHOWN: usize = 200;
@@ -30,122 +30,171 @@ pub enum RecordError {
     State(Option<String>),
 }
 
-/// A znode's data as an object.
-pub fn document(data: &[u8]) -> Result<Object, RecordError> {
-    if data.is_empty() {
-        return Err(RecordError::Empty);
-    }
-    let text = std::str::from_utf8(data).map_err(|error| RecordError::NotJson(error.to_string()))?;
-    match Object::parse(text) {
-        Ok(Some(document)) => Ok(document),
-        Ok(None) => Err(RecordError::NotAnObject),
-        Err(error) => Err(RecordError::NotJson(error.to_string())),
-    }
-}
-
 /// Takes a document apart key by key; keeps a note of each key that had to be read as absent.
+///
+/// It copies nothing: every change of a record is read, and a node has some forty keys.
 #[derive(Debug)]
-pub struct Reading {
-    document: Object,
-    taken: Object,
+pub struct Reading<'a> {
+    /// Those that nobody has taken yet.
+    members: Vec<Option<Written<'a>>>,
+    taken: Vec<(&'static str, &'a str)>,
     /// One sentence per key whose value had another type than the key has.
     pub oddities: Vec<String>,
 }
 
-impl Reading {
+impl<'a> Reading<'a> {
     /// Parses a znode's data.
-    pub fn new(data: &[u8]) -> Result<Self, RecordError> {
-        Ok(Self { document: document(data)?, taken: Object::default(), oddities: Vec::new() })
+    pub fn new(data: &'a [u8]) -> Result<Self, RecordError> {
+        if data.is_empty() {
+            return Err(RecordError::Empty);
+        }
+        let text = std::str::from_utf8(data).map_err(|error| RecordError::NotJson(error.to_string()))?;
+        let members = match members_of(text) {
+            Ok(Some(members)) => members,
+            Ok(None) => return Err(RecordError::NotAnObject),
+            Err(error) => return Err(RecordError::NotJson(error.to_string())),
+        };
+        let taken = Vec::with_capacity(members.len());
+        Ok(Self { members: members.into_iter().map(Some).collect(), taken, oddities: Vec::new() })
+    }
+
+    /// Takes a key out as it is written; of two of one name, the last one counts, as for Python.
+    fn take_out(&mut self, key: &str) -> Option<&'a str> {
+        let of_key = self.members.iter_mut().filter_map(|member| member.take_if(|(name, _)| is_name(name, key)));
+        of_key.last().map(|(_, value)| value)
     }
 
     /// Takes a key out as it is written. `null` and an absent key are `None`.
-    pub fn json(&mut self, key: &str) -> Option<Json> {
-        self.take_json(key, |json| Some(json.clone()))
+    pub fn json(&mut self, key: &'static str) -> Option<Json> {
+        self.take_written(key, |written| Json::parse(written).ok())
     }
 
     /// Takes a key out and converts it. `null` and an absent key are `None`; so, with a note, is a value that
     /// does not convert.
-    pub fn take<T>(&mut self, key: &str, convert: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
-        self.take_json(key, |json| convert(&json.view()))
+    pub fn take<T>(&mut self, key: &'static str, convert: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+        self.take_written(key, |written| convert(&view_of(written)))
     }
 
-    fn take_json<T>(&mut self, key: &str, convert: impl FnOnce(&Json) -> Option<T>) -> Option<T> {
-        let json = self.document.take(key)?;
-        let converted = if json.as_str() == "null" {
+    fn take_written<T>(&mut self, key: &'static str, convert: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let written = self.take_out(key)?;
+        let converted = if written == "null" {
             None
         } else {
-            let converted = convert(&json);
+            let converted = convert(written);
             if converted.is_none() {
-                let shown: String = json.as_str().chars().take(SHOWN).collect();
-                let more = if shown.len() < json.as_str().len() { "…" } else { "" };
+                let shown: String = written.chars().take(SHOWN).collect();
+                let more = if shown.len() < written.len() { "…" } else { "" };
                 self.oddities.push(format!("key {key} has the unusable value {shown}{more}"));
             }
             converted
         };
-        self.taken.push(key, json);
+        self.taken.push((key, written));
         converted
     }
 
     /// A text.
-    pub fn text(&mut self, key: &str) -> Option<String> {
-        self.take_json(key, Json::text)
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
+        self.take_written(key, text_of)
     }
 
     /// A number.
-    pub fn number(&mut self, key: &str) -> Option<f64> {
+    pub fn number(&mut self, key: &'static str) -> Option<f64> {
         self.take(key, Value::as_f64)
     }
 
     /// A whole number; a text that spells one counts (upstream applies `int()` in places).
-    pub fn integer(&mut self, key: &str) -> Option<i64> {
+    pub fn integer(&mut self, key: &'static str) -> Option<i64> {
         self.take(key, |v| v.as_i64().or_else(|| v.as_str()?.trim().parse().ok()))
     }
 
     /// A boolean.
-    pub fn boolean(&mut self, key: &str) -> Option<bool> {
+    pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
         self.take(key, Value::as_bool)
     }
 
     /// A list of texts; members of other types are left out.
-    pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+    pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         self.take(key, |v| Some(v.as_array()?.iter().filter_map(|t| t.as_str().map(str::to_owned)).collect()))
     }
 
     /// An object as it is written.
-    pub fn json_object(&mut self, key: &str) -> Option<Object> {
-        self.take_json(key, Json::object)
+    pub fn json_object(&mut self, key: &'static str) -> Option<Object> {
+        self.take_written(key, |written| written.starts_with('{').then(|| object_of(written)).flatten())
     }
 
     /// An object, to look into.
-    pub fn object(&mut self, key: &str) -> Option<Map<String, Value>> {
+    pub fn object(&mut self, key: &'static str) -> Option<Map<String, Value>> {
         self.take(key, |v| v.as_object().cloned())
     }
 
     /// Any value, to look at.
-    pub fn any(&mut self, key: &str) -> Option<Value> {
+    pub fn any(&mut self, key: &'static str) -> Option<Value> {
         self.take(key, |v| Some(v.clone()))
     }
 
     /// The state, which every record must have.
     pub fn state<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<T, RecordError> {
-        match self.document.take("state") {
+        match self.take_out("state") {
             None => Err(RecordError::State(None)),
-            Some(json) => {
-                json.text().as_deref().and_then(parse).ok_or_else(|| RecordError::State(Some(json.to_string())))
+            Some(written) => {
+                text_of(written).as_deref().and_then(parse).ok_or_else(|| RecordError::State(Some(written.to_owned())))
             }
         }
     }
 
     /// What is not ours, and the notes. `ours`: what we would write for what was taken.
-    pub fn rest(mut self, ours: &Object) -> (Extra, Vec<String>) {
-        let otherwise = self.taken.iter().filter_map(|(key, original)| {
-            let ours = ours.get(&key);
-            (ours != Some(original)).then(|| AsRead { ours: ours.cloned(), original: original.clone(), key })
+    pub fn rest(self, ours: &OurKeys) -> (Extra, Vec<String>) {
+        let otherwise = self.taken.into_iter().filter_map(|(key, original)| {
+            let ours = ours.get(key);
+            (ours != Some(original)).then(|| AsRead { key, original: original.into(), ours: ours.map(Into::into) })
         });
-        let as_read = otherwise.collect();
-        // Of some forty keys hardly any is left.
-        self.document.shrink_to_fit();
-        (Extra { as_read, others: self.document }, self.oddities)
+        (Extra { as_read: otherwise.collect(), others: self.members.into_iter().flatten().collect() }, self.oddities)
+    }
+}
+
+/// The keys of a record that are ours, in their order, with the values that we would write.
+#[derive(Debug, Default)]
+pub struct OurKeys {
+    /// The values, one after the other.
+    values: Vec<u8>,
+    /// Each key, and where its value ends.
+    keys: Vec<(&'static str, usize)>,
+}
+
+impl OurKeys {
+    /// For a record with so many keys.
+    pub fn of(count: usize) -> Self {
+        Self { values: Vec::with_capacity(count * 16), keys: Vec::with_capacity(count) }
+    }
+
+    /// Adds a key, which has no escapes.
+    #[must_use]
+    pub fn with<T: Serialize + ?Sized>(mut self, key: &'static str, value: &T) -> Self {
+        write_python_json(&mut self.values, value);
+        self.keys.push((key, self.values.len()));
+        self
+    }
+
+    /// Adds a key whose value is carried as it is written, null where there is none.
+    #[must_use]
+    pub fn with_written(mut self, key: &'static str, value: Option<&str>) -> Self {
+        self.values.extend_from_slice(value.unwrap_or("null").as_bytes());
+        self.keys.push((key, self.values.len()));
+        self
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Written<'_>> {
+        let mut begin = 0;
+        self.keys.iter().map(move |(key, end)| {
+            let value = &self.values[begin..*end];
+            begin = *end;
+            // What was serialized, or was a text before.
+            (*key, std::str::from_utf8(value).unwrap_or_default())
+        })
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 }
 
@@ -161,10 +210,10 @@ pub struct Extra {
 /// understand, an integer beyond 64 bits.
 #[derive(Clone, Debug, PartialEq)]
 struct AsRead {
-    key: String,
-    original: Json,
+    key: &'static str,
+    original: Box<str>,
     /// What we made of it; `None`: we would leave the key out.
-    ours: Option<Json>,
+    ours: Option<Box<str>>,
 }
 
 impl Extra {
@@ -179,14 +228,27 @@ impl Extra {
     }
 
     /// The whole record: `ours`, each value as it was read where it is still the same, then the keys of others.
-    pub fn complete(&self, mut ours: Object) -> Object {
-        for AsRead { key, original, ours: then } in &self.as_read {
-            if ours.get(key) == then.as_ref() {
-                ours.set(key, original.clone());
+    pub fn complete(&self, ours: &OurKeys) -> String {
+        let mut text = String::with_capacity(ours.values.len() + ours.keys.len() * 24 + 64);
+        let mut add = |name: &str, value: &str, quote: &str| {
+            text.push_str(if text.is_empty() { "{" } else { ", " });
+            for part in [quote, name, quote, ": ", value] {
+                text.push_str(part);
             }
+        };
+        for (key, value) in ours.iter() {
+            let as_read =
+                self.as_read.iter().find(|as_read| as_read.key == key && as_read.ours.as_deref() == Some(value));
+            add(key, as_read.map_or(value, |as_read| &as_read.original), "\"");
         }
-        ours.append(self.others.clone());
-        ours
+        for as_read in self.as_read.iter().filter(|as_read| as_read.ours.is_none() && ours.get(as_read.key).is_none()) {
+            add(as_read.key, &as_read.original, "\"");
+        }
+        for (name, value) in self.others.written() {
+            add(name, value, "");
+        }
+        text.push_str(if text.is_empty() { "{}" } else { "}" });
+        text
     }
 }
 
@@ -209,9 +271,9 @@ mod tests {
         let mut reading = Reading::new(br#"{"n": 2.50, "list": ["a", 5], "other": 1e0}"#).unwrap();
         let (number, list) = (reading.number("n").unwrap(), reading.texts("list").unwrap());
         assert_eq!((number, &list[..]), (2.5, &["a".to_owned()][..]));
-        let ours = |number: f64, list: &[String]| Object::default().with("n", &number).with("list", list);
+        let ours = |number: f64, list: &[String]| OurKeys::default().with("n", &number).with("list", list);
         let (extra, _) = reading.rest(&ours(number, &list));
-        let written = |number, list: &[String]| extra.complete(ours(number, list)).text();
+        let written = |number, list: &[String]| extra.complete(&ours(number, list));
         assert_eq!(written(number, &list), r#"{"n": 2.50, "list": ["a", 5], "other": 1e0}"#);
         assert_eq!(written(3.0, &[]), r#"{"n": 3.0, "list": [], "other": 1e0}"#);
     }

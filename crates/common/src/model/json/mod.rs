@@ -15,7 +15,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
-pub use python::{python_float, to_python_json};
+pub use python::{python_float, to_python_json, write_python_json};
 pub use scan::NotJson;
 use scan::{Scanner, decode};
 
@@ -98,7 +98,7 @@ impl Json {
             Some(b'f') => Shape::Bool(false),
             Some(b'"') => Shape::Text(decode(text)),
             Some(b'[') => Shape::List(items(text)),
-            Some(b'{') => Shape::Object(Object::members_of(text).unwrap_or_default()),
+            Some(b'{') => Shape::Object(object_of(text).unwrap_or_default()),
             Some(_) => Shape::Number(text.to_owned()),
         }
     }
@@ -113,13 +113,13 @@ impl Json {
 
     /// The text, if it is one.
     pub fn text(&self) -> Option<String> {
-        self.0.starts_with('"').then(|| decode(&self.0))
+        text_of(&self.0)
     }
 
     /// As near as a `Value` can be: a number beyond its reach is the nearest double, `NaN` and what is deeper than 64 levels
     /// are null. To look at, never to write back.
     pub fn view(&self) -> Value {
-        view(&self.0, DEEPEST_VIEW)
+        view_of(&self.0)
     }
 }
 
@@ -157,34 +157,7 @@ pub struct Object {
 impl Object {
     /// The members of a text that is an object; `None`: it is something else.
     pub fn parse(text: &str) -> Result<Option<Self>, NotJson> {
-        let mut scanner = Scanner::new(text);
-        if !scanner.take(b'{') {
-            return Json::parse(text).map(|_| None);
-        }
-        let object = Self::members(&mut scanner)?;
-        scanner.end()?;
-        Ok(Some(object))
-    }
-
-    /// Of the text of an object.
-    fn members_of(text: &str) -> Result<Self, NotJson> {
-        let mut scanner = Scanner::new(text);
-        if scanner.take(b'{') { Self::members(&mut scanner) } else { Ok(Self::default()) }
-    }
-
-    /// From behind an object's opening bracket to behind its closing one.
-    fn members(scanner: &mut Scanner) -> Result<Self, NotJson> {
-        let mut members = Vec::new();
-        if !scanner.take(b'}') {
-            loop {
-                members.push((scanner.name()?.into(), Json::verbatim(scanner.value()?)));
-                if scanner.take(b'}') {
-                    break;
-                }
-                scanner.comma()?;
-            }
-        }
-        Ok(Self { members })
+        Ok(members_of(text)?.map(|members| members.into_iter().collect()))
     }
 
     /// Whether it has no member.
@@ -233,11 +206,6 @@ impl Object {
         self
     }
 
-    /// Gives back the memory that members have taken which are not there any more.
-    pub fn shrink_to_fit(&mut self) {
-        self.members.shrink_to_fit();
-    }
-
     /// Adds all members of another, none of which is there yet.
     pub fn append(&mut self, mut other: Self) {
         self.members.append(&mut other.members);
@@ -256,6 +224,11 @@ impl Object {
     /// The names, and the values as they are written.
     pub fn iter(&self) -> impl Iterator<Item = (String, &Json)> {
         self.members.iter().map(|(name, value)| (decode(name), value))
+    }
+
+    /// The members as they are written.
+    pub(super) fn written(&self) -> impl Iterator<Item = Written<'_>> {
+        self.members.iter().map(|(name, value)| (&**name, value.as_str()))
     }
 
     /// Sorts the members by name, as `json.dumps(…, sort_keys=True)` does.
@@ -285,6 +258,52 @@ impl FromIterator<(String, Json)> for Object {
     }
 }
 
+impl<'a> FromIterator<Written<'a>> for Object {
+    fn from_iter<I: IntoIterator<Item = Written<'a>>>(members: I) -> Self {
+        Self { members: members.into_iter().map(|(name, value)| (name.into(), Json::verbatim(value))).collect() }
+    }
+}
+
+/// A member as it is written: its name with quotes and escapes, its value.
+pub(super) type Written<'a> = (&'a str, &'a str);
+
+/// The members of a text that is an object; `None`: it is something else.
+pub(super) fn members_of(text: &str) -> Result<Option<Vec<Written<'_>>>, NotJson> {
+    let mut scanner = Scanner::new(text);
+    if !scanner.take(b'{') {
+        scanner.value()?;
+        scanner.end()?;
+        return Ok(None);
+    }
+    let mut members = Vec::new();
+    if !scanner.take(b'}') {
+        loop {
+            members.push((scanner.name()?, scanner.value()?));
+            if scanner.take(b'}') {
+                break;
+            }
+            scanner.comma()?;
+        }
+    }
+    scanner.end()?;
+    Ok(Some(members))
+}
+
+/// The members of a value as it is written, if it is an object.
+pub(super) fn object_of(written: &str) -> Option<Object> {
+    Object::parse(written).ok().flatten()
+}
+
+/// What a value as it is written says, if it is a text.
+pub(super) fn text_of(written: &str) -> Option<String> {
+    written.starts_with('"').then(|| decode(written))
+}
+
+/// See [`Json::view`].
+pub(super) fn view_of(written: &str) -> Value {
+    view(written, DEEPEST_VIEW)
+}
+
 /// The items of the text of a list.
 fn items(text: &str) -> Vec<Json> {
     let mut scanner = Scanner::new(text);
@@ -311,8 +330,12 @@ fn quoted(name: &str) -> Box<str> {
 
 /// Whether a name with its quotes and escapes is that one. Decodes only a name that is the same up to its first escape: each
 /// record has dozens of names that are compared with dozens of others.
-fn is_name(written: &str, name: &str) -> bool {
+pub(super) fn is_name(written: &str, name: &str) -> bool {
     let bare = &written.as_bytes()[1..written.len() - 1];
+    // Escapes only make it longer.
+    if bare.len() < name.len() || (bare.len() > name.len() && !bare.contains(&b'\\')) {
+        return false;
+    }
     for (at, byte) in bare.iter().enumerate() {
         if *byte == b'\\' {
             return decode(written) == name;
@@ -332,8 +355,9 @@ fn view(text: &str, deepest: usize) -> Value {
         Some(b'[' | b'{') if deepest == 0 => Value::Null,
         Some(b'[') => Value::Array(items(text).iter().map(|item| view(&item.0, deepest - 1)).collect()),
         Some(b'{') => {
-            let object = Object::members_of(text).unwrap_or_default();
-            Value::Object(object.iter().map(|(name, value)| (name, view(&value.0, deepest - 1))).collect::<Map<_, _>>())
+            let members = members_of(text).ok().flatten().unwrap_or_default();
+            let members = members.into_iter().map(|(name, value)| (decode(name), view(value, deepest - 1)));
+            Value::Object(members.collect::<Map<_, _>>())
         }
         Some(b'-' | b'0'..=b'9') => number(text).map_or(Value::Null, Value::Number),
         _ => Value::Null,

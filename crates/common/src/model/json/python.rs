@@ -10,11 +10,16 @@ use serde_json::ser::Formatter;
 /// Never fails for JSON values and their maps and lists: they have nothing that cannot be written.
 pub fn to_python_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(32);
-    let mut serializer = serde_json::Serializer::with_formatter(&mut out, PythonFormatter);
+    write_python_json(&mut out, value);
+    out
+}
+
+/// The same, at the end of what is there already.
+pub fn write_python_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    let mut serializer = serde_json::Serializer::with_formatter(out, PythonFormatter);
     // Writing JSON values into memory has no failure; an impossible one would leave a truncated document, which
     // every reader treats as unusable rather than as wrong data.
     let _ = value.serialize(&mut serializer);
-    out
 }
 
 /// A float as `json.dumps` writes it: `repr`'s shortest digits, with an exponent of two digits below 1e-4 and from 1e16 on.

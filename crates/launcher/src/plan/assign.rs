@@ -1,6 +1,7 @@
 //! Waiting requests: accept, decline, leave to others (`nodepool 11.0.0: launcher.py _assignHandlers`).
 //!
-//! Each of our pools looks at every request in its own order. One request is accepted by at most one of them, and its
+//! Each of our pools looks at every request in its own order, as long as not too many are being accepted
+//! ([`Timing::accepts_at_once`](super::Timing)). One request is accepted by at most one of them, and its
 //! declines by several of them are one write. What a pool accepts is reckoned at once against the budget, so that a
 //! burst of requests is accepted until the first one that has to wait for quota: that one pauses the pool, and later
 //! ones stay free for other launchers.
@@ -135,6 +136,7 @@ impl Pass<'_> {
                 None => {}
                 Some(Verdict::Accept) => {
                     *self.taken.running.entry(provider.name.clone()).or_default() += class.shape.labels.len();
+                    self.taken.accepts += 1;
                     declines.remove(&rank.id);
                     accepted.insert(rank.id.clone(), key.clone());
                     has_accepted = true;
@@ -313,6 +315,9 @@ impl Pass<'_> {
             && running >= most
         {
             return all_wait(Reason::MaxConcurrency { running, most });
+        }
+        if self.taken.is_accepting_most() {
+            return all_wait(Reason::TurnToCome);
         }
         let outcome = self.supply(key, pool, request, &request.node_types, None);
         // All nodes of a request are in one zone, which is drawn by its number: another may find idle ones in its own.

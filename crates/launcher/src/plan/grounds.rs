@@ -32,6 +32,7 @@ pub struct Grounds {
     idle: u64,
     pressure: Vec<Pressure>,
     is_in_motion: bool,
+    is_accepting_most: bool,
     running: usize,
 }
 
@@ -94,6 +95,7 @@ impl Grounds {
             idle: nodes.idle_version(key),
             pressure: taken.pressure_on(key).cloned().collect(),
             is_in_motion: taken.in_motion.contains(key),
+            is_accepting_most: taken.is_accepting_most(),
             running: taken.running.get(&key.provider).copied().unwrap_or(0),
         })
     }

@@ -92,6 +92,8 @@ pub enum Reason {
     },
     /// What requests before it still need is not known at this moment.
     BeingServed,
+    /// As many requests are just being accepted as may be at once.
+    TurnToCome,
     /// The request prefers a provider that may serve it.
     LeftToProvider {
         /// Which.
@@ -271,6 +273,7 @@ impl Reason {
             Self::MaxConcurrency { .. } => "the end of launches of this provider",
             Self::AtCapacity { of } => return of.ended_by(),
             Self::BehindOthers { .. } | Self::BeingServed => "earlier requests of this pool get their nodes",
+            Self::TurnToCome => "the acceptance of others, within moments",
             Self::LeftToProvider { .. }
             | Self::LeftToPriority { .. }
             | Self::LeftToPoolsWithLabels
@@ -341,6 +344,7 @@ impl fmt::Display for Reason {
                 f.write_str("an earlier request waits for room, in a quota or limit")
             }
             Self::BeingServed => f.write_str("requests before it are being served"),
+            Self::TurnToCome => f.write_str("others are being accepted before it"),
             Self::LeftToProvider { provider } => write!(f, "left to provider {provider}, which the request prefers"),
             Self::LeftToPriority { pool } => write!(f, "left to a pool of higher priority: {pool}"),
             Self::LeftToPoolsWithLabels => f.write_str("left to pools that have its labels"),

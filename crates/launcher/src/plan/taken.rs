@@ -33,6 +33,8 @@ pub struct Taken<'a> {
     pub pressure: BTreeMap<PoolKey, Pressure>,
     /// Nodes that are being launched or will have to be for what was accepted, by provider: of those with `max-concurrency`.
     pub running: BTreeMap<ProviderName, usize>,
+    /// How many requests are being accepted.
+    pub accepts: usize,
     /// Pools with an accepted request that an action is working on: what it still needs is not known in this pass.
     pub in_motion: BTreeSet<PoolKey>,
 }
@@ -62,6 +64,7 @@ impl<'a> Taken<'a> {
             pools: BTreeSet::new(),
             pressure: BTreeMap::new(),
             running: BTreeMap::new(),
+            accepts: holdings.accepting.len(),
             in_motion: in_motion.chain(holdings.accepting.values().cloned()).collect(),
         };
         taken.keep_for_those_being_accepted();
@@ -123,6 +126,11 @@ impl<'a> Taken<'a> {
     /// Whether requests before this one wait for something in a pool.
     pub fn is_paused(&self, key: &PoolKey) -> bool {
         self.pressure_on(key).next().is_some()
+    }
+
+    /// Whether as many requests are being accepted as may be at once.
+    pub fn is_accepting_most(&self) -> bool {
+        self.accepts >= self.world.timing.accepts_at_once
     }
 
     /// The oldest suitable node of a pool, of a label or of any, that nobody has and nobody is about to get.

@@ -211,7 +211,7 @@ pub struct ProjectQuota {
     pub ours: Resources,
 }
 
-/// Ages and graces, in seconds.
+/// Ages and graces, in seconds, and how much is done at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// How long a pending request must be seen without a lock before it counts as lost. Long enough that no peer is
@@ -232,6 +232,10 @@ pub struct Timing {
     pub fresh_quota: f64,
     /// Age of a request's lock directory at which it goes once the request is gone.
     pub request_lock: f64,
+    /// So many requests are being accepted at once. ZooKeeper answers in the order in which it is asked: were a thousand
+    /// accepted at once, the write for the node of the first one would have to wait for all of them. And each pass looks
+    /// at all that are being accepted.
+    pub accepts_at_once: usize,
 }
 
 impl Default for Timing {
@@ -245,6 +249,7 @@ impl Default for Timing {
             orphaned_request: 15.0,
             fresh_quota: 15.0,
             request_lock: 8.0 * 3600.0,
+            accepts_at_once: 32,
         }
     }
 }

@@ -52,6 +52,30 @@ fn requests_are_taken_by_priority_and_those_that_can_be_served_first() {
 }
 
 #[test]
+fn so_many_are_accepted_at_once_and_the_next_ones_as_these_are_done() {
+    let mut setting = Setting::new().provider("p", |_| {}).provider("q", |_| {});
+    let most = Timing::default().accepts_at_once;
+    for number in 0..most + 3 {
+        setting = setting.request(&format!("200-{number:010}"), &["small"], |_| {});
+    }
+    let first = accepts(&setting.plan());
+    assert_eq!(first.len(), most, "of both pools together");
+    for (request, _) in &first {
+        setting.holdings.busy_requests.insert(request.as_str().into());
+        let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+        setting.holdings.accepting.insert(request.as_str().into(), pool);
+    }
+    let plan = setting.plan();
+    assert_eq!(accepts(&plan), []);
+    assert!(plan.waiting.values().all(|waiting| waiting.reason == Reason::TurnToCome), "{:?}", plan.waiting);
+    for (request, _) in first.iter().take(2) {
+        setting.holdings.accepting.remove(request.as_str());
+    }
+    let next: Vec<_> = accepts(&setting.plan()).into_iter().map(|(request, _)| request).collect();
+    assert_eq!(next, [most, most + 1].map(|number| format!("200-{number:010}")));
+}
+
+#[test]
 fn a_pool_whose_component_is_not_seen_yet_decides_nothing() {
     let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});
     setting.records.pools.clear();

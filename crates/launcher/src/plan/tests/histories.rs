@@ -67,7 +67,7 @@ impl History {
             providers,
             session: self.setting.session,
             holdings: &self.setting.holdings,
-            timing: Timing { request_lock: 5.0, ..Timing::default() },
+            timing: Timing { request_lock: 5.0, accepts_at_once: 3, ..Timing::default() },
             stopping: self.setting.stopping,
         }
     }

@@ -36,7 +36,7 @@ use crate::openstack::api::{Cloud, CloudError, FloatingIp, Pace, Server};
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The cloud is left alone so many times as long as the last listing took …
-const RESTS: u32 = 4;
+const RESTS: u32 = 2;
 /// … but not for longer than this, unless a listing takes as long.
 const LONGEST_REST: Duration = Duration::from_secs(3);
 

@@ -61,9 +61,12 @@ class Cloud(Process):
 class Site:
     """One launcher, ours or Python's, on one provider of the driver `openstack` (with a cloud of its own) or `fake`."""
 
-    def __init__(self, stack, directory, zookeeper, python=False, driver='openstack', max_servers=2500, boot_delay=0.5):
+    def __init__(self, stack, directory, zookeeper, python=False, driver='openstack', max_servers=2500, boot_delay=0.5,
+                 arguments=()):
         self.stack, self.directory, self.zookeeper, self.python = stack, pathlib.Path(directory), zookeeper, python
         self.driver, self.max_servers = driver, max_servers
+        # Of our launcher.
+        self.arguments = () if python else arguments
         self.directory.mkdir(parents=True, exist_ok=True)
         self.client = zookeeper.client()
         stack.callback(self.client.stop)
@@ -111,7 +114,7 @@ class Site:
             **self.zookeeper.config(), 'webapp': {'port': free_port(), 'listen_address': '127.0.0.1'},
             'labels': [{'name': LABEL}], 'providers': [self._provider()]}))
         self.launcher = Launcher(config, self.directory / 'launcher.log', python=self.python, debug=False,
-                                 env=self._environment())
+                                 env=self._environment(), arguments=self.arguments)
         if self.python and self.driver == 'fake':
             self.launcher.command[:1] = [VENV / 'bin/python', pathlib.Path(__file__).parent / 'python_fake_launcher.py']
         began = time.time()

@@ -33,9 +33,9 @@ def waited_for_core(pid):
 
 
 def memory(pid):
-    """MiB resident: now, and at most so far."""
+    """MiB resident: now, at most so far, and what of it is not the program's own file."""
     status = pathlib.Path(f'/proc/{pid}/status').read_text()
-    return [int(re.search(rf'{key}:\s+(\d+)', status)[1]) / 1024 for key in ('VmRSS', 'VmHWM')]
+    return [int(re.search(rf'{key}:\s+(\d+)', status)[1]) / 1024 for key in ('VmRSS', 'VmHWM', 'RssAnon')]
 
 
 class Costs:
@@ -71,9 +71,10 @@ class Costs:
         seconds = time.monotonic() - self.began
         received, transactions = self._zookeeper()
         cpu = cpu_seconds(self.pid) - self.cpu
-        now, peak = memory(self.pid)
+        now, peak, anonymous = memory(self.pid)
         out = {
             'seconds': seconds, 'cpu_s': cpu, 'cpu_percent': 100 * cpu / seconds, 'memory_mib': now, 'peak_mib': peak,
+            'anonymous_mib': anonymous,
             'waited_for_core_s': waited_for_core(self.pid) - self.waited,
             'zookeeper_cpu_s': self._zookeeper_cpu() - self.zookeeper_cpu,
             'packets': received - self.packets - packets, 'transactions': transactions - self.transactions - writes,

@@ -30,6 +30,23 @@ pub enum RecordError {
     State(Option<String>),
 }
 
+/// A znode's data as an object.
+pub fn document(data: &[u8]) -> Result<Object, RecordError> {
+    Ok(members(data)?.into_iter().collect())
+}
+
+fn members(data: &[u8]) -> Result<Vec<Written<'_>>, RecordError> {
+    if data.is_empty() {
+        return Err(RecordError::Empty);
+    }
+    let text = std::str::from_utf8(data).map_err(|error| RecordError::NotJson(error.to_string()))?;
+    match members_of(text) {
+        Ok(Some(members)) => Ok(members),
+        Ok(None) => Err(RecordError::NotAnObject),
+        Err(error) => Err(RecordError::NotJson(error.to_string())),
+    }
+}
+
 /// Takes a document apart key by key; keeps a note of each key that had to be read as absent.
 ///
 /// It copies nothing: every change of a record is read, and a node has some forty keys.
@@ -45,15 +62,7 @@ pub struct Reading<'a> {
 impl<'a> Reading<'a> {
     /// Parses a znode's data.
     pub fn new(data: &'a [u8]) -> Result<Self, RecordError> {
-        if data.is_empty() {
-            return Err(RecordError::Empty);
-        }
-        let text = std::str::from_utf8(data).map_err(|error| RecordError::NotJson(error.to_string()))?;
-        let members = match members_of(text) {
-            Ok(Some(members)) => members,
-            Ok(None) => return Err(RecordError::NotAnObject),
-            Err(error) => return Err(RecordError::NotJson(error.to_string())),
-        };
+        let members = members(data)?;
         let taken = Vec::with_capacity(members.len());
         Ok(Self { members: members.into_iter().map(Some).collect(), taken, oddities: Vec::new() })
     }

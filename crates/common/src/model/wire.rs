@@ -203,7 +203,9 @@ impl OurKeys {
     }
 
     fn get(&self, key: &str) -> Option<&str> {
-        self.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+        let at = self.keys.iter().position(|(name, _)| *name == key)?;
+        let begin = at.checked_sub(1).map_or(0, |before| self.keys[before].1);
+        std::str::from_utf8(&self.values[begin..self.keys[at].1]).ok()
     }
 }
 

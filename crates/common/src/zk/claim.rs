@@ -14,17 +14,14 @@
 
 use std::sync::Arc;
 
-use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
-
 use super::{
     Held, ZkError, ZooKeeper,
     cache::Write,
-    error::is_unknown,
     lock::Contender,
     paths::Spot,
-    protocol::SessionId,
+    protocol::{Client, Done, Error, Mode, MultiError, Op, SessionId},
     record::{Record, stat},
-    repeated::{self, repeat},
+    repeated::repeat,
     session::Shared,
 };
 use crate::model::Stat;
@@ -83,37 +80,35 @@ impl Claim<'_> {
         client: &Client,
     ) -> Result<Option<(Contender, Option<Stat>)>, Error> {
         let mut contender = Contender::planned(shared, session, self.dir);
-        let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
-        let mut multi = client.new_multi_writer();
+        let path = contender.create_path();
+        let mut multi = Vec::new();
         if self.dir_exists {
-            multi.add_delete(self.dir, None)?;
+            multi.push(Op::Delete(self.dir, None));
         }
-        multi.add_create(self.dir, b"", &repeated::PERSISTENT)?;
-        multi.add_create(&contender.create_path(), b"", &ephemeral)?;
+        multi.push(Op::Create(self.dir, b"", Mode::Persistent));
+        multi.push(Op::Create(&path, b"", Mode::EphemeralSequential));
         match self.data {
-            Some(data) => multi.add_set_data(self.record, data, Some(self.version))?,
-            None => multi.add_check_version(self.record, self.version)?,
+            Some(data) => multi.push(Op::Set(self.record, data, Some(self.version))),
+            None => multi.push(Op::Check(self.record, Some(self.version))),
         }
-        match multi.commit().await {
+        match client.multi(&multi).await {
             Ok(results) => {
                 let mut new = None;
                 for result in results {
                     match result {
-                        MultiWriteResult::Create { path, .. } if path != self.dir => contender.created(&path),
-                        MultiWriteResult::SetData { stat: of } => new = Some(stat(&of)),
+                        Done::Created(path, _) if path != self.dir => contender.created(&path),
+                        Done::Set(of) => new = Some(stat(&of)),
                         _ => {}
                     }
                 }
                 Ok(Some((contender, new)))
             }
-            Err(MultiWriteError::OperationFailed { .. }) => {
+            Err(MultiError::Refused { .. }) => {
                 contender.disarm();
                 Ok(None)
             }
-            Err(MultiWriteError::RequestFailed { source }) if is_unknown(&source) => {
-                self.find_out(contender, client, shared).await
-            }
-            Err(MultiWriteError::RequestFailed { source }) => Err(source),
+            Err(MultiError::Failed(source)) if source.is_unanswered() => self.find_out(contender, client, shared).await,
+            Err(MultiError::Failed(source)) => Err(source),
         }
     }
 
@@ -134,7 +129,7 @@ impl Claim<'_> {
             Err(error) => return Err(error),
         }
         let Some(data) = self.data else { return Ok(Some((contender, None))) };
-        match repeat(deadline, || client.get_data(self.record)).await {
+        match repeat(deadline, || client.get(self.record)).await {
             Ok((now, new)) if now == data => Ok(Some((contender, Some(stat(&new))))),
             // Somebody has written it since without the lock, or it is gone.
             Ok(_) | Err(Error::NoNode) => {

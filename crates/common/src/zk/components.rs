@@ -9,12 +9,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::{
     ZooKeeper,
-    error::is_unknown,
+    lock::list_synced,
     paths,
+    protocol::{Client, Error, Mode},
     repeated::{self, repeat},
     session::Shared,
 };
@@ -180,16 +180,16 @@ async fn keep_in_session(
             };
         };
         if wanted != written {
-            match client.set_data(&path, &wanted.bytes(), Some(version)).await {
+            match client.set(&path, &wanted.bytes(), Some(version)).await {
                 Ok(stat) => {
                     version = stat.version;
                     written = wanted;
                 }
                 // Somebody else wrote, or our own write's answer was lost: the state we want is the same.
-                Err(Error::BadVersion) => match client.check_stat(&path).await {
+                Err(Error::BadVersion) => match client.exists(&path).await {
                     Ok(Some(stat)) => version = stat.version,
                     Ok(None) => {}
-                    Err(error) if is_unknown(&error) => {}
+                    Err(error) if error.is_unanswered() => {}
                     Err(error) => return Err(error),
                 },
                 Err(Error::NoNode) => {
@@ -197,7 +197,7 @@ async fn keep_in_session(
                     (path, version) = register(client, &wanted).await?;
                     written = wanted;
                 }
-                Err(error) if is_unknown(&error) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) if error.is_unanswered() => tokio::time::sleep(Duration::from_millis(20)).await,
                 Err(error) => return Err(error),
             }
             continue;
@@ -217,23 +217,23 @@ async fn register(client: &Client, document: &Document) -> Result<(String, i32),
     for kind in KINDS {
         repeated::create(client, &format!("{}/{kind}", paths::COMPONENTS), b"", deadline).await?;
     }
-    let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
     loop {
-        match client.create(&prefix, &bytes, &ephemeral).await {
-            Ok((stat, sequence)) => {
-                let path = format!("{prefix}{sequence}");
+        match client.create(&prefix, &bytes, Mode::EphemeralSequential).await {
+            Ok((path, stat)) => {
                 tracing::info!(logger = LOGGER, "Registered {path}");
                 return Ok((path, stat.version));
             }
             // The answer is lost: whichever of our session's components says the same is the one.
-            Err(error) if is_unknown(&error) && tokio::time::Instant::now() < deadline => {
+            Err(error) if error.is_unanswered() && tokio::time::Instant::now() < deadline => {
                 // The next server may not have heard of it yet.
-                let listed = repeat(deadline, || async {
-                    client.sync(paths::COMPONENTS).await?;
-                    client.list_ephemerals(&prefix).await
-                });
-                for path in listed.await? {
-                    if let Ok((data, stat)) = repeat(deadline, || client.get_data(&path)).await
+                let (dir, name) = prefix.rsplit_once('/').unwrap_or_default();
+                for child in list_synced(client, dir, deadline).await? {
+                    if !child.starts_with(name) {
+                        continue;
+                    }
+                    let path = format!("{dir}/{child}");
+                    if let Ok((data, stat)) = repeat(deadline, || client.get(&path)).await
+                        && stat.ephemeral_owner == client.id().0
                         && data == bytes
                     {
                         return Ok((path, stat.version));

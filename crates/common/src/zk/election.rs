@@ -64,13 +64,13 @@ async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch
         // Asked anew after each interruption: while we were away somebody may have deleted our contender.
         let watching = tokio::select! {
             () = shared.ended(session) => None,
-            watching = client.check_and_watch_stat(&path) => watching.ok().and_then(|(stat, watcher)| Some((stat?, watcher))),
+            watching = client.get_and_watch(&path) => watching.ok(),
         };
-        let Some((_, watcher)) = watching else {
+        let Some((_, _, changed)) = watching else {
             if shared.client_of(session).is_none() {
                 break;
             }
-            match client.check_stat(&path).await {
+            match client.exists(&path).await {
                 Ok(None) => break,
                 _ => continue,
             }
@@ -78,7 +78,7 @@ async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch
         leading.send_replace(true);
         tokio::select! {
             () = shared.ended(session) => break,
-            _ = watcher.changed() => {}
+            () = changed => {}
             () = async { drop(connected.wait_for(|now| *now != Some(session)).await) } => {}
         }
         if *shared.session.borrow() != Some(session) {

@@ -2,8 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use zookeeper_client as zk;
-
+use super::protocol::Error;
 use crate::model::RecordError;
 
 /// Why an operation did not happen. Each message says what was being done to which path.
@@ -66,8 +65,8 @@ pub enum ZkError {
     Other {
         /// What we were doing to which path.
         doing: String,
-        /// The client library's error.
-        source: zk::Error,
+        /// ZooKeeper's error.
+        source: Error,
     },
 }
 
@@ -97,7 +96,7 @@ impl ZkError {
             | Self::ConnectionLost { .. }
             | Self::LockTimeout { .. } => true,
             Self::NoNode { .. } | Self::Record { .. } | Self::Config { .. } => false,
-            Self::Other { source, .. } => is_unknown(source) || *source == zk::Error::NotReadOnly,
+            Self::Other { source, .. } => source.is_unanswered() || *source == Error::ReadOnly,
         }
     }
 
@@ -108,7 +107,7 @@ impl ZkError {
 
     /// Whether somebody has written the record since the version that the write was for.
     pub fn is_bad_version(&self) -> bool {
-        matches!(self, Self::Other { source: zk::Error::BadVersion, .. })
+        matches!(self, Self::Other { source: Error::BadVersion, .. })
     }
 
     /// Whether the record is gone.
@@ -116,13 +115,13 @@ impl ZkError {
         matches!(self, Self::NoNode { .. })
     }
 
-    /// Classes an error of the client library; `verb` and `path` say what was being done.
-    pub(super) fn of(verb: &str, path: &str, error: impl Into<zk::Error>) -> Self {
+    /// Classes an error of ZooKeeper; `verb` and `path` say what was being done.
+    pub(super) fn of(verb: &str, path: &str, error: impl Into<Error>) -> Self {
         let doing = format!("{verb} {path}");
         match error.into() {
-            zk::Error::SessionExpired | zk::Error::ClientClosed => Self::SessionLost { doing },
-            zk::Error::NoNode => Self::NoNode { doing, path: path.to_owned() },
-            error if is_unknown(&error) => Self::ConnectionLost { doing },
+            Error::SessionEnded => Self::SessionLost { doing },
+            Error::NoNode => Self::NoNode { doing, path: path.to_owned() },
+            Error::Unanswered(_) => Self::ConnectionLost { doing },
             source => Self::Other { doing, source },
         }
     }
@@ -137,20 +136,4 @@ impl ZkError {
     ) -> Self {
         Self::Config { problem: format!("{}: {source}", problem.into()), source: Some(SharedError(Arc::new(source))) }
     }
-}
-
-/// Whether the operation may or may not have happened. `zookeeper-client` passes an error of the socket, or a message
-/// about a silent server, to each operation in flight as [`zk::Error::Custom`].
-pub(super) fn is_unknown(error: &zk::Error) -> bool {
-    matches!(
-        error,
-        zk::Error::ConnectionLoss
-            | zk::Error::Custom(_)
-            | zk::Error::UnmarshalError { .. }
-            | zk::Error::UnexpectedError(_)
-            | zk::Error::Timeout
-            | zk::Error::NoHosts
-            | zk::Error::SessionMoved
-            | zk::Error::Throttled
-    )
 }

@@ -11,14 +11,13 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
     cache::{Asking, Within, Write, Writing},
-    error::{ZkError, is_unknown},
+    error::ZkError,
     lock::Contender,
     paths::{self, Spot},
-    protocol::SessionId,
+    protocol::{Client, Done, Error, Mode, MultiError, Op, SessionId},
     record::{Record, stat},
     repeated::{self, repeat},
 };
@@ -128,7 +127,7 @@ impl<T: Record> Held<T> {
             return Ok(());
         };
         match self.contender.release(&client).await {
-            Ok(()) | Err(Error::SessionExpired | Error::ClientClosed) => Ok(()),
+            Ok(()) | Err(Error::SessionEnded) => Ok(()),
             Err(error) => Err(ZkError::of("unlocking", &dir, error)),
         }
     }
@@ -238,39 +237,36 @@ impl<T: Record> Held<T> {
         let mut doubtful = false;
         loop {
             let client = self.client(verb)?;
-            let mut multi = client.new_multi_writer();
-            multi.add_check_version(&contender, -1).map_err(fail)?;
-            for other in others {
-                multi.add_delete(other, None).map_err(fail)?;
-            }
-            multi.add_set_data(&path, data, None).map_err(fail)?;
+            let kept;
+            let mut multi = vec![Op::Check(&contender, None)];
+            multi.extend(others.iter().map(|other| Op::Delete(other, None)));
+            multi.push(Op::Set(&path, data, None));
             match &then {
                 Then::Keep | Then::Unlock | Then::UnlockWith(_) => {}
                 Then::LeaveTo(owner) => {
                     // Behind ours, which goes in the same moment.
-                    let kept = super::lock::new_contender(&T::lock_dir(self.record.id()));
-                    let options = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
-                    multi.add_create(&kept, owner.as_bytes(), &options).map_err(fail)?;
+                    kept = super::lock::new_contender(&T::lock_dir(self.record.id()));
+                    multi.push(Op::Create(&kept, owner.as_bytes(), Mode::PersistentSequential));
                 }
                 Then::PlaceUnder(kept) => {
-                    multi.add_set_data(&kept.path, kept.owner.as_bytes(), Some(kept.version)).map_err(fail)?;
+                    multi.push(Op::Set(&kept.path, kept.owner.as_bytes(), Some(kept.version)));
                 }
             }
             if unlock {
-                multi.add_delete(&contender, None).map_err(fail)?;
+                multi.push(Op::Delete(&contender, None));
             }
-            let error = match multi.commit().await {
+            let error = match client.multi(&multi).await {
                 Ok(results) => {
                     return match results.into_iter().nth(1 + others.len()) {
-                        Some(MultiWriteResult::SetData { stat: new }) => Ok(stat(&new)),
-                        other => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
+                        Some(Done::Set(new)) => Ok(stat(&new)),
+                        other => Err(fail(Error::unexpected(&other))),
                     };
                 }
-                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+                Err(MultiError::Refused { index: 0, source: Error::NoNode }) => {
                     // An earlier try may have done it all, our contender's deletion included; somebody may even have
                     // written since. Nobody else deletes our contender while our session lives.
                     if doubtful && unlock {
-                        match repeat(deadline, || client.get_data(&path)).await {
+                        match repeat(deadline, || client.get(&path)).await {
                             Ok((there, now)) if there == data => return Ok(stat(&now)),
                             // Of what others have written since, the version is not that of what we know.
                             Ok((_, now)) if now.version > self.stat.version => return Ok(self.stat),
@@ -281,18 +277,16 @@ impl<T: Record> Held<T> {
                     }
                     return Err(self.lost(verb, contender));
                 }
-                Err(MultiWriteError::OperationFailed { index, source: Error::NoNode })
-                    if (1..=others.len()).contains(&index) =>
-                {
+                Err(MultiError::Refused { index, source: Error::NoNode }) if (1..=others.len()).contains(&index) => {
                     return Err(self.lost(verb, others[index - 1].clone()));
                 }
                 // The kept lock is at another version, or gone, which is the same to the caller.
-                Err(MultiWriteError::OperationFailed { index: 2, source: Error::BadVersion | Error::NoNode })
+                Err(MultiError::Refused { index: 2, source: Error::BadVersion | Error::NoNode })
                     if matches!(then, Then::PlaceUnder(_)) =>
                 {
                     // It may have been an earlier try of ours that changed the version.
                     if doubtful {
-                        match repeat(deadline, || client.get_data(&path)).await {
+                        match repeat(deadline, || client.get(&path)).await {
                             Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
                             Ok(_) => {}
                             Err(error) => return Err(fail(error)),
@@ -302,11 +296,11 @@ impl<T: Record> Held<T> {
                 }
                 Err(error) => Error::from(error),
             };
-            if !is_unknown(&error) || Instant::now() >= deadline {
+            if !error.is_unanswered() || Instant::now() >= deadline {
                 return Err(fail(error));
             }
             doubtful = true;
-            match repeat(deadline, || client.get_data(&path)).await {
+            match repeat(deadline, || client.get(&path)).await {
                 Ok((now, new)) if now == data && new.mzxid != self.stat.mzxid => return Ok(stat(&new)),
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 // Whether it was deleted after that or before: the next try finds our contender gone, or the record.
@@ -399,25 +393,21 @@ impl Held<Node> {
         for _ in 0..DELETE_ATTEMPTS {
             let client = self.client(VERB)?;
             let fail = |error: Error| ZkError::of(VERB, &path, error);
-            let mut multi = client.new_multi_writer();
-            multi.add_check_version(&contender, -1).map_err(fail)?;
-            multi.add_set_data(&path, &document, None).map_err(fail)?;
-            for other in &others {
-                multi.add_delete(other, None).map_err(fail)?;
-            }
-            multi.add_delete(&contender, None).map_err(fail)?;
-            multi.add_delete(&dir, None).map_err(fail)?;
-            multi.add_delete(&path, None).map_err(fail)?;
+            let mut multi = vec![Op::Check(&contender, None), Op::Set(&path, &document, None)];
+            multi.extend(others.iter().map(|other| Op::Delete(other, None)));
+            multi.push(Op::Delete(&contender, None));
+            multi.push(Op::Delete(&dir, None));
+            multi.push(Op::Delete(&path, None));
             if let Some(litter) = &litter {
-                multi.add_delete(litter, None).map_err(fail)?;
+                multi.push(Op::Delete(litter, None));
             }
-            match multi.commit().await {
-                Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::NoNode }) => {
+            match client.multi(&multi).await {
+                Ok(_) | Err(MultiError::Refused { index: 1, source: Error::NoNode }) => {
                     self.gone();
                     return Ok(());
                 }
-                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
-                    return match repeat(deadline, || client.check_stat(&path)).await {
+                Err(MultiError::Refused { index: 0, source: Error::NoNode }) => {
+                    return match repeat(deadline, || client.exists(&path)).await {
                         // Our own earlier try, or a peer who went further: what we wanted is done.
                         Ok(None) => {
                             self.gone();
@@ -428,8 +418,8 @@ impl Held<Node> {
                     };
                 }
                 // Gone already, or somebody stands in it.
-                Err(MultiWriteError::OperationFailed { index, .. }) if index == others.len() + 5 => litter = None,
-                Err(MultiWriteError::OperationFailed { source: Error::NotEmpty | Error::NoNode, .. }) => {
+                Err(MultiError::Refused { index, .. }) if index == others.len() + 5 => litter = None,
+                Err(MultiError::Refused { source: Error::NotEmpty | Error::NoNode, .. }) => {
                     if self.record.state != NodeState::Deleted {
                         self.update(|node| node.set_state(NodeState::Deleted, now)).await?;
                     }
@@ -441,7 +431,7 @@ impl Held<Node> {
                 }
                 Err(error) => {
                     let error = Error::from(error);
-                    if !is_unknown(&error) || Instant::now() >= deadline {
+                    if !error.is_unanswered() || Instant::now() >= deadline {
                         return Err(fail(error));
                     }
                     tokio::time::sleep(Duration::from_millis(20)).await;

@@ -3,9 +3,7 @@
 //! There is no lock. A write is one over the version that was read, and a creation does not touch what is there already, so
 //! that a permission that somebody has just given is never written over, and nobody writes what follows from an older state.
 
-use zookeeper_client::Error;
-
-use super::{ZkError, ZooKeeper, paths, repeated::repeat};
+use super::{ZkError, ZooKeeper, paths, protocol::Error, repeated::repeat};
 use crate::model::{Entry, HeldBack, Holder, RecordError, Stat};
 
 /// A record as it was read.
@@ -87,7 +85,7 @@ impl ZooKeeper {
     /// small.
     pub async fn next_node_number(&self) -> Result<Option<u64>, ZkError> {
         let (_, client) = self.shared.client("reading", paths::NODES).await?;
-        let found = repeat(self.shared.deadline(), || client.check_stat(paths::NODES)).await;
+        let found = repeat(self.shared.deadline(), || client.exists(paths::NODES)).await;
         let found = found.map_err(|error| ZkError::of("reading", paths::NODES, error))?;
         Ok(found.map_or(Some(0), |stat| {
             let twice = i64::from(stat.cversion) + i64::from(stat.num_children);

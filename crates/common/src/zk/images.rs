@@ -9,15 +9,13 @@
 //! away: whatever is made there, be it a directory, our contender or an upload, is made in one `multi` with a check that the
 //! build is still as it was read, unmarked. A peer marks a build before it removes it.
 
-use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter};
-
 use super::{
     ZkError, ZooKeeper,
     cache::{Asking, Within},
-    error::is_unknown,
     fenced::TryLock,
     lock::{Attempt, Contender, Unchanged, list_synced, try_acquire},
     paths::{self, Lock, Spot},
+    protocol::{self, Client, Done, Error, Mode, MultiError, Op},
     record::stat,
     repeated::{self, repeat},
 };
@@ -98,14 +96,10 @@ impl ZooKeeper {
         for end in ends {
             let path = format!("{}{}", record.path, &below[..end]);
             let made = repeat(self.shared.deadline(), || async {
-                let mut multi = client.new_multi_writer();
-                multi.add_check_version(&record.path, record.version)?;
-                multi.add_create(&path, b"", &repeated::PERSISTENT)?;
-                match multi.commit().await {
-                    Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::NodeExists }) => Ok(true),
-                    Err(MultiWriteError::OperationFailed { source: Error::NoNode | Error::BadVersion, .. }) => {
-                        Ok(false)
-                    }
+                let multi = [Op::Check(&record.path, Some(record.version)), Op::Create(&path, b"", Mode::Persistent)];
+                match client.multi(&multi).await {
+                    Ok(_) | Err(MultiError::Refused { index: 1, source: Error::NodeExists }) => Ok(true),
+                    Err(MultiError::Refused { source: Error::NoNode | Error::BadVersion, .. }) => Ok(false),
                     Err(error) => Err(error.into()),
                 }
             });
@@ -188,7 +182,7 @@ impl HeldWork {
             return Ok(());
         };
         match self.contender.release(&client).await {
-            Ok(()) | Err(Error::SessionExpired | Error::ClientClosed) => Ok(()),
+            Ok(()) | Err(Error::SessionEnded) => Ok(()),
             Err(error) => Err(ZkError::of("unlocking", &self.work.lock().dir(), error)),
         }
     }
@@ -199,15 +193,10 @@ impl HeldWork {
         let (path, data) = (spot.path(), build.write());
         let asking = self.cache().asking();
         let created = self
-            .fenced(
-                "creating",
-                &path,
-                |multi| multi.add_create(&path, &data, &repeated::PERSISTENT),
-                || async {
-                    // An earlier try may have made it: the id is ours alone.
-                    Ok(self.get(&path).await?.map(|(_, new)| (path.clone(), new)))
-                },
-            )
+            .fenced("creating", &path, &[Op::Create(&path, &data, Mode::Persistent)], || async {
+                // An earlier try may have made it: the id is ours alone.
+                Ok(self.get(&path).await?.map(|(_, new)| (path.clone(), Some(new))))
+            })
             .await?;
         Ok(remember_creation(&asking, &spot, &data, created.1))
     }
@@ -218,18 +207,11 @@ impl HeldWork {
         let dir = paths::uploads(&upload.image, &upload.build, &upload.provider);
         let data = upload.write();
         let prefix = format!("{dir}/");
-        let mode = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
+        let mut operations = vec![Op::Create(&prefix, &data, Mode::PersistentSequential)];
+        operations.extend(self.below.as_ref().map(|build| Op::Check(&build.path, Some(build.version))));
         let asking = self.cache().asking();
         let (path, new) = self
-            .fenced(
-                "creating an upload in",
-                &dir,
-                |multi| {
-                    multi.add_create(&prefix, &data, &mode)?;
-                    self.below.as_ref().map_or(Ok(()), |build| multi.add_check_version(&build.path, build.version))
-                },
-                || async { self.find_own_upload(&dir, &data).await },
-            )
+            .fenced("creating an upload in", &dir, &operations, || async { self.find_own_upload(&dir, &data).await })
             .await?;
         upload.id = UploadId::from(path.rsplit('/').next().unwrap_or_default());
         Ok(remember_creation(&asking, &Spot::Upload(upload.key()), &data, new))
@@ -240,7 +222,7 @@ impl HeldWork {
         &self,
         dir: &str,
         data: &[u8],
-    ) -> Result<Option<(String, zookeeper_client::Stat)>, ZkError> {
+    ) -> Result<Option<(String, Option<protocol::Stat>)>, ZkError> {
         let client = self.client("listing", dir)?;
         let children = list_synced(&client, dir, self.contender.shared().deadline()).await;
         let mut children = children.map_err(|error| ZkError::of("listing", dir, error))?;
@@ -250,7 +232,7 @@ impl HeldWork {
             if let Some((found, new)) = self.get(&path).await?
                 && found == data
             {
-                return Ok(Some((path, new)));
+                return Ok(Some((path, Some(new))));
             }
         }
         Ok(None)
@@ -269,23 +251,19 @@ impl HeldWork {
     async fn write(&self, spot: &Spot, data: &[u8], version: i32) -> Result<Stat, ZkError> {
         let path = spot.path();
         let written = self
-            .fenced(
-                "writing",
-                &path,
-                |multi| multi.add_set_data(&path, data, Some(version)),
-                || async {
-                    let now = self.get(&path).await?;
-                    Ok(now
-                        .filter(|(now, new)| now == data && new.version > version)
-                        .map(|(_, new)| (path.clone(), new)))
-                },
-            )
+            .fenced("writing", &path, &[Op::Set(&path, data, Some(version))], || async {
+                let now = self.get(&path).await?;
+                Ok(now
+                    .filter(|(now, new)| now == data && new.version > version)
+                    .map(|(_, new)| (path.clone(), Some(new))))
+            })
             .await;
         let cache = self.cache();
         match written {
             Ok((_, new)) => {
-                cache.wrote_image_record(spot, data, stat(&new));
-                Ok(stat(&new))
+                let new = new.as_ref().map(stat).unwrap_or_default();
+                cache.wrote_image_record(spot, data, new);
+                Ok(new)
             }
             Err(error) => {
                 if error.is_no_node() {
@@ -322,26 +300,26 @@ impl HeldWork {
         ZkError::LockLost { doing: format!("{verb} {path}"), lock: self.contender.path() }
     }
 
-    async fn get(&self, path: &str) -> Result<Option<(Vec<u8>, zookeeper_client::Stat)>, ZkError> {
+    async fn get(&self, path: &str) -> Result<Option<(Vec<u8>, protocol::Stat)>, ZkError> {
         let client = self.client("reading", path)?;
-        match repeat(self.contender.shared().deadline(), || client.get_data(path)).await {
+        match repeat(self.contender.shared().deadline(), || client.get(path)).await {
             Ok(found) => Ok(Some(found)),
             Err(Error::NoNode) => Ok(None),
             Err(error) => Err(ZkError::of("reading", path, error)),
         }
     }
 
-    /// One operation (the first that `add` adds) together with the check of our contender; its path and new stat. Where the answer is lost, `done`
+    /// These operations together with the check of our contender; the first one's path and new stat (the stat of what was created: not known). Where the answer is lost, `done`
     /// says whether it happened.
     async fn fenced<F>(
         &self,
         verb: &str,
         path: &str,
-        add: impl Fn(&mut MultiWriter<'_>) -> Result<(), Error>,
+        operations: &[Op<'_>],
         done: impl Fn() -> F,
-    ) -> Result<(String, zookeeper_client::Stat), ZkError>
+    ) -> Result<(String, Option<protocol::Stat>), ZkError>
     where
-        F: Future<Output = Result<Option<(String, zookeeper_client::Stat)>, ZkError>>,
+        F: Future<Output = Result<Option<(String, Option<protocol::Stat>)>, ZkError>>,
     {
         let fail = |error: Error| ZkError::of(verb, path, error);
         let deadline = self.contender.shared().deadline();
@@ -349,23 +327,22 @@ impl HeldWork {
         let mut doubtful = false;
         loop {
             let client = self.client(verb, path)?;
-            let mut multi = client.new_multi_writer();
-            multi.add_check_version(&own, -1).map_err(fail)?;
-            add(&mut multi).map_err(fail)?;
-            let error = match multi.commit().await {
+            let mut multi = vec![Op::Check(&own, None)];
+            multi.extend_from_slice(operations);
+            let error = match client.multi(&multi).await {
                 Ok(results) => {
                     return match results.into_iter().nth(1) {
-                        Some(MultiWriteResult::Create { path, stat }) => Ok((path, stat)),
-                        Some(MultiWriteResult::SetData { stat }) => Ok((path.to_owned(), stat)),
-                        other => Err(fail(Error::UnexpectedError(format!("multi answered {other:?}")))),
+                        Some(Done::Created(path, new)) => Ok((path, new)),
+                        Some(Done::Set(new)) => Ok((path.to_owned(), Some(new))),
+                        other => Err(fail(Error::unexpected(&other))),
                     };
                 }
-                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+                Err(MultiError::Refused { index: 0, source: Error::NoNode }) => {
                     return Err(self.lock_lost(verb, path));
                 }
                 Err(error) => Error::from(error),
             };
-            let open = is_unknown(&error);
+            let open = error.is_unanswered();
             if (open || doubtful)
                 && let Some(done) = done().await?
             {
@@ -381,8 +358,8 @@ impl HeldWork {
 }
 
 /// What was created in a `multi` has no stat (ZOOKEEPER-4667), but certainly version 0. The event brings the rest.
-fn remember_creation(asking: &Asking, spot: &Spot, data: &[u8], new: zookeeper_client::Stat) -> Stat {
-    let new = if new.is_invalid() { Stat::default() } else { stat(&new) };
+fn remember_creation(asking: &Asking, spot: &Spot, data: &[u8], new: Option<protocol::Stat>) -> Stat {
+    let new = new.as_ref().map(stat).unwrap_or_default();
     asking.created_image_record(spot, data, new);
     new
 }

@@ -16,9 +16,12 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult, Stat};
 
-use super::{error::is_unknown, protocol::SessionId, repeated::repeat, session::Shared};
+use super::{
+    protocol::{Client, Done, Error, Mode, MultiError, Op, SessionId, Stat},
+    repeated::repeat,
+    session::Shared,
+};
 
 const MARK: &str = "__lock__";
 const DIGITS: usize = 10;
@@ -190,7 +193,7 @@ pub(super) async fn list_synced(client: &Client, dir: &str, deadline: Instant) -
     // Both again where the connection breaks: the next server may lag as well.
     repeat(deadline, || async {
         client.sync(dir).await?;
-        client.list_children(dir).await
+        client.children(dir).await
     })
     .await
 }
@@ -216,19 +219,16 @@ pub(super) struct Unchanged {
 
 /// Creates a contender, where `below` says so only while that record is as it was read; its full path.
 async fn contend(client: &Client, path: &str, below: Option<&Unchanged>) -> Result<String, Error> {
-    let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
     let Some(record) = below else {
-        return client.create(path, b"", &options).await.map(|(_, sequence)| format!("{path}{sequence}"));
+        return client.create(path, b"", Mode::EphemeralSequential).await.map(|(path, _)| path);
     };
-    let mut multi = client.new_multi_writer();
-    multi.add_check_version(&record.path, record.version)?;
-    multi.add_create(path, b"", &options)?;
-    match multi.commit().await {
+    let multi = [Op::Check(&record.path, Some(record.version)), Op::Create(path, b"", Mode::EphemeralSequential)];
+    match client.multi(&multi).await {
         Ok(results) => match results.into_iter().nth(1) {
-            Some(MultiWriteResult::Create { path, .. }) => Ok(path),
-            other => Err(Error::UnexpectedError(format!("multi answered {other:?}"))),
+            Some(Done::Created(path, _)) => Ok(path),
+            other => Err(Error::unexpected(&other)),
         },
-        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Err(Error::BadVersion),
+        Err(MultiError::Refused { index: 0, source: Error::NoNode }) => Err(Error::BadVersion),
         Err(error) => Err(error.into()),
     }
 }
@@ -248,8 +248,8 @@ pub(super) async fn try_acquire(
     loop {
         // Sent in this order: the client sends a request when it is called, which none is before the first poll.
         let creating = contend(client, &path, below);
-        let listing = async { client.list_children(dir).await };
-        let reading = async { client.get_data(record).await };
+        let listing = async { client.children(dir).await };
+        let reading = async { client.get(record).await };
         let (created, children, data) = tokio::join!(creating, listing, reading);
         let mut children = children;
         match created {
@@ -262,9 +262,9 @@ pub(super) async fn try_acquire(
                 contender.disarm();
                 return Ok(Attempt::Changed);
             }
-            Err(error) if is_unknown(&error) && Instant::now() < deadline => {
+            Err(error) if error.is_unanswered() && Instant::now() < deadline => {
                 match contender.look_for(client, deadline).await {
-                    Ok(true) => children = repeat(deadline, || client.list_children(dir)).await,
+                    Ok(true) => children = repeat(deadline, || client.children(dir)).await,
                     Ok(false) => continue,
                     Err(Error::NoNode) => {
                         contender.disarm();
@@ -276,7 +276,7 @@ pub(super) async fn try_acquire(
             Err(error) => return Err(error),
         }
         let children = match children {
-            Err(error) if is_unknown(&error) => repeat(deadline, || client.list_children(dir)).await,
+            Err(error) if error.is_unanswered() => repeat(deadline, || client.children(dir)).await,
             result => result,
         };
         let mut children = match children {
@@ -295,7 +295,7 @@ pub(super) async fn try_acquire(
             return Ok(Attempt::Busy);
         }
         let data = match data {
-            Err(error) if is_unknown(&error) => repeat(deadline, || client.get_data(record)).await,
+            Err(error) if error.is_unanswered() => repeat(deadline, || client.get(record)).await,
             result => result,
         };
         return match data {
@@ -324,17 +324,16 @@ pub(super) async fn acquire(
     identifier: &[u8],
     until: Option<Instant>,
 ) -> Result<Waited, Error> {
-    let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
     let mut contender = Contender::new(shared, session, dir);
     'contend: loop {
         let path = contender.create_path();
-        match client.create(&path, identifier, &options).await {
-            Ok((_, sequence)) => contender.created(&format!("{path}{sequence}")),
+        match client.create(&path, identifier, Mode::EphemeralSequential).await {
+            Ok((path, _)) => contender.created(&path),
             Err(Error::NoNode) => {
                 contender.disarm();
                 return Ok(Waited::NoDirectory);
             }
-            Err(error) if is_unknown(&error) => match contender.look_for(client, shared.deadline()).await {
+            Err(error) if error.is_unanswered() => match contender.look_for(client, shared.deadline()).await {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(Error::NoNode) => {
@@ -346,7 +345,7 @@ pub(super) async fn acquire(
             Err(error) => return Err(error),
         }
         loop {
-            let mut children = match repeat(shared.deadline(), || client.list_children(dir)).await {
+            let mut children = match repeat(shared.deadline(), || client.children(dir)).await {
                 Ok(children) => children,
                 Err(Error::NoNode) => {
                     contender.disarm();
@@ -365,8 +364,8 @@ pub(super) async fn acquire(
                     continue 'contend;
                 }
             };
-            let watcher = match repeat(shared.deadline(), || client.get_and_watch_data(&before)).await {
-                Ok((_, _, watcher)) => watcher,
+            let changed = match repeat(shared.deadline(), || client.get_and_watch(&before)).await {
+                Ok((_, _, changed)) => changed,
                 Err(Error::NoNode) => continue,
                 Err(error) => return Err(error),
             };
@@ -377,10 +376,10 @@ pub(super) async fn acquire(
                 }
             };
             tokio::select! {
-                _ = watcher.changed() => {}
+                () = changed => {}
                 // Also by a change of the servers: the old session lives for as long as anybody has its client, and its
                 // place in line with it.
-                () = shared.ended(session) => return Err(Error::SessionExpired),
+                () = shared.ended(session) => return Err(Error::SessionEnded),
                 () = timeout => {
                     let _ = contender.release(client).await;
                     return Ok(Waited::TimedOut);
@@ -465,13 +464,12 @@ mod tests {
         zk.create(dir, b"").await.unwrap();
         let (session, client) = zk.shared.next_session().await;
         let deadline = zk.shared.deadline();
-        let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
         for released in [true, false] {
             let mut contender = Contender::new(&zk.shared, session, dir);
             assert!(!contender.look_for(&client, deadline).await.unwrap());
             for _ in 0..2 {
-                let (_, sequence) = client.create(&contender.create_path(), b"", &options).await.unwrap();
-                contender.created(&format!("{}{sequence}", contender.create_path()));
+                let (path, _) = client.create(&contender.create_path(), b"", Mode::EphemeralSequential).await.unwrap();
+                contender.created(&path);
             }
             let mut children = zk.children(dir).await.unwrap();
             assert_eq!(children.len(), 2);

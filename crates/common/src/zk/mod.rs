@@ -16,12 +16,12 @@
 //!
 //! | | what it has |
 //! |---|---|
-//! | `protocol` | what we speak of with a ZooKeeper |
-//! | `error` `paths` `pem` | errors; where everything is; keys and certificates as they come |
-//! | `tls` `connect` `diagnose` | from the configuration to a connector; why nobody could be reached |
+//! | `protocol` | what we ask of a ZooKeeper, as traits; all below it know no client library |
+//! | `error` `paths` | errors; where everything is |
+//! | `library` | `protocol` by `zookeeper-client`, the only place that names it: from the configuration to sessions |
 //! | `cache` | the tree and its changes; its follower alone imports `session` |
 //! | `session` | the current session, for all who use it |
-//! | `repeated` | operations of the client library, repeated where an answer was lost |
+//! | `repeated` | operations that are repeated where an answer was lost |
 //! | `lock` | kazoo's lock |
 //! | `record` `fenced` | what a lock protects; its fenced writes |
 //! | `supervisor` | the task that keeps a session |
@@ -33,18 +33,16 @@
 mod cache;
 mod claim;
 mod components;
-mod connect;
-mod diagnose;
 mod election;
 mod error;
 mod fenced;
 mod held_back;
 mod images;
+mod library;
 mod lock;
 mod nodes;
 pub mod paths;
-mod pem;
-mod protocol;
+pub mod protocol;
 mod raw;
 mod record;
 mod repeated;
@@ -52,7 +50,6 @@ mod requests;
 mod session;
 mod supervisor;
 mod taken;
-mod tls;
 mod zookeeper;
 
 pub use self::{

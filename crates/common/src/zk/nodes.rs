@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::{
     Held, KeptLock, TryLock, ZkError, ZooKeeper,
     cache::{Asking, Write},
-    error::is_unknown,
     lock::{Attempt, Contender, Waited, acquire, holder, list_synced, try_acquire},
     paths,
+    protocol::{self, Client, Done, Error, Mode, MultiError, Op},
     record::{Record, stat, useless},
     repeated::{self, repeat},
 };
@@ -44,32 +43,33 @@ impl ZooKeeper {
         building.set_state(NodeState::Building, now());
         let document = building.document();
         let mut contender = Contender::planned(&self.shared, session, &dir);
-        let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
-        let mut multi = client.new_multi_writer();
-        multi.add_create(&dir, b"", &repeated::PERSISTENT).map_err(fail)?;
-        multi.add_create(&contender.create_path(), b"", &ephemeral).map_err(fail)?;
-        multi.add_set_data(&path, &document, Some(0)).map_err(fail)?;
-        match multi.commit().await {
+        let contending = contender.create_path();
+        let multi = [
+            Op::Create(&dir, b"", Mode::Persistent),
+            Op::Create(&contending, b"", Mode::EphemeralSequential),
+            Op::Set(&path, &document, Some(0)),
+        ];
+        match client.multi(&multi).await {
             Ok(results) => {
                 let mut new = None;
                 for result in results {
                     match result {
-                        MultiWriteResult::Create { path, .. } if path != dir => contender.created(&path),
-                        MultiWriteResult::SetData { stat } => new = Some(stat),
+                        Done::Created(path, _) if path != dir => contender.created(&path),
+                        Done::Set(of) => new = Some(of),
                         _ => {}
                     }
                 }
-                let new = new.ok_or_else(|| fail(Error::UnexpectedError("multi without set".to_owned())))?;
+                let new = new.ok_or_else(|| fail(Error::unexpected(&"multi without set")))?;
                 asking.created_node(&building.clone().into(), stat(&new));
                 return Ok(Held::new(building, stat(&new), contender, Some(&asking)));
             }
             // A peer was faster, or the answer is lost: find out by the ordinary way.
-            Err(MultiWriteError::OperationFailed { .. }) => contender.disarm(),
-            Err(MultiWriteError::RequestFailed { source }) if is_unknown(&source) => {
+            Err(MultiError::Refused { .. }) => contender.disarm(),
+            Err(MultiError::Failed(source)) if source.is_unanswered() => {
                 let deadline = self.shared.deadline();
                 match contender.look_for(&client, deadline).await {
                     Ok(true) => {
-                        let (_, new) = repeat(deadline, || client.get_data(&path)).await.map_err(fail)?;
+                        let (_, new) = repeat(deadline, || client.get(&path)).await.map_err(fail)?;
                         asking.created_node(&building.clone().into(), stat(&new));
                         return Ok(Held::new(building, stat(&new), contender, Some(&asking)));
                     }
@@ -77,7 +77,7 @@ impl ZooKeeper {
                     Err(error) => return Err(fail(error)),
                 }
             }
-            Err(MultiWriteError::RequestFailed { source }) => return Err(fail(source)),
+            Err(MultiError::Failed(source)) => return Err(fail(source)),
         }
         let held = self.lock_node(&node.id, self.shared.timeout()).await?;
         let mut held = held.ok_or_else(|| fail(Error::NoNode))?;
@@ -95,7 +95,7 @@ impl ZooKeeper {
         node.id = self.create_node_record(&client, &node.document()).await?;
         let path = paths::node(&node.id);
         // Only its stat is missing for what we know already; whoever was faster has the newer record.
-        match repeat(self.shared.deadline(), || client.check_stat(&path)).await {
+        match repeat(self.shared.deadline(), || client.exists(&path)).await {
             Ok(Some(new)) if new.version == 0 => asking.created_node(&node.clone().into(), stat(&new)),
             Ok(_) => {}
             Err(error) => return Err(ZkError::of("creating a node in", &path, error)),
@@ -107,14 +107,13 @@ impl ZooKeeper {
         let fail = |error| ZkError::of("creating a node in", paths::NODES, error);
         let deadline = self.shared.deadline();
         let prefix = format!("{}/", paths::NODES);
-        let sequential = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
         loop {
-            match client.create(&prefix, document, &sequential).await {
-                Ok((_, sequence)) => return Ok(NodeId::from(sequence.to_string())),
+            match client.create(&prefix, document, Mode::PersistentSequential).await {
+                Ok((path, _)) => return Ok(NodeId::from(path[prefix.len()..].to_owned())),
                 Err(Error::NoNode) => {
-                    repeat(deadline, || client.mkdir(paths::NODES, &repeated::PERSISTENT)).await.map_err(fail)?;
+                    repeat(deadline, || repeated::mkdir(client, paths::NODES)).await.map_err(fail)?;
                 }
-                Err(error) if is_unknown(&error) && Instant::now() < deadline => {
+                Err(error) if error.is_unanswered() && Instant::now() < deadline => {
                     if let Some(id) = find_own(client, document, deadline).await.map_err(fail)? {
                         return Ok(id);
                     }
@@ -166,7 +165,7 @@ impl ZooKeeper {
                     }
                 }
                 Waited::Acquired(contender) => {
-                    let record = match repeat(self.shared.deadline(), || client.get_data(&path)).await {
+                    let record = match repeat(self.shared.deadline(), || client.get(&path)).await {
                         Ok(record) => Some(record),
                         Err(Error::NoNode) => None,
                         Err(error) => return Err(fail(error)),
@@ -185,13 +184,13 @@ impl ZooKeeper {
         let (session, client) = self.shared.client(VERB, &path).await?;
         let fail = |error: Error| ZkError::of(VERB, &path, error);
         let deadline = self.shared.deadline();
-        let children = match repeat(deadline, || client.list_children(&dir)).await {
+        let children = match repeat(deadline, || client.children(&dir)).await {
             Ok(children) => children,
             Err(Error::NoNode) => return Ok(None),
             Err(error) => return Err(fail(error)),
         };
         let Some(path) = holder(&children).map(|name| format!("{dir}/{name}")) else { return Ok(None) };
-        match repeat(deadline, || client.get_data(&path)).await {
+        match repeat(deadline, || client.get(&path)).await {
             Ok((who, stat)) if who == owner.as_bytes() => {
                 Ok(Some(KeptLock { session, path, owner: owner.to_owned(), version: stat.version }))
             }
@@ -216,7 +215,7 @@ impl ZooKeeper {
         let client = client.ok_or_else(|| ZkError::SessionLost { doing: format!("{VERB} {path}") })?;
         let asking = self.shared.cache().within(kept.session).asking();
         let fail = |error: Error| ZkError::of(VERB, &path, error);
-        let (data, now) = match repeat(self.shared.deadline(), || client.get_data(&path)).await {
+        let (data, now) = match repeat(self.shared.deadline(), || client.get(&path)).await {
             Ok(record) => record,
             Err(Error::NoNode) => return Ok(false),
             Err(error) => return Err(fail(error)),
@@ -226,20 +225,20 @@ impl ZooKeeper {
             Err(source) => return Err(ZkError::Record { path, source }),
         };
         change(&mut node);
-        let mut multi = client.new_multi_writer();
-        multi.add_check_version(&kept.path, if ends { kept.version } else { -1 }).map_err(fail)?;
-        multi.add_set_data(&path, &node.document(), Some(now.version)).map_err(fail)?;
+        let document = node.document();
+        let mut multi =
+            vec![Op::Check(&kept.path, ends.then_some(kept.version)), Op::Set(&path, &document, Some(now.version))];
         if ends {
-            multi.add_delete(&kept.path, None).map_err(fail)?;
+            multi.push(Op::Delete(&kept.path, None));
         }
-        match multi.commit().await {
+        match client.multi(&multi).await {
             Ok(results) => {
-                if let Some(MultiWriteResult::SetData { stat: new }) = results.into_iter().nth(1) {
+                if let Some(Done::Set(new)) = results.into_iter().nth(1) {
                     asking.created_node(&node.into(), stat(&new));
                 }
                 Ok(true)
             }
-            Err(MultiWriteError::OperationFailed { .. }) => Ok(false),
+            Err(MultiError::Refused { .. }) => Ok(false),
             Err(error) => Err(fail(error.into())),
         }
     }
@@ -253,7 +252,7 @@ impl ZooKeeper {
         let asking = cache.within(session).asking();
         let deadline = self.shared.deadline();
         let fail = |error: Error| ZkError::of("reading", paths::NODES, error);
-        let children = repeat(deadline, || client.list_children(paths::NODES)).await.map_err(fail)?;
+        let children = repeat(deadline, || client.children(paths::NODES)).await.map_err(fail)?;
         let ids: Vec<NodeId> = cache.read(|records| {
             let may_be_of_provider = |id: &NodeId| {
                 let entry = records.nodes.get(id);
@@ -263,7 +262,7 @@ impl ZooKeeper {
         });
         let reads = ids.iter().map(|id| async {
             let path = paths::node(id);
-            repeat(deadline, || client.get_data(&path)).await
+            repeat(deadline, || client.get(&path)).await
         });
         for (id, read) in ids.iter().zip(futures::future::join_all(reads).await) {
             match read {
@@ -292,7 +291,7 @@ impl ZooKeeper {
 
     /// `<id>/lock` and nothing above it; false: the node is gone.
     async fn make_lock_dir(&self, client: &Client, dir: &str) -> Result<bool, Error> {
-        match repeat(self.shared.deadline(), || client.create(dir, b"", &repeated::PERSISTENT)).await {
+        match repeat(self.shared.deadline(), || client.create(dir, b"", Mode::Persistent)).await {
             Ok(_) | Err(Error::NodeExists) => Ok(true),
             Err(Error::NoNode) => Ok(false),
             Err(error) => Err(error),
@@ -305,7 +304,7 @@ impl ZooKeeper {
         client: &Client,
         id: &NodeId,
         contender: Contender,
-        record: Option<(Vec<u8>, zookeeper_client::Stat)>,
+        record: Option<(Vec<u8>, protocol::Stat)>,
         asking: Option<&Asking>,
     ) -> Result<Option<Held<Node>>, ZkError> {
         let record = match record {
@@ -327,7 +326,7 @@ async fn find_own(client: &Client, document: &[u8], deadline: Instant) -> Result
     children.sort_unstable();
     for child in children.into_iter().rev().take(LOOK_BACK) {
         let id = NodeId::from(child);
-        match repeat(deadline, || client.get_data(&paths::node(&id))).await {
+        match repeat(deadline, || client.get(&paths::node(&id))).await {
             Ok((data, now)) if data == document && now.num_children == 0 => return Ok(Some(id)),
             Ok(_) | Err(Error::NoNode) => {}
             Err(error) => return Err(error),

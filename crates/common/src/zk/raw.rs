@@ -1,9 +1,8 @@
 //! Plain reads and writes, for the command line and odd jobs.
 
-use zookeeper_client::Error;
-
 use super::{
     ZkError, ZooKeeper,
+    protocol::Error,
     record::stat,
     repeated::{create, delete_recursive, repeat},
 };
@@ -13,7 +12,7 @@ impl ZooKeeper {
     /// Data and stat; `None`: there is no such path. Paths are absolute, without the chroot.
     pub async fn get(&self, path: &str) -> Result<Option<(Vec<u8>, Stat)>, ZkError> {
         let (_, client) = self.shared.client("reading", path).await?;
-        match repeat(self.shared.deadline(), || client.get_data(path)).await {
+        match repeat(self.shared.deadline(), || client.get(path)).await {
             Ok((data, now)) => Ok(Some((data, stat(&now)))),
             Err(Error::NoNode) => Ok(None),
             Err(error) => Err(ZkError::of("reading", path, error)),
@@ -23,7 +22,7 @@ impl ZooKeeper {
     /// The names of a path's children, sorted; none where the path is missing.
     pub async fn children(&self, path: &str) -> Result<Vec<String>, ZkError> {
         let (_, client) = self.shared.client("listing", path).await?;
-        match repeat(self.shared.deadline(), || client.list_children(path)).await {
+        match repeat(self.shared.deadline(), || client.children(path)).await {
             Ok(mut children) => {
                 children.sort_unstable();
                 Ok(children)
@@ -45,8 +44,8 @@ impl ZooKeeper {
         let (_, client) = self.shared.client("writing", path).await?;
         // Not repeated where a version is given: after a lost answer it would no longer match.
         let result = match version {
-            Some(_) => client.set_data(path, data, version).await,
-            None => repeat(self.shared.deadline(), || client.set_data(path, data, None)).await,
+            Some(_) => client.set(path, data, version).await,
+            None => repeat(self.shared.deadline(), || client.set(path, data, None)).await,
         };
         result.map(|new| stat(&new)).map_err(|error| ZkError::of("writing", path, error))
     }

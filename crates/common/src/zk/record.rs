@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{
     ZkError,
     cache::{Asking, Within},
-    paths,
+    paths, protocol,
 };
 use crate::model::{Node, NodeId, NodeRequest, RecordError, RequestId, Stat};
 
@@ -156,8 +156,8 @@ impl Record for NodeRequest {
     }
 }
 
-/// What of the client library's stat matters.
-pub(super) fn stat(stat: &zookeeper_client::Stat) -> Stat {
+/// What of a znode's stat matters to who knows records.
+pub(super) fn stat(stat: &protocol::Stat) -> Stat {
     Stat {
         version: stat.version,
         mzxid: stat.mzxid,

@@ -1,17 +1,13 @@
-//! Operations of the client library that are repeated where the connection is at fault, or somebody comes between.
+//! Operations that are repeated where the connection is at fault, or somebody comes between.
 
 use std::{future::Future, time::Duration};
 
 use tokio::time::Instant;
-use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error};
 
-use super::error::is_unknown;
+use super::protocol::{Client, Error, Mode};
 
 /// How often a deletion starts again when somebody adds children meanwhile.
 const ATTEMPTS: usize = 10;
-
-/// A plain directory or record, for everybody, as kazoo creates them.
-pub(super) const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 
 /// Repeats what may be repeated, while only the connection is at fault. Between two tries the request waits inside the
 /// client for the connection; the short pause is for a connection that breaks at once.
@@ -21,7 +17,7 @@ where
 {
     loop {
         match operation().await {
-            Err(error) if is_unknown(&error) && Instant::now() < deadline => {
+            Err(error) if error.is_unanswered() && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             result => return result,
@@ -32,10 +28,10 @@ where
 /// A persistent znode and its parents; one that is there already stays as it is.
 pub(super) async fn create(client: &Client, path: &str, data: &[u8], deadline: Instant) -> Result<(), Error> {
     loop {
-        match repeat(deadline, || client.create(path, data, &PERSISTENT)).await {
+        match repeat(deadline, || client.create(path, data, Mode::Persistent)).await {
             Ok(_) | Err(Error::NodeExists) => return Ok(()),
             Err(Error::NoNode) => match path.rfind('/') {
-                Some(end) if end > 0 => repeat(deadline, || client.mkdir(&path[..end], &PERSISTENT)).await?,
+                Some(end) if end > 0 => repeat(deadline, || mkdir(client, &path[..end])).await?,
                 _ => return Err(Error::NoNode),
             },
             Err(error) => return Err(error),
@@ -43,12 +39,28 @@ pub(super) async fn create(client: &Client, path: &str, data: &[u8], deadline: I
     }
 }
 
+/// A directory and its parents; those that are there stay as they are.
+pub(super) async fn mkdir(client: &Client, path: &str) -> Result<(), Error> {
+    let mut missing = vec![path];
+    while let Some(&next) = missing.last() {
+        match client.create(next, b"", Mode::Persistent).await {
+            Ok(_) | Err(Error::NodeExists) => drop(missing.pop()),
+            Err(Error::NoNode) => match next.rfind('/') {
+                Some(end) if end > 0 => missing.push(&next[..end]),
+                _ => return Err(Error::NoNode),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// A path and everything below it, children before their parents.
 pub(super) async fn subtree(client: &Client, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
     let mut found = vec![path.to_owned()];
     let mut level = vec![path.to_owned()];
     while !level.is_empty() {
-        let listings = level.iter().map(|path| repeat(deadline, || client.list_children(path)));
+        let listings = level.iter().map(|path| repeat(deadline, || client.children(path)));
         let mut next = Vec::new();
         for (parent, children) in level.iter().zip(futures::future::join_all(listings).await) {
             match children {
@@ -73,7 +85,7 @@ pub(super) async fn delete_recursive(client: &Client, path: &str, deadline: Inst
         for result in futures::future::join_all(paths.iter().map(|path| client.delete(path, None))).await {
             match result {
                 Ok(()) | Err(Error::NoNode) => {}
-                Err(error) if error == Error::NotEmpty || is_unknown(&error) => {
+                Err(error) if error == Error::NotEmpty || error.is_unanswered() => {
                     again = true;
                     last = error;
                 }

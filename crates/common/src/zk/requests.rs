@@ -1,12 +1,10 @@
 //! Node requests: ours are created here, everybody's are locked here.
 
-use zookeeper_client::{Acls, Client, CreateMode, Error};
-
 use super::{
     Held, TryLock, ZkError, ZooKeeper,
-    error::is_unknown,
     lock::{Attempt, list_synced, try_acquire},
     paths,
+    protocol::{Client, Error, Mode},
     record::{Record, stat, useless},
     repeated::{self, repeat},
 };
@@ -23,23 +21,23 @@ impl ZooKeeper {
     ) -> Result<NodeRequest, ZkError> {
         const VERB: &str = "creating a node request in";
         let (session, client) = self.shared.client(VERB, paths::REQUESTS).await?;
-        let mode = if ephemeral { CreateMode::EphemeralSequential } else { CreateMode::PersistentSequential };
+        let mode = if ephemeral { Mode::EphemeralSequential } else { Mode::PersistentSequential };
         let prefix = format!("{}/{priority}-", paths::REQUESTS);
         let document = request.document();
         let deadline = self.shared.deadline();
         let fail = |error| ZkError::of(VERB, paths::REQUESTS, error);
         let asking = self.shared.cache().within(session).asking();
         loop {
-            match client.create(&prefix, &document, &mode.with_acls(Acls::anyone_all())).await {
-                Ok((now, sequence)) => {
-                    request.id = RequestId::from(format!("{priority}-{sequence}"));
+            match client.create(&prefix, &document, mode).await {
+                Ok((path, now)) => {
+                    request.id = RequestId::from(path[paths::REQUESTS.len() + 1..].to_owned());
                     asking.created_request(&request.clone().into(), stat(&now));
                     return Ok(request);
                 }
                 Err(Error::NoNode) => {
-                    repeat(deadline, || client.mkdir(paths::REQUESTS, &repeated::PERSISTENT)).await.map_err(fail)?;
+                    repeat(deadline, || repeated::mkdir(&client, paths::REQUESTS)).await.map_err(fail)?;
                 }
-                Err(error) if is_unknown(&error) && tokio::time::Instant::now() < deadline => {
+                Err(error) if error.is_unanswered() && tokio::time::Instant::now() < deadline => {
                     // The answer is lost, not necessarily the request: its event id is its own.
                     let owner = if ephemeral { session.0 } else { 0 };
                     if let Some(id) = find_own(&client, priority, &document, owner, deadline).await.map_err(fail)? {
@@ -81,7 +79,7 @@ impl ZooKeeper {
             match try_acquire(&self.shared, session, &client, &dir, &path, None).await.map_err(fail)? {
                 Attempt::Busy | Attempt::Changed => return Ok(TryLock::Busy),
                 Attempt::NoDirectory => {
-                    if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
+                    if repeat(deadline, || client.exists(&path)).await.map_err(fail)?.is_none() {
                         cache.missed_request(id);
                         return Ok(TryLock::Gone);
                     }
@@ -124,7 +122,7 @@ async fn find_own(
     children.sort_unstable();
     for child in children.into_iter().rev().take(super::nodes::LOOK_BACK) {
         let id = RequestId::from(child);
-        match repeat(deadline, || client.get_data(&paths::request(&id))).await {
+        match repeat(deadline, || client.get(&paths::request(&id))).await {
             Ok((data, now)) if data == document && now.ephemeral_owner == owner => return Ok(Some(id)),
             Ok(_) | Err(Error::NoNode) => {}
             Err(error) => return Err(error),

@@ -9,9 +9,12 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use zookeeper_client::Client;
 
-use super::{cache::Cache, connect::Target, error::ZkError, protocol::SessionId};
+use super::{
+    cache::Cache,
+    error::ZkError,
+    protocol::{Client, Connector, SessionId},
+};
 use crate::sys::shutdown::Shutdown;
 
 /// What all clones, tasks and locks share.
@@ -29,7 +32,7 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     pub(super) closed: watch::Sender<bool>,
     timeout: Duration,
-    pub(super) target: watch::Sender<Arc<Target>>,
+    pub(super) target: watch::Sender<Arc<dyn Connector>>,
 }
 
 impl fmt::Debug for Shared {
@@ -40,7 +43,12 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     /// Without a session yet.
-    pub(super) fn new(target: Target, timeout: Duration, shutdown: &Shutdown, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        target: Arc<dyn Connector>,
+        timeout: Duration,
+        shutdown: &Shutdown,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             current: RwLock::new(None),
             session: watch::Sender::new(None),
@@ -51,7 +59,7 @@ impl Shared {
             stop,
             closed: watch::Sender::new(false),
             timeout,
-            target: watch::Sender::new(Arc::new(target)),
+            target: watch::Sender::new(target),
         }
     }
 

@@ -1,8 +1,7 @@
 //! One task that keeps a session for as long as the process lives.
 //!
-//! `zookeeper-client` keeps one *session* alive: it reconnects and resumes it by itself, and re-adds its watches. What
-//! it cannot do is begin a new session after the old one has expired. That is this task: connect (for ever, 0.2 s then
-//! doubling to 2 s apart), publish the client, wait until its session ends, again. Everybody else follows
+//! A [`Session`](super::protocol::Session) keeps itself alive: it reconnects and is resumed. What it cannot do is begin a
+//! new one after it has expired. That is this task: connect (for ever, 0.2 s then doubling to 2 s apart), publish the client, wait until its session ends, again. Everybody else follows
 //! [`Shared::session`]: the cache walks anew, components register anew, elections are entered anew, and what was held
 //! under the old session is not valid any more.
 //!
@@ -11,10 +10,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{StreamExt, stream::BoxStream};
 use tokio::sync::watch;
-use zookeeper_client::{Acls, Client, CreateMode, SessionState};
 
-use super::{connect::Target, diagnose::diagnose, protocol::SessionId, session::Shared};
+use super::{
+    protocol::{Client, Connector, State},
+    session::Shared,
+};
 
 const LOGGER: &str = "nodepool.zk.ZooKeeper";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -22,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a session may take to say good-bye; its server ends it anyway.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-pub(super) async fn supervise(shared: Arc<Shared>, mut target: watch::Receiver<Arc<Target>>) {
+pub(super) async fn supervise(shared: Arc<Shared>, mut target: watch::Receiver<Arc<dyn Connector>>) {
     loop {
         let Some(client) = connect(&shared, &mut target).await else { break };
         let ended = serve(&shared, client, &mut target).await;
@@ -34,30 +36,16 @@ pub(super) async fn supervise(shared: Arc<Shared>, mut target: watch::Receiver<A
 }
 
 /// Tries until there is a session; `None`: told to stop.
-async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<Target>>) -> Option<Client> {
+async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<dyn Connector>>) -> Option<Client> {
     let mut pause = FIRST_PAUSE;
     let mut told = String::new();
     loop {
-        let now = renewed(&target.borrow_and_update().clone());
-        let attempt = async {
-            let connecting = match &now.tls {
-                Some(_) => now.connector.clone().secure_connect(&now.connect_string).await,
-                None => now.connector.clone().connect(&now.connect_string).await,
-            };
-            match connecting {
-                Ok(client) => match ensure_chroot(&client).await {
-                    Ok(()) => Ok(client),
-                    Err(error) => Err(format!("cannot create the chroot {}: {error}", client.path())),
-                },
-                Err(zookeeper_client::Error::NoHosts | zookeeper_client::Error::Timeout) => Err(diagnose(&now).await),
-                Err(error) => Err(format!("{error}; {}", diagnose(&now).await)),
-            }
-        };
+        let now = target.borrow_and_update().clone();
         let problem = tokio::select! {
             () = shared.stop.cancelled() => return None,
-            result = attempt => match result {
+            result = now.connect() => match result {
                 Ok(client) => {
-                    let session = client.session_id();
+                    let session = client.id();
                     tracing::info!(logger = LOGGER, "Connected to ZooKeeper {}, session {session}", now.addresses());
                     return Some(client);
                 }
@@ -79,62 +67,41 @@ async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<Target>>) -> 
     }
 }
 
-/// The target with its files read again; as it was where they cannot be used, which a renewal in progress explains.
-fn renewed(target: &Arc<Target>) -> Target {
-    target.renew().unwrap_or_else(|error| {
-        tracing::warn!(logger = LOGGER, "Using the certificates that were read before: {error}");
-        Target::clone(target)
-    })
-}
-
-/// Upstream expects the chroot to be there; a fresh ZooKeeper has none, and nobody gains from failing.
-async fn ensure_chroot(client: &Client) -> Result<(), zookeeper_client::Error> {
-    let path = client.path().to_owned();
-    if path == "/" || client.check_stat("/").await?.is_some() {
-        return Ok(());
-    }
-    let Ok(root) = client.clone().chroot("/") else { return Ok(()) };
-    root.mkdir(&path, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await?;
-    tracing::info!(logger = LOGGER, "Created the chroot {path}");
-    Ok(())
-}
-
 /// Publishes a client until its session ends; whether we are to stop.
-async fn serve(shared: &Shared, client: Client, target: &mut watch::Receiver<Arc<Target>>) -> bool {
-    let session = SessionId(client.session_id().0);
-    let old = target.borrow().servers.clone();
-    let mut states = client.state_watcher();
-    let mut state = client.state();
+async fn serve(shared: &Shared, client: Client, target: &mut watch::Receiver<Arc<dyn Connector>>) -> bool {
+    let session = client.id();
+    let old = target.borrow().servers().to_vec();
+    let mut states = client.states();
+    let mut state = next(&mut states).await;
     shared.publish(Some((session, client)));
     let stop = loop {
-        match state {
-            SessionState::SyncConnected | SessionState::ConnectedReadOnly => shared.connected(Some(session)),
-            SessionState::Disconnected => {
+        match &state {
+            State::Connected => shared.connected(Some(session)),
+            State::Suspended => {
                 shared.connected(None);
-                // The client's own reconnection is to find the newest certificates.
-                renewed(&target.borrow().clone());
+                target.borrow().interrupted();
                 tracing::warn!(logger = LOGGER, "Connection to ZooKeeper suspended, session {session}");
             }
-            SessionState::Expired | SessionState::AuthFailed | SessionState::Closed => {
-                tracing::warn!(logger = LOGGER, "ZooKeeper session {session} lost ({state})");
+            State::Ended(why) => {
+                tracing::warn!(logger = LOGGER, "ZooKeeper session {session} lost ({why})");
                 shared.publish(None);
                 return shared.stop.is_cancelled();
             }
         }
-        let was = state;
+        let was = state.clone();
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => break true,
-            changed = states.changed() => {
+            changed = next(&mut states) => {
                 state = changed;
-                if was == SessionState::Disconnected && state == SessionState::SyncConnected {
+                if was == State::Suspended && state == State::Connected {
                     tracing::info!(logger = LOGGER, "Connection to ZooKeeper resumed, session {session}");
                 }
             }
             Ok(()) = target.changed() => {
                 // A live session cannot be told of new servers, and which one serves it is not known. While one of
                 // its servers is still configured it stays: the new list serves the next session.
-                let new = target.borrow_and_update().servers.clone();
+                let new = target.borrow_and_update().servers().to_vec();
                 if !new.iter().any(|server| old.contains(server)) {
                     tracing::info!(logger = LOGGER, "None of session {session}'s servers is configured any more");
                     break false;
@@ -145,10 +112,18 @@ async fn serve(shared: &Shared, client: Client, target: &mut watch::Receiver<Arc
     // The last clone ends the session; operations in flight keep theirs until they are done.
     shared.publish(None);
     let _ = tokio::time::timeout(FAREWELL, async {
-        while !matches!(state, SessionState::Closed | SessionState::Expired | SessionState::AuthFailed) {
-            state = states.changed().await;
+        while !matches!(state, State::Ended(_)) {
+            state = next(&mut states).await;
         }
     })
     .await;
     stop
+}
+
+/// The next state; none follows on the last one.
+async fn next(states: &mut BoxStream<'static, State>) -> State {
+    match states.next().await {
+        Some(state) => state,
+        None => std::future::pending().await,
+    }
 }

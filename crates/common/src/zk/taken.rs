@@ -8,13 +8,10 @@
 //! left alone. Upstream's locks for this (of a build, and of an upload's number) protect no more than that: it deletes what
 //! is marked, in the cloud too, without them.
 
-use zookeeper_client::{Error, MultiWriteError};
-
 use super::{
-    ZkError, ZooKeeper,
-    error::is_unknown,
-    lock,
+    ZkError, ZooKeeper, lock,
     paths::{self, Spot},
+    protocol::{Error, MultiError, Op},
     record::stat,
     repeated::{self, repeat},
 };
@@ -41,7 +38,7 @@ impl ZooKeeper {
         let (session, client) = self.shared.client(VERB, &path).await?;
         let cache = self.shared.cache().within(session);
         // Not repeated: after a lost answer the version would no longer match.
-        match client.set_data(&path, data, Some(version)).await {
+        match client.set(&path, data, Some(version)).await {
             Ok(new) => {
                 let new = stat(&new);
                 cache.wrote_image_record(spot, data, new);
@@ -85,26 +82,26 @@ impl ZooKeeper {
             if found.iter().any(|path| keeps(path) || lock::is_contender(path)) {
                 return Ok(false);
             }
-            let mut multi = client.new_multi_writer();
+            let mut multi = Vec::new();
             for found in &found {
-                multi.add_delete(found, (*found == path).then_some(version)).map_err(fail)?;
+                multi.push(Op::Delete(found, (*found == path).then_some(version)));
             }
-            match multi.commit().await {
+            match client.multi(&multi).await {
                 Ok(_) => {
                     cache.missed_image_record(spot);
                     return Ok(true);
                 }
-                Err(MultiWriteError::OperationFailed { source: Error::BadVersion, .. }) => return Ok(false),
+                Err(MultiError::Refused { source: Error::BadVersion, .. }) => return Ok(false),
                 // Somebody added to it, or took from it, meanwhile.
-                Err(MultiWriteError::OperationFailed { source: Error::NotEmpty | Error::NoNode, .. }) => {}
+                Err(MultiError::Refused { source: Error::NotEmpty | Error::NoNode, .. }) => {}
                 Err(error) => {
                     let error = Error::from(error);
-                    if !is_unknown(&error) || tokio::time::Instant::now() >= deadline {
+                    if !error.is_unanswered() || tokio::time::Instant::now() >= deadline {
                         return Err(fail(error));
                     }
                 }
             }
-            if repeat(deadline, || client.check_stat(&path)).await.map_err(fail)?.is_none() {
+            if repeat(deadline, || client.exists(&path)).await.map_err(fail)?.is_none() {
                 cache.missed_image_record(spot);
                 return Ok(true);
             }

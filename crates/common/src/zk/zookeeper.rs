@@ -1,15 +1,15 @@
 //! [`ZooKeeper`]: the connection, as everybody has it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     cache::{Cache, follow},
-    connect::Target,
     error::ZkError,
-    protocol::SessionId,
+    library::Target,
+    protocol::{Connector, SessionId},
     session::Shared,
     supervisor::supervise,
 };
@@ -30,10 +30,20 @@ impl ZooKeeper {
     /// panics: without them a process would live on and hear nothing.
     #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
     pub fn start(config: &config::ZooKeeper, shutdown: &Shutdown, end: CancellationToken) -> Result<Self, ZkError> {
-        let target = Target::new(config)?;
-        let shared = Arc::new(Shared::new(target, config.timeout, shutdown, end.child_token()));
+        Ok(Self::start_with(Arc::new(Target::new(config)?), config.timeout, shutdown, end))
+    }
+
+    /// The same with whatever leads to sessions; `timeout`: how long one of them lasts without a connection.
+    #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
+    pub fn start_with(
+        connector: Arc<dyn Connector>,
+        timeout: Duration,
+        shutdown: &Shutdown,
+        end: CancellationToken,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(connector, timeout, shutdown, end.child_token()));
         shared.guard("keeper of the ZooKeeper session", supervise(shared.clone(), shared.target.subscribe()));
-        Ok(Self { shared })
+        Self { shared }
     }
 
     /// Servers and certificates of a reloaded configuration; the next session uses them. A session none of whose

@@ -7,15 +7,11 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use zookeeper_client::{
-    AddWatchMode, Client, Error, EventType, MultiReadResult, PersistentWatcher, SessionState, WatchedEvent,
-};
 
 use super::{
     super::{
-        error::is_unknown,
         paths::{self, Spot},
-        protocol::SessionId,
+        protocol::{Change, Client, Error, Event, Events, Found, Read, SessionId},
         record::stat,
         repeated,
         session::Shared,
@@ -65,7 +61,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, cache: Cache) {
 /// Follows one session until it ends.
 async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Result<(), Error> {
     ensure_parents(&client).await?;
-    let mut watcher = client.watch(paths::ROOT, AddWatchMode::PersistentRecursive).await?;
+    let mut events = client.watch(paths::ROOT).await?;
     loop {
         let started = std::time::Instant::now();
         cache.walk_begins(session);
@@ -83,17 +79,15 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
             started.elapsed().as_secs_f64()
         );
         // One more answer from the server: each event of what happened during the walk has arrived before it.
-        client.check_stat(paths::ROOT).await?;
+        client.exists(paths::ROOT).await?;
         let follower = Follower::new(&client, cache);
-        match follower.run(&mut watcher).await? {
+        match follower.run(&mut events).await? {
             End::Session => return Ok(()),
             End::Gap => {
                 cache.set_ready(false);
                 tracing::debug!(logger = LOGGER, "The connection was lost for a while, reading /nodepool again");
-                // zookeeper-client 0.11.2 re-adds one-shot watches on reconnection but forgets persistent ones
-                // (session/watch.rs: `index.max(index)`). The new one first: dropping the last one of a path would
-                // remove the server's.
-                watcher = client.watch(paths::ROOT, AddWatchMode::PersistentRecursive).await?;
+                // The new one first: dropping the last one of a path would remove the server's.
+                events = client.watch(paths::ROOT).await?;
             }
         }
     }
@@ -103,7 +97,7 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
 async fn ensure_parents(client: &Client) -> Result<(), Error> {
     let paths = [paths::NODES, paths::REQUESTS, paths::REQUEST_LOCKS, paths::IMAGES, paths::POOLS, paths::ELECTIONS];
     // All at once: at a start requests wait for it.
-    let made = paths.map(|path| client.mkdir(path, &repeated::PERSISTENT));
+    let made = paths.map(|path| repeated::mkdir(client, path));
     futures::future::try_join_all(made).await.map(drop)
 }
 
@@ -116,14 +110,14 @@ enum End {
 
 /// What was heard of a path last.
 struct Heard {
-    /// The transaction of the event; [`WatchedEvent::NO_ZXID`] from old servers.
-    zxid: i64,
+    /// The transaction of the event; `None` from old servers.
+    zxid: Option<i64>,
     /// The number of the read that it caused; 0: none yet.
     asked: u64,
 }
 
 /// What was read, each with its number, and what came of the request.
-type Read = (Vec<(u64, Spot)>, Result<Vec<MultiReadResult>, Error>);
+type Answered = (Vec<(u64, Spot)>, Result<Vec<Result<Found, Error>>, Error>);
 
 struct Follower<'a> {
     client: &'a Client,
@@ -137,7 +131,7 @@ struct Follower<'a> {
     unlocked: Vec<(Spot, Spot)>,
     /// The latest event of a path; the answer of a read before it, or before a deletion, counts for nothing.
     latest: HashMap<Spot, Heard>,
-    reads: FuturesUnordered<BoxFuture<'a, Read>>,
+    reads: FuturesUnordered<BoxFuture<'a, Answered>>,
     count: u64,
     /// Paths in the requests in flight.
     in_flight: usize,
@@ -164,11 +158,11 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn run(mut self, watcher: &mut PersistentWatcher) -> Result<End, Error> {
+    async fn run(mut self, events: &mut Events) -> Result<End, Error> {
         loop {
             // Whatever has arrived already, before anything is asked.
-            while let Some(event) = watcher.changed().now_or_never() {
-                if let Some(end) = self.event(&event) {
+            while let Some(event) = events.next().now_or_never() {
+                if let Some(end) = self.event(event) {
                     return Ok(end);
                 }
             }
@@ -177,15 +171,15 @@ impl<'a> Follower<'a> {
                 self.backlog = Some(self.waiting.iter().map(|(spot, _)| spot.clone()).collect());
             }
             // Before the next line: what is gone again by now is not asked for, and nothing of it is heard any more.
-            self.ask()?;
+            self.ask();
             if self.backlog.as_ref().is_some_and(HashSet::is_empty) && !self.suspended {
                 self.cache.set_ready(true);
             }
             self.cache.set_queues(self.waiting.len() + self.awaited.len(), self.in_flight);
             tokio::select! {
                 biased;
-                event = watcher.changed() => {
-                    if let Some(end) = self.event(&event) {
+                event = events.next() => {
+                    if let Some(end) = self.event(event) {
                         return Ok(end);
                     }
                 }
@@ -197,30 +191,28 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn event(&mut self, event: &WatchedEvent) -> Option<End> {
-        match event.event_type {
-            EventType::Session => match event.session_state {
-                SessionState::Disconnected => {
-                    self.suspended = true;
-                    self.cache.set_ready(false);
-                    None
-                }
-                state if state.is_terminated() => Some(End::Session),
-                _ => Some(End::Gap),
-            },
-            EventType::NodeCreated | EventType::NodeDataChanged => {
-                let spot = Spot::parse(&event.path)?;
+    fn event(&mut self, event: Option<Event>) -> Option<End> {
+        match event {
+            Some(Event::Suspended) => {
+                self.suspended = true;
+                self.cache.set_ready(false);
+                None
+            }
+            Some(Event::Gap) => Some(End::Gap),
+            Some(Event::Ended) | None => Some(End::Session),
+            Some(Event::Znode { change: Change::Created | Change::Written, path, zxid }) => {
+                let spot = Spot::parse(&path)?;
                 if spot.has_data() {
                     // A lock's directory has no data, but it is there now; its stat follows.
-                    self.latest.insert(spot.clone(), Heard { zxid: event.zxid, asked: 0 });
+                    self.latest.insert(spot.clone(), Heard { zxid, asked: 0 });
                     self.waiting.push_back((spot, self.cache.last_write()));
                 } else {
                     self.cache.change(|tree| tree.add(&spot, now()));
                 }
                 None
             }
-            EventType::NodeDeleted => {
-                let spot = Spot::parse(&event.path)?;
+            Some(Event::Znode { change: Change::Deleted, path, .. }) => {
+                let spot = Spot::parse(&path)?;
                 self.latest.remove(&spot);
                 self.read(&spot);
                 match spot.locked_record() {
@@ -232,7 +224,6 @@ impl<'a> Follower<'a> {
                 }
                 None
             }
-            EventType::NodeChildrenChanged => None,
         }
     }
 
@@ -252,9 +243,8 @@ impl<'a> Follower<'a> {
     }
 
     /// Asks for what waits: at once when nothing is in flight, else with what gathers until an answer arrives.
-    fn ask(&mut self) -> Result<(), Error> {
+    fn ask(&mut self) {
         while self.reads.len() < IN_FLIGHT && !self.waiting.is_empty() {
-            let mut reader = self.client.new_multi_reader();
             let mut batch = Vec::new();
             while batch.len() < BATCH
                 && let Some((spot, until)) = self.waiting.pop_front()
@@ -269,7 +259,6 @@ impl<'a> Follower<'a> {
                         Echo::News => {
                             self.count += 1;
                             heard.asked = self.count;
-                            reader.add_get_data(&spot.path())?;
                             batch.push((self.count, spot));
                         }
                     },
@@ -282,20 +271,21 @@ impl<'a> Follower<'a> {
             if !batch.is_empty() {
                 self.in_flight += batch.len();
                 // Sent now, in this order; only the answer is waited for.
-                let reading = reader.commit();
+                let paths: Vec<String> = batch.iter().map(|(_, spot)| spot.path()).collect();
+                let reads: Vec<Read<'_>> = paths.iter().map(|path| Read::Data(path)).collect();
+                let reading = self.client.read(&reads);
                 self.reads.push(async move { (batch, reading.await) }.boxed());
             }
         }
         self.unlock();
-        Ok(())
     }
 
-    fn answer(&mut self, (batch, result): Read) -> Result<(), Error> {
+    fn answer(&mut self, (batch, result): Answered) -> Result<(), Error> {
         self.in_flight -= batch.len();
         let answers = match result {
             Ok(answers) => answers,
             // The connection broke, and a gap follows; or only this answer did.
-            Err(error) if is_unknown(&error) => {
+            Err(error) if error.is_unanswered() => {
                 for (number, spot) in batch {
                     if let Some(heard) = self.latest.get_mut(&spot)
                         && heard.asked == number
@@ -317,10 +307,10 @@ impl<'a> Follower<'a> {
             }
             self.latest.remove(&spot);
             match answer {
-                MultiReadResult::Data { data, stat: new } => still.push((spot, Some((data, stat(&new))))),
-                MultiReadResult::Error { err: Error::NoNode } => still.push((spot, None)),
-                MultiReadResult::Error { err } => return Err(err),
-                _ => {}
+                Ok(Found::Data(data, new)) => still.push((spot, Some((data, stat(&new))))),
+                Err(Error::NoNode) => still.push((spot, None)),
+                Err(error) => return Err(error),
+                Ok(Found::Children(_)) => {}
             }
         }
         self.cache.change(|tree| {

@@ -180,10 +180,8 @@ impl Cache {
     }
 
     /// What an event of that transaction says; `until`: the write that had begun last when it came.
-    fn echo(&self, spot: &Spot, zxid: i64, until: u64) -> Echo {
-        if zxid <= 0 {
-            return Echo::News;
-        }
+    fn echo(&self, spot: &Spot, zxid: Option<i64>, until: u64) -> Echo {
+        let Some(zxid) = zxid else { return Echo::News };
         let known = self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).version(spot);
         if known.is_some_and(|known| known >= zxid) {
             Echo::Known

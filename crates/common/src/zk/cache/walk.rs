@@ -5,11 +5,11 @@
 //! Ten thousand nodes are two round trips deep.
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use zookeeper_client::{Client, Error, MultiReadResult};
 
 use super::{
     super::{
         paths::{self, Lock, Spot},
+        protocol::{Client, Error, Found, Read},
         record::stat,
     },
     tree::Tree,
@@ -106,6 +106,15 @@ enum Ask {
     Children(String),
 }
 
+impl Ask {
+    fn as_read(&self) -> Read<'_> {
+        match self {
+            Self::Data(path) => Read::Data(path),
+            Self::Children(path) => Read::Children(path),
+        }
+    }
+}
+
 /// Fills an empty tree with what there is now, more or less: what changes meanwhile the watch tells.
 pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error> {
     let all = [
@@ -133,29 +142,25 @@ pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error>
 }
 
 /// One request for a batch of visits.
-async fn read(client: &Client, visits: Vec<Visit>) -> Result<Vec<(Visit, Vec<MultiReadResult>)>, Error> {
-    let mut reader = client.new_multi_reader();
+async fn read(client: &Client, visits: Vec<Visit>) -> Result<Vec<(Visit, Vec<Found>)>, Error> {
+    let mut all = Vec::new();
     let mut counts = Vec::with_capacity(visits.len());
     for visit in &visits {
         let asks = visit.asks();
         counts.push(asks.len());
-        for ask in asks {
-            match ask {
-                Ask::Data(path) => reader.add_get_data(&path)?,
-                Ask::Children(path) => reader.add_get_children(&path)?,
-            }
-        }
+        all.extend(asks);
     }
-    let mut answers = reader.commit().await?.into_iter();
+    let reads: Vec<Read<'_>> = all.iter().map(Ask::as_read).collect();
+    let mut answers = client.read(&reads).await?.into_iter();
     let mut answered = Vec::with_capacity(visits.len());
     for (visit, count) in visits.into_iter().zip(counts) {
-        let own: Vec<_> = answers.by_ref().take(count).collect();
-        for answer in &own {
-            // What has vanished meanwhile is not there.
-            if let MultiReadResult::Error { err } = answer
-                && *err != Error::NoNode
-            {
-                return Err(err.clone());
+        let mut own = Vec::with_capacity(count);
+        for answer in answers.by_ref().take(count) {
+            match answer {
+                Ok(found) => own.push(found),
+                // What has vanished meanwhile is not there.
+                Err(Error::NoNode) => {}
+                Err(error) => return Err(error),
             }
         }
         answered.push((visit, own));
@@ -186,13 +191,12 @@ impl Visit {
     }
 
     /// Puts what was read into the tree; where to go next into `todo`.
-    fn arrived(self, answers: Vec<MultiReadResult>, tree: &mut Tree, todo: &mut Vec<Self>) {
+    fn arrived(self, answers: Vec<Found>, tree: &mut Tree, todo: &mut Vec<Self>) {
         let (mut data, mut children) = (None, None);
         for answer in answers {
             match answer {
-                MultiReadResult::Data { data: bytes, stat } => data = Some((bytes, stat)),
-                MultiReadResult::Children { children: names } => children = Some(names),
-                _ => {}
+                Found::Data(bytes, stat) => data = Some((bytes, stat)),
+                Found::Children(names) => children = Some(names),
             }
         }
         match self {

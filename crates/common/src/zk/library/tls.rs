@@ -13,7 +13,7 @@ use rustls::{
 
 /// The files of `zookeeper-tls`, read.
 #[derive(Clone, PartialEq)]
-pub(super) struct Tls {
+pub(in crate::zk) struct Tls {
     pub ca: Arc<str>,
     pub cert: Arc<str>,
     pub key: Arc<str>,

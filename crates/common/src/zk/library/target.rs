@@ -3,13 +3,13 @@
 //! The server's certificate must chain to the configured authority, always. Whether it names the host is checked only
 //! when `verify-hostname` asks for it: the operator's does not name it, and upstream never looks (traps.md 17).
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use zookeeper_client::{Connector, TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 
 use super::{
-    error::ZkError,
+    super::error::ZkError,
     pem,
     tls::{Tls, client_config},
 };
@@ -23,7 +23,7 @@ pub(super) const REISSUE: &str = "issue it anew with an extension (`openssl x509
 
 /// Everything that a connection attempt needs, read once.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(in crate::zk) struct Target {
     /// `host:port,host:port/chroot`
     pub connect_string: String,
     /// The same without the chroot, for messages.
@@ -32,6 +32,12 @@ pub(super) struct Target {
     pub tls: Option<Tls>,
     /// Where the connector looks for certificates at each handshake, and the files that they come from.
     renewable: Option<(TlsDynamicCerts, config::ZooKeeperTls)>,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("connect_string", &self.connect_string).finish_non_exhaustive()
+    }
 }
 
 impl Target {

@@ -13,7 +13,7 @@ use std::{
 use rustls::{CertificateError, ClientConnection, Stream, pki_types::ServerName};
 
 use super::{
-    connect::{OLD, REISSUE, Target, address},
+    target::{OLD, REISSUE, Target, address},
     tls::{Tls, client_config},
 };
 use crate::config;

@@ -19,6 +19,7 @@
 //! | `protocol` | what we ask of a ZooKeeper, as traits; all below it know no client library |
 //! | `error` `paths` | errors; where everything is |
 //! | `library` | `protocol` by `zookeeper-client`, the only place that names it: from the configuration to sessions |
+//! | `memory` | `protocol` in this process's memory, for tests |
 //! | `cache` | the tree and its changes; its follower alone imports `session` |
 //! | `session` | the current session, for all who use it |
 //! | `repeated` | operations that are repeated where an answer was lost |
@@ -40,6 +41,7 @@ mod held_back;
 mod images;
 mod library;
 mod lock;
+pub mod memory;
 mod nodes;
 pub mod paths;
 pub mod protocol;
@@ -52,6 +54,10 @@ mod supervisor;
 mod taken;
 mod zookeeper;
 
+use std::sync::Arc;
+
+use crate::config;
+
 pub use self::{
     cache::{Cache, CacheQueues},
     components::Registration,
@@ -62,3 +68,9 @@ pub use self::{
     record::Record,
     zookeeper::ZooKeeper,
 };
+
+/// What leads to sessions of a real ZooKeeper, below everything else here. An error is one of the configuration, and names the
+/// file or the key.
+pub fn connector(config: &config::ZooKeeper) -> Result<Arc<dyn protocol::Connector>, ZkError> {
+    Ok(Arc::new(library::Target::new(config)?))
+}

@@ -28,7 +28,6 @@ impl ZooKeeper {
     /// `end` ends the connection: give it a token that fires after everything that still wants to unlock its records is
     /// done, or call [`Self::close`] then. `shutdown` hears of it when a task that keeps the connection or the cache
     /// panics: without them a process would live on and hear nothing.
-    #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
     pub fn start(config: &config::ZooKeeper, shutdown: &Shutdown, end: CancellationToken) -> Result<Self, ZkError> {
         Ok(Self::start_with(Arc::new(Target::new(config)?), config.timeout, shutdown, end))
     }

@@ -1,0 +1,248 @@
+//! What everything above [`protocol`] relies on, tried on a real ZooKeeper and on the one in memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
+
+mod zk_common;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use nodepool_common::{
+    model::NodeState,
+    sys::{clock, shutdown::Shutdown},
+    zk::{
+        ZooKeeper, connector,
+        memory::Memory,
+        protocol::{Change, Client, Connector, Done, Error, Event, Events, Found, Mode, MultiError, Op, Read, State},
+    },
+};
+use nodepool_testing::{ZooKeeperServer, wait_for};
+use tokio_util::sync::CancellationToken;
+use zk_common::*;
+
+#[allow(clippy::cast_possible_truncation)] // ms since the epoch fit
+fn in_memory() -> Memory {
+    Memory::new(|| (clock::now() * 1000.0) as i64)
+}
+
+/// Each case, on two sessions of an empty ZooKeeper.
+async fn cases(connector: &dyn Connector) {
+    let (one, two) = (connector.connect().await.unwrap(), connector.connect().await.unwrap());
+    assert_ne!(one.id(), two.id());
+    assert_eq!(one.states().next().await, Some(State::Connected));
+    versions_and_errors(&one).await;
+    names_are_numbered(&one, &two).await;
+    a_multi_is_all_or_nothing(&one).await;
+    many_are_read_at_once(&one).await;
+    a_watch_tells_of_all_below(&one, &two).await;
+    one_change_is_told(&one, &two).await;
+    requests_are_carried_out_in_the_order_of_their_calls(&one).await;
+    a_session_takes_its_ephemerals_along(&one, two).await;
+}
+
+async fn versions_and_errors(zk: &Client) {
+    let (path, stat) = zk.create("/v", b"0", Mode::Persistent).await.unwrap();
+    assert_eq!((path.as_str(), stat.version, stat.ephemeral_owner), ("/v", 0, 0));
+    assert_eq!(stat.czxid, stat.mzxid);
+    assert_eq!(zk.create("/v", b"", Mode::Persistent).await, Err(Error::NodeExists));
+    assert_eq!(zk.create("/none/x", b"", Mode::Persistent).await, Err(Error::NoNode));
+    let first = zk.set("/v", b"1", Some(0)).await.unwrap();
+    assert!(first.version == 1 && first.mzxid > stat.mzxid && first.czxid == stat.czxid);
+    assert_eq!(zk.set("/v", b"2", Some(0)).await, Err(Error::BadVersion));
+    assert_eq!(zk.set("/none", b"", None).await, Err(Error::NoNode));
+    assert_eq!(zk.get("/v").await.unwrap(), (b"1".to_vec(), first));
+    assert_eq!(zk.get("/none").await, Err(Error::NoNode));
+    assert_eq!(zk.exists("/none").await, Ok(None));
+    zk.create("/v/a", b"", Mode::Persistent).await.unwrap();
+    zk.create("/v/b", b"", Mode::Persistent).await.unwrap();
+    zk.delete("/v/a", None).await.unwrap();
+    let parent = zk.exists("/v").await.unwrap().unwrap();
+    // Two creations and a deletion.
+    assert_eq!((parent.num_children, parent.cversion, parent.version), (1, 3, 1));
+    assert_eq!(zk.children("/v").await.unwrap(), ["b"]);
+    assert_eq!(zk.children("/none").await, Err(Error::NoNode));
+    assert_eq!(zk.delete("/v", None).await, Err(Error::NotEmpty));
+    assert_eq!(zk.delete("/v/b", Some(7)).await, Err(Error::BadVersion));
+    assert_eq!(zk.delete("/v/none", None).await, Err(Error::NoNode));
+    zk.sync("/v").await.unwrap();
+}
+
+async fn names_are_numbered(one: &Client, two: &Client) {
+    one.create("/n", b"", Mode::Persistent).await.unwrap();
+    let (path, stat) = one.create("/n/a-", b"x", Mode::PersistentSequential).await.unwrap();
+    assert_eq!((path.as_str(), stat.ephemeral_owner), ("/n/a-0000000000", 0));
+    let (path, stat) = two.create("/n/", b"", Mode::EphemeralSequential).await.unwrap();
+    assert_eq!((path.as_str(), stat.ephemeral_owner), ("/n/0000000001", two.id().0));
+    two.delete(&path, None).await.unwrap();
+    // Each creation counts, whatever became of it and whatever it was called.
+    one.create("/n/plain", b"", Mode::Persistent).await.unwrap();
+    assert_eq!(one.create("/n/a-", b"", Mode::PersistentSequential).await.unwrap().0, "/n/a-0000000003");
+    let (path, _) = one.create("/n/e", b"", Mode::Ephemeral).await.unwrap();
+    assert!(one.create("/n/e/below", b"", Mode::Persistent).await.is_err());
+    one.delete(&path, None).await.unwrap();
+}
+
+async fn a_multi_is_all_or_nothing(zk: &Client) {
+    zk.create("/m", b"", Mode::Persistent).await.unwrap();
+    let made = [
+        Op::Check("/m", Some(0)),
+        Op::Create("/m/dir", b"", Mode::Persistent),
+        Op::Create("/m/dir/c-", b"", Mode::EphemeralSequential),
+        Op::Set("/m", b"new", Some(0)),
+    ];
+    let done = zk.multi(&made).await.unwrap();
+    assert_eq!(done[0], Done::Checked);
+    assert!(matches!(&done[2], Done::Created(path, _) if path == "/m/dir/c-0000000000"), "{done:?}");
+    let Done::Set(stat) = &done[3] else { panic!("{done:?}") };
+    assert_eq!(stat.version, 1);
+    let before = [zk.exists("/m").await.unwrap(), zk.exists("/m/dir").await.unwrap()];
+    let refused = async |operations: &[Op<'_>], at: usize, why: Error| {
+        let error = zk.multi(operations).await.unwrap_err();
+        assert_eq!(error, MultiError::Refused { index: at, source: why });
+    };
+    let set = Op::Set("/m", b"not", None);
+    let new = Op::Create("/m/dir/new", b"", Mode::Persistent);
+    refused(&[set, new, Op::Check("/m", Some(1))], 2, Error::BadVersion).await;
+    refused(&[set, new, Op::Delete("/m/dir", None)], 2, Error::NotEmpty).await;
+    refused(&[set, Op::Check("/m/none", None)], 1, Error::NoNode).await;
+    refused(&[new, new], 1, Error::NodeExists).await;
+    assert_eq!(zk.get("/m").await.unwrap().0, b"new");
+    assert_eq!([zk.exists("/m").await.unwrap(), zk.exists("/m/dir").await.unwrap()], before);
+    // What comes later in it sees what came before.
+    let contender = "/m/dir/c-0000000000";
+    zk.multi(&[Op::Delete(contender, None), Op::Delete("/m/dir", None), Op::Create("/m/dir", b"", Mode::Persistent)])
+        .await
+        .unwrap();
+    assert!(zk.children("/m/dir").await.unwrap().is_empty());
+}
+
+async fn many_are_read_at_once(zk: &Client) {
+    let found = zk.read(&[Read::Data("/m"), Read::Children("/m"), Read::Data("/none"), Read::Children("/none")]).await;
+    let found = found.unwrap();
+    assert!(matches!(&found[0], Ok(Found::Data(data, stat)) if data == b"new" && stat.version == 1), "{found:?}");
+    assert_eq!(found[1], Ok(Found::Children(vec!["dir".to_owned()])));
+    assert_eq!(found[2..], [Err(Error::NoNode), Err(Error::NoNode)]);
+}
+
+async fn next(events: &mut Events) -> (Change, String) {
+    match tokio::time::timeout(SOON, events.next()).await.expect("an event") {
+        Some(Event::Znode { change, path, .. }) => (change, path),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_watch_tells_of_all_below(one: &Client, two: &Client) {
+    one.create("/w", b"", Mode::Persistent).await.unwrap();
+    let mut events = one.watch("/w").await.unwrap();
+    two.create("/wider", b"", Mode::Persistent).await.unwrap();
+    two.create("/w/a", b"", Mode::Persistent).await.unwrap();
+    two.create("/w/a/b", b"", Mode::Ephemeral).await.unwrap();
+    two.set("/w/a/b", b"1", None).await.unwrap();
+    two.multi(&[Op::Delete("/w/a/b", None), Op::Set("/w/a", b"2", None)]).await.unwrap();
+    assert_eq!(next(&mut events).await, (Change::Created, "/w/a".to_owned()));
+    assert_eq!(next(&mut events).await, (Change::Created, "/w/a/b".to_owned()));
+    assert_eq!(next(&mut events).await, (Change::Written, "/w/a/b".to_owned()));
+    assert_eq!(next(&mut events).await, (Change::Deleted, "/w/a/b".to_owned()));
+    assert_eq!(next(&mut events).await, (Change::Written, "/w/a".to_owned()));
+    // Our own are told before their answers.
+    one.set("/w", b"own", None).await.unwrap();
+    let told = futures::FutureExt::now_or_never(events.next());
+    assert!(matches!(told, Some(Some(Event::Znode { change: Change::Written, .. }))), "{told:?}");
+}
+
+async fn one_change_is_told(one: &Client, two: &Client) {
+    assert!(matches!(one.get_and_watch("/none").await, Err(Error::NoNode)));
+    let (data, _, changed) = one.get_and_watch("/w/a").await.unwrap();
+    assert_eq!(data, b"2");
+    two.set("/w/a", b"3", None).await.unwrap();
+    tokio::time::timeout(SOON, changed).await.expect("the change");
+    let (_, _, gone) = one.get_and_watch("/w/a").await.unwrap();
+    two.delete("/w/a", None).await.unwrap();
+    tokio::time::timeout(SOON, gone).await.expect("the deletion");
+}
+
+async fn requests_are_carried_out_in_the_order_of_their_calls(zk: &Client) {
+    let creating = zk.create("/order", b"1", Mode::Persistent);
+    let writing = zk.set("/order", b"2", Some(0));
+    let reading = zk.get("/order");
+    // Polled the other way round.
+    let (data, stat) = reading.await.unwrap();
+    assert_eq!((data.as_slice(), stat.version), (b"2".as_slice(), 1));
+    writing.await.unwrap();
+    creating.await.unwrap();
+}
+
+async fn a_session_takes_its_ephemerals_along(one: &Client, two: Client) {
+    one.create("/s", b"", Mode::Persistent).await.unwrap();
+    two.create("/s/e", b"", Mode::Ephemeral).await.unwrap();
+    two.create("/s/p", b"", Mode::Persistent).await.unwrap();
+    let mut events = one.watch("/s").await.unwrap();
+    let mut states = two.states();
+    drop(two);
+    assert_eq!(next(&mut events).await, (Change::Deleted, "/s/e".to_owned()));
+    assert_eq!(one.children("/s").await.unwrap(), ["p"]);
+    let ended = async { while !matches!(states.next().await, Some(State::Ended(_)) | None) {} };
+    tokio::time::timeout(SOON, ended).await.expect("the end is told");
+}
+
+#[tokio::test]
+async fn a_real_zookeeper_conforms() {
+    let server = ZooKeeperServer::start();
+    cases(&*connector(&config(&server, "/chroot")).unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_one_in_memory_conforms() {
+    cases(&in_memory()).await;
+}
+
+/// Locks, fences and cache on it, through a suspension and the end of a session.
+#[tokio::test]
+async fn everything_above_runs_in_memory() {
+    let memory = in_memory();
+    let open = || {
+        let connector = Arc::new(memory.clone());
+        ZooKeeper::start_with(connector, Duration::from_secs(10), &Shutdown::new(), CancellationToken::new())
+    };
+    let (one, two) = (open(), open());
+    let first = one.connected().await;
+    for zk in [&one, &two] {
+        tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
+    }
+    let mut held = one.create_node(node(1.0), |_| ()).await.unwrap();
+    let id = held.record().id.clone();
+    assert_eq!(id.as_str(), "0000000000");
+    let seen = async |what: &str, state: NodeState, is_locked: bool| {
+        let seen = || {
+            two.cache().read(|records| {
+                let entry = records.nodes.get(&id)?;
+                (entry.usable()?.state == state && entry.is_locked() == is_locked).then_some(())
+            })
+        };
+        wait_for(SOON, what, async || seen()).await;
+    };
+    seen("the new node", NodeState::Building, true).await;
+    assert!(two.try_lock_node(&id).await.unwrap().held().is_none(), "it is locked");
+
+    memory.suspend(first);
+    wait_for(SOON, "the suspension", async || (!one.cache().ready()).then_some(())).await;
+    let writing = tokio::spawn(async move {
+        held.update(|node| node.set_state(NodeState::Ready, 2.0)).await.unwrap();
+        held
+    });
+    memory.resume(first);
+    let mut held = tokio::time::timeout(SOON, writing).await.unwrap().unwrap();
+    seen("what waited", NodeState::Ready, true).await;
+    tokio::time::timeout(SOON, one.cache().until_ready()).await.unwrap();
+
+    memory.expire(first);
+    seen("the lock's end", NodeState::Ready, false).await;
+    held.update(|node| node.comment = Some("late".to_owned())).await.unwrap_err();
+    let locked = two.try_lock_node(&id).await.unwrap().held().unwrap();
+    locked.delete(3.0).await.unwrap();
+    let gone = || async { one.cache().read(|records| records.nodes.is_empty() && one.cache().ready()).then_some(()) };
+    wait_for(SOON, "the deletion, in another session", gone).await;
+    assert_ne!(one.connected().await, first);
+    one.close().await;
+    two.close().await;
+}

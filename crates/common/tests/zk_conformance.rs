@@ -13,10 +13,12 @@ use nodepool_common::{
     zk::{
         ZooKeeper, connector,
         memory::Memory,
-        protocol::{Change, Client, Connector, Done, Error, Event, Events, Found, Mode, MultiError, Op, Read, State},
+        protocol::{
+            Change, Client, Connector, Done, Error, Event, Events, Found, Mode, MultiError, Op, Read, SessionId, State,
+        },
     },
 };
-use nodepool_testing::{ZooKeeperServer, wait_for};
+use nodepool_testing::{LossyProxy, ZooKeeperServer, wait_for};
 use tokio_util::sync::CancellationToken;
 use zk_common::*;
 
@@ -25,8 +27,41 @@ fn in_memory() -> Memory {
     Memory::new(|| (clock::now() * 1000.0) as i64)
 }
 
+/// What breaks connections.
+enum Faults {
+    Real(LossyProxy),
+    InMemory(Memory),
+}
+
+impl Faults {
+    /// The next request is carried out, and not answered.
+    fn lose_answer(&self, session: SessionId) {
+        match self {
+            Self::Real(proxy) => proxy.lose_answer(1),
+            Self::InMemory(memory) => memory.lose_answer(session),
+        }
+    }
+
+    /// The next request is not carried out.
+    fn lose_request(&self, session: SessionId) {
+        match self {
+            Self::Real(proxy) => proxy.lose_request(),
+            Self::InMemory(memory) => memory.lose_request(session),
+        }
+    }
+
+    /// The connection works again.
+    fn reconnect(&self, session: SessionId) {
+        match self {
+            // By itself.
+            Self::Real(_) => {}
+            Self::InMemory(memory) => memory.resume(session),
+        }
+    }
+}
+
 /// Each case, on two sessions of an empty ZooKeeper.
-async fn cases(connector: &dyn Connector) {
+async fn cases(connector: &dyn Connector, faults: &Faults) {
     let (one, two) = (connector.connect().await.unwrap(), connector.connect().await.unwrap());
     assert_ne!(one.id(), two.id());
     assert_eq!(one.states().next().await, Some(State::Connected));
@@ -37,6 +72,7 @@ async fn cases(connector: &dyn Connector) {
     a_watch_tells_of_all_below(&one, &two).await;
     one_change_is_told(&one, &two).await;
     requests_are_carried_out_in_the_order_of_their_calls(&one).await;
+    answers_and_requests_are_lost_with_the_connection(&one, faults).await;
     a_session_takes_its_ephemerals_along(&one, two).await;
 }
 
@@ -49,6 +85,10 @@ async fn versions_and_errors(zk: &Client) {
     let first = zk.set("/v", b"1", Some(0)).await.unwrap();
     assert!(first.version == 1 && first.mzxid > stat.mzxid && first.czxid == stat.czxid);
     assert_eq!(zk.set("/v", b"2", Some(0)).await, Err(Error::BadVersion));
+    // What is refused has a transaction of its own.
+    let second = zk.set("/v", b"1", Some(1)).await.unwrap();
+    assert!(second.mzxid >= first.mzxid + 2, "{first:?} {second:?}");
+    let first = second;
     assert_eq!(zk.set("/none", b"", None).await, Err(Error::NoNode));
     assert_eq!(zk.get("/v").await.unwrap(), (b"1".to_vec(), first));
     assert_eq!(zk.get("/none").await, Err(Error::NoNode));
@@ -58,7 +98,7 @@ async fn versions_and_errors(zk: &Client) {
     zk.delete("/v/a", None).await.unwrap();
     let parent = zk.exists("/v").await.unwrap().unwrap();
     // Two creations and a deletion.
-    assert_eq!((parent.num_children, parent.cversion, parent.version), (1, 3, 1));
+    assert_eq!((parent.num_children, parent.cversion, parent.version), (1, 3, 2));
     assert_eq!(zk.children("/v").await.unwrap(), ["b"]);
     assert_eq!(zk.children("/none").await, Err(Error::NoNode));
     assert_eq!(zk.delete("/v", None).await, Err(Error::NotEmpty));
@@ -95,6 +135,8 @@ async fn a_multi_is_all_or_nothing(zk: &Client) {
     assert!(matches!(&done[2], Done::Created(path, _) if path == "/m/dir/c-0000000000"), "{done:?}");
     let Done::Set(stat) = &done[3] else { panic!("{done:?}") };
     assert_eq!(stat.version, 1);
+    let dir = zk.exists("/m/dir").await.unwrap().unwrap();
+    assert_eq!((dir.czxid, dir.ctime), (stat.mzxid, stat.mtime), "one transaction, at one time");
     let before = [zk.exists("/m").await.unwrap(), zk.exists("/m/dir").await.unwrap()];
     let refused = async |operations: &[Op<'_>], at: usize, why: Error| {
         let error = zk.multi(operations).await.unwrap_err();
@@ -106,6 +148,10 @@ async fn a_multi_is_all_or_nothing(zk: &Client) {
     refused(&[set, new, Op::Delete("/m/dir", None)], 2, Error::NotEmpty).await;
     refused(&[set, Op::Check("/m/none", None)], 1, Error::NoNode).await;
     refused(&[new, new], 1, Error::NodeExists).await;
+    let numbered = Op::Create("/m/dir/n-", b"", Mode::PersistentSequential);
+    let gone = Op::Delete("/m/dir/c-0000000000", None);
+    refused(&[numbered, gone, Op::Delete("/m", Some(7))], 2, Error::BadVersion).await;
+    assert_eq!(zk.children("/m/dir").await.unwrap(), ["c-0000000000"]);
     assert_eq!(zk.get("/m").await.unwrap().0, b"new");
     assert_eq!([zk.exists("/m").await.unwrap(), zk.exists("/m/dir").await.unwrap()], before);
     // What comes later in it sees what came before.
@@ -172,6 +218,37 @@ async fn requests_are_carried_out_in_the_order_of_their_calls(zk: &Client) {
     creating.await.unwrap();
 }
 
+async fn answers_and_requests_are_lost_with_the_connection(zk: &Client, faults: &Faults) {
+    zk.create("/lost", b"", Mode::Persistent).await.unwrap();
+    zk.create("/lost/e", b"", Mode::Ephemeral).await.unwrap();
+    let mut events = zk.watch("/lost").await.unwrap();
+    let (_, _, changed) = zk.get_and_watch("/lost").await.unwrap();
+    faults.lose_answer(zk.id());
+    let lost = zk.set("/lost", b"done", None).await.unwrap_err();
+    assert!(lost.is_unanswered(), "{lost:?}");
+    faults.reconnect(zk.id());
+    let (data, stat) = zk.get("/lost").await.unwrap();
+    assert_eq!((data.as_slice(), stat.version), (b"done".as_slice(), 1), "carried out, once");
+    tokio::time::timeout(SOON, changed).await.expect("a change is told after the interruption, too");
+    assert_eq!(zk.exists("/lost/e").await.unwrap().map(|stat| stat.ephemeral_owner), Some(zk.id().0));
+    let gap = async {
+        loop {
+            match events.next().await {
+                Some(Event::Gap) => break,
+                Some(Event::Suspended | Event::Znode { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(SOON, gap).await.expect("what was missed is not told, but that something may be missing");
+
+    faults.lose_request(zk.id());
+    let lost = zk.set("/lost", b"not done", None).await.unwrap_err();
+    assert!(lost.is_unanswered(), "{lost:?}");
+    faults.reconnect(zk.id());
+    assert_eq!(zk.get("/lost").await.unwrap(), (b"done".to_vec(), stat));
+}
+
 async fn a_session_takes_its_ephemerals_along(one: &Client, two: Client) {
     one.create("/s", b"", Mode::Persistent).await.unwrap();
     two.create("/s/e", b"", Mode::Ephemeral).await.unwrap();
@@ -188,23 +265,95 @@ async fn a_session_takes_its_ephemerals_along(one: &Client, two: Client) {
 #[tokio::test]
 async fn a_real_zookeeper_conforms() {
     let server = ZooKeeperServer::start();
-    cases(&*connector(&config(&server, "/chroot")).unwrap()).await;
+    let proxy = LossyProxy::start(server.port()).await;
+    let mut config = config(&server, "/chroot");
+    config.servers[0].port = proxy.port();
+    cases(&*connector(&config).unwrap(), &Faults::Real(proxy)).await;
 }
 
 #[tokio::test]
 async fn the_one_in_memory_conforms() {
-    cases(&in_memory()).await;
+    let memory = in_memory();
+    cases(&memory, &Faults::InMemory(memory.clone())).await;
+}
+
+/// What is above it, on one in memory.
+fn open_in(memory: &Memory) -> ZooKeeper {
+    let connector = Arc::new(memory.clone());
+    ZooKeeper::start_with(connector, Duration::from_secs(10), &Shutdown::new(), CancellationToken::new())
+}
+
+/// The server gives the lock to somebody else, and whoever had it cannot know: no check of ours helps, only the fence does.
+#[tokio::test]
+async fn whoever_has_lost_its_session_behind_a_broken_connection_writes_nothing() {
+    let memory = in_memory();
+    let (one, two) = (open_in(&memory), open_in(&memory));
+    let first = one.connected().await;
+    let mut old = one.create_node(node(1.0), |_| ()).await.unwrap();
+    let id = old.record().id.clone();
+    memory.suspend(first);
+    assert!(two.try_lock_node(&id).await.unwrap().held().is_none(), "it may come back");
+    memory.expire(first);
+    let mut new = two.try_lock_node(&id).await.unwrap().held().expect("its lock is gone");
+    assert!(old.is_valid(), "its holder does not know");
+    let late = tokio::spawn(async move { old.update(|node| node.comment = Some("late".to_owned())).await });
+    new.update(|node| node.comment = Some("new".to_owned())).await.unwrap();
+    memory.resume(first);
+    let error = tokio::time::timeout(SOON, late).await.unwrap().unwrap().unwrap_err();
+    assert!(error.is_lock_lost(), "{error}");
+    let (data, stat) = two.get(&format!("/nodepool/nodes/{id}")).await.unwrap().unwrap();
+    assert_eq!((data, stat.version), (new.record().write(), new.stat().version));
+    assert_ne!(one.connected().await, first);
+    one.close().await;
+    two.close().await;
+}
+
+/// Nothing is done twice and no lock is left, whichever request the connection breaks with.
+#[tokio::test]
+async fn lost_answers_are_found_out_in_memory() {
+    let memory = in_memory();
+    let (one, two) = (open_in(&memory), open_in(&memory));
+    let first = one.connected().await;
+    let resuming = tokio::spawn({
+        let memory = memory.clone();
+        async move {
+            loop {
+                memory.resume(first);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    for is_done in [true, false] {
+        let lose = || if is_done { memory.lose_answer(first) } else { memory.lose_request(first) };
+        lose();
+        let mut held = one.create_node(node(1.0), |_| ()).await.unwrap();
+        let path = format!("/nodepool/nodes/{}", held.record().id);
+        assert_eq!(two.children("/nodepool/nodes").await.unwrap(), [held.record().id.to_string()]);
+        lose();
+        held.update(|node| node.comment = Some("once".to_owned())).await.unwrap();
+        let (data, stat) = two.get(&path).await.unwrap().unwrap();
+        assert_eq!((data, stat.version), (held.record().write(), 2));
+        lose();
+        held.unlock().await.unwrap();
+        assert!(two.children(&format!("{path}/lock")).await.unwrap().is_empty());
+        lose();
+        let id = path[path.len() - 10..].into();
+        let held = one.try_lock_node(&id).await.unwrap().held().expect("it is free");
+        assert_eq!(two.children(&format!("{path}/lock")).await.unwrap().len(), 1);
+        lose();
+        held.delete(3.0).await.unwrap();
+        assert!(two.children("/nodepool/nodes").await.unwrap().is_empty());
+    }
+    resuming.abort();
+    one.close().await;
+    two.close().await;
 }
 
 /// Locks, fences and cache on it, through a suspension and the end of a session.
 #[tokio::test]
 async fn everything_above_runs_in_memory() {
     let memory = in_memory();
-    let open = || {
-        let connector = Arc::new(memory.clone());
-        ZooKeeper::start_with(connector, Duration::from_secs(10), &Shutdown::new(), CancellationToken::new())
-    };
-    let (one, two) = (open(), open());
+    let (one, two) = (open_in(&memory), open_in(&memory));
     let first = one.connected().await;
     for zk in [&one, &two] {
         tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();

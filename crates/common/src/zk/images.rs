@@ -309,8 +309,8 @@ impl HeldWork {
         }
     }
 
-    /// These operations together with the check of our contender; the first one's path and new stat (the stat of what was created: not known). Where the answer is lost, `done`
-    /// says whether it happened.
+    /// These operations together with the check of our contender; the first one's path and new stat, which of what was created
+    /// is not known. Where the answer is lost, `done` says whether it happened.
     async fn fenced<F>(
         &self,
         verb: &str,

@@ -1,9 +1,9 @@
 //! One task that keeps a session for as long as the process lives.
 //!
 //! A [`Session`](super::protocol::Session) keeps itself alive: it reconnects and is resumed. What it cannot do is begin a
-//! new one after it has expired. That is this task: connect (for ever, 0.2 s then doubling to 2 s apart), publish the client, wait until its session ends, again. Everybody else follows
-//! [`Shared::session`]: the cache walks anew, components register anew, elections are entered anew, and what was held
-//! under the old session is not valid any more.
+//! new one after it has expired. That is this task: connect (for ever, 0.2 s then doubling to 2 s apart), publish the
+//! client, wait until its session ends, again. Everybody else follows [`Shared::session`]: the cache walks anew, components
+//! register anew, elections are entered anew, and what was held under the old session is not valid any more.
 //!
 //! While the connection is merely suspended the client stays published: operations wait in it until the same session
 //! is resumed, or fail when it expires.

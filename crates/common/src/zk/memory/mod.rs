@@ -1,0 +1,264 @@
+//! [`Memory`]: a ZooKeeper in this process's memory, for tests that run more than a real one can, or more exactly.
+//!
+//! It has what Nodepool uses of one: sessions with ephemeral znodes, numbered names, versions, transactions, `multi`, reads of
+//! many, one-shot and persistent recursive watches. It carries each request out at the call, in one order for all sessions, so
+//! nothing depends on time: the clock is given. Whoever holds it breaks connections, has answers lost and sessions end. The
+//! same tests run against it and against a real ZooKeeper (`tests/zk_conformance.rs`).
+//!
+//! It is one server, which never lags: `sync` has nothing to do. It knows no access rights, no limit of sizes and no state in
+//! which it only reads, and sessions last until somebody ends them.
+
+mod server;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
+use tokio::sync::oneshot;
+
+use self::server::{Lost, OwnedOp, Server, Znode};
+use super::protocol::{
+    Answer, Changed, Client, Connector, Done, Error, Events, Found, Mode, MultiError, Op, Read, Session, SessionId,
+    Stat, State,
+};
+use crate::config;
+
+/// See the module's comment. Clones are the same ZooKeeper.
+#[derive(Clone)]
+pub struct Memory {
+    server: Arc<Mutex<Server>>,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+impl Memory {
+    /// An empty one; `clock` tells the time of its stats, in ms since the epoch.
+    pub fn new(clock: impl Fn() -> i64 + Send + 'static) -> Self {
+        Self { server: Arc::new(Mutex::new(Server::new(Box::new(clock)))) }
+    }
+
+    /// Breaks a session's connection: what is asked waits, events are lost.
+    pub fn suspend(&self, session: SessionId) {
+        self.server().suspend(session.0);
+    }
+
+    /// The connection of a suspended session works again: what waits is carried out, in the order in which it was asked. Where
+    /// the session has expired meanwhile, its client learns of that now.
+    pub fn resume(&self, session: SessionId) {
+        self.server().resume(session.0);
+    }
+
+    /// Ends a session; its ephemeral znodes are gone. While its connection is broken its client does not know.
+    pub fn expire(&self, session: SessionId) {
+        self.server().expire(session.0);
+    }
+
+    /// The connection breaks with the session's next request, which is carried out: its answer is lost.
+    pub fn lose_answer(&self, session: SessionId) {
+        self.lose(session, Lost::Answer);
+    }
+
+    /// The connection breaks with the session's next request, which is never carried out.
+    pub fn lose_request(&self, session: SessionId) {
+        self.lose(session, Lost::Request);
+    }
+
+    fn lose(&self, session: SessionId, lost: Lost) {
+        if let Some(of) = self.server().sessions.get_mut(&session.0) {
+            of.lost = Some(lost);
+        }
+    }
+
+    fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connector for Memory {
+    fn connect(&self) -> BoxFuture<'_, Result<Client, String>> {
+        let id = self.server().begin();
+        let client: Client = Arc::new(InMemory { memory: self.clone(), id });
+        std::future::ready(Ok(client)).boxed()
+    }
+
+    fn interrupted(&self) {}
+
+    fn servers(&self) -> &[config::ZooKeeperServer] {
+        &[]
+    }
+
+    fn addresses(&self) -> String {
+        "in memory".to_owned()
+    }
+}
+
+/// One session.
+struct InMemory {
+    memory: Memory,
+    id: i64,
+}
+
+impl fmt::Debug for InMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemory").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        self.memory.server().close(self.id);
+    }
+}
+
+impl InMemory {
+    /// Carries a request out now, or when the session is resumed; or it is lost.
+    fn ask<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        request: impl FnOnce(&mut Server) -> Result<T, E> + Send + 'static,
+    ) -> Answer<'static, T, E> {
+        let mut server = self.memory.server();
+        let id = self.id;
+        let Some(session) = server.sessions.get_mut(&id) else {
+            return std::future::ready(Err(Error::SessionEnded.into())).boxed();
+        };
+        if session.is(&State::Connected) {
+            let lost = session.lost.take();
+            let mut answer = Err(Error::Unanswered("the connection broke".to_owned()).into());
+            if lost != Some(Lost::Request) {
+                let result = request(&mut server);
+                if lost.is_none() {
+                    answer = result;
+                }
+            }
+            if lost.is_some() {
+                server.suspend(id);
+            }
+            return std::future::ready(answer).boxed();
+        }
+        let (answer, answered) = oneshot::channel();
+        session.waiting.push(Box::new(move |server| {
+            let is_alive = server.sessions.contains_key(&id);
+            let result = if is_alive { request(server) } else { Err(Error::SessionEnded.into()) };
+            let _ = answer.send(result);
+        }));
+        answered.map(|result| result.unwrap_or_else(|_| Err(Error::SessionEnded.into()))).boxed()
+    }
+}
+
+impl Session for InMemory {
+    fn id(&self) -> SessionId {
+        SessionId(self.id)
+    }
+
+    fn states(&self) -> BoxStream<'static, State> {
+        let states = self.memory.server().sessions.get(&self.id).map(|session| session.states.subscribe());
+        let Some(mut states) = states else {
+            return stream::iter([State::Ended("closed".to_owned())]).boxed();
+        };
+        states.mark_changed();
+        stream::unfold(states, |mut states| async move {
+            states.changed().await.ok()?;
+            let now = states.borrow_and_update().clone();
+            Some((now, states))
+        })
+        .boxed()
+    }
+
+    fn create<'a>(&'a self, path: &'a str, data: &[u8], mode: Mode) -> Answer<'a, (String, Stat)> {
+        let (id, op) = (self.id, OwnedOp::Create(path.to_owned(), data.to_owned(), mode));
+        self.ask(move |server| match server.one(id, op)? {
+            Done::Created(path, Some(stat)) => Ok((path, stat)),
+            other => Err(Error::unexpected(&other)),
+        })
+    }
+
+    fn delete(&self, path: &str, version: Option<i32>) -> Answer<'_, ()> {
+        let (id, op) = (self.id, OwnedOp::Delete(path.to_owned(), version));
+        self.ask(move |server| server.one(id, op).map(drop))
+    }
+
+    fn set(&self, path: &str, data: &[u8], version: Option<i32>) -> Answer<'_, Stat> {
+        let (id, op) = (self.id, OwnedOp::Set(path.to_owned(), data.to_owned(), version));
+        self.ask(move |server| match server.one(id, op)? {
+            Done::Set(stat) => Ok(stat),
+            other => Err(Error::unexpected(&other)),
+        })
+    }
+
+    fn get(&self, path: &str) -> Answer<'_, (Vec<u8>, Stat)> {
+        let path = path.to_owned();
+        self.ask(move |server| server.get(&path).map(|znode| (znode.data.clone(), znode.stat())))
+    }
+
+    fn get_and_watch(&self, path: &str) -> Answer<'_, (Vec<u8>, Stat, Changed)> {
+        let (id, path) = (self.id, path.to_owned());
+        self.ask(move |server| {
+            let (data, stat) = server.get(&path).map(|znode| (znode.data.clone(), znode.stat()))?;
+            Ok((data, stat, server.watch_once(id, path).map(drop).boxed()))
+        })
+    }
+
+    fn exists(&self, path: &str) -> Answer<'_, Option<Stat>> {
+        let path = path.to_owned();
+        self.ask(move |server| Ok(server.find(&path).map(Znode::stat)))
+    }
+
+    fn children(&self, path: &str) -> Answer<'_, Vec<String>> {
+        let path = path.to_owned();
+        self.ask(move |server| server.get(&path).map(Znode::children))
+    }
+
+    fn sync(&self, _: &str) -> Answer<'_, ()> {
+        self.ask(|_| Ok(()))
+    }
+
+    fn read(&self, reads: &[Read<'_>]) -> Answer<'_, Vec<Result<Found, Error>>> {
+        let reads: Vec<(bool, String)> = reads
+            .iter()
+            .map(|read| match *read {
+                Read::Data(path) => (true, path.to_owned()),
+                Read::Children(path) => (false, path.to_owned()),
+            })
+            .collect();
+        self.ask(move |server| {
+            let find = |(is_data, path): &(bool, String)| {
+                let znode = server.get(path)?;
+                Ok(if *is_data {
+                    Found::Data(znode.data.clone(), znode.stat())
+                } else {
+                    Found::Children(znode.children())
+                })
+            };
+            Ok(reads.iter().map(find).collect())
+        })
+    }
+
+    fn multi(&self, operations: &[Op<'_>]) -> Answer<'_, Vec<Done>, MultiError> {
+        let (id, operations) = (self.id, operations.iter().map(OwnedOp::from).collect());
+        self.ask(move |server| {
+            let mut done = server.transact(id, operations)?;
+            for part in &mut done {
+                // As a real one (ZOOKEEPER-4667).
+                if let Done::Created(_, stat) = part {
+                    *stat = None;
+                }
+            }
+            Ok(done)
+        })
+    }
+
+    fn watch(&self, path: &str) -> Answer<'_, Events> {
+        let (id, path) = (self.id, path.to_owned());
+        self.ask(move |server| {
+            let told = server.watch_below(id, path);
+            let events = stream::unfold(told, |mut told| async move { told.recv().await.map(|event| (event, told)) });
+            Ok(events.boxed())
+        })
+    }
+}

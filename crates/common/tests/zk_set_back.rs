@@ -68,6 +68,9 @@ async fn a_new_session_with_an_older_zookeeper_shows_what_is_there_and_follows_i
     copy(&data, &backup);
     server.restart();
 
+    // A session that has ended during the restart is the current one until it is used.
+    let reached = async || zk.children("/nodepool").await.ok();
+    wait_for(SOON, "the server is reached again", reached).await;
     let first = zk.connected().await;
     tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
     for text in ["1", "2", "3", "new"] {

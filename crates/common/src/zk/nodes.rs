@@ -322,7 +322,11 @@ impl ZooKeeper {
 
 /// Looks for a node with exactly this document, which nobody has locked yet, among the newest.
 async fn find_own(client: &Client, document: &[u8], deadline: Instant) -> Result<Option<NodeId>, Error> {
-    let mut children = list_synced(client, paths::NODES, deadline).await?;
+    let mut children = match list_synced(client, paths::NODES, deadline).await {
+        // It was the refusal that was lost: there is no such directory yet.
+        Err(Error::NoNode) => return Ok(None),
+        children => children?,
+    };
     children.sort_unstable();
     for child in children.into_iter().rev().take(LOOK_BACK) {
         let id = NodeId::from(child);

@@ -117,7 +117,11 @@ async fn find_own(
     owner: i64,
     deadline: tokio::time::Instant,
 ) -> Result<Option<RequestId>, Error> {
-    let mut children = list_synced(client, paths::REQUESTS, deadline).await?;
+    let mut children = match list_synced(client, paths::REQUESTS, deadline).await {
+        // It was the refusal that was lost: there is no such directory yet.
+        Err(Error::NoNode) => return Ok(None),
+        children => children?,
+    };
     children.retain(|child| child.split_once('-').is_some_and(|(own, _)| own == priority));
     children.sort_unstable();
     for child in children.into_iter().rev().take(super::nodes::LOOK_BACK) {

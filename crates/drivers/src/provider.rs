@@ -390,6 +390,8 @@ pub struct ProviderError {
     /// Whether the settings lead to another part of the cloud than the one that it was about ([`Provider::delete`]): nothing was
     /// asked for there, and nothing is known of it.
     pub elsewhere: bool,
+    /// Whether the cloud never began what was asked for, and is there: asking again is all that is needed.
+    pub never_begun: bool,
 }
 
 impl ProviderError {
@@ -399,7 +401,15 @@ impl ProviderError {
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, doing: doing.into(), source: source.into(), result: None, away: false, elsewhere: false }
+        Self {
+            class,
+            doing: doing.into(),
+            source: source.into(),
+            result: None,
+            away: false,
+            elsewhere: false,
+            never_begun: false,
+        }
     }
 
     /// The same with another name in `nodepool.launch.<result>`.

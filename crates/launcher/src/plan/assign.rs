@@ -161,8 +161,13 @@ impl Pass<'_> {
                 Some(Verdict::AllWait(verdict)) if !self.one_by_one => {
                     let (reason, is_first) = (verdict.reason.clone(), class.requests.first() == Some(rank));
                     if memory.wait(id, rank.clone(), verdict, is_first, self.world.now) {
-                        let (pool, from) = (key.clone(), rank.clone());
-                        self.plan.newly_waiting.push(NewlyWaiting { class: id, pool, from, reason });
+                        self.plan.newly_waiting.push(NewlyWaiting {
+                            pool: key.clone(),
+                            request: rank.id.clone(),
+                            are_others: true,
+                            waiting: Waiting { reason, paused: false },
+                            was_paused: false,
+                        });
                     }
                     continue;
                 }
@@ -171,6 +176,12 @@ impl Pass<'_> {
                     self.plan.wait(&rank.id, key, Waiting { reason: verdict.reason, paused: false });
                 }
                 Some(Verdict::Wait(reason)) => {
+                    // It may have waited as part of its class before.
+                    if let Some(before) = memory.before(id, rank) {
+                        let came = self.index.requests.place(&rank.id).map_or(before.since, |place| place.since);
+                        let was = self.waits.of_class(&rank.id, key, before, came);
+                        self.waits.leave(&rank.id, key, was, self.world.now);
+                    }
                     self.plan.wait(&rank.id, key, Waiting { reason, paused: false });
                 }
             }
@@ -182,12 +193,14 @@ impl Pass<'_> {
         memory.end(grounds.filter(|_| !has_accepted), began_with_all, until);
     }
 
-    /// What every plan says again as long as a class waits: what has to be found out, and who is starved.
+    /// What every plan says again as long as a class waits: what has to be found out, who is starved, and whether a tenant
+    /// has all that it may.
     fn repeat(&mut self, pool: &PoolKey, verdict: &ClassVerdict) {
         self.plan.wants.extend(verdict.wants.iter().cloned());
         if verdict.is_starved {
             self.plan.starved.insert(pool.provider.clone());
         }
+        self.plan.is_tenant_full |= matches!(verdict.reason, Reason::TenantFull { .. });
     }
 
     /// What a pool makes of the next request of a class; `None` where it is not to look at it.
@@ -201,6 +214,7 @@ impl Pass<'_> {
         id: &RequestId,
     ) -> Option<Verdict> {
         let world = self.world;
+        self.plan.looks += 1;
         let request = world.records.requests.get(id)?.usable()?;
         if accepted.contains_key(id) {
             return None;

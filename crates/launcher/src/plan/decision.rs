@@ -11,10 +11,7 @@ use nodepool_common::{
     model::{LabelName, NodeId, ProviderName, RequestId, Timestamp},
 };
 
-use super::{
-    PoolKey, Reason, Want,
-    index::{ClassId, Rank},
-};
+use super::{PoolKey, Reason, Want};
 
 /// The outcome of planning.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,14 +23,18 @@ pub struct Plan {
     /// Requests whose wait was judged one by one, per pool of ours: accepted ones, and those of which not all alike wait. All
     /// others wait as part of a class: [`Planner::waiting`](super::Planner::waiting) has both.
     pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
-    /// Classes of requests that wait, and did not before, or for another reason.
+    /// Requests that wait, and did not before, or for another reason.
     pub newly_waiting: Vec<NewlyWaiting>,
     /// Pools of ours in which requests wait that nobody has accepted.
     pub pools_waited_for: BTreeSet<PoolKey>,
+    /// How often a pool has looked at a request: what it took to decide.
+    pub looks: usize,
     /// Pools with a request that waits for quota.
     pub paused: BTreeSet<PoolKey>,
     /// Providers with a request that waits for what other users of the project take.
     pub starved: BTreeSet<ProviderName>,
+    /// Whether a request waits because its tenant has all that it may, on whatever provider.
+    pub is_tenant_full: bool,
     /// Backing nodes on which nothing stands.
     pub idle_backing: BTreeSet<NodeId>,
     /// The earliest time at which the planner asks for another pass. Answers of clouds have timers of their own.
@@ -51,6 +52,11 @@ impl Plan {
             one("questions", &self.wants, &other.wants),
             one("paused pools", &self.paused, &other.paused),
             one("starved providers", &self.starved, &other.starved),
+            one("whether a tenant is at its limits", &self.is_tenant_full, &other.is_tenant_full),
+            one("requests that wait by themselves", &self.waiting, &other.waiting),
+            one("pools in which others wait", &self.pools_waited_for, &other.pools_waited_for),
+            one("idle backing nodes", &self.idle_backing, &other.idle_backing),
+            one("the next wake-up", &self.wake_at, &other.wake_at),
         ];
         differences.into_iter().flatten().collect()
     }
@@ -66,17 +72,19 @@ impl Plan {
     }
 }
 
-/// A class that waits in a pool from one request on, and did not before, or for another reason.
+/// A request that waits in a pool, and did not before, or not for just that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewlyWaiting {
-    /// Which.
-    pub class: ClassId,
-    /// The pool that does not serve them yet.
+    /// The pool that does not serve it yet.
     pub pool: PoolKey,
-    /// The first that waits for this reason.
-    pub from: Rank,
-    /// Why.
-    pub reason: Reason,
+    /// Which.
+    pub request: RequestId,
+    /// Whether all others like it that come after it wait for the same.
+    pub are_others: bool,
+    /// Why it waits.
+    pub waiting: Waiting,
+    /// Whether it paused its pool already.
+    pub was_paused: bool,
 }
 
 /// Something to do, and why.
@@ -282,6 +290,6 @@ pub struct Waiting {
 pub struct WaitingSince {
     /// Why.
     pub waiting: Waiting,
-    /// Since when the pool has a reason of this kind. It may be from before the request: who shows it corrects that.
+    /// Since when.
     pub since: Timestamp,
 }

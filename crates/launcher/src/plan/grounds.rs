@@ -77,7 +77,7 @@ impl Grounds {
         common: Common,
         key: &PoolKey,
     ) -> Option<Self> {
-        if taken.pools.contains(key) || budget.has_promised_tenants() {
+        if taken.has_any_of(key) || budget.has_promised_tenants() {
             return None;
         }
         let (provider, _) = world.pool_config(key)?;

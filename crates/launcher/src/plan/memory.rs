@@ -54,8 +54,8 @@ pub struct Memory {
     pub waiting: BTreeMap<ClassId, WaitingClass>,
     /// Classes to be looked at in the next pass in any case.
     open: BTreeSet<ClassId>,
-    /// Waiting classes with questions to the cloud, or starved by other users of the project: every plan repeats these, also where
-    /// the class is not looked at.
+    /// Waiting classes with questions to the cloud, starved by other users of the project, or whose tenants have all that they may:
+    /// every plan repeats these, also where the class is not looked at.
     asking: BTreeSet<ClassId>,
     /// What was known of those that are looked at again in this pass.
     before: BTreeMap<ClassId, WaitingClass>,
@@ -102,7 +102,7 @@ impl Memory {
         if is_first {
             self.open.remove(&class);
         }
-        if !verdict.wants.is_empty() || verdict.is_starved {
+        if !verdict.wants.is_empty() || verdict.is_starved || matches!(verdict.reason, Reason::TenantFull { .. }) {
             self.asking.insert(class);
         }
         let before = self.before.get(&class);
@@ -113,6 +113,11 @@ impl Memory {
         is_new
     }
 
+    /// What a request of a class waited for, where the class is looked at again.
+    pub fn before(&self, class: ClassId, rank: &Rank) -> Option<&WaitingClass> {
+        self.before.get(&class).filter(|before| before.from <= *rank)
+    }
+
     /// Ends a pass. `grounds`: on what the verdicts rest; `None` where that is not what it was at the beginning.
     pub fn end(&mut self, grounds: Option<Grounds>, began_with_all: bool, until: Timestamp) {
         self.until = if began_with_all { until } else { self.until.min(until) };
@@ -120,7 +125,7 @@ impl Memory {
         self.before.clear();
     }
 
-    /// The verdicts that every plan repeats: those with questions, and those about starved classes.
+    /// The verdicts that every plan repeats.
     pub fn asking(&self) -> impl Iterator<Item = &ClassVerdict> {
         self.asking.iter().filter_map(|class| Some(&self.waiting.get(class)?.verdict))
     }

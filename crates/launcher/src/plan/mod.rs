@@ -43,6 +43,7 @@
 //! | [`grounds`] | what the verdicts of a pool rest on |
 //! | [`ledger`] | what is set aside while a decision is carried out |
 //! | [`memory`] | what each pool made of what waits, and when it has to look again |
+//! | [`since`] | since when requests wait for what they wait for |
 //! | [`planner`] | the parts of a pass in their order; what is remembered |
 
 mod assign;
@@ -62,6 +63,7 @@ mod pass;
 mod planner;
 mod reason;
 mod serve;
+mod since;
 mod supply;
 mod taken;
 mod upkeep;

@@ -8,6 +8,7 @@ use super::{
     grounds::Common,
     index::{ClassId, Index},
     memory::Memories,
+    since::Waits,
     taken::Taken,
 };
 
@@ -22,6 +23,8 @@ pub(super) struct Pass<'a> {
     pub(super) left: &'a mut LeftToOthers,
     /// What each pool made of what waits, in the last pass.
     pub(super) memories: &'a mut Memories,
+    /// Since when requests wait.
+    pub(super) waits: &'a mut Waits,
     /// What all pools have in common of what that rests on.
     pub(super) common: Common,
     /// Classes to be looked at whatever the grounds: those of [`Requests::take_renewed`](super::index::Requests::take_renewed),

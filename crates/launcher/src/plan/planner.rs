@@ -8,13 +8,14 @@ use std::{
 use nodepool_common::{config::Config, model::RequestId};
 
 use super::{
-    News, Plan, PoolKey, PoolState, Waiting, WaitingSince, World,
+    News, Plan, PoolKey, PoolState, WaitingSince, World,
     budget::Budget,
     hosts,
     index::Index,
     memory::Memories,
     metastatic,
     pass::{LeftToOthers, Pass},
+    since::Waits,
     taken::Taken,
     upkeep,
 };
@@ -28,6 +29,7 @@ pub struct Planner {
     index: Index,
     left: LeftToOthers,
     memories: Memories,
+    waits: Waits,
     /// Accepted requests that have to be looked at in each pass.
     unsettled: BTreeSet<RequestId>,
     setting: Option<Setting>,
@@ -79,6 +81,7 @@ impl Planner {
         if news.is_everything() || news.changes.pools || news.changes.uploads {
             self.memories.forget_grounds();
         }
+        self.note_left(world);
         self.unsettled.extend(concerned.iter().cloned());
         let renewed = self.index.requests.take_renewed();
         let budget = Budget::new(world, &self.index.nodes);
@@ -88,6 +91,7 @@ impl Planner {
             index: &self.index,
             left: &mut self.left,
             memories: &mut self.memories,
+            waits: &mut self.waits,
             common,
             renewed,
             one_by_one: self.one_by_one,
@@ -106,34 +110,64 @@ impl Planner {
         // What is being launched is finished, also by one that is stopping.
         metastatic::metastatic(world, &self.index, &mut plan);
         self.unsettled = unsettled;
+        let requests = &self.index.requests;
+        plan.newly_waiting.extend(self.waits.note(&plan.waiting, world.now, |id| requests.place(id).is_some()));
         plan
     }
 
-    /// Decides from everything, and goes on from that. A plan that was made of the same world and differs is a bug: something
-    /// has changed that was not noted.
-    pub fn plan_anew(&mut self, world: &World<'_>) -> Plan {
-        self.plan(world, News::everything())
+    /// Remembers for a moment what those waited for that have left their class.
+    fn note_left(&mut self, world: &World<'_>) {
+        for place in self.index.requests.take_left() {
+            let id = &place.rank.id;
+            if !world.records.requests.contains_key(id) {
+                self.waits.forget(id);
+                continue;
+            }
+            for (pool, memory) in self.memories.iter() {
+                if let Some(class) = memory.waiting.get(&place.class).filter(|class| class.from <= place.rank) {
+                    let was = self.waits.of_class(id, pool, class, place.since);
+                    self.waits.leave(id, pool, was, world.now);
+                }
+            }
+        }
+    }
+
+    /// Decides from everything, and goes on from that. Also returns how it differs from `plan`, which this planner has just made of
+    /// the same world, for people: each difference is a bug, something has changed that was not noted.
+    pub fn check(&mut self, world: &World<'_>, plan: &Plan) -> (Plan, Vec<String>) {
+        let before = self.waiting();
+        let mut right = self.plan(world, News::everything());
+        right.newly_waiting.clone_from(&plan.newly_waiting);
+        let mut differences = right.differences(plan);
+        let now = self.waiting();
+        for key in before.keys().chain(now.keys().filter(|key| !before.contains_key(*key))) {
+            let (wrong, right) = (before.get(key), now.get(key));
+            if wrong != right {
+                differences.push(format!("what {key:?} waits for was {wrong:?}, and should be {right:?}"));
+            }
+        }
+        (right, differences)
     }
 
     /// The clock was set by that many seconds: what waits has waited as long as before.
     pub fn clock_stepped(&mut self, step: f64) {
         self.memories.clock_stepped(step);
+        self.index.requests.clock_stepped(step);
+        self.waits.clock_stepped(step);
     }
 
-    /// Why each request waits that the last plan of this planner has left waiting. `single`: those of
-    /// which that plan says so one by one ([`Plan::waiting`]).
-    pub fn waiting(
-        &self,
-        single: &BTreeMap<(RequestId, PoolKey), WaitingSince>,
-    ) -> BTreeMap<(RequestId, PoolKey), WaitingSince> {
-        let mut all = single.clone();
+    /// Why each request waits that the last plan of this planner has left waiting, and since when.
+    pub fn waiting(&self) -> BTreeMap<(RequestId, PoolKey), WaitingSince> {
+        let mut all = self.waits.single().clone();
         for (pool, memory) in self.memories.iter() {
             for (id, of_class) in &memory.waiting {
                 let Some(class) = self.index.requests.classes.get(id) else { continue };
                 for rank in class.requests.range(&of_class.from..) {
-                    let waiting = || Waiting { reason: of_class.verdict.reason.clone(), paused: false };
-                    all.entry((rank.id.clone(), pool.clone()))
-                        .or_insert_with(|| WaitingSince { waiting: waiting(), since: of_class.since });
+                    let waiting = || {
+                        let came = self.index.requests.place(&rank.id).map_or(of_class.since, |place| place.since);
+                        self.waits.of_class(&rank.id, pool, of_class, came)
+                    };
+                    all.entry((rank.id.clone(), pool.clone())).or_insert_with(waiting);
                 }
             }
         }

@@ -251,7 +251,10 @@ impl Bound {
 impl Reason {
     /// Whether it is of the same kind, maybe with other numbers.
     pub fn is_like(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
+        use std::mem::discriminant;
+        // Whether those before it are being served or wait themselves changes with each action.
+        let is_behind = |reason: &Self| matches!(reason, Self::BehindOthers { .. } | Self::BeingServed);
+        discriminant(self) == discriminant(other) || (is_behind(self) && is_behind(other))
     }
 
     /// What has to happen for it not to hold any more; `None`: it is final. For people.

@@ -129,6 +129,12 @@ impl Pass<'_> {
             Declining::Unknown(unknown) => {
                 if !self.is_in_stock(key, pool, request, &missing, zone.clone()) {
                     let reason = reason_unknown(world, key, &unknown.first);
+                    // It was accepted for nodes in stock, and somebody else has taken them. Nobody knows when the cloud will
+                    // answer; until then others may serve it.
+                    if has.is_empty() && is_in_trouble(world, key) {
+                        self.plan.decisions.push(put_back(reason));
+                        return false;
+                    }
                     self.plan.wait(id, key, Waiting { reason, paused: false });
                     self.plan.wants.extend(std::iter::once(unknown.first).chain(unknown.others));
                     return false;
@@ -172,7 +178,12 @@ impl Pass<'_> {
             return false;
         }
         if let Some(want) = &supply.unknown {
-            self.plan.wait(id, key, Waiting { reason: reason_unknown(world, key, want), paused: false });
+            let reason = reason_unknown(world, key, want);
+            if supply.is_nothing() && has.is_empty() && is_in_trouble(world, key) {
+                self.plan.decisions.push(put_back(reason));
+                return false;
+            }
+            self.plan.wait(id, key, Waiting { reason, paused: false });
             self.plan.wants.insert(want.clone());
         }
         if let Some(shortage) = &supply.shortage {
@@ -357,6 +368,11 @@ fn is_older_than(world: &World<'_>, key: &PoolKey, label: &LabelName, request: &
     let Some(asked) = known.and_then(|image| image.missing_at()) else { return false };
     let made = world.records.requests.get(&request.id).map_or(0, |entry| entry.stat.ctime) as Timestamp / 1000.0;
     asked < made && made < world.now + CLOCKS_APART
+}
+
+/// Whether the cloud of a pool does not answer.
+fn is_in_trouble(world: &World<'_>, key: &PoolKey) -> bool {
+    world.provider(&key.provider).is_some_and(|state| state.trouble.is_some())
 }
 
 /// That something has to be found out.

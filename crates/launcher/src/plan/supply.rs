@@ -132,7 +132,7 @@ impl Pass<'_> {
     /// Undoes the reckoning of a supply that is not used after all.
     pub fn give_back(&mut self, key: &PoolKey, supply: &Supply) {
         for (node, _) in &supply.reuse {
-            self.taken.nodes.remove(node);
+            self.taken.give_back(key, node);
         }
         for node in &supply.launch {
             if let Ok(Ok(resources)) = label_resources(self.world, key, &node.label) {

@@ -25,9 +25,9 @@ pub struct Taken<'a> {
     world: &'a World<'a>,
     index: &'a Nodes,
     /// Idle nodes that some request gets.
-    pub(super) nodes: BTreeSet<NodeId>,
-    /// The pools from which any were set aside.
-    pub(super) pools: BTreeSet<PoolKey>,
+    nodes: BTreeSet<NodeId>,
+    /// How many of them are of each pool, but for pools with none.
+    by_pool: BTreeMap<PoolKey, usize>,
     /// What the accepted requests of a pool wait for. A pool that is in here is paused; where it is the provider that is short,
     /// its other pools accept nothing that takes of it either ([`Self::is_paused`]), but are not published as paused.
     pub pressure: BTreeMap<PoolKey, Pressure>,
@@ -61,7 +61,7 @@ impl<'a> Taken<'a> {
             world,
             index,
             nodes: BTreeSet::new(),
-            pools: BTreeSet::new(),
+            by_pool: BTreeMap::new(),
             pressure: BTreeMap::new(),
             running: BTreeMap::new(),
             accepts: holdings.accepting.len(),
@@ -149,10 +149,32 @@ impl<'a> Taken<'a> {
 
     /// Sets a node of a pool aside.
     pub fn take(&mut self, key: &PoolKey, node: NodeId) {
-        self.nodes.insert(node);
-        if !self.pools.contains(key) {
-            self.pools.insert(key.clone());
+        if !self.nodes.insert(node) {
+            return;
         }
+        match self.by_pool.get_mut(key) {
+            Some(count) => *count += 1,
+            None => {
+                self.by_pool.insert(key.clone(), 1);
+            }
+        }
+    }
+
+    /// Undoes [`Self::take`].
+    pub fn give_back(&mut self, key: &PoolKey, node: &NodeId) {
+        if self.nodes.remove(node)
+            && let Some(count) = self.by_pool.get_mut(key)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_pool.remove(key);
+            }
+        }
+    }
+
+    /// Whether a node of a pool is set aside.
+    pub fn has_any_of(&self, key: &PoolKey) -> bool {
+        self.by_pool.contains_key(key)
     }
 
     /// Notes that a pool is paused, and for what.

@@ -38,11 +38,10 @@ const AFTER_AN_ERROR: f64 = 1.0;
 #[derive(Debug)]
 pub struct Core {
     pub(super) book: Book,
-    planner: Planner,
+    /// In memory of its own: the loop's future would have room for all of it in each of its states.
+    planner: Box<Planner>,
     /// When what the planner remembers was last compared with everything.
     checked: Option<Instant>,
-    /// The last plan's word on what waits.
-    pub(super) waiting: BTreeMap<(RequestId, PoolKey), WaitingSince>,
     /// The session in which all that stands in the book was done.
     session: Option<SessionId>,
     /// Whether there is one now, as last reported.
@@ -62,25 +61,17 @@ impl Core {
     /// A core that knows nothing yet, and how it is told.
     pub(super) fn new() -> (Self, Reports) {
         let (book, reports) = Book::new();
-        let core = Self {
-            book,
-            planner: Planner::default(),
-            checked: None,
-            waiting: BTreeMap::new(),
-            session: None,
-            is_connected: None,
-        };
+        let core = Self { book, planner: Box::default(), checked: None, session: None, is_connected: None };
         (core, reports)
     }
 
     fn clock_stepped(&mut self, step: f64) {
         self.book.clock_stepped(step);
         self.planner.clock_stepped(step);
-        self.waiting.values_mut().for_each(|waiting| waiting.since += step);
     }
 
     fn standing(&self) -> Standing {
-        Standing { holdings: Holdings::clone(&self.book), waiting: self.planner.waiting(&self.waiting) }
+        Standing { holdings: Holdings::clone(&self.book), waiting: self.planner.waiting() }
     }
 
     /// Whether what the planner remembers is to be compared with everything, so that nothing that went unnoticed is forgotten
@@ -271,7 +262,7 @@ impl Launcher {
         self.clouds.tell_who_waits(&waited);
         let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&waited, now);
         self.publish_pauses(&plan);
-        self.say_what_waits(core, &mut plan, now);
+        self.say_what_waits(&plan);
         let Plan { decisions, wants, wake_at, .. } = plan;
         for want in wants.into_iter().chain(refresh) {
             self.find_out(want);
@@ -291,11 +282,10 @@ impl Launcher {
 /// ever.
 fn plan_and_check(planner: &mut Planner, world: &World<'_>, news: News) -> Plan {
     let plan = planner.plan(world, news);
-    let mut right = planner.plan_anew(world);
-    for difference in right.differences(&plan) {
+    let (right, differences) = planner.check(world, &plan);
+    for difference in differences {
         error!(logger = LOGGER, "A bug in the launcher, please report it: {difference}");
     }
-    right.newly_waiting = plan.newly_waiting;
     right
 }
 

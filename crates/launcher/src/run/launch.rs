@@ -10,6 +10,7 @@
 //! | the cloud's settings lead to another project by now | the node is aborted, and its request gets another: the attempt's server can neither be seen nor deleted, so its record keeps it |
 //! | the configuration names what the cloud does not have | the node fails: another attempt would not find it either |
 //! | the cloud has no room | the next zone, if the node stands alone (the nodes of a request share theirs); once all zones were tried, the request goes to a pool of another provider, if there is one; else again here |
+//! | the cloud is there, and never began to make the server | it does not count: again, up to `launch-timeout` |
 //! | the cloud does not answer | where a pool of another provider can serve, the request goes there; else it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first |
 //! | anything else | again, `launch-retries` attempts in all |
 //!
@@ -102,6 +103,11 @@ impl Failure {
         matches!(self, Self::Cloud(error) if error.away)
     }
 
+    /// Whether the cloud is there, and has never begun to make the server.
+    fn is_never_begun(&self) -> bool {
+        matches!(self, Self::Cloud(error) if error.never_begun)
+    }
+
     fn class(&self) -> ErrorClass {
         match self {
             Self::Cloud(error) => error.class,
@@ -121,6 +127,16 @@ impl std::fmt::Display for Failure {
             Self::Lost(error) => write!(f, "{error}"),
         }
     }
+}
+
+/// What became of the server of a failed attempt.
+enum Undone {
+    /// It is gone.
+    Yes,
+    /// It cannot be deleted.
+    No,
+    /// It can neither be seen nor deleted: the cloud's settings lead elsewhere by now, with why.
+    OutOfSight(String),
 }
 
 impl From<ZkError> for Failure {
@@ -207,9 +223,11 @@ impl NodeLaunch {
                 break Some(failure);
             }
             let elsewhere = self.another_provider_may_serve();
-            let counts = !failure.is_away() || began.elapsed() >= limit;
+            let counts = !(failure.is_away() || failure.is_never_begun()) || began.elapsed() >= limit;
             if counts {
                 warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
+            } else if failure.is_never_begun() {
+                warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} is repeated: {failure}");
             } else {
                 self.launcher.clouds.away(&self.pool.provider, failure.to_string());
                 warn!(logger = %self.logger, "The cloud is away during the launch of node {node}, it waits: {failure}");
@@ -224,8 +242,17 @@ impl NodeLaunch {
             // What the configuration asks for and the cloud does not have will not come with another attempt.
             let pointless =
                 class == ErrorClass::Config || (elsewhere && (failure.is_away() || (no_room && zones.is_empty())));
-            if pointless || (counts && attempt >= retries) || !self.undo(&held).await {
+            if pointless || (counts && attempt >= retries) {
                 break Some(failure);
+            }
+            match self.undo(&held).await {
+                Undone::Yes => {}
+                Undone::No => break Some(failure),
+                Undone::OutOfSight(why) => {
+                    let why = Failure::Withdrawn(format!("its server is out of sight: {why}"));
+                    info!(logger = %self.logger, "Aborting node {node}: {why}");
+                    break Some(why);
+                }
             }
             if zones.is_empty() {
                 zones = self.zones();
@@ -392,8 +419,8 @@ impl NodeLaunch {
     }
 
     /// Deletes what an attempt made. Tries for as long as an attempt may take, because the next attempt must not leave
-    /// the node with two servers. False where that failed.
-    async fn undo(&self, held: &Mutex<Held<Node>>) -> bool {
+    /// the node with two servers.
+    async fn undo(&self, held: &Mutex<Held<Node>>) -> Undone {
         let node = held.lock().await.record().id.clone();
         let on_record = Made::on_record(held.lock().await.record());
         let known = self.made().take().or(on_record);
@@ -414,14 +441,13 @@ impl NodeLaunch {
                 Ok(Ok(())) => break,
                 // The settings may have changed since the failure.
                 Ok(Err(error)) if error.elsewhere => {
-                    warn!(logger = %self.logger, "The server of a failed attempt is out of sight: {error}");
                     *self.made() = known;
-                    return false;
+                    return Undone::OutOfSight(error.to_string());
                 }
                 Ok(Err(error)) if error.away && self.another_provider_may_serve() => {
                     warn!(logger = %self.logger, "The server of a failed attempt cannot be deleted now: {error}");
                     *self.made() = known;
-                    return false;
+                    return Undone::No;
                 }
                 Ok(Err(error)) if Instant::now() + pause < give_up => {
                     warn!(logger = %self.logger, "Deleting the server of a failed attempt, to be repeated: {error}");
@@ -431,15 +457,16 @@ impl NodeLaunch {
                 Ok(Err(error)) => {
                     error!(logger = %self.logger, "The server of a failed attempt cannot be deleted: {error}");
                     *self.made() = known;
-                    return false;
+                    return Undone::No;
                 }
                 Err(_) => {
                     *self.made() = known;
-                    return false;
+                    return Undone::No;
                 }
             }
         }
-        held.lock().await.update(|node| (node.external_id, node.driver_data) = (None, None)).await.is_ok()
+        let forgotten = held.lock().await.update(|node| (node.external_id, node.driver_data) = (None, None)).await;
+        if forgotten.is_ok() { Undone::Yes } else { Undone::No }
     }
 
     /// Writes the outcome and gives the lock back.

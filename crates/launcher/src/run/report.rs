@@ -8,7 +8,7 @@ use std::{
 
 use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
-    model::{ProviderName, RequestId, Resources, Timestamp},
+    model::{ProviderName, Resources},
     stats::{Ages, RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
     sys::{clock, host},
 };
@@ -16,14 +16,9 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
-use super::{
-    Launcher,
-    core::{Core, Standing},
-    events::Event,
-    requests::pool_logger,
-};
+use super::{Launcher, core::Standing, events::Event, requests::pool_logger};
 use crate::{
-    plan::{Plan, PoolKey, WaitingSince},
+    plan::{NewlyWaiting, Plan, PoolKey, WaitingSince},
     web,
 };
 
@@ -119,38 +114,21 @@ impl Launcher {
         self.readiness.lock().unwrap_or_else(PoisonError::into_inner).broken.insert(provider.clone(), why.to_owned());
     }
 
-    /// Logs why requests wait, once per reason, and keeps it for [`Self::pool_list`].
-    pub(super) fn say_what_waits(&self, core: &mut Core, plan: &mut Plan, now: Timestamp) {
-        let waiting = &mut core.waiting;
-        for ((request, pool), now) in &plan.waiting {
-            let before = waiting.get(&(request.clone(), pool.clone())).map(|before| &before.waiting);
-            if before == Some(now) {
-                continue;
-            }
-            let logger = pool_logger(pool);
-            if now.paused && !before.is_some_and(|before| before.paused) {
+    /// Logs why requests wait, once per reason.
+    pub(super) fn say_what_waits(&self, plan: &Plan) {
+        for NewlyWaiting { pool, request, are_others, waiting, was_paused } in &plan.newly_waiting {
+            let (logger, reason) = (pool_logger(pool), &waiting.reason);
+            if waiting.paused && !was_paused {
                 self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Paused);
             }
-            if now.paused {
-                info!(logger = %logger, request = %request, "Waiting for room: {}", now.reason);
+            if waiting.paused {
+                info!(logger = %logger, request = %request, "Waiting for room: {reason}");
+            } else if *are_others {
+                debug!(logger = %logger, request = %request, "Not served yet, nor others like it behind it: {reason}");
             } else {
-                debug!(logger = %logger, request = %request, "Not served yet: {}", now.reason);
+                debug!(logger = %logger, request = %request, "Not served yet: {reason}");
             }
         }
-        for of_class in &plan.newly_waiting {
-            debug!(
-                logger = %pool_logger(&of_class.pool), request = %of_class.from.id,
-                "Not served yet, nor others like it behind it: {}", of_class.reason
-            );
-        }
-        let mut before = std::mem::take(waiting);
-        *waiting = std::mem::take(&mut plan.waiting)
-            .into_iter()
-            .map(|(key, waiting)| {
-                let before = before.remove(&key).filter(|before| before.waiting.reason.is_like(&waiting.reason));
-                (key, WaitingSince { waiting, since: before.map_or(now, |before| before.since) })
-            })
-            .collect();
     }
 
     /// What is held and what waits. `None` where the loop does not answer: it has ended, or is held up.
@@ -176,10 +154,7 @@ impl Launcher {
             .collect();
         let troubles: BTreeMap<_, _> = self.clouds.troubles().into_iter().collect();
         let mut used: BTreeMap<PoolKey, Resources> = BTreeMap::new();
-        let mut came: BTreeMap<RequestId, Timestamp> = BTreeMap::new();
         self.zk.cache().read(|records| {
-            let waiting = waiting.keys().filter_map(|(id, _)| records.requests.get_key_value(id));
-            came.extend(waiting.map(|(id, entry)| (id.clone(), entry.stat.created())));
             for node in records.nodes.values().filter_map(|entry| entry.usable()) {
                 if let (Some(provider), Some(pool), Some(resources)) = (&node.provider, &node.pool, &node.resources) {
                     let key = PoolKey { provider: provider.clone(), pool: pool.clone() };
@@ -195,10 +170,8 @@ impl Launcher {
             let reasons: Vec<_> = mine
                 .clone()
                 .map(|((id, _), WaitingSince { waiting, since })| {
-                    // Who came later than the reason waits since it came.
-                    let since = came.get(id).map_or(*since, |came| since.max(*came));
                     #[allow(clippy::cast_possible_truncation)] // whole seconds since the epoch
-                    let since = clock::utc(since as i64);
+                    let since = clock::utc(*since as i64);
                     json!({
                         "request": id,
                         "reason": waiting.reason.to_string(),

@@ -214,7 +214,7 @@ impl OpenStackProvider {
                 "the answer to the server's creation was lost, but it exists"
             );
             progress.created(json!(server.id), server.scope.as_deref()).await;
-            let wait = self.wait(boot, Instant::now());
+            let wait = self.wait(boot, Instant::now()).begun_unseen();
             return Ok(Created { server: Server::clone(&server), lost: Some(error), boot: wait });
         }
         if error.status == Some(404) {
@@ -304,7 +304,8 @@ impl OpenStackProvider {
                 }
                 "BUILD" => {
                     if let Some(error) = self.cut_off(id, &mut doubt).await {
-                        return Err(self.error(creating(create))(error));
+                        let error = self.error(creating(create))(error);
+                        return Err(ProviderError { never_begun: true, ..error });
                     }
                     if doubt.is_some() {
                         // It may never boot.
@@ -329,8 +330,9 @@ impl OpenStackProvider {
             Ok(true) => None,
             Ok(false) => {
                 let within = BEGUN_WITHIN.as_secs();
-                let message = format!("{}; {within} s later Nova has not begun to make server {id}", error.message);
-                Some(CloudError { message, ..error })
+                // The cloud as a whole is there by now.
+                let why = format!("{error}; {within} s later Nova has not begun to make server {id}");
+                Some(CloudError::new(error.class, why))
             }
             Err(why) => {
                 tracing::warn!(

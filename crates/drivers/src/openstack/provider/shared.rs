@@ -192,7 +192,17 @@ impl OpenStackProvider {
     /// Somebody begins to wait for what has just begun. `seen`: listings that began before are of no use to him.
     pub(super) fn wait(&self, kind: Kind, seen: Instant) -> Wait<'_> {
         let began = Instant::now();
-        Wait { provider: self, kind, began, seen, first: None, not_yet: None, is_soon: false, at_leisure: None }
+        Wait {
+            provider: self,
+            kind,
+            began,
+            is_dated: true,
+            seen,
+            first: None,
+            not_yet: None,
+            is_soon: false,
+            at_leisure: None,
+        }
     }
 
     fn is_room_wanted(&self) -> bool {
@@ -214,6 +224,8 @@ pub(super) struct Wait<'a> {
     provider: &'a OpenStackProvider,
     kind: Kind,
     began: Instant,
+    /// Whether that is when it really began: else nothing can be learnt from how long it takes.
+    is_dated: bool,
     /// When the last listing began that he has seen.
     seen: Instant,
     first: Option<Duration>,
@@ -227,6 +239,11 @@ impl Wait<'_> {
     /// As long as nobody waits for what is freed, a listing that others need is soon enough, within [`AT_LEISURE`].
     pub fn at_leisure(self) -> Self {
         Self { at_leisure: Some(AtLeisure::new(&self.provider.at_leisure)), ..self }
+    }
+
+    /// What is waited for began earlier, nobody knows when.
+    pub fn begun_unseen(self) -> Self {
+        Self { is_dated: false, ..self }
     }
 
     /// When a listing would be news, and the least time from the one before; `None`: at an interval.
@@ -252,7 +269,9 @@ impl Wait<'_> {
         let age = self.age();
         self.not_yet = Some(age);
         self.is_soon = false;
-        self.provider.experiences().not_yet(&self.kind, self.provider.cloud.generation(), age);
+        if self.is_dated {
+            self.provider.experiences().not_yet(&self.kind, self.provider.cloud.generation(), age);
+        }
     }
 
     /// What has to come now is no question of how long it takes: it is looked for at an interval.
@@ -265,7 +284,7 @@ impl Wait<'_> {
     /// The listing has shown that it is done, or that it has `failed`.
     pub fn done(&mut self, failed: bool) {
         let done = self.age();
-        if self.at_leisure.is_some() {
+        if self.at_leisure.is_some() || !self.is_dated {
             // How late it was looked at says nothing of how long it took.
             return;
         }

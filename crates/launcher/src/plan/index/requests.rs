@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use nodepool_common::model::{
-    LabelName, LauncherId, NodeRequest, ProviderName, RequestId, RequestState, TenantName, metastatic_provider,
+    LabelName, LauncherId, NodeRequest, ProviderName, RequestId, RequestState, TenantName, Timestamp,
+    metastatic_provider,
 };
 
 use crate::plan::World;
@@ -101,6 +102,10 @@ pub struct Requests {
     pub classes: BTreeMap<ClassId, Class>,
     /// See [`Self::take_renewed`].
     renewed: BTreeSet<ClassId>,
+    /// See [`Self::take_left`].
+    left: Vec<Place>,
+    /// Where requests were before everything was looked at again: those that were not looked at yet.
+    before: HashMap<RequestId, Place>,
     /// Those of them that somebody has declined.
     pub declined: BTreeSet<RequestId>,
     /// Pending ones that nobody has locked.
@@ -111,21 +116,48 @@ pub struct Requests {
     pub litter: BTreeSet<(i64, RequestId)>,
 }
 
+/// Where a request is that waits.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its class.
+    pub class: ClassId,
+    /// Its place there.
+    pub rank: Rank,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl Place {
+    fn is_at(&self, other: &Self) -> bool {
+        self.class == other.class && self.rank == other.rank
+    }
+}
+
 #[derive(Debug, Default)]
 struct Facts {
-    class: Option<(ClassId, Rank)>,
+    place: Option<Place>,
     litter: Option<i64>,
 }
 
 impl Requests {
     /// Nothing, but classes of shapes that there are now will have the same names, and others names that none had before.
     pub fn emptied(&mut self) -> Self {
-        Self { next: self.next, known: std::mem::take(&mut self.by_shape), ..Self::default() }
+        let facts = std::mem::take(&mut self.facts).into_iter();
+        let mut before: HashMap<_, _> = facts.filter_map(|(id, facts)| Some((id, facts.place?))).collect();
+        before.extend(std::mem::take(&mut self.before));
+        Self {
+            next: self.next,
+            known: std::mem::take(&mut self.by_shape),
+            left: std::mem::take(&mut self.left),
+            before,
+            ..Self::default()
+        }
     }
 
     /// Everything was looked at: what is not there again is gone.
     pub fn forget_known(&mut self) {
         self.known.clear();
+        self.left.extend(std::mem::take(&mut self.before).into_values());
     }
 
     /// Looks at a request again.
@@ -157,7 +189,8 @@ impl Requests {
                     if !request.declined_by.is_empty() {
                         self.declined.insert(id.clone());
                     }
-                    facts.class = Some((self.class_of(Shape::of(request)), Rank::of(request)));
+                    let class = self.class_of(Shape::of(request));
+                    facts.place = Some(Place { class, rank: Rank::of(request), since: world.now });
                 }
                 RequestState::Pending if !is_locked && !is_ours => {
                     self.lost.insert(id.clone());
@@ -165,23 +198,30 @@ impl Requests {
                 _ => {}
             }
         }
-        if old.class != facts.class {
-            // It enters before it leaves: a class that becomes empty ends.
-            if let Some((id, rank)) = &facts.class
-                && let Some(class) = self.classes.get_mut(id)
-            {
-                class.requests.insert(rank.clone());
+        let was = old.place.or_else(|| self.before.remove(id));
+        let stays = match (&was, &mut facts.place) {
+            (Some(was), Some(place)) if was.is_at(place) => {
+                place.since = was.since;
+                true
             }
-            if let Some((class, rank)) = old.class {
-                self.leave(class, &rank);
-            }
+            _ => false,
+        };
+        // It enters before it leaves: a class that becomes empty ends.
+        if let Some(Place { class, rank, .. }) = &facts.place
+            && let Some(class) = self.classes.get_mut(class)
+        {
+            class.requests.insert(rank.clone());
         }
-        if let Some((id, rank)) = &facts.class
+        if let Some(was) = was.filter(|_| !stays) {
+            self.leave(was.class, &was.rank);
+            self.left.push(was);
+        }
+        if let Some(Place { class: id, rank, .. }) = &facts.place
             && self.classes.get(id).is_some_and(|class| class.requests.first() == Some(rank))
         {
             self.renewed.insert(*id);
         }
-        if facts.class.is_some() || facts.litter.is_some() {
+        if facts.place.is_some() || facts.litter.is_some() {
             self.facts.insert(id.clone(), facts);
         }
     }
@@ -190,6 +230,22 @@ impl Requests {
     /// again: an action may have ended that worked on it.
     pub fn take_renewed(&mut self) -> BTreeSet<ClassId> {
         std::mem::take(&mut self.renewed)
+    }
+
+    /// Where requests were that since the last call have left their place: for another one, or because they do not wait any
+    /// more, or are gone.
+    pub fn take_left(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Where a request is; `None`: it does not wait.
+    pub fn place(&self, id: &RequestId) -> Option<&Place> {
+        self.facts.get(id)?.place.as_ref()
+    }
+
+    /// The clock was set by that many seconds.
+    pub fn clock_stepped(&mut self, step: f64) {
+        self.facts.values_mut().filter_map(|facts| facts.place.as_mut()).for_each(|place| place.since += step);
     }
 
     fn class_of(&mut self, shape: Shape) -> ClassId {

@@ -19,6 +19,7 @@ mod ledger;
 mod reasons;
 mod reckoning;
 mod serving;
+mod since;
 mod upkeep;
 
 const NOW: f64 = 1_000_000.0;

@@ -87,37 +87,3 @@ fn whatever_waits_ends_by_something() {
     }
     assert_eq!(Reason::PoolDisabled.ended_by(), None);
 }
-
-/// What waits goes on to wait since it began to, whatever is looked at again meanwhile.
-#[test]
-fn a_request_waits_since_it_began_to() {
-    let config = |setting: &Setting| Arc::new(setting.config.clone());
-    let mut setting = Setting::new().provider("p", |pool| pool.limits = cores(1.0));
-    setting = setting.node("0000000001", "small", NodeState::InUse, |node| node.resources = Some(cores(1.0)));
-    setting = setting.request("100-0000000001", &["small"], |_| {}).accepted("100-0000000000", &["small"]);
-    let mut planner = Planner::default();
-    let mut since = |setting: &Setting, now: f64, news: News| {
-        let providers = setting.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
-        let world = World {
-            now,
-            config: &config(setting),
-            records: &setting.records,
-            pools: &setting.pools,
-            providers: &providers,
-            session: setting.session,
-            holdings: &setting.holdings,
-            timing: Timing::default(),
-            stopping: false,
-        };
-        planner.plan(&world, news);
-        let waiting = planner.waiting(&BTreeMap::new());
-        waiting.into_values().map(|waiting| waiting.since).collect::<Vec<_>>()
-    };
-    assert_eq!(since(&setting, NOW, News::everything()), [NOW]);
-    assert_eq!(since(&setting, NOW + 300.0, News::everything()), [NOW]);
-    // Another one, of another class.
-    setting = setting.request("100-0000000002", &["small"], |request| request.tenant_name = Some("t".into()));
-    let mut news = News::default();
-    news.changes.requests.insert("100-0000000002".into());
-    assert_eq!(since(&setting, NOW + 400.0, news), [NOW, NOW + 400.0]);
-}

@@ -76,6 +76,38 @@ fn a_request_with_a_failed_node_is_given_up_with_the_reason() {
     );
 }
 
+/// Somebody else has taken the node that it was accepted for, and the cloud is away.
+#[test]
+fn a_request_without_a_node_does_not_wait_with_us_while_the_cloud_does_not_answer() {
+    let mut setting = Setting::new().provider("p", |_| {}).accepted("200-0000000001", &["small"]);
+    let state = setting.providers.get_mut("p").unwrap();
+    state.label_resources.clear();
+    assert!(setting.plan().decisions.is_empty(), "it answers in a moment");
+    let state = setting.providers.get_mut("p").unwrap();
+    state.trouble = Some("connection refused".to_owned());
+    let plan = setting.plan();
+    let [Decision::PutBack { request, reason: Reason::Unknown { .. } }] = &plan.decisions[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(*request, *"200-0000000001");
+    // Also where it is the zones that are not known.
+    let state = setting.providers.get_mut("p").unwrap();
+    for (label, amount) in [("small", 1.0), ("big", 4.0)] {
+        state.label_resources.insert(("main".into(), label.into()), Ok(cores(amount)));
+    }
+    state.zones = None;
+    let main = &mut Arc::make_mut(setting.config.providers.get_mut("p").unwrap()).pools[0];
+    main.availability_zones.clear();
+    let plan = setting.plan();
+    assert!(matches!(&plan.decisions[..], [Decision::PutBack { .. }]), "{plan:?}");
+    // What it has already it would lose.
+    let setting = setting
+        .accepted("200-0000000001", &["small", "big"])
+        .node("0000000001", "small", NodeState::Ready, |_| {})
+        .held("0000000001", "200-0000000001", false, None);
+    assert!(setting.plan().decisions.is_empty(), "{:?}", setting.plan());
+}
+
 #[test]
 fn an_aborted_node_is_let_go_and_its_request_waits_until_the_cloud_may_be_asked_again() {
     let mut setting = Setting::new()

@@ -117,6 +117,8 @@ pub struct Waited<'a> {
     for_quota: BTreeSet<&'a ProviderName>,
     /// For that or anything else.
     at_all: BTreeSet<&'a ProviderName>,
+    /// Whether any waits because its tenant has all that it may: a node of any provider makes room for it.
+    for_tenants: bool,
 }
 
 impl<'a> Waited<'a> {
@@ -125,7 +127,12 @@ impl<'a> Waited<'a> {
         let for_quota: BTreeSet<_> = plan.starved.iter().chain(plan.paused.iter().map(|pool| &pool.provider)).collect();
         let pools = plan.waiting.keys().map(|(_, pool)| pool).chain(&plan.pools_waited_for);
         let at_all = pools.map(|pool| &pool.provider).chain(for_quota.iter().copied()).collect();
-        Self { for_quota, at_all }
+        Self { for_quota, at_all, for_tenants: plan.is_tenant_full }
+    }
+
+    /// Whether any waits for what the end of a provider's nodes may make room for.
+    fn wants_room_of(&self, provider: &ProviderName) -> bool {
+        self.for_tenants || self.at_all.contains(provider)
     }
 }
 
@@ -300,7 +307,7 @@ impl Clouds {
     /// Tells each provider whether requests wait in its pools: for what deletions free, maybe.
     pub fn tell_who_waits(&self, waited: &Waited<'_>) {
         for (name, entry) in self.open().iter().filter(|(_, entry)| entry.started) {
-            entry.cloud.provider.room_is_wanted(waited.at_all.contains(name));
+            entry.cloud.provider.room_is_wanted(waited.wants_room_of(name));
         }
     }
 
@@ -390,6 +397,10 @@ impl Clouds {
             }
         };
         match (want, answer) {
+            (Want::Quota(_), Answer::RoughQuota(quota)) => {
+                entry.state().quota = Some(quota);
+                entry.state().quota_at = 0.0;
+            }
             (Want::Quota(_), Answer::Quota(quota)) => {
                 entry.state().quota = Some(quota);
                 entry.state().quota_at = now;
@@ -436,5 +447,24 @@ fn provider_of(want: &Want) -> &ProviderName {
         | Want::LabelResources(provider, _, _)
         | Want::LabelReady(provider, _, _)
         | Want::Zones(provider) => provider,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_wanted_where_requests_wait_and_everywhere_for_a_tenant_at_its_limits() {
+        let (p, q) = (ProviderName::from("p"), ProviderName::from("q"));
+        let mut plan = Plan::default();
+        plan.pools_waited_for.insert(PoolKey { provider: p.clone(), pool: "main".into() });
+        let wants = |plan: &Plan| {
+            let waited = Waited::of(plan);
+            (waited.wants_room_of(&p), waited.wants_room_of(&q))
+        };
+        assert_eq!(wants(&plan), (true, false));
+        plan.is_tenant_full = true;
+        assert_eq!(wants(&plan), (true, true));
     }
 }

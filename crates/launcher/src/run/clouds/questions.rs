@@ -26,8 +26,11 @@ pub struct Question {
 /// What a cloud has said.
 pub(super) enum Answer {
     Quota(ProjectQuota),
-    /// What a quota is reckoned from, once there are records.
-    Used(nodepool_drivers::Quota, Vec<CloudResource>, BTreeSet<NodeId>),
+    /// The same, which may count servers of ours as those of others: it is asked for again.
+    RoughQuota(ProjectQuota),
+    /// What a quota is reckoned from, once there are records: with the nodes that were on record before the cloud was asked, where
+    /// there were records.
+    Used(nodepool_drivers::Quota, Vec<CloudResource>, Option<BTreeSet<NodeId>>),
     Takes(Result<Resources, String>),
     Ready(bool),
     Zones(Vec<String>),
@@ -62,10 +65,7 @@ impl Launcher {
                     return;
                 }
                 let name = &question.cloud.config.name;
-                let used = |records: &Records| used_by_others(records, &before, name, &resources, &quota.used);
-                let others = self.zk.cache().read(used);
-                let ours = quota.limits.less(&others);
-                Ok(Answer::Quota(ProjectQuota { limits: quota.limits, ours }))
+                Ok(self.zk.cache().read(|records| reckoned(records, before.as_ref(), name, &resources, quota)))
             }
             answer => answer,
         };
@@ -77,7 +77,8 @@ impl Launcher {
         match &question.want {
             Want::Quota(_) => {
                 // A node that is deleted while the cloud answers may be in its list and no longer on record.
-                let before: BTreeSet<NodeId> = self.zk.cache().read(|records| records.nodes.keys().cloned().collect());
+                let cache = self.zk.cache();
+                let before = cache.ready().then(|| cache.read(|records| records.nodes.keys().cloned().collect()));
                 let (quota, resources) = tokio::try_join!(provider.quota(), provider.list_resources())?;
                 Ok(Answer::Used(quota, resources, before))
             }
@@ -90,6 +91,26 @@ impl Launcher {
             },
         }
     }
+}
+
+/// What a cloud's answer leaves to us. `before`: see [`Answer::Used`]. Without it a server of a node that went while the cloud
+/// answered looks like one that was left behind.
+fn reckoned(
+    records: &Records,
+    before: Option<&BTreeSet<NodeId>>,
+    provider: &ProviderName,
+    resources: &[CloudResource],
+    quota: nodepool_drivers::Quota,
+) -> Answer {
+    let none = BTreeSet::new();
+    let others = used_by_others(records, before.unwrap_or(&none), provider, resources, &quota.used);
+    let of_no_node = |resource: &CloudResource| {
+        is_node_of(provider, resource, |_| true) && !is_node_of(provider, resource, |id| records.nodes.contains_key(id))
+    };
+    let is_rough = before.is_none() && resources.iter().any(|each| each.kind.is_node() && of_no_node(each));
+    let ours = quota.limits.less(&others);
+    let quota = ProjectQuota { limits: quota.limits, ours };
+    if is_rough { Answer::RoughQuota(quota) } else { Answer::Quota(quota) }
 }
 
 /// What is taken by others than nodes of this provider (`nodepool 11.0.0: driver/statemachine.py unmanagedQuotaUsed`):
@@ -149,6 +170,21 @@ mod tests {
         let of_router = Resources::new().with("cores", 2.0).with("ports", 7.0);
         assert_eq!(others(Some(9.0)), of_router, "a router's and the like count");
         assert_eq!(others(Some(1.0)), Resources::new().with("cores", 2.0).with("ports", 0.0));
+        // One without a record: left behind, or of a node that went while the cloud answered, if nobody knows the records of then.
+        let quota = || nodepool_drivers::Quota { limits: Resources::new().with("cores", 8.0), used: Resources::new() };
+        let reckoned = |before: Option<&BTreeSet<NodeId>>, listed: &[CloudResource]| {
+            let (quota, is_rough) = match reckoned(&records, before, &provider, listed, quota()) {
+                Answer::Quota(quota) => (quota, false),
+                Answer::RoughQuota(quota) => (quota, true),
+                _ => panic!("no quota"),
+            };
+            (quota.ours, is_rough)
+        };
+        let ours = |cores: f64| Resources::new().with("cores", cores);
+        assert_eq!(reckoned(None, &listed), (ours(6.0), true));
+        assert_eq!(reckoned(None, &listed[..1]), (ours(8.0), false));
+        assert_eq!(reckoned(Some(&BTreeSet::new()), &listed), (ours(6.0), false));
+        assert_eq!(reckoned(Some(&BTreeSet::from(["2".into()])), &listed), (ours(8.0), false));
         let before = BTreeSet::from(["2".into()]);
         let others = used_by_others(&records, &before, &provider, &listed, &Resources::new());
         assert_eq!(others, Resources::new(), "its record went while the cloud answered");

@@ -1,0 +1,126 @@
+//! [`Waits`]: since when requests wait for what they wait for.
+//!
+//! Of a request that waits as part of a class the reason is kept with the class ([`memory`](super::memory)); of one that is judged by
+//! itself it is kept here, from pass to pass. A request may leave either for a moment: another launcher has it locked, an action
+//! works on it, somebody declines it and it is of another class from then on. If it waits in the same pool for a reason of the
+//! same kind within [`A_MOMENT`], it has waited all the time.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use nodepool_common::model::{RequestId, Timestamp};
+
+use super::{PoolKey, Reason, Waiting, WaitingSince, decision::NewlyWaiting, memory::WaitingClass};
+
+/// For so long what a request has waited for is remembered while it waits for nothing, in seconds.
+pub const A_MOMENT: f64 = 30.0;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// Those that the last plan has judged one by one.
+    single: BTreeMap<(RequestId, PoolKey), WaitingSince>,
+    /// What requests waited for that do so no longer, or not in the same way.
+    left: HashMap<RequestId, Vec<Left>>,
+    /// When requests have left, the first one first.
+    order: VecDeque<(Timestamp, RequestId)>,
+}
+
+/// What a request waited for in a pool, and until when.
+#[derive(Debug)]
+struct Left {
+    pool: PoolKey,
+    was: WaitingSince,
+    at: Timestamp,
+}
+
+impl Waits {
+    /// A request does not wait in a pool any more as it did.
+    pub fn leave(&mut self, request: &RequestId, pool: &PoolKey, was: WaitingSince, now: Timestamp) {
+        let all = self.left.entry(request.clone()).or_default();
+        if all.last().is_none_or(|last| last.at < now) {
+            self.order.push_back((now, request.clone()));
+        }
+        all.retain(|left| left.pool != *pool);
+        all.push(Left { pool: pool.clone(), was, at: now });
+    }
+
+    /// The request is gone.
+    pub fn forget(&mut self, request: &RequestId) {
+        self.left.remove(request);
+    }
+
+    /// What a request waited for in a pool a moment before it began to wait there for a reason of the same kind.
+    fn before(&self, request: &RequestId, pool: &PoolKey, reason: &Reason, from: Timestamp) -> Option<&WaitingSince> {
+        let left = self.left.get(request)?.iter().find(|left| left.pool == *pool)?;
+        (left.at + A_MOMENT >= from && left.was.waiting.reason.is_like(reason)).then_some(&left.was)
+    }
+
+    /// What a request waits for in a pool, and since when, that is part of a class. `came`: when it came into the class.
+    pub fn of_class(&self, request: &RequestId, pool: &PoolKey, class: &WaitingClass, came: Timestamp) -> WaitingSince {
+        let (reason, from) = (class.verdict.reason.clone(), class.since.max(came));
+        let since = self.before(request, pool, &reason, from).map_or(from, |before| before.since.min(from));
+        WaitingSince { waiting: Waiting { reason, paused: false }, since }
+    }
+
+    /// Those that the last plan has judged one by one.
+    pub fn single(&self) -> &BTreeMap<(RequestId, PoolKey), WaitingSince> {
+        &self.single
+    }
+
+    /// Takes over what a plan says of those that it has judged one by one. Returns those of them that did not wait for just
+    /// that before. `waits`: whether a request is one of a class.
+    pub fn note(
+        &mut self,
+        waiting: &BTreeMap<(RequestId, PoolKey), Waiting>,
+        now: Timestamp,
+        waits: impl Fn(&RequestId) -> bool,
+    ) -> Vec<NewlyWaiting> {
+        let mut old = std::mem::take(&mut self.single);
+        let mut others = Vec::new();
+        for ((request, pool), now_waits) in waiting {
+            let key = (request.clone(), pool.clone());
+            let before = old.remove(&key);
+            let before = before.as_ref().or_else(|| self.before(request, pool, &now_waits.reason, now));
+            let same = before.filter(|before| before.waiting.reason.is_like(&now_waits.reason));
+            let since = same.map_or(now, |before| before.since);
+            if before.is_none_or(|before| before.waiting != *now_waits) {
+                others.push(NewlyWaiting {
+                    pool: pool.clone(),
+                    request: request.clone(),
+                    are_others: false,
+                    waiting: now_waits.clone(),
+                    was_paused: before.is_some_and(|before| before.waiting.paused),
+                });
+            }
+            self.single.insert(key, WaitingSince { waiting: now_waits.clone(), since });
+        }
+        for ((request, pool), was) in old {
+            self.leave(&request, &pool, was, now);
+        }
+        self.tidy(now, waits);
+        others
+    }
+
+    /// Drops what is of no use any more: of a request that has been away for longer than a moment.
+    fn tidy(&mut self, now: Timestamp, waits: impl Fn(&RequestId) -> bool) {
+        while let Some((at, _)) = self.order.front()
+            && *at + A_MOMENT < now
+            && let Some((_, request)) = self.order.pop_front()
+        {
+            let is_over = |left: &Left| left.at + A_MOMENT < now;
+            if self.left.get(&request).is_some_and(|all| all.iter().all(is_over)) && !waits(&request) {
+                self.left.remove(&request);
+            }
+        }
+    }
+
+    /// The clock was set by that many seconds.
+    pub fn clock_stepped(&mut self, step: f64) {
+        self.single.values_mut().for_each(|waiting| waiting.since += step);
+        self.order.iter_mut().for_each(|(at, _)| *at += step);
+        for left in self.left.values_mut().flatten() {
+            left.at += step;
+            left.was.since += step;
+        }
+    }
+}

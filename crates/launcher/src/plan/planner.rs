@@ -129,6 +129,7 @@ impl Planner {
                     self.waits.leave(id, pool, was, world.now);
                 }
             }
+            self.waits.leave_class(id, world.now);
         }
     }
 

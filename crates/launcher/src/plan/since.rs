@@ -37,11 +37,23 @@ impl Waits {
     /// A request does not wait in a pool any more as it did.
     pub fn leave(&mut self, request: &RequestId, pool: &PoolKey, was: WaitingSince, now: Timestamp) {
         let all = self.left.entry(request.clone()).or_default();
-        if all.last().is_none_or(|last| last.at < now) {
-            self.order.push_back((now, request.clone()));
-        }
         all.retain(|left| left.pool != *pool);
         all.push(Left { pool: pool.clone(), was, at: now });
+        self.tidy_later(request, now);
+    }
+
+    /// A request has left its class, whether or not it has waited there: what was kept for as long as it was in one is looked
+    /// at once more.
+    pub fn leave_class(&mut self, request: &RequestId, now: Timestamp) {
+        if self.left.contains_key(request) {
+            self.tidy_later(request, now);
+        }
+    }
+
+    fn tidy_later(&mut self, request: &RequestId, now: Timestamp) {
+        if self.order.back().is_none_or(|last| *last != (now, request.clone())) {
+            self.order.push_back((now, request.clone()));
+        }
     }
 
     /// The request is gone.
@@ -122,5 +134,29 @@ impl Waits {
             left.at += step;
             left.was.since += step;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_for_good_of_a_request_that_waited_and_was_accepted_later() {
+        let (id, pool) = (RequestId::from("100-0000000000"), PoolKey { provider: "p".into(), pool: "main".into() });
+        let waiting = Waiting { reason: Reason::BeingServed, paused: false };
+        let mut waits = Waits::default();
+        waits.leave(&id, &pool, WaitingSince { waiting, since: 0.0 }, 0.0);
+        // It came back, and is in a class of which nothing is waiting here.
+        waits.note(&BTreeMap::new(), 100.0, |_| true);
+        assert_eq!((waits.left.len(), waits.order.len()), (1, 0));
+        waits.leave_class(&id, 200.0);
+        waits.note(&BTreeMap::new(), 201.0, |_| false);
+        assert_eq!(waits.left.len(), 1, "it may come back in a moment");
+        waits.note(&BTreeMap::new(), 231.0, |_| false);
+        assert_eq!((waits.left.len(), waits.order.len()), (0, 0));
+        // Nor of one of which nothing is known.
+        waits.leave_class(&id, 240.0);
+        assert!(waits.order.is_empty());
     }
 }

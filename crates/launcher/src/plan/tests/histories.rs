@@ -22,6 +22,8 @@ struct History {
     /// The pool of ours that is away.
     known_pool: Option<PoolState>,
     planner: Planner,
+    /// Whether the planner is compared with itself after the next step, as the launcher does now and then.
+    is_check_due: bool,
     /// What kinds of decisions were made.
     kinds: std::collections::BTreeSet<String>,
 }
@@ -51,6 +53,7 @@ impl History {
             next: 0,
             known_pool: None,
             planner: Planner::default(),
+            is_check_due: false,
             kinds: std::collections::BTreeSet::new(),
         }
     }
@@ -77,6 +80,7 @@ impl History {
         let touched = self.setting.holdings.take_touched();
         let changes = std::mem::take(&mut self.changes);
         let mut planner = std::mem::take(&mut self.planner);
+        let is_check_due = std::mem::take(&mut self.is_check_due);
         let providers = self.setting.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
         let world = self.world(&providers);
         let plan = planner.plan(&world, News { changes, touched, setting: false });
@@ -85,6 +89,11 @@ impl History {
         prop_assert_eq!(&plan.wants, &simple.wants);
         prop_assert_eq!(&plan.paused, &simple.paused);
         prop_assert_eq!(&plan.starved, &simple.starved);
+        prop_assert_eq!(plan.is_tenant_full, simple.is_tenant_full);
+        if is_check_due {
+            let (_, differences) = planner.check(&world, &plan);
+            prop_assert_eq!(differences, Vec::<String>::new());
+        }
         let waiting = planner.waiting();
         for key in simple.waiting.keys() {
             prop_assert!(waiting.contains_key(key), "{:?} waits without a reason", key);
@@ -555,7 +564,10 @@ impl History {
                     state.quota = None;
                 }
             }
-            _ => self.now += 0.1,
+            _ => {
+                self.now += 0.1;
+                self.is_check_due = how & 1 == 0;
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Waiting requests: accept, decline, leave to others (`nodepool 11.0.0: launcher.py _assignHandlers`).
 //!
-//! Each of our pools looks at every request in its own order, as long as not too many are being accepted
-//! ([`Timing::accepts_at_once`](super::Timing)). One request is accepted by at most one of them, and its
-//! declines by several of them are one write. What a pool accepts is reckoned at once against the budget, so that a
+//! Each of our pools looks at every request in its own order, and chooses as many as may be accepted at once
+//! ([`Timing::accepts_at_once`](super::Timing)). Of what all of them have chosen the most urgent ones are accepted, so that a
+//! burst in one pool is not in the way of another; the others have their turn in a later pass. One request is accepted by at most
+//! one pool, and its declines by several of them are one write. What a pool accepts is reckoned at once against the budget, so that a
 //! burst of requests is accepted until the first one that has to wait for quota: that one pauses the pool, and later
 //! ones stay free for other launchers.
 //!
@@ -76,6 +77,7 @@ impl Pass<'_> {
         pools.sort_by_key(|(_, _, pool)| pool.priority);
         self.memories.retain(|key| pools.iter().any(|(state, ..)| state.key == *key));
         for (state, provider, pool) in pools {
+            self.taken.accepts = world.holdings.accepting.len();
             let mut memory = self.memories.take(&state.key);
             self.assign_in(&mut memory, state, provider, pool, &mut accepted, &mut declines);
             for verdict in memory.asking() {
@@ -90,6 +92,10 @@ impl Pass<'_> {
         // In the order of the requests.
         let mut order: Vec<_> = accepted.into_iter().collect();
         order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
+        let most = world.timing.accepts_at_once.saturating_sub(world.holdings.accepting.len());
+        for (request, pool) in order.split_off(most.min(order.len())) {
+            self.plan.wait(&request, &pool, Waiting { reason: Reason::TurnToCome, paused: false });
+        }
         self.plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
         // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
         let all_are_seen =
@@ -135,6 +141,8 @@ impl Pass<'_> {
             match self.look_at(accepted, state, pool, provider.max_concurrency, id, &rank.id) {
                 None => {}
                 Some(Verdict::Accept) => {
+                    // In case that its turn does not come in this pass.
+                    self.leave_class(memory, id, rank, key);
                     *self.taken.running.entry(provider.name.clone()).or_default() += class.shape.labels.len();
                     self.taken.accepts += 1;
                     declines.remove(&rank.id);
@@ -176,12 +184,7 @@ impl Pass<'_> {
                     self.plan.wait(&rank.id, key, Waiting { reason: verdict.reason, paused: false });
                 }
                 Some(Verdict::Wait(reason)) => {
-                    // It may have waited as part of its class before.
-                    if let Some(before) = memory.before(id, rank) {
-                        let came = self.index.requests.place(&rank.id).map_or(before.since, |place| place.since);
-                        let was = self.waits.of_class(&rank.id, key, before, came);
-                        self.waits.leave(&rank.id, key, was, self.world.now);
-                    }
+                    self.leave_class(memory, id, rank, key);
                     self.plan.wait(&rank.id, key, Waiting { reason, paused: false });
                 }
             }
@@ -191,6 +194,15 @@ impl Pass<'_> {
         }
         let until = Grounds::until(self.world, self.common, key);
         memory.end(grounds.filter(|_| !has_accepted), began_with_all, until);
+    }
+
+    /// Remembers what a request waited for as part of its class before it was looked at by itself.
+    fn leave_class(&mut self, memory: &Memory, class: ClassId, rank: &Rank, key: &PoolKey) {
+        if let Some(before) = memory.before(class, rank) {
+            let came = self.index.requests.place(&rank.id).map_or(before.since, |place| place.since);
+            let was = self.waits.of_class(&rank.id, key, before, came);
+            self.waits.leave(&rank.id, key, was, self.world.now);
+        }
     }
 
     /// What every plan says again as long as a class waits: what has to be found out, who is starved, and whether a tenant

@@ -33,7 +33,7 @@ pub struct Taken<'a> {
     pub pressure: BTreeMap<PoolKey, Pressure>,
     /// Nodes that are being launched or will have to be for what was accepted, by provider: of those with `max-concurrency`.
     pub running: BTreeMap<ProviderName, usize>,
-    /// How many requests are being accepted.
+    /// How many requests are being accepted, with those that the pool which is looking has chosen in this pass.
     pub accepts: usize,
     /// Pools with an accepted request that an action is working on: what it still needs is not known in this pass.
     pub in_motion: BTreeSet<PoolKey>,

@@ -75,6 +75,28 @@ fn so_many_are_accepted_at_once_and_the_next_ones_as_these_are_done() {
     assert_eq!(next, [most, most + 1].map(|number| format!("200-{number:010}")));
 }
 
+/// Each of them could fill up what may be accepted at once.
+#[test]
+fn a_burst_in_one_pool_is_not_in_the_way_of_what_is_more_urgent_in_another() {
+    let only = |label: &'static str| move |pool: &mut Pool| pool.labels.retain(|name, _| *name == label);
+    let mut setting = Setting::new().provider("p", only("small")).provider("q", only("big"));
+    let most = Timing::default().accepts_at_once;
+    for number in 0..most + 3 {
+        setting = setting.request(&format!("300-{number:010}"), &["small"], |_| {});
+    }
+    setting = setting.request("300-0000000900", &["big"], |_| {}).request("100-0000000901", &["big"], |_| {});
+    let plan = setting.plan();
+    let first = accepts(&plan);
+    assert_eq!(first[0], ("100-0000000901".into(), "q".into()), "{first:?}");
+    let expected: Vec<_> = (0..most - 1).map(|number| (format!("300-{number:010}"), "p".to_owned())).collect();
+    assert_eq!(first[1..], expected, "the others by their order, and no more than may be");
+    let next = plan.waiting.iter().filter(|(_, waiting)| waiting.reason == Reason::TurnToCome);
+    let next: Vec<_> = next.map(|((id, pool), _)| (id.to_string(), pool.provider.to_string())).collect();
+    let mut expected: Vec<_> = (most - 1..most + 3).map(|n| (format!("300-{n:010}"), "p".to_owned())).collect();
+    expected.push(("300-0000000900".to_owned(), "q".to_owned()));
+    assert_eq!(next, expected);
+}
+
 #[test]
 fn a_pool_whose_component_is_not_seen_yet_decides_nothing() {
     let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});

@@ -83,7 +83,7 @@ impl Pass<'_> {
             for verdict in memory.asking() {
                 self.repeat(&state.key, verdict);
             }
-            if !memory.waiting.is_empty() {
+            if memory.waits_for_the_cloud() {
                 self.plan.pools_waited_for.insert(state.key.clone());
             }
             self.memories.keep(&state.key, memory);

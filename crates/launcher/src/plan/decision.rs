@@ -25,7 +25,8 @@ pub struct Plan {
     pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
     /// Requests that wait, and did not before, or for another reason.
     pub newly_waiting: Vec<NewlyWaiting>,
-    /// Pools of ours in which requests wait that nobody has accepted.
+    /// Pools of ours in which requests wait that nobody has accepted, for what their cloud says or sets free
+    /// ([`Reason::concerns_the_cloud`]).
     pub pools_waited_for: BTreeSet<PoolKey>,
     /// How often a pool has looked at a request: what it took to decide.
     pub looks: usize,

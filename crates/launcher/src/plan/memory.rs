@@ -57,6 +57,8 @@ pub struct Memory {
     /// Waiting classes with questions to the cloud, starved by other users of the project, or whose tenants have all that they may:
     /// every plan repeats these, also where the class is not looked at.
     asking: BTreeSet<ClassId>,
+    /// Waiting classes whose wait the cloud may end.
+    of_the_cloud: BTreeSet<ClassId>,
     /// What was known of those that are looked at again in this pass.
     before: BTreeMap<ClassId, WaitingClass>,
 }
@@ -73,6 +75,7 @@ impl Memory {
             self.before = std::mem::take(&mut self.waiting);
             self.open.clear();
             self.asking.clear();
+            self.of_the_cloud.clear();
             return None;
         }
         let classes: BTreeSet<_> = self.open.union(renewed).copied().collect();
@@ -86,6 +89,7 @@ impl Memory {
     pub fn reopen(&mut self, class: ClassId) {
         self.open.remove(&class);
         self.asking.remove(&class);
+        self.of_the_cloud.remove(&class);
         if let Some(waiting) = self.waiting.remove(&class) {
             self.before.insert(class, waiting);
         }
@@ -105,6 +109,9 @@ impl Memory {
         if !verdict.wants.is_empty() || verdict.is_starved || matches!(verdict.reason, Reason::TenantFull { .. }) {
             self.asking.insert(class);
         }
+        if verdict.reason.concerns_the_cloud() {
+            self.of_the_cloud.insert(class);
+        }
         let before = self.before.get(&class);
         let is_new = before.is_none_or(|before| before.verdict.reason != verdict.reason);
         let since =
@@ -123,6 +130,11 @@ impl Memory {
         self.until = if began_with_all { until } else { self.until.min(until) };
         self.grounds = grounds;
         self.before.clear();
+    }
+
+    /// Whether any class waits for what the cloud says or sets free.
+    pub fn waits_for_the_cloud(&self) -> bool {
+        !self.of_the_cloud.is_empty()
     }
 
     /// The verdicts that every plan repeats.

@@ -257,6 +257,20 @@ impl Reason {
         discriminant(self) == discriminant(other) || (is_behind(self) && is_behind(other))
     }
 
+    /// Whether what the cloud of this very provider says or sets free may end it. It does not where only other requests or other
+    /// pools are waited for.
+    pub fn concerns_the_cloud(&self) -> bool {
+        !matches!(
+            self,
+            Self::TurnToCome
+                | Self::LeftToProvider { .. }
+                | Self::LeftToPriority { .. }
+                | Self::LeftToPoolsWithLabels
+                | Self::LeftToKeeper { .. }
+                | Self::NobodyHasLabels { .. }
+        )
+    }
+
     /// What has to happen for it not to hold any more; `None`: it is final. For people.
     pub fn ended_by(&self) -> Option<&'static str> {
         Some(match self {

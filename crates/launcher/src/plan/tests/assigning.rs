@@ -75,6 +75,33 @@ fn so_many_are_accepted_at_once_and_the_next_ones_as_these_are_done() {
     assert_eq!(next, [most, most + 1].map(|number| format!("200-{number:010}")));
 }
 
+/// Each listing costs calls, and nothing that it shows would help them.
+#[test]
+fn the_cloud_is_not_waited_for_by_requests_that_only_wait_for_their_turn_or_for_others() {
+    let mut watch = since::Watch::new(Setting::new().provider("p", |_| {}).provider("q", |_| {}));
+    let most = Timing::default().accepts_at_once;
+    let ids: Vec<_> = (0..most + 3).map(|number| format!("200-{number:010}")).collect();
+    for id in &ids {
+        watch.request(id, &["small"], |request| request.provider = Some("p".into()));
+    }
+    let plan = watch.pass(0.0, &[]);
+    assert_eq!(accepts(&plan).len(), most);
+    assert!(plan.newly_waiting.iter().any(|new| new.waiting.reason == Reason::TurnToCome), "{plan:?}");
+    let is_left = |new: &NewlyWaiting| matches!(new.waiting.reason, Reason::LeftToProvider { .. });
+    assert!(plan.newly_waiting.iter().any(is_left), "{plan:?}");
+    assert!(plan.pools_waited_for.is_empty(), "{:?}", plan.pools_waited_for);
+    // Now there is no room.
+    let in_use = |node: &mut Node| node.resources = Some(cores(1.0));
+    let setting = std::mem::replace(&mut watch.setting, Setting::new());
+    watch.setting = setting.node("0000000001", "small", NodeState::InUse, in_use);
+    let pool = &mut Arc::make_mut(watch.setting.config.providers.get_mut("p").unwrap()).pools[0];
+    pool.limits = cores(1.0);
+    watch.config = Arc::new(watch.setting.config.clone());
+    let plan = watch.pass(1.0, &[]);
+    let p = PoolKey { provider: "p".into(), pool: "main".into() };
+    assert_eq!(plan.pools_waited_for, [p].into(), "{plan:?}");
+}
+
 /// Each of them could fill up what may be accepted at once.
 #[test]
 fn a_burst_in_one_pool_is_not_in_the_way_of_what_is_more_urgent_in_another() {

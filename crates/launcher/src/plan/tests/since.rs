@@ -3,21 +3,21 @@
 use super::*;
 
 /// A planner over a setting that changes.
-struct Watch {
-    setting: Setting,
-    config: Arc<Config>,
+pub(super) struct Watch {
+    pub(super) setting: Setting,
+    pub(super) config: Arc<Config>,
     planner: Planner,
     now: f64,
 }
 
 impl Watch {
-    fn new(setting: Setting) -> Self {
+    pub(super) fn new(setting: Setting) -> Self {
         let config = Arc::new(setting.config.clone());
         Self { setting, config, planner: Planner::default(), now: NOW }
     }
 
     /// A pass, some seconds later; these requests have changed.
-    fn pass(&mut self, after: f64, changed: &[&str]) -> Plan {
+    pub(super) fn pass(&mut self, after: f64, changed: &[&str]) -> Plan {
         let mut news = News { touched: self.setting.holdings.take_touched(), ..News::default() };
         news.changes.requests.extend(changed.iter().map(|id| RequestId::from(*id)));
         self.now += after;
@@ -47,7 +47,7 @@ impl Watch {
         waiting.get(&(request.into(), pool)).map(|waiting| self.now - waiting.since)
     }
 
-    fn request(&mut self, id: &str, labels: &[&str], change: impl FnOnce(&mut NodeRequest)) {
+    pub(super) fn request(&mut self, id: &str, labels: &[&str], change: impl FnOnce(&mut NodeRequest)) {
         let setting = std::mem::replace(&mut self.setting, Setting::new());
         self.setting = setting.request(id, labels, change);
     }

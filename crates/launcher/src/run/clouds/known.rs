@@ -115,7 +115,7 @@ impl Entry {
 pub struct Waited<'a> {
     /// For quota.
     for_quota: BTreeSet<&'a ProviderName>,
-    /// For that or anything else.
+    /// For that or anything else of theirs.
     at_all: BTreeSet<&'a ProviderName>,
     /// Whether any waits because its tenant has all that it may: a node of any provider makes room for it.
     for_tenants: bool,
@@ -125,7 +125,8 @@ impl<'a> Waited<'a> {
     /// Those of a plan.
     pub fn of(plan: &'a Plan) -> Self {
         let for_quota: BTreeSet<_> = plan.starved.iter().chain(plan.paused.iter().map(|pool| &pool.provider)).collect();
-        let pools = plan.waiting.keys().map(|(_, pool)| pool).chain(&plan.pools_waited_for);
+        let single = plan.waiting.iter().filter(|(_, waiting)| waiting.reason.concerns_the_cloud());
+        let pools = single.map(|((_, pool), _)| pool).chain(&plan.pools_waited_for);
         let at_all = pools.map(|pool| &pool.provider).chain(for_quota.iter().copied()).collect();
         Self { for_quota, at_all, for_tenants: plan.is_tenant_full }
     }
@@ -453,6 +454,7 @@ fn provider_of(want: &Want) -> &ProviderName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Reason, Waiting};
 
     #[test]
     fn room_is_wanted_where_requests_wait_and_everywhere_for_a_tenant_at_its_limits() {
@@ -466,5 +468,17 @@ mod tests {
         assert_eq!(wants(&plan), (true, false));
         plan.is_tenant_full = true;
         assert_eq!(wants(&plan), (true, true));
+    }
+
+    #[test]
+    fn room_is_not_wanted_for_requests_that_only_wait_for_their_turn_or_for_others() {
+        let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+        let wants = |reason: Reason| {
+            let mut plan = Plan::default();
+            plan.waiting.insert(("100-0000000000".into(), pool.clone()), Waiting { reason, paused: false });
+            Waited::of(&plan).wants_room_of(&pool.provider)
+        };
+        assert!(!wants(Reason::TurnToCome) && !wants(Reason::LeftToPoolsWithLabels));
+        assert!(wants(Reason::BeingServed) && wants(Reason::BehindOthers { is_accepted: true }));
     }
 }

@@ -11,6 +11,7 @@ use nodepool_testing::free_port;
 use serde_json::{Value, json};
 use support::*;
 use tokio::net::TcpListener;
+use zookeeper_client::{Acl, Acls, AuthId, Permission};
 
 /// A host that is not SSH's: it only has to answer.
 async fn host(labels: Value, jobs: u32) -> (TcpListener, Value) {
@@ -44,6 +45,33 @@ async fn has_ready(stage: &Stage, label: &str, count: usize) -> BTreeSet<String>
     let what = format!("{count} ready nodes of {label}");
     stage.wait(&what, async || ready(stage, label).await.len() == count).await;
     ready(stage, label).await
+}
+
+/// The record of one of its nodes cannot be written.
+#[tokio::test]
+async fn a_dead_host_is_looked_at_less_and_less_often_also_where_a_node_of_it_cannot_be_taken_away() {
+    let stage = Stage::new(zookeeper()).await;
+    let (a, of_a) = host(json!("a"), 3).await;
+    stage.configure(&[hosts("racks", &[&of_a])]);
+    let launcher = stage.launcher().await;
+    let nodes = has_ready(&stage, "a", 3).await;
+    drop(a);
+    let kept = nodes.last().unwrap();
+    let path = format!("/nodepool/nodes/{kept}");
+    let readable = Permission::READ | Permission::ADMIN;
+    stage.zk.set_acl(&path, &[Acl::new(readable, AuthId::anyone())], None).await.unwrap();
+    // A job has used another one up, and its slot is to be filled again.
+    let used = format!("nodes/{}", nodes.first().unwrap());
+    let mut record = stage.record(&used).await;
+    record["state"] = json!("used");
+    stage.zk.set_data(&format!("/nodepool/{used}"), record.to_string().as_bytes(), None).await.unwrap();
+    let looks = |pause: u32| launcher.count(&[&format!("cannot be used, looking again in {pause} s")]);
+    stage.wait("the third look", async || looks(4) > 0).await;
+    assert_eq!((looks(1), looks(2)), (1, 1), "{}", launcher.log());
+    assert_eq!(ready(&stage, "a").await, BTreeSet::from([kept.clone()]), "the others are gone");
+    assert!(launcher.logged(&["while carrying out Attend"]), "{}", launcher.log());
+    stage.zk.set_acl(&path, &Acls::anyone_all(), None).await.unwrap();
+    stage.wait("it is gone, too", async || ready(&stage, "a").await.is_empty()).await;
 }
 
 /// What is left of upstream's `test_liveness_two_node`.

@@ -201,7 +201,10 @@ impl Launcher {
                     book.holdings_mut().hosts_seen.insert(key, (Arc::clone(host), pool.pool.clone()));
                 }
             }
-            (Outcome::HostOutOfReach { why }, Decision::Attend { pool, host, .. }) => {
+            (Outcome::HostOutOfReach { why, failed }, Decision::Attend { pool, host, .. }) => {
+                if let Some(error) = failed {
+                    say_failed(decision, &error);
+                }
                 let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
                 let longest = self.options.cleanup_interval.as_secs_f64().max(1.0);
                 let pause = book.failed_again(Attempted::Host(key.clone()), 1.0, longest);

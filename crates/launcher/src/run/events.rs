@@ -68,8 +68,8 @@ pub enum Outcome {
     NotDeleted { trouble: String, longest: f64 },
     /// A host can be used. `registered`: all that was missing is.
     HostSeen { registered: bool },
-    /// A host cannot be used.
-    HostOutOfReach { why: String },
+    /// A host cannot be used. `failed`: why a ready node of it could not be taken away.
+    HostOutOfReach { why: String, failed: Option<ZkError> },
     /// A backing node was taken for nodes of this label.
     BackingTaken(ProviderName, LabelName),
 }

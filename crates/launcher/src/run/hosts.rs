@@ -106,7 +106,7 @@ impl Launcher {
                 }
                 look
             }
-            Err(why) => return self.out_of_reach(&key, &name, why, reports).await,
+            Err(why) => return Ok(self.out_of_reach(&key, &name, why, reports).await),
         };
         // Looking takes a while: another launcher may have been started meanwhile, and registers what is missing.
         if !self.is_keeper_of(&pool.provider) {
@@ -144,19 +144,18 @@ impl Launcher {
         Ok(Outcome::HostSeen { registered: true })
     }
 
-    /// A host that cannot be used: its ready nodes go, and it is looked at again later.
-    async fn out_of_reach(
-        &self,
-        key: &HostKey,
-        name: &str,
-        why: String,
-        reports: &Reports,
-    ) -> Result<Outcome, ZkError> {
+    /// A host that cannot be used: its ready nodes go, and it is looked at again later. A node that cannot be taken away now
+    /// changes nothing of that: the next look tries it again, and until then it is looked at before it is handed out
+    /// ([`Self::is_alive`]).
+    async fn out_of_reach(&self, key: &HostKey, name: &str, why: String, reports: &Reports) -> Outcome {
         self.hosts_met.forget(key);
+        let mut failed = None;
         for id in self.ready_nodes(key) {
-            self.retire(&id, &format!("{name} cannot be used: {why}"), reports).await?;
+            if let Err(error) = self.retire(&id, &format!("{name} cannot be used: {why}"), reports).await {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(Outcome::HostOutOfReach { why })
+        Outcome::HostOutOfReach { why, failed }
     }
 
     /// The nodes of a host that are ready and that nobody has, as far as is known.

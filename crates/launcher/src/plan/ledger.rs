@@ -3,7 +3,9 @@
 //! Each decision that is carried out has one entry here, from [`Ledger::begin`] to [`Ledger::end`]: what it works on is left
 //! alone by the planner for exactly so long, however it ends. A launch is set aside from the decision on: first as one that
 //! has no record yet (`starting`), then, from [`Ledger::on_record`] on, as the node that it makes. It is in one of both
-//! places at each moment, so nothing counts it twice and nothing forgets it.
+//! places at each moment, so nothing forgets it. A pass may count it twice for a moment, when the records show the new node
+//! already and nobody has said yet that it is the launch's: then it believes that there is less room than there is, and the
+//! event that says so is followed by another pass.
 //!
 //! Pure: whoever calls it says what time it is.
 

@@ -1,8 +1,9 @@
 //! [`Core`]: what the launcher knows and does, owned by its loop alone.
 //!
 //! The loop applies each [`Event`] in the order in which it was told, then makes a pass, which reads records and clouds and
-//! plans. Nobody else has a reference to the core, so no lock guards it and nobody waits while a pass is made. Who wants to
-//! know what is held and what waits asks ([`Reports::tell`] of [`Event::Asked`]) and gets a copy.
+//! plans. Nobody else has a reference to the core, so no lock guards it. The cache's read lock is held for the whole of a pass:
+//! who wants to change the records meanwhile waits for its end (the watch's events, writes of ours that were answered), and
+//! blocks its thread. Who wants to know what is held and what waits asks ([`Reports::tell`] of [`Event::Asked`]) and gets a copy.
 
 use std::{
     collections::BTreeMap,

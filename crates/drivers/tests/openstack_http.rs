@@ -29,6 +29,8 @@ const SERVERS: &str = "/v2.1/servers";
 const LOGIN: &str = "POST /v3/auth/tokens";
 /// The cloud runs on a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(180);
+/// The same for a launch: other tests make twenty servers at once meanwhile.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A provider, and what stands between it and its cloud.
 struct Front {
@@ -110,7 +112,7 @@ impl Front {
     /// Launches a server and deletes it.
     async fn launch(&self) -> Result<(), ProviderError> {
         let instance = self.provider.launch(&launch("l", "0000000001"), &Reported::default()).await?;
-        timeout(DEADLINE, self.provider.delete(&instance.external_id, None)).await.expect("it is deleted")
+        timeout(LAUNCH_DEADLINE, self.provider.delete(&instance.external_id, None)).await.expect("it is deleted")
     }
 }
 
@@ -150,7 +152,7 @@ async fn a_429_keeps_all_calls_waiting_for_as_long_as_it_says() {
 async fn a_creation_that_was_answered_429_is_repeated_until_it_is_taken() {
     let Some(front) = Front::started("later-create", &[]).await else { return };
     front.nova.set(Rule::new("POST", SERVERS, answer(429, &[("Retry-After", "1")])).times(4));
-    timeout(DEADLINE, front.launch()).await.unwrap().unwrap();
+    timeout(LAUNCH_DEADLINE, front.launch()).await.unwrap().unwrap();
     let calls = front.nova.calls();
     assert_eq!(ended(&calls, "POST /v2.1/servers", "429"), 4, "{calls:?}");
     assert_eq!(calls.of("POST /v2.1/servers"), 5, "{calls:?}");
@@ -160,7 +162,7 @@ async fn a_creation_that_was_answered_429_is_repeated_until_it_is_taken() {
 async fn a_creation_that_was_answered_503_is_not_repeated_blindly() {
     let Some(front) = Front::started("lost-create", &[]).await else { return };
     front.nova.set(Rule::new("POST", SERVERS, answer(503, &[])).times(1));
-    let error = timeout(DEADLINE, front.launch()).await.unwrap().unwrap_err();
+    let error = timeout(LAUNCH_DEADLINE, front.launch()).await.unwrap().unwrap_err();
     assert_eq!(error.class, ErrorClass::Transient, "{error}");
     assert_eq!(front.nova.calls().of("POST /v2.1/servers"), 1);
 }
@@ -191,7 +193,7 @@ async fn a_launch_waits_for_a_service_that_is_down_and_makes_one_server() {
     // What the label means is known.
     front.provider.label_resources(&"main".into(), &"l".into()).await.unwrap();
     front.nova.down();
-    let (launched, ()) = tokio::join!(timeout(DEADLINE, front.launch()), async {
+    let (launched, ()) = tokio::join!(timeout(LAUNCH_DEADLINE, front.launch()), async {
         sleep(Duration::from_secs(1)).await;
         front.nova.up();
     });
@@ -330,7 +332,7 @@ async fn calls_that_are_redirected_stay_what_they_are() {
         last.set(Rule::new("POST", SERVERS, moved(status, format!("{}/servers", next.url()))));
         hops.push(next);
     }
-    timeout(DEADLINE, front.launch()).await.unwrap().unwrap();
+    timeout(LAUNCH_DEADLINE, front.launch()).await.unwrap().unwrap();
     assert_eq!(ended(&keystone.calls(), LOGIN, "201"), 1);
     let ends = hops.iter().map(|hop| hop.calls().calls).collect::<Vec<_>>();
     let expected = [302, 303, 307, 308, 202]

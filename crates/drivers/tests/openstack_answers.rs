@@ -267,6 +267,33 @@ async fn a_server_that_the_cloud_keeps_and_will_not_delete_for_good_is_no_delete
     site.delete().await;
 }
 
+/// Nova says DELETED and still counts the server in the quota, until it has told Placement: seconds where it is busy. Some
+/// clouds go on listing it.
+#[tokio::test]
+async fn a_server_that_is_listed_as_deleted_has_not_given_up_its_quota_for_some_seconds() {
+    let site = Site::new(|_| {}).await;
+    site.lists(&[Site::server("DELETED", &[])]);
+    let id = json!("s1");
+    let deleting = site.provider.delete(&id, None);
+    tokio::select! {
+        deleted = deleting => unreachable!("Nova still lists it: {deleted:?}"),
+        () = tokio::time::sleep(Duration::from_secs(6)) => {}
+    }
+    assert!(site.asked(&format!("GET {LISTING}")) > 3, "it is looked at again and again");
+
+    let goes = async {
+        site.until("it is deleted", &format!("DELETE {SERVER}"), 2).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        site.lists(&[]);
+        Instant::now()
+    };
+    let ((), gone) = tokio::join!(site.delete(), goes);
+    assert!(gone.elapsed() < Duration::from_secs(5), "what is listed no more is gone: {:?}", gone.elapsed());
+
+    site.lists(&[Site::server("DELETED", &[])]);
+    site.delete().await;
+}
+
 #[tokio::test]
 async fn a_server_that_is_up_at_once_is_seen_at_the_first_look() {
     let site = Site::new(|config| config.rate = Duration::ZERO).await;

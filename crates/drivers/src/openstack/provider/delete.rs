@@ -4,6 +4,8 @@
 //! takes, so it is deleted for good. Where the cloud refuses that, it counts as a server until the cloud has removed it,
 //! as upstream counts it.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -12,9 +14,12 @@ use crate::{ErrorClass, ProviderError, openstack::api::CloudError};
 
 /// A deletion that leaves its server in ERROR is asked for so many times in all.
 const DELETE_ATTEMPTS: u32 = 3;
-/// Nova says DELETED a moment before it gives up the server's quota, and then lists it no more; some clouds list it for longer.
-/// So many listings have to say it before it is believed.
+/// Nova says DELETED before it gives up the server's quota, and then lists it no more; some clouds list it for longer. So
+/// many listings have to say it before it is believed,
 const DELETED_LISTINGS: u32 = 3;
+/// and for that long: in between Nova tells Placement, which takes seconds where its services are busy. Whoever makes a
+/// server then is refused it (403), for a quota that still counts the old one.
+const DELETED_FOR: Duration = Duration::from_secs(15);
 /// A server is in ERROR for so many listings before its deletion is asked for again.
 const ERROR_LISTINGS: u32 = 3;
 
@@ -48,7 +53,7 @@ impl OpenStackProvider {
             if !self.cloud.pace().learns {
                 self.servers.hurry_for_news();
             }
-            let (mut errors, mut deleted, mut for_good) = (0, 0, false);
+            let (mut errors, mut deleted, mut deleted_since, mut for_good) = (0, 0, None, false);
             while errors < ERROR_LISTINGS {
                 let Some(servers) = self.next_listing(&mut wait, &doing).await? else { continue };
                 match servers.get(id) {
@@ -72,7 +77,8 @@ impl OpenStackProvider {
                     }
                     Some(server) if server.is_deleted() => {
                         deleted += 1;
-                        if deleted == DELETED_LISTINGS {
+                        let since = *deleted_since.get_or_insert_with(Instant::now);
+                        if deleted >= DELETED_LISTINGS && since.elapsed() >= DELETED_FOR {
                             return Ok(());
                         }
                         wait.soon();

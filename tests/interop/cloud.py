@@ -25,6 +25,9 @@ UPSTREAMS = {
 # Short, so that what leaked is gone while a scenario looks.
 OFTEN = ['--cleanup-interval', '5', '--delete-interval', '1']
 
+# Seconds between two looks at the servers: each list takes Nova and Neutron as much time as a good part of a boot.
+LOOK = 0.5
+
 # Names of servers that are none of ours.
 OTHERS = 'other-'
 

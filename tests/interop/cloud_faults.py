@@ -5,7 +5,7 @@ killed); where it would hit everybody on the cloud for long, a proxy before the 
 """
 import time
 
-from cloud import Cloud, answered, ctl, give_back, lose_creations, nothing_left, serve, tell
+from cloud import LOOK, Cloud, answered, ctl, give_back, lose_creations, nothing_left, serve, tell
 from harness import wait_for
 from harness.faults import answer
 from harness.statsd import Statsd
@@ -23,7 +23,7 @@ def fault_nova_killed(world):
     cloud.launcher(cloud.provider(labels=KINDS, properties={'np_spawn_delay': '2'}))
 
     def kill():
-        wait_for('in the making: three servers', lambda: len(cloud.our_servers()) >= 3, 180)
+        wait_for('in the making: three servers', lambda: len(cloud.our_servers()) >= 3, 180, LOOK)
         ctl('kill', 'nova-api')
         try:
             time.sleep(5)
@@ -44,7 +44,7 @@ def fault_creation_cut_off(world):
     cloud.proxies['compute'].rules({'method': 'POST', 'path': '/v2.1/servers', 'times': 1, 'fault': 'cut_after'})
 
     def cut_off():
-        wait_for('in the cloud: the server', cloud.our_servers, 180)
+        wait_for('in the cloud: the server', cloud.our_servers, 180, LOOK)
         lose_creations()
         ctl('start', 'nova-conductor')
     ctl('kill', 'nova-conductor')
@@ -149,7 +149,8 @@ def fault_servers(world):
     def strike():
         """The first attempt of each: one goes to ERROR, one is deleted in BUILD, and so on."""
         building = wait_for('building: four servers',
-                            lambda: len(s := [s for s in cloud.our_servers() if s['status'] == 'BUILD']) >= 4 and s, 180)
+                            lambda: len(s := [s for s in cloud.our_servers() if s['status'] == 'BUILD']) >= 4 and s, 180,
+                            LOOK)
         for index, server in enumerate(building[:4]):
             cloud.fate(server['id']) if index % 2 else cloud.delete_servers([server['id']])
     served, _ = serve(world, cloud, ['np-tiny'] * 2 + ['np-public'] * 2, meanwhile=strike)
@@ -160,7 +161,7 @@ def fault_servers(world):
     [(request, nodeset)] = [world.zuul.request(['np-tiny'])]
     done = world.zuul.wait(request, 300)
     cloud.delete_servers(s['id'] for s in cloud.our_servers())
-    wait_for('gone: the server', lambda: not cloud.our_servers(), 180)
+    wait_for('gone: the server', lambda: not cloud.our_servers(), 180, LOOK)
     world.zuul.accept(done, nodeset)
     give_back(world, [nodeset])
     nothing_left(world, cloud)
@@ -225,13 +226,13 @@ def fault_quota_race(world):
         requests = [world.zuul.request(['np-tiny']) for _ in range(quota)]
         theirs = others()
         wait_for('decided: what becomes of each server', lambda: all(s['status'] != 'BUILD' for s in cloud.servers()),
-                 120, 0.5)
+                 120, LOOK)
         cloud.delete_servers(theirs)
         served, reasons = answered(world, requests, 600)
         check(len(served) == quota, f'requests failed for lack of quota: {reasons}')
         give_back(world, served)
         nothing_left(world, cloud)
-        wait_for('gone: the servers of others', lambda: not cloud.servers(), 120, 0.5)
+        wait_for('gone: the servers of others', lambda: not cloud.servers(), 120, LOOK)
         ours_lost, theirs_lost = cloud.lost_to_quota()
         posts = cloud.calls().get('compute POST /v2.1/servers', {})
         passed(f'race {turn}: {quota} requests, {len(theirs)} servers of others accepted, at a quota of {quota}; so far '

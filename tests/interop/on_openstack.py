@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 
-from cloud import OFTEN, Cloud, answered, give_back, nothing_left
+from cloud import LOOK, OFTEN, Cloud, answered, give_back, nothing_left
 from harness import free_port, records, wait_for
 from harness.services import Process
 from world import FAILED, FULFILLED, Skip, check, fake_provider, passed
@@ -113,7 +113,8 @@ def counted(world, cloud, count, python=False, meanwhile=None):
     started = time.monotonic()
     requests = [world.zuul.request(['np-tiny']) for _ in range(count)]
     if meanwhile:
-        wait_for('in the cloud: a fifth of the servers', lambda: len(cloud.our_servers()) >= count / 5, 300)
+        wait_for('in the cloud: a fifth of the servers', lambda: len(cloud.our_servers()) >= count / 5, 300,
+                 LOOK)
         meanwhile()
         check(len(world.zuul.provisioned()) < count, 'all was over before it happened')
     served, reasons = answered(world, requests, 1200)

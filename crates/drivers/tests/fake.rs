@@ -1,4 +1,7 @@
 //! The fake driver, through the trait that the launcher uses.
+//!
+//! Tests that look at how long something takes run on paused time: only what is waited for counts, not what the machine
+//! takes for it.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
 
 mod common;
@@ -110,7 +113,7 @@ async fn networks_decide_about_addresses() {
     assert_eq!((instance.interface_ip.as_deref(), instance.public_ipv4.as_deref()), (Some("fake"), Some("")));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instant_cloud_is_instant() {
     let fake = Fake::new(&json!({"boot_delay": 0.005}));
     fake.launch("small", "0000000001").await.0.unwrap();
@@ -125,7 +128,7 @@ async fn an_instant_cloud_is_instant() {
     assert!(times[5] < Duration::from_millis(40), "launch and deletion take {times:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn many_launches_at_once_all_end() {
     let fake = Fake::new(&json!({"quota": {"instances": 300, "cores": -1, "ram": -1}}));
     let nodes: Vec<String> = (0..300).map(|node| format!("{node:010}")).collect();
@@ -221,7 +224,7 @@ async fn a_refused_creation_leaves_nothing() {
     assert_eq!(fake.servers().await, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_launch_that_is_dropped_can_be_cleaned_up() {
     let fake = Fake::new(&json!({"hang_boot": {"times": 1}}));
     let reported = Reported::default();
@@ -250,7 +253,7 @@ async fn deletions_fail_and_hang_as_told() {
     assert!(began.elapsed() >= Duration::from_millis(190));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn servers_outlive_the_process_in_a_state_file() {
     let fake = Fake::new(&json!({}));
     let state = fake.dir.path().join("state.json");
@@ -276,7 +279,7 @@ async fn host_keys_of_fake_addresses_are_fake() {
     assert_eq!(fake.provider.host_keys(&node, "fake").await.unwrap().unwrap(), ["ssh-rsa FAKEKEY"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ports_that_are_down_twice_are_removed() {
     let fake = Fake::new(&json!({}));
     assert_eq!(fake.provider.clean_up().await.unwrap(), [], "the first look only remembers");

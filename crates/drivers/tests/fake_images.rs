@@ -154,7 +154,7 @@ async fn a_creation_whose_answer_is_lost_leaves_no_second_image() {
     always.fails(ErrorClass::Transient, "the connection broke").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_upload_leaves_nothing() {
     let fake = Fake::new(&json!({"hang_upload": {}}));
     let (provider, image) = (Arc::clone(&fake.provider), fake.image.clone());

@@ -296,12 +296,17 @@ async fn a_server_that_is_listed_as_deleted_has_not_given_up_its_quota_for_some_
 
 #[tokio::test]
 async fn a_server_that_is_up_at_once_is_seen_at_the_first_look() {
-    let site = Site::new(|config| config.rate = Duration::ZERO).await;
-    let began = Instant::now();
-    site.provider.launch(&launch("l", "0000000001"), &Reported::default()).await.unwrap();
-    // Before, the first look came half a second after the creation.
-    assert!(began.elapsed() < Duration::from_millis(450), "{:?}", began.elapsed());
-    assert_eq!(site.asked(&format!("GET {LISTING}")), 1);
+    // Before, the first look came half a second after the creation. A busy machine may take as long for the launch, but
+    // not each time.
+    let mut times = Vec::new();
+    while times.iter().all(|time| *time >= Duration::from_millis(450)) {
+        assert!(times.len() < 60, "each launch took as long: {times:?}");
+        let site = Site::new(|config| config.rate = Duration::ZERO).await;
+        let began = Instant::now();
+        site.provider.launch(&launch("l", "0000000001"), &Reported::default()).await.unwrap();
+        times.push(began.elapsed());
+        assert_eq!(site.asked(&format!("GET {LISTING}")), 1);
+    }
 }
 
 #[tokio::test]
@@ -316,28 +321,27 @@ async fn a_deletion_that_nobody_waits_for_is_noticed_in_a_listing_that_others_ne
     site.provider.delete_at_leisure(&id, None).await.unwrap();
     assert!(began.elapsed() > Duration::from_secs(4) && listings() == 1, "{:?}", began.elapsed());
 
-    // Somebody else lists the servers.
-    let began = Instant::now();
+    // Somebody else lists the servers: the deletion does without a listing of its own.
     let others = async {
         site.until("it is deleted", &format!("DELETE {SERVER}"), 2).await;
         // The answer is on its way.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         site.provider.list_resources().await.unwrap();
     };
     let (deleted, ()) = tokio::join!(site.provider.delete_at_leisure(&id, None), others);
     deleted.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(3) && listings() == 2, "{:?}", began.elapsed());
+    assert_eq!(listings(), 2);
 
-    // A request waits for room: now, and from the beginning.
-    let began = Instant::now();
+    // A request waits for room: now, and from the beginning. Each would take four seconds otherwise.
     let waits = async {
         site.until("it is deleted", &format!("DELETE {SERVER}"), 3).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(listings(), 2);
         site.provider.room_is_wanted(true);
+        Instant::now()
     };
-    let (deleted, ()) = tokio::join!(site.provider.delete_at_leisure(&id, None), waits);
+    let (deleted, began) = tokio::join!(site.provider.delete_at_leisure(&id, None), waits);
     deleted.unwrap();
     site.provider.delete_at_leisure(&id, None).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(3) && listings() == 4, "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(7) && listings() == 4, "{:?}", began.elapsed());
 }

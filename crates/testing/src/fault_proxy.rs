@@ -21,7 +21,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
     time::sleep,
 };
 
@@ -46,6 +46,8 @@ struct Shared {
     upstream: String,
     rules: Mutex<Vec<Rule>>,
     calls: Mutex<Calls>,
+    /// What is held is to be answered now.
+    let_go: Notify,
 }
 
 impl Shared {
@@ -72,6 +74,7 @@ impl FaultProxy {
             upstream: if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") },
             rules: Mutex::default(),
             calls: Mutex::default(),
+            let_go: Notify::new(),
         });
         // Nobody else takes the port while the proxy is down.
         let reserved = reserve(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -110,6 +113,11 @@ impl FaultProxy {
     /// What has been asked since the start or [`Self::forget`].
     pub fn calls(&self) -> Calls {
         self.shared.calls().clone()
+    }
+
+    /// Answers those at once that [`Fault::AnswerLate`] holds.
+    pub fn let_go(&self) {
+        self.shared.let_go.notify_waiters();
     }
 
     /// Counts from zero.
@@ -196,8 +204,13 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Answer, F
             return Ok(answer.body(Either::Right(body))?);
         }
         Some(Fault::AnswerLate { seconds, status, body }) => {
+            let mut let_go = std::pin::pin!(shared.let_go.notified());
+            let_go.as_mut().enable();
             shared.calls().held += 1;
-            sleep(Duration::from_secs(*seconds)).await;
+            tokio::select! {
+                () = sleep(Duration::from_secs(*seconds)) => {}
+                () = let_go => {}
+            }
             counted.end = status.to_string();
             return Ok(Response::builder()
                 .status(*status)

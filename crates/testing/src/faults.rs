@@ -22,7 +22,7 @@ pub enum Fault {
         #[serde(default)]
         body: String,
     },
-    /// It is answered here, after so many seconds.
+    /// It is answered here, after so many seconds, or as soon as the proxy lets go of what it holds.
     AnswerLate {
         /// Until then it counts as held ([`Calls::held`]).
         seconds: u64,

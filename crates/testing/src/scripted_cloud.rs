@@ -47,7 +47,7 @@ impl ScriptedCloud {
             "/v3/auth/tokens",
             Fault::Answer {
                 status: 201,
-                headers: [("X-Subject-Token".to_owned(), "token".to_owned())].into(),
+                headers: [("X-Subject-Token".to_owned(), token_of(project))].into(),
                 body: token.to_string(),
             },
         ));
@@ -58,7 +58,20 @@ impl ScriptedCloud {
             Self::NAME,
             self.settings
         );
-        std::fs::write(self.clouds_yaml(), clouds).unwrap();
+        // Nobody reads half of it.
+        let aside = self.dir.path().join("clouds.aside");
+        std::fs::write(&aside, clouds).unwrap();
+        std::fs::rename(aside, self.clouds_yaml()).unwrap();
+    }
+
+    /// Whether a call has come with the credentials of that project.
+    pub fn is_asked_for(&self, project: &str) -> bool {
+        self.calls().tokens.contains(&token_of(project))
+    }
+
+    /// See [`FaultProxy::let_go`].
+    pub fn let_go(&self) {
+        self.proxy.let_go();
     }
 
     /// Its clouds.yaml.
@@ -86,6 +99,10 @@ impl ScriptedCloud {
     pub fn calls(&self) -> Calls {
         self.proxy.calls()
     }
+}
+
+fn token_of(project: &str) -> String {
+    format!("token-of-{project}")
 }
 
 fn answer(status: u16, body: &Value) -> Fault {

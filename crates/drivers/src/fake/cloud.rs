@@ -13,7 +13,6 @@
 
 use std::{
     collections::BTreeMap,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -32,6 +31,7 @@ use uuid::Uuid;
 use super::{
     script::{Director, FaultDetails},
     stored_image::StoredImage,
+    version::Version,
 };
 use crate::{
     ErrorClass,
@@ -71,8 +71,8 @@ pub(super) struct World {
     /// By id.
     pub images: BTreeMap<String, StoredImage>,
     down_ports: Option<Vec<Port>>,
-    /// The file that servers and images were last read from or written to, and its time.
-    file: Option<(PathBuf, Written)>,
+    /// The file that servers and images were last read from or written to, and its version.
+    file: Option<(PathBuf, Version)>,
     last_listed: f64,
 }
 
@@ -82,19 +82,6 @@ pub(super) struct World {
 struct State<Servers, Images> {
     servers: Servers,
     images: Images,
-}
-
-/// Which state of a file it is. The time alone is too coarse for two writes close together; each makes a new file.
-#[derive(Debug, PartialEq, Eq)]
-struct Written {
-    modified: SystemTime,
-    inode: u64,
-}
-
-impl Written {
-    fn of(metadata: &std::fs::Metadata) -> std::io::Result<Self> {
-        Ok(Self { modified: metadata.modified()?, inode: metadata.ino() })
-    }
 }
 
 /// A server; times are seconds since the epoch.
@@ -147,7 +134,7 @@ impl Record {
 impl World {
     fn read_state(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = self.director.state_file(provider) else { return Ok(()) };
-        let written = match std::fs::metadata(&path).and_then(|metadata| Written::of(&metadata)) {
+        let written = match std::fs::metadata(&path).and_then(|metadata| Version::of(&metadata)) {
             Ok(written) => written,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(format!("cannot read the fake cloud's state {}: {error}", path.display())),
@@ -173,11 +160,11 @@ impl World {
     }
 }
 
-fn write(path: &Path, state: &impl Serialize) -> std::io::Result<Written> {
+fn write(path: &Path, state: &impl Serialize) -> std::io::Result<Version> {
     let aside = path.with_extension(format!("{}.new", std::process::id()));
     std::fs::write(&aside, serde_json::to_vec(state)?)?;
     std::fs::rename(&aside, path)?;
-    Written::of(&std::fs::metadata(path)?)
+    Version::of(&std::fs::metadata(path)?)
 }
 
 pub(super) fn unusable(error: String) -> CloudError {

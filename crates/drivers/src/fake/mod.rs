@@ -10,3 +10,4 @@ pub(crate) mod images;
 pub(crate) mod remote;
 pub(crate) mod script;
 mod stored_image;
+mod version;

@@ -1,7 +1,7 @@
 //! What the simulated cloud is told to do: sizes, delays, faults.
 //!
 //! The environment variable `NODEPOOL_FAKE_CLOUD_SCRIPT` names a JSON file. It is read again at each call when its
-//! modification time has changed, which also starts every `times` anew. Its keys are provider names; `"*"` is for all
+//! file is another one or has another modification time, which also starts every `times` anew. Its keys are provider names; `"*"` is for all
 //! of them, and what a provider's own entry says goes before it:
 //!
 //! ```json
@@ -42,12 +42,15 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use super::version::Version;
 
 /// One provider's part of the script.
 #[derive(Clone, Debug, Deserialize)]
@@ -156,7 +159,7 @@ pub(crate) enum Hang {
 #[derive(Debug, Default)]
 pub(crate) struct Director {
     path: Option<PathBuf>,
-    read_at: Option<SystemTime>,
+    read: Option<Version>,
     pub script: Script,
     happened: HashMap<&'static str, u64>,
 }
@@ -169,14 +172,15 @@ impl Director {
     /// Reads the script if it has changed.
     pub fn refresh(&mut self, provider: &str) -> Result<(), String> {
         let Some(path) = &self.path else { return Ok(()) };
-        let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
-        let modified =
-            modified.map_err(|error| format!("cannot read the fake cloud's script {}: {error}", path.display()))?;
-        if self.read_at == Some(modified) {
+        let cannot = |error| format!("cannot read the fake cloud's script {}: {error}", path.display());
+        let file = File::open(path).map_err(cannot)?;
+        // Of the file that is read, which may not be there any more under its name.
+        let version = file.metadata().and_then(|metadata| Version::of(&metadata)).map_err(cannot)?;
+        if self.read.as_ref() == Some(&version) {
             return Ok(());
         }
-        self.script = read(path, provider)?;
-        self.read_at = Some(modified);
+        self.script = read(file, path, provider)?;
+        self.read = Some(version);
         self.happened.clear();
         Ok(())
     }
@@ -214,9 +218,10 @@ impl Director {
     }
 }
 
-fn read(path: &Path, provider: &str) -> Result<Script, String> {
+fn read(mut file: File, path: &Path, provider: &str) -> Result<Script, String> {
     let say = |error: &dyn std::fmt::Display| format!("cannot use the fake cloud's script {}: {error}", path.display());
-    let data = std::fs::read(path).map_err(|error| say(&error))?;
+    let mut data = Vec::new();
+    file.read_to_end(&mut data).map_err(|error| say(&error))?;
     let all: Map<String, Value> = serde_json::from_slice(&data).map_err(|error| say(&error))?;
     let mut merged = Map::new();
     for name in ["*", provider] {

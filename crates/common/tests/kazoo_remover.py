@@ -1,9 +1,9 @@
 """Removes builds as Python Nodepool does (zk/zookeeper.py deleteUpload, deleteBuild), as soon as it sees them.
 
-kazoo_remover.py HOSTS IMAGE_DIR COUNT
+kazoo_remover.py HOSTS IMAGE_DIR COUNT SECONDS
 
 Marks each build, removes its uploads, then the build with all below it. Fails where that finds something that was put there
-meanwhile. Prints how many builds it has removed.
+meanwhile, or where there were not so many in so many seconds. Prints how many builds it has removed.
 """
 import json
 import sys
@@ -12,9 +12,9 @@ import time
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError, NotEmptyError
 
-hosts, image, count = sys.argv[1:]
-client = KazooClient(hosts=hosts)
-client.start()
+hosts, image, count, seconds = sys.argv[1:]
+client = KazooClient(hosts=hosts, timeout=30)
+client.start(timeout=60)
 
 
 def children(path):
@@ -25,10 +25,10 @@ def children(path):
 
 
 removed = 0
-deadline = time.monotonic() + 120
+deadline = time.monotonic() + int(seconds)
 while removed < int(count):
     if time.monotonic() > deadline:
-        sys.exit(f'only {removed} builds within two minutes')
+        sys.exit(f'only {removed} builds within {seconds} s')
     for build in children(f'{image}/builds'):
         path = f'{image}/builds/{build}'
         # Some while ours begins to upload it.

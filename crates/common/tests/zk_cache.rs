@@ -4,7 +4,7 @@
 
 mod zk_common;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use nodepool_common::{
     model::{Entry, HeldBack, HeldItem, Holder, NodeId, NodeState, RecordError, RequestState},
@@ -247,7 +247,7 @@ async fn broken_records_are_kept_as_errors_and_complained_about_once() {
 }
 
 #[tokio::test]
-async fn five_thousand_nodes_are_read_within_seconds() {
+async fn five_thousand_nodes_are_read_within_a_minute() {
     let zk = open("/many").await;
     let other = stranger(&SERVER, "/many").await;
     other.mkdir("/nodepool/nodes", &PERSISTENT).await.unwrap();
@@ -260,10 +260,9 @@ async fn five_thousand_nodes_are_read_within_seconds() {
         }
     }
     let start = std::time::Instant::now();
-    zk.cache().until_ready().await;
+    tokio::time::timeout(2 * SOON, zk.cache().until_ready()).await.unwrap();
     let taken = start.elapsed();
     assert_eq!(zk.cache().read(|records| records.nodes.len()), 5000);
-    assert!(taken < Duration::from_secs(10), "took {taken:?}");
     println!("5000 nodes in {taken:?}");
     zk.close().await;
 }

@@ -4,6 +4,8 @@
 
 mod zk_common;
 
+use std::time::{Duration, Instant};
+
 use nodepool_common::{
     model::{Node, NodeRequest, NodeState, RequestState},
     zk::{Held, NotUnlocked, Record, ZooKeeper},
@@ -57,13 +59,15 @@ impl Stage {
         path: &str,
         change: impl FnOnce(&mut T) -> bool + Copy,
     ) -> Held<T> {
-        for _ in 0..10 {
+        let start = Instant::now();
+        while start.elapsed() < SOON {
             tokio::time::timeout(SOON, self.zk.cache().until_ready()).await.unwrap();
             let before = self.other.get_data(path).await.unwrap().1;
             if let Some(held) = self.zk.lock_and_update(id, change).await.unwrap() {
                 return held;
             }
             assert_eq!(self.other.get_data(path).await.unwrap().1, before, "it says that nothing was done");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("{path} is free, and cannot be locked");
     }

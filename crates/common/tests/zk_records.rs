@@ -104,30 +104,28 @@ async fn a_lock_is_taken_with_a_write_by_one_of_many() {
     let held = all[0].create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     held.unlock().await.unwrap();
-    let mut version = 1;
-    for round in 0..50_i64 {
-        for zk in &all {
-            let is_free = || zk.cache().read(|records| records.nodes.get(&id).is_some_and(|node| !node.is_locked()));
-            wait_for(SOON, "the node is free", async || is_free().then_some(())).await;
+    // All may know an older version than the last: then none has it, and all try again.
+    let one_has_it = |round: i64| {
+        let (all, id) = (&all, &id);
+        move || async move {
+            let claims = all.iter().map(|zk| {
+                zk.lock_and_update(id, |node: &mut Node| {
+                    node.slot = Some(round);
+                    true
+                })
+            });
+            let claims = futures::future::join_all(claims).await;
+            let mut held: Vec<_> = claims.into_iter().filter_map(|claim| claim.unwrap()).collect();
+            assert!(held.len() <= 1, "two hold one lock");
+            held.pop()
         }
-        let claims = all.iter().map(|zk| {
-            zk.lock_and_update(&id, |node: &mut Node| {
-                node.slot = Some(round);
-                true
-            })
-        });
-        let claims = futures::future::join_all(claims).await;
-        let mut held: Vec<_> = claims.into_iter().filter_map(|claim| claim.unwrap()).collect();
-        // All may have known an older version than the last.
-        assert!(held.len() <= 1, "two hold one lock");
-        if let Some(held) = held.pop() {
-            version += 1;
-            assert_eq!(held.stat().version, version, "the others wrote nothing");
-            assert_eq!(all[0].children(&format!("/nodepool/nodes/{id}/lock")).await.unwrap().len(), 1);
-            held.unlock().await.unwrap();
-        }
+    };
+    for round in 0..50_i32 {
+        let held = wait_for(SOON, "one has the lock", one_has_it(round.into())).await;
+        assert_eq!(held.stat().version, round + 2, "the others wrote nothing");
+        assert_eq!(all[0].children(&format!("/nodepool/nodes/{id}/lock")).await.unwrap().len(), 1);
+        held.unlock().await.unwrap();
     }
-    assert!(version > 25, "{version} versions are too few to mean anything");
     let held = all[1].try_lock_node(&id).await.unwrap().held().unwrap();
     assert!(all[0].lock_and_update(&id, |_: &mut Node| true).await.unwrap().is_none(), "it is locked");
     held.delete(2.0).await.unwrap();

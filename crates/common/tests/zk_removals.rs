@@ -19,8 +19,8 @@ use nodepool_testing::ZooKeeperServer;
 use zk_common::*;
 use zookeeper_client::{Acls, Client, CreateMode};
 
-/// Builds that are taken away.
-const BUILDS: usize = 150;
+/// Builds that are taken away where nothing goes wrong.
+const BUILDS: u32 = 150;
 
 /// Makes a build as soon as there is none.
 async fn build(zk: ZooKeeper) {
@@ -82,9 +82,10 @@ async fn upload_carelessly(client: Client) {
     }
 }
 
-/// Lets a Python builder take builds away while `beside` runs; how it ended. `None`: there is no Python.
+/// Lets a Python builder take so many builds away while `beside` runs; how it ended. `None`: there is no Python.
 async fn taken_away(
     server: &ZooKeeperServer,
+    builds: u32,
     beside: impl IntoIterator<Item = tokio::task::JoinHandle<()>>,
 ) -> Option<Output> {
     let Ok(python) = std::env::var("NODEPOOL_TEST_PYTHON") else {
@@ -93,7 +94,7 @@ async fn taken_away(
     };
     let peer = tokio::process::Command::new(&python)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kazoo_remover.py"))
-        .args([&server.address(), "/nodepool/images/i", &BUILDS.to_string()])
+        .args([&server.address(), "/nodepool/images/i", &builds.to_string(), "300"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -117,7 +118,7 @@ async fn nothing_is_put_below_what_a_python_builder_takes_away() {
         tokio::spawn(upload(zk[2].clone())),
         tokio::spawn(remove(zk[2].clone())),
     ];
-    let Some(output) = taken_away(&server, ours).await else { return };
+    let Some(output) = taken_away(&server, BUILDS, ours).await else { return };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("{} builds", String::from_utf8_lossy(&output.stdout).trim());
     for zk in zk {
@@ -132,7 +133,9 @@ async fn a_python_builder_fails_where_something_is_put_below_what_it_takes_away(
     let zk = connect(&config(&server, ""));
     let careless = stranger(&server, "").await;
     let beside = [tokio::spawn(build(zk.clone())), tokio::spawn(upload_carelessly(careless))];
-    let Some(output) = taken_away(&server, beside).await else { return };
-    assert!(!output.status.success(), "it took {BUILDS} builds away and noticed nothing");
+    // It meets the one moment sooner or later.
+    let Some(output) = taken_away(&server, u32::MAX, beside).await else { return };
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("something was put below"), "it noticed nothing: {error}");
     zk.close().await;
 }

@@ -20,8 +20,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use zk_common::*;
 
-/// As short as the server allows: two of its ticks.
-const SHORT: Duration = Duration::from_secs(1);
+/// Tests wait for its end, and it has to outlive a moment in which the machine does something else.
+const SHORT: Duration = Duration::from_secs(5);
 
 fn short(server: &ZooKeeperServer) -> config::ZooKeeper {
     config::ZooKeeper { timeout: SHORT, ..config(server, "") }
@@ -31,7 +31,7 @@ fn tls(server: &ZooKeeperServer, host: &str) -> config::ZooKeeper {
     config::ZooKeeper {
         servers: vec![config::ZooKeeperServer { host: host.to_owned(), port: server.tls_port(), chroot: None }],
         // Also how long an operation waits for a connection that never comes.
-        timeout: Duration::from_secs(4),
+        timeout: Duration::from_secs(8),
         tls: Some(config::ZooKeeperTls {
             cert: server.tls_file("client.pem"),
             key: server.tls_file("client-operator.key"),
@@ -253,7 +253,8 @@ async fn a_restarted_server_resumes_the_session_and_the_cache_misses_nothing() {
     let log = Log::install();
     let mut server = ZooKeeperServer::start();
     let mut config = config(&server, "");
-    config.timeout = Duration::from_secs(30);
+    // Longer than ZooKeeper takes to start again on a busy machine.
+    config.timeout = 2 * SOON;
     let zk = connect(&config);
     let first = zk.connected().await;
     zk.cache().until_ready().await;
@@ -302,19 +303,21 @@ async fn an_idle_cache_reads_nothing() {
         let line = text.lines().find(|line| line.starts_with("Received:")).unwrap();
         line.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
     };
-    let before = received();
+    let (before, start) = (received(), std::time::Instant::now());
     // A pause to see nothing happen in, not to wait for something.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let packets = received() - before;
-    // Our own two questions, and pings.
-    assert!(packets <= 8, "{packets} packets in 3 s");
+    // Our own two questions, and pings: one each two seconds or so.
+    let seconds = start.elapsed().as_secs();
+    assert!(packets <= 5 + seconds, "{packets} packets in {seconds} s");
     zk.close().await;
 }
 
 #[tokio::test]
 async fn a_dead_server_does_not_matter_while_another_lives_and_a_chroot_is_made() {
     let log = Log::install();
-    let server = ZooKeeperServer::start();
+    // Both at first: this thread waits for a start, and nobody keeps sessions alive meanwhile.
+    let (server, second) = (ZooKeeperServer::start(), ZooKeeperServer::start());
     let mut config = config(&server, "/zuul/deep");
     let dead = config::ZooKeeperServer { host: "127.0.0.1".to_owned(), port: free_port(), chroot: None };
     config.servers.insert(0, dead.clone());
@@ -330,7 +333,6 @@ async fn a_dead_server_does_not_matter_while_another_lives_and_a_chroot_is_made(
     let first = zk.connected().await;
 
     // The list changes but keeps a server: the session stays. None of it is left: another session, elsewhere.
-    let second = ZooKeeperServer::start();
     let mut both = config.clone();
     both.servers = vec![config.servers[1].clone(), dead.clone()];
     zk.set_servers(&both).unwrap();
@@ -426,7 +428,8 @@ async fn a_candidate_leaves_the_servers_that_are_no_longer_configured() {
     let first = connect(&config(&old, ""));
     let mut leads = first.stand_for_election("stats", "first");
     tokio::time::timeout(SOON, leads.wait_for(|leads| *leads)).await.unwrap().unwrap();
-    let second = connect(&config(&old, ""));
+    // Longer than the test waits for its end.
+    let second = connect(&config::ZooKeeper { timeout: 2 * SOON, ..config(&old, "") });
     let mut waits = second.stand_for_election("stats", "second");
     let candidates = |count: usize| {
         let first = &first;
@@ -466,7 +469,7 @@ async fn the_cache_is_ready_although_something_changes_all_the_time() {
         .collect();
     let zk = connect(&config(&server, ""));
     zk.connected().await;
-    let ready = tokio::time::timeout(Duration::from_secs(10), zk.cache().until_ready()).await;
+    let ready = tokio::time::timeout(2 * SOON, zk.cache().until_ready()).await;
     let known = zk.cache().read(|records| records.nodes.len());
     writers.iter().for_each(tokio::task::JoinHandle::abort);
     ready.expect("ready under load");
@@ -484,7 +487,7 @@ async fn a_withdrawal_does_not_wait_for_a_zookeeper_that_does_not_answer() {
     let registered = || async { zk.children("/nodepool/components/pool").await.ok()?.first().cloned() };
     wait_for(SOON, "it is registered", registered).await;
     server.pause();
-    let withdrawn = tokio::time::timeout(Duration::from_secs(15), registration.withdraw()).await;
+    let withdrawn = tokio::time::timeout(Duration::from_secs(30), registration.withdraw()).await;
     server.resume();
     withdrawn.expect("given up in time");
     let gone = || async { zk.children("/nodepool/components/pool").await.unwrap().is_empty().then_some(()) };

@@ -15,7 +15,7 @@ use zk_common::*;
 
 fn connect_briefly(server: &ZooKeeperServer) -> ZooKeeper {
     let mut config = config(server, "");
-    config.timeout = Duration::from_secs(2);
+    config.timeout = Duration::from_secs(5);
     connect(&config)
 }
 
@@ -71,7 +71,6 @@ async fn a_new_session_with_an_older_zookeeper_shows_what_is_there_and_follows_i
     // A session that has ended during the restart is the current one until it is used.
     let reached = async || zk.children("/nodepool").await.ok();
     wait_for(SOON, "the server is reached again", reached).await;
-    let first = zk.connected().await;
     tokio::time::timeout(SOON, zk.cache().until_ready()).await.unwrap();
     for text in ["1", "2", "3", "new"] {
         let mut held = zk.lock_node(&changed, SOON).await.unwrap().unwrap();
@@ -87,6 +86,7 @@ async fn a_new_session_with_an_older_zookeeper_shows_what_is_there_and_follows_i
         (records.nodes[&changed].stat.version, records.nodes[&changed].stat.mzxid)
     });
 
+    let first = zk.connected().await;
     server.stop();
     fs::remove_dir_all(&data).unwrap();
     fs::rename(&backup, &data).unwrap();

@@ -267,7 +267,7 @@ mod tests {
         shutdown.spawn(async move { token.cancelled().await });
         assert!(!shutdown.join(Duration::from_millis(20)).await, "the task waits for the stop");
         shutdown.request(ShutdownReason::Graceful);
-        assert!(shutdown.join(Duration::from_secs(5)).await);
+        assert!(shutdown.join(Duration::from_secs(30)).await);
     }
 
     #[tokio::test]
@@ -277,16 +277,16 @@ mod tests {
         let mut dumps = shutdown.state_dumps();
         let me = nix::unistd::Pid::this();
         nix::sys::signal::kill(me, nix::sys::signal::Signal::SIGUSR2).unwrap();
-        tokio::time::timeout(Duration::from_secs(5), dumps.changed()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), dumps.changed()).await.unwrap().unwrap();
         assert!(!shutdown.token().is_cancelled(), "a dump stops nothing");
         nix::sys::signal::kill(me, nix::sys::signal::Signal::SIGUSR1).unwrap();
-        let reason = tokio::time::timeout(Duration::from_secs(5), shutdown.requested()).await.unwrap();
+        let reason = tokio::time::timeout(Duration::from_secs(30), shutdown.requested()).await.unwrap();
         assert_eq!(reason, ShutdownReason::Graceful);
         // Does not end this process, as a second SIGINT would.
         nix::sys::signal::kill(me, nix::sys::signal::Signal::SIGTERM).unwrap();
         let mut reason = shutdown.reason();
         let hastened = reason.wait_for(|reason| *reason == Some(ShutdownReason::Terminate));
-        tokio::time::timeout(Duration::from_secs(5), hastened).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), hastened).await.unwrap().unwrap();
     }
 
     #[test]

@@ -119,8 +119,7 @@ async fn a_server_whose_record_never_came_to_be_is_removed_and_a_strangers_is_no
             }
         }
     }
-    let file = json!({"servers": servers, "images": {}});
-    std::fs::write(stage.state_dir().join("p.json"), file.to_string()).unwrap();
+    stage.set_servers("p", &json!(servers));
     let second = stage.launcher().await;
     stage.wait("ours is gone", async || stage.servers().len() == 2).await;
     assert_eq!(second.count(&["Deleting leaked resource"]), 1, "{}", second.log());

@@ -150,6 +150,7 @@ async fn a_launch_whose_server_is_in_the_project_before_leaves_it_on_record_and_
     site.stage.wait("the server is being made", made).await;
     let first = site.node().await;
     site.leads_to("other").await;
+    site.stage.wait("that project is asked", async || site.cloud.is_asked_for("other")).await;
     site.makes("s2");
     site.has(&[("s2", "ACTIVE")]);
     let served = site.stage.wait_for_state(&request, "fulfilled").await;

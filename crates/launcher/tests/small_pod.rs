@@ -73,7 +73,7 @@ async fn a_burst_on_little_of_a_processor_costs_no_session() {
     let stage = Stage::new(&server).await;
     stage.set_env("TOKIO_WORKER_THREADS", Path::new("4"));
     // Pings go out after a third of that, and the server waits for no longer than all of it.
-    stage.session_timeout.set(4.0);
+    stage.session_timeout.set(6.0);
     stage.script(&json!({"p": {"boot_delay": 0.2, "quota": {"instances": -1, "cores": -1, "ram": -1}}}));
     stage.configure(&[fake("p", &["a"], 2 * REQUESTS)]);
     let launcher = stage.launcher().await;

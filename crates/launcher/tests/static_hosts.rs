@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use nix::sys::signal::Signal;
 use nodepool_testing::free_port;
@@ -141,7 +141,7 @@ async fn a_slot_has_one_node_whoever_registers_it() {
     has_ready(&stage, "a", 3).await;
     assert_eq!(first.count(&["Registered host"]), before, "the younger one does: {}", first.log());
     second.signal(Signal::SIGTERM);
-    second.ended(Duration::from_secs(10)).await;
+    second.ended_soon().await;
     let request = stage.request(&["a"]).await;
     stage.fulfilled(&request).await;
     stage.release(&request).await;
@@ -208,7 +208,8 @@ async fn a_provider_without_pools_has_no_ready_nodes() {
 #[tokio::test]
 async fn a_killed_launchers_successor_registers_at_once() {
     let stage = Stage::new(zookeeper()).await;
-    stage.session_timeout.set(30.0);
+    // Longer than the test waits for anything.
+    stage.session_timeout.set(60.0);
     let (_listener, rack) = host(json!("a"), 1).await;
     stage.configure(&[hosts("racks", &[&rack])]);
     let mut first = stage.launcher().await;

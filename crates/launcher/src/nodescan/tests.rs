@@ -133,7 +133,7 @@ async fn a_server_that_refuses_our_address_is_named_with_the_way_out() {
             let _ = timeout(Duration::from_secs(1), stream.read(&mut [0; 64])).await;
         }
     });
-    let error = Nodescan::new().scan(&target(port, "ssh"), Duration::from_secs(3)).await.unwrap_err();
+    let error = Nodescan::new().scan(&target(port, "ssh"), Duration::from_secs(6)).await.unwrap_err();
     server.abort();
     assert!(error.to_string().contains("PerSourcePenaltyExemptList"), "{error}");
 }
@@ -207,10 +207,10 @@ async fn a_server_whose_key_types_we_do_not_know_has_no_keys() {
 /// Upstream's `test_nodescan_connection_timeout`.
 #[tokio::test]
 async fn a_node_that_refuses_times_out_and_says_so() {
-    let budget = Duration::from_millis(1500);
+    let budget = Duration::from_secs(5);
     let started = Instant::now();
     let error = Nodescan::new().scan(&target(free_port(), "ssh"), budget).await.unwrap_err();
-    assert!(started.elapsed() >= budget && started.elapsed() < budget * 3, "{:?}", started.elapsed());
+    assert!(started.elapsed() >= budget && started.elapsed() < budget * 6, "{:?}", started.elapsed());
     let ScanError::Timeout { attempts, ref last, .. } = error;
     assert!(attempts >= 2);
     assert_eq!(last, "connection refused");
@@ -222,7 +222,7 @@ async fn a_node_that_refuses_times_out_and_says_so() {
 async fn a_node_that_accepts_and_says_nothing_times_out_and_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let error = Nodescan::new().scan(&target(port, "ssh"), Duration::from_secs(1)).await.unwrap_err();
+    let error = Nodescan::new().scan(&target(port, "ssh"), Duration::from_secs(5)).await.unwrap_err();
     let ScanError::Timeout { last, .. } = error;
     assert_eq!(last, "connected, but no SSH banner");
 }
@@ -252,7 +252,7 @@ async fn a_server_that_does_not_speak_ssh_times_out_and_says_so() {
             let _ = stream.try_write(b"220 mail.example ESMTP\r\n");
         }
     });
-    let error = Nodescan::new().scan(&target(port, "ssh"), Duration::from_secs(2)).await.unwrap_err();
+    let error = Nodescan::new().scan(&target(port, "ssh"), Duration::from_secs(5)).await.unwrap_err();
     server.abort();
     let ScanError::Timeout { attempts, last, .. } = error;
     assert!(attempts >= 2, "it is tried again");

@@ -304,6 +304,28 @@ impl Stage {
         path
     }
 
+    /// Lets the servers of a provider boot that `hang_boot` keeps from it; the launcher looks once a second. For a moment
+    /// when no server is created or deleted there.
+    pub fn boot(&self, provider: &str) {
+        let mut servers = self.state_of(provider)["servers"].clone();
+        for server in servers.as_object_mut().unwrap().values_mut() {
+            server["boots_at"] = json!(now());
+        }
+        self.set_servers(provider, &servers);
+    }
+
+    /// The servers of a provider are these from now on, as somebody else would change them.
+    pub fn set_servers(&self, provider: &str, servers: &Value) {
+        let (file, aside) = (format!("{provider}.json"), format!("{provider}.aside"));
+        fs::write(self.state_dir().join(&aside), json!({"servers": servers, "images": {}}).to_string()).unwrap();
+        fs::rename(self.state_dir().join(aside), self.state_dir().join(file)).unwrap();
+    }
+
+    fn state_of(&self, provider: &str) -> Value {
+        let file = self.state_dir().join(format!("{provider}.json"));
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    }
+
     /// The servers in the state files.
     pub fn servers(&self) -> BTreeMap<String, Value> {
         let mut servers = BTreeMap::new();
@@ -400,6 +422,11 @@ impl Launcher {
     }
 
     /// Waits for its end.
+    pub async fn ended_soon(&mut self) -> ExitStatus {
+        self.ended(SOON).await
+    }
+
+    /// The same where it may take longer, or must not take as long.
     pub async fn ended(&mut self, within: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {

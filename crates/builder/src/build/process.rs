@@ -230,6 +230,9 @@ mod tests {
         }
     }
 
+    /// Of a test that waits for something.
+    const SOON: Duration = Duration::from_secs(30);
+
     struct Try {
         dir: tempfile::TempDir,
     }
@@ -275,7 +278,7 @@ mod tests {
         let stray = said.lines().next().unwrap();
         assert!(said.ends_with("\nguarded\nExit code: 0\n"), "{said}");
         let gone = || async { (!is_alive(stray)).then_some(()) };
-        nodepool_testing::wait_for(GRACE, "the stray is gone", gone).await;
+        nodepool_testing::wait_for(SOON, "the stray is gone", gone).await;
         assert!(marked(|value| value == file.as_bytes()).is_empty());
     }
 
@@ -291,13 +294,13 @@ mod tests {
     async fn a_build_that_takes_too_long_ends_with_its_children() {
         let this = Try::new();
         let command = shell("sleep 1000 & echo $!; wait", &[]);
-        let ended = run(&command, this.log(), Duration::from_secs(2), &CancellationToken::new()).await;
+        let ended = run(&command, this.log(), Duration::from_secs(6), &CancellationToken::new()).await;
         assert!(matches!(ended, Ended::TimedOut), "{ended:?}");
         let said = this.said();
         let (child, note) = said.split_once('\n').unwrap();
-        assert!(note.starts_with("Build timeout: ended after 2 s"), "{note}");
+        assert!(note.starts_with("Build timeout: ended after 6 s"), "{note}");
         let gone = || async { (!is_alive(child)).then_some(()) };
-        nodepool_testing::wait_for(GRACE, "its child is gone", gone).await;
+        nodepool_testing::wait_for(SOON, "its child is gone", gone).await;
     }
 
     #[tokio::test]

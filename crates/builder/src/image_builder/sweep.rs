@@ -149,6 +149,34 @@ mod tests {
         command.spawn().unwrap()
     }
 
+    /// Waits until that process, or one that it has started, runs this.
+    fn runs(child: &Child, command: &str) {
+        let is_or_has = |id: u32| {
+            let mut id = id;
+            while id > 1 && id != child.id() {
+                // After the name, which may have anything in it: the state and the parent.
+                let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+                let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+                id = parent.unwrap_or_default();
+            }
+            id == child.id()
+        };
+        let is_it = |id: &u32| {
+            let arguments = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&arguments).replace('\0', " ").trim() == command
+        };
+        let start = std::time::Instant::now();
+        loop {
+            let processes = std::fs::read_dir("/proc").unwrap();
+            let mut ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+            if ids.any(|id| is_it(&id) && is_or_has(id)) {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(30), "after 30 s `{command}` does not run");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn sweep(mark: &str, notes: &Notes) -> Swept {
         let output = Command::new("/bin/sh").arg("-c").arg(script(mark, notes)).output().unwrap();
         let attempt = Attempt { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), ..Attempt::default() };
@@ -165,7 +193,9 @@ mod tests {
             &mark,
             "exec setsid sh -c 'env -i setsid sleep 2001 & trap \"\" TERM; sleep 2002 & wait; sleep 2003'",
         );
-        std::thread::sleep(Duration::from_millis(300));
+        runs(&stranger, "sleep 1000");
+        runs(&ours, "sleep 2001");
+        runs(&ours, "sleep 2002");
         let directory = tempfile::tempdir().unwrap();
         let temporary = directory.path().join("ansible-tmp-1700000000.1-42-7");
         std::fs::create_dir(&temporary).unwrap();
@@ -190,7 +220,7 @@ mod tests {
         let mark = uuid::Uuid::new_v4().to_string();
         // In a session of its own: else ours would count as the build's.
         let mut stubborn = marked(&mark, "exec setsid sh -c 'trap \"\" TERM; sleep 2005; sleep 2006'");
-        std::thread::sleep(Duration::from_millis(300));
+        runs(&stubborn, "sleep 2005");
         let directory = tempfile::tempdir().unwrap();
         let awk = directory.path().join("awk");
         std::fs::write(&awk, "#!/bin/sh\nPATH=${PATH#*:}\nsleep 0.5\nexec awk \"$@\"\n").unwrap();
@@ -202,7 +232,9 @@ mod tests {
         let took = started.elapsed();
         assert!(String::from_utf8_lossy(&output.stdout).contains("ended "), "{output:?}");
         assert!(took > Duration::from_secs(2), "it had its time to end by itself: {took:?}");
-        assert!(took < Duration::from_secs(8), "{took:?}");
+        // Two seconds for each signal and some looks; without a clock it would be the number of looks that ends it, which take
+        // more than twenty.
+        assert!(took < Duration::from_secs(16), "{took:?}");
         stubborn.wait().unwrap();
     }
 
@@ -215,7 +247,7 @@ mod tests {
             .env("SUDO_COMMAND", format!("/bin/sh -c echo {word} ; python3"))
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(200));
+        runs(&child, "sleep 2004");
         let mut notes = Notes::default();
         notes.becomes.insert(word);
         let swept = sweep(&uuid::Uuid::new_v4().to_string(), &notes);

@@ -106,7 +106,8 @@ class ZooKeeper(Process):
         def up():
             if not self.running():
                 raise RuntimeError(f'ZooKeeper ended:\n{self.tail()}')
-            if self.four_letters('ruok') != 'imok':
+            # `ruok` is answered before the server serves.
+            if 'Mode:' not in self.four_letters('srvr'):
                 return False
             # The secure port is opened after the plain one.
             with socket.socket() as s:
@@ -122,7 +123,7 @@ class ZooKeeper(Process):
         """A connected kazoo client on the plain port."""
         import kazoo.client
         client = kazoo.client.KazooClient(hosts=f'127.0.0.1:{self.port}{chroot}', timeout=20)
-        client.start()
+        client.start(timeout=60)
         return client
 
     def tls_client(self, chroot=''):

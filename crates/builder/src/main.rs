@@ -1,6 +1,6 @@
 //! `nodepool-builder`: wiring.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodepool_builder::{
@@ -8,7 +8,7 @@ use nodepool_builder::{
     run::{Builder, Options},
 };
 use nodepool_common::{
-    process::{self, Frame},
+    daemon::{self, Program, Start, VERSION, seconds},
     stats::Stats,
     sys::host,
 };
@@ -19,25 +19,10 @@ const LOGGER: &str = "nodepool.builder";
 /// Builds images and uploads them.
 #[derive(Debug, Parser)]
 #[command(name = "nodepool-builder", disable_version_flag = true, infer_long_args = true)]
+#[command(mut_arg("pid_file", |file| file.required(false).default_value("/var/run/nodepool/nodepool-builder.pid")))]
 struct Arguments {
-    /// Path to the configuration file
-    #[arg(short = 'c', value_name = "FILE", default_value = "/etc/nodepool/nodepool.yaml")]
-    config: PathBuf,
-    /// Path to the secure file
-    #[arg(short = 's', value_name = "FILE")]
-    secure: Option<PathBuf>,
-    /// Path to a logging configuration (Python's dictConfig as YAML or JSON, or fileConfig)
-    #[arg(short = 'l', value_name = "FILE")]
-    logging: Option<PathBuf>,
-    /// Path to the pid file
-    #[arg(short = 'p', value_name = "FILE", default_value = "/var/run/nodepool/nodepool-builder.pid")]
-    pid_file: PathBuf,
-    /// Run in the foreground with debug logging
-    #[arg(short = 'd')]
-    debug: bool,
-    /// Run in the foreground
-    #[arg(short = 'f')]
-    foreground: bool,
+    #[command(flatten)]
+    daemon: daemon::Arguments,
     /// Builds at a time
     #[arg(long, value_name = "N", default_value_t = 1)]
     build_workers: usize,
@@ -50,9 +35,6 @@ struct Arguments {
     /// Seconds before a build or an upload that failed is tried again; doubles up to sixty times that
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     retry_interval: f64,
-    /// Show the version
-    #[arg(long)]
-    version: bool,
     /// Something else than building images
     #[command(subcommand)]
     command: Option<Command>,
@@ -68,28 +50,19 @@ fn main() -> ExitCode {
         return code;
     }
     let arguments = Arguments::parse();
-    if arguments.version {
-        println!("Nodepool version: {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match &arguments.command {
+        Some(Command::TrustHost(of_host)) if !arguments.daemon.version => trust_host::run(of_host),
+        _ => {
+            let program = Program { name: "nodepool-builder", log: "nodepool-builder" };
+            daemon::main(program, &arguments.daemon, || run(&arguments))
+        }
     }
-    if let Some(Command::TrustHost(arguments)) = &arguments.command {
-        return trust_host::run(arguments);
-    }
-    let options = process::Options {
-        program: "nodepool-builder",
-        app: "nodepool-builder",
-        logging: arguments.logging.clone(),
-        pid_file: arguments.pid_file.clone(),
-        debug: arguments.debug,
-        foreground: arguments.foreground,
-    };
-    process::main(&options, || async { run(arguments).await.unwrap_or_else(|code| code) })
 }
 
-async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
-    let path = arguments.config.display().to_string();
-    let (frame, watcher) = Frame::new(&arguments.config, arguments.secure.as_deref())?;
-    if frame.loaded.config.zookeeper.servers.is_empty() {
+async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let path = arguments.daemon.config.display();
+    let start = Start::new(&arguments.daemon)?;
+    if start.loaded.config.zookeeper.servers.is_empty() {
         error!(
             logger = LOGGER,
             "No ZooKeeper servers specified in config. Add zookeeper-servers to {path}, or pass the secure file that has \
@@ -97,25 +70,18 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
         );
         return Err(ExitCode::FAILURE);
     }
-    let zk = frame.connect()?;
+    let (frame, loaded) = start.connect(Stats::from_env())?;
     let options = Options {
         build_workers: arguments.build_workers,
         upload_workers: arguments.upload_workers,
         cleanup_interval: Some(arguments.cleanup_interval).filter(|interval| *interval > 0.0).map(seconds),
         retry_interval: seconds(arguments.retry_interval),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: VERSION.to_owned(),
         fqdn: host::fqdn(),
     };
-    let builder = Builder::new(options, watcher, frame.loaded.config.clone(), zk.clone(), Stats::from_env());
-    let builder = builder.map_err(|error| {
+    let builder = Builder::new(options, frame).map_err(|error| {
         error!(logger = LOGGER, "{error} ({path})");
         ExitCode::FAILURE
     })?;
-    builder.note_loaded(&frame.loaded);
-    let shutdown = frame.shutdown.clone();
-    Ok(frame.run(&zk, builder.run(&shutdown)).await)
-}
-
-fn seconds(value: f64) -> Duration {
-    Duration::try_from_secs_f64(value).unwrap_or(Duration::from_secs(60)).max(Duration::from_millis(10))
+    Ok(daemon::run(&builder, (), &loaded).await)
 }

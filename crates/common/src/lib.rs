@@ -6,11 +6,11 @@
 //! * [`status`]: the tables of the command line and the HTTP API
 //! * [`stats`]: every metric, declared once, to statsd and Prometheus
 //! * [`sys`]: logging, shutdown, the host's names
-//! * [`process`]: what the daemons' `main` do alike
+//! * [`daemon`]: all that launcher and builder do alike
 
 pub mod config;
+pub mod daemon;
 pub mod model;
-pub mod process;
 pub mod stats;
 pub mod status;
 pub mod sys;

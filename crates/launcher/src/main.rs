@@ -1,43 +1,28 @@
 //! `nodepool-launcher`: wiring.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use nodepool_common::{
-    process::{self, Frame},
+    config::WebApp,
+    daemon::{self, Daemon, Program, Start, VERSION, seconds},
     stats::Stats,
-    sys::{host, shutdown::Shutdown},
+    sys::host,
 };
 use nodepool_launcher::{
     run::{Launcher, Options},
     web,
 };
 use tokio::net::TcpListener;
-use tracing::{error, info};
+use tracing::error;
 
 /// Serves the node requests of Zuul.
 #[derive(Debug, Parser)]
 #[command(name = "nodepool-launcher", disable_version_flag = true, infer_long_args = true)]
-#[allow(clippy::struct_excessive_bools)] // they are the command line's switches
+#[command(mut_arg("pid_file", |file| file.required(false).default_value("/var/run/nodepool/nodepool.pid")))]
 struct Arguments {
-    /// Path to the configuration file
-    #[arg(short = 'c', value_name = "FILE", default_value = "/etc/nodepool/nodepool.yaml")]
-    config: PathBuf,
-    /// Path to the secure file
-    #[arg(short = 's', value_name = "FILE")]
-    secure: Option<PathBuf>,
-    /// Path to a logging configuration (Python's dictConfig as YAML or JSON, or fileConfig)
-    #[arg(short = 'l', value_name = "FILE")]
-    logging: Option<PathBuf>,
-    /// Path to the pid file
-    #[arg(short = 'p', value_name = "FILE", default_value = "/var/run/nodepool/nodepool.pid")]
-    pid_file: PathBuf,
-    /// Run in the foreground with debug logging
-    #[arg(short = 'd')]
-    debug: bool,
-    /// Run in the foreground
-    #[arg(short = 'f')]
-    foreground: bool,
+    #[command(flatten)]
+    daemon: daemon::Arguments,
     /// Do not serve HTTP
     #[arg(long)]
     no_webapp: bool,
@@ -56,90 +41,54 @@ struct Arguments {
     /// Seconds after which the lock directory of a request that is gone is removed
     #[arg(long, value_name = "SECONDS", default_value_t = 28800.0)]
     request_lock_age: f64,
-    /// Show the version
-    #[arg(long)]
-    version: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.version {
-        println!("Nodepool version: {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
-    }
-    let options = process::Options {
-        program: "nodepool-launcher",
-        app: "nodepool",
-        logging: arguments.logging.clone(),
-        pid_file: arguments.pid_file.clone(),
-        debug: arguments.debug,
-        foreground: arguments.foreground,
-    };
-    process::main(&options, || async { run(arguments).await.unwrap_or_else(|code| code) })
+    let program = Program { name: "nodepool-launcher", log: "nodepool" };
+    daemon::main(program, &arguments.daemon, || run(&arguments))
 }
 
-async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
-    let (frame, watcher) = Frame::new(&arguments.config, arguments.secure.as_deref())?;
+async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let start = Start::new(&arguments.daemon)?;
     // Bound before anything else, and answered from the first moment: the probes of a pod must not wait for clouds.
-    let listener = if arguments.no_webapp {
-        None
-    } else {
-        let webapp = &frame.loaded.config.webapp;
-        let host = arguments.web_address.clone().unwrap_or_else(|| webapp.listen_address.clone());
-        let port = arguments.web_port.unwrap_or(webapp.port);
-        match TcpListener::bind((host.as_str(), port)).await {
-            Ok(listener) => Some(listener),
-            Err(error) => {
-                error!(
-                    logger = "nodepool.WebApp",
-                    "Cannot listen on {host}:{port} (webapp of the configuration): {error}"
-                );
-                return Err(ExitCode::FAILURE);
-            }
-        }
-    };
-    let zk = frame.connect()?;
-    let stats = Stats::from_env();
+    let listener = if arguments.no_webapp { None } else { Some(listen(arguments, &start.loaded.config.webapp).await?) };
+    let (frame, loaded) = start.connect(Stats::from_env())?;
     let options = Options {
         cleanup_interval: seconds(arguments.cleanup_interval),
         delete_interval: seconds(arguments.delete_interval),
         request_lock_age: seconds(arguments.request_lock_age),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: VERSION.to_owned(),
         fqdn: host::fqdn(),
     };
-    let (launcher, core) = Launcher::new(options, frame.loaded.config.clone(), zk.clone(), stats.clone());
-    launcher.note_loaded(&frame.loaded);
+    let (launcher, core) = Launcher::new(options, frame);
     if let Some(listener) = listener {
-        let (ready, pools) = (Arc::clone(&launcher), Arc::clone(&launcher));
-        let sources = web::WebState {
-            records: web::read_cache(zk.clone()),
-            readiness: Arc::new(move || ready.readiness()),
-            metrics: Arc::new(move || stats.render()),
-            pools: Arc::new(move || {
-                let launcher = Arc::clone(&pools);
-                Box::pin(async move { launcher.pool_list().await })
-            }),
-        };
-        // Until the end: what runs to its end may be watched.
-        let serving = web::serve(listener, sources, frame.end.clone());
-        frame.shutdown.spawn(frame.shutdown.guard("HTTP server", serving));
+        serve(&launcher, listener);
     }
-    dump_on_signal(&launcher, &frame.shutdown);
-    let shutdown = frame.shutdown.clone();
-    Ok(frame.run(&zk, launcher.run(core, watcher, &shutdown)).await)
+    Ok(daemon::run(&launcher, core, &loaded).await)
 }
 
-/// SIGUSR2: what the launcher is doing goes to the log, where Python's threads would have dumped their stacks.
-fn dump_on_signal(launcher: &Arc<Launcher>, shutdown: &Shutdown) {
-    let mut dumps = shutdown.state_dumps();
-    let launcher = Arc::clone(launcher);
-    tokio::spawn(async move {
-        while dumps.changed().await.is_ok() {
-            info!(logger = "nodepool.stack_dump", "{}", launcher.state_dump().await);
-        }
-    });
+async fn listen(arguments: &Arguments, webapp: &WebApp) -> Result<TcpListener, ExitCode> {
+    let host = arguments.web_address.as_deref().unwrap_or(&webapp.listen_address);
+    let port = arguments.web_port.unwrap_or(webapp.port);
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        error!(logger = "nodepool.WebApp", "Cannot listen on {host}:{port} (webapp of the configuration): {error}");
+        ExitCode::FAILURE
+    })
 }
 
-fn seconds(value: f64) -> Duration {
-    Duration::try_from_secs_f64(value).unwrap_or(Duration::from_secs(60)).max(Duration::from_millis(10))
+fn serve(launcher: &Arc<Launcher>, listener: TcpListener) {
+    let (ready, pools) = (Arc::clone(launcher), Arc::clone(launcher));
+    let frame = launcher.frame();
+    let stats = frame.stats.clone();
+    let sources = web::WebState {
+        records: web::read_cache(frame.zk.clone()),
+        readiness: Arc::new(move || ready.readiness()),
+        metrics: Arc::new(move || stats.render()),
+        pools: Arc::new(move || {
+            let launcher = Arc::clone(&pools);
+            Box::pin(async move { launcher.pool_list().await })
+        }),
+    };
+    frame.serve("HTTP server", |end| web::serve(listener, sources, end));
 }

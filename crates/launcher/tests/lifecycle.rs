@@ -7,7 +7,11 @@ mod support;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nodepool_common::sys::shutdown::{Shutdown, ShutdownReason};
+use nodepool_common::{
+    daemon::{self, Start},
+    stats::Stats,
+    sys::shutdown::ShutdownReason,
+};
 use nodepool_testing::ZooKeeperServer;
 use serde_json::{Value, json};
 use support::*;
@@ -118,15 +122,10 @@ async fn a_drain_with_a_zookeeper_that_does_not_answer_ends() {
 async fn a_change_between_the_load_and_the_start_is_found() {
     let stage = Stage::new(zookeeper()).await;
     stage.configure(&[fake("p", &["a"], 5)]);
-    let (watcher, loaded) = nodepool_common::config::Watcher::load(&stage.path("nodepool.yaml"), None).unwrap();
+    let start = Start::load(&stage.path("nodepool.yaml"), None).unwrap();
     stage.configure(&[fake("p", &["a", "b"], 5)]);
-    let shutdown = Shutdown::new();
-    let zk = nodepool_common::zk::ZooKeeper::start(
-        &loaded.config.zookeeper,
-        &shutdown,
-        tokio_util::sync::CancellationToken::new(),
-    )
-    .unwrap();
+    let shutdown = start.shutdown.clone();
+    let (frame, loaded) = start.connect(Stats::from_env()).unwrap();
     let options = nodepool_launcher::run::Options {
         cleanup_interval: Duration::from_secs(60),
         delete_interval: Duration::from_secs(5),
@@ -134,14 +133,11 @@ async fn a_change_between_the_load_and_the_start_is_found() {
         version: "test".to_owned(),
         fqdn: "host.example".to_owned(),
     };
-    let stats = nodepool_common::stats::Stats::from_env();
-    let (launcher, core) = nodepool_launcher::run::Launcher::new(options, loaded.config, zk.clone(), stats);
-    let (running, stop) = (std::sync::Arc::clone(&launcher), shutdown.clone());
-    let running = tokio::spawn(async move { running.run(core, watcher, &stop).await });
+    let (launcher, core) = nodepool_launcher::run::Launcher::new(options, frame);
+    let running = tokio::spawn(async move { daemon::run(&launcher, core, &loaded).await });
     stage.offered("b").await;
     shutdown.request(ShutdownReason::Terminate);
     running.await.unwrap();
-    zk.close().await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ impl Builder {
     pub(super) fn carry_out(self: &Arc<Self>, decision: Decision) {
         let marked = self.mark(&decision);
         let this = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.frame.tasks.spawn(async move {
             let _marked = marked;
             debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
             match this.act(&decision).await {
@@ -205,6 +205,6 @@ impl Drop for Marked {
             Marking::Retire(None) => {}
         }
         drop(state);
-        self.builder.wake.notify_one();
+        self.builder.frame.wake.notify_one();
     }
 }

@@ -82,7 +82,7 @@ impl Builder {
         build.formats = formats.to_vec();
         let stat = lock.create_build(&build).await?;
         info!(logger = LOGGER, image = %image, build = %id, "Building image {image}: {why}");
-        self.wake.notify_one();
+        self.frame.wake.notify_one();
 
         let started = Instant::now();
         let last = ready.map(|(build, _)| build);

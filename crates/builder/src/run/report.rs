@@ -26,7 +26,7 @@ impl Builder {
                 let held_back = self.state().withheld.len();
                 self.stats.files_held_back(&self.options.fqdn, held_back);
             }
-            self.wake.notify_one();
+            self.frame.wake.notify_one();
         }
     }
 

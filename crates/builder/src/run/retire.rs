@@ -36,7 +36,7 @@ impl Builder {
                 upload.set_state(UploadState::Deleting, clock::now());
                 let Some(marked) = self.zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
                 stat = marked;
-                self.wake.notify_one();
+                self.frame.wake.notify_one();
             }
         }
         if upload.external_id.is_none() && had_failed {

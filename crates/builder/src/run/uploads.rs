@@ -13,6 +13,7 @@ use std::{
 
 use nodepool_common::{
     config::{Diskimage, Provider},
+    daemon::Daemon,
     model::{
         BuildId, BuildState, Extra, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadKey,
         UploadState,

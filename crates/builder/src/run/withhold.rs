@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use nodepool_common::{
+    daemon::Daemon,
     model::{Entry, HeldBack, Holder},
     sys::host,
 };
@@ -56,7 +57,7 @@ impl Builder {
                 }
             }
             this.state().withholding = false;
-            this.wake.notify_one();
+            this.frame.wake.notify_one();
         });
     }
 

@@ -446,6 +446,11 @@ impl Stats {
         self.0.metrics.plan_seconds.observe(duration.as_secs_f64());
     }
 
+    /// For how many seconds a pass has been due and none has ended.
+    pub fn pass_due_for(&self, seconds: u32) {
+        self.0.metrics.pass_due.set(f64::from(seconds));
+    }
+
     /// A build has ended. `sizes`: the bytes that each format's file takes on the disk, where it ended well
     /// (`nodepool 11.0.0: builder.py _buildImage`).
     pub fn image_built(&self, image: &ImageName, ok: bool, code: i32, duration: Duration, sizes: &[(String, u64)]) {

@@ -47,6 +47,7 @@ pub struct Metrics {
     pub cloud_seconds: HistogramVec,
     pub host_key_scans: HistogramVec,
     pub plan_seconds: Histogram,
+    pub pass_due: Gauge,
     pub image_builds: IntCounterVec,
     pub image_build_seconds: GaugeVec,
     pub image_built_at: GaugeVec,
@@ -215,6 +216,7 @@ impl Metrics {
                         .buckets(PLANS.to_vec()),
                 ),
             ),
+            pass_due: gauge(r, "nodepool_pass_due_seconds", "For how long a pass has been due and none has ended"),
             image_builds: counters(
                 r,
                 "nodepool_image_builds_total",

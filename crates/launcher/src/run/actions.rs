@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodepool_common::zk::ZkError;
+use nodepool_common::{daemon::Daemon, zk::ZkError};
 use tracing::{debug, info};
 
 use super::{

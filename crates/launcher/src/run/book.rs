@@ -1,6 +1,6 @@
 //! [`Book`]: what this launcher holds and does at the moment.
 //!
-//! It pairs the planner's view ([`Ledger`]) with the locks themselves. The loop of [`Launcher::run`](super::Launcher::run)
+//! It pairs the planner's view ([`Ledger`]) with the locks themselves. The loop of [`nodepool_common::daemon`]
 //! owns it, alone: an action is given the locks that it works with when it begins, and what it has to say reaches the book
 //! as an [`Event`](super::events::Event), in the order in which it was said. Nothing here survives the session: when that is
 //! lost, the book begins anew and everything is planned from the records; what actions of before still tell is dropped, and

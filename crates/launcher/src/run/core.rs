@@ -15,7 +15,7 @@ use nodepool_common::{
     config::MetastaticLabel,
     model::{ProviderName, RequestId, Timestamp},
     sys::clock,
-    zk::{SessionId, ZkError},
+    zk::ZkError,
 };
 use tracing::{error, info, warn};
 
@@ -43,10 +43,6 @@ pub struct Core {
     planner: Box<Planner>,
     /// When what the planner remembers was last compared with everything.
     checked: Option<Instant>,
-    /// The session in which all that stands in the book was done.
-    session: Option<SessionId>,
-    /// Whether there is one now, as last reported.
-    is_connected: Option<bool>,
 }
 
 /// What is held and what waits: a copy for who has asked.
@@ -62,11 +58,11 @@ impl Core {
     /// A core that knows nothing yet, and how it is told.
     pub(super) fn new() -> (Self, Reports) {
         let (book, reports) = Book::new();
-        let core = Self { book, planner: Box::default(), checked: None, session: None, is_connected: None };
+        let core = Self { book, planner: Box::default(), checked: None };
         (core, reports)
     }
 
-    fn clock_stepped(&mut self, step: f64) {
+    pub(super) fn clock_stepped(&mut self, step: f64) {
         self.book.clock_stepped(step);
         self.planner.clock_stepped(step);
     }
@@ -93,34 +89,6 @@ impl Core {
 }
 
 impl Launcher {
-    /// Applies what was told, and what is so since the last pass: the clock was set, the session is another one.
-    pub(super) fn catch_up(&self, core: &mut Core) {
-        let step = self.steps().step(clock::now(), Instant::now());
-        if let Some(step) = step {
-            warn!(logger = LOGGER, "The clock was set by {step:.0} s: what waits for a time waits as long as before");
-            core.clock_stepped(step);
-            self.clouds.clock_stepped(step);
-            self.zk.cache().clock_stepped(step);
-        }
-        let session = *self.zk.session().borrow();
-        if core.is_connected.replace(session.is_some()) != Some(session.is_some()) {
-            self.stats.zk_connected(session.is_some());
-        }
-        // While there is none, what was done in the last one may still be good: it may come back.
-        if session.is_some() && session != core.session {
-            self.stats.zk_session();
-            if core.session.is_some() {
-                warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
-                self.clouds.search_anew();
-                core.book.start_over();
-            }
-            core.session = session;
-        }
-        while let Some(told) = core.book.inbox().try_next() {
-            self.apply(core, told);
-        }
-    }
-
     /// Applies what was told in a session of ours; what is told of one that has ended has no meaning any more.
     pub(super) fn apply(&self, core: &mut Core, told: Told) {
         let Told { session, event } = told;
@@ -223,7 +191,7 @@ impl Launcher {
     }
 
     /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
-    pub(super) fn pass(self: &Arc<Self>, core: &mut Core, stopping: bool) -> Option<Timestamp> {
+    pub(super) fn plan_and_act(self: &Arc<Self>, core: &mut Core, stopping: bool) -> Option<Timestamp> {
         let now = clock::now();
         let config = self.config();
         let recheck_at = self.clouds.forget_stale(now);

@@ -49,7 +49,7 @@ impl Launcher {
         }
         *looked = Some(at);
         drop(looked);
-        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let steps = self.frame.steps();
         let mut clouds = BTreeMap::new();
         let mut found: BTreeMap<ProviderName, Lost> = BTreeMap::new();
         for entry in records.nodes.values() {
@@ -82,11 +82,7 @@ impl Launcher {
     pub(super) fn notices_gone(&self, node: &Node) -> bool {
         let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { return false };
         let Some(cloud) = self.clouds.get(provider) else { return false };
-        let since = self.steps.lock().unwrap_or_else(PoisonError::into_inner).seen_after(
-            node.state_time,
-            clock::now(),
-            Instant::now(),
-        );
+        let since = self.frame.steps().seen_after(node.state_time, clock::now(), Instant::now());
         let Some(why) = cloud.provider.has_gone(external_id, node.driver_data.as_ref(), since) else { return false };
         self.clouds.keep_gone(provider, &node.id, why);
         true

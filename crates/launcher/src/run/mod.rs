@@ -1,6 +1,6 @@
 //! Acting: the launcher's loop and the actions it carries out.
 //!
-//! One loop ([`Launcher::run`]) waits until something may have changed (a record, an answer of a cloud, the end of an
+//! One loop ([`nodepool_common::daemon`]) waits until something may have changed (a record, an answer of a cloud, the end of an
 //! action, a moment the planner named), asks the [`Planner`](crate::plan::Planner) and hands each decision to a task of its own.
 //! It alone owns what the launcher holds and does ([`core`]); actions tell it what they have done ([`events`]).
 //! An action locks, reads again under the lock, does one step and ends; what comes next is the next plan's business.
@@ -38,23 +38,21 @@ mod requests;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use nodepool_common::{
-    config::{self, Config},
-    model::{Extra, LauncherId, PoolComponent, ProviderName},
+    config::{Config, ConfigErrors, Loaded},
+    daemon::{Daemon, Frame, Wake},
+    model::{Extra, LauncherId, PoolComponent, ProviderName, Timestamp},
     stats::Stats,
-    sys::{
-        clock, host,
-        shutdown::{Shutdown, ShutdownReason},
-    },
+    sys::host,
     zk::{Registration, ZooKeeper},
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 pub use self::core::Core;
 pub use self::report::Readiness;
@@ -83,9 +81,13 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Launcher {
     options: Options,
+    frame: Frame,
+    /// The frame's, by their short names.
     zk: ZooKeeper,
     stats: Stats,
-    config: RwLock<Arc<Config>>,
+    wake: Wake,
+    tasks: TaskTracker,
+    ending: CancellationToken,
     /// How the loop is asked.
     reports: Reports,
     clouds: Clouds,
@@ -93,19 +95,13 @@ pub struct Launcher {
     pools: Mutex<BTreeMap<PoolKey, RunningPool>>,
     /// When all ready nodes were last looked at for those that have gone; `None`: they are to be now.
     looked_for_gone: Mutex<Option<Instant>>,
-    /// When the clock was set.
-    steps: Mutex<clock::Steps>,
     readiness: Mutex<Readiness>,
     placing: metastatic::Placing,
     hosts_met: hosts::HostsMet,
     /// What the searches for leaks have held back.
     withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
-    wake: Notify,
     /// See [`actions::ACCEPTS_AT_ONCE`].
     accepts: Semaphore,
-    tasks: TaskTracker,
-    /// Cancelled when the process ends; until then actions may go on although no new work is taken.
-    ending: CancellationToken,
 }
 
 /// A pool that takes part: its id and its component.
@@ -123,96 +119,120 @@ impl RunningPool {
     }
 }
 
+impl Daemon for Launcher {
+    type Core = Core;
+    const LOGGER: &'static str = LOGGER;
+    const PACE: Duration = Duration::ZERO;
+    const LEAVE: Duration = Duration::from_secs(5);
+
+    fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    fn start(self: &Arc<Self>) -> Registration {
+        self.guard("reporter of statistics", Self::report_statistics);
+        self.guard("keeper of what is held back", Self::forget_unclaimed);
+        self.zk.register_launcher(&host::hostname(), &self.options.version)
+    }
+
+    fn note_loaded(&self, loaded: &Loaded) {
+        self.note_usable(loaded);
+    }
+
+    fn note_invalid(&self, errors: &ConfigErrors) {
+        self.note_unusable(errors);
+    }
+
+    /// Providers and pools come, change and go.
+    fn configure(self: &Arc<Self>, _before: &Config, _loaded: &Loaded) {
+        let config = self.config();
+        self.apply_providers(&config);
+        self.match_pools();
+        self.report_configuration(&config);
+    }
+
+    fn clock_stepped(&self, core: &mut Core, step: f64) {
+        core.clock_stepped(step);
+        self.clouds.clock_stepped(step);
+    }
+
+    fn session_lost(&self, core: &mut Core) {
+        warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
+        self.clouds.search_anew();
+        core.book.start_over();
+    }
+
+    fn catch_up(&self, core: &mut Core) {
+        while let Some(told) = core.book.inbox().try_next() {
+            self.apply(core, told);
+        }
+    }
+
+    async fn hear(&self, core: &mut Core) {
+        if let Some(told) = core.book.inbox().next().await {
+            self.apply(core, told);
+        }
+    }
+
+    fn pass(self: &Arc<Self>, core: &mut Core, stopping: bool) -> Option<Timestamp> {
+        self.plan_and_act(core, stopping)
+    }
+
+    fn is_idle(&self, core: &Core) -> bool {
+        core.book.is_idle()
+    }
+
+    async fn drain(&self) {
+        info!(logger = LOGGER, "Stopping: no new requests, running launches are finished first");
+        self.withdraw_pools().await;
+    }
+
+    async fn quit(&self, core: &mut Core) {
+        self.leave(core).await;
+    }
+
+    async fn end(&self) {
+        self.withdraw_pools().await;
+    }
+
+    async fn state_dump(&self) -> String {
+        self.describe().await
+    }
+}
+
 impl Launcher {
-    /// A launcher with a first configuration, and what its loop will own; nothing runs yet.
-    pub fn new(options: Options, config: Arc<Config>, zk: ZooKeeper, stats: Stats) -> (Arc<Self>, Core) {
+    /// A launcher on its frame, and what its loop will own; nothing runs yet.
+    pub fn new(options: Options, frame: Frame) -> (Arc<Self>, Core) {
         let (core, reports) = Core::new();
         let launcher = Arc::new(Self {
             options,
-            zk,
-            stats: stats.clone(),
-            config: RwLock::new(config),
+            zk: frame.zk.clone(),
+            stats: frame.stats.clone(),
+            wake: frame.wake.clone(),
+            tasks: frame.tasks.clone(),
+            ending: frame.ending.clone(),
             reports,
             clouds: Clouds::default(),
-            context: nodepool_drivers::Context::from_env().with_stats(stats),
+            context: nodepool_drivers::Context::from_env().with_stats(frame.stats.clone()),
             pools: Mutex::default(),
             looked_for_gone: Mutex::default(),
-            steps: Mutex::default(),
             readiness: Mutex::default(),
             placing: metastatic::Placing::default(),
             hosts_met: hosts::HostsMet::default(),
             withheld: Mutex::default(),
-            wake: Notify::new(),
             accepts: Semaphore::new(actions::ACCEPTS_AT_ONCE),
-            tasks: TaskTracker::new(),
-            ending: CancellationToken::new(),
+            frame,
         });
         (launcher, core)
     }
 
     /// The running configuration.
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Runs until told to stop. Returns when everything that ran has ended. `watcher` knows the files from before the
-    /// first configuration was read, so that no change is missed.
-    pub async fn run(self: &Arc<Self>, mut core: Core, watcher: config::Watcher, shutdown: &Shutdown) {
-        let mut stop = shutdown.reason();
-        let component = self.zk.register_launcher(&host::hostname(), &self.options.version);
-        self.apply_config(&self.config());
-        self.guard(shutdown, "watcher of the configuration", |this| this.watch_config(watcher));
-        self.guard(shutdown, "reporter of statistics", Self::report_statistics);
-        self.guard(shutdown, "keeper of what is held back", Self::forget_unclaimed);
-
-        let (mut changed, mut sessions) = (self.zk.cache().changed(), self.zk.session());
-        let mut stopping = false;
-        loop {
-            self.catch_up(&mut core);
-            let wake_at = if self.zk.cache().ready() { self.pass(&mut core, stopping) } else { None };
-            if stopping && core.book.is_idle() {
-                break;
-            }
-            let pause = wake_at.map_or(clock::LONGEST_SLEEP, clock::until);
-            tokio::select! {
-                result = changed.changed() => if result.is_err() { break },
-                result = sessions.changed() => if result.is_err() { break },
-                () = self.wake.notified() => {}
-                told = core.book.inbox().next() => if let Some(told) = told { self.apply(&mut core, told) },
-                () = tokio::time::sleep(pause) => {}
-                result = stop.changed() => {
-                    let reason = *stop.borrow_and_update();
-                    match reason {
-                        Some(ShutdownReason::Graceful) => {
-                            info!(logger = LOGGER, "Stopping: no new requests, running launches are finished first");
-                            stopping = true;
-                            self.withdraw_pools().await;
-                        }
-                        Some(ShutdownReason::Terminate) => {
-                            self.leave(&mut core).await;
-                            break;
-                        }
-                        None => if result.is_err() { break },
-                    }
-                }
-            }
-        }
-        self.ending.cancel();
-        self.withdraw_pools().await;
-        component.withdraw().await;
-        self.tasks.close();
-        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
-            warn!(logger = LOGGER, "{} tasks did not end in time and are left behind", self.tasks.len());
-        }
-        info!(logger = LOGGER, "Stopped");
+        self.frame.config()
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolKey, RunningPool>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn steps(&self) -> MutexGuard<'_, clock::Steps> {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A pass has ended.
@@ -230,66 +250,6 @@ impl Launcher {
     /// The ZooKeeper session; 0 while there is none.
     fn session_id(&self) -> i64 {
         self.zk.session().borrow().map_or(0, |session| session.0)
-    }
-
-    /// Spawns a task that ends when the launcher does, and without which it would be deaf.
-    fn guard<F>(self: &Arc<Self>, shutdown: &Shutdown, what: &'static str, task: impl FnOnce(Arc<Self>) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let guarded = shutdown.guard(what, task(Arc::clone(self)));
-        self.spawn(|_| guarded);
-    }
-
-    /// Spawns a task that ends when the launcher does.
-    fn spawn<F>(self: &Arc<Self>, task: impl FnOnce(Arc<Self>) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let future = task(Arc::clone(self));
-        let ending = self.ending.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = future => {}
-                () = ending.cancelled() => {}
-            }
-        });
-    }
-
-    /// Makes a configuration the running one: providers and pools come, change and go.
-    fn apply_config(self: &Arc<Self>, config: &Arc<Config>) {
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
-        if let Err(error) = self.zk.set_servers(&config.zookeeper) {
-            error!(logger = LOGGER, "The new ZooKeeper servers cannot be used, the old ones stay: {error}");
-        }
-        self.apply_providers(config);
-        self.match_pools();
-        self.report_configuration(config);
-        self.wake.notify_one();
-    }
-
-    /// Looks at the file once a second; a half-written or broken one leaves the running configuration in place.
-    async fn watch_config(self: Arc<Self>, mut watcher: config::Watcher) {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            match watcher.poll() {
-                config::Poll::Unchanged | config::Poll::Settling => {}
-                config::Poll::Changed(loaded) => {
-                    info!(logger = LOGGER, "Configuration changed");
-                    self.note_loaded(&loaded);
-                    self.apply_config(&loaded.keeping_broken(&self.config()));
-                }
-                config::Poll::Invalid(errors) => {
-                    error!(
-                        logger = LOGGER,
-                        "The configuration file is invalid; the running configuration stays in force:\n{errors}"
-                    );
-                    self.note_invalid(&errors);
-                }
-            }
-        }
     }
 
     /// Brings the registered pools in line with the configuration; see [`clouds`] for when a pool takes part.

@@ -14,7 +14,7 @@ use nodepool_common::{
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::{Launcher, core::Standing, events::Event, requests::pool_logger};
 use crate::{
@@ -43,6 +43,10 @@ pub struct Readiness {
 impl Launcher {
     /// What `/ready` answers. The operator's start-up, readiness and liveness probes all ask it.
     pub fn readiness(&self) -> web::Readiness {
+        if let Some(overdue) = self.frame.overdue() {
+            return web::Readiness { ready: false, remarks: vec![overdue] };
+        }
+        // Nothing from here on is locked while a pass plans: it may be one that hangs, and who asks must not.
         let troubles = self.clouds.troubles();
         let readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
         let mut remarks = Vec::new();
@@ -75,19 +79,10 @@ impl Launcher {
     }
 
     /// Notes the outcome of a load that worked.
-    pub fn note_loaded(&self, loaded: &Loaded) {
-        for warning in &loaded.warnings {
-            warn!(logger = "nodepool.config", "{warning}");
-        }
+    pub(super) fn note_usable(&self, loaded: &Loaded) {
         let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
         readiness.invalid = None;
-        if let Some(path) = &loaded.extensions {
-            info!(logger = "nodepool.config", "Keys of our own are read from {}", path.display());
-        }
         readiness.broken_extensions = loaded.broken_extensions.as_ref().map(ToString::to_string);
-        if let Some(broken) = &readiness.broken_extensions {
-            error!(logger = "nodepool.config", "{broken}");
-        }
         readiness.broken.clear();
         for broken in &loaded.broken_providers {
             error!(
@@ -104,10 +99,8 @@ impl Launcher {
     }
 
     /// Notes that the file cannot be used.
-    pub(super) fn note_invalid(&self, errors: &ConfigErrors) {
+    pub(super) fn note_unusable(&self, errors: &ConfigErrors) {
         self.readiness.lock().unwrap_or_else(PoisonError::into_inner).invalid = Some(errors.to_string());
-        self.stats.config_valid(false);
-        self.stats.config_reload_failed();
     }
 
     pub(super) fn note_broken(&self, provider: &ProviderName, why: &str) {
@@ -201,7 +194,7 @@ impl Launcher {
     }
 
     /// SIGUSR2: everything this launcher holds and waits for.
-    pub async fn state_dump(&self) -> String {
+    pub(super) async fn describe(&self) -> String {
         let Some(standing) = self.standing().await else {
             return format!("The launcher's loop did not answer within {} s", ANSWER_WITHIN.as_secs());
         };
@@ -289,5 +282,65 @@ impl Launcher {
         self.report_configuration(&self.config());
         self.stats.providers_up(&self.clouds.health());
         self.report_withheld();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, future::ready, sync::mpsc, thread};
+
+    use nodepool_common::{
+        daemon::{self, Start},
+        stats::Stats,
+        sys::shutdown::ShutdownReason,
+    };
+    use nodepool_testing::{ZooKeeperServer, wait_for};
+
+    use super::{super::Options, *};
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// A lock that a pass needs and never gets: what a bug in the launcher would look like.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_launcher_whose_pass_hangs_is_not_ready_and_says_why() {
+        let (server, dir) = (ZooKeeperServer::start(), tempfile::TempDir::with_prefix("nodepool-").unwrap());
+        let file = dir.path().join("nodepool.yaml");
+        let servers = json!([{"host": "127.0.0.1", "port": server.port()}]);
+        fs::write(&file, json!({"zookeeper-servers": servers, "labels": [], "providers": []}).to_string()).unwrap();
+        let mut start = Start::load(&file, None).unwrap();
+        start.patience = Duration::from_secs(2);
+        let (frame, loaded) = start.connect(Stats::new(None)).unwrap();
+        let options = Options {
+            cleanup_interval: Duration::from_secs(60),
+            delete_interval: Duration::from_secs(5),
+            request_lock_age: Duration::from_secs(60),
+            version: "test".to_owned(),
+            fqdn: "host.example".to_owned(),
+        };
+        let (launcher, core) = Launcher::new(options, frame);
+        let running = Arc::clone(&launcher);
+        let running = tokio::spawn(async move { daemon::run(&running, core, &loaded).await });
+        let is_ready = |wanted: bool| {
+            let readiness = launcher.readiness();
+            ready((readiness.ready == wanted).then_some(readiness))
+        };
+        wait_for(SOON, "the launcher is ready", || is_ready(true)).await;
+
+        let (held, (locked, is_locked), (release, released)) =
+            (Arc::clone(&launcher), mpsc::channel(), mpsc::channel::<()>());
+        let holder = thread::spawn(move || {
+            let _pools = held.pools();
+            locked.send(()).unwrap();
+            let _ = released.recv();
+        });
+        is_locked.recv().unwrap();
+        launcher.wake.notify_one();
+        let readiness = wait_for(SOON, "the launcher is not ready any more", || is_ready(false)).await;
+        assert!(readiness.remarks[0].contains("the one that has begun does not end"), "{readiness:?}");
+        drop(release);
+        holder.join().unwrap();
+        wait_for(SOON, "the launcher is ready again", || is_ready(true)).await;
+        launcher.frame.shutdown.request(ShutdownReason::Terminate);
+        running.await.unwrap();
     }
 }

@@ -4,6 +4,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::Provider,
+    daemon::Daemon,
     model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
     stats::RequestDecision,
     sys::clock,

@@ -57,8 +57,8 @@ pub fn read_cache(zk: ZooKeeper) -> ReadRecords {
 /// What `/ready` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// Whether the launcher has made its first pass. Once ready it stays so: the probe is liveness too, and a restart
-    /// mends neither a configuration file nor a cloud.
+    /// Whether the launcher has made its first pass, and passes still end. Else it stays ready: the probe is liveness too, and a
+    /// restart mends neither a configuration file nor a cloud.
     pub ready: bool,
     /// What people should know, in whole sentences: the file is invalid and the previous configuration stays in
     /// force, with its errors; a provider that cannot be used, and why; before readiness, what is waited for.

@@ -16,6 +16,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures::FutureExt;
 use nodepool_common::{
     config::{self, Config},
+    daemon::Daemon,
     sys::shutdown,
 };
 use nodepool_drivers::{ErrorClass, Provider};

@@ -30,6 +30,8 @@ pub struct Plan {
     pub pools_waited_for: BTreeSet<PoolKey>,
     /// How often a pool has looked at a request: what it took to decide.
     pub looks: usize,
+    /// How many nodes that nobody has were looked at.
+    pub node_looks: usize,
     /// Pools with a request that waits for quota.
     pub paused: BTreeSet<PoolKey>,
     /// Providers with a request that waits for what other users of the project take.

@@ -10,7 +10,11 @@ use nodepool_common::{
     model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState},
 };
 
-use super::{Decision, Plan, PoolKey, Reason, World, index::Index, serve::image_available};
+use super::{
+    Decision, Plan, PoolKey, Reason, World,
+    index::{Index, hold_limit},
+    serve::image_available,
+};
 
 /// The third part of planning.
 pub fn upkeep(world: &World<'_>, index: &Index, plan: &mut Plan) {
@@ -24,13 +28,14 @@ pub fn upkeep(world: &World<'_>, index: &Index, plan: &mut Plan) {
     create_min_ready(world, index, plan);
 }
 
-/// Nodes that nobody has locked, and of which something is to be done now: those that are not simply ready or in use, those
-/// that have become too old, and those that have gone.
+/// Nodes that nobody has locked, and of which something is to be done now: those that are not simply ready, in use or held, those
+/// that have become too old or were held for long enough, and those that have gone.
 fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
     let nodes = &index.nodes;
     let too_old = nodes.ages.iter().take_while(|(at, _)| at.0 <= world.now);
     let mut due: BTreeSet<&NodeId> = nodes.unsettled.iter().chain(too_old.map(|(_, id)| id)).collect();
     due.extend(world.providers.values().flat_map(|provider| provider.gone.keys()));
+    plan.node_looks = due.len();
     for id in due {
         if let Some(entry) = world.records.nodes.get(id)
             && !world.holdings.busy_nodes.contains(id)
@@ -145,18 +150,6 @@ fn due(plan: &mut Plan, now: f64, age: f64, limit: f64, decision: Decision) -> b
         plan.wake(now + limit - age);
     }
     is_due
-}
-
-/// How long a held node is kept: the smaller of its own expiration and `max-hold-age`; `None`: for ever
-/// (`nodepool 11.0.0: launcher.py _cleanupMaxHoldAge`).
-fn hold_limit(world: &World<'_>, node: &Node) -> Option<f64> {
-    #[allow(clippy::cast_precision_loss)] // seconds
-    let own = node.hold_expiration.filter(|seconds| *seconds > 0).map(|seconds| seconds as f64);
-    let general = world.config.max_hold_age.map(|age| age.as_secs_f64());
-    match (own, general) {
-        (Some(own), Some(general)) => Some(own.min(general)),
-        (own, general) => own.or(general),
-    }
 }
 
 /// Requests left pending by a launcher that is gone. Any launcher may put them back.

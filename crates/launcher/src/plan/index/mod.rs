@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use nodepool_common::model::{Changes, LabelName, NodeId, PoolName, ProviderName, RequestId, Resources};
 
 pub use self::{
-    nodes::Nodes,
+    nodes::{Nodes, hold_limit},
     requests::{Class, ClassId, Rank, Requests},
 };
 use super::{Touched, World};

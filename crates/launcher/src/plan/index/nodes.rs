@@ -30,9 +30,11 @@ pub struct Nodes {
     pub tenants_version: u64,
     /// How many ready nodes of each label no request has been given.
     stock: BTreeMap<LabelName, usize>,
-    /// Nodes that nobody has locked, and of which something is to be done or waited for.
+    /// Nodes that nobody has locked, and of which something is to be done or waited for: each pass looks at all of them. Not those
+    /// of providers that are not configured, which are others' (their launchers' nodes have no lock for a moment, too), nor those
+    /// that are held, of which only time makes anything.
     pub unsettled: BTreeSet<NodeId>,
-    /// When ready nodes will be too old.
+    /// When ready nodes will be too old, and held ones have been held for long enough.
     pub ages: BTreeSet<(Moment, NodeId)>,
     /// Nodes of a pool that are on their way out.
     doomed: BTreeMap<PoolKey, BTreeSet<NodeId>>,
@@ -106,18 +108,20 @@ impl Facts {
         if !is_free {
             return facts;
         }
+        let is_of_others = node.provider.as_ref().is_some_and(|name| !world.config.providers.contains_key(name));
+        let too_old_after = |seconds: f64| Moment(entry.since(world.now).unwrap_or(world.now) + seconds);
         if is_idle {
             if !is_left_out(world, node) {
                 facts.idle = Some((Moment(entry.order().unwrap_or_default()), facts.stock.clone()));
             }
-            let is_configured = node.provider.as_ref().is_some_and(|name| world.config.providers.contains_key(name));
             let ages = node.labels.iter().filter_map(|label| world.config.labels.get(label)?.max_ready_age);
-            if let (true, Some(age)) = (is_configured, ages.min()) {
-                let since = entry.since(world.now).unwrap_or(world.now);
-                facts.too_old_at = Some(Moment(since + age.as_secs_f64()));
-            }
+            let age = ages.min().filter(|_| node.provider.is_some() && !is_of_others);
+            facts.too_old_at = age.map(|age| too_old_after(age.as_secs_f64()));
+        } else if node.state == NodeState::Hold && node.provider.is_some() {
+            let most = hold_limit(world, node).filter(|_| !is_of_others);
+            facts.too_old_at = most.map(too_old_after);
         } else {
-            facts.is_unsettled = node.state != NodeState::Testing;
+            facts.is_unsettled = !is_of_others && node.state != NodeState::Testing;
         }
         facts
     }
@@ -271,6 +275,18 @@ impl Nodes {
     /// Nodes that were allocated to a request.
     pub fn allocated_to(&self, request: &RequestId) -> impl Iterator<Item = &NodeId> {
         self.allocated.get(request).into_iter().flatten()
+    }
+}
+
+/// How long a held node is kept: the smaller of its own expiration and `max-hold-age`; `None`: for ever
+/// (`nodepool 11.0.0: launcher.py _cleanupMaxHoldAge`).
+pub fn hold_limit(world: &World<'_>, node: &Node) -> Option<f64> {
+    #[allow(clippy::cast_precision_loss)] // seconds
+    let own = node.hold_expiration.filter(|seconds| *seconds > 0).map(|seconds| seconds as f64);
+    let general = world.config.max_hold_age.map(|age| age.as_secs_f64());
+    match (own, general) {
+        (Some(own), Some(general)) => Some(own.min(general)),
+        (own, general) => own.or(general),
     }
 }
 

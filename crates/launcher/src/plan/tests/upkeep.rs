@@ -66,6 +66,22 @@ fn nodes_are_retired_at_their_age() {
 }
 
 #[test]
+fn nodes_of_others_and_held_ones_are_not_looked_at_in_each_pass() {
+    let mut setting = Setting::new().provider("p", |_| {});
+    setting.config.max_hold_age = Some(Duration::from_secs(130));
+    for number in 0..10 {
+        let theirs = |node: &mut Node| node.provider = Some("theirs".into());
+        setting = setting.node(&format!("{number:010}"), "small", NodeState::InUse, theirs);
+        setting = setting.node(&format!("{:010}", 10 + number), "small", NodeState::Hold, |_| {});
+    }
+    let plan = setting.plan();
+    assert_eq!((plan.node_looks, plan.decisions.len(), plan.wake_at), (0, 0, Some(NOW + 30.0)), "{plan:?}");
+    setting.config.max_hold_age = Some(Duration::from_secs(100));
+    let plan = setting.plan();
+    assert_eq!((plan.node_looks, plan.decisions.len()), (10, 10), "{plan:?}");
+}
+
+#[test]
 fn min_ready_counts_what_is_ready_and_what_is_ordered_by_anybody() {
     let mut setting = Setting::new()
         .provider("p", |_| {})

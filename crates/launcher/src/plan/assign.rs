@@ -19,7 +19,7 @@ use std::{
 
 use nodepool_common::{
     config::{Pool, Provider},
-    model::{LabelName, NodeRequest, RequestId, RequestState},
+    model::{LabelName, NodeRequest, RequestId},
 };
 
 use super::{
@@ -244,24 +244,19 @@ impl Pass<'_> {
     }
 
     /// Requests that every pool which is left has declined already: a pool that had not is gone, and nobody else would fail
-    /// them. Not at once: it may be coming back.
+    /// them. Not at once: it may be coming back. All of a class have been declined by the same pools.
     fn give_up_on_the_orphaned(&mut self, declines: &mut Declines) {
         let world = self.world;
-        if world.pools.is_empty() {
+        let registered: Vec<_> = world.records.registered_pool_ids().collect();
+        if world.pools.is_empty() || registered.is_empty() {
             return;
         }
-        for id in &self.index.requests.declined {
-            let Some(entry) = world.records.requests.get(id) else { continue };
-            let Some(request) = entry.usable().filter(|request| request.state == RequestState::Requested) else {
-                continue;
-            };
-            let mut registered = world.records.registered_pool_ids().peekable();
-            if request.declined_by.is_empty()
-                || entry.is_locked()
-                || world.holdings.busy_requests.contains(id)
-                || registered.peek().is_none()
-                || !registered.all(|pool| request.declined_by.contains(pool))
-            {
+        let is_orphaned = |class: &&Class| registered.iter().all(|pool| class.shape.declined_by.contains(pool));
+        for id in self.index.requests.classes.values().filter(is_orphaned).flat_map(|class| &class.requests) {
+            self.plan.looks += 1;
+            let id = &id.id;
+            let Some(entry) = world.records.requests.get(id).filter(|entry| !entry.is_locked()) else { continue };
+            if world.holdings.busy_requests.contains(id) {
                 continue;
             }
             let until = entry.free_since.unwrap_or(world.now) + world.timing.orphaned_request;

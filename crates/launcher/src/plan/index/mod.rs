@@ -6,7 +6,7 @@
 //! | module | has |
 //! |---|---|
 //! | [`nodes`] | what is used, what is idle, what is to be done, by provider, pool, label and request |
-//! | [`requests`] | what waits, in classes and in order; what is lost, declined, or left behind |
+//! | [`requests`] | what waits, in classes and in order; what is lost, or left behind |
 //! | [`moment`] | moments that can be put in order |
 //! | [`sum`] | sums that stay exact while amounts come and go |
 

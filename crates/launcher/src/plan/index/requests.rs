@@ -106,8 +106,6 @@ pub struct Requests {
     left: Vec<Place>,
     /// Where requests were before everything was looked at again: those that were not looked at yet.
     before: HashMap<RequestId, Place>,
-    /// Those of them that somebody has declined.
-    pub declined: BTreeSet<RequestId>,
     /// Pending ones that nobody has locked.
     pub lost: BTreeSet<RequestId>,
     /// Those that a launcher has made, for nodes in stock or to stand on.
@@ -163,7 +161,6 @@ impl Requests {
     /// Looks at a request again.
     pub fn refresh(&mut self, world: &World<'_>, id: &RequestId) {
         let old = self.facts.remove(id).unwrap_or_default();
-        self.declined.remove(id);
         self.lost.remove(id);
         self.of_launchers.remove(id);
         if let Some(ctime) = old.litter {
@@ -186,9 +183,6 @@ impl Requests {
             let is_ours = world.holdings.busy_requests.contains(id) || world.holdings.requests.contains_key(id);
             match request.state {
                 RequestState::Requested if !is_locked && !is_ours => {
-                    if !request.declined_by.is_empty() {
-                        self.declined.insert(id.clone());
-                    }
                     let class = self.class_of(Shape::of(request));
                     facts.place = Some(Place { class, rank: Rank::of(request), since: world.now });
                 }

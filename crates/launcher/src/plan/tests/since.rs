@@ -214,3 +214,18 @@ fn every_plan_says_whether_a_tenant_is_at_its_limits() {
     let plan = watch.pass(1.0, &[]);
     assert!(plan.is_tenant_full && plan.looks == 0, "{plan:?}");
 }
+
+/// A pool declines each request whose labels it lacks: on a site with several launchers most of them wait like that.
+#[test]
+fn what_some_pools_have_declined_is_not_looked_at_in_each_pass() {
+    let mut watch = full();
+    let ids: Vec<_> = (10..30).map(|number| format!("100-{number:010}")).collect();
+    for id in &ids {
+        watch.request(id, &["small"], |request| request.declined_by.push("id-another".into()));
+    }
+    watch.pass(0.0, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(watch.waits(&ids[9]), Some(0.0));
+    let plan = watch.pass(1.0, &[]);
+    assert_eq!(plan.looks, 0, "{plan:?}");
+    assert_eq!(watch.waits(&ids[9]), Some(1.0));
+}

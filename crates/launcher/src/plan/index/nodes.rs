@@ -109,7 +109,9 @@ impl Facts {
             return facts;
         }
         let is_of_others = node.provider.as_ref().is_some_and(|name| !world.config.providers.contains_key(name));
-        let too_old_after = |seconds: f64| Moment(entry.since(world.now).unwrap_or(world.now) + seconds);
+        // By what the record says alone, not by when it is looked at: of one from a clock that is ahead of ours it is seen at
+        // that moment whether it is old enough.
+        let too_old_after = |seconds: f64| Moment(entry.order().unwrap_or(world.now) + seconds);
         if is_idle {
             if !is_left_out(world, node) {
                 facts.idle = Some((Moment(entry.order().unwrap_or_default()), facts.stock.clone()));

@@ -229,3 +229,21 @@ fn what_some_pools_have_declined_is_not_looked_at_in_each_pass() {
     assert_eq!(plan.looks, 0, "{plan:?}");
     assert_eq!(watch.waits(&ids[9]), Some(1.0));
 }
+
+/// Found by a history: of a node that became ready later than now, as its launcher's clock is ahead of ours, or ours was set back.
+#[test]
+fn when_a_node_will_be_too_old_does_not_depend_on_when_it_was_looked_at() {
+    for state in [NodeState::Ready, NodeState::Hold] {
+        let setting = Setting::new().provider("p", |_| {});
+        let mut setting = setting.node("0000000001", "small", state, |node| node.state_time = NOW + 5.0);
+        setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(100));
+        setting.config.max_hold_age = Some(Duration::from_secs(100));
+        let mut watch = Watch::new(setting);
+        watch.pass(0.0, &[]);
+        let plan = watch.pass(10.0, &[]);
+        let (_, differences) = watch.with_world(|planner, world| planner.check(world, &plan));
+        assert_eq!((differences, plan.wake_at), (Vec::new(), Some(NOW + 105.0)), "{state:?}");
+        assert_eq!(watch.pass(94.0, &[]).decisions, [], "{state:?}");
+        assert_eq!(watch.pass(1.0, &[]).decisions.len(), 1, "{state:?}");
+    }
+}

@@ -49,7 +49,8 @@ fn members(data: &[u8]) -> Result<Vec<Written<'_>>, RecordError> {
 
 /// Takes a document apart key by key; keeps a note of each key that had to be read as absent.
 ///
-/// It copies nothing: every change of a record is read, and a node has some forty keys.
+/// It borrows the document: what is copied becomes part of the record. Every change of a record is read, and a node has some
+/// forty keys.
 #[derive(Debug)]
 pub struct Reading<'a> {
     /// Those that nobody has taken yet.

@@ -1,4 +1,4 @@
-//! Components: who is alive, for Zuul and for the other launchers (zookeeper.md 4.6).
+//! Components: who is alive, for Zuul and for the other launchers.
 //!
 //! A component is an ephemeral, sequential znode `<hostname><10 digits>`. A task of its own writes it: what callers
 //! change is only remembered, and the newest state written, so that nobody waits for it and ten changes are one write.

@@ -1,7 +1,7 @@
 //! [`Held`]: a lock that we hold, with the record that it protects. The only thing that can write the record.
 //!
 //! Each write is one `multi`: check that our contender still exists, set the data. ZooKeeper does both or neither, so
-//! a process that lost its lock cannot write, not even for a moment, whatever it believes (promise S4). Where a
+//! a process that lost its lock cannot write, not even for a moment, whatever it believes. Where a
 //! connection breaks before the answer came, the outcome is found out: the record is read again and compared, and the
 //! write repeated while the session is the same.
 //!
@@ -373,7 +373,7 @@ impl Held<Node> {
     }
 
     /// Deletes the node with its lock: one `multi` that writes state `deleted`, as peers expect to have seen it before
-    /// (zookeeper.md 6), and removes our contender, the lock's directory and the node. Where others stand in line for
+    /// (`nodepool 11.0.0: zk/zookeeper.py deleteNode`), and removes our contender, the lock's directory and the node. Where others stand in line for
     /// the lock, `deleted` is written first and everything below the node is removed with it, as upstream does.
     ///
     /// The lock's directory of the request that the node was for goes with it, where that request is gone and nobody stands

@@ -1,11 +1,11 @@
-//! Builds and uploads: read afresh, and written under the locks that protect the work on them (zookeeper.md 5).
+//! Builds and uploads: read afresh, and written under the locks that protect the work on them.
 //!
 //! Two locks, as every builder takes them: who builds an image, who uploads a build to a provider. [`HeldWork`] is one that
 //! we hold, and what makes builds and uploads and concludes them: each write is one `multi` that also checks our contender,
-//! so that a builder that lost its lock cannot write (promise S4). The command line marks records without a lock, so writes
+//! so that a builder that lost its lock cannot write. The command line marks records without a lock, so writes
 //! over a record that is there check its version, too. (Upstream's other two locks are about deletions: [`super::taken`].)
 //!
-//! No lock is ever taken by bringing a deleted build back (traps.md 5), and nothing is put below a build that somebody takes
+//! No lock is ever taken by bringing a deleted build back, which kazoo's lock would do, and nothing is put below a build that somebody takes
 //! away: whatever is made there, be it a directory, our contender or an upload, is made in one `multi` with a check that the
 //! build is still as it was read, unmarked. A peer marks a build before it removes it.
 

@@ -1,4 +1,4 @@
-//! kazoo's lock recipe, so that we and every Python peer exclude each other (zookeeper.md 5).
+//! kazoo's lock recipe (`kazoo/recipe/lock.py`), so that we and every Python peer exclude each other.
 //!
 //! A contender is an ephemeral, sequential child `<uuid4 hex>__lock__<10 digits>` of the lock's directory. Children
 //! that end in `__lock__` and ten digits count, whoever made them; the one with the smallest digits holds the lock. If
@@ -10,8 +10,9 @@
 //! session's requests in order, so the listing has our contender, and the record, if we turn out to be the holder, was
 //! read under the lock. One round trip. The one that waits watches its immediate predecessor, as kazoo does.
 //!
-//! The lock's directory is never created here: creating it would re-create a record that was just deleted (traps.md
-//! 5). That is the business of those who know whether the record exists.
+//! The lock's directory is never created here: creating it with its parents, as kazoo does, would bring back a record that
+//! was just deleted, without data, and an empty build makes the clean-up of a Python builder fail each time. That is the
+//! business of those who know whether the record exists.
 
 use std::sync::Arc;
 

@@ -23,7 +23,8 @@ pub(super) const LOOK_BACK: usize = 200;
 
 impl ZooKeeper {
     /// Creates the node (state `init`), locks it and sets it to `building`, with what else `prepare` says: two round trips.
-    /// Peers see what upstream shows them (zookeeper.md 6). The result is held, with its id.
+    /// Peers see what upstream shows them: the node in state `init` first, then locked and `building`. The result is held, with
+    /// its id.
     pub async fn create_node(
         &self,
         mut node: Node,
@@ -123,8 +124,8 @@ impl ZooKeeper {
         }
     }
 
-    /// Locks a node without waiting. One that is gone, which is also one that is empty, is never re-created (traps.md 5); the
-    /// cache knows.
+    /// Locks a node without waiting. One that is gone, which is also one that is empty, is never re-created, as kazoo's lock
+    /// does with the parents of its directory; the cache knows.
     pub async fn try_lock_node(&self, id: &NodeId) -> Result<TryLock<Held<Node>>, ZkError> {
         let (path, dir) = (paths::node(id), paths::node_lock(id));
         let (session, client) = self.shared.client("locking", &path).await?;

@@ -1,4 +1,4 @@
-//! Where things are under `/nodepool` (zookeeper.md 2): the paths, and what a path of an event means.
+//! Where things are under `/nodepool`, as in nodepool 11.0.0: the paths, and what a path of an event means.
 
 use crate::model::{BuildId, Holder, ImageName, NodeId, ProviderName, RequestId, UploadId, UploadKey};
 
@@ -143,7 +143,7 @@ impl Lock {
 }
 
 impl Spot {
-    /// Takes a path apart. A build or an upload is never called `lock` (zookeeper.md 2).
+    /// Takes a path apart. A build or an upload is never called `lock`: one is an id in hexadecimal digits, the other a number.
     pub fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.strip_prefix(ROOT)?.strip_prefix('/')?.split('/').collect();
         let upload = |image: &str, build: &str, provider: &str, id: &str| UploadKey {

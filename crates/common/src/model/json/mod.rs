@@ -211,10 +211,11 @@ impl Object {
         self.members.append(&mut other.members);
     }
 
-    /// Sets all members of another.
+    /// Sets all members of another, as [`Self::set`] does.
     pub fn extend(&mut self, other: Self) {
         for (name, value) in other.members {
-            match self.members.iter_mut().find(|(written, _)| decode(written) == decode(&name)) {
+            let decoded = decode(&name);
+            match self.members.iter_mut().rev().find(|(written, _)| is_name(written, &decoded)) {
                 Some((_, there)) => *there = value,
                 None => self.members.push((name, value)),
             }

@@ -144,6 +144,19 @@ fn names_are_compared_as_they_are_read() {
 }
 
 #[test]
+fn of_two_members_of_one_name_the_last_one_counts_also_where_it_is_set() {
+    let object = |text: &str| Object::parse(text).unwrap().unwrap();
+    let mut both = object(r#"{"a": 1, "\u0061": 2, "b": 3}"#);
+    assert_eq!(both.get("a").map(Json::as_str), Some("2"));
+    both.extend(object(r#"{"a": 4, "a": 5, "c": 6}"#));
+    assert_eq!(both.get("a").map(Json::as_str), Some("5"));
+    assert_eq!(both.get("c").map(Json::as_str), Some("6"));
+    both.set("a", Json::of(&7));
+    assert_eq!(both.take("a").as_ref().map(Json::as_str), Some("7"));
+    assert_eq!(both.get("a"), None);
+}
+
+#[test]
 fn names_of_ours_are_written_as_python_writes_them() {
     for name in ["", "state", "a b~", "\"", "a\\b", "\u{7f}", "tab\t", "\u{fc}", "\u{1f600}"] {
         let object = Object::default().with(name, &1);

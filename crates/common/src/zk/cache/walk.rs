@@ -1,6 +1,6 @@
 //! Reads the whole tree, many reads in one request.
 //!
-//! The places are known (zookeeper.md 2), so no listing waits for what it does not need: a node's data and its lock's
+//! The places are known ([`paths`]), so no listing waits for what it does not need: a node's data and its lock's
 //! children are asked for at once, 64 nodes in one request (measured: ten times as fast as one request for each read).
 //! Ten thousand nodes are two round trips deep.
 
@@ -201,7 +201,7 @@ impl Visit {
         }
         match self {
             Self::Directory(directory) => {
-                // `lock` is never a record's name (zookeeper.md 2).
+                // `lock` is never a record's name: numbers are, and ids of builds in hexadecimal digits.
                 let names = children.unwrap_or_default().into_iter();
                 for name in names {
                     if name != "lock" {

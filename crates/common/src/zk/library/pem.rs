@@ -1,7 +1,7 @@
 //! What rustls wants of keys and certificates, and OpenSSL does not: a key in a PEM block whose label says what is inside,
 //! certificates of X.509 version 3.
 //!
-//! The operator ships PKCS#8 in a block labelled `RSA PRIVATE KEY` (traps.md 16). OpenSSL looks inside; rustls trusts
+//! The operator ships PKCS#8 in a block labelled `RSA PRIVATE KEY`. OpenSSL looks inside; rustls trusts
 //! the label. So we look inside, and put the label right.
 
 use rustls::pki_types::pem::{PemObject, SectionKind};

@@ -1,7 +1,7 @@
 //! From the configuration to a connector: addresses, chroot, TLS.
 //!
 //! The server's certificate must chain to the configured authority, always. Whether it names the host is checked only
-//! when `verify-hostname` asks for it: the operator's does not name it, and upstream never looks (traps.md 17).
+//! when `verify-hostname` asks for it: the operator's does not name it, and upstream never looks (kazoo does not check host names).
 
 use std::{fmt, fs, path::Path};
 
@@ -143,7 +143,7 @@ fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
 
 /// Chain without host name. Safe as to memory: the library marks the choice `unsafe` because a holder of any
 /// certificate of the same authority could then pose as the server. The operator's authority signs for nobody else,
-/// and its server certificate does not carry the host name that clients are told to use (traps.md 17).
+/// and its server certificate does not carry the host name that clients are told to use.
 #[allow(unsafe_code)]
 fn without_host_name(options: TlsOptions) -> TlsOptions {
     unsafe { options.with_no_hostname_verification() }

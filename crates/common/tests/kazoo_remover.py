@@ -34,7 +34,11 @@ while removed < int(count):
         # Some while ours begins to upload it.
         time.sleep(removed % 4 * 0.002)
         try:
-            record = json.loads(client.get(path)[0])
+            data = client.get(path)[0]
+            if not data:
+                # Who puts something below a build that is gone makes it anew, without a record.
+                sys.exit(f'after {removed} builds something was put below {build} when it was gone')
+            record = json.loads(data)
             if record['state'] != 'deleting':
                 client.set(path, json.dumps({**record, 'state': 'deleting'}).encode())
             for provider in children(f'{path}/providers'):

@@ -10,8 +10,10 @@ use std::{
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nodepool_common::{
@@ -45,8 +47,39 @@ impl Counter {
         self.passes.load(Ordering::SeqCst)
     }
 
+    fn pass_due_for(&self) -> f64 {
+        let text = self.frame.stats.render();
+        text.lines().find_map(|line| line.strip_prefix("nodepool_pass_due_seconds ")?.parse().ok()).unwrap()
+    }
+
     fn told(&self, what: &'static str) {
         self.told.lock().unwrap().push(what);
+    }
+}
+
+/// A pass that does not end before the test wants it to.
+struct Hanging {
+    release: mpsc::Sender<()>,
+    holder: thread::JoinHandle<()>,
+}
+
+impl Hanging {
+    fn pass_of(daemon: &Arc<Counter>) -> Self {
+        let (held, (release, released)) = (Arc::clone(daemon), mpsc::channel::<()>());
+        let (locked, is_locked) = mpsc::channel();
+        let holder = thread::spawn(move || {
+            let _lock = held.lock.lock().unwrap();
+            locked.send(()).unwrap();
+            let _ = released.recv();
+        });
+        is_locked.recv().unwrap();
+        daemon.frame.wake.notify_one();
+        Self { release, holder }
+    }
+
+    fn end(self) {
+        drop(self.release);
+        self.holder.join().unwrap();
     }
 }
 
@@ -165,32 +198,35 @@ fn code(code: ExitCode) -> String {
 async fn a_pass_that_does_not_end_is_overdue_until_it_ends() {
     let running = Running::start();
     running.wait("a pass has ended", |daemon| daemon.passes() > 0).await;
-    let metric = |daemon: &Counter| {
-        let text = daemon.frame.stats.render();
-        text.lines().find_map(|line| line.strip_prefix("nodepool_pass_due_seconds ")?.parse::<f64>().ok()).unwrap()
-    };
     // Longer than the daemon's patience: an idle daemon owes no pass.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(running.daemon.frame.overdue(), None);
-    {
-        let (held, release) = (Arc::clone(&running.daemon), std::sync::mpsc::channel::<()>());
-        let (locked, is_locked) = std::sync::mpsc::channel();
-        let holder = std::thread::spawn(move || {
-            let _lock = held.lock.lock().unwrap();
-            locked.send(()).unwrap();
-            let _ = release.1.recv();
-        });
-        is_locked.recv().unwrap();
-        running.daemon.frame.wake.notify_one();
-        running.wait("the pass is overdue", |daemon| daemon.frame.overdue().is_some()).await;
-        let why = running.daemon.frame.overdue().unwrap();
-        assert!(why.contains("the one that has begun does not end"), "{why}");
-        running.wait("the metric says so", |daemon| metric(daemon) >= 2.0).await;
-        drop(release.0);
-        holder.join().unwrap();
-    }
+    let hanging = Hanging::pass_of(&running.daemon);
+    running.wait("the pass is overdue", |daemon| daemon.frame.overdue().is_some()).await;
+    let why = running.daemon.frame.overdue().unwrap();
+    assert!(why.contains("the one that has begun does not end"), "{why}");
+    running.wait("the metric says so", |daemon| daemon.pass_due_for() >= 2.0).await;
+    hanging.end();
     running.wait("passes end again", |daemon| daemon.frame.overdue().is_none()).await;
-    running.wait("the metric says so", |daemon| metric(daemon) < 1.0).await;
+    running.wait("the metric says so", |daemon| daemon.pass_due_for() < 1.0).await;
+    running.daemon.frame.shutdown.request(ShutdownReason::Terminate);
+    assert_eq!(running.ended().await.0, code(ExitCode::SUCCESS));
+}
+
+/// As where all that runs waits for a lock that the pass has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_pass_that_keeps_every_thread_of_the_runtime_is_noticed_all_the_same() {
+    let running = Running::start();
+    running.wait("a pass has ended", |daemon| daemon.passes() > 0).await;
+    let hanging = Hanging::pass_of(&running.daemon);
+    let began = Instant::now();
+    // Nothing of the runtime goes on: not its clock either.
+    while running.daemon.frame.overdue().is_none() || running.daemon.pass_due_for() < 2.0 {
+        assert!(began.elapsed() < SOON, "nobody has noticed");
+        thread::sleep(Duration::from_millis(50));
+    }
+    hanging.end();
+    running.wait("passes end again", |daemon| daemon.frame.overdue().is_none()).await;
     running.daemon.frame.shutdown.request(ShutdownReason::Terminate);
     assert_eq!(running.ended().await.0, code(ExitCode::SUCCESS));
 }

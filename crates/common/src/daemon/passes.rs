@@ -1,6 +1,6 @@
 //! Whether passes still end: a daemon whose pass hangs, or whose loop stands still, answers every probe and decides nothing.
 //!
-//! The loop puts down what it is doing; once a second ([`TICK`]) somebody else looks ([`Passes::tick`]). A pass is **due**
+//! The loop puts down what it is doing; once a second ([`TICK`]) a thread of its own looks ([`Passes::tick`]). A pass is **due**
 //! while the loop is at work, and while it waits although it was woken or its time has come. It is **overdue** when so
 //! many looks in a row have found one due, and none has ended between them.
 //!

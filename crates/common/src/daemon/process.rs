@@ -49,7 +49,6 @@ where
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };
-    // The loop has this thread for itself: one that stands still leaves those of the runtime to the probes, which say so.
     let code = runtime.block_on(run()).unwrap_or_else(|code| code);
     runtime.shutdown_timeout(Duration::from_secs(1));
     code

@@ -1,6 +1,6 @@
 //! The loop, the watchers beside it, and the end.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
@@ -117,6 +117,8 @@ pub trait Daemon: Sized + Send + Sync + 'static {
 pub async fn run<D: Daemon>(daemon: &Arc<D>, core: D::Core, loaded: &Loaded) -> ExitCode {
     let frame = daemon.frame();
     frame.shutdown.guard("daemon's main loop", live(daemon, core, loaded)).await;
+    // Also where it panicked: nothing that runs is to go on while the connection is closed.
+    frame.ending.cancel();
     frame.zk.close().await;
     frame.end.cancel();
     // Also where the daemon ended by itself.
@@ -131,7 +133,7 @@ async fn live<D: Daemon>(daemon: &Arc<D>, core: D::Core, loaded: &Loaded) {
     daemon.prepare().await;
     put_into_force(daemon, &frame.config(), loaded);
     daemon.guard("watcher of the configuration", watch_config);
-    daemon.guard("watch over the passes", watch_passes);
+    watch_passes(daemon);
     daemon.spawn(dump_on_signal);
     let component = daemon.start();
 
@@ -298,20 +300,25 @@ impl Session {
     }
 }
 
-/// Notices passes that do not end.
-async fn watch_passes<D: Daemon>(daemon: Arc<D>) {
-    let frame = daemon.frame();
-    let changed = frame.zk.cache().changed();
-    let mut ticks = tokio::time::interval(passes::TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let until_now = *changed.borrow();
-        let found = frame.passes.tick(Instant::now(), frame.wake.is_pending(), until_now);
-        frame.stats.pass_due_for(frame.passes.due_for());
-        if let Some(Found::Overdue(why)) = found {
-            error!(logger = D::LOGGER, "{why}");
+/// Notices passes that do not end, on a thread of its own: a pass that hangs has locks, and whatever waits for them may
+/// keep all threads of the runtime.
+fn watch_passes<D: Daemon>(daemon: &Arc<D>) {
+    let (watched, changed) = (Arc::downgrade(daemon), daemon.frame().zk.cache().changed());
+    let watch = move || {
+        while let Some(daemon) = watched.upgrade().filter(|daemon| !daemon.frame().ending.is_cancelled()) {
+            let frame = daemon.frame();
+            let until_now = *changed.borrow();
+            let found = frame.passes.tick(Instant::now(), frame.wake.is_pending(), until_now);
+            frame.stats.pass_due_for(frame.passes.due_for());
+            if let Some(Found::Overdue(why)) = found {
+                error!(logger = D::LOGGER, "{why}");
+            }
+            drop(daemon);
+            thread::sleep(passes::TICK);
         }
+    };
+    if let Err(error) = thread::Builder::new().name("passes".to_owned()).spawn(watch) {
+        error!(logger = D::LOGGER, "Nobody watches whether passes end, there is no thread for it: {error}");
     }
 }
 

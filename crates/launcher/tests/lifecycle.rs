@@ -88,9 +88,13 @@ async fn sigterm_during_a_drain_puts_requests_back_and_leaves_no_lock() {
         stage.wait("the server boots", async || launcher.logged(&["is being created"])).await;
         launcher.signal(drain);
         stage.wait("its pools are gone", async || stage.pools().await.is_empty()).await;
+        // What a changed file brings does not make it take part again.
+        stage.configure(&[fake("p", &["a", "b"], 5)]);
+        stage.wait("the change is seen", async || launcher.logged(&["Configuration changed"])).await;
         assert_eq!(stage.state(&request).await, "pending", "it waits for the launch");
         launcher.signal(Signal::SIGTERM);
         assert_eq!(launcher.ended_soon().await.code(), Some(0), "{drain}");
+        assert_eq!(launcher.log().matches(" takes part as ").count(), 1, "{}", launcher.log());
         assert_eq!(stage.state(&request).await, "requested");
         let locks = stage.zk.list_children(&format!("/nodepool/requests-lock/{request}")).await.unwrap();
         assert!(locks.is_empty(), "{locks:?}");

@@ -38,7 +38,10 @@ mod requests;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -93,6 +96,8 @@ pub struct Launcher {
     clouds: Clouds,
     context: nodepool_drivers::Context,
     pools: Mutex<BTreeMap<PoolKey, RunningPool>>,
+    /// Whether the pools have been withdrawn for good, because the launcher stops. Set and asked with `pools` locked.
+    takes_part_no_more: AtomicBool,
     /// When all ready nodes were last looked at for those that have gone; `None`: they are to be now.
     looked_for_gone: Mutex<Option<Instant>>,
     readiness: Mutex<Readiness>,
@@ -215,6 +220,7 @@ impl Launcher {
             clouds: Clouds::default(),
             context: nodepool_drivers::Context::from_env().with_stats(frame.stats.clone()),
             pools: Mutex::default(),
+            takes_part_no_more: AtomicBool::new(false),
             looked_for_gone: Mutex::default(),
             readiness: Mutex::default(),
             placing: metastatic::Placing::default(),
@@ -256,6 +262,10 @@ impl Launcher {
     fn match_pools(self: &Arc<Self>) {
         // Locked first: a concurrent call with an older configuration must not bring a removed pool back.
         let mut pools = self.pools();
+        // Others would leave requests to a pool that came back during a drain, and wait for its word.
+        if self.takes_part_no_more.load(Ordering::Relaxed) {
+            return;
+        }
         let config = self.config();
         let is_gone = |key: &PoolKey| {
             config.providers.get(&key.provider).is_none_or(|p| p.pool(&key.pool).is_none())
@@ -273,7 +283,7 @@ impl Launcher {
                         running.said.priority = pool.priority;
                         running.publish();
                     }
-                } else if self.clouds.takes_part(&provider.name) && !self.ending.is_cancelled() {
+                } else if self.clouds.takes_part(&provider.name) {
                     let launcher_id = LauncherId::from(format!(
                         "{}-PoolWorker.{key}-{}",
                         self.options.fqdn,
@@ -320,8 +330,13 @@ impl Launcher {
         }
     }
 
+    /// Withdraws all pools, for good: what a file or a provider brings later makes none.
     async fn withdraw_pools(&self) {
-        let pools = std::mem::take(&mut *self.pools());
+        let pools = {
+            let mut pools = self.pools();
+            self.takes_part_no_more.store(true, Ordering::Relaxed);
+            std::mem::take(&mut *pools)
+        };
         futures::future::join_all(pools.into_values().map(|pool| async move { pool.registration.withdraw().await }))
             .await;
     }

@@ -10,7 +10,7 @@
 //! | the cloud's settings lead to another project by now | the node is aborted, and its request gets another: the attempt's server can neither be seen nor deleted, so its record keeps it |
 //! | the configuration names what the cloud does not have | the node fails: another attempt would not find it either |
 //! | the cloud has no room | the next zone, if the node stands alone (the nodes of a request share theirs); once all zones were tried, the request goes to a pool of another provider, if there is one; else again here |
-//! | the cloud is there, and never began to make the server | it does not count: again, up to `launch-timeout` |
+//! | the cloud is there, and never began to make the server | the first time it does not count; from the second on the cloud is as good as away: where a pool of another provider can serve, the request goes there, else it is an attempt like any other |
 //! | the cloud does not answer | where a pool of another provider can serve, the request goes there; else it is no fault of the attempt, which does not count: again until it answers or `launch-timeout` has passed since the first |
 //! | anything else | again, `launch-retries` attempts in all |
 //!
@@ -108,6 +108,12 @@ impl Failure {
         matches!(self, Self::Cloud(error) if error.never_begun)
     }
 
+    /// Whether it is the fault of the attempt, and one less is left. `never_begun`: how often the cloud has not begun to make the
+    /// server, with this time. Once a process of the cloud may have ended at the wrong moment; what happens again will go on.
+    fn counts(&self, never_begun: u32) -> bool {
+        !self.is_away() && (!self.is_never_begun() || never_begun > 1)
+    }
+
     fn class(&self) -> ErrorClass {
         match self {
             Self::Cloud(error) => error.class,
@@ -195,6 +201,7 @@ impl NodeLaunch {
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
         let mut zones = self.zones();
+        let mut never_begun = 0;
         let failure = loop {
             let started = Instant::now();
             let limit = self.cloud.config.launch_timeout;
@@ -223,7 +230,8 @@ impl NodeLaunch {
                 break Some(failure);
             }
             let elsewhere = self.another_provider_may_serve();
-            let counts = !(failure.is_away() || failure.is_never_begun()) || began.elapsed() >= limit;
+            never_begun += u32::from(failure.is_never_begun());
+            let counts = failure.counts(never_begun) || began.elapsed() >= limit;
             if counts {
                 warn!(logger = %self.logger, "Launch attempt {attempt}/{retries} for node {node} failed: {failure}");
             } else if failure.is_never_begun() {
@@ -240,8 +248,10 @@ impl NodeLaunch {
                 zones.remove(0);
             }
             // What the configuration asks for and the cloud does not have will not come with another attempt.
-            let pointless =
-                class == ErrorClass::Config || (elsewhere && (failure.is_away() || (no_room && zones.is_empty())));
+            let goes_elsewhere = failure.is_away()
+                || (failure.is_never_begun() && failure.counts(never_begun))
+                || (no_room && zones.is_empty());
+            let pointless = class == ErrorClass::Config || (elsewhere && goes_elsewhere);
             if pointless || (counts && attempt >= retries) {
                 break Some(failure);
             }
@@ -596,4 +606,19 @@ fn apply_instance(node: &mut Node, instance: Instance) {
         node.connection_port = port;
     }
     node.resources = Some(instance.resources.recorded());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_the_cloud_does_not_begin_to_make_costs_no_attempt_once() {
+        let error = || ProviderError::new(ErrorClass::Transient, "creating server s", "504");
+        let never_begun = Failure::Cloud(ProviderError { never_begun: true, ..error() });
+        assert_eq!([1, 2, 3].map(|times| never_begun.counts(times)), [false, true, true]);
+        let away = Failure::Cloud(ProviderError { away: true, ..error() });
+        assert_eq!([0, 1, 2].map(|times| away.counts(times)), [false, false, false]);
+        assert_eq!([0, 1, 2].map(|times| Failure::Cloud(error()).counts(times)), [true, true, true]);
+    }
 }

@@ -88,11 +88,18 @@ impl Pass<'_> {
             }
             self.memories.keep(&state.key, memory);
         }
+        let most = world.timing.accepts_at_once.saturating_sub(world.holdings.accepting.len());
+        if accepted.len() > most {
+            // What is chosen and has its turn later keeps its room for the rest of the pass. Nothing is declined for want of that.
+            declines.retain(|_, pools| {
+                pools.retain(|(_, reason)| !matches!(reason, Reason::AtCapacity { .. } | Reason::NoneFree { .. }));
+                !pools.is_empty()
+            });
+        }
         self.give_up_on_the_orphaned(&mut declines);
         // In the order of the requests.
         let mut order: Vec<_> = accepted.into_iter().collect();
         order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
-        let most = world.timing.accepts_at_once.saturating_sub(world.holdings.accepting.len());
         for (request, pool) in order.split_off(most.min(order.len())) {
             self.plan.wait(&request, &pool, Waiting { reason: Reason::TurnToCome, paused: false });
         }

@@ -124,6 +124,27 @@ fn a_burst_in_one_pool_is_not_in_the_way_of_what_is_more_urgent_in_another() {
     assert_eq!(next, expected);
 }
 
+/// What has its turn in a later pass has its room set aside in this one.
+#[test]
+fn a_request_for_stock_is_not_declined_for_the_room_of_what_has_its_turn_later() {
+    let most = Timing::default().accepts_at_once;
+    let mut setting = Setting::new().provider("p", |_| {}).provider("q", |pool| pool.limits = cores(4.0));
+    for number in 0..most {
+        setting = setting.request(&format!("300-{number:010}"), &["small"], |r| r.provider = Some("p".into()));
+    }
+    let for_q = |request: &mut NodeRequest| request.provider = Some("q".into());
+    setting = setting.request("400-0000000900", &["big"], for_q).request("900-0000000901", &["small"], |request| {
+        for_q(request);
+        request.requestor = Some("NodePool:min-ready".to_owned());
+    });
+    let plan = setting.plan();
+    assert!(!accepts(&plan).iter().any(|(_, pool)| pool == "q"), "its turn comes later: {plan:?}");
+    assert_eq!(declines(&plan), []);
+    setting.records.requests.remove("300-0000000000");
+    let plan = setting.plan();
+    assert_eq!((accepts(&plan).len(), declines(&plan).len()), (most, 1), "now there is no room: {plan:?}");
+}
+
 #[test]
 fn a_pool_whose_component_is_not_seen_yet_decides_nothing() {
     let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});

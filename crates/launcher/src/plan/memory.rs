@@ -34,7 +34,7 @@ pub struct ClassVerdict {
 }
 
 /// A class that waits in a pool.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WaitingClass {
     /// The first request that does.
     pub from: Rank,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -11,8 +12,8 @@ use super::{
     News, Plan, PoolKey, PoolState, WaitingSince, World,
     budget::Budget,
     hosts,
-    index::Index,
-    memory::Memories,
+    index::{ClassId, Index},
+    memory::{Memories, WaitingClass},
     metastatic,
     pass::{LeftToOthers, Pass},
     since::Waits,
@@ -136,18 +137,24 @@ impl Planner {
     /// Decides from everything, and goes on from that. Also returns how it differs from `plan`, which this planner has just made of
     /// the same world, for people: each difference is a bug, something has changed that was not noted.
     pub fn check(&mut self, world: &World<'_>, plan: &Plan) -> (Plan, Vec<String>) {
-        let before = self.waiting();
+        let (classes, single) = (self.waiting_classes(), self.waits.single().clone());
         let mut right = self.plan(world, News::everything());
         right.newly_waiting.clone_from(&plan.newly_waiting);
         let mut differences = right.differences(plan);
-        let now = self.waiting();
-        for key in before.keys().chain(now.keys().filter(|key| !before.contains_key(*key))) {
-            let (wrong, right) = (before.get(key), now.get(key));
-            if wrong != right {
-                differences.push(format!("what {key:?} waits for was {wrong:?}, and should be {right:?}"));
+        differences.extend(others(&classes, &self.waiting_classes()));
+        differences.extend(others(&single, self.waits.single()));
+        (right, differences)
+    }
+
+    /// What waits as part of a class: not by request, of which there may be ten thousand in each of twenty pools.
+    fn waiting_classes(&self) -> BTreeMap<(PoolKey, ClassId), WaitingClass> {
+        let mut all = BTreeMap::new();
+        for (pool, memory) in self.memories.iter() {
+            for (class, waiting) in &memory.waiting {
+                all.insert((pool.clone(), *class), waiting.clone());
             }
         }
-        (right, differences)
+        all
     }
 
     /// The clock was set by that many seconds: what waits has waited as long as before.
@@ -174,4 +181,13 @@ impl Planner {
         }
         all
     }
+}
+
+/// How what waits was and what it should have been, where that is not the same. For people.
+fn others<K: Ord + fmt::Debug, V: PartialEq + fmt::Debug>(was: &BTreeMap<K, V>, is: &BTreeMap<K, V>) -> Vec<String> {
+    let keys: BTreeSet<&K> = was.keys().chain(is.keys()).collect();
+    keys.into_iter()
+        .filter(|key| was.get(*key) != is.get(*key))
+        .map(|key| format!("what {key:?} waits for was {:?}, and should be {:?}", was.get(key), is.get(key)))
+        .collect()
 }

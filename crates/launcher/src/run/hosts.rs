@@ -145,8 +145,8 @@ impl Launcher {
     }
 
     /// A host that cannot be used: its ready nodes go, and it is looked at again later. A node that cannot be taken away now
-    /// changes nothing of that: the next look tries it again, and until then it is looked at before it is handed out
-    /// ([`Self::is_alive`]).
+    /// changes nothing of that, and the next look tries it again. Until then it may be handed out: of a host whose keys are
+    /// checked not before that host was found to answer ([`Self::is_alive`]), of any other without a look.
     async fn out_of_reach(&self, key: &HostKey, name: &str, why: String, reports: &Reports) -> Outcome {
         self.hosts_met.forget(key);
         let mut failed = None;

@@ -110,8 +110,9 @@ impl Facts {
         }
         let is_of_others = node.provider.as_ref().is_some_and(|name| !world.config.providers.contains_key(name));
         // By what the record says alone, not by when it is looked at: of one from a clock that is ahead of ours it is seen at
-        // that moment whether it is old enough.
-        let too_old_after = |seconds: f64| Moment(entry.order().unwrap_or(world.now) + seconds);
+        // that moment whether it is old enough. Only where nothing says when it was written it is as old as it looks now.
+        let began = if entry.stat.mtime > 0 { entry.order() } else { entry.since(world.now) };
+        let too_old_after = |seconds: f64| Moment(began.unwrap_or(world.now) + seconds);
         if is_idle {
             if !is_left_out(world, node) {
                 facts.idle = Some((Moment(entry.order().unwrap_or_default()), facts.stock.clone()));

@@ -283,9 +283,30 @@ fn open_in(memory: &Memory) -> ZooKeeper {
     ZooKeeper::start_with(connector, Duration::from_secs(10), &Shutdown::new(), CancellationToken::new())
 }
 
-/// The server gives the lock to somebody else, and whoever had it cannot know: no check of ours helps, only the fence does.
+/// Only the fence helps: whoever had the lock is connected, in the same session, and has heard of nothing.
 #[tokio::test]
-async fn whoever_has_lost_its_session_behind_a_broken_connection_writes_nothing() {
+async fn whoever_has_lost_its_lock_writes_nothing() {
+    let memory = in_memory();
+    let (one, two) = (open_in(&memory), open_in(&memory));
+    let mut old = one.create_node(node(1.0), |_| ()).await.unwrap();
+    let id = old.record().id.clone();
+    let lock = format!("/nodepool/nodes/{id}/lock");
+    let [contender] = &two.children(&lock).await.unwrap()[..] else { panic!("one contender") };
+    memory.connect().await.unwrap().delete(&format!("{lock}/{contender}"), None).await.unwrap();
+    let mut new = two.try_lock_node(&id).await.unwrap().held().expect("its lock is gone");
+    new.update(|node| node.comment = Some("new".to_owned())).await.unwrap();
+    assert!(old.is_valid(), "its holder does not know");
+    let error = old.update(|node| node.comment = Some("late".to_owned())).await.unwrap_err();
+    assert!(error.is_lock_lost(), "{error}");
+    let (data, stat) = two.get(&format!("/nodepool/nodes/{id}")).await.unwrap().unwrap();
+    assert_eq!((data, stat.version), (new.record().write(), new.stat().version));
+    one.close().await;
+    two.close().await;
+}
+
+/// What was asked for while the connection was broken is not done once the session has ended meanwhile.
+#[tokio::test]
+async fn what_waits_for_a_session_that_has_ended_is_not_done() {
     let memory = in_memory();
     let (one, two) = (open_in(&memory), open_in(&memory));
     let first = one.connected().await;
@@ -296,14 +317,16 @@ async fn whoever_has_lost_its_session_behind_a_broken_connection_writes_nothing(
     memory.expire(first);
     let mut new = two.try_lock_node(&id).await.unwrap().held().expect("its lock is gone");
     assert!(old.is_valid(), "its holder does not know");
-    let late = tokio::spawn(async move { old.update(|node| node.comment = Some("late".to_owned())).await });
+    let mut late = std::pin::pin!(old.update(|node| node.comment = Some("late".to_owned())));
+    assert!(futures::poll!(&mut late).is_pending(), "it waits for the connection");
     new.update(|node| node.comment = Some("new".to_owned())).await.unwrap();
     memory.resume(first);
-    let error = tokio::time::timeout(SOON, late).await.unwrap().unwrap().unwrap_err();
+    let error = tokio::time::timeout(SOON, late).await.unwrap().unwrap_err();
     assert!(error.is_lock_lost(), "{error}");
     let (data, stat) = two.get(&format!("/nodepool/nodes/{id}")).await.unwrap().unwrap();
     assert_eq!((data, stat.version), (new.record().write(), new.stat().version));
-    assert_ne!(one.connected().await, first);
+    let next = async || Some(one.connected().await).filter(|next| *next != first);
+    wait_for(SOON, "the next session", next).await;
     one.close().await;
     two.close().await;
 }

@@ -64,7 +64,8 @@ fn a_cancelled_build_ends_on_the_host_too() {
     // As the executor does it: to the whole group.
     killpg(running.pid(), Signal::SIGTERM).unwrap();
     let ended = running.wait();
-    assert!(started.elapsed().as_secs() < 15, "the executor waits no longer: {:?}", started.elapsed());
+    // The executor waits for 15 s, and for 8 s more for what ends the rest.
+    assert!(started.elapsed().as_secs() < 23, "the executor waits no longer: {:?}", started.elapsed());
     let host_line = |text: &str| format!("host {ADDRESS}: ended `{text}");
     ended.has(
         143,

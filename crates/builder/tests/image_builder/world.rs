@@ -3,6 +3,7 @@
 //! ends with all of its processes, because it is a process namespace, too.
 
 use std::{
+    cell::RefCell,
     fmt::Write as _,
     fs,
     io::Read as _,
@@ -10,6 +11,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -179,7 +181,7 @@ impl Host {
             .collect()
     }
 
-    /// Waits until a process with this in its command line runs.
+    /// Waits until a process with this command line runs.
     pub fn wait_for_process(&self, what: &str) {
         wait_for(&format!("`{what}` runs on the host"), || {
             self.processes().iter().any(|line| line == what).then_some(())
@@ -212,6 +214,38 @@ pub struct Pod {
     pub public_key: String,
     /// Further commands before the program, in the pod's namespace.
     pub prepare: String,
+    _turn: Arc<Turn>,
+}
+
+/// What a test has as long as it has a pod. As many have one at once as there are processors: a playbook keeps one busy, and
+/// a build has only seconds to end what it runs on its host.
+struct Turn;
+
+static FREE: LazyLock<Mutex<usize>> =
+    LazyLock::new(|| Mutex::new(std::thread::available_parallelism().map_or(1, usize::from)));
+static FREED: Condvar = Condvar::new();
+
+impl Turn {
+    /// This thread's, for a test with two pods has one turn.
+    fn of_this_test() -> Arc<Self> {
+        thread_local!(static MINE: RefCell<Weak<Turn>> = const { RefCell::new(Weak::new()) });
+        MINE.with_borrow_mut(|mine| {
+            mine.upgrade().unwrap_or_else(|| {
+                let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+                *FREED.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner) -= 1;
+                let turn = Arc::new(Self);
+                *mine = Arc::downgrade(&turn);
+                turn
+            })
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        FREED.notify_one();
+    }
 }
 
 const POD: &str = r#"
@@ -232,6 +266,7 @@ impl Pod {
 
     /// One without Ansible.
     pub fn bare() -> Self {
+        let turn = Turn::of_this_test();
         let dir = TempDir::with_prefix("nodepool-pod-").unwrap();
         let lib = dir.path().join("var-lib");
         for sub in [
@@ -261,7 +296,7 @@ impl Pod {
             _ => format!("{line}\n"),
         };
         fs::write(dir.path().join("passwd"), passwd.lines().map(home_of_root).collect::<String>()).unwrap();
-        let pod = Self { dir, ansible: None, public_key, prepare: String::new() };
+        let pod = Self { dir, ansible: None, public_key, prepare: String::new(), _turn: turn };
         pod.write(
             "nodepool/.ssh/config",
             "Host *\n  IdentityFile /var/lib/nodepool-ssh-key/priv\n  UserKnownHostsFile /var/lib/nodepool/known_hosts\n  \

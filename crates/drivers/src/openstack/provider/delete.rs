@@ -82,7 +82,9 @@ impl OpenStackProvider {
                             return Ok(());
                         }
                         wait.soon();
-                        self.servers.hurry_for_news();
+                        if deleted < DELETED_LISTINGS {
+                            self.servers.hurry_for_news();
+                        }
                     }
                     Some(server) if server.status == "ERROR" && server.task_state.is_none() => {
                         errors += 1;

@@ -14,10 +14,6 @@ use super::{
 };
 use crate::plan::{Decision, Want};
 
-/// So many requests are accepted at once. ZooKeeper answers in the order in which it is asked: were a thousand requests
-/// accepted at once, each write for the node of the first one would have to wait for all of them.
-pub(super) const ACCEPTS_AT_ONCE: usize = 32;
-
 impl Launcher {
     /// Starts an action; what it works on is left alone until it has ended, however it ends.
     pub(super) fn carry_out(self: &Arc<Self>, book: &mut Book, decision: Decision) {
@@ -39,14 +35,9 @@ impl Launcher {
 
     async fn act(self: &Arc<Self>, decision: Decision, locks: Locks, reports: &Reports) -> Result<Outcome, ZkError> {
         debug!(logger = "nodepool.Planner", "Decided: {decision:?}");
-        // Each in memory of its own, taken when it begins: a task would have room for the largest from the first moment, also where
-        // a thousand wait for their turn.
+        // Each in memory of its own: every task would have room for the largest.
         let done = match &decision {
-            Decision::Accept { pool, request } => {
-                // Is never closed.
-                let _turn = self.accepts.acquire().await.ok();
-                return Box::pin(self.accept(pool, request, reports)).await;
-            }
+            Decision::Accept { pool, request } => return Box::pin(self.accept(pool, request, reports)).await,
             Decision::Decline { request, pools } => Box::pin(self.decline(request, pools, reports)).await,
             Decision::Supply { pool, request, reuse, launch } => {
                 Box::pin(self.supply(pool, request, reuse, launch, reports)).await

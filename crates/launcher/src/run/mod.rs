@@ -53,7 +53,6 @@ use nodepool_common::{
     sys::host,
     zk::{Registration, ZooKeeper},
 };
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -105,8 +104,6 @@ pub struct Launcher {
     hosts_met: hosts::HostsMet,
     /// What the searches for leaks have held back.
     withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
-    /// See [`actions::ACCEPTS_AT_ONCE`].
-    accepts: Semaphore,
 }
 
 /// A pool that takes part: its id and its component.
@@ -226,7 +223,6 @@ impl Launcher {
             placing: metastatic::Placing::default(),
             hosts_met: hosts::HostsMet::default(),
             withheld: Mutex::default(),
-            accepts: Semaphore::new(actions::ACCEPTS_AT_ONCE),
             frame,
         });
         (launcher, core)

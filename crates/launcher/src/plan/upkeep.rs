@@ -175,10 +175,14 @@ fn request_locks(world: &World<'_>, index: &Index, plan: &mut Plan) {
     for (ctime, id) in &index.requests.litter {
         #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch
         let age = world.now - *ctime as f64 / 1000.0;
-        let remove = Decision::RemoveRequestLock { request: id.clone() };
-        if world.holdings.requests_after.contains_key(id) || world.holdings.busy_requests.contains(id) {
+        if world.holdings.busy_requests.contains(id) {
             continue;
         }
+        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
+            plan.wake(*at);
+            continue;
+        }
+        let remove = Decision::RemoveRequestLock { request: id.clone() };
         if !due(plan, world.now, age, world.timing.request_lock, remove) {
             // All others are younger.
             return;

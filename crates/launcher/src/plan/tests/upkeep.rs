@@ -123,6 +123,21 @@ fn empty_records_and_old_lock_directories_are_removed() {
 }
 
 #[test]
+fn a_lock_directory_whose_removal_failed_is_removed_as_soon_as_its_pause_is_over() {
+    let mut setting = Setting::new().provider("p", |_| {});
+    #[allow(clippy::cast_possible_truncation)]
+    let lock =
+        nodepool_common::model::RequestLock { ctime: ((NOW - 9.0 * 3600.0) * 1000.0) as i64, ..Default::default() };
+    let id = nodepool_common::model::RequestId::from("200-0000000001");
+    setting.records.request_locks.insert(id.clone(), lock);
+    setting.holdings.requests_after.insert(id.clone(), NOW + 1.0);
+    let plan = setting.plan();
+    assert_eq!((plan.decisions.len(), plan.wake_at), (0, Some(NOW + 1.0)));
+    setting.holdings.requests_after.insert(id.clone(), NOW);
+    assert_eq!(setting.plan().decisions, [Decision::RemoveRequestLock { request: id }]);
+}
+
+#[test]
 fn a_stopping_launcher_takes_nothing_on_and_finishes_what_it_has() {
     let mut setting = Setting::new()
         .provider("p", |_| {})

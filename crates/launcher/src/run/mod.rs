@@ -35,6 +35,8 @@ mod metastatic;
 mod nodes;
 mod report;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

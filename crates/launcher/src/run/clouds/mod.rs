@@ -50,6 +50,29 @@ pub struct Cloud {
     stop: CancellationToken,
 }
 
+impl Cloud {
+    fn new(config: Arc<config::Provider>, provider: Arc<dyn Provider>) -> Self {
+        Self {
+            config,
+            provider,
+            nodescan: Nodescan::default(),
+            searched: Searched::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Clouds {
+    /// A provider with a driver of a test's own, as if it had started.
+    pub(super) fn add_started(&self, config: Arc<config::Provider>, driver: Arc<dyn Provider>) {
+        let name = config.name.clone();
+        let mut entry = Entry::new(Arc::new(Cloud::new(config, driver)), None);
+        entry.started = true;
+        self.open().insert(name, entry);
+    }
+}
+
 impl Launcher {
     /// Brings the providers in line with the configuration: an unchanged one stays as it is.
     pub(super) fn apply_providers(self: &Arc<Self>, config: &Config) {
@@ -79,13 +102,7 @@ impl Launcher {
                 info!(logger = LOGGER, "Provider {name} changed in the configuration");
                 old.cloud.stop.cancel();
             }
-            let cloud = Arc::new(Cloud {
-                config: Arc::clone(provider),
-                provider: made,
-                nodescan: Nodescan::default(),
-                searched: Searched::default(),
-                stop: CancellationToken::new(),
-            });
+            let cloud = Arc::new(Cloud::new(Arc::clone(provider), made));
             let entry = Entry::new(Arc::clone(&cloud), old);
             entries.insert(name.clone(), entry);
             self.spawn(|this| async move {

@@ -1,8 +1,12 @@
 //! Asking clouds what the planner wants to know: each question once at a time.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use nodepool_common::model::{NodeId, ProviderName, Records, Resources, Timestamp};
+use futures::FutureExt;
+use nodepool_common::{
+    model::{NodeId, ProviderName, Records, Resources, Timestamp},
+    sys::shutdown,
+};
 use nodepool_drivers::{CloudResource, ErrorClass, ProviderError, leaks::is_node_of};
 
 use super::{ANSWER_TIMEOUT, Cloud, Clouds};
@@ -53,11 +57,16 @@ impl Launcher {
     pub(in crate::run) async fn answer(&self, question: Question) {
         let question = Asking { clouds: &self.clouds, question };
         let question = &question.question;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answer_of(question)).await.unwrap_or_else(|_| {
-            let name = &question.cloud.config.name;
-            let why = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
-            Err(ProviderError::new(ErrorClass::Timeout, format!("asking provider {name}"), why))
-        });
+        let failed = |class, why: String| {
+            Err(ProviderError::new(class, format!("asking provider {}", question.cloud.config.name), why))
+        };
+        let asked = AssertUnwindSafe(self.answer_of(question)).catch_unwind();
+        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => answer,
+            // A pause follows, as after any failure; and whoever has asked is woken.
+            Ok(Err(panic)) => failed(ErrorClass::Bug, format!("its driver panicked{}", shutdown::describe(&*panic))),
+            Err(_) => failed(ErrorClass::Timeout, format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+        };
         let answer = match answer {
             Ok(Answer::Used(quota, resources, before)) => {
                 // At a start the cloud may be faster than ZooKeeper. Without records all servers would be those of others.

@@ -1,0 +1,142 @@
+//! The launcher's loop and what it owns, without a process around it.
+
+use std::{fs, future::ready, sync::mpsc, thread};
+
+use async_trait::async_trait;
+use nodepool_common::{
+    daemon::{self, Start},
+    model::{LabelName, PoolName, Resources},
+    sys::{clock, shutdown::ShutdownReason},
+};
+use nodepool_drivers::{
+    CloudResource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
+};
+use nodepool_testing::{ZooKeeperServer, free_port, wait_for};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::plan::Want;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A launcher with this ZooKeeper and these providers, that has not begun to run; its files are in the directory.
+fn launcher(zookeeper: u16, providers: &[Value]) -> (Arc<Launcher>, Core, Loaded, TempDir) {
+    let dir = TempDir::with_prefix("nodepool-").unwrap();
+    let file = dir.path().join("nodepool.yaml");
+    let servers = json!([{"host": "127.0.0.1", "port": zookeeper}]);
+    let labels: Vec<_> = providers.iter().map(|provider| &provider["pools"][0]["labels"][0]["name"]).collect();
+    let labels: Vec<_> = labels.into_iter().map(|name| json!({"name": name})).collect();
+    let text = json!({"zookeeper-servers": servers, "labels": labels, "providers": providers}).to_string();
+    fs::write(&file, text).unwrap();
+    let mut start = Start::load(&file, None).unwrap();
+    start.patience = Duration::from_secs(2);
+    let (frame, loaded) = start.connect(Stats::new(None)).unwrap();
+    let options = Options {
+        cleanup_interval: Duration::from_secs(60),
+        delete_interval: Duration::from_secs(5),
+        request_lock_age: Duration::from_secs(60),
+        version: "test".to_owned(),
+        fqdn: "host.example".to_owned(),
+    };
+    let (launcher, core) = Launcher::new(options, frame);
+    (launcher, core, loaded, dir)
+}
+
+/// A lock that a pass needs and never gets: what a bug in the launcher would look like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_launcher_whose_pass_hangs_is_not_ready_and_says_why() {
+    let server = ZooKeeperServer::start();
+    let (launcher, core, loaded, _dir) = launcher(server.port(), &[]);
+    let running = Arc::clone(&launcher);
+    let running = tokio::spawn(async move { daemon::run(&running, core, &loaded).await });
+    let is_ready = |wanted: bool| {
+        let readiness = launcher.readiness();
+        ready((readiness.ready == wanted).then_some(readiness))
+    };
+    wait_for(SOON, "the launcher is ready", || is_ready(true)).await;
+
+    let (held, (locked, is_locked), (release, released)) =
+        (Arc::clone(&launcher), mpsc::channel(), mpsc::channel::<()>());
+    let holder = thread::spawn(move || {
+        let _pools = held.pools();
+        locked.send(()).unwrap();
+        let _ = released.recv();
+    });
+    is_locked.recv().unwrap();
+    launcher.wake.notify_one();
+    let readiness = wait_for(SOON, "the launcher is not ready any more", || is_ready(false)).await;
+    assert!(readiness.remarks[0].contains("the one that has begun does not end"), "{readiness:?}");
+    drop(release);
+    holder.join().unwrap();
+    wait_for(SOON, "the launcher is ready again", || is_ready(true)).await;
+    launcher.frame.shutdown.request(ShutdownReason::Terminate);
+    running.await.unwrap();
+}
+
+/// A driver with a bug.
+#[derive(Debug)]
+struct Buggy(ProviderName);
+
+#[async_trait]
+impl Provider for Buggy {
+    fn name(&self) -> &ProviderName {
+        &self.0
+    }
+
+    async fn start(&self) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    fn profile(&self, _pool: &PoolName, _label: &LabelName) -> Result<NodeProfile, ProviderError> {
+        Err(ProviderError::new(ErrorClass::Bug, "launching a node", "nothing is launched here"))
+    }
+
+    async fn label_resources(&self, _pool: &PoolName, _label: &LabelName) -> Result<Resources, ProviderError> {
+        panic!("as the test wants it")
+    }
+
+    async fn quota(&self) -> Result<Quota, ProviderError> {
+        panic!("as the test wants it")
+    }
+
+    async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    async fn launch(&self, _launch: &Launch, _progress: &dyn LaunchProgress) -> Result<Instance, ProviderError> {
+        Err(ProviderError::new(ErrorClass::Bug, "launching a node", "nothing is launched here"))
+    }
+
+    async fn delete(&self, _external_id: &Value, _made_in: Option<&Value>) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    async fn delete_resource(&self, _resource: &CloudResource) -> Result<(), ProviderError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_driver_that_panics_while_it_is_asked_is_in_trouble_and_asked_again_after_a_pause() {
+    let provider = json!({
+        "name": "p", "driver": "fake", "cloud": "fake",
+        "cloud-images": [{"name": "image", "username": "zuul"}],
+        "pools": [{"name": "main", "labels": [{"name": "a", "cloud-image": "image", "min-ram": 1}]}],
+    });
+    // Nobody listens there: no ZooKeeper is needed.
+    let (launcher, _core, ..) = launcher(free_port(), &[provider]);
+    let name = ProviderName::from("p");
+    let config = Arc::clone(&launcher.config().providers[&name]);
+    launcher.clouds.add_started(config, Arc::new(Buggy(name.clone())));
+    let want = Want::LabelResources(name, "main".into(), "a".into());
+    launcher.find_out(want.clone());
+    let trouble = || ready(launcher.clouds.troubles().pop());
+    let (_, why) = wait_for(SOON, "the provider is in trouble", trouble).await;
+    assert!(why.contains("its driver panicked") && why.contains("as the test wants it"), "{why}");
+    // The planner wants to know in each pass, and is woken when asking has a point again.
+    assert!(launcher.clouds.ask(want.clone()).is_none(), "it is asked again at once");
+    let again = launcher.clouds.forget_stale(clock::now()).unwrap();
+    launcher.clouds.forget_stale(again);
+    wait_for(SOON, "it is asked again", || ready(launcher.clouds.ask(want.clone()))).await;
+}

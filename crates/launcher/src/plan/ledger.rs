@@ -61,6 +61,23 @@ impl Ledger {
         self.actions.is_empty() && held.requests.is_empty() && held.nodes.is_empty() && held.starting.is_empty()
     }
 
+    /// Whether an action runs that has locks, or is about to tell of one that it has taken.
+    pub fn has_locks_under_way(&self) -> bool {
+        let has_locks = |decision: &Decision| {
+            matches!(
+                decision,
+                Decision::Accept { .. }
+                    | Decision::Supply { .. }
+                    | Decision::Fulfil { .. }
+                    | Decision::GiveUp { .. }
+                    | Decision::PutBack { .. }
+                    | Decision::Forget { .. }
+                    | Decision::LetGo { .. }
+            )
+        };
+        self.actions.values().any(has_locks)
+    }
+
     /// Begins to carry a decision out.
     pub fn begin(&mut self, decision: &Decision) -> ActionId {
         let held = &mut self.holdings;

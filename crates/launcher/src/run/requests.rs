@@ -14,7 +14,6 @@ use tracing::{debug, info, warn};
 
 use super::{
     Launcher,
-    clouds::Cloud,
     core::Core,
     events::{Event, LaunchEnds, Outcome, Reports},
     launch::NodeLaunch,
@@ -24,6 +23,9 @@ use crate::plan::{NewNode, PoolKey, Reason};
 /// How long a request or a node that somebody else has locked is not looked at. Its lock's end wakes us earlier: this only
 /// keeps a race from spinning.
 pub(super) const LOCKED_ELSEWHERE: Duration = Duration::from_millis(250);
+
+/// How long a process that has to go tries to release what it has.
+pub(super) const LEAVING: Duration = Duration::from_secs(5);
 
 /// The longest time that the first launches of a provider wait for its first search for leaks.
 const FIRST_SEARCH: Duration = Duration::from_secs(5);
@@ -239,9 +241,10 @@ impl Launcher {
         new: &NewNode,
         reports: &Reports,
     ) -> Result<(), ZkError> {
-        let (Some(cloud), Some(launcher_id)) = (self.clouds.get(&pool.provider), self.launcher_id(pool)) else {
-            return Ok(());
-        };
+        let Some(cloud) = self.clouds.get(&pool.provider) else { return Ok(()) };
+        cloud.searched.wait(FIRST_SEARCH).await;
+        // Asked after the wait: the launcher may be leaving by now, and begins nothing any more.
+        let Some(launcher_id) = self.launcher_id(pool) else { return Ok(()) };
         let config = self.config();
         let Some(pool_config) = config.providers.get(&pool.provider).and_then(|p| p.pool(&pool.pool)) else {
             return Ok(());
@@ -257,8 +260,8 @@ impl Launcher {
         node.attributes.clone_from(&pool_config.node_attributes);
         node.az.clone_from(&new.az);
         node.resources = self.clouds.label_resources(pool, &new.label).map(|resources| resources.recorded());
-        let launch = NodeLaunch::new(self, Arc::clone(&cloud), pool.clone(), new, Arc::clone(request), reports.clone());
-        let held = self.create_unnamed_node(pool, &cloud, node, &launch).await?;
+        let launch = NodeLaunch::new(self, cloud, pool.clone(), new, Arc::clone(request), reports.clone());
+        let held = self.create_unnamed_node(pool, node, &launch).await?;
         let id = held.record().id.clone();
         info!(
             logger = %pool_logger(pool), request = %request.id, event_id = request.event_id, node = %id,
@@ -291,11 +294,9 @@ impl Launcher {
     async fn create_unnamed_node(
         &self,
         pool: &PoolKey,
-        cloud: &Cloud,
         node: Node,
         launch: &NodeLaunch,
     ) -> Result<Held<Node>, ZkError> {
-        cloud.searched.wait(FIRST_SEARCH).await;
         loop {
             // A search that ends while the record is made may have seen it, and no number that is on record is taken; one that
             // began before sees what the last one did not.
@@ -486,25 +487,47 @@ impl Launcher {
     }
 
     /// Releases everything at once, for a process that has to go: requests are put back, ready nodes freed; the nodes
-    /// that are being launched lose their locks with the session and are deleted by whoever comes next.
+    /// that are being launched lose their locks with the session and are deleted by whoever comes next. Actions that are
+    /// about to bring a lock are waited for: a node that was taken for a request would else stay allocated to it, and nobody
+    /// would have it.
     pub(super) async fn leave(&self, core: &mut Core) {
         info!(logger = "nodepool.NodePool", "Terminating: putting requests back");
+        // From now on no accept and no launch begins.
         self.withdraw_pools().await;
-        self.catch_up(core);
-        let (requests, nodes) = core.book.take_all();
-        let put_back = requests
-            .into_iter()
-            .map(|(held, pool)| async move { self.put_back(held, &pool, &"the launcher is terminating").await });
-        let deadline = std::time::Duration::from_secs(3);
-        let Ok(results) = tokio::time::timeout(deadline, futures::future::join_all(put_back)).await else {
-            warn!(logger = "nodepool.NodePool", "ZooKeeper does not answer: requests are left to the next launcher");
-            return;
+        let release = async {
+            loop {
+                self.catch_up(core);
+                // A launch may have ended meanwhile: it is over when there was nothing left.
+                if self.release_all(core).await {
+                    continue;
+                }
+                if !core.book.has_locks_under_way() {
+                    return;
+                }
+                self.hear(core).await;
+            }
         };
-        for error in results.into_iter().filter_map(Result::err) {
+        if tokio::time::timeout(LEAVING, release).await.is_err() {
+            warn!(
+                logger = "nodepool.NodePool",
+                "Not all was released within {} s, ZooKeeper or a cloud does not answer: the rest is left to the next launcher",
+                LEAVING.as_secs()
+            );
+        }
+    }
+
+    /// Puts back the requests that are held now, and frees the nodes. Returns whether there were any.
+    async fn release_all(&self, core: &mut Core) -> bool {
+        let (requests, nodes) = core.book.take_all();
+        let any = !requests.is_empty() || !nodes.is_empty();
+        let reason = &"the launcher is terminating";
+        let put_back = requests.into_iter().map(|(held, pool)| async move { self.put_back(held, &pool, reason).await });
+        let put_back = futures::future::join_all(put_back).await;
+        let let_go = futures::future::join_all(nodes.into_iter().map(|held| self.let_go(held, reason))).await;
+        for error in put_back.into_iter().chain(let_go).filter_map(Result::err) {
             debug!(logger = "nodepool.NodePool", "{error}");
         }
-        let let_go = nodes.into_iter().map(|held| self.let_go(held, &"the launcher is terminating"));
-        let _ = tokio::time::timeout(deadline, futures::future::join_all(let_go)).await;
+        any
     }
 }
 

@@ -5,8 +5,9 @@ use std::{fs, future::ready, sync::mpsc, thread};
 use async_trait::async_trait;
 use nodepool_common::{
     daemon::{self, Start},
-    model::{LabelName, PoolName, Resources},
+    model::{LabelName, Node, NodeId, NodeRequest, NodeState, PoolName, RequestId, RequestState, Resources},
     sys::{clock, shutdown::ShutdownReason},
+    zk::Held,
 };
 use nodepool_drivers::{
     CloudResource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, Provider, ProviderError, Quota,
@@ -15,8 +16,11 @@ use nodepool_testing::{ZooKeeperServer, free_port, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::*;
-use crate::plan::Want;
+use super::{
+    events::{Ending, Event, Outcome},
+    *,
+};
+use crate::plan::{Decision, Want};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -139,4 +143,79 @@ async fn a_driver_that_panics_while_it_is_asked_is_in_trouble_and_asked_again_af
     let again = launcher.clouds.forget_stale(clock::now()).unwrap();
     launcher.clouds.forget_stale(again);
     wait_for(SOON, "it is asked again", || ready(launcher.clouds.ask(want.clone()))).await;
+}
+
+/// A request that is locked and pending, as one that was accepted.
+async fn accepted(zk: &ZooKeeper, label: &LabelName) -> Held<NodeRequest> {
+    let request = NodeRequest::min_ready(label, String::new(), clock::now());
+    let id = zk.create_request("100", false, request).await.unwrap().id;
+    let mut held = zk.try_lock_request(&id).await.unwrap().held().unwrap();
+    held.update(|request| request.set_state(RequestState::Pending, clock::now())).await.unwrap();
+    held
+}
+
+/// A ready node that is locked, for a request.
+async fn allocated(zk: &ZooKeeper, request: &RequestId) -> Held<Node> {
+    let mut node = Node::new(clock::now());
+    node.allocated_to = Some(request.clone());
+    let mut held = zk.create_node(node, |_| {}).await.unwrap();
+    held.update(|node| node.set_state(NodeState::Ready, clock::now())).await.unwrap();
+    held
+}
+
+/// Whether others can have both.
+async fn are_released(zk: &ZooKeeper, request: &RequestId, node: &NodeId) {
+    let node = zk.try_lock_node(node).await.unwrap().held().expect("the node is free");
+    assert_eq!(node.record().allocated_to, None);
+    let request = zk.try_lock_request(request).await.unwrap().held().expect("the request is free");
+    assert_eq!(request.record().state, RequestState::Requested);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_actions_bring_while_the_launcher_leaves_is_released_too() {
+    let server = ZooKeeperServer::start();
+    let (launcher, mut core, ..) = launcher(server.port(), &[]);
+    launcher.zk.cache().until_ready().await;
+    let (label, pool) = (LabelName::from("a"), PoolKey { provider: "p".into(), pool: "main".into() });
+    let held = accepted(&launcher.zk, &label).await;
+    let request = held.record().id.clone();
+    let taken = allocated(&launcher.zk, &request).await;
+    let node = taken.record().id.clone();
+
+    let reports = core.book.reports();
+    let reuse = vec![(node.clone(), label.clone())];
+    let supply = Decision::Supply { pool: pool.clone(), request: request.clone(), reuse, launch: Vec::new() };
+    let supply = Ending::of(core.book.begin(&supply), reports.clone());
+    let accept = Ending::of(core.book.begin(&Decision::Accept { pool, request: request.clone() }), reports.clone());
+    let actions = async {
+        // The launcher has looked at what it was told, and waits.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        accept.with(Outcome::Accepted(held));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        reports.tell(Event::Taken { held: taken, request: request.clone(), label });
+        supply.with(Outcome::Done);
+    };
+    let began = Instant::now();
+    tokio::join!(launcher.leave(&mut core), actions);
+    assert!(began.elapsed() < requests::LEAVING, "nothing runs any more, and it waits");
+    are_released(&launcher.zk, &request, &node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_node_of_a_launch_that_ends_while_the_launcher_leaves_is_released_too() {
+    let server = ZooKeeperServer::start();
+    let (launcher, mut core, ..) = launcher(server.port(), &[]);
+    launcher.zk.cache().until_ready().await;
+    let (label, pool) = (LabelName::from("a"), PoolKey { provider: "p".into(), pool: "main".into() });
+    let held = accepted(&launcher.zk, &label).await;
+    let request = held.record().id.clone();
+    let launched = allocated(&launcher.zk, &request).await;
+    let node = launched.record().id.clone();
+    core.book.on_record(node.clone(), request.clone(), &pool, label);
+    core.book.hold_request(held, pool);
+    let reports = core.book.reports();
+    // Told while the request is being put back: both begin in this order.
+    let launch = async { reports.tell(Event::Launched { held: launched, failure: None }) };
+    tokio::join!(launcher.leave(&mut core), launch);
+    are_released(&launcher.zk, &request, &node).await;
 }

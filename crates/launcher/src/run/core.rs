@@ -3,7 +3,8 @@
 //! The loop applies each [`Event`] in the order in which it was told, then makes a pass, which reads records and clouds and
 //! plans. Nobody else has a reference to the core, so no lock guards it. The cache's read lock is held for the whole of a pass:
 //! who wants to change the records meanwhile waits for its end (the watch's events, writes of ours that were answered), and
-//! blocks its thread. Who wants to know what is held and what waits asks ([`Reports::tell`] of [`Event::Asked`]) and gets a copy.
+//! blocks its thread. Who wants to know what is held and what waits asks ([`Reports::tell`] of [`Event::Asked`]) and gets a copy, which
+//! all share who have asked since the last pass.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +18,7 @@ use nodepool_common::{
     sys::clock,
     zk::ZkError,
 };
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{
@@ -43,9 +45,11 @@ pub struct Core {
     planner: Box<Planner>,
     /// When what the planner remembers was last compared with everything.
     checked: Option<Instant>,
+    /// Who wants to know what is held and what waits.
+    asked: Vec<oneshot::Sender<Arc<Standing>>>,
 }
 
-/// What is held and what waits: a copy for who has asked.
+/// What is held and what waits: a copy for all who have asked at the same time.
 #[derive(Debug, Default)]
 pub struct Standing {
     /// What this launcher holds and does.
@@ -58,7 +62,7 @@ impl Core {
     /// A core that knows nothing yet, and how it is told.
     pub(super) fn new() -> (Self, Reports) {
         let (book, reports) = Book::new();
-        let core = Self { book, planner: Box::default(), checked: None };
+        let core = Self { book, planner: Box::default(), checked: None, asked: Vec::new() };
         (core, reports)
     }
 
@@ -67,8 +71,17 @@ impl Core {
         self.planner.clock_stepped(step);
     }
 
-    fn standing(&self) -> Standing {
-        Standing { holdings: Holdings::clone(&self.book), waiting: self.planner.waiting() }
+    /// Answers all who have asked what is held and what waits: copies it once, if anybody has.
+    pub(super) fn answer(&mut self) {
+        // Who asked may have gone.
+        self.asked.retain(|asked| !asked.is_closed());
+        if self.asked.is_empty() {
+            return;
+        }
+        let standing = Arc::new(Standing { holdings: Holdings::clone(&self.book), waiting: self.planner.waiting() });
+        for asked in self.asked.drain(..) {
+            let _ = asked.send(Arc::clone(&standing));
+        }
     }
 
     /// Whether what the planner remembers is to be compared with everything, so that nothing that went unnoticed is forgotten
@@ -93,9 +106,7 @@ impl Launcher {
     pub(super) fn apply(&self, core: &mut Core, told: Told) {
         let Told { session, event } = told;
         if let Event::Asked(answer) = event {
-            // Who asked may have gone.
-            let _ = answer.send(core.standing());
-            return;
+            return core.asked.push(answer);
         }
         let book = &mut core.book;
         if !book.is_of_this_session(session) {

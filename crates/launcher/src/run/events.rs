@@ -5,7 +5,7 @@
 //! action reports exactly once that it has ended, also where it panics ([`Ending`]). What it tells before that is what the
 //! loop must know earlier: a launch that has a record, a request for a backing node that failed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
@@ -46,7 +46,7 @@ pub enum Event {
     /// A `min-ready` request failed.
     MinReadyFailed { request: RequestId, labels: Vec<LabelName> },
     /// Somebody wants to know what is held and what waits.
-    Asked(oneshot::Sender<Standing>),
+    Asked(oneshot::Sender<Arc<Standing>>),
 }
 
 /// How an action has ended.

@@ -170,6 +170,7 @@ impl Daemon for Launcher {
         while let Some(told) = core.book.inbox().try_next() {
             self.apply(core, told);
         }
+        core.answer();
     }
 
     async fn hear(&self, core: &mut Core) {

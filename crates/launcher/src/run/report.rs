@@ -125,7 +125,7 @@ impl Launcher {
     }
 
     /// What is held and what waits. `None` where the loop does not answer: it has ended, or is held up.
-    async fn standing(&self) -> Option<Standing> {
+    pub(super) async fn standing(&self) -> Option<Arc<Standing>> {
         let (answer, answered) = oneshot::channel();
         self.reports.tell(Event::Asked(answer));
         tokio::time::timeout(ANSWER_WITHIN, answered).await.ok()?.ok()
@@ -133,7 +133,8 @@ impl Launcher {
 
     /// `/pool-list`: this launcher's pools and what they are busy with. `None` where the launcher is too busy to say.
     pub async fn pool_list(&self) -> Option<Value> {
-        Some(self.list_pools(&self.standing().await?))
+        let standing = self.standing().await?;
+        Some(self.list_pools(&standing))
     }
 
     fn list_pools(&self, standing: &Standing) -> Value {

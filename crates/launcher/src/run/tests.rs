@@ -219,3 +219,25 @@ async fn the_node_of_a_launch_that_ends_while_the_launcher_leaves_is_released_to
     tokio::join!(launcher.leave(&mut core), launch);
     are_released(&launcher.zk, &request, &node).await;
 }
+
+#[tokio::test]
+async fn who_asks_at_the_same_time_gets_the_same_copy_of_what_is_held() {
+    // Nobody listens there: no ZooKeeper is needed.
+    let (launcher, mut core, ..) = launcher(free_port(), &[]);
+    let label = LabelName::from("a");
+    let loop_of_the_launcher = async {
+        launcher.hear(&mut core).await;
+        launcher.catch_up(&mut core);
+        // Later ones see what has changed since.
+        core.book.begin(&Decision::CreateMinReady { label: label.clone(), count: 1 });
+        launcher.hear(&mut core).await;
+        launcher.catch_up(&mut core);
+    };
+    let asking = async {
+        let (first, second) = tokio::join!(launcher.standing(), launcher.standing());
+        [first, second, launcher.standing().await].map(Option::unwrap)
+    };
+    let ([first, second, later], ()) = tokio::join!(asking, loop_of_the_launcher);
+    assert!(Arc::ptr_eq(&first, &second));
+    assert!(!first.holdings.busy_labels.contains(&label) && later.holdings.busy_labels.contains(&label));
+}

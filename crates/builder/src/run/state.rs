@@ -1,10 +1,10 @@
 //! [`State`]: what this builder does, and what it does not try again yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use nodepool_common::{
     config::Config,
-    model::{ImageName, ProviderName, Timestamp},
+    model::{Failures, ImageName, ProviderName, Timestamp},
 };
 
 use crate::plan::{Decision, Doing, Subject, UploadTo};
@@ -20,11 +20,11 @@ pub(super) struct State {
     /// What the planner sees.
     pub doing: Doing,
     /// Builds that failed in a row.
-    build_failures: BTreeMap<ImageName, u32>,
+    build_failures: Failures<ImageName>,
     /// Uploads that failed in a row.
-    upload_failures: BTreeMap<UploadTo, u32>,
+    upload_failures: Failures<UploadTo>,
     /// Deletions that failed in a row.
-    retire_failures: BTreeMap<Subject, u32>,
+    retire_failures: Failures<Subject>,
     /// The file has providers that are left out, and were not in force before either.
     pub lacks_providers: bool,
     /// What was last said of images-dir.
@@ -65,15 +65,15 @@ impl State {
         // For a while longer: what has failed goes behind what has not.
         self.doing.uploads_after.retain(|_, at| *at > now - REMEMBERED);
         let Self { upload_failures, doing, .. } = self;
-        upload_failures.retain(|to, _| doing.uploads_after.contains_key(to));
+        upload_failures.retain(|to| doing.uploads_after.contains_key(to));
     }
 
     /// A new configuration may have mended what failed.
     pub fn reconsider(&mut self, before: &Config, now: &Config, providers: &[ProviderName]) {
         let is_same = |image: &ImageName| before.diskimages.get(image) == now.diskimages.get(image);
-        self.build_failures.retain(|image, _| is_same(image));
+        self.build_failures.retain(is_same);
         self.doing.builds_after.retain(|image, _| is_same(image));
-        self.upload_failures.retain(|(image, _, provider), _| is_same(image) && !providers.contains(provider));
+        self.upload_failures.retain(|(image, _, provider)| is_same(image) && !providers.contains(provider));
         self.doing.uploads_after.retain(|(image, _, provider), _| is_same(image) && !providers.contains(provider));
         self.doing.retire_after.clear();
         self.retire_failures.clear();
@@ -81,27 +81,27 @@ impl State {
 
     /// A build failed: none before the pause is over, but for another request than the one it was begun for.
     pub fn build_failed(&mut self, image: &ImageName, first: f64, now: Timestamp, request: Option<i64>) -> f64 {
-        let pause = longer(self.build_failures.entry(image.clone()).or_default(), first);
+        let pause = self.build_failures.failed_again(image.clone(), first, first * LONGEST);
         self.doing.builds_after.insert(image.clone(), (now + pause, request));
         pause
     }
 
     /// A build worked.
     pub fn build_worked(&mut self, image: &ImageName) {
-        self.build_failures.remove(image);
+        self.build_failures.worked(image);
         self.doing.builds_after.remove(image);
     }
 
     /// An upload failed: none before the pause is over.
     pub fn upload_failed(&mut self, to: &UploadTo, first: f64, now: Timestamp) -> f64 {
-        let pause = longer(self.upload_failures.entry(to.clone()).or_default(), first);
+        let pause = self.upload_failures.failed_again(to.clone(), first, first * LONGEST);
         self.doing.uploads_after.insert(to.clone(), now + pause);
         pause
     }
 
     /// An upload worked.
     pub fn upload_worked(&mut self, to: &UploadTo) {
-        self.upload_failures.remove(to);
+        self.upload_failures.worked(to);
         self.doing.uploads_after.remove(to);
     }
 
@@ -110,22 +110,15 @@ impl State {
         if let Some(subject) = decision.subject()
             && !self.doing.retire_after.contains_key(&subject)
         {
-            self.retire_failures.remove(&subject);
+            self.retire_failures.worked(&subject);
         }
     }
 
     /// A deletion failed: none before the pause is over.
     pub fn retirement_failed(&mut self, subject: &Subject, first: f64, now: Timestamp) {
-        let pause = longer(self.retire_failures.entry(subject.clone()).or_default(), first);
+        let pause = self.retire_failures.failed_again(subject.clone(), first, first * LONGEST);
         self.doing.retire_after.insert(subject.clone(), now + pause);
     }
-}
-
-/// The next pause: doubling.
-fn longer(failures: &mut u32, first: f64) -> f64 {
-    *failures = failures.saturating_add(1);
-    let doublings = i32::try_from(*failures - 1).unwrap_or(i32::MAX).min(16);
-    (first * 2f64.powi(doublings)).min(first * LONGEST)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 
 pub mod brake;
 mod component;
+mod failures;
 mod held_back;
 mod ids;
 mod image;
@@ -23,6 +24,7 @@ mod resources;
 pub mod wire;
 
 pub use component::{BuilderComponent, PoolComponent};
+pub use failures::Failures;
 pub use held_back::{HeldBack, HeldItem, Holder, LARGEST};
 pub use ids::{
     BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,

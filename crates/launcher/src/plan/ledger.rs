@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use nodepool_common::model::{LabelName, NodeId, ProviderName, RequestId, Timestamp};
+use nodepool_common::model::{Failures, LabelName, NodeId, ProviderName, RequestId, Timestamp};
 
 use super::{Decision, HeldNode, HeldRequest, Holdings, HostKey, PoolKey};
 
@@ -37,8 +37,7 @@ pub struct Ledger {
     holdings: Holdings,
     actions: BTreeMap<ActionId, Decision>,
     last_action: ActionId,
-    /// Failures in a row.
-    failures: BTreeMap<Attempted, u32>,
+    failures: Failures<Attempted>,
 }
 
 impl Deref for Ledger {
@@ -218,19 +217,17 @@ impl Ledger {
 
     /// The pause after another failure in a row, in seconds: doubling from `first` to `most`.
     pub fn failed_again(&mut self, what: Attempted, first: f64, most: f64) -> f64 {
-        let failures = self.failures.entry(what).or_default();
-        *failures = failures.saturating_add(1);
-        (first * 2f64.powi(i32::try_from(*failures - 1).unwrap_or(i32::MAX))).min(most)
+        self.failures.failed_again(what, first, most)
     }
 
     /// Something worked: the pause after its next failure is the first one again.
     pub fn worked(&mut self, what: &Attempted) {
-        self.failures.remove(what);
+        self.failures.worked(what);
     }
 
     /// Forgets how often the deletion of nodes failed that others have deleted.
     pub fn forget_deletions(&mut self, is_on_record: impl Fn(&NodeId) -> bool) {
-        self.failures.retain(|what, _| !matches!(what, Attempted::Deletion(node) if !is_on_record(node)));
+        self.failures.retain(|what| !matches!(what, Attempted::Deletion(node) if !is_on_record(node)));
     }
 
     /// The clock was set by that many seconds: what has to wait for a time waits no longer and no shorter.

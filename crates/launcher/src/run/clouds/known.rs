@@ -16,7 +16,7 @@ use std::{
 
 use nodepool_common::{
     config,
-    model::{LabelName, NodeId, ProviderName, Resources, Timestamp},
+    model::{Failures, LabelName, NodeId, ProviderName, Resources, Timestamp},
     sys::clock,
 };
 use nodepool_drivers::ProviderError;
@@ -59,8 +59,7 @@ pub(super) struct Entry {
     asked: BTreeSet<Want>,
     /// When an answer is to be forgotten, or a question that failed may be asked again.
     until: BTreeMap<Want, Timestamp>,
-    /// How often in a row each has failed.
-    failures: BTreeMap<Want, u32>,
+    failures: Failures<Want>,
     /// Launches in a row that the cloud refused for lack of quota.
     quota_errors: u32,
 }
@@ -80,7 +79,7 @@ impl Entry {
             }),
             asked: BTreeSet::new(),
             until: BTreeMap::new(),
-            failures: BTreeMap::new(),
+            failures: Failures::default(),
             quota_errors: 0,
         }
     }
@@ -392,7 +391,7 @@ impl Clouds {
                 if let Want::LabelReady(_, pool, label) = want {
                     entry.state().cloud_images.remove(&(pool.clone(), label.clone()));
                 }
-                let pause = longer(&mut entry.failures, want, 1.0, 30.0);
+                let pause = entry.failures.failed_again(want.clone(), 1.0, 30.0);
                 entry.until.insert(want.clone(), now + pause);
                 return;
             }
@@ -425,21 +424,15 @@ impl Clouds {
                 let image = if ready { CloudImage::There } else { CloudImage::Missing(question.at) };
                 entry.state().cloud_images.insert((pool.clone(), label.clone()), image);
                 if !ready {
-                    let pause = longer(&mut entry.failures, want, 5.0, 60.0);
+                    let pause = entry.failures.failed_again(want.clone(), 5.0, 60.0);
                     entry.until.insert(want.clone(), now + pause);
                     return;
                 }
             }
             _ => {}
         }
-        entry.failures.remove(want);
+        entry.failures.worked(want);
     }
-}
-
-fn longer(failures: &mut BTreeMap<Want, u32>, want: &Want, first: f64, most: f64) -> f64 {
-    let count = failures.entry(want.clone()).or_default();
-    *count = count.saturating_add(1);
-    (first * f64::from(1_u32 << (*count - 1).min(16))).min(most)
 }
 
 fn provider_of(want: &Want) -> &ProviderName {

@@ -10,7 +10,7 @@ use nodepool_common::{
     sys::clock,
     zk::{HeldWork, TryLock, ZkError},
 };
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::{Builder, LOGGER};
 use crate::plan::{Decision, Subject, UploadTo};
@@ -64,14 +64,7 @@ impl Builder {
 
     /// Notes that an action failed, so that the next plan does not repeat it at once.
     fn action_failed(&self, decision: &Decision, error: &ZkError) {
-        if error.is_transient() {
-            info!(logger = LOGGER, "Will be tried again: {error}");
-        } else if error.is_no_node() {
-            // Whatever was wanted of it, its deletion above all, nobody wants it of what is gone.
-            info!(logger = LOGGER, "Somebody else was faster: {error}");
-        } else {
-            error!(logger = LOGGER, "{error} (while carrying out {decision:?})");
-        }
+        error.say_of(decision, LOGGER);
         let now = clock::now();
         // What ZooKeeper refuses for good is tried less and less.
         let first = if error.is_transient() { AFTER_AN_ERROR } else { self.options.retry_interval.as_secs_f64() };

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use tracing::{error, info};
+
 use super::protocol::Error;
 use crate::model::RecordError;
 
@@ -113,6 +115,18 @@ impl ZkError {
     /// Whether the record is gone.
     pub fn is_no_node(&self) -> bool {
         matches!(self, Self::NoNode { .. })
+    }
+
+    /// Says in the log that something that was decided failed with this: loudly only where that is not to be expected.
+    pub fn say_of(&self, decision: &dyn fmt::Debug, logger: &str) {
+        if self.is_transient() {
+            info!(logger, "Will be tried again: {self}");
+        } else if self.is_no_node() {
+            // Whatever was wanted of it, its deletion above all, nobody wants it of what is gone.
+            info!(logger, "Somebody else was faster: {self}");
+        } else {
+            error!(logger, "{self} (while carrying out {decision:?})");
+        }
     }
 
     /// Classes an error of ZooKeeper; `verb` and `path` say what was being done.

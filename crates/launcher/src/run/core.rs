@@ -16,7 +16,6 @@ use nodepool_common::{
     config::MetastaticLabel,
     model::{ProviderName, RequestId, Timestamp},
     sys::clock,
-    zk::ZkError,
 };
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -155,7 +154,7 @@ impl Launcher {
     fn ended(&self, book: &mut Book, decision: &Decision, outcome: Outcome, now: Timestamp) {
         match (outcome, decision) {
             (Outcome::Failed(error), _) => {
-                say_failed(decision, &error);
+                error.say_of(decision, LOGGER);
                 book.put_off(decision, now + AFTER_AN_ERROR);
             }
             // Whatever made it panic may still be so.
@@ -183,7 +182,7 @@ impl Launcher {
             }
             (Outcome::HostOutOfReach { why, failed }, Decision::Attend { pool, host, .. }) => {
                 if let Some(error) = failed {
-                    say_failed(decision, &error);
+                    error.say_of(decision, LOGGER);
                 }
                 let key = HostKey { provider: pool.provider.clone(), host: host.id.clone() };
                 let longest = self.options.cleanup_interval.as_secs_f64().max(1.0);
@@ -296,16 +295,4 @@ fn backing_failed(
     book.holdings_mut().backing_after.insert(key, again);
     let logger = super::metastatic::LOGGER;
     warn!(logger, request = %request, "{why}; asking again in {:.0} s at the earliest", again - now);
-}
-
-/// Says that an action failed.
-fn say_failed(decision: &Decision, error: &ZkError) {
-    if error.is_transient() {
-        info!(logger = LOGGER, "Will be tried again: {error}");
-    } else if error.is_no_node() {
-        // Whatever was wanted of it, its deletion above all, nobody wants it of what is gone.
-        info!(logger = LOGGER, "Somebody else was faster: {error}");
-    } else {
-        error!(logger = LOGGER, "{error} (while carrying out {decision:?})");
-    }
 }

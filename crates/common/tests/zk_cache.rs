@@ -208,6 +208,20 @@ async fn a_record_that_is_found_gone_or_empty_under_its_lock_is_not_planned_with
     zk.close().await;
 }
 
+/// Whoever acts on requests must not see one again that it has just deleted: the watch may tell the end later than the answer.
+#[tokio::test]
+async fn what_is_deleted_is_out_of_the_cache_when_that_is_answered() {
+    let zk = open_with_cache("/deleted").await;
+    for _ in 0..100 {
+        let id = zk.create_request("200", false, request("e")).await.unwrap().id;
+        let known = || async { zk.cache().read(|records| records.requests.contains_key(&id).then_some(())) };
+        wait_for(SOON, "the request", known).await;
+        zk.delete_request(&id).await.unwrap();
+        assert!(zk.cache().read(|records| !records.requests.contains_key(&id)), "{id}");
+    }
+    zk.close().await;
+}
+
 #[tokio::test]
 async fn broken_records_are_kept_as_errors_and_complained_about_once() {
     let log = Log::install();

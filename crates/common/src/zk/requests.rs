@@ -53,9 +53,13 @@ impl ZooKeeper {
     /// Deletes a request; one that is gone is fine.
     pub async fn delete_request(&self, id: &RequestId) -> Result<(), ZkError> {
         let path = paths::request(id);
-        let (_, client) = self.shared.client("deleting", &path).await?;
+        let (session, client) = self.shared.client("deleting", &path).await?;
         match repeat(self.shared.deadline(), || client.delete(&path, None)).await {
-            Ok(()) | Err(Error::NoNode) => Ok(()),
+            Ok(()) | Err(Error::NoNode) => {
+                // The watch may tell it later than this answer: who looks now must not act on the request once more.
+                self.shared.cache().within(session).missed_request(id);
+                Ok(())
+            }
             Err(error) => Err(ZkError::of("deleting", &path, error)),
         }
     }

@@ -209,13 +209,13 @@ async fn the_node_of_a_launch_that_ends_while_the_launcher_leaves_is_released_to
     let (label, pool) = (LabelName::from("a"), PoolKey { provider: "p".into(), pool: "main".into() });
     let held = accepted(&launcher.zk, &label).await;
     let request = held.record().id.clone();
-    let launched = allocated(&launcher.zk, &request).await;
-    let node = launched.record().id.clone();
+    let ready = allocated(&launcher.zk, &request).await;
+    let node = ready.record().id.clone();
     core.book.on_record(node.clone(), request.clone(), &pool, label);
     core.book.hold_request(held, pool);
     let reports = core.book.reports();
     // Told while the request is being put back: both begin in this order.
-    let launch = async { reports.tell(Event::Launched { held: launched, failure: None }) };
+    let launch = async { reports.tell(Event::Launched { held: ready, failure: None }) };
     tokio::join!(launcher.leave(&mut core), launch);
     are_released(&launcher.zk, &request, &node).await;
 }

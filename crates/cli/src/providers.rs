@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, Write as _};
 use nodepool_common::{
     model::{Node, NodeId, ProviderName, Records},
     status::{Row, Table},
-    zk::ZooKeeper,
+    zk::{ZooKeeper, paths},
 };
 use serde_json::{Value, json};
 
@@ -43,6 +43,8 @@ pub async fn info(zk: &ZooKeeper, provider: &str) -> Result<(), Failure> {
 /// `erase [--force] PROVIDER`: the records only; what is in the cloud stays there.
 pub async fn erase(zk: &ZooKeeper, provider: &str, force: bool) -> Result<(), Failure> {
     let provider = ProviderName::from(provider);
+    // What has these names in a later session may be something else.
+    let in_session = zk.in_current_session("reading", paths::NODES).await?;
     let directories = walk::provider_directories(zk).await?;
     let records = walk::nodes(zk).await?;
     if !force && !confirmed(&provider)? {
@@ -54,7 +56,7 @@ pub async fn erase(zk: &ZooKeeper, provider: &str, force: bool) -> Result<(), Fa
     }
     say(&format!("Erasing node data for {provider}..."))?;
     for (id, _) in nodes_of(&records, &provider) {
-        zk.delete_node_record(id).await?;
+        in_session.delete_node_record(id).await?;
     }
     Ok(())
 }

@@ -145,7 +145,8 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
     let one = || async { requests().pop() };
     let none = || async { requests().is_empty().then_some(()) };
 
-    let mut creating = std::pin::pin!(zk.create_request("200", false, request("e")));
+    let session = current(&zk).await;
+    let mut creating = std::pin::pin!(session.create_request("200", false, request("e")));
     assert!(futures::poll!(&mut creating).is_pending(), "it has been asked for");
     let id = wait_for(SOON, "its creation", one).await;
     other.delete(&format!("/nodepool/requests/{id}"), None).await.unwrap();
@@ -153,7 +154,7 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
     assert_eq!(creating.await.unwrap().id, id);
     assert!(requests().is_empty(), "what we created is back");
 
-    let id = zk.create_request("200", false, request("e")).await.unwrap().id;
+    let id = current(&zk).await.create_request("200", false, request("e")).await.unwrap().id;
     assert_eq!(requests(), std::slice::from_ref(&id), "what we created is known at once");
     zk.try_lock_request(&id).await.unwrap().held().unwrap().unlock().await.unwrap();
     let mut locking = std::pin::pin!(zk.try_lock_request(&id));
@@ -170,7 +171,7 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
     assert!(requests().is_empty());
 
     // The lock's directory is cleaned away, contender and all, before we hear that it is ours.
-    let id = zk.create_request("200", false, request("e")).await.unwrap().id;
+    let id = current(&zk).await.create_request("200", false, request("e")).await.unwrap().id;
     zk.try_lock_request(&id).await.unwrap().held().unwrap().unlock().await.unwrap();
     let dir = format!("/nodepool/requests-lock/{id}");
     let mut locking = std::pin::pin!(zk.try_lock_request(&id));
@@ -189,7 +190,7 @@ async fn what_is_gone_when_our_answer_is_looked_at_stays_out_of_the_cache() {
 async fn a_record_that_is_found_gone_or_empty_under_its_lock_is_not_planned_with_again() {
     let zk = open_with_cache("/found-gone").await;
     let other = stranger(&SERVER, "/found-gone").await;
-    let created = zk.create_request("200", false, request("e")).await.unwrap();
+    let created = current(&zk).await.create_request("200", false, request("e")).await.unwrap();
     let held = zk.create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     held.unlock().await.unwrap();

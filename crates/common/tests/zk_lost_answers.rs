@@ -83,7 +83,7 @@ async fn records_are_created_once() {
     for nth in 1..=REQUESTS {
         stage.lose(nth);
         let event = format!("event-{nth}");
-        let created = stage.zk.create_request("900", nth % 2 == 0, request(&event)).await.unwrap();
+        let created = current(&stage.zk).await.create_request("900", nth % 2 == 0, request(&event)).await.unwrap();
         stage.done();
         assert_eq!(stage.children("/nodepool/requests").await, nth);
         assert!(stage.other.check_stat(&format!("/nodepool/requests/{}", created.id)).await.unwrap().is_some());
@@ -149,7 +149,7 @@ async fn writes_under_a_lock_happen_once_and_the_lock_is_left() {
 async fn requests_are_locked_and_rows_deleted_all_the_same() {
     let mut stage = Stage::new().await;
     for nth in 1..=REQUESTS {
-        let created = stage.zk.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
+        let created = current(&stage.zk).await.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
         let dir = format!("/nodepool/requests-lock/{}", created.id);
         stage.lose(nth);
         let held = stage.zk.try_lock_request(&created.id).await.unwrap().held().expect("it is free");
@@ -158,10 +158,10 @@ async fn requests_are_locked_and_rows_deleted_all_the_same() {
         held.unlock().await.unwrap();
         assert_eq!(stage.children(&dir).await, 0);
         stage.lose(nth);
-        stage.zk.delete_request(&created.id).await.unwrap();
+        current(&stage.zk).await.delete_request(&created.id).await.unwrap();
         stage.done();
         stage.lose(nth);
-        stage.zk.delete_request_lock(&created.id).await.unwrap();
+        current(&stage.zk).await.delete_request_lock(&created.id).await.unwrap();
         stage.done();
         assert_eq!(stage.children("/nodepool/requests").await, 0);
         assert_eq!(stage.children("/nodepool/requests-lock").await, 0);
@@ -175,7 +175,7 @@ async fn what_is_locked_and_written_at_once_is_so_once() {
     let mut stage = Stage::new().await;
     stage.zk.cache().until_ready().await;
     for nth in 1..=REQUESTS {
-        let created = stage.zk.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
+        let created = current(&stage.zk).await.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
         let (path, dir) =
             (format!("/nodepool/requests/{}", created.id), format!("/nodepool/requests-lock/{}", created.id));
         stage.lose(nth);
@@ -229,7 +229,7 @@ async fn what_is_locked_and_written_at_once_is_so_once() {
 #[tokio::test]
 async fn a_request_that_is_withdrawn_while_a_write_is_in_doubt_leaves_no_lock() {
     let stage = Stage::new().await;
-    let created = stage.zk.create_request("200", false, request("event")).await.unwrap();
+    let created = current(&stage.zk).await.create_request("200", false, request("event")).await.unwrap();
     let held = stage.zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
     let nodes = [stage.held().await, stage.held().await];
     let nodes_locks = nodes.each_ref().map(|node| format!("/nodepool/nodes/{}/lock", node.record().id));

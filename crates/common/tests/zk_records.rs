@@ -63,7 +63,7 @@ async fn locking_a_vanished_node_does_not_bring_it_back() {
     assert!(matches!(zk.try_lock_node(&id).await.unwrap(), TryLock::Gone));
     assert!(zk.lock_node(&id, SOON).await.unwrap().is_none());
     assert!(zk.children("/nodepool/nodes/0000000007/lock").await.unwrap().is_empty(), "no contender is left behind");
-    zk.delete_node_record(&id).await.unwrap();
+    current(&zk).await.delete_node_record(&id).await.unwrap();
     assert!(zk.children("/nodepool/nodes").await.unwrap().is_empty());
     zk.close().await;
 }
@@ -140,7 +140,7 @@ async fn a_lock_is_taken_with_a_write_by_one_of_many() {
 async fn a_request_whose_node_lost_its_lock_is_not_fulfilled() {
     let zk = open_with_cache("/handed-over").await;
     let stranger = stranger(&SERVER, "/handed-over").await;
-    let created = zk.create_request("200", false, request("event")).await.unwrap();
+    let created = current(&zk).await.create_request("200", false, request("event")).await.unwrap();
     let held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
     let nodes = [zk.create_node(node(1.0), |_| ()).await.unwrap(), zk.create_node(node(2.0), |_| ()).await.unwrap()];
     let locks = nodes.each_ref().map(|node| format!("/nodepool/nodes/{}/lock", node.record().id));
@@ -185,7 +185,7 @@ async fn the_lock_directory_of_a_request_goes_with_its_last_node_where_nobody_ne
     let stranger = stranger(&SERVER, "/litter").await;
     // The request is there; somebody stands in its directory; neither.
     for (request_stays, somebody, left) in [(true, false, 1), (false, true, 2), (false, false, 2)] {
-        let created = zk.create_request("200", false, request("event")).await.unwrap();
+        let created = current(&zk).await.create_request("200", false, request("event")).await.unwrap();
         let held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
         held.unlock().await.unwrap();
         let dir = format!("/nodepool/requests-lock/{}", created.id);
@@ -193,7 +193,7 @@ async fn the_lock_directory_of_a_request_goes_with_its_last_node_where_nobody_ne
         node.allocated_to = Some(created.id.clone());
         let held = zk.create_node(node, |_| ()).await.unwrap();
         if !request_stays {
-            zk.delete_request(&created.id).await.unwrap();
+            current(&zk).await.delete_request(&created.id).await.unwrap();
         }
         let as_it_is = || {
             zk.cache().read(|records| {
@@ -255,7 +255,7 @@ async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
     assert!(!first.place_on(&last, |node| node.slot = Some(2)).await.unwrap());
     assert_eq!(first.record().slot, Some(0));
     assert!(one.kept_lock(&id, "owner").await.unwrap().is_none());
-    two.delete_node_record(&id).await.unwrap();
+    current(&two).await.delete_node_record(&id).await.unwrap();
     assert!(!one.update_kept(&id, &last, false, used).await.unwrap(), "it is gone");
     first.delete(9.0).await.unwrap();
     second.delete(9.0).await.unwrap();
@@ -266,10 +266,10 @@ async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
 #[tokio::test]
 async fn a_write_to_a_deleted_record_says_so_and_does_not_create_it() {
     let zk = open("/deleted").await;
-    let created = zk.create_request("200", false, request("e1")).await.unwrap();
+    let created = current(&zk).await.create_request("200", false, request("e1")).await.unwrap();
     let mut held = zk.try_lock_request(&created.id).await.unwrap().held().unwrap();
     assert_eq!(held.stat().ephemeral_owner, 0, "it outlives us");
-    zk.delete_request(&created.id).await.unwrap();
+    current(&zk).await.delete_request(&created.id).await.unwrap();
     let error = held.update(|request| request.set_state(RequestState::Pending, 1.0)).await.unwrap_err();
     assert!(error.is_no_node(), "{error}");
     assert!(zk.get(&format!("/nodepool/requests/{}", created.id)).await.unwrap().is_none());
@@ -282,20 +282,20 @@ async fn a_request_that_is_gone_is_not_locked_and_leaves_no_directory() {
     let zk = open("/gone-request").await;
     assert!(matches!(zk.try_lock_request(&"200-0000000009".into()).await.unwrap(), TryLock::Gone));
     assert!(zk.children("/nodepool/requests-lock").await.unwrap().is_empty());
-    let request = zk.create_request("900", true, request("e1")).await.unwrap();
+    let request = current(&zk).await.create_request("900", true, request("e1")).await.unwrap();
     assert_eq!(request.id, "900-0000000000");
     let held = zk.try_lock_request(&request.id).await.unwrap().held().unwrap();
     assert_eq!(**held.record(), request);
     assert_eq!(held.stat().ephemeral_owner, zk.connected().await.0, "it ends with our session");
     assert!(matches!(zk.try_lock_request(&request.id).await.unwrap(), TryLock::Busy));
     held.unlock().await.unwrap();
-    zk.delete_request(&request.id).await.unwrap();
+    current(&zk).await.delete_request(&request.id).await.unwrap();
     assert!(matches!(zk.try_lock_request(&request.id).await.unwrap(), TryLock::Gone), "its lock directory outlives it");
     assert_eq!(zk.children("/nodepool/requests-lock").await.unwrap(), ["900-0000000000"]);
     assert!(zk.children("/nodepool/requests-lock/900-0000000000").await.unwrap().is_empty());
-    zk.delete_request_lock(&request.id).await.unwrap();
-    zk.delete_request_lock(&request.id).await.unwrap();
-    zk.delete_request(&request.id).await.unwrap();
+    current(&zk).await.delete_request_lock(&request.id).await.unwrap();
+    current(&zk).await.delete_request_lock(&request.id).await.unwrap();
+    current(&zk).await.delete_request(&request.id).await.unwrap();
     assert!(zk.children("/nodepool/requests-lock").await.unwrap().is_empty());
     zk.close().await;
 }

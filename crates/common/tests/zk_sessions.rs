@@ -324,7 +324,7 @@ async fn a_dead_server_does_not_matter_while_another_lives_and_a_chroot_is_made(
     let zk = connect(&config);
     tokio::time::timeout(SOON, zk.connected()).await.unwrap();
     zk.cache().until_ready().await;
-    zk.create_request("900", true, request("e")).await.unwrap();
+    current(&zk).await.create_request("900", true, request("e")).await.unwrap();
     let root = stranger(&server, "").await;
     assert_eq!(root.list_children("/").await.unwrap().len(), 2, "zookeeper and zuul");
     let mut below = root.list_children("/zuul/deep/nodepool").await.unwrap();

@@ -63,7 +63,7 @@ async fn a_new_session_with_an_older_zookeeper_shows_what_is_there_and_follows_i
     zk.cache().until_ready().await;
     let (changed, deleted) = (node_with_comment(&zk, "old").await, node_with_comment(&zk, "old").await);
     let old_version = zk.cache().read(|records| records.nodes[&changed].stat.version);
-    zk.create_request("100", false, request("early")).await.unwrap();
+    current(&zk).await.create_request("100", false, request("early")).await.unwrap();
     server.stop();
     copy(&data, &backup);
     server.restart();
@@ -79,7 +79,7 @@ async fn a_new_session_with_an_older_zookeeper_shows_what_is_there_and_follows_i
     }
     zk.lock_node(&deleted, SOON).await.unwrap().unwrap().delete(2.0).await.unwrap();
     let late = node_with_comment(&zk, "late").await;
-    zk.create_request("100", false, request("late")).await.unwrap();
+    current(&zk).await.create_request("100", false, request("late")).await.unwrap();
     known(&zk, &changed, "new").await;
     let versions = zk.cache().read(|records| {
         assert!(records.nodes.contains_key(&late) && !records.nodes.contains_key(&deleted));

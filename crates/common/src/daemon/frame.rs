@@ -22,7 +22,7 @@ use crate::{
     config::{Config, ConfigErrors, Loaded, Watcher},
     stats::Stats,
     sys::{clock::Steps, shutdown::Shutdown},
-    zk::ZooKeeper,
+    zk::{ZooKeeper, protocol::Connector},
 };
 
 const LOGGER: &str = "nodepool";
@@ -66,6 +66,17 @@ impl Start {
             error!(logger = "nodepool.zk.ZooKeeper", "{error}");
             ExitCode::FAILURE
         })?;
+        Ok(self.on(zk, stats, end))
+    }
+
+    /// Begins to connect to what this connector leads to, whatever the configuration says; `timeout` is the session's.
+    pub fn connect_with(self, connector: Arc<dyn Connector>, timeout: Duration, stats: Stats) -> (Frame, Loaded) {
+        let end = CancellationToken::new();
+        let zk = ZooKeeper::start_with(connector, timeout, &self.shutdown, end.clone());
+        self.on(zk, stats, end)
+    }
+
+    fn on(self, zk: ZooKeeper, stats: Stats, end: CancellationToken) -> (Frame, Loaded) {
         let frame = Frame {
             zk,
             stats,
@@ -79,7 +90,7 @@ impl Start {
             watcher: Mutex::new(self.watcher),
             steps: Mutex::default(),
         };
-        Ok((frame, self.loaded))
+        (frame, self.loaded)
     }
 }
 

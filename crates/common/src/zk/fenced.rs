@@ -95,6 +95,11 @@ impl<T: Record> Held<T> {
         self.stat
     }
 
+    /// The session that the lock lives with.
+    pub fn session(&self) -> SessionId {
+        self.contender.session()
+    }
+
     /// Whether the session that the lock lives with is still the current one (suspended counts: it may be resumed).
     /// The last word has each write.
     pub fn is_valid(&self) -> bool {

@@ -10,7 +10,8 @@
 //! * elections: kazoo's, entered anew in each session
 //!
 //! Operations without a lock wait for a session for up to the session timeout; operations under a lock end with the
-//! lock's own session. What a lost answer leaves open is found out before it is reported.
+//! lock's own session, and what follows without a lock from what was read ([`InSession`]) with the session in which that was.
+//! What a lost answer leaves open is found out before it is reported.
 //!
 //! What the files import of each other goes one way, from a row to rows above it:
 //!
@@ -27,6 +28,7 @@
 //! | `record` `fenced` | what a lock protects; its fenced writes |
 //! | `supervisor` | the task that keeps a session |
 //! | `zookeeper` | [`ZooKeeper`], the connection as everybody has it |
+//! | `in_session` | one session, for what is done in it or not at all |
 //! | `raw` `claim` `nodes` `requests` `images` `taken` `held_back` `components` `election` | its operations, by subject |
 //!
 //! One thread of names runs through the log: `logger` is the name upstream's logger has for the same thing.
@@ -39,6 +41,7 @@ mod error;
 mod fenced;
 mod held_back;
 mod images;
+mod in_session;
 mod library;
 mod lock;
 pub mod memory;
@@ -64,6 +67,7 @@ pub use self::{
     error::{SharedError, ZkError},
     fenced::{Held, KeptLock, NotUnlocked, TryLock},
     images::{HeldWork, Work},
+    in_session::InSession,
     protocol::SessionId,
     record::Record,
     zookeeper::ZooKeeper,

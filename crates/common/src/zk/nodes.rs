@@ -5,13 +5,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Held, KeptLock, TryLock, ZkError, ZooKeeper,
+    Held, InSession, KeptLock, TryLock, ZkError, ZooKeeper,
     cache::{Asking, Write},
     lock::{Attempt, Contender, Waited, acquire, holder, list_synced, try_acquire},
     paths,
     protocol::{self, Client, Done, Error, Mode, MultiError, Op},
     record::{Record, stat, useless},
     repeated::{self, repeat},
+    session::Shared,
 };
 use crate::{
     model::{Node, NodeId, NodeState, ProviderName},
@@ -36,7 +37,7 @@ impl ZooKeeper {
         let _writing = self.shared.cache().writing(Write::NewNode);
         let fail = |error: Error| ZkError::of(VERB, paths::NODES, error);
         node.state = NodeState::Init;
-        node.id = self.create_node_record(&client, &node.document()).await?;
+        node.id = create_record(&self.shared, &client, &node.document()).await?;
 
         let (path, dir) = (paths::node(&node.id), paths::node_lock(&node.id));
         let mut building = node.clone();
@@ -86,42 +87,6 @@ impl ZooKeeper {
             held.update(|node| *node = building).await?;
         }
         Ok(held)
-    }
-
-    /// Creates a node that is ready and free from the beginning: a static one.
-    pub async fn create_ready_node(&self, mut node: Node) -> Result<NodeId, ZkError> {
-        let (session, client) = self.shared.client("creating a node in", paths::NODES).await?;
-        let asking = self.shared.cache().within(session).asking();
-        node.set_state(NodeState::Ready, now());
-        node.id = self.create_node_record(&client, &node.document()).await?;
-        let path = paths::node(&node.id);
-        // Only its stat is missing for what we know already; whoever was faster has the newer record.
-        match repeat(self.shared.deadline(), || client.exists(&path)).await {
-            Ok(Some(new)) if new.version == 0 => asking.created_node(&node.clone().into(), stat(&new)),
-            Ok(_) => {}
-            Err(error) => return Err(ZkError::of("creating a node in", &path, error)),
-        }
-        Ok(node.id)
-    }
-
-    async fn create_node_record(&self, client: &Client, document: &[u8]) -> Result<NodeId, ZkError> {
-        let fail = |error| ZkError::of("creating a node in", paths::NODES, error);
-        let deadline = self.shared.deadline();
-        let prefix = format!("{}/", paths::NODES);
-        loop {
-            match client.create(&prefix, document, Mode::PersistentSequential).await {
-                Ok((path, _)) => return Ok(NodeId::from(path[prefix.len()..].to_owned())),
-                Err(Error::NoNode) => {
-                    repeat(deadline, || repeated::mkdir(client, paths::NODES)).await.map_err(fail)?;
-                }
-                Err(error) if error.is_unanswered() && Instant::now() < deadline => {
-                    if let Some(id) = find_own(client, document, deadline).await.map_err(fail)? {
-                        return Ok(id);
-                    }
-                }
-                Err(error) => return Err(fail(error)),
-            }
-        }
     }
 
     /// Locks a node without waiting. One that is gone, which is also one that is empty, is never re-created, as kazoo's lock
@@ -280,16 +245,6 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Removes a node without its lock: an empty or unreadable record, or the command line's erase.
-    pub async fn delete_node_record(&self, id: &NodeId) -> Result<(), ZkError> {
-        let path = paths::node(id);
-        let (session, client) = self.shared.client("deleting", &path).await?;
-        let deleted = repeated::delete_recursive(&client, &path, self.shared.deadline()).await;
-        deleted.map_err(|error| ZkError::of("deleting", &path, error))?;
-        self.shared.cache().within(session).deleted_node(id);
-        Ok(())
-    }
-
     /// `<id>/lock` and nothing above it; false: the node is gone.
     async fn make_lock_dir(&self, client: &Client, dir: &str) -> Result<bool, Error> {
         match repeat(self.shared.deadline(), || client.create(dir, b"", Mode::Persistent)).await {
@@ -318,6 +273,54 @@ impl ZooKeeper {
         let problem = useless::<Node>(self.shared.cache().within(contender.session()), id, record);
         let _ = contender.release(client).await;
         problem.map_or(Ok(None), Err)
+    }
+}
+
+impl InSession {
+    /// Creates a node that is ready and free from the beginning: a static one.
+    pub async fn create_ready_node(&self, mut node: Node) -> Result<NodeId, ZkError> {
+        let client = self.client("creating a node in", paths::NODES)?;
+        let asking = self.shared.cache().within(self.id()).asking();
+        node.set_state(NodeState::Ready, now());
+        node.id = create_record(&self.shared, &client, &node.document()).await?;
+        let path = paths::node(&node.id);
+        // Only its stat is missing for what we know already; whoever was faster has the newer record.
+        match repeat(self.shared.deadline(), || client.exists(&path)).await {
+            Ok(Some(new)) if new.version == 0 => asking.created_node(&node.clone().into(), stat(&new)),
+            Ok(_) => {}
+            Err(error) => return Err(ZkError::of("creating a node in", &path, error)),
+        }
+        Ok(node.id)
+    }
+
+    /// Removes a node without its lock: an empty or unreadable record, or the command line's erase.
+    pub async fn delete_node_record(&self, id: &NodeId) -> Result<(), ZkError> {
+        let path = paths::node(id);
+        let client = self.client("deleting", &path)?;
+        let deleted = repeated::delete_recursive(&client, &path, self.shared.deadline()).await;
+        deleted.map_err(|error| ZkError::of("deleting", &path, error))?;
+        self.shared.cache().within(self.id()).deleted_node(id);
+        Ok(())
+    }
+}
+
+async fn create_record(shared: &Shared, client: &Client, document: &[u8]) -> Result<NodeId, ZkError> {
+    let fail = |error| ZkError::of("creating a node in", paths::NODES, error);
+    let deadline = shared.deadline();
+    let prefix = format!("{}/", paths::NODES);
+    loop {
+        match client.create(&prefix, document, Mode::PersistentSequential).await {
+            Ok((path, _)) => return Ok(NodeId::from(path[prefix.len()..].to_owned())),
+            Err(Error::NoNode) => {
+                repeat(deadline, || repeated::mkdir(client, paths::NODES)).await.map_err(fail)?;
+            }
+            Err(error) if error.is_unanswered() && Instant::now() < deadline => {
+                if let Some(id) = find_own(client, document, deadline).await.map_err(fail)? {
+                    return Ok(id);
+                }
+            }
+            Err(error) => return Err(fail(error)),
+        }
     }
 }
 

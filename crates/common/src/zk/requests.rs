@@ -1,7 +1,7 @@
 //! Node requests: ours are created here, everybody's are locked here.
 
 use super::{
-    Held, TryLock, ZkError, ZooKeeper,
+    Held, InSession, TryLock, ZkError, ZooKeeper,
     lock::{Attempt, list_synced, try_acquire},
     paths,
     protocol::{Client, Error, Mode},
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{NodeRequest, RequestId};
 
-impl ZooKeeper {
+impl InSession {
     /// Creates a request of our own: `<priority>-<10 digits>`; ephemeral for min-ready, so that it does not outlive
     /// us. The result has its id.
     pub async fn create_request(
@@ -20,13 +20,13 @@ impl ZooKeeper {
         mut request: NodeRequest,
     ) -> Result<NodeRequest, ZkError> {
         const VERB: &str = "creating a node request in";
-        let (session, client) = self.shared.client(VERB, paths::REQUESTS).await?;
+        let client = self.client(VERB, paths::REQUESTS)?;
         let mode = if ephemeral { Mode::EphemeralSequential } else { Mode::PersistentSequential };
         let prefix = format!("{}/{priority}-", paths::REQUESTS);
         let document = request.document();
         let deadline = self.shared.deadline();
         let fail = |error| ZkError::of(VERB, paths::REQUESTS, error);
-        let asking = self.shared.cache().within(session).asking();
+        let asking = self.shared.cache().within(self.id()).asking();
         loop {
             match client.create(&prefix, &document, mode).await {
                 Ok((path, now)) => {
@@ -39,7 +39,7 @@ impl ZooKeeper {
                 }
                 Err(error) if error.is_unanswered() && tokio::time::Instant::now() < deadline => {
                     // The answer is lost, not necessarily the request: its event id is its own.
-                    let owner = if ephemeral { session.0 } else { 0 };
+                    let owner = if ephemeral { self.id().0 } else { 0 };
                     if let Some(id) = find_own(&client, priority, &document, owner, deadline).await.map_err(fail)? {
                         request.id = id;
                         return Ok(request);
@@ -53,11 +53,11 @@ impl ZooKeeper {
     /// Deletes a request; one that is gone is fine.
     pub async fn delete_request(&self, id: &RequestId) -> Result<(), ZkError> {
         let path = paths::request(id);
-        let (session, client) = self.shared.client("deleting", &path).await?;
+        let client = self.client("deleting", &path)?;
         match repeat(self.shared.deadline(), || client.delete(&path, None)).await {
             Ok(()) | Err(Error::NoNode) => {
                 // The watch may tell it later than this answer: who looks now must not act on the request once more.
-                self.shared.cache().within(session).missed_request(id);
+                self.shared.cache().within(self.id()).missed_request(id);
                 Ok(())
             }
             Err(error) => Err(ZkError::of("deleting", &path, error)),
@@ -66,9 +66,14 @@ impl ZooKeeper {
 
     /// Deletes a request's lock directory and what is in it.
     pub async fn delete_request_lock(&self, id: &RequestId) -> Result<(), ZkError> {
-        self.delete_recursive(&paths::request_lock(id)).await
+        let path = paths::request_lock(id);
+        let client = self.client("deleting", &path)?;
+        let deleted = repeated::delete_recursive(&client, &path, self.shared.deadline()).await;
+        deleted.map_err(|error| ZkError::of("deleting", &path, error))
     }
+}
 
+impl ZooKeeper {
     /// Locks a request without waiting. For a request that does not exist no lock directory is left behind.
     pub async fn try_lock_request(&self, id: &RequestId) -> Result<TryLock<Held<NodeRequest>>, ZkError> {
         const VERB: &str = "locking";

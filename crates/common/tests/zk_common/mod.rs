@@ -10,7 +10,7 @@ use nodepool_common::{
     config,
     model::{Node, NodeRequest},
     sys::shutdown::Shutdown,
-    zk::ZooKeeper,
+    zk::{InSession, ZooKeeper},
 };
 use nodepool_testing::ZooKeeperServer;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,11 @@ pub fn config(server: &ZooKeeperServer, chroot: &str) -> config::ZooKeeper {
 
 pub fn connect(config: &config::ZooKeeper) -> ZooKeeper {
     ZooKeeper::start(config, &Shutdown::new(), CancellationToken::new()).unwrap()
+}
+
+/// For what is done in a session.
+pub async fn current(zk: &ZooKeeper) -> InSession {
+    zk.in_session(zk.connected().await)
 }
 
 /// Somebody else's connection, without any of our code, in the same chroot.

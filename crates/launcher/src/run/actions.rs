@@ -48,8 +48,12 @@ impl Launcher {
             | Decision::Forget { .. }
             | Decision::LetGo { .. } => return Box::pin(self.act_with_locks(decision, locks)).await,
             Decision::ResetLost { request } => Box::pin(self.reset_lost(request, reports)).await,
-            Decision::RemoveRequestLock { request } => Box::pin(self.zk.delete_request_lock(request)).await,
-            Decision::CreateMinReady { label, count } => Box::pin(self.create_min_ready(label, *count)).await,
+            Decision::RemoveRequestLock { request } => {
+                Box::pin(self.zk.in_session(reports.session_id()).delete_request_lock(request)).await
+            }
+            Decision::CreateMinReady { label, count } => {
+                Box::pin(self.create_min_ready(label, *count, reports)).await
+            }
             Decision::FinishMinReady { request } => Box::pin(self.finish_min_ready(request, reports)).await,
             Decision::Retire { node, reason } => Box::pin(self.retire(node, reason, reports)).await,
             Decision::Delete { node } => return Box::pin(self.delete(node, reports)).await,
@@ -57,7 +61,7 @@ impl Launcher {
                 return Box::pin(self.attend(pool, host, missing, reports)).await;
             }
             Decision::OrderBacking { provider, label, backing, count } => {
-                Box::pin(self.order_backing(provider, label, backing, *count)).await
+                Box::pin(self.order_backing(provider, label, backing, *count, reports)).await
             }
             // Is done when it is decided.
             Decision::StopSeeking { .. } => Ok(()),
@@ -70,7 +74,7 @@ impl Launcher {
             Decision::Deallocate { node, request } => Box::pin(self.deallocate(node, request, reports)).await,
             Decision::RemoveRecord { node } => {
                 info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
-                Box::pin(self.zk.delete_node_record(node)).await
+                Box::pin(self.zk.in_session(reports.session_id()).delete_node_record(node)).await
             }
         };
         done.map(|()| Outcome::Done)

@@ -13,7 +13,7 @@ use std::{
 
 use nodepool_common::{
     model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId, Timestamp},
-    zk::Held,
+    zk::{Held, SessionId},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -85,6 +85,11 @@ impl Book {
         self.requests.clear();
         self.nodes.clear();
         self.seekers.clear();
+    }
+
+    /// What is decided from now on follows from what was read in that session. False: the book is still of another one.
+    pub fn enter(&mut self, session: SessionId) -> bool {
+        self.reports.enter(session)
     }
 
     /// Whether that session is the one of which the book is.

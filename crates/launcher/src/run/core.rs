@@ -201,7 +201,14 @@ impl Launcher {
     }
 
     /// One pass: plan, and start what was decided. Returns when to pass again at the latest.
+    ///
+    /// All of it is of one session: the records, what the book says and what is decided. Where one of them is of another, as
+    /// for a moment after a session was lost, no pass is made; what brings them together wakes the loop.
     pub(super) fn plan_and_act(self: &Arc<Self>, core: &mut Core, stopping: bool) -> Option<Timestamp> {
+        let session = (*self.zk.session().borrow())?;
+        if !self.zk.cache().is_of(session) || !core.book.enter(session) {
+            return None;
+        }
         let now = clock::now();
         let config = self.config();
         let recheck_at = self.clouds.forget_stale(now);
@@ -218,7 +225,7 @@ impl Launcher {
         let is_check_due = core.is_check_due();
         let planner = &mut core.planner;
         let mut look_again_at = None;
-        let mut plan = self.zk.cache().read(|records| {
+        let plan = self.zk.cache().read_in(session, |records| {
             look_again_at = self.note_gone(records);
             if is_check_due {
                 core.book.forget_deletions(|node| records.nodes.contains_key(node));
@@ -230,7 +237,7 @@ impl Launcher {
                 records,
                 pools: &pools,
                 providers: &known.iter().map(|(name, state)| (name.clone(), &**state)).collect(),
-                session: self.session_id(),
+                session: session.0,
                 holdings: &core.book,
                 timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
                 stopping,
@@ -238,6 +245,8 @@ impl Launcher {
             let news = News { changes, touched, setting: false };
             if is_check_due { plan_and_check(planner, &world, news) } else { planner.plan(&world, news) }
         });
+        // Where they were replaced just now, all that was taken to be planned with comes again with the new session.
+        let mut plan = plan?;
         core.book.note_idle(std::mem::take(&mut plan.idle_backing), now);
         self.stats.plan(started.elapsed());
         let waited = Waited::of(&plan);

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use nodepool_common::{
     config::MetastaticLabel,
     model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId},
-    zk::{Held, ZkError},
+    zk::{Held, SessionId, ZkError},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -89,23 +89,39 @@ pub struct Told {
 pub struct Reports {
     events: mpsc::UnboundedSender<Told>,
     number: SessionNumber,
+    /// ZooKeeper's name for it; 0 until a pass is made in it.
+    id: SessionId,
     session: CancellationToken,
 }
 
 impl Reports {
     pub(super) fn new(events: mpsc::UnboundedSender<Told>) -> Self {
-        Self { events, number: 1, session: CancellationToken::new() }
+        Self { events, number: 1, id: SessionId(0), session: CancellationToken::new() }
     }
 
     /// Ends this session, for all who report of it.
     pub(super) fn of_next_session(&self) -> Self {
         self.session.cancel();
-        Self { events: self.events.clone(), number: self.number + 1, session: CancellationToken::new() }
+        let (number, session) = (self.number + 1, CancellationToken::new());
+        Self { events: self.events.clone(), number, id: SessionId(0), session }
+    }
+
+    /// Of which session all this is, if none has been named yet. False: it is of another one.
+    pub(super) fn enter(&mut self, id: SessionId) -> bool {
+        if self.id == SessionId(0) {
+            self.id = id;
+        }
+        self.id == id
     }
 
     /// Which session it is.
     pub fn number(&self) -> SessionNumber {
         self.number
+    }
+
+    /// The ZooKeeper session in which it was decided what is done here: what takes no lock is done in that one or not at all.
+    pub fn session_id(&self) -> SessionId {
+        self.id
     }
 
     /// Cancelled when the session is lost: launches stop, their locks are void.

@@ -138,7 +138,7 @@ impl Launcher {
             if reports.is_over() || !self.is_keeper_of(&pool.provider) {
                 return Ok(Outcome::HostSeen { registered: false });
             }
-            let id = self.zk.create_ready_node(node).await?;
+            let id = self.zk.in_session(reports.session_id()).create_ready_node(node).await?;
             info!(logger = %logger(pool), node = %id, "Registered {name}, slot {slot}");
         }
         Ok(Outcome::HostSeen { registered: true })

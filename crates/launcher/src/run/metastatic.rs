@@ -118,11 +118,12 @@ impl Launcher {
         label: &LabelName,
         backing: &LabelName,
         count: usize,
+        reports: &Reports,
     ) -> Result<(), ZkError> {
         for _ in 0..count {
             let event_id = uuid::Uuid::new_v4().simple().to_string();
             let request = NodeRequest::backing(metastatic_owner(provider), label, backing, event_id, clock::now());
-            let request = self.zk.create_request("100", true, request).await?;
+            let request = self.zk.in_session(reports.session_id()).create_request("100", true, request).await?;
             info!(logger = LOGGER, request = %request.id, "Asking for a {backing} node for {label} nodes of {provider}");
         }
         Ok(())
@@ -168,7 +169,7 @@ impl Launcher {
             }
             _ => return Ok(outcome),
         }
-        self.zk.delete_request(id).await?;
+        self.zk.in_session(reports.session_id()).delete_request(id).await?;
         Ok(outcome)
     }
 

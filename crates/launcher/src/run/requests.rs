@@ -319,7 +319,7 @@ impl Launcher {
         taken: Vec<Held<Node>>,
         nodes: &[NodeId],
     ) -> Result<Outcome, ZkError> {
-        let ours = held.record().is_min_ready() && held.stat().ephemeral_owner == self.session_id();
+        let ours = held.record().is_min_ready() && held.stat().ephemeral_owner == held.session().0;
         let request = Arc::clone(held.record());
         let id = &request.id;
         if ours {
@@ -382,7 +382,7 @@ impl Launcher {
 
     /// Puts the nodes of a request of our own into stock: they are free, and it has done its part.
     async fn stock(&self, held: Held<NodeRequest>, taken: Vec<Held<Node>>) -> Result<(), ZkError> {
-        let request = Arc::clone(held.record());
+        let (request, session) = (Arc::clone(held.record()), held.session());
         let freed = taken.into_iter().map(|node| async move {
             let renewed = self.renewed_connection(node.record()).await;
             let free = |node: &mut Node| {
@@ -393,7 +393,7 @@ impl Launcher {
         });
         futures::future::join_all(freed).await.into_iter().collect::<Result<(), _>>()?;
         held.unlock().await?;
-        self.zk.delete_request(&request.id).await
+        self.zk.in_session(session).delete_request(&request.id).await
     }
 
     pub(super) async fn put_back(
@@ -465,12 +465,17 @@ impl Launcher {
         Ok(())
     }
 
-    pub(super) async fn create_min_ready(&self, label: &LabelName, count: usize) -> Result<(), ZkError> {
+    pub(super) async fn create_min_ready(
+        &self,
+        label: &LabelName,
+        count: usize,
+        reports: &Reports,
+    ) -> Result<(), ZkError> {
         info!(logger = "nodepool.NodePool", "Creating requests for {count} {label} nodes");
         for _ in 0..count {
             let event_id = uuid::Uuid::new_v4().simple().to_string();
             let request = NodeRequest::min_ready(label, event_id, clock::now());
-            self.zk.create_request("900", true, request).await?;
+            self.zk.in_session(reports.session_id()).create_request("900", true, request).await?;
         }
         Ok(())
     }
@@ -483,7 +488,7 @@ impl Launcher {
         if let Some(request) = request.filter(|request| request.state == RequestState::Failed) {
             reports.tell(Event::MinReadyFailed { request: id.clone(), labels: request.node_types.clone() });
         }
-        self.zk.delete_request(id).await
+        self.zk.in_session(reports.session_id()).delete_request(id).await
     }
 
     /// Releases everything at once, for a process that has to go: requests are put back, ready nodes freed; the nodes

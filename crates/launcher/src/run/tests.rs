@@ -1,5 +1,7 @@
 //! The launcher's loop and what it owns, without a process around it.
 
+mod sessions;
+
 use std::{fs, future::ready, sync::mpsc, thread};
 
 use async_trait::async_trait;
@@ -26,6 +28,14 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// A launcher with this ZooKeeper and these providers, that has not begun to run; its files are in the directory.
 fn launcher(zookeeper: u16, providers: &[Value]) -> (Arc<Launcher>, Core, Loaded, TempDir) {
+    let (start, dir) = start(zookeeper, providers);
+    let (frame, loaded) = start.connect(Stats::new(None)).unwrap();
+    let (launcher, core) = Launcher::new(options(), frame);
+    (launcher, core, loaded, dir)
+}
+
+/// What such a launcher begins with, without a connection.
+fn start(zookeeper: u16, providers: &[Value]) -> (Start, TempDir) {
     let dir = TempDir::with_prefix("nodepool-").unwrap();
     let file = dir.path().join("nodepool.yaml");
     let servers = json!([{"host": "127.0.0.1", "port": zookeeper}]);
@@ -35,16 +45,17 @@ fn launcher(zookeeper: u16, providers: &[Value]) -> (Arc<Launcher>, Core, Loaded
     fs::write(&file, text).unwrap();
     let mut start = Start::load(&file, None).unwrap();
     start.patience = Duration::from_secs(2);
-    let (frame, loaded) = start.connect(Stats::new(None)).unwrap();
-    let options = Options {
+    (start, dir)
+}
+
+fn options() -> Options {
+    Options {
         cleanup_interval: Duration::from_secs(60),
         delete_interval: Duration::from_secs(5),
         request_lock_age: Duration::from_secs(60),
         version: "test".to_owned(),
         fqdn: "host.example".to_owned(),
-    };
-    let (launcher, core) = Launcher::new(options, frame);
-    (launcher, core, loaded, dir)
+    }
 }
 
 /// A lock that a pass needs and never gets: what a bug in the launcher would look like.

@@ -94,6 +94,12 @@ impl Cache {
         look(&self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).records)
     }
 
+    /// Looks at the records, where they are those of that session: `None` where its walk is not done, or another one has begun.
+    /// What follows from them can then be done in that session or not at all.
+    pub fn read_in<R>(&self, session: SessionId, look: impl FnOnce(&Records) -> R) -> Option<R> {
+        self.within(session).read(|records| Some(look(records)))
+    }
+
     /// What has changed since the last call, by anybody; everything, at the first. To be taken before the records are read: what
     /// changes between the two is seen, and named again by the next call.
     pub fn take_changes(&self) -> Changes {
@@ -206,7 +212,7 @@ impl Cache {
     }
 
     /// Whether the records were read in that session: only then their versions say something of what is there now.
-    pub(super) fn is_of(&self, session: SessionId) -> bool {
+    pub fn is_of(&self, session: SessionId) -> bool {
         self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).is_of(session)
     }
 

@@ -67,7 +67,7 @@ pub async fn build(session: &Session, image: &str) -> Result<(), Failure> {
     let path = format!("{IMAGES}/{image}/request-build");
     // A build that failed leaves its request. Written again it is a new one, and a builder does not wait any longer.
     if session.zk.get(&path).await?.is_some() {
-        match session.zk.set(&path, b"", None).await {
+        match session.zk.set(&path, b"").await {
             Err(error) if error.is_no_node() => {}
             written => return Ok(written.map(drop)?),
         }
@@ -132,6 +132,7 @@ enum Marked {
 /// Sets a record's state to `deleting` and leaves all else in it as it is. Without a lock, as upstream does it: a
 /// builder that writes at the same moment makes this fail rather than lose its change.
 async fn mark_for_deletion(zk: &ZooKeeper, path: &str, busy: &str) -> Result<Marked, Failure> {
+    let zk = zk.in_current_session("reading", path).await?;
     let Some((data, stat)) = zk.get(path).await? else { return Ok(Marked::Missing) };
     let mut record = wire::document(&data).map_err(|error| {
         Failure::Refused(format!("{path} cannot be used: {error}. `erase` removes a provider's unusable uploads"))
@@ -141,6 +142,6 @@ async fn mark_for_deletion(zk: &ZooKeeper, path: &str, busy: &str) -> Result<Mar
     }
     record.set("state", Json::of("deleting"));
     record.set("state_time", Json::float(clock::now()));
-    zk.set(path, record.text().as_bytes(), Some(stat.version)).await?;
+    zk.set(path, record.text().as_bytes(), stat.version).await?;
     Ok(Marked::Yes)
 }

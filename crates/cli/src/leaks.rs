@@ -15,6 +15,7 @@ use nodepool_common::{
     model::{HeldBack, HeldItem, Holder, ProviderName, Records},
     status::{Row, Table},
     sys::clock,
+    zk::{InSession, ZkError, paths},
 };
 use nodepool_drivers::{CloudResource, Context, ProviderError, leaks::leaked};
 use serde_json::json;
@@ -30,7 +31,7 @@ type AllHeld = BTreeMap<Holder, (HeldBack, i32)>;
 
 /// `leaks [--provider PROVIDER]`.
 pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> {
-    let held = held_back(session, only).await?;
+    let held = held_back(&current(session).await?, only).await?;
     known(session, only, &held)?;
     let mut table = table();
     let mut silent = Vec::new();
@@ -76,7 +77,9 @@ pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> 
 
 /// `leaks --remove [--provider PROVIDER]`.
 pub async fn allow(session: &Session, only: Option<&str>) -> Result<(), Failure> {
-    let all = held_back(session, only).await?;
+    // What was listed is allowed, or nothing.
+    let zk = current(session).await?;
+    let all = held_back(&zk, only).await?;
     known(session, only, &all)?;
     let mut table = table();
     let all: Vec<_> = all.iter().filter(|(_, (held, _))| held.held().next().is_some()).collect();
@@ -93,7 +96,7 @@ pub async fn allow(session: &Session, only: Option<&str>) -> Result<(), Failure>
         let mut now = held.clone();
         now.items.iter_mut().for_each(|item| item.allowed = true);
         let place = where_it_is(holder, held);
-        match session.zk.write_held_back(holder, &now, *version).await {
+        match zk.write_held_back(holder, &now, *version).await {
             Ok(true) => say_aside(&format!("{place}: {}{} may be removed, once", held.summary(), more(held))),
             Ok(false) => failed.push(format!(
                 "what {place} holds back has changed in this moment, and nothing of it was allowed: look at it \
@@ -107,10 +110,14 @@ pub async fn allow(session: &Session, only: Option<&str>) -> Result<(), Failure>
     if failed.is_empty() { Ok(()) } else { Err(Failure::Refused(failed.join("\n"))) }
 }
 
+async fn current(session: &Session) -> Result<InSession, ZkError> {
+    session.zk.in_current_session("reading", paths::HELD_BY_PROVIDERS).await
+}
+
 /// What is on record as held back.
-async fn held_back(session: &Session, only: Option<&str>) -> Result<AllHeld, Failure> {
+async fn held_back(zk: &InSession, only: Option<&str>) -> Result<AllHeld, Failure> {
     let mut all = AllHeld::new();
-    for (holder, held, stat) in session.zk.list_held_back().await? {
+    for (holder, held, stat) in zk.list_held_back().await? {
         let is_wanted = only.is_none_or(|only| matches!(&holder, Holder::Provider(name) if name == only));
         match held {
             Ok(held) if is_wanted => drop(all.insert(holder, (held, stat.version))),

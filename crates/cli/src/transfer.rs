@@ -44,7 +44,7 @@ pub async fn import(zk: &ZooKeeper, path: &Path) -> Result<(), Failure> {
     advance_upload_numbers(zk, &data).await?;
     for (path, record) in &data {
         if zk.get(path).await?.is_some() {
-            zk.set(path, record.as_bytes(), None).await?;
+            zk.set(path, record.as_bytes()).await?;
         } else {
             zk.create(path, record.as_bytes()).await?;
         }

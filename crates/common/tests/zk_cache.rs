@@ -303,30 +303,33 @@ async fn what_is_held_back_is_written_over_what_was_read_only() {
     };
     let held =
         |items: Vec<HeldItem>| HeldBack { why: "w".to_owned(), found: items.len(), items, ..HeldBack::default() };
-    assert!(zk.hold_back(&holder, None, None).await.unwrap());
-    assert!(zk.hold_back(&holder, Some(&held(vec![item("1")])), None).await.unwrap());
+    assert!(current(&zk).await.hold_back(&holder, None, None).await.unwrap());
+    assert!(current(&zk).await.hold_back(&holder, Some(&held(vec![item("1")])), None).await.unwrap());
     let one = cached(&zk, &holder, 1).await;
-    assert!(zk.hold_back(&holder, Some(&held(vec![item("1")])), Some(&one)).await.unwrap());
-    let [(found, read, stat)] = &zk.list_held_back().await.unwrap()[..] else { panic!("one record") };
+    assert!(current(&zk).await.hold_back(&holder, Some(&held(vec![item("1")])), Some(&one)).await.unwrap());
+    let [(found, read, stat)] = &current(&zk).await.list_held_back().await.unwrap()[..] else { panic!("one record") };
     assert_eq!(
         (found, read.as_ref().unwrap(), stat.version),
         (&holder, &held(vec![item("1")]), 0),
         "the same again writes nothing"
     );
-    assert!(zk.hold_back(&holder, Some(&held(vec![item("1"), item("2")])), Some(&one)).await.unwrap());
+    assert!(current(&zk).await.hold_back(&holder, Some(&held(vec![item("1"), item("2")])), Some(&one)).await.unwrap());
     let two = cached(&zk, &holder, 2).await;
-    assert!(!zk.hold_back(&holder, Some(&held(vec![])), Some(&one)).await.unwrap(), "somebody has written since");
-    assert!(!zk.hold_back(&holder, None, Some(&one)).await.unwrap());
+    assert!(
+        !current(&zk).await.hold_back(&holder, Some(&held(vec![])), Some(&one)).await.unwrap(),
+        "somebody has written since"
+    );
+    assert!(!current(&zk).await.hold_back(&holder, None, Some(&one)).await.unwrap());
     assert_eq!(cached(&zk, &holder, 2).await.stat, two.stat);
     // A new process finds it in its walk.
     let other = open_with_cache("/held-back").await;
     assert_eq!(other.cache().read(|records| records.held_back[&holder].stat), two.stat);
-    assert!(zk.hold_back(&holder, None, Some(&two)).await.unwrap());
+    assert!(current(&zk).await.hold_back(&holder, None, Some(&two)).await.unwrap());
     wait_for(SOON, "the cache has it no more", || async {
         zk.cache().read(|records| records.held_back.is_empty()).then_some(())
     })
     .await;
-    assert!(zk.list_held_back().await.unwrap().is_empty());
+    assert!(current(&zk).await.list_held_back().await.unwrap().is_empty());
 }
 
 /// A node that comes and goes while everything is read for the first time is waited for by nobody.

@@ -4,14 +4,13 @@
 
 mod zk_common;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::StreamExt;
 use nodepool_common::{
     model::NodeState,
-    sys::{clock, shutdown::Shutdown},
     zk::{
-        ZooKeeper, connector,
+        connector,
         memory::Memory,
         protocol::{
             Change, Client, Connector, Done, Error, Event, Events, Found, Mode, MultiError, Op, Read, SessionId, State,
@@ -19,13 +18,7 @@ use nodepool_common::{
     },
 };
 use nodepool_testing::{LossyProxy, ZooKeeperServer, wait_for};
-use tokio_util::sync::CancellationToken;
 use zk_common::*;
-
-#[allow(clippy::cast_possible_truncation)] // ms since the epoch fit
-fn in_memory() -> Memory {
-    Memory::new(|| (clock::now() * 1000.0) as i64)
-}
 
 /// What breaks connections.
 enum Faults {
@@ -275,12 +268,6 @@ async fn a_real_zookeeper_conforms() {
 async fn the_one_in_memory_conforms() {
     let memory = in_memory();
     cases(&memory, &Faults::InMemory(memory.clone())).await;
-}
-
-/// What is above it, on one in memory.
-fn open_in(memory: &Memory) -> ZooKeeper {
-    let connector = Arc::new(memory.clone());
-    ZooKeeper::start_with(connector, Duration::from_secs(10), &Shutdown::new(), CancellationToken::new())
 }
 
 /// Only the fence helps: whoever had the lock is connected, in the same session, and has heard of nothing.

@@ -150,10 +150,10 @@ async fn a_build_goes_with_all_below_it_but_not_with_an_upload() {
     sending.unlock().await.unwrap();
     let (image, id) = ("i".into(), "b1".into());
     let stat = zk.read_build(&image, &id).await.unwrap().unwrap().1;
-    assert!(!zk.remove_build(&image, &id, stat.version).await.unwrap(), "it has an upload");
+    assert!(!current(&zk).await.remove_build(&image, &id, stat.version).await.unwrap(), "it has an upload");
     there.set_state(UploadState::Deleting, 2.0);
-    assert!(zk.mark_upload(&there, 7).await.unwrap().is_none(), "somebody has written it since");
-    let marked = zk.mark_upload(&there, 0).await.unwrap().unwrap();
+    assert!(current(&zk).await.mark_upload(&there, 7).await.unwrap().is_none(), "somebody has written it since");
+    let marked = current(&zk).await.mark_upload(&there, 0).await.unwrap().unwrap();
     // Somebody works on it, as a Python builder may.
     let stranger = stranger(&SERVER, "/delete").await;
     let held = |dir: String| {
@@ -166,16 +166,16 @@ async fn a_build_goes_with_all_below_it_but_not_with_an_upload() {
         }
     };
     let contender = held(format!("{}/lock", paths::upload(&there.key()))).await;
-    assert!(!zk.remove_upload(&there.key(), marked.version).await.unwrap());
+    assert!(!current(&zk).await.remove_upload(&there.key(), marked.version).await.unwrap());
     stranger.delete(&contender, None).await.unwrap();
-    assert!(!zk.remove_upload(&there.key(), 0).await.unwrap(), "another version than was read");
-    assert!(zk.remove_upload(&there.key(), marked.version).await.unwrap());
+    assert!(!current(&zk).await.remove_upload(&there.key(), 0).await.unwrap(), "another version than was read");
+    assert!(current(&zk).await.remove_upload(&there.key(), marked.version).await.unwrap());
     assert!(zk.get(&paths::upload(&there.key())).await.unwrap().is_none());
     let contender = held("/nodepool/images/i/builds/b1/lock".to_owned()).await;
-    assert!(!zk.remove_build(&image, &id, stat.version).await.unwrap());
+    assert!(!current(&zk).await.remove_build(&image, &id, stat.version).await.unwrap());
     stranger.delete(&contender, None).await.unwrap();
-    assert!(zk.remove_build(&image, &id, stat.version).await.unwrap());
-    assert!(zk.remove_build(&image, &id, stat.version).await.unwrap(), "it is gone already");
+    assert!(current(&zk).await.remove_build(&image, &id, stat.version).await.unwrap());
+    assert!(current(&zk).await.remove_build(&image, &id, stat.version).await.unwrap(), "it is gone already");
     assert_eq!(zk.children("/nodepool/images/i/builds").await.unwrap(), ["lock"]);
     zk.cache().read(|records| assert!(records.builds.is_empty() && records.uploads.is_empty()));
 }
@@ -188,7 +188,7 @@ async fn nothing_is_put_below_a_build_that_is_marked_for_deletion() {
     assert!(matches!(zk.try_lock_work(uploading()).await.unwrap(), TryLock::Busy));
     let mut marked = build();
     marked.set_state(BuildState::Deleting, 2.0);
-    zk.mark_build(&marked, 0).await.unwrap().unwrap();
+    current(&zk).await.mark_build(&marked, 0).await.unwrap().unwrap();
     let error = sending.create_upload(&mut upload()).await.unwrap_err();
     assert!(error.is_bad_version(), "{error}");
     sending.unlock().await.unwrap();

@@ -149,7 +149,8 @@ async fn writes_under_a_lock_happen_once_and_the_lock_is_left() {
 async fn requests_are_locked_and_rows_deleted_all_the_same() {
     let mut stage = Stage::new().await;
     for nth in 1..=REQUESTS {
-        let created = current(&stage.zk).await.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
+        let created =
+            current(&stage.zk).await.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
         let dir = format!("/nodepool/requests-lock/{}", created.id);
         stage.lose(nth);
         let held = stage.zk.try_lock_request(&created.id).await.unwrap().held().expect("it is free");
@@ -175,7 +176,8 @@ async fn what_is_locked_and_written_at_once_is_so_once() {
     let mut stage = Stage::new().await;
     stage.zk.cache().until_ready().await;
     for nth in 1..=REQUESTS {
-        let created = current(&stage.zk).await.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
+        let created =
+            current(&stage.zk).await.create_request("200", false, request(&format!("event-{nth}"))).await.unwrap();
         let (path, dir) =
             (format!("/nodepool/requests/{}", created.id), format!("/nodepool/requests-lock/{}", created.id));
         stage.lose(nth);

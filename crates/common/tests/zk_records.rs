@@ -405,18 +405,18 @@ async fn many_tasks_never_hold_one_lock_together() {
 #[tokio::test]
 async fn the_number_of_the_next_node_is_known() {
     let zk = open("/numbers").await;
-    assert_eq!(zk.next_node_number().await.unwrap(), Some(0), "there is no directory");
+    assert_eq!(current(&zk).await.next_node_number().await.unwrap(), Some(0), "there is no directory");
     let mut last = 0;
     for round in 0..3 {
         let held = [zk.create_node(node(1.0), |_| ()).await.unwrap(), zk.create_node(node(2.0), |_| ()).await.unwrap()];
         last = held[1].record().id.as_str().parse::<u64>().unwrap();
-        assert_eq!(zk.next_node_number().await.unwrap(), Some(last + 1));
+        assert_eq!(current(&zk).await.next_node_number().await.unwrap(), Some(last + 1));
         let [one, two] = held;
         one.delete(3.0).await.unwrap();
         if round > 0 {
             two.delete(3.0).await.unwrap();
         }
-        assert_eq!(zk.next_node_number().await.unwrap(), Some(last + 1), "deletions count nothing");
+        assert_eq!(current(&zk).await.next_node_number().await.unwrap(), Some(last + 1), "deletions count nothing");
     }
     assert_eq!(last, 5);
 }

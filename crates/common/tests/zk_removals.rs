@@ -57,10 +57,10 @@ async fn remove(zk: ZooKeeper) {
     loop {
         for (build, stat) in zk.read_builds(&"i".into()).await.unwrap() {
             for (upload, stat) in zk.read_uploads(&"i".into(), &build.id, &"p".into()).await.unwrap() {
-                zk.remove_upload(&upload.key(), stat.version).await.unwrap();
+                current(&zk).await.remove_upload(&upload.key(), stat.version).await.unwrap();
             }
             if build.state == BuildState::Deleting {
-                zk.remove_build(&"i".into(), &build.id, stat.version).await.unwrap();
+                current(&zk).await.remove_build(&"i".into(), &build.id, stat.version).await.unwrap();
             }
         }
     }

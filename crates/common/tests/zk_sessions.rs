@@ -373,7 +373,7 @@ async fn components_look_like_upstreams_and_survive_foreign_writes() {
     let there = || async { zk.get(path).await.unwrap().map(|_| ()) };
     wait_for(SOON, "the pool is registered", there).await;
 
-    zk.set(path, b"{}", None).await.unwrap();
+    zk.set(path, b"{}").await.unwrap();
     registration.update(|pool| pool.priority = 7);
     let read = || async {
         let (data, _) = zk.get(path).await.unwrap()?;

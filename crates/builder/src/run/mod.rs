@@ -249,6 +249,7 @@ impl Builder {
     /// what the operator has written. A provider that was taken out and then erased would get its images back, and
     /// nobody who has it in the configuration would be left to delete them.
     fn plan_and_act(self: &Arc<Self>, stopping: bool) -> Option<Timestamp> {
+        let session = (*self.zk.session().borrow())?;
         let now = clock::now();
         let behind = self.frame.is_behind();
         let config = self.config();
@@ -258,7 +259,8 @@ impl Builder {
         let (plan, held_before) = {
             let mut state = self.state();
             state.tidy(now);
-            let (plan, held_before) = self.zk.cache().read(|records| {
+            // Those of another session are gone in a moment, which wakes us.
+            let (plan, held_before) = self.zk.cache().read_in(session, |records| {
                 let plan = plan(&World {
                     now,
                     config: &config,
@@ -274,12 +276,12 @@ impl Builder {
                     stopping: stopping || behind,
                 });
                 (plan, records.held_back.get(&holder).cloned())
-            });
+            })?;
             state.doing.wanted.clone_from(&plan.wanted);
             (plan, held_before)
         };
         if let Some(held) = plan.held_back {
-            self.withhold(held, held_before);
+            self.withhold(session, held, held_before);
         }
         for decision in plan.decisions {
             self.carry_out(decision);

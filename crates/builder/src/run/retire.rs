@@ -6,7 +6,7 @@
 use nodepool_common::{
     model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, RecordError, Stat, UploadKey, UploadState},
     sys::clock,
-    zk::{TryLock, Work, ZkError, paths},
+    zk::{InSession, TryLock, Work, ZkError, paths},
 };
 use nodepool_drivers::ProviderError;
 use tokio::task::spawn_blocking;
@@ -22,7 +22,8 @@ impl Builder {
     /// stays marked.
     pub(super) async fn delete_upload(&self, key: &UploadKey, reason: &str) -> Result<(), ZkError> {
         let Some(cloud) = self.clouds.get(&key.provider) else { return Ok(()) };
-        let Some((mut upload, mut stat)) = self.zk.read_upload(key).await? else { return Ok(()) };
+        let zk = self.zk.in_current_session("reading", &paths::upload(key)).await?;
+        let Some((mut upload, mut stat)) = zk.read_upload(key).await? else { return Ok(()) };
         let had_failed = upload.state == UploadState::Failed;
         match upload.state {
             // Somebody is at it after all.
@@ -34,7 +35,7 @@ impl Builder {
                     "Deleting image build {}-{} from {}: {reason}", key.image, key.build, key.provider
                 );
                 upload.set_state(UploadState::Deleting, clock::now());
-                let Some(marked) = self.zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
+                let Some(marked) = zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
                 stat = marked;
                 self.frame.wake.notify_one();
             }
@@ -47,35 +48,42 @@ impl Builder {
                     "Cannot look in {} for what upload {} may have left: {error}", key.provider, key.id
                 );
             }
-            return self.remove_upload(key, stat).await;
+            return self.remove_upload(&zk, key, stat).await;
         }
-        self.take_from_cloud(&cloud, &upload, stat).await
+        self.take_from_cloud(&zk, &cloud, &upload, stat).await
     }
 
     /// Marks an upload that its builder did not come back to, and deletes what it has left.
     pub(super) async fn forget_upload(&self, key: &UploadKey) -> Result<(), ZkError> {
         let Some(cloud) = self.clouds.get(&key.provider) else { return Ok(()) };
-        let Some((mut upload, stat)) = self.zk.read_upload(key).await? else { return Ok(()) };
+        let zk = self.zk.in_current_session("reading", &paths::upload(key)).await?;
+        let Some((mut upload, stat)) = zk.read_upload(key).await? else { return Ok(()) };
         if upload.state != UploadState::Uploading {
             return Ok(());
         }
         let lock = format!("{}/lock", paths::uploads(&key.image, &key.build, &key.provider));
-        if !self.zk.children(&lock).await?.is_empty() {
+        if !zk.children(&lock).await?.is_empty() {
             self.later(Subject::Upload(key.clone()));
             return Ok(());
         }
         // Who comes back to it after all finds this, and deletes what he has sent.
         upload.set_state(UploadState::Deleting, clock::now());
-        let Some(marked) = self.zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
+        let Some(marked) = zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
         info!(
             logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider,
             "Removing upload {} of {}-{} to {}, which nobody goes on with", key.id, key.image, key.build, key.provider
         );
-        self.take_from_cloud(&cloud, &upload, marked).await
+        self.take_from_cloud(&zk, &cloud, &upload, marked).await
     }
 
-    /// Deletes the image of a marked upload, then its record.
-    pub(super) async fn take_from_cloud(&self, cloud: &Cloud, upload: &ImageUpload, stat: Stat) -> Result<(), ZkError> {
+    /// Deletes the image of a marked upload, then its record. `stat`: of the record, as it was read or written in that session.
+    pub(super) async fn take_from_cloud(
+        &self,
+        zk: &InSession,
+        cloud: &Cloud,
+        upload: &ImageUpload,
+        stat: Stat,
+    ) -> Result<(), ZkError> {
         let key = upload.key();
         let deleted = match &upload.external_id {
             Some(id) => match cloud.connected().await {
@@ -89,11 +97,11 @@ impl Builder {
             self.refused(&Subject::Upload(key), &what, &error);
             return Ok(());
         }
-        self.remove_upload(&key, stat).await
+        self.remove_upload(zk, &key, stat).await
     }
 
-    async fn remove_upload(&self, key: &UploadKey, stat: Stat) -> Result<(), ZkError> {
-        if self.zk.remove_upload(key, stat.version).await? {
+    async fn remove_upload(&self, zk: &InSession, key: &UploadKey, stat: Stat) -> Result<(), ZkError> {
+        if zk.remove_upload(key, stat.version).await? {
             info!(
                 logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider,
                 "Deleted image build {}-{} from {} (upload {})", key.image, key.build, key.provider, key.id
@@ -117,13 +125,14 @@ impl Builder {
         } else {
             None
         };
-        if let Some((mut now, stat)) = self.zk.read_build(image, build).await?
+        let zk = self.zk.in_current_session("reading", &paths::build(image, build)).await?;
+        if let Some((mut now, stat)) = zk.read_build(image, build).await?
             && now.state != BuildState::Deleting
             && lock.is_some() == (now.state == BuildState::Building)
         {
             info!(logger = LOGGER, image = %image, build = %build, "Retiring build {build} of image {image}: {reason}");
             now.set_state(BuildState::Deleting, clock::now());
-            self.zk.mark_build(&now, stat.version).await?;
+            zk.mark_build(&now, stat.version).await?;
         }
         match lock {
             Some(lock) => lock.unlock().await,
@@ -133,11 +142,12 @@ impl Builder {
 
     /// Deletes the record of a build that is marked and has no upload left.
     pub(super) async fn delete_build(&self, image: &ImageName, build: &BuildId) -> Result<(), ZkError> {
-        let Some((now, stat)) = self.zk.read_build(image, build).await? else { return Ok(()) };
+        let zk = self.zk.in_current_session("reading", &paths::build(image, build)).await?;
+        let Some((now, stat)) = zk.read_build(image, build).await? else { return Ok(()) };
         if now.state != BuildState::Deleting {
             return Ok(());
         }
-        if self.zk.remove_build(image, build, stat.version).await? {
+        if zk.remove_build(image, build, stat.version).await? {
             info!(logger = LOGGER, image = %image, build = %build, "Deleted build {build} of image {image}");
         } else {
             self.later(Subject::Build(image.clone(), build.clone()));
@@ -152,10 +162,11 @@ impl Builder {
             Subject::Upload(key) => paths::upload(key),
             Subject::Files(..) => return Ok(()),
         };
-        let Some((_, stat)) = self.zk.get(&path).await?.filter(|(data, _)| data.is_empty()) else { return Ok(()) };
+        let zk = self.zk.in_current_session("reading", &path).await?;
+        let Some((_, stat)) = zk.get(&path).await?.filter(|(data, _)| data.is_empty()) else { return Ok(()) };
         let removed = match what {
-            Subject::Build(image, build) => self.zk.remove_build(image, build, stat.version).await?,
-            Subject::Upload(key) => self.zk.remove_upload(key, stat.version).await?,
+            Subject::Build(image, build) => zk.remove_build(image, build, stat.version).await?,
+            Subject::Upload(key) => zk.remove_upload(key, stat.version).await?,
             Subject::Files(..) => return Ok(()),
         };
         if removed {

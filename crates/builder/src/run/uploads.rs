@@ -19,7 +19,7 @@ use nodepool_common::{
         UploadState,
     },
     sys::clock,
-    zk::{HeldWork, TryLock, Work, ZkError},
+    zk::{HeldWork, TryLock, Work, ZkError, paths},
 };
 use nodepool_drivers::ImageToUpload;
 use tokio_util::sync::CancellationToken;
@@ -230,17 +230,18 @@ impl Builder {
     async fn try_to_take_back(&self, cloud: &Cloud, upload: &ImageUpload) -> Result<(), String> {
         let limit = if self.ending.is_cancelled() { SWEEP_AT_END } else { TAKE_BACK };
         let attempt = async {
-            match self.zk.read_upload(&upload.key()).await.map_err(|error| error.to_string())? {
+            let zk = self.zk.in_current_session("reading", &paths::upload(&upload.key())).await;
+            let zk = zk.map_err(|error| error.to_string())?;
+            match zk.read_upload(&upload.key()).await.map_err(|error| error.to_string())? {
                 // Our write was carried out, though we have not heard of it.
                 Some((now, _)) if is_as_written(&now, upload) => Ok(()),
                 Some((now, stat)) if now.state != UploadState::Deleting => {
                     // First the record, so that nothing boots from what is about to go, whatever is still under way.
                     let mut marked = now;
                     marked.set_state(UploadState::Deleting, clock::now());
-                    let written =
-                        self.zk.mark_upload(&marked, stat.version).await.map_err(|error| error.to_string())?;
+                    let written = zk.mark_upload(&marked, stat.version).await.map_err(|error| error.to_string())?;
                     let stat = written.ok_or_else(|| "somebody has just written its record".to_owned())?;
-                    self.take_from_cloud(cloud, &marked, stat).await.map_err(|error| error.to_string())
+                    self.take_from_cloud(&zk, cloud, &marked, stat).await.map_err(|error| error.to_string())
                 }
                 // Whoever took the record may have looked for the image before it was whole.
                 Some(_) | None => {

@@ -9,6 +9,7 @@ use nodepool_common::{
     daemon::Daemon,
     model::{Entry, HeldBack, Holder},
     sys::host,
+    zk::SessionId,
 };
 use tracing::{error, info, warn};
 
@@ -20,8 +21,13 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 impl Builder {
     /// Brings the record in line with the plan's word, and says what has changed. `before`: the record that the plan was made
-    /// from. A newer one may have a permission that the plan does not know, and must not be written over.
-    pub(super) fn withhold(self: &Arc<Self>, held: Option<HeldBack>, before: Option<Entry<HeldBack>>) {
+    /// from, of that session. A newer one may have a permission that the plan does not know, and must not be written over.
+    pub(super) fn withhold(
+        self: &Arc<Self>,
+        session: SessionId,
+        held: Option<HeldBack>,
+        before: Option<Entry<HeldBack>>,
+    ) {
         let held = held.map(|held| HeldBack { host: host::hostname(), ..held });
         // What is being written is not known to the planner yet.
         if self.state().withholding {
@@ -36,7 +42,7 @@ impl Builder {
         self.state().withholding = true;
         self.spawn(|this| async move {
             let wanted = held.as_ref().map(HeldBack::write);
-            match this.zk.hold_back(&holder, held.as_ref(), before.as_ref()).await {
+            match this.zk.in_session(session).hold_back(&holder, held.as_ref(), before.as_ref()).await {
                 Ok(true) => {
                     let mut changed = this.zk.cache().changed();
                     let now = || this.zk.cache().read(|records| records.held_back.get(&holder).cloned());

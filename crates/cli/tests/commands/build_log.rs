@@ -26,7 +26,7 @@ impl World {
 
     async fn end_build(&self, id: &str, record: serde_json::Value) {
         let path = format!("/nodepool/images/jammy/builds/{id}");
-        self.zk.set(&path, record.to_string().as_bytes(), None).await.unwrap();
+        self.zk.set(&path, record.to_string().as_bytes()).await.unwrap();
     }
 
     fn log(&self, name: &str) -> PathBuf {

@@ -1,15 +1,20 @@
 //! What is held back from removal ([`HeldBack`]): read and written by launchers, builders and the command line.
 //!
-//! There is no lock. A write is one over the version that was read, and a creation does not touch what is there already, so
-//! that a permission that somebody has just given is never written over, and nobody writes what follows from an older state.
+//! There is no lock. A write is one over the version that was read in the same session, and a creation does not touch what is
+//! there already, so that a permission that somebody has just given is never written over, and nobody writes what follows from
+//! an older state.
 
-use super::{ZkError, ZooKeeper, paths, protocol::Error, repeated::repeat};
+use super::{
+    InSession, ZkError, paths,
+    protocol::Error,
+    repeated::{create, repeat},
+};
 use crate::model::{Entry, HeldBack, Holder, RecordError, Stat};
 
 /// A record as it was read.
 pub type ReadHeldBack = (Holder, Result<HeldBack, RecordError>, Stat);
 
-impl ZooKeeper {
+impl InSession {
     /// All that is held back, read now.
     pub async fn list_held_back(&self) -> Result<Vec<ReadHeldBack>, ZkError> {
         let mut holders = Vec::new();
@@ -28,24 +33,17 @@ impl ZooKeeper {
         Ok(found)
     }
 
-    /// Brings the record from what it is, `before`, to what it is to be: makes, writes or removes it, or leaves it as it is.
-    /// False: somebody else has changed it since, and nothing was done.
+    /// Brings the record from what it is, `before`, as it was read in this session, to what it is to be: makes, writes or
+    /// removes it, or leaves it as it is. False: somebody else has changed it since, and nothing was done.
     pub async fn hold_back(
         &self,
         holder: &Holder,
         held: Option<&HeldBack>,
         before: Option<&Entry<HeldBack>>,
     ) -> Result<bool, ZkError> {
-        let path = paths::held_back(holder);
-        // The version that it is from the cache says something of what is there now only in the same session.
-        let (session, _) = self.shared.client("writing", &path).await?;
-        let before_is_comparable = before.is_none() || self.shared.cache().is_of(session);
-        if !before_is_comparable {
-            return Ok(false);
-        }
         match (held, before) {
             (None, None) => Ok(true),
-            (Some(held), None) => self.create(&path, &held.write()).await.map(|()| true),
+            (Some(held), None) => self.create_held_back(holder, held).await.map(|()| true),
             (None, Some(before)) => self.forget_held_back(holder, before.stat.version).await,
             (Some(held), Some(before)) => {
                 let data = held.write();
@@ -57,9 +55,18 @@ impl ZooKeeper {
         }
     }
 
+    /// One that is there already stays as it is.
+    async fn create_held_back(&self, holder: &Holder, held: &HeldBack) -> Result<(), ZkError> {
+        const VERB: &str = "creating";
+        let path = paths::held_back(holder);
+        let client = self.client(VERB, &path)?;
+        let created = create(&client, &path, &held.write(), self.shared.deadline()).await;
+        created.map_err(|error| ZkError::of(VERB, &path, error))
+    }
+
     /// Writes a record over the version that was read. False: somebody has written or removed it since.
     pub async fn write_held_back(&self, holder: &Holder, held: &HeldBack, version: i32) -> Result<bool, ZkError> {
-        match self.set(&paths::held_back(holder), &held.write(), Some(version)).await {
+        match self.set(&paths::held_back(holder), &held.write(), version).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_bad_version() || error.is_no_node() => Ok(false),
             Err(error) => Err(error),
@@ -69,7 +76,7 @@ impl ZooKeeper {
     /// Removes a record of that version. False: somebody has written it since. One that is gone is removed.
     pub async fn forget_held_back(&self, holder: &Holder, version: i32) -> Result<bool, ZkError> {
         let path = paths::held_back(holder);
-        let (_, client) = self.shared.client("deleting", &path).await?;
+        let client = self.client("deleting", &path)?;
         match client.delete(&path, Some(version)).await {
             Ok(()) | Err(Error::NoNode) => Ok(true),
             Err(Error::BadVersion) => Ok(false),
@@ -84,7 +91,7 @@ impl ZooKeeper {
     /// or deleted (`cversion`: 2 * creations - children). Each creation of any child counts, so that the number is never too
     /// small.
     pub async fn next_node_number(&self) -> Result<Option<u64>, ZkError> {
-        let (_, client) = self.shared.client("reading", paths::NODES).await?;
+        let client = self.client("reading", paths::NODES)?;
         let found = repeat(self.shared.deadline(), || client.exists(paths::NODES)).await;
         let found = found.map_err(|error| ZkError::of("reading", paths::NODES, error))?;
         Ok(found.map_or(Some(0), |stat| {

@@ -10,7 +10,7 @@
 //! build is still as it was read, unmarked. A peer marks a build before it removes it.
 
 use super::{
-    ZkError, ZooKeeper,
+    InSession, ZkError, ZooKeeper,
     cache::{Asking, Within},
     fenced::TryLock,
     lock::{Attempt, Contender, Unchanged, list_synced, try_acquire},
@@ -60,7 +60,7 @@ impl ZooKeeper {
         loop {
             let below = match &work {
                 Work::Building(_) => None,
-                Work::Uploading(image, build, _) => match self.read_build(image, build).await? {
+                Work::Uploading(image, build, _) => match self.in_session(session).read_build(image, build).await? {
                     Some((record, stat)) if record.state != BuildState::Deleting => {
                         Some(Unchanged { path: paths::build(image, build), version: stat.version })
                     }
@@ -112,8 +112,8 @@ impl ZooKeeper {
 
     /// A build as it is now; `None`: it is gone, or cannot be used.
     pub async fn read_build(&self, image: &ImageName, build: &BuildId) -> Result<Option<(ImageBuild, Stat)>, ZkError> {
-        let Some((data, stat)) = self.get(&paths::build(image, build)).await? else { return Ok(None) };
-        Ok(ImageBuild::read(image.clone(), build.clone(), &data).ok().map(|(build, _)| (build, stat)))
+        let in_session = self.in_current_session("reading", &paths::build(image, build)).await?;
+        in_session.read_build(image, build).await
     }
 
     /// All builds of an image as they are now, without those that cannot be used.
@@ -126,9 +126,7 @@ impl ZooKeeper {
 
     /// An upload as it is now; `None`: it is gone, or cannot be used.
     pub async fn read_upload(&self, key: &UploadKey) -> Result<Option<(ImageUpload, Stat)>, ZkError> {
-        let Some((data, stat)) = self.get(&paths::upload(key)).await? else { return Ok(None) };
-        let UploadKey { image, provider, build, id } = key.clone();
-        Ok(ImageUpload::read(image, build, provider, id, &data).ok().map(|(upload, _)| (upload, stat)))
+        self.in_current_session("reading", &paths::upload(key)).await?.read_upload(key).await
     }
 
     /// All uploads of a build to a provider as they are now, without those that cannot be used.
@@ -156,6 +154,21 @@ impl ZooKeeper {
     /// The request for a build of this image, as it is now.
     pub async fn build_request(&self, image: &ImageName) -> Result<Option<Stat>, ZkError> {
         Ok(self.get(&Spot::BuildRequest(image.clone()).path()).await?.map(|(_, stat)| stat))
+    }
+}
+
+impl InSession {
+    /// As [`ZooKeeper::read_build`].
+    pub async fn read_build(&self, image: &ImageName, build: &BuildId) -> Result<Option<(ImageBuild, Stat)>, ZkError> {
+        let Some((data, stat)) = self.get(&paths::build(image, build)).await? else { return Ok(None) };
+        Ok(ImageBuild::read(image.clone(), build.clone(), &data).ok().map(|(build, _)| (build, stat)))
+    }
+
+    /// As [`ZooKeeper::read_upload`].
+    pub async fn read_upload(&self, key: &UploadKey) -> Result<Option<(ImageUpload, Stat)>, ZkError> {
+        let Some((data, stat)) = self.get(&paths::upload(key)).await? else { return Ok(None) };
+        let UploadKey { image, provider, build, id } = key.clone();
+        Ok(ImageUpload::read(image, build, provider, id, &data).ok().map(|(upload, _)| (upload, stat)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Plain reads and writes, for the command line and odd jobs.
 
 use super::{
-    ZkError, ZooKeeper,
+    InSession, ZkError, ZooKeeper,
     protocol::Error,
     record::stat,
     repeated::{create, delete_recursive, repeat},
@@ -11,7 +11,40 @@ use crate::model::Stat;
 impl ZooKeeper {
     /// Data and stat; `None`: there is no such path. Paths are absolute, without the chroot.
     pub async fn get(&self, path: &str) -> Result<Option<(Vec<u8>, Stat)>, ZkError> {
-        let (_, client) = self.shared.client("reading", path).await?;
+        self.in_current_session("reading", path).await?.get(path).await
+    }
+
+    /// The names of a path's children, sorted; none where the path is missing.
+    pub async fn children(&self, path: &str) -> Result<Vec<String>, ZkError> {
+        self.in_current_session("listing", path).await?.children(path).await
+    }
+
+    /// Creates a persistent znode and its parents; one that is there already stays as it is.
+    pub async fn create(&self, path: &str, data: &[u8]) -> Result<(), ZkError> {
+        let (_, client) = self.shared.client("creating", path).await?;
+        create(&client, path, data, self.shared.deadline()).await.map_err(|error| ZkError::of("creating", path, error))
+    }
+
+    /// Writes a znode's data, whatever there was.
+    pub async fn set(&self, path: &str, data: &[u8]) -> Result<Stat, ZkError> {
+        let (_, client) = self.shared.client("writing", path).await?;
+        let result = repeat(self.shared.deadline(), || client.set(path, data, None)).await;
+        result.map(|new| stat(&new)).map_err(|error| ZkError::of("writing", path, error))
+    }
+
+    /// Deletes a path and everything below it; one that is missing is fine.
+    pub async fn delete_recursive(&self, path: &str) -> Result<(), ZkError> {
+        let (_, client) = self.shared.client("deleting", path).await?;
+        delete_recursive(&client, path, self.shared.deadline())
+            .await
+            .map_err(|error| ZkError::of("deleting", path, error))
+    }
+}
+
+impl InSession {
+    /// As [`ZooKeeper::get`].
+    pub async fn get(&self, path: &str) -> Result<Option<(Vec<u8>, Stat)>, ZkError> {
+        let client = self.client("reading", path)?;
         match repeat(self.shared.deadline(), || client.get(path)).await {
             Ok((data, now)) => Ok(Some((data, stat(&now)))),
             Err(Error::NoNode) => Ok(None),
@@ -19,9 +52,9 @@ impl ZooKeeper {
         }
     }
 
-    /// The names of a path's children, sorted; none where the path is missing.
+    /// As [`ZooKeeper::children`].
     pub async fn children(&self, path: &str) -> Result<Vec<String>, ZkError> {
-        let (_, client) = self.shared.client("listing", path).await?;
+        let client = self.client("listing", path)?;
         match repeat(self.shared.deadline(), || client.children(path)).await {
             Ok(mut children) => {
                 children.sort_unstable();
@@ -32,29 +65,11 @@ impl ZooKeeper {
         }
     }
 
-    /// Creates a persistent znode and its parents; one that is there already stays as it is.
-    pub async fn create(&self, path: &str, data: &[u8]) -> Result<(), ZkError> {
-        let (_, client) = self.shared.client("creating", path).await?;
-        create(&client, path, data, self.shared.deadline()).await.map_err(|error| ZkError::of("creating", path, error))
-    }
-
-    /// Writes a znode's data; `version` is checked where given. For records that are not locked by design: uploads and
-    /// builds that the command line marks for deletion.
-    pub async fn set(&self, path: &str, data: &[u8], version: Option<i32>) -> Result<Stat, ZkError> {
-        let (_, client) = self.shared.client("writing", path).await?;
-        // Not repeated where a version is given: after a lost answer it would no longer match.
-        let result = match version {
-            Some(_) => client.set(path, data, version).await,
-            None => repeat(self.shared.deadline(), || client.set(path, data, None)).await,
-        };
+    /// Writes a znode's data over the version that was read in this session. For records that are not locked by design: what
+    /// the command line marks for deletion, and what is held back.
+    pub async fn set(&self, path: &str, data: &[u8], version: i32) -> Result<Stat, ZkError> {
+        // Not repeated: after a lost answer the version would no longer match.
+        let result = self.client("writing", path)?.set(path, data, Some(version)).await;
         result.map(|new| stat(&new)).map_err(|error| ZkError::of("writing", path, error))
-    }
-
-    /// Deletes a path and everything below it; one that is missing is fine.
-    pub async fn delete_recursive(&self, path: &str) -> Result<(), ZkError> {
-        let (_, client) = self.shared.client("deleting", path).await?;
-        delete_recursive(&client, path, self.shared.deadline())
-            .await
-            .map_err(|error| ZkError::of("deleting", path, error))
     }
 }

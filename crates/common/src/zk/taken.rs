@@ -4,12 +4,13 @@
 //! deleteUpload`): it lists what is below, deletes that one by one, and fails with `NotEmptyError` where something has been
 //! put there meanwhile, be it the contender of somebody who only wanted to try the lock. So nothing is ever put below a
 //! record that is being taken away, and no lock is taken for it: a mark is a write over the version that was read; a removal
-//! is one `multi` that changes nothing if anybody has written or added anything since. Who holds a lock below the record is
-//! left alone. Upstream's locks for this (of a build, and of an upload's number) protect no more than that: it deletes what
+//! is one `multi` that changes nothing if anybody has written or added anything since. Both are done in the session in which
+//! the record was read, or not at all: in another one the version says nothing. Who holds a lock below the record is left alone.
+//! Upstream's locks for this (of a build, and of an upload's number) protect no more than that: it deletes what
 //! is marked, in the cloud too, without them.
 
 use super::{
-    ZkError, ZooKeeper, lock,
+    InSession, ZkError, lock,
     paths::{self, Spot},
     protocol::{Error, MultiError, Op},
     record::stat,
@@ -20,7 +21,7 @@ use crate::model::{BuildId, ImageBuild, ImageName, ImageUpload, Stat, UploadKey}
 /// How often a removal that others get in the way of starts again.
 const ATTEMPTS: usize = 10;
 
-impl ZooKeeper {
+impl InSession {
     /// Writes a build that is marked for deletion over the version that was read. `None`: somebody has written or removed it
     /// since.
     pub async fn mark_build(&self, build: &ImageBuild, version: i32) -> Result<Option<Stat>, ZkError> {
@@ -35,8 +36,8 @@ impl ZooKeeper {
     async fn mark(&self, spot: &Spot, data: &[u8], version: i32) -> Result<Option<Stat>, ZkError> {
         const VERB: &str = "writing";
         let path = spot.path();
-        let (session, client) = self.shared.client(VERB, &path).await?;
-        let cache = self.shared.cache().within(session);
+        let client = self.client(VERB, &path)?;
+        let cache = self.shared.cache().within(self.id());
         // Not repeated: after a lost answer the version would no longer match.
         match client.set(&path, data, Some(version)).await {
             Ok(new) => {
@@ -73,8 +74,8 @@ impl ZooKeeper {
     async fn remove(&self, spot: &Spot, version: i32, keeps: impl Fn(&str) -> bool) -> Result<bool, ZkError> {
         const VERB: &str = "removing";
         let path = spot.path();
-        let (session, client) = self.shared.client(VERB, &path).await?;
-        let cache = self.shared.cache().within(session);
+        let client = self.client(VERB, &path)?;
+        let cache = self.shared.cache().within(self.id());
         let deadline = self.shared.deadline();
         let fail = |error: Error| ZkError::of(VERB, &path, error);
         for _ in 0..ATTEMPTS {

@@ -9,8 +9,8 @@ use std::{
 use nodepool_common::{
     config,
     model::{Node, NodeRequest},
-    sys::shutdown::Shutdown,
-    zk::{InSession, ZooKeeper},
+    sys::{clock, shutdown::Shutdown},
+    zk::{InSession, ZooKeeper, memory::Memory},
 };
 use nodepool_testing::ZooKeeperServer;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,18 @@ pub fn connect(config: &config::ZooKeeper) -> ZooKeeper {
 /// For what is done in a session.
 pub async fn current(zk: &ZooKeeper) -> InSession {
     zk.in_session(zk.connected().await)
+}
+
+/// A ZooKeeper in memory.
+#[allow(clippy::cast_possible_truncation)] // ms since the epoch fit
+pub fn in_memory() -> Memory {
+    Memory::new(|| (clock::now() * 1000.0) as i64)
+}
+
+/// Our connection to one.
+pub fn open_in(memory: &Memory) -> ZooKeeper {
+    let connector = Arc::new(memory.clone());
+    ZooKeeper::start_with(connector, Duration::from_secs(10), &Shutdown::new(), CancellationToken::new())
 }
 
 /// Somebody else's connection, without any of our code, in the same chroot.

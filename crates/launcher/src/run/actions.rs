@@ -51,9 +51,7 @@ impl Launcher {
             Decision::RemoveRequestLock { request } => {
                 Box::pin(self.zk.in_session(reports.session_id()).delete_request_lock(request)).await
             }
-            Decision::CreateMinReady { label, count } => {
-                Box::pin(self.create_min_ready(label, *count, reports)).await
-            }
+            Decision::CreateMinReady { label, count } => Box::pin(self.create_min_ready(label, *count, reports)).await,
             Decision::FinishMinReady { request } => Box::pin(self.finish_min_ready(request, reports)).await,
             Decision::Retire { node, reason } => Box::pin(self.retire(node, reason, reports)).await,
             Decision::Delete { node } => return Box::pin(self.delete(node, reports)).await,

@@ -25,6 +25,7 @@ use nodepool_common::{
         brake::{Standing, Verdict},
     },
     sys::{clock, host},
+    zk::SessionId,
 };
 use nodepool_drivers::{CloudResource, ProviderError, ResourceKind, leaks::standing};
 use tokio::{
@@ -251,7 +252,8 @@ impl Launcher {
         self.clouds.answered(name);
         self.look_at_ready_nodes();
         // Both after the cloud was listed: what is in the listing has its record, and its number is given out.
-        let next_node = match self.zk.next_node_number().await {
+        let Some(session) = *self.zk.session().borrow() else { return Ok(()) };
+        let next_node = match self.zk.in_session(session).next_node_number().await {
             Ok(next_node) if self.zk.cache().ready() => next_node,
             // Records of a connection that is lost may be old.
             Ok(_) => return Ok(()),
@@ -260,11 +262,11 @@ impl Launcher {
                 return Ok(());
             }
         };
-        let found = self
-            .zk
-            .cache()
-            .read(|records| Findings::new(records, &cloud.config, resources, &unlisted, next_node, suspects));
-        self.withhold(name, &found).await;
+        let found = self.zk.cache().read_in(session, |records| {
+            Findings::new(records, &cloud.config, resources, &unlisted, next_node, suspects)
+        });
+        let Some(found) = found else { return Ok(()) };
+        self.withhold(session, name, &found).await;
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
         for resource in found.leaked() {
             let kind = resource.kind.plural();
@@ -301,11 +303,11 @@ impl Launcher {
     }
 
     /// Puts on record what this search holds back, and says what has changed in that.
-    async fn withhold(&self, name: &ProviderName, found: &Findings) {
+    async fn withhold(&self, session: SessionId, name: &ProviderName, found: &Findings) {
         let holder = Holder::Provider(name.clone());
         let held = found.verdict.held.as_ref();
         // Where somebody was faster, the next search sees what he has written.
-        if let Err(error) = self.zk.hold_back(&holder, held, found.before.as_ref()).await {
+        if let Err(error) = self.zk.in_session(session).hold_back(&holder, held, found.before.as_ref()).await {
             warn!(logger = LOGGER, "What is held back of provider {name} is not on record yet: {error}");
         }
         let withheld = Withheld { held: held.cloned(), named: found.named.clone() };
@@ -368,25 +370,27 @@ impl Launcher {
         let mut unclaimed: BTreeMap<Holder, Instant> = BTreeMap::new();
         loop {
             ticks.tick().await;
-            if !self.zk.cache().ready() {
-                unclaimed.clear();
-                continue;
-            }
+            let session = self.zk.session().borrow().filter(|_| self.zk.cache().ready());
             let config = self.config();
-            let found: BTreeMap<Holder, Stat> = self.zk.cache().read(|records| {
+            let unclaimed_now = |records: &Records| -> BTreeMap<Holder, Stat> {
                 let is_unclaimed = |(holder, entry): &(&Holder, &Entry<HeldBack>)| {
                     is_unclaimed(holder, entry.usable().map(AsRef::as_ref), records, &config)
                 };
                 let found = records.held_back.iter().filter(is_unclaimed);
                 found.map(|(holder, entry)| (holder.clone(), entry.stat)).collect()
-            });
+            };
+            let found = session.and_then(|session| Some((session, self.zk.cache().read_in(session, unclaimed_now)?)));
+            let Some((session, found)) = found else {
+                unclaimed.clear();
+                continue;
+            };
             unclaimed.retain(|holder, _| found.contains_key(holder));
             for (holder, stat) in found {
                 let since = *unclaimed.entry(holder.clone()).or_insert_with(Instant::now);
                 if since.elapsed() < FORGOTTEN_AFTER {
                     continue;
                 }
-                match self.zk.forget_held_back(&holder, stat.version).await {
+                match self.zk.in_session(session).forget_held_back(&holder, stat.version).await {
                     Ok(false) => {}
                     Ok(true) => {
                         info!(logger = LOGGER, "Forgot what was held back of {holder}, which nobody runs any more");

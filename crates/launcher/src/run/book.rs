@@ -18,7 +18,7 @@ use nodepool_common::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    events::{Inbox, Reports, SessionNumber},
+    events::{Inbox, Questions, Reports, SessionNumber},
     metastatic::NoPlace,
 };
 use crate::plan::{Decision, Ledger, PoolKey};
@@ -39,7 +39,7 @@ pub struct Book {
 /// The lock of an accepted request, with the pool that accepted it.
 pub type Accepted = (Held<NodeRequest>, PoolKey);
 
-/// The locks that an action works with: it gives them back, or lets them go.
+/// The locks that an action works with. They are its own: it unlocks them, or ends with them, which lets them go.
 #[derive(Debug, Default)]
 pub struct Locks {
     /// Of a request.
@@ -64,18 +64,18 @@ impl DerefMut for Book {
 
 impl Book {
     /// An empty book, and where questions to its owner go.
-    pub fn new() -> (Self, Reports) {
+    pub fn new() -> (Self, Questions) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let reports = Reports::new(sender);
+        let (reports, questions) = Reports::new(sender);
         let book = Self {
             ledger: Ledger::default(),
             requests: HashMap::new(),
             nodes: HashMap::new(),
             seekers: HashMap::new(),
-            reports: reports.clone(),
+            reports,
             inbox: Inbox::new(receiver),
         };
-        (book, reports)
+        (book, questions)
     }
 
     /// Begins anew: the session is lost. Launches stop, and what is told of the old session is no longer heard.
@@ -107,8 +107,8 @@ impl Book {
         &mut self.inbox
     }
 
-    /// The locks that a decision needs, taken out. `None` where they are not here: the session has changed since it was
-    /// made, or the ledger and the locks have come apart, and the records decide.
+    /// The locks that a decision needs, taken out. `None` where they are not here: the ledger and the locks have come apart, which
+    /// is a bug, and the records decide.
     pub fn locks_for(&mut self, decision: &Decision) -> Option<Locks> {
         match decision {
             Decision::Fulfil { request, nodes } => {

@@ -3,8 +3,8 @@
 //! The loop applies each [`Event`] in the order in which it was told, then makes a pass, which reads records and clouds and
 //! plans. Nobody else has a reference to the core, so no lock guards it. The cache's read lock is held for the whole of a pass:
 //! who wants to change the records meanwhile waits for its end (the watch's events, writes of ours that were answered), and
-//! blocks its thread. Who wants to know what is held and what waits asks ([`Reports::tell`] of [`Event::Asked`]) and gets a copy, which
-//! all share who have asked since the last pass.
+//! blocks its thread. Who wants to know what is held and what waits asks ([`Questions`]) and gets a copy, which all share who
+//! have asked since the last pass.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use super::{
     LOGGER, Launcher,
     book::Book,
     clouds::Waited,
-    events::{Event, Outcome, Reports, Told},
+    events::{Event, Outcome, Questions, Told},
     metastatic::{FIRST_PAUSE, LONGEST_PAUSE, NOT_KEPT, NoPlace},
 };
 use crate::plan::{
@@ -59,10 +59,10 @@ pub struct Standing {
 
 impl Core {
     /// A core that knows nothing yet, and how it is told.
-    pub(super) fn new() -> (Self, Reports) {
-        let (book, reports) = Book::new();
+    pub(super) fn new() -> (Self, Questions) {
+        let (book, questions) = Book::new();
         let core = Self { book, planner: Box::default(), checked: None, asked: Vec::new() };
-        (core, reports)
+        (core, questions)
     }
 
     pub(super) fn clock_stepped(&mut self, step: f64) {
@@ -103,17 +103,16 @@ impl Core {
 impl Launcher {
     /// Applies what was told in a session of ours; what is told of one that has ended has no meaning any more.
     pub(super) fn apply(&self, core: &mut Core, told: Told) {
-        let Told { session, event } = told;
-        if let Event::Asked(answer) = event {
-            return core.asked.push(answer);
-        }
+        let (session, event) = match told {
+            Told::Happened { session, event } => (session, event),
+            Told::Asked(answer) => return core.asked.push(answer),
+        };
         let book = &mut core.book;
         if !book.is_of_this_session(session) {
             return;
         }
         let now = clock::now();
         match event {
-            Event::Asked(_) => {}
             Event::Ended { action, outcome } => {
                 if let Some(decision) = book.end(action) {
                     self.ended(book, &decision, outcome, now);

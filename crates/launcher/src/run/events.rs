@@ -45,8 +45,6 @@ pub enum Event {
     BackingFailed { provider: ProviderName, label: Box<MetastaticLabel>, request: RequestId, why: String },
     /// A `min-ready` request failed.
     MinReadyFailed { request: RequestId, labels: Vec<LabelName> },
-    /// Somebody wants to know what is held and what waits.
-    Asked(oneshot::Sender<Arc<Standing>>),
 }
 
 /// How an action has ended.
@@ -77,11 +75,24 @@ pub enum Outcome {
 /// Counts the sessions of this process.
 pub type SessionNumber = u64;
 
-/// An event, with the session in which it was told.
+/// What arrives at the loop.
 #[derive(Debug)]
-pub struct Told {
-    pub session: SessionNumber,
-    pub event: Event,
+pub enum Told {
+    /// What has happened, with the session in which it was told.
+    Happened { session: SessionNumber, event: Event },
+    /// Somebody wants to know what is held and what waits.
+    Asked(oneshot::Sender<Arc<Standing>>),
+}
+
+/// Asks the loop, in whichever session.
+#[derive(Clone, Debug)]
+pub struct Questions(mpsc::UnboundedSender<Told>);
+
+impl Questions {
+    /// Asks what is held and what waits. After the end of the loop the answer is dropped.
+    pub fn ask(&self, answer: oneshot::Sender<Arc<Standing>>) {
+        let _ = self.0.send(Told::Asked(answer));
+    }
 }
 
 /// Tells the loop what happens in one session.
@@ -95,8 +106,10 @@ pub struct Reports {
 }
 
 impl Reports {
-    pub(super) fn new(events: mpsc::UnboundedSender<Told>) -> Self {
-        Self { events, number: 1, id: SessionId(0), session: CancellationToken::new() }
+    /// Of the first session, and how questions reach the same loop.
+    pub(super) fn new(events: mpsc::UnboundedSender<Told>) -> (Self, Questions) {
+        let questions = Questions(events.clone());
+        (Self { events, number: 1, id: SessionId(0), session: CancellationToken::new() }, questions)
     }
 
     /// Ends this session, for all who report of it.
@@ -136,7 +149,7 @@ impl Reports {
 
     /// Tells something. After the end of the loop nobody hears it.
     pub fn tell(&self, event: Event) {
-        let _ = self.events.send(Told { session: self.number, event });
+        let _ = self.events.send(Told::Happened { session: self.number, event });
     }
 }
 

@@ -60,7 +60,7 @@ use tracing::{debug, info, warn};
 
 pub use self::core::Core;
 pub use self::report::Readiness;
-use self::{clouds::Clouds, events::Reports};
+use self::{clouds::Clouds, events::Questions};
 use crate::plan::{Plan, PoolKey, keeper_of};
 
 /// The logger's name in the log, as upstream's.
@@ -93,7 +93,7 @@ pub struct Launcher {
     tasks: TaskTracker,
     ending: CancellationToken,
     /// How the loop is asked.
-    reports: Reports,
+    questions: Questions,
     clouds: Clouds,
     context: nodepool_drivers::Context,
     pools: Mutex<BTreeMap<PoolKey, RunningPool>>,
@@ -208,7 +208,7 @@ impl Daemon for Launcher {
 impl Launcher {
     /// A launcher on its frame, and what its loop will own; nothing runs yet.
     pub fn new(options: Options, frame: Frame) -> (Arc<Self>, Core) {
-        let (core, reports) = Core::new();
+        let (core, questions) = Core::new();
         let launcher = Arc::new(Self {
             options,
             zk: frame.zk.clone(),
@@ -216,7 +216,7 @@ impl Launcher {
             wake: frame.wake.clone(),
             tasks: frame.tasks.clone(),
             ending: frame.ending.clone(),
-            reports,
+            questions,
             clouds: Clouds::default(),
             context: nodepool_drivers::Context::from_env().with_stats(frame.stats.clone()),
             pools: Mutex::default(),

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
 use tracing::{debug, error, info};
 
-use super::{Launcher, core::Standing, events::Event, requests::pool_logger};
+use super::{Launcher, core::Standing, requests::pool_logger};
 use crate::{
     plan::{NewlyWaiting, Plan, PoolKey, WaitingSince},
     web,
@@ -127,7 +127,7 @@ impl Launcher {
     /// What is held and what waits. `None` where the loop does not answer: it has ended, or is held up.
     pub(super) async fn standing(&self) -> Option<Arc<Standing>> {
         let (answer, answered) = oneshot::channel();
-        self.reports.tell(Event::Asked(answer));
+        self.questions.ask(answer);
         tokio::time::timeout(ANSWER_WITHIN, answered).await.ok()?.ok()
     }
 

@@ -214,10 +214,11 @@ async fn a_record_that_is_found_gone_or_empty_under_its_lock_is_not_planned_with
 async fn what_is_deleted_is_out_of_the_cache_when_that_is_answered() {
     let zk = open_with_cache("/deleted").await;
     for _ in 0..100 {
-        let id = zk.create_request("200", false, request("e")).await.unwrap().id;
+        let session = current(&zk).await;
+        let id = session.create_request("200", false, request("e")).await.unwrap().id;
         let known = || async { zk.cache().read(|records| records.requests.contains_key(&id).then_some(())) };
         wait_for(SOON, "the request", known).await;
-        zk.delete_request(&id).await.unwrap();
+        session.delete_request(&id).await.unwrap();
         assert!(zk.cache().read(|records| !records.requests.contains_key(&id)), "{id}");
     }
     zk.close().await;

@@ -159,7 +159,8 @@ async fn a_driver_that_panics_while_it_is_asked_is_in_trouble_and_asked_again_af
 /// A request that is locked and pending, as one that was accepted.
 async fn accepted(zk: &ZooKeeper, label: &LabelName) -> Held<NodeRequest> {
     let request = NodeRequest::min_ready(label, String::new(), clock::now());
-    let id = zk.create_request("100", false, request).await.unwrap().id;
+    let session = zk.in_session(zk.connected().await);
+    let id = session.create_request("100", false, request).await.unwrap().id;
     let mut held = zk.try_lock_request(&id).await.unwrap().held().unwrap();
     held.update(|request| request.set_state(RequestState::Pending, clock::now())).await.unwrap();
     held

@@ -18,7 +18,7 @@ use std::{
 
 use nodepool_common::{
     config::{Config, Loaded},
-    daemon::{self, Daemon, Frame, Start},
+    daemon::{self, Daemon, Frame, Pace, Start},
     model::Timestamp,
     stats::Stats,
     sys::shutdown::ShutdownReason,
@@ -86,7 +86,7 @@ impl Hanging {
 impl Daemon for Counter {
     type Core = ();
     const LOGGER: &'static str = "nodepool.test";
-    const PACE: Duration = Duration::ZERO;
+    const PACE: Pace = Pace { every: Duration::ZERO, at_once: 1 };
     const LEAVE: Duration = Duration::from_secs(5);
 
     fn frame(&self) -> &Frame {

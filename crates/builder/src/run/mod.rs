@@ -33,7 +33,7 @@ use std::{
 use nix::fcntl::Flock;
 use nodepool_common::{
     config::{Config, Loaded},
-    daemon::{Daemon, Frame, run::LOOK},
+    daemon::{Daemon, Frame, Pace, run::LOOK},
     model::{Holder, Timestamp},
     stats::Stats,
     sys::{clock, host},
@@ -112,7 +112,7 @@ impl Daemon for Builder {
     /// What it does is known to its actions too: [`State`].
     type Core = ();
     const LOGGER: &'static str = LOGGER;
-    const PACE: Duration = Duration::from_millis(100);
+    const PACE: Pace = Pace { every: Duration::from_millis(100), at_once: 1 };
     /// A build's own grace, and the record's last write.
     const LEAVE: Duration = Duration::from_secs(25);
 

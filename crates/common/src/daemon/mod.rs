@@ -13,7 +13,7 @@
 //!      loop ─────┼── the tree has been read? ──> Daemon::pass ──> when to pass again at the latest
 //!        ^       └── stopping, and idle?     ──> the end
 //!        │                        SIGINT, SIGUSR1 ──> Daemon::drain, and on; SIGTERM ──> Daemon::quit, and the end
-//!        └── no sooner than Daemon::PACE after the beginning of the last one
+//!        └── no more often than Daemon::PACE says
 //!
 //!     beside it  watcher of the configuration (1 s)  ──> Daemon::note_loaded, ::configure
 //!                watch over the passes (1 s)         ──> Frame::overdue, for /ready
@@ -35,11 +35,13 @@
 //! | [`arguments`] | what both command lines have |
 //! | [`process`] | background or foreground, log, runtime |
 //! | [`frame`] | what a daemon stands on: configuration, ZooKeeper, metrics, tasks, stop |
+//! | [`pace`] | how soon passes follow each other |
 //! | [`passes`] | whether passes still end |
 //! | [`run`] | the loop, the watchers and the end |
 
 pub mod arguments;
 pub mod frame;
+pub mod pace;
 pub mod passes;
 pub mod process;
 pub mod run;
@@ -47,6 +49,7 @@ pub mod run;
 pub use self::{
     arguments::{Arguments, seconds},
     frame::{Frame, Start, Wake},
+    pace::Pace,
     process::{Program, VERSION, main},
     run::{Daemon, run},
 };

@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 
 use super::{
     frame::Frame,
+    pace::{Pace, Pacer},
     passes::{self, Found},
 };
 use crate::{
@@ -28,8 +29,8 @@ pub trait Daemon: Sized + Send + Sync + 'static {
     type Core: Send;
     /// The logger of what is said of the daemon as a whole, as upstream's.
     const LOGGER: &'static str;
-    /// The shortest time between the beginnings of two passes: what changes meanwhile is planned with together.
-    const PACE: Duration;
+    /// How soon passes follow each other.
+    const PACE: Pace;
     /// How long the end waits for what runs.
     const LEAVE: Duration;
 
@@ -162,8 +163,10 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
     let (mut changed, mut sessions) = (frame.zk.cache().changed(), frame.zk.session());
     let mut session = Session::default();
     let mut stopping = false;
+    let mut pacer = Pacer::new(D::PACE);
     loop {
         let begun = Instant::now();
+        let next_from = pacer.begin(begun);
         frame.wake.answer();
         let set_by = frame.steps().step(clock::now(), begun.into_std());
         if let Some(step) = set_by {
@@ -219,8 +222,8 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
             }
             None => {}
         }
-        if !D::PACE.is_zero() {
-            tokio::time::sleep_until(begun + D::PACE).await;
+        if next_from > begun {
+            tokio::time::sleep_until(next_from).await;
         }
     }
 }

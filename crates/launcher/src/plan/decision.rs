@@ -64,6 +64,18 @@ impl Plan {
         differences.into_iter().flatten().collect()
     }
 
+    /// Nodes that nobody has, and that are given to a request or taken away: no more is to be decided about them.
+    pub(super) fn disposed_of(&self) -> impl Iterator<Item = &NodeId> {
+        self.decisions.iter().flat_map(|decision| {
+            let (one, reuse) = match decision {
+                Decision::Retire { node, .. } | Decision::Delete { node } => (Some(node), [].as_slice()),
+                Decision::Supply { reuse, .. } => (None, reuse.as_slice()),
+                _ => (None, [].as_slice()),
+            };
+            one.into_iter().chain(reuse.iter().map(|(node, _)| node))
+        })
+    }
+
     /// Asks to be called again at a time.
     pub(super) fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));

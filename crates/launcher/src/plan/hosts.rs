@@ -137,12 +137,7 @@ fn retire(world: &World<'_>, plan: &mut Plan, registered: Registered<'_>, reason
         && !holdings.nodes.contains_key(id)
         && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
     // Upkeep, and what was decided for requests, come first.
-    let is_decided = plan.decisions.iter().any(|decision| match decision {
-        Decision::Retire { node, .. } | Decision::Delete { node } => node == id,
-        Decision::Supply { reuse, .. } => reuse.iter().any(|(node, _)| node == id),
-        _ => false,
-    });
-    if is_free && !is_decided {
+    if is_free && !plan.disposed_of().any(|node| node == id) {
         plan.decisions.push(Decision::Retire { node: id.clone(), reason });
     }
 }

@@ -36,6 +36,10 @@ fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
     let mut due: BTreeSet<&NodeId> = nodes.unsettled.iter().chain(too_old.map(|(_, id)| id)).collect();
     due.extend(world.providers.values().flat_map(|provider| provider.gone.keys()));
     plan.node_looks = due.len();
+    // What a request gets in this very pass, or what makes room for one, has become too old a moment too late.
+    for id in plan.disposed_of() {
+        due.remove(id);
+    }
     for id in due {
         if let Some(entry) = world.records.nodes.get(id)
             && !world.holdings.busy_nodes.contains(id)

@@ -39,6 +39,16 @@ fn a_pending_request_that_has_just_been_unlocked_is_given_a_moment() {
     assert_eq!(plan.wake_at, Some(NOW + 0.9));
 }
 
+#[test]
+fn a_node_that_a_request_gets_is_not_taken_away_in_the_same_pass() {
+    let mut setting = Setting::new()
+        .provider("p", |_| {})
+        .node("1", "small", NodeState::Ready, |_| {})
+        .accepted("200-0000000001", &["small"]);
+    setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(100));
+    assert!(matches!(&setting.plan().decisions[..], [Decision::Supply { reuse, .. }] if reuse.len() == 1));
+}
+
 /// Upstream's `test_max_ready_age`, `test_max_hold_age` and `test_hold_expiration_*`.
 #[test]
 fn nodes_are_retired_at_their_age() {

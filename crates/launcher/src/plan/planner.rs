@@ -63,6 +63,12 @@ impl Planner {
         Self { one_by_one: true, ..Self::default() }
     }
 
+    /// What it has derived from the records, for those who reckon it again.
+    #[cfg(test)]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// Decides what to do now. `news` says what has changed since the last call.
     pub fn plan(&mut self, world: &World<'_>, mut news: News) -> Plan {
         if !self.setting.as_ref().is_some_and(|setting| setting.is_that_of(world)) {

@@ -217,6 +217,7 @@ async fn the_lock_directory_of_a_request_goes_with_its_last_node_where_nobody_ne
 #[tokio::test]
 async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
     let (one, two) = (open_with_cache("/placed").await, open_with_cache("/placed").await);
+    let (in_one, in_two) = (current(&one).await, current(&two).await);
     let held = one.create_node(node(1.0), |_| ()).await.unwrap();
     let id = held.record().id.clone();
     held.update_and_keep_locked_for("owner", |node| node.comment = Some("as it is".to_owned()))
@@ -226,20 +227,20 @@ async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
     let (mut first, mut second) =
         (one.create_node(node(2.0), |_| ()).await.unwrap(), two.create_node(node(3.0), |_| ()).await.unwrap());
     let record = one.get(&format!("/nodepool/nodes/{id}")).await.unwrap();
-    let kept = one.kept_lock(&id, "owner").await.unwrap().unwrap();
-    assert!(one.kept_lock(&id, "other").await.unwrap().is_none());
+    let kept = in_one.kept_lock(&id, "owner").await.unwrap().unwrap();
+    assert!(in_one.kept_lock(&id, "other").await.unwrap().is_none());
     assert!(first.place_on(&kept, |node| node.slot = Some(0)).await.unwrap());
     assert!(!second.place_on(&kept, |node| node.slot = Some(0)).await.unwrap());
     assert_eq!(second.record().slot, None);
     let on_record = two.get(&format!("/nodepool/nodes/{}", second.record().id)).await.unwrap().unwrap().0;
     assert_eq!(on_record, second.record().write());
 
-    two.read_nodes_of(first.record().provider.as_ref().unwrap()).await.unwrap();
+    in_two.read_nodes_of(first.record().provider.as_ref().unwrap()).await.unwrap();
     let placed = two.cache().read(|records| records.nodes[&first.record().id].usable().unwrap().slot);
     assert_eq!(placed, Some(0), "known without its event");
-    let next = two.kept_lock(&id, "owner").await.unwrap().unwrap();
+    let next = in_two.kept_lock(&id, "owner").await.unwrap().unwrap();
     assert_eq!(next.version(), kept.version() + 1);
-    let seen_by_one = one.kept_lock(&id, "owner").await.unwrap().unwrap();
+    let seen_by_one = in_one.kept_lock(&id, "owner").await.unwrap().unwrap();
     assert!(second.place_on(&next, |node| node.slot = Some(1)).await.unwrap());
     assert_eq!(one.get(&format!("/nodepool/nodes/{id}")).await.unwrap(), record, "peers see no other version of it");
 
@@ -250,12 +251,12 @@ async fn of_two_nodes_placed_on_one_version_of_another_one_is_refused() {
         "nothing stood on it then, and now something does"
     );
     assert!(one.update_kept(&id, &seen_by_one, false, |node| node.comment = Some("new".to_owned())).await.unwrap());
-    let last = one.kept_lock(&id, "owner").await.unwrap().unwrap();
+    let last = in_one.kept_lock(&id, "owner").await.unwrap().unwrap();
     assert!(one.update_kept(&id, &last, true, used).await.unwrap());
     assert!(!first.place_on(&last, |node| node.slot = Some(2)).await.unwrap());
     assert_eq!(first.record().slot, Some(0));
-    assert!(one.kept_lock(&id, "owner").await.unwrap().is_none());
-    current(&two).await.delete_node_record(&id).await.unwrap();
+    assert!(in_one.kept_lock(&id, "owner").await.unwrap().is_none());
+    in_two.delete_node_record(&id).await.unwrap();
     assert!(!one.update_kept(&id, &last, false, used).await.unwrap(), "it is gone");
     first.delete(9.0).await.unwrap();
     second.delete(9.0).await.unwrap();

@@ -64,6 +64,12 @@ impl KeptLock {
     pub fn version(&self) -> i32 {
         self.version
     }
+
+    /// As it is after one more node was placed: for who has just done that ([`Held::place_on`]) and places another.
+    #[must_use]
+    pub fn raised(self) -> Self {
+        Self { version: self.version.wrapping_add(1), ..self }
+    }
 }
 
 /// A lock we hold, with the record it protects. Dropped without [`Self::unlock`], the contender is deleted by a task.

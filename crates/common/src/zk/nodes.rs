@@ -142,29 +142,6 @@ impl ZooKeeper {
         }
     }
 
-    /// The lock that is kept of a node for an owner ([`Held::update_and_keep_locked_for`]). `None`: it is not locked, or for
-    /// another, or it is gone.
-    pub async fn kept_lock(&self, id: &NodeId, owner: &str) -> Result<Option<KeptLock>, ZkError> {
-        const VERB: &str = "reading the lock of";
-        let (path, dir) = (paths::node(id), paths::node_lock(id));
-        let (session, client) = self.shared.client(VERB, &path).await?;
-        let fail = |error: Error| ZkError::of(VERB, &path, error);
-        let deadline = self.shared.deadline();
-        let children = match repeat(deadline, || client.children(&dir)).await {
-            Ok(children) => children,
-            Err(Error::NoNode) => return Ok(None),
-            Err(error) => return Err(fail(error)),
-        };
-        let Some(path) = holder(&children).map(|name| format!("{dir}/{name}")) else { return Ok(None) };
-        match repeat(deadline, || client.get(&path)).await {
-            Ok((who, stat)) if who == owner.as_bytes() => {
-                Ok(Some(KeptLock { session, path, owner: owner.to_owned(), version: stat.version }))
-            }
-            Ok(_) | Err(Error::NoNode) => Ok(None),
-            Err(error) => Err(fail(error)),
-        }
-    }
-
     /// Changes a node under a lock that is kept for an owner. With `ends`, that lock ends in the same moment, provided that
     /// it is still at its version: nothing was placed on the node since. False: another process was faster, or the node is
     /// gone, and nothing was written.
@@ -207,42 +184,6 @@ impl ZooKeeper {
             Err(MultiError::Refused { .. }) => Ok(false),
             Err(error) => Err(fail(error.into())),
         }
-    }
-
-    /// Reads the nodes of a provider, and those that the cache does not know yet, and puts them into the cache. Its events
-    /// come in the order of what happened, but their records are read one by one: this makes sure that whatever happened
-    /// before a record in the cache was written is in it, too.
-    pub async fn read_nodes_of(&self, provider: &ProviderName) -> Result<(), ZkError> {
-        let (session, client) = self.shared.client("reading", paths::NODES).await?;
-        let cache = self.shared.cache();
-        let asking = cache.within(session).asking();
-        let deadline = self.shared.deadline();
-        let fail = |error: Error| ZkError::of("reading", paths::NODES, error);
-        let children = repeat(deadline, || client.children(paths::NODES)).await.map_err(fail)?;
-        let ids: Vec<NodeId> = cache.read(|records| {
-            let may_be_of_provider = |id: &NodeId| {
-                let entry = records.nodes.get(id);
-                entry.is_none_or(|entry| entry.usable().is_some_and(|node| node.provider.as_ref() == Some(provider)))
-            };
-            children.into_iter().map(NodeId::from).filter(may_be_of_provider).collect()
-        });
-        let reads = ids.iter().map(|id| async {
-            let path = paths::node(id);
-            repeat(deadline, || client.get(&path)).await
-        });
-        for (id, read) in ids.iter().zip(futures::future::join_all(reads).await) {
-            match read {
-                // What cannot be used places nothing.
-                Ok((data, now)) => {
-                    if let Ok((node, _)) = Node::read(id.clone(), &data) {
-                        asking.created_node(&node.into(), stat(&now));
-                    }
-                }
-                Err(Error::NoNode) => {}
-                Err(error) => return Err(fail(error)),
-            }
-        }
-        Ok(())
     }
 
     /// `<id>/lock` and nothing above it; false: the node is gone.
@@ -291,6 +232,65 @@ impl InSession {
             Err(error) => return Err(ZkError::of("creating a node in", &path, error)),
         }
         Ok(node.id)
+    }
+
+    /// The lock that is kept of a node for an owner ([`Held::update_and_keep_locked_for`]). `None`: it is not locked, or for
+    /// another, or it is gone.
+    pub async fn kept_lock(&self, id: &NodeId, owner: &str) -> Result<Option<KeptLock>, ZkError> {
+        const VERB: &str = "reading the lock of";
+        let (path, dir) = (paths::node(id), paths::node_lock(id));
+        let (session, client) = (self.id(), self.client(VERB, &path)?);
+        let fail = |error: Error| ZkError::of(VERB, &path, error);
+        let deadline = self.shared.deadline();
+        let children = match repeat(deadline, || client.children(&dir)).await {
+            Ok(children) => children,
+            Err(Error::NoNode) => return Ok(None),
+            Err(error) => return Err(fail(error)),
+        };
+        let Some(path) = holder(&children).map(|name| format!("{dir}/{name}")) else { return Ok(None) };
+        match repeat(deadline, || client.get(&path)).await {
+            Ok((who, stat)) if who == owner.as_bytes() => {
+                Ok(Some(KeptLock { session, path, owner: owner.to_owned(), version: stat.version }))
+            }
+            Ok(_) | Err(Error::NoNode) => Ok(None),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    /// Reads the nodes of a provider, and those that the cache does not know yet, and puts them into the cache. Its events
+    /// come in the order of what happened, but their records are read one by one: this makes sure that whatever happened
+    /// before a record in the cache was written is in it, too.
+    pub async fn read_nodes_of(&self, provider: &ProviderName) -> Result<(), ZkError> {
+        let client = self.client("reading", paths::NODES)?;
+        let cache = self.shared.cache();
+        let asking = cache.within(self.id()).asking();
+        let deadline = self.shared.deadline();
+        let fail = |error: Error| ZkError::of("reading", paths::NODES, error);
+        let children = repeat(deadline, || client.children(paths::NODES)).await.map_err(fail)?;
+        let ids: Vec<NodeId> = cache.read(|records| {
+            let may_be_of_provider = |id: &NodeId| {
+                let entry = records.nodes.get(id);
+                entry.is_none_or(|entry| entry.usable().is_some_and(|node| node.provider.as_ref() == Some(provider)))
+            };
+            children.into_iter().map(NodeId::from).filter(may_be_of_provider).collect()
+        });
+        let reads = ids.iter().map(|id| async {
+            let path = paths::node(id);
+            repeat(deadline, || client.get(&path)).await
+        });
+        for (id, read) in ids.iter().zip(futures::future::join_all(reads).await) {
+            match read {
+                // What cannot be used places nothing.
+                Ok((data, now)) => {
+                    if let Ok((node, _)) = Node::read(id.clone(), &data) {
+                        asking.created_node(&node.into(), stat(&now));
+                    }
+                }
+                Err(Error::NoNode) => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Removes a node without its lock: an empty or unreadable record, or the command line's erase.

@@ -30,7 +30,7 @@ use super::{
     memory::{ClassVerdict, Memory},
     metastatic::is_left_to_another,
     pass::Pass,
-    serve::{Declining, Unknown, decline_reason, order_of, reason_unknown},
+    serve::{Declining, Unknown, decline_reason, reason_unknown},
 };
 
 /// What a pool makes of a request.
@@ -99,7 +99,7 @@ impl Pass<'_> {
         self.give_up_on_the_orphaned(&mut declines);
         // In the order of the requests.
         let mut order: Vec<_> = accepted.into_iter().collect();
-        order.sort_by(|(a, _), (b, _)| order_of(world, a).cmp(&order_of(world, b)));
+        order.sort_by(|(a, _), (b, _)| world.order_of(a).cmp(&world.order_of(b)));
         for (request, pool) in order.split_off(most.min(order.len())) {
             self.plan.wait(&request, &pool, Waiting { reason: Reason::TurnToCome, paused: false });
         }

@@ -224,7 +224,16 @@ pub enum Decision {
         /// How many.
         count: usize,
     },
-    /// End the launch of a node for which no backing node will come.
+    /// Give launches that seek a place slots of a backing node.
+    Place {
+        /// Whose.
+        provider: ProviderName,
+        /// The backing node.
+        on: NodeId,
+        /// Which launch's node gets which slot.
+        slots: Vec<(NodeId, usize)>,
+    },
+    /// End the launch of a node for which no place will come.
     StopSeeking {
         /// Which.
         node: NodeId,
@@ -276,6 +285,7 @@ impl Decision {
             | Self::Deallocate { node, .. }
             | Self::LetBackingGo { node, .. }
             | Self::StopSeeking { node, .. }
+            | Self::Place { on: node, .. }
             | Self::RemoveRecord { node } => (None, Some(node)),
             Self::CreateMinReady { .. } | Self::Attend { .. } | Self::OrderBacking { .. } => (None, None),
         }

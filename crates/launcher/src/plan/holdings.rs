@@ -11,7 +11,7 @@ use std::{
 
 use nodepool_common::{
     config::StaticHost,
-    model::{LabelName, NodeId, PoolName, ProviderName, RequestId, Timestamp},
+    model::{LabelName, NodeId, Place, PoolName, ProviderName, RequestId, Timestamp},
 };
 
 use super::{HostKey, PoolKey};
@@ -166,6 +166,10 @@ pub struct Holdings {
     pub backing_after: BTreeMap<(ProviderName, LabelName), Timestamp>,
     /// Launches that wait for a place on a backing node: their pool and label.
     pub seeking: BTreeMap<NodeId, (PoolKey, LabelName)>,
+    /// Launches that are just being placed, and where. Each is among those that wait until it stands there.
+    pub placing: BTreeMap<NodeId, Place>,
+    /// The version of the lock that is kept of a backing node up to which the records show all that was placed on it.
+    pub shown: BTreeMap<NodeId, i32>,
     /// Nodes that say that they are backing nodes of a provider of ours, and were not locked for it: left out of account
     /// until this time.
     pub not_kept: BTreeMap<NodeId, Timestamp>,

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use nodepool_common::model::{Failures, LabelName, NodeId, ProviderName, RequestId, Timestamp};
+use nodepool_common::model::{Failures, LabelName, NodeId, Place, ProviderName, RequestId, Timestamp};
 
 use super::{Decision, HeldNode, HeldRequest, Holdings, HostKey, PoolKey};
 
@@ -97,6 +97,11 @@ impl Ledger {
             Decision::OrderBacking { provider, label, .. } => {
                 held.busy_backing.insert((provider.clone(), label.clone()));
             }
+            Decision::Place { on, slots, .. } => {
+                let places =
+                    slots.iter().map(|(node, slot)| (node.clone(), Place { backing_node: on.clone(), slot: *slot }));
+                held.placing.extend(places);
+            }
             Decision::CreateMinReady { label, .. } => {
                 held.busy_labels.insert(label.clone());
             }
@@ -138,6 +143,11 @@ impl Ledger {
             }
             Decision::OrderBacking { provider, label, .. } => {
                 held.busy_backing.remove(&(provider.clone(), label.clone()));
+            }
+            Decision::Place { slots, .. } => {
+                for (node, _) in slots {
+                    held.placing.remove(node);
+                }
             }
             Decision::CreateMinReady { label, .. } => {
                 held.busy_labels.remove(label);
@@ -225,9 +235,10 @@ impl Ledger {
         self.failures.worked(what);
     }
 
-    /// Forgets how often the deletion of nodes failed that others have deleted.
-    pub fn forget_deletions(&mut self, is_on_record: impl Fn(&NodeId) -> bool) {
+    /// Forgets what is known of nodes that have gone meanwhile: how often their deletion failed, what was placed on them.
+    pub fn forget_gone(&mut self, is_on_record: impl Fn(&NodeId) -> bool) {
         self.failures.retain(|what| !matches!(what, Attempted::Deletion(node) if !is_on_record(node)));
+        self.holdings.shown.retain(|node, _| is_on_record(node));
     }
 
     /// The clock was set by that many seconds: what has to wait for a time waits no longer and no shorter.

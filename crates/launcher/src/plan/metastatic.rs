@@ -8,96 +8,22 @@
 //! Of several launchers that have a label one places its nodes ([`keeper_of`]), once others have finished what they were
 //! launching ([`is_left_to_another`]).
 //!
-//! A launch that waits for a place is in [`Holdings::seeking`](super::Holdings) from when it begins to look until it has
-//! one or is told that none will come. What is asked for follows from those alone.
+//! A launch that waits for a place is in [`Holdings::seeking`](super::Holdings) until it stands in the slot that it was given
+//! ([`placing`](super::placing)), or is told that there will be none. What is asked for follows from those alone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
 use nodepool_common::{
     config::{Driver, Metastatic, MetastaticLabel, Provider},
-    model::{
-        Backing, LabelName, Node, NodeId, NodeState, Place, ProviderName, Records, RequestState, Timestamp,
-        metastatic_owner, metastatic_provider,
-    },
+    model::{LabelName, Node, NodeState, ProviderName, RequestState, Timestamp, metastatic_provider},
 };
 
 use super::{
     Decision, Plan, Reason, World,
     index::{Index, Nodes},
     keeper_of,
+    placing::{Standing, Waiting, backing_nodes, end_unwanted, place, waiting},
 };
-
-/// A backing node, and which of its slots are taken.
-struct Standing {
-    id: NodeId,
-    backing: Backing,
-    taken: BTreeSet<usize>,
-}
-
-impl Standing {
-    /// Whether another node may be placed on it.
-    fn is_open(&self, label: &MetastaticLabel, now: Timestamp) -> bool {
-        !self.backing.failed && !self.is_too_old(Some(label), now)
-    }
-
-    fn is_too_old(&self, label: Option<&MetastaticLabel>, now: Timestamp) -> bool {
-        let max = label.and_then(|label| label.max_age);
-        max.is_some_and(|max| now - self.backing.launched > max.as_secs_f64())
-    }
-
-    fn free(&self) -> impl Iterator<Item = usize> {
-        (0..self.backing.slots).filter(|slot| !self.taken.contains(slot))
-    }
-}
-
-/// The backing nodes of a provider, in the order of their creation. Whether the lock is really the provider's is found
-/// out when one is written to; `not_kept`: those of which it was not, and until when they are left out. `of_provider` and
-/// `candidates` name at least the provider's nodes and those that carry others.
-fn backing_nodes<'a>(
-    records: &'a Records,
-    of_provider: impl Iterator<Item = &'a NodeId>,
-    candidates: impl Iterator<Item = &'a NodeId>,
-    provider: &ProviderName,
-    not_kept: &BTreeMap<NodeId, Timestamp>,
-    now: Timestamp,
-) -> Vec<Standing> {
-    let owner = metastatic_owner(provider);
-    let mut taken: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
-    for node in of_provider.filter_map(|id| records.nodes.get(id)?.usable()) {
-        if node.provider.as_ref() == Some(provider)
-            && let Some(place) = Place::of(node)
-        {
-            taken.entry(place.backing_node).or_default().insert(place.slot);
-        }
-    }
-    let standings = candidates.filter_map(|id| {
-        let entry = records.nodes.get(id)?;
-        let is_left_out = not_kept.get(id).is_some_and(|until| now < *until);
-        let is_one = |node: &&Arc<Node>| node.state == NodeState::InUse && entry.is_locked() && !is_left_out;
-        let node = entry.usable().filter(is_one)?;
-        let mut backing = Backing::of(node).filter(|backing| backing.owner == owner)?;
-        backing.launched = entry.stat.no_later(backing.launched, now);
-        Some(Standing { id: id.clone(), backing, taken: taken.remove(id).unwrap_or_default() })
-    });
-    standings.collect()
-}
-
-/// A free slot for a node of a label: on the oldest backing node that has one.
-pub fn free_place(
-    records: &Records,
-    provider: &ProviderName,
-    not_kept: &BTreeMap<NodeId, Timestamp>,
-    label: &MetastaticLabel,
-    now: Timestamp,
-) -> Option<Place> {
-    backing_nodes(records, records.nodes.keys(), records.nodes.keys(), provider, not_kept, now)
-        .iter()
-        .filter(|standing| standing.backing.label == label.name && standing.is_open(label, now))
-        .find_map(|standing| Some(Place { backing_node: standing.id.clone(), slot: standing.free().next()? }))
-}
 
 /// Why a pool of a metastatic provider leaves new nodes of these labels to another launcher, where it does. That they get out of each other's way saves them from placing in vain: that no
 /// slot is given twice does not depend on it (`zk::Held::place_on`).
@@ -137,21 +63,20 @@ fn is_for_another(world: &World<'_>, provider: &Provider, node: &Node) -> bool {
 /// Decides about the backing nodes of all metastatic providers.
 pub fn metastatic(world: &World<'_>, index: &Index, plan: &mut Plan) {
     let ordered = orders(world, index, plan);
+    end_unwanted(world, plan);
     for provider in world.config.providers.values() {
         let Driver::Metastatic(config) = &provider.driver else { continue };
-        let standings = backing_nodes(
-            world.records,
-            index.nodes.of_provider(&provider.name),
-            index.nodes.backing.iter(),
-            &provider.name,
-            &world.holdings.not_kept,
-            world.now,
-        );
+        let mut standings = backing_nodes(world, index, &provider.name);
+        let mut waiting = waiting(world, &provider.name);
+        for (label, waiting) in &mut waiting {
+            if let Some(label) = config.any_label(label) {
+                place(world, plan, &provider.name, label, &mut standings, waiting);
+            }
+        }
         plan.idle_backing.extend(standings.iter().filter(|s| s.taken.is_empty()).map(|standing| standing.id.clone()));
         if !world.providers.contains_key(&provider.name) {
             continue;
         }
-        let waiting = waiting(world, &provider.name);
         for (label, waiting) in &waiting {
             if let Some(label) = config.any_label(label) {
                 let ordered = ordered.get(&(provider.name.clone(), label.name.clone())).copied().unwrap_or_default();
@@ -177,38 +102,6 @@ fn is_ours(world: &World<'_>, provider: &Provider, standing: &Standing) -> bool 
     let keeper = keeper_of(world.records, &provider.name, std::slice::from_ref(&standing.backing.label))
         .or_else(|| keeper_of(world.records, &provider.name, &[]));
     keeper.is_none_or(|keeper| world.is_ours(&keeper))
-}
-
-/// Our launches that have no place yet, by label.
-#[derive(Default)]
-struct Waiting {
-    /// Those that have begun to look for one.
-    seeking: Vec<NodeId>,
-    /// Decided already, and without a record so far.
-    starting: usize,
-}
-
-fn waiting(world: &World<'_>, provider: &ProviderName) -> BTreeMap<LabelName, Waiting> {
-    let mut waiting: BTreeMap<LabelName, Waiting> = BTreeMap::new();
-    for (id, (_, label)) in world.holdings.seeking.iter().filter(|(_, (pool, _))| pool.provider == *provider) {
-        // One that has found its place is on record a moment before it is known that it does not seek any more.
-        let node = world.records.nodes.get(id).and_then(|entry| entry.usable());
-        if node.is_none_or(|node| Place::of(node).is_none()) {
-            waiting.entry(label.clone()).or_default().seeking.push(id.clone());
-        }
-    }
-    for (_, _, label) in world.holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *provider) {
-        waiting.entry(label.clone()).or_default().starting += 1;
-    }
-    waiting
-}
-
-/// Whether something stands on a backing node, or has just been placed on it.
-pub fn carries(records: &Records, provider: &ProviderName, backing_node: &NodeId) -> bool {
-    records.nodes.values().filter_map(|entry| entry.usable()).any(|node| {
-        node.provider.as_ref() == Some(provider)
-            && Place::of(node).is_some_and(|place| place.backing_node == *backing_node)
-    })
 }
 
 /// Requests for backing nodes of one label.
@@ -317,7 +210,7 @@ fn let_go(world: &World<'_>, plan: &mut Plan, provider: &ProviderName, config: &
     let (due, reason) = match label {
         None => (world.now, Reason::LabelRemoved),
         Some(_) if standing.backing.failed => (world.now, Reason::BackingFailed),
-        Some(label) if standing.is_too_old(Some(label), world.now) => (world.now, Reason::BackingTooOld),
+        Some(label) if standing.is_too_old(label, world.now) => (world.now, Reason::BackingTooOld),
         Some(label) => {
             let kept = standing.backing.launched + label.min_retention_time.as_secs_f64();
             (kept.max(since + label.grace_time.as_secs_f64()), Reason::BackingIdle)

@@ -33,7 +33,8 @@
 //! | [`assign`] | waiting requests: accept, decline, leave to others |
 //! | [`upkeep`] | nodes to delete or free, lost requests, ages, `min-ready`, litter |
 //! | [`hosts`] | static hosts: nodes to register, bring up to date, take away |
-//! | [`metastatic`] | nodes that stand on other nodes: those to ask for, to take, to let go |
+//! | [`metastatic`] | nodes that stand on other nodes: backing nodes to ask for, to take, to let go |
+//! | [`placing`] | which launch gets which slot of a backing node |
 //! | [`leaks`] | what of a search for leaks may be removed; asked by the searches, not by [`planner`] |
 //! | [`reason`] | why, as data, and its words |
 //! | [`taken`] | what a pass has set aside, and what paused requests wait for |
@@ -60,6 +61,7 @@ mod ledger;
 mod memory;
 mod metastatic;
 mod pass;
+mod placing;
 mod planner;
 mod reason;
 mod serve;
@@ -79,7 +81,6 @@ pub use index::News;
 pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
 pub use ledger::{ActionId, Attempted, Ledger};
-pub use metastatic::{carries, free_place};
 pub use planner::Planner;
 pub use reason::{Bound, BrokenLabel, Excess, Reason, Short};
 pub use want::Want;

@@ -31,7 +31,7 @@ impl Pass<'_> {
         let world = self.world;
         let held = requests.iter().filter_map(|id| Some((id, world.holdings.requests.get(id)?)));
         let mut held: Vec<_> = held.collect();
-        held.sort_by_key(|(id, _)| order_of(world, id));
+        held.sort_by_key(|(id, _)| world.order_of(id));
         let mut emptied = BTreeSet::new();
         let mut unsettled = BTreeSet::new();
         for (id, request) in held {
@@ -383,13 +383,6 @@ pub fn reason_unknown(world: &World<'_>, key: &PoolKey, want: &Want) -> Reason {
     };
     let trouble = world.provider(&key.provider).and_then(|state| state.trouble.clone());
     Reason::Unknown { want: want.clone(), is_too_old, trouble }
-}
-
-/// The key by which requests are ordered: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
-/// zk/zookeeper.py`, `NodeRequest.priority`).
-pub fn order_of<'a>(world: &World<'_>, id: &'a RequestId) -> (&'a str, i64, &'a str) {
-    let relative = world.records.requests.get(id).and_then(|e| e.usable()).map_or(0, |r| r.relative_priority);
-    (id.priority(), relative, id.sequence())
 }
 
 /// The labels that no node satisfies yet, in their order.

@@ -9,7 +9,8 @@ use std::{
 use nodepool_common::{
     config::{Config, Pool, Provider},
     model::{
-        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolName, ProviderName, Records, Resources, Timestamp,
+        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
+        Timestamp,
     },
 };
 
@@ -74,6 +75,13 @@ impl<'a> World<'a> {
     pub fn is_elsewhere(&self, node: &Node) -> bool {
         let state = node.provider.as_ref().and_then(|name| self.provider(name));
         state.is_some_and(|state| state.elsewhere.contains(&node.id))
+    }
+
+    /// The key by which requests are ordered: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
+    /// zk/zookeeper.py`, `NodeRequest.priority`).
+    pub fn order_of<'r>(&self, id: &'r RequestId) -> (&'r str, i64, &'r str) {
+        let relative = self.records.requests.get(id).and_then(|e| e.usable()).map_or(0, |r| r.relative_priority);
+        (id.priority(), relative, id.sequence())
     }
 
     /// What is known of a cloud.

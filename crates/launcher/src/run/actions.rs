@@ -9,7 +9,7 @@ use super::{
     Launcher,
     book::{Book, Locks},
     events::{Ending, Outcome, Reports},
-    metastatic::NoPlace,
+    placing::NoPlace,
     requests::forget,
 };
 use crate::plan::{Decision, Want};
@@ -67,7 +67,11 @@ impl Launcher {
                 return Box::pin(self.settle_backing(provider, request, reports)).await;
             }
             Decision::LetBackingGo { provider, node, reason } => {
-                Box::pin(self.let_backing_go(provider, node, reason, reports)).await
+                let shown = locks.seekers.shown;
+                return Box::pin(self.let_backing_go(provider, node, reason, shown, reports)).await;
+            }
+            Decision::Place { provider, on, .. } => {
+                return Box::pin(self.place(provider, on, locks.seekers, reports)).await;
             }
             Decision::Deallocate { node, request } => Box::pin(self.deallocate(node, request, reports)).await,
             Decision::RemoveRecord { node } => {
@@ -80,7 +84,7 @@ impl Launcher {
 
     /// What is done under locks that we have had since before.
     async fn act_with_locks(&self, decision: Decision, locks: Locks) -> Result<Outcome, ZkError> {
-        let Locks { request, nodes } = locks;
+        let Locks { request, nodes, .. } = locks;
         let done = match (decision, request) {
             (Decision::Fulfil { nodes: ids, .. }, Some((held, pool))) => {
                 return self.fulfil(held, &pool, nodes, &ids).await;

@@ -15,11 +15,11 @@ use nodepool_common::{
     model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId, Timestamp},
     zk::{Held, SessionId},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{
     events::{Inbox, Questions, Reports, SessionNumber},
-    metastatic::NoPlace,
+    placing::{Answer, NoPlace, Seeker, Seekers},
 };
 use crate::plan::{Decision, Ledger, PoolKey};
 
@@ -29,8 +29,8 @@ pub struct Book {
     ledger: Ledger,
     requests: HashMap<RequestId, Held<NodeRequest>>,
     nodes: HashMap<NodeId, Held<Node>>,
-    /// How launches that wait for a place hear that none will come; those in the ledger's `seeking`.
-    seekers: HashMap<NodeId, oneshot::Sender<NoPlace>>,
+    /// How launches that wait for a place hear of one, or that none will come; those in the ledger's `seeking`.
+    seekers: HashMap<NodeId, Seeker>,
     /// What actions of this session report with.
     reports: Reports,
     inbox: Inbox,
@@ -39,13 +39,16 @@ pub struct Book {
 /// The lock of an accepted request, with the pool that accepted it.
 pub type Accepted = (Held<NodeRequest>, PoolKey);
 
-/// The locks that an action works with. They are its own: it unlocks them, or ends with them, which lets them go.
+/// The locks that an action works with. They are its own: it unlocks them, or ends with them, which lets them go. And what of
+/// the book it works with beside them.
 #[derive(Debug, Default)]
 pub struct Locks {
     /// Of a request.
     pub request: Option<Accepted>,
     /// Of nodes.
     pub nodes: Vec<Held<Node>>,
+    /// Of an action on a backing node.
+    pub seekers: Seekers,
 }
 
 impl Deref for Book {
@@ -118,12 +121,24 @@ impl Book {
                     self.ledger.drop_request(&request.0.record().id);
                     return None;
                 }
-                Some(Locks { request: Some(request), nodes: taken })
+                Some(Locks { request: Some(request), nodes: taken, ..Locks::default() })
             }
             Decision::GiveUp { request, .. } | Decision::PutBack { request, .. } | Decision::Forget { request } => {
-                Some(Locks { request: Some(self.take_request(request)?), nodes: Vec::new() })
+                Some(Locks { request: Some(self.take_request(request)?), ..Locks::default() })
             }
-            Decision::LetGo { node, .. } => Some(Locks { request: None, nodes: vec![self.take_node(node)?] }),
+            Decision::LetGo { node, .. } => Some(Locks { nodes: vec![self.take_node(node)?], ..Locks::default() }),
+            Decision::Place { on, slots, .. } => {
+                let seeker = |(node, slot): &(NodeId, usize)| Some((self.seekers.get(node)?.clone(), *slot));
+                let slots = slots.iter().filter_map(seeker).collect();
+                Some(Locks {
+                    seekers: Seekers { slots, shown: self.ledger.shown.get(on).copied() },
+                    ..Locks::default()
+                })
+            }
+            Decision::LetBackingGo { node, .. } => {
+                let shown = self.ledger.shown.get(node).copied();
+                Some(Locks { seekers: Seekers { shown, ..Seekers::default() }, ..Locks::default() })
+            }
             _ => Some(Locks::default()),
         }
     }
@@ -173,9 +188,9 @@ impl Book {
         }
     }
 
-    /// Enters a launch that waits for a place on a backing node. It is answered only where there will be none.
-    pub fn seek(&mut self, node: NodeId, pool: PoolKey, label: LabelName, answer: oneshot::Sender<NoPlace>) {
-        self.seekers.insert(node.clone(), answer);
+    /// Enters a launch that waits for a place on a backing node.
+    pub fn seek(&mut self, node: NodeId, pool: PoolKey, label: LabelName, seeker: Seeker) {
+        self.seekers.insert(node.clone(), seeker);
         self.ledger.holdings_mut().seeking.insert(node, (pool, label));
     }
 
@@ -190,14 +205,15 @@ impl Book {
         self.ledger.holdings_mut().seeking.remove(node);
         if let Some(seeker) = self.seekers.remove(node) {
             // One that has ended is not interested.
-            let _ = seeker.send(why);
+            let _ = seeker.send(Answer::NoPlace(why));
         }
     }
 
-    /// Launches that wait for a place, of a provider and a label.
+    /// Launches that wait for a place, of a provider and a label. Not those that are just being placed.
     pub fn seeking(&self, provider: &ProviderName, label: &LabelName) -> impl Iterator<Item = &NodeId> {
-        let wanted =
-            self.ledger.seeking.iter().filter(move |(_, (pool, of))| pool.provider == *provider && of == label);
+        let wanted = self.ledger.seeking.iter().filter(move |(node, (pool, of))| {
+            pool.provider == *provider && of == label && !self.ledger.placing.contains_key(*node)
+        });
         wanted.map(|(node, _)| node)
     }
 

@@ -25,7 +25,8 @@ use super::{
     book::Book,
     clouds::Waited,
     events::{Event, Outcome, Questions, Told},
-    metastatic::{FIRST_PAUSE, LONGEST_PAUSE, NOT_KEPT, NoPlace},
+    metastatic::{FIRST_PAUSE, LONGEST_PAUSE, NOT_KEPT},
+    placing::NoPlace,
 };
 use crate::plan::{
     Attempted, Decision, Holdings, HostKey, News, Plan, Planner, PoolKey, PoolState, Timing, WaitingSince, World,
@@ -128,7 +129,7 @@ impl Launcher {
             Event::OnRecord { node, request, pool, label } => book.on_record(node, request, &pool, label),
             Event::Launched { held, failure } => book.launched(held, failure),
             Event::LaunchEnded { node } => book.launch_ended(&node),
-            Event::Seeks { node, pool, label, answer } => book.seek(node, pool, label, answer),
+            Event::Seeks { node, pool, label, answers } => book.seek(node, pool, label, answers),
             Event::SeeksNoMore { node } => book.sought(&node),
             Event::NotKept { node } => {
                 book.holdings_mut().not_kept.insert(node, now + NOT_KEPT);
@@ -195,6 +196,9 @@ impl Launcher {
                 );
             }
             (Outcome::BackingTaken(provider, label), _) => book.worked(&Attempted::Backing(provider, label)),
+            (Outcome::Shown(version), Decision::Place { on: node, .. } | Decision::LetBackingGo { node, .. }) => {
+                book.holdings_mut().shown.insert(node.clone(), version);
+            }
             _ => {}
         }
     }
@@ -218,7 +222,6 @@ impl Launcher {
             .collect();
         let started = Instant::now();
         core.book.tidy(now);
-        self.placing.leave_out(&core.book.not_kept);
         let touched = core.book.holdings_mut().take_touched();
         let changes = self.zk.cache().take_changes();
         let is_check_due = core.is_check_due();
@@ -227,7 +230,7 @@ impl Launcher {
         let plan = self.zk.cache().read_in(session, |records| {
             look_again_at = self.note_gone(records);
             if is_check_due {
-                core.book.forget_deletions(|node| records.nodes.contains_key(node));
+                core.book.forget_gone(|node| records.nodes.contains_key(node));
             }
             let known = self.clouds.known();
             let world = World {

@@ -15,7 +15,7 @@ use nodepool_common::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{core::Standing, metastatic::NoPlace};
+use super::{core::Standing, placing::Seeker};
 use crate::plan::{ActionId, PoolKey};
 
 /// What is told to the loop.
@@ -35,8 +35,8 @@ pub enum Event {
     Launched { held: Held<Node>, failure: Option<String> },
     /// A launch's task has ended, with or without [`Event::Launched`].
     LaunchEnded { node: NodeId },
-    /// A launch waits for a place on a backing node, and is to be told if none will come.
-    Seeks { node: NodeId, pool: PoolKey, label: LabelName, answer: oneshot::Sender<NoPlace> },
+    /// A launch waits for a place on a backing node, and is to be told of one, or that none will come.
+    Seeks { node: NodeId, pool: PoolKey, label: LabelName, answers: Seeker },
     /// It waits no longer.
     SeeksNoMore { node: NodeId },
     /// A backing node is not locked for its provider now: it is left out of account for a while.
@@ -70,6 +70,8 @@ pub enum Outcome {
     HostOutOfReach { why: String, failed: Option<ZkError> },
     /// A backing node was taken for nodes of this label.
     BackingTaken(ProviderName, LabelName),
+    /// The records show all that was placed on a backing node up to this version of the lock that is kept of it.
+    Shown(i32),
 }
 
 /// Counts the sessions of this process.

@@ -1,44 +1,28 @@
-//! Nodes that stand on nodes of other providers: backing nodes asked for, taken and given back; a node placed.
+//! Backing nodes, on which nodes of metastatic providers stand: asked for, taken and given back.
 //!
-//! What is to be done about backing nodes is decided in [`plan::metastatic`](crate::plan). A launch looks for a free slot
-//! whenever something has changed, one launch at a time, and writes down at once where its node stands. That write also
-//! checks, and raises, the version of the lock that the provider keeps of the backing node ([`Held::place_on`]): so whatever
-//! becomes of this process, and whichever other one places nodes at the same moment, no slot is given twice, and none is lost.
-//!
-//! What stands on a backing node is in the records of the nodes that do, which reach the cache one by one. A version that
-//! this process has not written itself therefore says that there may be nodes which the cache does not show yet: before a
-//! decision on it, they are read ([`ZooKeeper::read_nodes_of`](nodepool_common::zk::ZooKeeper::read_nodes_of)).
+//! What is to be done about them is decided in [`plan::metastatic`](crate::plan); how a node is placed on one is in
+//! [`placing`](super::placing). A backing node is given back in one `multi` that checks the version of the lock that is kept of
+//! it, which each placement raises: so nothing is placed on it in the same moment, by whichever process.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use nodepool_common::{
     config::MetastaticLabel,
     model::{
-        Backing, LabelName, Node, NodeId, NodeRequest, NodeState, Object, Place, ProviderName, RequestId, RequestState,
-        Resources, Timestamp, metastatic_owner,
+        Backing, LabelName, Node, NodeId, NodeRequest, NodeState, ProviderName, RequestId, RequestState,
+        metastatic_owner,
     },
     sys::clock,
-    zk::{Held, KeptLock, TryLock, ZkError},
+    zk::{KeptLock, TryLock, ZkError},
 };
-use nodepool_drivers::{ErrorClass, ProviderError};
-use serde_json::{Map, Value, json};
-use tokio::sync::{Mutex, oneshot};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     Launcher,
     events::{Event, Outcome, Reports},
-    launch::{Failure, NodeLaunch},
     requests::LOCKED_ELSEWHERE,
 };
-use crate::{
-    nodescan::Target,
-    plan::{Reason, carries, free_place},
-};
+use crate::plan::Reason;
 
 pub(super) const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
 /// How long to wait for the lock of the node that a request was given (`nodepool 11.0.0: driver/metastatic/adapter.py
@@ -49,67 +33,6 @@ pub(super) const FIRST_PAUSE: f64 = 1.0;
 pub(super) const LONGEST_PAUSE: f64 = 60.0;
 /// Seconds for which a node that was not locked for its provider is left out of its backing nodes.
 pub(super) const NOT_KEPT: f64 = 60.0;
-/// How long a launch that waits goes without a look, whatever it hears.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What the launches of a launcher share.
-#[derive(Debug, Default)]
-pub struct Placing {
-    /// Whose turn it is to look for a slot and to write down that it is taken. The version of each backing node's lock up to
-    /// which the cache shows all that was placed on it.
-    turn: Mutex<HashMap<NodeId, i32>>,
-    /// Backing nodes that are left out of account, until when.
-    not_kept: std::sync::Mutex<Arc<BTreeMap<NodeId, Timestamp>>>,
-}
-
-impl Placing {
-    /// Nothing is placed on those backing nodes until the time of each.
-    pub(super) fn leave_out(&self, not_kept: &BTreeMap<NodeId, Timestamp>) {
-        let mut left_out = self.not_kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if **left_out != *not_kept {
-            *left_out = Arc::new(not_kept.clone());
-        }
-    }
-
-    fn left_out(&self) -> Arc<BTreeMap<NodeId, Timestamp>> {
-        Arc::clone(&self.not_kept.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Why a launch that waits for a place gets none.
-#[derive(Debug)]
-pub enum NoPlace {
-    /// The request for a backing node failed: a failed attempt.
-    Failed(String),
-    /// None is looked for any more: no fault of the attempt, and its request is not declined for it.
-    Withdrawn(String),
-}
-
-impl NoPlace {
-    fn failure(self, label: &LabelName) -> Failure {
-        match self {
-            Self::Failed(why) => ProviderError::new(ErrorClass::Transient, placing(label), why).into(),
-            Self::Withdrawn(why) => Failure::Withdrawn(format!("{}: {why}", placing(label))),
-        }
-    }
-}
-
-fn placing(label: &LabelName) -> String {
-    format!("placing a node of label {label}")
-}
-
-/// A launch that waits for a place; over when it is dropped.
-struct Seeking<'a> {
-    reports: &'a Reports,
-    node: NodeId,
-    answer: oneshot::Receiver<NoPlace>,
-}
-
-impl Drop for Seeking<'_> {
-    fn drop(&mut self) {
-        self.reports.tell(Event::SeeksNoMore { node: self.node.clone() });
-    }
-}
 
 impl Launcher {
     pub(super) async fn order_backing(
@@ -220,20 +143,21 @@ impl Launcher {
         })
     }
 
+    /// Gives a backing node back on which nothing stands. `shown`: the version of its lock up to which the records did show all
+    /// that was placed on it, when that was decided.
     pub(super) async fn let_backing_go(
         &self,
         provider: &ProviderName,
         node: &NodeId,
         reason: &Reason,
+        shown: Option<i32>,
         reports: &Reports,
-    ) -> Result<(), ZkError> {
-        let owner = metastatic_owner(provider);
-        // Nothing is placed on it meanwhile, and nothing has been since that was decided.
-        let mut known = self.placing.turn.lock().await;
-        let Some(kept) = self.kept_lock(node, &owner, reports).await? else { return Ok(()) };
-        self.show_all_placed(&mut known, provider, node, &kept).await?;
-        if self.zk.cache().read(|records| carries(records, provider, node)) {
-            return Ok(());
+    ) -> Result<Outcome, ZkError> {
+        let Some(kept) = self.kept_lock(node, &metastatic_owner(provider), reports).await? else {
+            return Ok(Outcome::Done);
+        };
+        if shown != Some(kept.version()) {
+            return self.show_all_placed(provider, &kept, reports).await;
         }
         let used = |node: &mut Node| node.set_state(NodeState::Used, clock::now());
         if self.zk.update_kept(node, &kept, true, used).await? {
@@ -241,13 +165,18 @@ impl Launcher {
         } else {
             reports.tell(Event::NodeLocked { node: node.clone(), pause: LOCKED_ELSEWHERE });
         }
-        Ok(())
+        Ok(Outcome::Done)
     }
 
     /// The lock of a backing node. One that is not locked for the provider is left out of account for a while: another
     /// contender may have been before the provider's for a moment.
-    async fn kept_lock(&self, node: &NodeId, owner: &str, reports: &Reports) -> Result<Option<KeptLock>, ZkError> {
-        let kept = self.zk.kept_lock(node, owner).await?;
+    pub(super) async fn kept_lock(
+        &self,
+        node: &NodeId,
+        owner: &str,
+        reports: &Reports,
+    ) -> Result<Option<KeptLock>, ZkError> {
+        let kept = self.zk.in_session(reports.session_id()).kept_lock(node, owner).await?;
         if kept.is_none() {
             reports.tell(Event::NotKept { node: node.clone() });
             info!(logger = LOGGER, node = %node, "Is not locked for {owner} now: it is left out of its backing nodes for {NOT_KEPT:.0} s");
@@ -255,194 +184,15 @@ impl Launcher {
         Ok(kept)
     }
 
-    /// Sees to it that the cache shows all nodes that were placed on a backing node up to this version of its lock.
-    async fn show_all_placed(
+    /// Reads all nodes of a provider: from then on the records show what was placed on a backing node up to this version of
+    /// its lock, and the next pass decides by that.
+    pub(super) async fn show_all_placed(
         &self,
-        known: &mut HashMap<NodeId, i32>,
         provider: &ProviderName,
-        node: &NodeId,
         kept: &KeptLock,
-    ) -> Result<(), ZkError> {
-        if known.get(node) != Some(&kept.version()) {
-            self.zk.read_nodes_of(provider).await?;
-            known.retain(|node, _| self.zk.cache().read(|records| records.nodes.contains_key(node)));
-            known.insert(node.clone(), kept.version());
-        }
-        Ok(())
+        reports: &Reports,
+    ) -> Result<Outcome, ZkError> {
+        self.zk.in_session(reports.session_id()).read_nodes_of(provider).await?;
+        Ok(Outcome::Shown(kept.version()))
     }
-}
-
-impl NodeLaunch {
-    /// An attempt of a node that stands on another one: a slot, what is underneath, and where the label says so one more
-    /// look at it.
-    pub(super) async fn attempt_in_a_slot(&self, held: &Mutex<Held<Node>>) -> Result<(), Failure> {
-        let (label, place, under) = self.place(held).await?;
-        let own_attributes = self.cloud.config.pool(&self.pool.pool).and_then(|pool| pool.node_attributes.clone());
-        let target = Target {
-            address: under.interface_ip.clone().unwrap_or_default(),
-            port: under.connection_port.as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(22),
-            connection_type: under.connection_type.clone().unwrap_or_else(|| "ssh".to_owned()),
-            host_key_checking: true,
-        };
-        let node = {
-            let mut held = held.lock().await;
-            held.update(|node| {
-                stand_on(node, &under, own_attributes);
-                if !label.host_key_checking {
-                    node.set_state(NodeState::Ready, clock::now());
-                }
-            })
-            .await?;
-            held.record().id.clone()
-        };
-        if !label.host_key_checking {
-            return Ok(());
-        }
-        let keys = match self.host_keys(&node, &target).await {
-            Ok(keys) => keys,
-            Err(failure) => {
-                self.give_up(&place.backing_node, &failure).await?;
-                return Err(failure);
-            }
-        };
-        held.lock()
-            .await
-            .update(|node| {
-                node.host_keys = keys;
-                node.set_state(NodeState::Ready, clock::now());
-            })
-            .await?;
-        Ok(())
-    }
-
-    /// The label as it is configured now: a launch may have to wait for a place while that changes.
-    fn configured(&self) -> Result<MetastaticLabel, NoPlace> {
-        let config = self.launcher.config();
-        let provider = config.providers.get(&self.pool.provider).and_then(|provider| provider.metastatic());
-        provider.and_then(|provider| provider.label(&self.pool.pool, &self.label)).cloned().ok_or_else(|| {
-            let why = format!("pool {} does not have it in the configuration any more", self.pool);
-            NoPlace::Withdrawn(why)
-        })
-    }
-
-    /// Waits for a slot and takes it; with the label, the slot and the node underneath.
-    async fn place(&self, held: &Mutex<Held<Node>>) -> Result<(MetastaticLabel, Place, Arc<Node>), Failure> {
-        let id = held.lock().await.record().id.clone();
-        // That of an earlier attempt is free again.
-        if held.lock().await.record().driver_data.is_some() {
-            held.lock().await.update(|node| (node.driver_data, node.slot) = (None, None)).await?;
-        }
-        let mut changed = self.launcher.zk.cache().changed();
-        let (told, answer) = oneshot::channel();
-        self.reports.tell(Event::Seeks {
-            node: id.clone(),
-            pool: self.pool.clone(),
-            label: self.label.clone(),
-            answer: told,
-        });
-        let mut seeking = Seeking { reports: &self.reports, node: id, answer };
-        loop {
-            let label = self.configured().map_err(|why| why.failure(&self.label))?;
-            if let Some((place, under)) = self.take_place(held, &label).await? {
-                return Ok((label, place, under));
-            }
-            tokio::select! {
-                answer = &mut seeking.answer => match answer {
-                    Ok(why) => return Err(why.failure(&self.label)),
-                    // The book was emptied: the session has ended, and this launch ends with it.
-                    Err(_) => std::future::pending().await,
-                },
-                _ = changed.changed() => {}
-                () = tokio::time::sleep(LOOK) => {}
-            }
-        }
-    }
-
-    /// Takes a free slot; `None` where there is none, or where another process was faster.
-    async fn take_place(
-        &self,
-        held: &Mutex<Held<Node>>,
-        label: &MetastaticLabel,
-    ) -> Result<Option<(Place, Arc<Node>)>, Failure> {
-        let provider = &self.pool.provider;
-        let zk = &self.launcher.zk;
-        let find = || {
-            let not_kept = self.launcher.placing.left_out();
-            zk.cache().read(|records| {
-                let place = free_place(records, provider, &not_kept, label, clock::now())?;
-                let under = records.nodes.get(&place.backing_node)?.usable()?;
-                Some((place, Arc::clone(under)))
-            })
-        };
-        let mut known = self.launcher.placing.turn.lock().await;
-        let Some((likely, _)) = find() else { return Ok(None) };
-        let on = &likely.backing_node;
-        let Some(kept) = self.launcher.kept_lock(on, &metastatic_owner(provider), &self.reports).await? else {
-            return Ok(None);
-        };
-        self.launcher.show_all_placed(&mut known, provider, on, &kept).await?;
-        let Some((place, under)) = find().filter(|(place, _)| place.backing_node == *on) else { return Ok(None) };
-        let mut held = held.lock().await;
-        let id = held.record().id.clone();
-        let data = self.driver_data(&id, &place);
-        let placed = held.place_on(&kept, |node| {
-            node.external_id = Some(json!(id));
-            node.slot = i64::try_from(place.slot).ok();
-            node.driver_data = Some(data);
-        });
-        if !placed.await? {
-            return Ok(None);
-        }
-        known.insert(place.backing_node.clone(), kept.version().wrapping_add(1));
-        info!(logger = LOGGER, "Node {id} stands on {}, slot {}", place.backing_node, place.slot);
-        Ok(Some((place, under)))
-    }
-
-    /// As upstream writes it.
-    fn driver_data(&self, node: &NodeId, place: &Place) -> Value {
-        let metadata = [
-            ("nodepool_node_id", node.to_string()),
-            ("nodepool_pool_name", self.pool.pool.to_string()),
-            ("nodepool_provider_name", self.pool.provider.to_string()),
-        ];
-        let metadata: Map<String, Value> =
-            metadata.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
-        json!({"metadata": metadata, "backing_node": place.backing_node, "slot": place.slot, "node": node})
-    }
-
-    /// A backing node that does not answer gets nothing more.
-    async fn give_up(&self, backing_node: &NodeId, failure: &Failure) -> Result<(), ZkError> {
-        let owner = metastatic_owner(&self.pool.provider);
-        warn!(logger = LOGGER, node = %backing_node, "Nothing more is placed on the backing node: {failure}");
-        let mark = |node: &mut Node| {
-            if let Some(backing) = Backing::of(node) {
-                node.user_data = Some(Backing { failed: true, ..backing }.user_data());
-            }
-        };
-        if let Some(kept) = self.launcher.kept_lock(backing_node, &owner, &self.reports).await? {
-            self.launcher.zk.update_kept(backing_node, &kept, false, mark).await?;
-        }
-        Ok(())
-    }
-}
-
-/// What a node has from the one that it stands on.
-fn stand_on(node: &mut Node, under: &Node, own_attributes: Option<Object>) {
-    node.interface_ip.clone_from(&under.interface_ip);
-    node.public_ipv4.clone_from(&under.public_ipv4);
-    node.public_ipv6.clone_from(&under.public_ipv6);
-    node.private_ipv4.clone_from(&under.private_ipv4);
-    node.az.clone_from(&under.az);
-    node.region.clone_from(&under.region);
-    node.cloud.clone_from(&under.cloud);
-    node.username.clone_from(&under.username);
-    node.python_path.clone_from(&under.python_path);
-    node.shell_type.clone_from(&under.shell_type);
-    node.connection_port.clone_from(&under.connection_port);
-    node.connection_type.clone_from(&under.connection_type);
-    node.host_keys.clone_from(&under.host_keys);
-    node.resources = Some(Resources::new().with("instances", 1.0).recorded());
-    let mut attributes = under.attributes.clone().unwrap_or_default();
-    attributes.extend(own_attributes.unwrap_or_default());
-    node.attributes = (!attributes.is_empty()).then_some(attributes);
 }

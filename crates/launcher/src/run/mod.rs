@@ -16,7 +16,8 @@
 //! | [`requests`] | actions on requests |
 //! | [`hosts`] | static hosts: look, register, bring up to date |
 //! | [`launch`] | the story of one node, from record to READY |
-//! | [`metastatic`] | nodes that stand on nodes of other providers |
+//! | [`metastatic`] | backing nodes, on which nodes of other providers stand |
+//! | [`placing`] | nodes that stand on backing nodes |
 //! | [`nodes`] | actions on nodes: free, retire, delete |
 //! | [`leaks`] | resources without a record |
 //! | [`gone`] | ready nodes whose server has gone |
@@ -33,6 +34,7 @@ mod launch;
 mod leaks;
 mod metastatic;
 mod nodes;
+mod placing;
 mod report;
 mod requests;
 #[cfg(test)]
@@ -102,7 +104,6 @@ pub struct Launcher {
     /// When all ready nodes were last looked at for those that have gone; `None`: they are to be now.
     looked_for_gone: Mutex<Option<Instant>>,
     readiness: Mutex<Readiness>,
-    placing: metastatic::Placing,
     hosts_met: hosts::HostsMet,
     /// What the searches for leaks have held back.
     withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
@@ -224,7 +225,6 @@ impl Launcher {
             takes_part_no_more: AtomicBool::new(false),
             looked_for_gone: Mutex::default(),
             readiness: Mutex::default(),
-            placing: metastatic::Placing::default(),
             hosts_met: hosts::HostsMet::default(),
             withheld: Mutex::default(),
             frame,

@@ -1,5 +1,6 @@
 //! The launcher's loop and what it owns, without a process around it.
 
+mod placing;
 mod sessions;
 
 use std::{fs, future::ready, sync::mpsc, thread};

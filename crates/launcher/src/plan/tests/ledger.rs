@@ -32,6 +32,7 @@ fn one_of_each() -> Vec<Decision> {
         Decision::CreateMinReady { label: "small".into(), count: 1 },
         Decision::OrderBacking { provider: "p".into(), label: "small".into(), backing: "big".into(), count: 1 },
         Decision::SettleBacking { provider: "p".into(), request: "r".into() },
+        Decision::Place { provider: "p".into(), on: "7".into(), slots: vec![("8".into(), 0), ("9".into(), 1)] },
         Decision::LetBackingGo { provider: "p".into(), node: "7".into(), reason: reason() },
         Decision::FinishMinReady { request: "r".into() },
     ]
@@ -51,7 +52,7 @@ fn what_an_action_works_on_is_set_aside_until_it_has_ended() {
         assert!(ledger.is_idle(), "{decision:?}");
         let held = &ledger;
         let left = held.busy_requests.iter().count() + held.busy_nodes.iter().count() + held.starting.len();
-        let left = left + held.accepting.len() + held.busy_labels.len() + held.busy_backing.len();
+        let left = left + held.accepting.len() + held.busy_labels.len() + held.busy_backing.len() + held.placing.len();
         assert_eq!((left, held.busy_hosts.len()), (0, 0), "{decision:?}");
     }
 }

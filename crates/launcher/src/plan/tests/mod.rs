@@ -16,6 +16,8 @@ mod histories;
 mod hosts;
 mod leaks;
 mod ledger;
+mod metastatic;
+mod placing;
 mod reasons;
 mod reckoning;
 mod serving;

@@ -9,6 +9,7 @@ impl History {
             match &decision {
                 Decision::OrderBacking { .. }
                 | Decision::SettleBacking { .. }
+                | Decision::Place { .. }
                 | Decision::StopSeeking { .. }
                 | Decision::LetBackingGo { .. } => panic!("no such world: {decision:?}"),
                 // Their locks are taken out before it begins.

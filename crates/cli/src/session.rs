@@ -6,7 +6,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::{self, Config},
-    sys::shutdown::{Shutdown, ShutdownReason},
+    sys::{
+        Ambient,
+        shutdown::{Shutdown, ShutdownReason},
+    },
     zk::ZooKeeper,
 };
 
@@ -50,7 +53,7 @@ impl Session {
             )));
         }
         let shutdown = Shutdown::new();
-        let zk = ZooKeeper::start(&config.zookeeper, &shutdown, shutdown.token().clone())?;
+        let zk = ZooKeeper::start(&config.zookeeper, Ambient::system(), &shutdown, shutdown.token().clone())?;
         zk.connected().await;
         Ok(Self { config, zk, shutdown })
     }

@@ -12,7 +12,7 @@ use std::{
 use nodepool_common::{
     config,
     model::{NodeId, PoolComponent},
-    sys::shutdown::Shutdown,
+    sys::{Ambient, shutdown::Shutdown},
     zk::{ZkError, ZooKeeper},
 };
 use nodepool_testing::{ZooKeeperServer, free_port, wait_for};
@@ -170,7 +170,9 @@ async fn a_certificate_that_is_its_own_authority_connects_or_the_way_out_is_told
     let error = {
         let tls = config.tls.as_mut().unwrap();
         (tls.cert, tls.key) = (files.join("own.pem"), files.join("own.key"));
-        ZooKeeper::start(&config, &Shutdown::new(), CancellationToken::new()).unwrap_err().to_string()
+        ZooKeeper::start(&config, Ambient::system(), &Shutdown::new(), CancellationToken::new())
+            .unwrap_err()
+            .to_string()
     };
     assert!(error.contains("cert: cannot use") && error.contains("own.pem") && error.contains("-extfile"), "{error}");
 }
@@ -181,7 +183,9 @@ async fn unusable_files_are_named() {
     let error = |change: &dyn Fn(&mut config::ZooKeeperTls)| {
         let mut config = tls(&server, "127.0.0.1");
         change(config.tls.as_mut().unwrap());
-        ZooKeeper::start(&config, &Shutdown::new(), CancellationToken::new()).unwrap_err().to_string()
+        ZooKeeper::start(&config, Ambient::system(), &Shutdown::new(), CancellationToken::new())
+            .unwrap_err()
+            .to_string()
     };
     let missing = error(&|tls| tls.ca = PathBuf::from("/nowhere/ca.pem"));
     assert!(missing.contains("/nowhere/ca.pem") && missing.contains("ca:"), "{missing}");

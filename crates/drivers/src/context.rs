@@ -7,12 +7,15 @@ use std::{
     time::Duration,
 };
 
-use nodepool_common::{model::ProviderName, stats::Stats};
+use nodepool_common::{model::ProviderName, stats::Stats, sys::Ambient};
 
-/// The process's environment, given once, so that a test can give another one; and where calls of clouds are counted.
+/// The process's environment with time and chance, given once, so that a test can give other ones; and where calls of clouds are
+/// counted.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     variables: HashMap<String, String>,
+    /// Time and chance; the system's, unless replaced.
+    pub ambient: Ambient,
     /// Calls of all providers that were made with this context.
     pub calls: ApiCalls,
     /// What drivers keep while the process lives, by its type.
@@ -89,6 +92,13 @@ impl Context {
     #[must_use]
     pub fn with_stats(mut self, stats: Stats) -> Self {
         self.calls.stats = Some(stats);
+        self
+    }
+
+    /// The same with that time and chance.
+    #[must_use]
+    pub fn with_ambient(mut self, ambient: Ambient) -> Self {
+        self.ambient = ambient;
         self
     }
 

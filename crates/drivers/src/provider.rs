@@ -1,12 +1,13 @@
 //! The [`Provider`] trait: what the launcher asks of a cloud.
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Instant};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use nodepool_common::model::{
     ImageName, ImageUpload, LabelName, NodeId, NodeRequest, PoolName, ProviderName, Resources, UploadId,
 };
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::{ImageToUpload, Metadata, Scope};
 

@@ -1,15 +1,13 @@
 //! Carrying a decision out: one task, what it works on marked, its end noted.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
     model::ImageName,
     sys::clock,
     zk::{HeldWork, TryLock, ZkError},
 };
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Builder, LOGGER};

@@ -4,12 +4,7 @@
 //! nobody holds knows that its builder died. A session that is lost in an hour's build costs nothing: the build goes on,
 //! and its lock is taken again ([`Builder::while_locked`]).
 
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use nodepool_common::{
     config::{Config, Diskimage},
@@ -17,7 +12,7 @@ use nodepool_common::{
     sys::clock,
     zk::{HeldWork, TryLock, Work, ZkError},
 };
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nodepool_common::{
@@ -11,7 +11,7 @@ use nodepool_common::{
     model::{BuildId, ProviderName, UploadId},
 };
 use nodepool_drivers::{Context, ErrorClass, Provider, ProviderError};
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::Instant};
 use tracing::{error, info, warn};
 
 use crate::plan::ProviderImages;

@@ -209,7 +209,9 @@ impl Builder {
             .map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
         let claim =
             files::claim(&images_dir).map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
-        let clouds = Clouds::new(nodepool_drivers::Context::from_env().with_stats(frame.stats.clone()));
+        let clouds = Clouds::new(
+            nodepool_drivers::Context::from_env().with_stats(frame.stats.clone()).with_ambient(frame.ambient.clone()),
+        );
         Ok(Arc::new(Self {
             options,
             id,

@@ -4,12 +4,7 @@
 //! marked, so that whatever a dead builder has left there can be found. `ready` is written only when the cloud has the
 //! whole image and what it has was found to be what the build made (the driver checks), and the site's hook agrees.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::{Diskimage, Provider},
@@ -22,6 +17,7 @@ use nodepool_common::{
     zk::{HeldWork, TryLock, Work, ZkError, paths},
 };
 use nodepool_drivers::ImageToUpload;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 

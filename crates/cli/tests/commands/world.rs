@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use nodepool_common::{config, sys::shutdown::Shutdown, zk::ZooKeeper};
+use nodepool_common::{
+    config,
+    sys::{Ambient, shutdown::Shutdown},
+    zk::ZooKeeper,
+};
 use nodepool_testing::ZooKeeperServer;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +52,7 @@ impl World {
             "build-log-dir": server.directory().join("builds"),
         });
         fs::write(server.directory().join("nodepool.yaml"), configuration.to_string()).unwrap();
-        let zk = ZooKeeper::start(&zookeeper, &Shutdown::new(), CancellationToken::new()).unwrap();
+        let zk = ZooKeeper::start(&zookeeper, Ambient::system(), &Shutdown::new(), CancellationToken::new()).unwrap();
         zk.connected().await;
         Self { server, zk }
     }

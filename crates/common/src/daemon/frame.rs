@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{Config, ConfigErrors, Loaded, Watcher},
     stats::Stats,
-    sys::{clock::Steps, shutdown::Shutdown},
+    sys::{Ambient, clock::Steps, shutdown::Shutdown},
     zk::{ZooKeeper, protocol::Connector},
 };
 
@@ -36,6 +36,8 @@ pub struct Start {
     pub shutdown: Shutdown,
     /// For how long a pass may be due until it is overdue.
     pub patience: Duration,
+    /// Time and chance; the system's, unless replaced.
+    pub ambient: Ambient,
     watcher: Watcher,
 }
 
@@ -56,13 +58,14 @@ impl Start {
     /// Loads the configuration, watched from before it was read: a change since is found by the watcher's first look.
     pub fn load(config: &Path, secure: Option<&Path>) -> Result<Self, ConfigErrors> {
         let (watcher, loaded) = Watcher::load(config, secure)?;
-        Ok(Self { loaded, shutdown: Shutdown::new(), patience: passes::PATIENCE, watcher })
+        let (shutdown, patience, ambient) = (Shutdown::new(), passes::PATIENCE, Ambient::system());
+        Ok(Self { loaded, shutdown, patience, ambient, watcher })
     }
 
     /// Begins to connect to ZooKeeper. A failure is one of the configuration, and logged.
     pub fn connect(self, stats: Stats) -> Result<(Frame, Loaded), ExitCode> {
-        let end = CancellationToken::new();
-        let zk = ZooKeeper::start(&self.loaded.config.zookeeper, &self.shutdown, end.clone()).map_err(|error| {
+        let (servers, end) = (&self.loaded.config.zookeeper, CancellationToken::new());
+        let zk = ZooKeeper::start(servers, self.ambient.clone(), &self.shutdown, end.clone()).map_err(|error| {
             error!(logger = "nodepool.zk.ZooKeeper", "{error}");
             ExitCode::FAILURE
         })?;
@@ -72,7 +75,7 @@ impl Start {
     /// Begins to connect to what this connector leads to, whatever the configuration says; `timeout` is the session's.
     pub fn connect_with(self, connector: Arc<dyn Connector>, timeout: Duration, stats: Stats) -> (Frame, Loaded) {
         let end = CancellationToken::new();
-        let zk = ZooKeeper::start_with(connector, timeout, &self.shutdown, end.clone());
+        let zk = ZooKeeper::start_with(connector, timeout, self.ambient.clone(), &self.shutdown, end.clone());
         self.on(zk, stats, end)
     }
 
@@ -80,6 +83,7 @@ impl Start {
         let frame = Frame {
             zk,
             stats,
+            ambient: self.ambient,
             shutdown: self.shutdown,
             wake: Wake::default(),
             tasks: TaskTracker::new(),
@@ -101,6 +105,8 @@ pub struct Frame {
     pub zk: ZooKeeper,
     /// Metrics.
     pub stats: Stats,
+    /// Time and chance.
+    pub ambient: Ambient,
     /// The stop.
     pub shutdown: Shutdown,
     /// Has the loop make a pass.

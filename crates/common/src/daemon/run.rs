@@ -168,7 +168,8 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
         let begun = Instant::now();
         let next_from = pacer.begin(begun);
         frame.wake.answer();
-        let set_by = frame.steps().step(clock::now(), begun.into_std());
+        let now = frame.ambient.clock.now();
+        let set_by = frame.steps().step(now, begun);
         if let Some(step) = set_by {
             warn!(
                 logger = D::LOGGER,
@@ -177,8 +178,8 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
             daemon.clock_stepped(&mut core, step);
             frame.zk.cache().clock_stepped(step);
         }
-        let now = *sessions.borrow_and_update();
-        if session.is_another(now, &frame.stats) {
+        let connected = *sessions.borrow_and_update();
+        if session.is_another(connected, &frame.stats) {
             daemon.session_lost(&mut core);
         }
         daemon.catch_up(&mut core);
@@ -193,8 +194,9 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
         if stopping && daemon.is_idle(&core) {
             return;
         }
-        let pause = wake_at.map_or(clock::LONGEST_SLEEP, clock::until);
-        let until = Instant::now() + pause;
+        // From the moment for which the pass has decided: whoever sets the clock meanwhile does not change how long that is.
+        let pause = wake_at.map_or(clock::LONGEST_SLEEP, |at| clock::sleep_between(now, at));
+        let until = (begun + pause).max(Instant::now() + clock::SHORTEST_SLEEP);
         frame.passes.wait(wake_at.map(|_| until), *changed.borrow());
         let told = tokio::select! {
             result = changed.changed() => if result.is_err() { return } else { None },

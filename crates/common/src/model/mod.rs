@@ -21,6 +21,7 @@ mod node;
 mod records;
 mod request;
 mod resources;
+mod uptime;
 pub mod wire;
 
 pub use component::{BuilderComponent, PoolComponent};
@@ -36,6 +37,7 @@ pub use node::{Node, NodeState};
 pub use records::{Changes, Entry, HasState, Records, RequestLock, Stat, WorkLock};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
 pub use resources::Resources;
+pub use uptime::Uptime;
 pub use wire::{Extra, Reading, RecordError};
 
 /// Seconds since the epoch, as records carry them (`state_time`, `created_time`).

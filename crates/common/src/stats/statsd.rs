@@ -10,10 +10,12 @@ use std::{
     collections::HashMap,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use cadence::{Counted, Gauged, MetricSink, StatsdClient, Timed};
+
+use tokio::time::Instant;
 
 use super::route::Route;
 

@@ -1,36 +1,119 @@
-//! The clock of records: seconds since the epoch, as Python's `time.time()`.
+//! What time it is: wall time, which records carry, and monotonic time, by which pauses are measured.
+//!
+//! **Wall time** is seconds since the epoch, as Python's `time.time()`. It comes from a [`Clock`] that is given to whoever needs it:
+//! a process takes the system's, a test or a simulation one of its own ([`Simulated`]), which goes as tokio's time does and can be
+//! set. It jumps when somebody sets the host's clock. So it is for what is compared with the times in records, and for what
+//! people read.
+//!
+//! **Monotonic time** never jumps. There are two forms of it, of the same clock:
+//!
+//! * [`tokio::time::Instant`], for deadlines, pauses and measured durations where things happen. It is std's, except in a runtime
+//!   whose time is paused: there it stands still until everything waits, and then goes on to the next time that somebody waits
+//!   for. So it is given by the runtime, and needs no value of ours.
+//! * [`Uptime`], seconds since the clock was made ([`Clock::uptime`]): for what is decided from in memory, without tokio.
+//!
+//! Threads that are not of the runtime (the log's, those of child processes) use std's `Instant`; nothing that they do decides
+//! anything. The times of files are by [`files_now`], because a file system stamps them with the host's clock.
+//! `clippy.toml` forbids all other ways to ask for the time outside `sys`.
 //!
 //! A record's time is a number that somebody else has written: it may be before the epoch, in a far future, or beyond what
 //! a [`Duration`] holds. So nothing is reckoned from one but here, or with [`Stat::no_later`](crate::model::Stat::no_later).
 //!
-//! Pauses and ages that a process keeps in memory are by the same clock, because planners compare them with the times in
-//! records. So that none of them takes an hour longer when somebody sets the clock back by an hour, whoever keeps such
+//! Some wall times are kept in memory, because they are compared with records' times or shown to people: since when a record is
+//! free, or a request waits. So that they stay as long ago as they are when somebody sets the clock, whoever keeps such
 //! times asks [`Steps`] at each pass, and moves them by as much as the clock was moved.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use crate::model::Timestamp;
+use tokio::time::Instant;
+
+use crate::model::{Timestamp, Uptime};
 
 /// Whoever waits for a time looks again after this at the latest.
 pub const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// Whoever waits for a time that has come already does not spin.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+pub const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// Less than this is how NTP slews a clock, and how long a process may be kept waiting between two looks at clocks. Seconds.
 const LEAST_STEP: f64 = 1.0;
 /// By so many seconds the clocks of hosts that write records may differ without harm.
 const CLOCKS_DIFFER: f64 = 30.0;
 
-/// Seconds since the epoch. 0 on a machine whose clock stands before it.
+/// Tells the time; see the module's comment. Cheap to clone; clones are one clock.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    made: Instant,
+    wall: Wall,
+}
+
+#[derive(Clone, Debug)]
+enum Wall {
+    System,
+    /// What it shows at [`Uptime`] 0.
+    Simulated(Arc<Mutex<Timestamp>>),
+}
+
+impl Clock {
+    /// The system's.
+    pub fn system() -> Self {
+        Self { made: Instant::now(), wall: Wall::System }
+    }
+
+    /// Seconds since the epoch. 0 on a machine whose clock stands before it.
+    pub fn now(&self) -> Timestamp {
+        match &self.wall {
+            Wall::System => now(),
+            Wall::Simulated(start) => *start.lock().unwrap_or_else(PoisonError::into_inner) + self.uptime().0,
+        }
+    }
+
+    /// Since this clock was made.
+    pub fn uptime(&self) -> Uptime {
+        Uptime(self.made.elapsed().as_secs_f64())
+    }
+}
+
+/// A clock whose wall time starts where it is told to, goes as tokio's time does, and is set without regard to the system's.
+#[derive(Debug)]
+pub struct Simulated {
+    clock: Clock,
+    start: Arc<Mutex<Timestamp>>,
+}
+
+impl Simulated {
+    /// One that shows `start` now.
+    pub fn starting_at(start: Timestamp) -> Self {
+        let start = Arc::new(Mutex::new(start));
+        Self { clock: Clock { made: Instant::now(), wall: Wall::Simulated(start.clone()) }, start }
+    }
+
+    /// What is given to those who need a clock.
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// Sets the wall clock by that many seconds, as an administrator may; negative: back.
+    pub fn set_by(&self, seconds: f64) {
+        *self.start.lock().unwrap_or_else(PoisonError::into_inner) += seconds;
+    }
+}
+
+/// The system's wall time, for those that are not given a [`Clock`] yet.
+#[allow(clippy::disallowed_methods)] // the one place that asks the system
 pub fn now() -> Timestamp {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
 
-/// How long to sleep until a time, whatever it is: from a millisecond to an hour.
-pub fn until(at: Timestamp) -> Duration {
-    sleep_between(now(), at)
+/// What a file would have for its time if it were written now.
+#[allow(clippy::disallowed_methods)] // the host's clock, whatever that of this process shows
+pub fn files_now() -> SystemTime {
+    SystemTime::now()
 }
 
-fn sleep_between(now: Timestamp, at: Timestamp) -> Duration {
+/// How long to sleep from one time until another one, whatever they are: from a millisecond to an hour.
+pub fn sleep_between(now: Timestamp, at: Timestamp) -> Duration {
     let longest = LONGEST_SLEEP.as_secs_f64();
     // `min` and `max` leave what is not a number out.
     let seconds = (at - now).min(longest).max(SHORTEST_SLEEP.as_secs_f64());
@@ -93,6 +176,16 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = 1_760_000_000.0;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_clock_goes_with_tokios_time_and_only_its_wall_time_is_set() {
+        let simulated = Simulated::starting_at(NOW);
+        let clock = simulated.clock();
+        tokio::time::sleep(Duration::from_secs(7200)).await;
+        assert_eq!((clock.now(), clock.uptime()), (NOW + 7200.0, Uptime(7200.0)));
+        simulated.set_by(-3600.0);
+        assert_eq!((clock.now(), clock.uptime()), (NOW + 3600.0, Uptime(7200.0)), "clones are one clock");
+    }
 
     #[test]
     fn a_sleep_ends_when_its_time_has_come_or_after_an_hour() {

@@ -1,9 +1,10 @@
-//! What touches the operating system: the clock, the host's names, signals, the log.
+//! What touches the operating system: the clock, chance, the host's names, signals, the log.
 //!
 //! * [`background`]: going to the background
 //! * [`causes`]: an error with all that caused it
-//! * [`clock`]: seconds since the epoch, as records carry them
+//! * [`clock`]: wall time, as records carry it, and monotonic time
 //! * [`crypto`]: which cryptography TLS is done with
+//! * [`entropy`]: chance, of which ids are made
 //! * [`host`]: the names under which this process appears in ZooKeeper, metrics and logs
 //! * [`logging`]: Python Nodepool's log lines and its Python logging configuration
 //! * [`shutdown`]: signals into one orderly stop
@@ -12,6 +13,31 @@ pub mod background;
 pub mod causes;
 pub mod clock;
 pub mod crypto;
+pub mod entropy;
 pub mod host;
 pub mod logging;
 pub mod shutdown;
+
+use self::{clock::Clock, entropy::Entropy};
+
+/// What is neither told nor asked for: time and chance. Given at construction to whoever needs them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ambient {
+    /// Tells the time.
+    pub clock: Clock,
+    /// What ids are made of.
+    pub entropy: Entropy,
+}
+
+impl Ambient {
+    /// The system's.
+    pub fn system() -> Self {
+        Self { clock: Clock::system(), entropy: Entropy::system() }
+    }
+}
+
+impl Default for Ambient {
+    fn default() -> Self {
+        Self::system()
+    }
+}

@@ -256,7 +256,7 @@ impl<T: Record> Held<T> {
                 Then::Keep | Then::Unlock | Then::UnlockWith(_) => {}
                 Then::LeaveTo(owner) => {
                     // Behind ours, which goes in the same moment.
-                    kept = super::lock::new_contender(&T::lock_dir(self.record.id()));
+                    kept = super::lock::new_contender(self.contender.shared(), &T::lock_dir(self.record.id()));
                     multi.push(Op::Create(&kept, owner.as_bytes(), Mode::PersistentSequential));
                 }
                 Then::PlaceUnder(kept) => {

@@ -28,8 +28,12 @@ const MARK: &str = "__lock__";
 const DIGITS: usize = 10;
 
 /// The path of a contender that no session owns, before the server has numbered it.
-pub(super) fn new_contender(dir: &str) -> String {
-    format!("{dir}/{}{MARK}", uuid::Uuid::new_v4().simple())
+pub(super) fn new_contender(shared: &Shared, dir: &str) -> String {
+    format!("{dir}/{}", new_prefix(shared))
+}
+
+fn new_prefix(shared: &Shared) -> String {
+    format!("{}{MARK}", shared.ambient.entropy.uuid().simple())
 }
 
 /// Who holds a lock, of the children of its directory.
@@ -59,7 +63,7 @@ pub(super) struct Contender {
 
 impl Contender {
     fn new(shared: &Arc<Shared>, session: SessionId, dir: &str) -> Self {
-        let prefix = format!("{}{MARK}", uuid::Uuid::new_v4().simple());
+        let prefix = new_prefix(shared);
         Self { shared: shared.clone(), session, dir: dir.to_owned(), prefix, name: None, doubtful: false, armed: true }
     }
 
@@ -457,6 +461,7 @@ mod tests {
         let config = crate::config::ZooKeeper { servers: vec![host], timeout: Duration::from_secs(10), tls: None };
         let zk = super::super::ZooKeeper::start(
             &config,
+            crate::sys::Ambient::system(),
             &crate::sys::shutdown::Shutdown::new(),
             tokio_util::sync::CancellationToken::new(),
         )

@@ -14,10 +14,7 @@ use super::{
     repeated::{self, repeat},
     session::Shared,
 };
-use crate::{
-    model::{Node, NodeId, NodeState, ProviderName},
-    sys::clock::now,
-};
+use crate::model::{Node, NodeId, NodeState, ProviderName};
 
 /// How many of the newest records are searched for one whose creation was not answered.
 pub(super) const LOOK_BACK: usize = 200;
@@ -42,7 +39,7 @@ impl ZooKeeper {
         let (path, dir) = (paths::node(&node.id), paths::node_lock(&node.id));
         let mut building = node.clone();
         prepare(&mut building);
-        building.set_state(NodeState::Building, now());
+        building.set_state(NodeState::Building, self.shared.ambient.clock.now());
         let document = building.document();
         let mut contender = Contender::planned(&self.shared, session, &dir);
         let contending = contender.create_path();
@@ -222,7 +219,7 @@ impl InSession {
     pub async fn create_ready_node(&self, mut node: Node) -> Result<NodeId, ZkError> {
         let client = self.client("creating a node in", paths::NODES)?;
         let asking = self.shared.cache().within(self.id()).asking();
-        node.set_state(NodeState::Ready, now());
+        node.set_state(NodeState::Ready, self.shared.ambient.clock.now());
         node.id = create_record(&self.shared, &client, &node.document()).await?;
         let path = paths::node(&node.id);
         // Only its stat is missing for what we know already; whoever was faster has the newer record.

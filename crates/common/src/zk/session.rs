@@ -15,7 +15,7 @@ use super::{
     error::ZkError,
     protocol::{Client, Connector, SessionId},
 };
-use crate::sys::shutdown::Shutdown;
+use crate::sys::{Ambient, shutdown::Shutdown};
 
 /// What all clones, tasks and locks share.
 pub(super) struct Shared {
@@ -32,6 +32,7 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     pub(super) closed: watch::Sender<bool>,
     timeout: Duration,
+    pub(super) ambient: Ambient,
     pub(super) target: watch::Sender<Arc<dyn Connector>>,
 }
 
@@ -46,6 +47,7 @@ impl Shared {
     pub(super) fn new(
         target: Arc<dyn Connector>,
         timeout: Duration,
+        ambient: Ambient,
         shutdown: &Shutdown,
         stop: CancellationToken,
     ) -> Self {
@@ -53,12 +55,13 @@ impl Shared {
             current: RwLock::new(None),
             session: watch::Sender::new(None),
             generation: watch::Sender::new(None),
-            cache: Cache::default(),
+            cache: Cache::new(ambient.clock.clone()),
             runtime: Handle::current(),
             shutdown: shutdown.clone(),
             stop,
             closed: watch::Sender::new(false),
             timeout,
+            ambient,
             target: watch::Sender::new(target),
         }
     }

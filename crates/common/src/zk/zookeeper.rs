@@ -13,7 +13,10 @@ use super::{
     session::Shared,
     supervisor::supervise,
 };
-use crate::{config, sys::shutdown::Shutdown};
+use crate::{
+    config,
+    sys::{Ambient, shutdown::Shutdown},
+};
 
 /// A connection that outlives sessions. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,8 +31,13 @@ impl ZooKeeper {
     /// `end` ends the connection: give it a token that fires after everything that still wants to unlock its records is
     /// done, or call [`Self::close`] then. `shutdown` hears of it when a task that keeps the connection or the cache
     /// panics: without them a process would live on and hear nothing.
-    pub fn start(config: &config::ZooKeeper, shutdown: &Shutdown, end: CancellationToken) -> Result<Self, ZkError> {
-        Ok(Self::start_with(Arc::new(Target::new(config)?), config.timeout, shutdown, end))
+    pub fn start(
+        config: &config::ZooKeeper,
+        ambient: Ambient,
+        shutdown: &Shutdown,
+        end: CancellationToken,
+    ) -> Result<Self, ZkError> {
+        Ok(Self::start_with(Arc::new(Target::new(config)?), config.timeout, ambient, shutdown, end))
     }
 
     /// The same with whatever leads to sessions; `timeout`: how long one of them lasts without a connection.
@@ -37,10 +45,11 @@ impl ZooKeeper {
     pub fn start_with(
         connector: Arc<dyn Connector>,
         timeout: Duration,
+        ambient: Ambient,
         shutdown: &Shutdown,
         end: CancellationToken,
     ) -> Self {
-        let shared = Arc::new(Shared::new(connector, timeout, shutdown, end.child_token()));
+        let shared = Arc::new(Shared::new(connector, timeout, ambient, shutdown, end.child_token()));
         shared.guard("keeper of the ZooKeeper session", supervise(shared.clone(), shared.target.subscribe()));
         Self { shared }
     }

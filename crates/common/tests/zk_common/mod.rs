@@ -9,7 +9,7 @@ use std::{
 use nodepool_common::{
     config,
     model::{Node, NodeRequest},
-    sys::{clock, shutdown::Shutdown},
+    sys::{Ambient, clock, shutdown::Shutdown},
     zk::{InSession, ZooKeeper, memory::Memory},
 };
 use nodepool_testing::ZooKeeperServer;
@@ -49,7 +49,7 @@ pub fn config(server: &ZooKeeperServer, chroot: &str) -> config::ZooKeeper {
 }
 
 pub fn connect(config: &config::ZooKeeper) -> ZooKeeper {
-    ZooKeeper::start(config, &Shutdown::new(), CancellationToken::new()).unwrap()
+    ZooKeeper::start(config, Ambient::system(), &Shutdown::new(), CancellationToken::new()).unwrap()
 }
 
 /// For what is done in a session.
@@ -66,7 +66,13 @@ pub fn in_memory() -> Memory {
 /// Our connection to one.
 pub fn open_in(memory: &Memory) -> ZooKeeper {
     let connector = Arc::new(memory.clone());
-    ZooKeeper::start_with(connector, Duration::from_secs(10), &Shutdown::new(), CancellationToken::new())
+    ZooKeeper::start_with(
+        connector,
+        Duration::from_secs(10),
+        Ambient::system(),
+        &Shutdown::new(),
+        CancellationToken::new(),
+    )
 }
 
 /// Somebody else's connection, without any of our code, in the same chroot.

@@ -6,13 +6,13 @@
 
 use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::Request;
 use nodepool_common::model::ProviderName;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::warn;
 
 use super::{
@@ -182,8 +182,7 @@ impl Session<'_> {
         loop {
             match self.call(call, request).await {
                 Err(error)
-                    if patience.suffices_for(&error, Instant::now())
-                        && tokio::time::Instant::now() + pause < patience.until =>
+                    if patience.suffices_for(&error, Instant::now()) && Instant::now() + pause < patience.until =>
                 {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -200,19 +199,19 @@ impl Session<'_> {
 /// call among them), a quota's record that two wrote at once, a quota that is not reckoned yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    until: tokio::time::Instant,
+    until: Instant,
     while_away: bool,
     settled: Option<Instant>,
 }
 
 impl Patience {
     /// For the beginning of a launch. That the API is away is told at once: the launcher decides what to do meanwhile.
-    pub const fn at_the_beginning(until: tokio::time::Instant) -> Self {
+    pub const fn at_the_beginning(until: Instant) -> Self {
         Self { until, while_away: false, settled: None }
     }
 
     /// For what follows it, which waits for an API that is away.
-    pub const fn in_the_middle(until: tokio::time::Instant) -> Self {
+    pub const fn in_the_middle(until: Instant) -> Self {
         Self { until, while_away: true, settled: None }
     }
 

@@ -4,10 +4,7 @@
 //! credentials looks at once ([`Connection::refused`]) and runs an exec plugin anew. While the new files cannot be used,
 //! the old client stays. A token that is a file of its own, or that a plugin gives for a time, is renewed inside the client.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use kube::{
@@ -16,7 +13,10 @@ use kube::{
     core::{Request as Path, params::GetParams},
 };
 use serde_json::Value;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time::Instant,
+};
 use tower::{BoxError, Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::{info, warn};
 

@@ -240,7 +240,7 @@ impl KubernetesProvider {
             }
             return Ok(all);
         }
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let list = self.homes(&session).list(self.name.as_str()).await?;
         let names = list.iter().filter_map(|home| home["metadata"]["name"].as_str().map(str::to_owned));
         {

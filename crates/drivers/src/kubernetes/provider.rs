@@ -86,7 +86,7 @@ impl fmt::Debug for KubernetesProvider {
 /// What a list of namespaces had.
 pub(super) struct ListedHomes {
     /// When it was begun.
-    pub(super) began: std::time::Instant,
+    pub(super) began: Instant,
     /// Which cluster's it is.
     pub(super) cluster: Option<Scope>,
     pub(super) names: BTreeSet<String>,
@@ -488,12 +488,7 @@ impl Provider for KubernetesProvider {
         self.api.leads_to()
     }
 
-    fn has_gone(
-        &self,
-        external_id: &Value,
-        made_in: Option<&Value>,
-        since: Option<std::time::Instant>,
-    ) -> Option<String> {
+    fn has_gone(&self, external_id: &Value, made_in: Option<&Value>, since: Option<Instant>) -> Option<String> {
         let id = external_id.as_str()?;
         match self.kind {
             KubernetesKind::Pods => {

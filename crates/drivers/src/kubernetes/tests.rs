@@ -487,7 +487,11 @@ async fn a_namespace_that_two_later_lists_lack_has_gone() {
     );
     provider.list_tagged().await.unwrap();
     assert!(provider.has_gone(&id, None, long_ago).is_some());
-    assert_eq!(provider.has_gone(&id, None, Some(std::time::Instant::now())), None, "the list is older than the node");
+    assert_eq!(
+        provider.has_gone(&id, None, Some(tokio::time::Instant::now())),
+        None,
+        "the list is older than the node"
+    );
     let unseen = stub.provider(KubernetesKind::Namespaces, true);
     assert!(unseen.list_tagged().await.unwrap().is_empty(), "our account may not list");
     assert_eq!(unseen.has_gone(&id, None, long_ago), None, "what we may not see is not gone");

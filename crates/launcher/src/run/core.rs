@@ -6,18 +6,14 @@
 //! blocks its thread. Who wants to know what is held and what waits asks ([`Questions`]) and gets a copy, which all share who
 //! have asked since the last pass.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
     model::{ProviderName, RequestId, Timestamp},
     sys::clock,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nodepool_common::{
@@ -16,6 +16,7 @@ use nodepool_common::{
     sys::clock,
 };
 use serde_json::Value;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Launcher, clouds::Cloud};

@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nodepool_common::{
@@ -21,7 +21,10 @@ use nodepool_common::{
     zk::{Held, ZkError},
 };
 use serde_json::json;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use super::{

@@ -46,7 +46,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nodepool_common::{
@@ -57,6 +57,7 @@ use nodepool_common::{
     sys::host,
     zk::{Registration, ZooKeeper},
 };
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -220,7 +221,9 @@ impl Launcher {
             ending: frame.ending.clone(),
             questions,
             clouds: Clouds::default(),
-            context: nodepool_drivers::Context::from_env().with_stats(frame.stats.clone()),
+            context: nodepool_drivers::Context::from_env()
+                .with_stats(frame.stats.clone())
+                .with_ambient(frame.ambient.clone()),
             pools: Mutex::default(),
             takes_part_no_more: AtomicBool::new(false),
             looked_for_gone: Mutex::default(),

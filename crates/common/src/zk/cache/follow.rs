@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 
 use super::{
     super::{
@@ -20,7 +21,6 @@ use super::{
     echoes::Echo,
     walk::{BATCH, walk},
 };
-use crate::sys::clock::now;
 
 const LOGGER: &str = "nodepool.zk.Cache";
 /// Requests in flight, each for as many paths as have gathered by then.
@@ -63,11 +63,11 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
     ensure_parents(&client).await?;
     let mut events = client.watch(paths::ROOT).await?;
     loop {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         cache.walk_begins(session);
         // A server that lags behind would show what was before.
         client.sync(paths::ROOT).await?;
-        let tree = walk(&client, cache.heir()).await?;
+        let tree = walk(&client, cache.heir(), &cache.inner.clock).await?;
         let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
         cache.change(|old| {
             old.replace(tree, session);
@@ -207,7 +207,7 @@ impl<'a> Follower<'a> {
                     self.latest.insert(spot.clone(), Heard { zxid, asked: 0 });
                     self.waiting.push_back((spot, self.cache.last_write()));
                 } else {
-                    self.cache.change(|tree| tree.add(&spot, now()));
+                    self.cache.change(|tree| tree.add(&spot, self.cache.now()));
                 }
                 None
             }
@@ -218,7 +218,7 @@ impl<'a> Follower<'a> {
                 match spot.locked_record() {
                     Some(record) if self.latest.contains_key(&record) => self.unlocked.push((record, spot)),
                     _ => {
-                        self.cache.change(|tree| tree.remove(&spot, now()));
+                        self.cache.change(|tree| tree.remove(&spot, self.cache.now()));
                         self.unlock();
                     }
                 }
@@ -231,7 +231,7 @@ impl<'a> Follower<'a> {
     fn unlock(&mut self) {
         let latest = &self.latest;
         for (_, contender) in self.unlocked.extract_if(.., |(record, _)| !latest.contains_key(record)) {
-            self.cache.change(|tree| tree.remove(&contender, now()));
+            self.cache.change(|tree| tree.remove(&contender, self.cache.now()));
         }
     }
 
@@ -317,8 +317,8 @@ impl<'a> Follower<'a> {
             let mut changed = false;
             for (spot, read) in still {
                 changed |= match read {
-                    Some((data, new)) => tree.put(&spot, &data, new, now()),
-                    None => tree.remove(&spot, now()),
+                    Some((data, new)) => tree.put(&spot, &data, new, self.cache.now()),
+                    None => tree.remove(&spot, self.cache.now()),
                 };
             }
             changed

@@ -40,8 +40,8 @@ use super::{
     protocol::SessionId,
 };
 use crate::{
-    model::{Changes, Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat},
-    sys::clock::now,
+    model::{Changes, Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat, Timestamp},
+    sys::clock::Clock,
 };
 
 /// Everything under `/nodepool`, as last seen. Cheap to clone.
@@ -52,6 +52,7 @@ pub struct Cache {
 
 #[derive(Debug)]
 struct Inner {
+    clock: Clock,
     tree: RwLock<Tree>,
     started: AtomicBool,
     ready: watch::Sender<bool>,
@@ -71,10 +72,12 @@ pub struct CacheQueues {
     pub playback: usize,
 }
 
-impl Default for Cache {
-    fn default() -> Self {
+impl Cache {
+    /// An empty one, whose times are by that clock.
+    pub(super) fn new(clock: Clock) -> Self {
         Self {
             inner: Arc::new(Inner {
+                clock,
                 tree: RwLock::default(),
                 started: AtomicBool::new(false),
                 ready: watch::Sender::new(false),
@@ -86,9 +89,11 @@ impl Default for Cache {
             }),
         }
     }
-}
 
-impl Cache {
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
     /// Looks at the records. The closure must not block, and not call the cache.
     pub fn read<R>(&self, look: impl FnOnce(&Records) -> R) -> R {
         look(&self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).records)
@@ -120,7 +125,7 @@ impl Cache {
 
     /// The clock was set: what this process has seen since when moves with it.
     pub fn clock_stepped(&self, step: f64) {
-        self.tree().clock_stepped(step, now());
+        self.tree().clock_stepped(step, self.now());
     }
 
     /// A number that grows with each change.
@@ -259,17 +264,17 @@ impl Within<'_> {
 
     /// We read a node under its lock, be it of use or not.
     pub(super) fn read_node(self, id: &NodeId, record: Result<Arc<Node>, RecordError>, stat: Stat) {
-        self.learn(&Spot::Node(id.clone()), |tree| tree.update_node(id.clone(), record, stat, now()));
+        self.learn(&Spot::Node(id.clone()), |tree| tree.update_node(id.clone(), record, stat, self.cache.now()));
     }
 
     /// We read a request under its lock, be it of use or not.
     pub(super) fn read_request(self, id: &RequestId, record: Result<Arc<NodeRequest>, RecordError>, stat: Stat) {
-        self.learn(&Spot::Request(id.clone()), |tree| tree.update_request(id.clone(), record, stat, now()));
+        self.learn(&Spot::Request(id.clone()), |tree| tree.update_request(id.clone(), record, stat, self.cache.now()));
     }
 
     /// We wrote a build or an upload, or read it under its lock.
     pub(super) fn wrote_image_record(self, spot: &Spot, data: &[u8], stat: Stat) {
-        self.learn(spot, |tree| tree.update_image_record(spot, data, stat, now()));
+        self.learn(spot, |tree| tree.update_image_record(spot, data, stat, self.cache.now()));
     }
 
     /// We deleted a build or an upload, or it turned out to be gone.
@@ -294,7 +299,7 @@ impl Within<'_> {
 
     /// Names are not used again, so what is gone now stays gone; an event that says so finds nothing to do.
     fn missed(self, spot: &Spot) {
-        self.learn(spot, |tree| tree.remove(spot, now()));
+        self.learn(spot, |tree| tree.remove(spot, self.cache.now()));
     }
 
     fn learn(self, spot: &Spot, put: impl FnOnce(&mut Tree) -> bool) {
@@ -316,32 +321,34 @@ pub struct Asking {
 impl Asking {
     /// We created a node, and maybe wrote it since.
     pub(super) fn created_node(&self, node: &Arc<Node>, stat: Stat) {
-        self.put(&Spot::Node(node.id.clone()), |tree| tree.put_node(node.id.clone(), Ok(node.clone()), stat, now()));
+        self.put(&Spot::Node(node.id.clone()), |tree| {
+            tree.put_node(node.id.clone(), Ok(node.clone()), stat, self.cache.now())
+        });
     }
 
     /// We created a request.
     pub(super) fn created_request(&self, request: &Arc<NodeRequest>, stat: Stat) {
         self.put(&Spot::Request(request.id.clone()), |tree| {
-            tree.put_request(request.id.clone(), Ok(request.clone()), stat, now())
+            tree.put_request(request.id.clone(), Ok(request.clone()), stat, self.cache.now())
         });
     }
 
     /// We created a build or an upload.
     pub(super) fn created_image_record(&self, spot: &Spot, data: &[u8], stat: Stat) {
-        self.put(spot, |tree| tree.put(spot, data, stat, now()));
+        self.put(spot, |tree| tree.put(spot, data, stat, self.cache.now()));
     }
 
     /// We created the directory of a request's lock; the server's time of that, in ms since the epoch.
     pub(super) fn created_request_lock(&self, id: &RequestId, ctime: i64) {
         let spot = Spot::RequestLock(id.clone());
         let stat = Stat { ctime, ..Stat::default() };
-        self.put(&spot, |tree| tree.put(&spot, b"", stat, now()));
+        self.put(&spot, |tree| tree.put(&spot, b"", stat, self.cache.now()));
     }
 
     /// We hold a lock.
     pub(super) fn locked(&self, lock: Lock, contender: &str) {
         let spot = Spot::Contender(lock, contender.to_owned());
-        self.put(&spot, |tree| tree.add(&spot, now()));
+        self.put(&spot, |tree| tree.add(&spot, self.cache.now()));
     }
 
     fn put(&self, spot: &Spot, put: impl FnOnce(&mut Tree) -> bool) {
@@ -394,7 +401,7 @@ mod tests {
     const SESSION: SessionId = SessionId(1);
 
     fn cache() -> Cache {
-        let cache = Cache::default();
+        let cache = Cache::new(Clock::system());
         cache.inner.started.store(true, Ordering::Relaxed);
         walked(&cache, SESSION);
         cache

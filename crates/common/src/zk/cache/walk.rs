@@ -15,8 +15,8 @@ use super::{
     tree::Tree,
 };
 use crate::{
-    model::{BuildId, ImageName, ProviderName, UploadKey},
-    sys::clock::now,
+    model::{BuildId, ImageName, ProviderName, Timestamp, UploadKey},
+    sys::clock::Clock,
 };
 
 /// Visits in one request: some hundred kB of answer.
@@ -116,7 +116,7 @@ impl Ask {
 }
 
 /// Fills an empty tree with what there is now, more or less: what changes meanwhile the watch tells.
-pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error> {
+pub(super) async fn walk(client: &Client, mut tree: Tree, clock: &Clock) -> Result<Tree, Error> {
     let all = [
         Directory::HeldByBuilders,
         Directory::HeldByProviders,
@@ -136,7 +136,7 @@ pub(super) async fn walk(client: &Client, mut tree: Tree) -> Result<Tree, Error>
         }
         let Some(answered) = requests.next().await else { return Ok(tree) };
         for (visit, answers) in answered? {
-            visit.arrived(answers, &mut tree, &mut todo);
+            visit.arrived(answers, &mut tree, &mut todo, clock.now());
         }
     }
 }
@@ -190,8 +190,8 @@ impl Visit {
         }
     }
 
-    /// Puts what was read into the tree; where to go next into `todo`.
-    fn arrived(self, answers: Vec<Found>, tree: &mut Tree, todo: &mut Vec<Self>) {
+    /// Puts what was read by `now` into the tree; where to go next into `todo`.
+    fn arrived(self, answers: Vec<Found>, tree: &mut Tree, todo: &mut Vec<Self>, now: Timestamp) {
         let (mut data, mut children) = (None, None);
         for answer in answers {
             match answer {
@@ -214,19 +214,19 @@ impl Visit {
             Self::Record(spot, lock) => {
                 if let Some(lock) = lock {
                     for contender in children.unwrap_or_default() {
-                        tree.add(&Spot::Contender(lock.clone(), contender), now());
+                        tree.add(&Spot::Contender(lock.clone(), contender), now);
                     }
                 }
                 if let Some((bytes, new)) = data {
-                    tree.put(&spot, &bytes, stat(&new), now());
+                    tree.put(&spot, &bytes, stat(&new), now);
                 }
             }
             Self::Image(image) => {
                 let Some(children) = children else { return };
-                tree.add(&Spot::Image(image.clone()), now());
+                tree.add(&Spot::Image(image.clone()), now);
                 for child in children {
                     match child.as_str() {
-                        "pause" => drop(tree.add(&Spot::Pause(image.clone()), now())),
+                        "pause" => drop(tree.add(&Spot::Pause(image.clone()), now)),
                         "request-build" => todo.push(Self::Record(Spot::BuildRequest(image.clone()), None)),
                         "builds" => todo.push(Self::Directory(Directory::Builds(image.clone()))),
                         _ => {}
@@ -243,7 +243,7 @@ impl Visit {
             }
             Self::Contenders(lock) => {
                 for name in children.unwrap_or_default() {
-                    tree.add(&Spot::Contender(lock.clone(), name), now());
+                    tree.add(&Spot::Contender(lock.clone(), name), now);
                 }
             }
         }

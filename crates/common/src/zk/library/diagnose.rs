@@ -7,10 +7,12 @@
 use std::{
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustls::{CertificateError, ClientConnection, Stream, pki_types::ServerName};
+
+use tokio::time::Instant;
 
 use super::{
     target::{OLD, REISSUE, Target, address},

@@ -3,8 +3,10 @@
 use std::{
     path::Path,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// So long an answer is believed: each launch asks several times.
 const BELIEVED: Duration = Duration::from_secs(10);

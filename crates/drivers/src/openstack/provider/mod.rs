@@ -149,13 +149,8 @@ impl Provider for OpenStackProvider {
     }
 
     /// What lists lack counts only after one of the same project that had it, so nothing need be known of where it was made.
-    fn has_gone(
-        &self,
-        external_id: &Value,
-        _made_in: Option<&Value>,
-        since: Option<std::time::Instant>,
-    ) -> Option<String> {
-        let gone = self.servers.lack(external_id.as_str()?, since.map(Instant::from_std));
+    fn has_gone(&self, external_id: &Value, _made_in: Option<&Value>, since: Option<Instant>) -> Option<String> {
+        let gone = self.servers.lack(external_id.as_str()?, since);
         gone.then(|| "the cloud does not list it any more".to_owned())
     }
 

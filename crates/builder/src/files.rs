@@ -17,7 +17,10 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
-use nodepool_common::model::{BuildId, ImageName};
+use nodepool_common::{
+    model::{BuildId, ImageName},
+    sys::entropy::Entropy,
+};
 use nodepool_drivers::Checksumming;
 use tokio_util::sync::CancellationToken;
 
@@ -164,13 +167,13 @@ pub fn add_checksums(file: &Path, stop: &CancellationToken) -> io::Result<()> {
 
 /// This builder's id, as it stands in `builder_id.txt` of images-dir; made at the first start. It outlives the process, so
 /// that a builder that comes back knows its own builds (`nodepool 11.0.0: builder.py _getBuilderID`).
-pub fn builder_id(images_dir: &Path) -> io::Result<String> {
+pub fn builder_id(images_dir: &Path, entropy: &Entropy) -> io::Result<String> {
     let path = images_dir.join("builder_id.txt");
     match fs::read_to_string(&path) {
         Ok(id) if !id.trim().is_empty() => Ok(id),
         // Empty: what a full disk leaves of a first start.
-        Ok(_) => write_id(&path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => write_id(&path),
+        Ok(_) => write_id(&path, entropy),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_id(&path, entropy),
         Err(error) => Err(error),
     }
 }
@@ -186,8 +189,8 @@ pub fn claim(images_dir: &Path) -> io::Result<Option<Flock<fs::File>>> {
     }
 }
 
-fn write_id(path: &Path) -> io::Result<String> {
-    let id = uuid::Uuid::new_v4().to_string();
+fn write_id(path: &Path, entropy: &Entropy) -> io::Result<String> {
+    let id = entropy.uuid().to_string();
     let aside = path.with_extension("txt.new");
     fs::write(&aside, &id)?;
     fs::rename(&aside, path)?;
@@ -283,9 +286,9 @@ mod tests {
     #[test]
     fn a_builder_keeps_its_id() {
         let dir = tempfile::tempdir().unwrap();
-        let id = builder_id(dir.path()).unwrap();
+        let id = builder_id(dir.path(), &Entropy::system()).unwrap();
         assert!(uuid::Uuid::parse_str(&id).is_ok(), "{id}");
-        assert_eq!(builder_id(dir.path()).unwrap(), id);
+        assert_eq!(builder_id(dir.path(), &Entropy::system()).unwrap(), id);
         let claim = claim(dir.path()).unwrap();
         assert!(claim.is_some());
         assert!(super::claim(dir.path()).unwrap_err().to_string().contains("another builder"));
@@ -293,6 +296,6 @@ mod tests {
         assert!(super::claim(dir.path()).unwrap().is_some());
         assert_eq!(left(&dir), ["builder_id.txt"]);
         fs::write(dir.path().join("builder_id.txt"), "").unwrap();
-        assert_ne!(builder_id(dir.path()).unwrap(), "");
+        assert_ne!(builder_id(dir.path(), &Entropy::system()).unwrap(), "");
     }
 }

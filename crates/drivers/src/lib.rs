@@ -64,5 +64,6 @@ pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Pr
         },
     };
     let image_format = CloudSettings::image_format(config, context);
-    Ok(Arc::new(OpenStackProvider::new(name.clone(), config.clone(), cloud, image_format)))
+    let entropy = context.ambient.entropy.clone();
+    Ok(Arc::new(OpenStackProvider::new(name.clone(), config.clone(), cloud, image_format, entropy)))
 }

@@ -83,6 +83,7 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) {
     let stats = frame.stats.clone();
     let sources = web::WebState {
         records: web::read_cache(frame.zk.clone()),
+        clock: frame.ambient.clock.clone(),
         readiness: Arc::new(move || ready.readiness()),
         metrics: Arc::new(move || stats.render()),
         pools: Arc::new(move || {

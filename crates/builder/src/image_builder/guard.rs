@@ -15,13 +15,14 @@ use std::{
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{ExitCode, ExitStatus, Stdio},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use nodepool_common::sys::clock::files_now;
 use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 
@@ -97,7 +98,7 @@ async fn run(state: &State) -> ExitCode {
         Ok(build) => build,
         Err(error) => return complain(&format!("reading {}: {error}", state.path("build.json").display())),
     };
-    let started = SystemTime::now();
+    let started = files_now();
     let mut playbook = match start(state, &plan) {
         Ok(child) => child,
         Err(error) => return complain(&format!("starting {}: {error}", plan.program.display())),

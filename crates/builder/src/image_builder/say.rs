@@ -5,6 +5,8 @@
 
 use std::io::Write as _;
 
+use nodepool_common::sys::clock::local_now;
+
 /// Writes one line, or several, each with its time.
 pub fn say(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
@@ -15,6 +17,6 @@ pub fn say(text: impl AsRef<str>) {
 
 /// One line, or several, each with its time and its end.
 pub fn lines(text: &str) -> String {
-    let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S%.6f");
+    let now = local_now().format("%Y-%m-%d %H:%M:%S%.6f");
     text.lines().fold(String::new(), |all, line| all + &format!("{now} | dib-ansible: {line}\n"))
 }

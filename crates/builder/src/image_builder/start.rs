@@ -19,7 +19,7 @@ use std::{
 
 use clap::Parser as _;
 use nix::sys::signal::Signal;
-use nodepool_common::config;
+use nodepool_common::{config, sys::entropy::Entropy};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -306,7 +306,7 @@ async fn prepare(arguments: &Arguments, state: &State, order: &Order) -> Result<
     let programs: Vec<(String, PathBuf)> =
         PROGRAMS.iter().filter_map(|name| Some(((*name).to_owned(), find_program(name, None)?))).collect();
     let ssh = programs.iter().find(|(name, _)| name == "ssh").map(|(_, path)| path.clone());
-    let mark = uuid::Uuid::new_v4().to_string();
+    let mark = Entropy::system().uuid().to_string();
     let mut build = Build { mark, mode: Mode::Connect, programs, hosts: Vec::new() };
     let ssh = ssh.ok_or(PreflightError::NoSshHere)?;
     let mode = arguments.preflight;

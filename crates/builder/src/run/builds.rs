@@ -9,7 +9,6 @@ use std::{fs, io::Write as _, path::Path, time::Duration};
 use nodepool_common::{
     config::{Config, Diskimage},
     model::{BuildId, BuildState, ImageBuild, ImageName, Stat},
-    sys::clock,
     zk::{HeldWork, TryLock, Work, ZkError},
 };
 use tokio::{task::spawn_blocking, time::Instant};
@@ -53,7 +52,7 @@ impl Builder {
         let config = self.config();
         let Some(diskimage) = config.diskimages.get(image) else { return Ok(()) };
         let TryLock::Held(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
-            self.state().doing.builds_after.insert(image.clone(), (clock::now() + WHILE_LOCKED, None));
+            self.state().doing.builds_after.insert(image.clone(), (self.clock.now() + WHILE_LOCKED, None));
             return Ok(());
         };
         let request = self.zk.build_request(image).await?;
@@ -70,8 +69,8 @@ impl Builder {
             return lock.unlock().await;
         }
 
-        let id = BuildId::from(uuid::Uuid::new_v4().simple().to_string());
-        let mut build = ImageBuild::begun(image.clone(), id.clone(), clock::now());
+        let id = BuildId::from(self.entropy.uuid().simple().to_string());
+        let mut build = ImageBuild::begun(image.clone(), id.clone(), self.clock.now());
         build.builder = Some(self.options.fqdn.clone());
         build.builder_id = Some(self.id.clone());
         build.formats = formats.to_vec();
@@ -90,18 +89,18 @@ impl Builder {
         if let Some(reason) = &outcome.failure {
             build.formats.clear();
             build.set_reason(reason);
-            build.set_state(BuildState::Failed, clock::now());
+            build.set_state(BuildState::Failed, self.clock.now());
             self.remove_files_of(&build).await;
             // Without a request: any that comes.
             let known = request.map_or(0, |stat| stat.mzxid);
             let first = self.options.retry_interval.as_secs_f64();
-            let pause = self.state().build_failed(image, first, clock::now(), Some(known));
+            let pause = self.state().build_failed(image, first, self.clock.now(), Some(known));
             error!(
                 logger = LOGGER, image = %image, build = %id,
                 "DIB failed creating {image}: {reason}; next attempt in {pause:.0} s"
             );
         } else {
-            build.set_state(BuildState::Ready, clock::now());
+            build.set_state(BuildState::Ready, self.clock.now());
             info!(
                 logger = LOGGER, image = %image, build = %id,
                 "DIB image {image} is built, in {:.0} s", started.elapsed().as_secs_f64()
@@ -254,7 +253,7 @@ impl Builder {
             None => formats.iter().filter_map(size).collect(),
             Some(_) => Vec::new(),
         };
-        self.stats.image_built(image, outcome.failure.is_none(), outcome.code, took, &sizes);
+        self.stats.image_built(image, outcome.failure.is_none(), outcome.code, took, &sizes, self.clock.now());
     }
 }
 

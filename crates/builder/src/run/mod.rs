@@ -36,7 +36,7 @@ use nodepool_common::{
     daemon::{Daemon, Frame, Pace, run::LOOK},
     model::{Holder, Timestamp},
     stats::Stats,
-    sys::{clock, host},
+    sys::{clock::Clock, entropy::Entropy, host},
     zk::{Registration, ZooKeeper},
 };
 use tokio_util::sync::CancellationToken;
@@ -103,6 +103,8 @@ pub struct Builder {
     /// The frame's, by their short names. Builds and uploads end with `ending`.
     zk: ZooKeeper,
     stats: Stats,
+    clock: Clock,
+    entropy: Entropy,
     ending: CancellationToken,
     state: Mutex<State>,
     clouds: Clouds,
@@ -205,7 +207,7 @@ impl Builder {
         let Some(images_dir) = frame.config().images_dir.clone() else {
             return Err(StartError::Config("No images-dir specified in config.".to_owned()));
         };
-        let id = files::builder_id(&images_dir)
+        let id = files::builder_id(&images_dir, &frame.ambient.entropy)
             .map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
         let claim =
             files::claim(&images_dir).map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
@@ -219,6 +221,8 @@ impl Builder {
             _claim: claim,
             zk: frame.zk.clone(),
             stats: frame.stats.clone(),
+            clock: frame.ambient.clock.clone(),
+            entropy: frame.ambient.entropy.clone(),
             ending: frame.ending.clone(),
             frame,
             state: Mutex::default(),
@@ -252,7 +256,7 @@ impl Builder {
     /// nobody who has it in the configuration would be left to delete them.
     fn plan_and_act(self: &Arc<Self>, stopping: bool) -> Option<Timestamp> {
         let session = (*self.zk.session().borrow())?;
-        let now = clock::now();
+        let now = self.clock.now();
         let behind = self.frame.is_behind();
         let config = self.config();
         let files = self.local_files();

@@ -5,7 +5,6 @@
 
 use nodepool_common::{
     model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, RecordError, Stat, UploadKey, UploadState},
-    sys::clock,
     zk::{InSession, TryLock, Work, ZkError, paths},
 };
 use nodepool_drivers::ProviderError;
@@ -34,7 +33,7 @@ impl Builder {
                     logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider,
                     "Deleting image build {}-{} from {}: {reason}", key.image, key.build, key.provider
                 );
-                upload.set_state(UploadState::Deleting, clock::now());
+                upload.set_state(UploadState::Deleting, self.clock.now());
                 let Some(marked) = zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
                 stat = marked;
                 self.frame.wake.notify_one();
@@ -67,7 +66,7 @@ impl Builder {
             return Ok(());
         }
         // Who comes back to it after all finds this, and deletes what he has sent.
-        upload.set_state(UploadState::Deleting, clock::now());
+        upload.set_state(UploadState::Deleting, self.clock.now());
         let Some(marked) = zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
         info!(
             logger = LOGGER, image = %key.image, build = %key.build, provider = %key.provider,
@@ -131,7 +130,7 @@ impl Builder {
             && lock.is_some() == (now.state == BuildState::Building)
         {
             info!(logger = LOGGER, image = %image, build = %build, "Retiring build {build} of image {image}: {reason}");
-            now.set_state(BuildState::Deleting, clock::now());
+            now.set_state(BuildState::Deleting, self.clock.now());
             zk.mark_build(&now, stat.version).await?;
         }
         match lock {
@@ -214,7 +213,7 @@ impl Builder {
             Err(error) => {
                 warn!(logger = LOGGER, image = %image, build = %build, "Cannot delete the files of {image}-{build}: {error}");
                 let subject = Subject::Files(image.clone(), build.clone());
-                self.state().retirement_failed(&subject, self.options.retry_interval.as_secs_f64(), clock::now());
+                self.state().retirement_failed(&subject, self.options.retry_interval.as_secs_f64(), self.clock.now());
             }
         }
         Ok(())
@@ -222,12 +221,12 @@ impl Builder {
 
     /// Somebody else has the lock.
     fn later(&self, subject: Subject) {
-        self.state().doing.retire_after.insert(subject, clock::now() + WHILE_LOCKED);
+        self.state().doing.retire_after.insert(subject, self.clock.now() + WHILE_LOCKED);
     }
 
     /// The cloud does not do it now.
     fn refused(&self, subject: &Subject, what: &str, error: &ProviderError) {
         warn!(logger = LOGGER, "{what}, trying again: {error}");
-        self.state().retirement_failed(subject, self.options.retry_interval.as_secs_f64(), clock::now());
+        self.state().retirement_failed(subject, self.options.retry_interval.as_secs_f64(), self.clock.now());
     }
 }

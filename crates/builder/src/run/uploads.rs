@@ -10,10 +10,9 @@ use nodepool_common::{
     config::{Diskimage, Provider},
     daemon::Daemon,
     model::{
-        BuildId, BuildState, Extra, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, UploadId, UploadKey,
-        UploadState,
+        BuildId, BuildState, Extra, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, Timestamp, UploadId,
+        UploadKey, UploadState,
     },
-    sys::clock,
     zk::{HeldWork, TryLock, Work, ZkError, paths},
 };
 use nodepool_drivers::ImageToUpload;
@@ -65,7 +64,7 @@ impl Builder {
         let lock = match self.zk.try_lock_work(work).await? {
             TryLock::Held(lock) => lock,
             TryLock::Busy => {
-                self.state().doing.uploads_after.insert(to, clock::now() + WHILE_LOCKED);
+                self.state().doing.uploads_after.insert(to, self.clock.now() + WHILE_LOCKED);
                 return Ok(());
             }
             // The next plan knows.
@@ -79,7 +78,7 @@ impl Builder {
             return lock.unlock().await;
         };
 
-        let mut upload = begun(&record, provider, clock::now());
+        let mut upload = begun(&record, provider, self.clock.now());
         let stat = match lock.create_upload(&mut upload).await {
             Ok(stat) => stat,
             // Marked for deletion since, or gone: the next plan knows.
@@ -98,7 +97,7 @@ impl Builder {
         let (sent, lock) = self.while_locked(lock, sending).await;
         match sent {
             Ok((external_name, external_id)) => {
-                upload.set_state(UploadState::Ready, clock::now());
+                upload.set_state(UploadState::Ready, self.clock.now());
                 upload.external_name = Some(external_name);
                 upload.external_id = Some(external_id);
                 upload.format = Some(format.to_owned());
@@ -116,8 +115,9 @@ impl Builder {
                         return lock.unlock().await;
                     }
                 }
-                upload = failed(upload, &reason);
-                let pause = self.state().upload_failed(&to, self.options.retry_interval.as_secs_f64(), clock::now());
+                upload = failed(upload, &reason, self.clock.now());
+                let pause =
+                    self.state().upload_failed(&to, self.options.retry_interval.as_secs_f64(), self.clock.now());
                 error!(
                     logger = LOGGER, image = %image, build = %build, provider = %provider,
                     "Failed to upload {name}: {reason}; next attempt in {pause:.0} s"
@@ -234,7 +234,7 @@ impl Builder {
                 Some((now, stat)) if now.state != UploadState::Deleting => {
                     // First the record, so that nothing boots from what is about to go, whatever is still under way.
                     let mut marked = now;
-                    marked.set_state(UploadState::Deleting, clock::now());
+                    marked.set_state(UploadState::Deleting, self.clock.now());
                     let written = zk.mark_upload(&marked, stat.version).await.map_err(|error| error.to_string())?;
                     let stat = written.ok_or_else(|| "somebody has just written its record".to_owned())?;
                     self.take_from_cloud(&zk, cloud, &marked, stat).await.map_err(|error| error.to_string())
@@ -275,12 +275,12 @@ fn begun(build: &ImageBuild, provider: &ProviderName, now: f64) -> ImageUpload {
 }
 
 /// As upstream leaves it, with the reason.
-fn failed(mut upload: ImageUpload, reason: &str) -> ImageUpload {
+fn failed(mut upload: ImageUpload, reason: &str, now: Timestamp) -> ImageUpload {
     upload.username = None;
     upload.python_path = None;
     upload.shell_type = None;
     upload.set_reason(reason);
-    upload.set_state(UploadState::Failed, clock::now());
+    upload.set_state(UploadState::Failed, now);
     upload
 }
 

@@ -25,6 +25,7 @@ use super::{
     extensions::{self, Extensions},
     load_with,
 };
+use crate::sys::clock::files_now;
 
 /// What a poll found.
 #[derive(Debug)]
@@ -123,7 +124,7 @@ impl Watcher {
 
     /// Looks at the files. To be called once a second.
     pub fn poll(&mut self) -> Poll {
-        self.poll_at(SystemTime::now())
+        self.poll_at(files_now())
     }
 
     /// Whether the files are others than those last reported: a poll will soon tell what they say. Until then, what is

@@ -24,7 +24,7 @@ use ::prometheus::GaugeVec;
 pub use self::ages::Ages;
 pub use self::count::{NodeCounts, StateCounts, count_addressable_requests, count_nodes};
 use self::{prometheus::Metrics, route::Route, statsd::Statsd};
-use crate::model::{ImageName, PoolName, ProviderName};
+use crate::model::{ImageName, PoolName, ProviderName, Timestamp};
 
 /// What became of a request in a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -451,9 +451,17 @@ impl Stats {
         self.0.metrics.pass_due.set(f64::from(seconds));
     }
 
-    /// A build has ended. `sizes`: the bytes that each format's file takes on the disk, where it ended well
+    /// A build has ended, at that time. `sizes`: the bytes that each format's file takes on the disk, where it ended well
     /// (`nodepool 11.0.0: builder.py _buildImage`).
-    pub fn image_built(&self, image: &ImageName, ok: bool, code: i32, duration: Duration, sizes: &[(String, u64)]) {
+    pub fn image_built(
+        &self,
+        image: &ImageName,
+        ok: bool,
+        code: i32,
+        duration: Duration,
+        sizes: &[(String, u64)],
+        at: Timestamp,
+    ) {
         let metrics = &self.0.metrics;
         let result = if ok { "ready" } else { "failed" };
         metrics.image_builds.with_label_values(&[image.as_str(), result]).inc();
@@ -463,7 +471,7 @@ impl Stats {
         for (format, size) in sizes.clone() {
             metrics.image_bytes.with_label_values(&[image.as_str(), format.as_str()]).set(size);
         }
-        let now = crate::sys::clock::now().floor();
+        let now = at.floor();
         if ok {
             metrics.image_built_at.with_label_values(&[image.as_str()]).set(now);
         }

@@ -28,6 +28,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use chrono::{DateTime, Local, Utc};
 use tokio::time::Instant;
 
 use crate::model::{Timestamp, Uptime};
@@ -67,6 +68,12 @@ impl Clock {
             Wall::System => now(),
             Wall::Simulated(start) => *start.lock().unwrap_or_else(PoisonError::into_inner) + self.uptime().0,
         }
+    }
+
+    /// The same as a date.
+    pub fn date(&self) -> DateTime<Utc> {
+        let since_epoch = Duration::try_from_secs_f64(self.now()).unwrap_or_default();
+        DateTime::from(UNIX_EPOCH + since_epoch)
     }
 
     /// Since this clock was made.
@@ -112,6 +119,12 @@ pub fn files_now() -> SystemTime {
     SystemTime::now()
 }
 
+/// The system's wall time as lines of a log have it, in the zone of this host.
+#[allow(clippy::disallowed_methods)] // the one place that asks the system
+pub fn local_now() -> DateTime<Local> {
+    Local::now()
+}
+
 /// How long to sleep from one time until another one, whatever they are: from a millisecond to an hour.
 pub fn sleep_between(now: Timestamp, at: Timestamp) -> Duration {
     let longest = LONGEST_SLEEP.as_secs_f64();
@@ -129,7 +142,7 @@ pub fn since(then: Timestamp, now: Timestamp) -> Option<Duration> {
 
 /// A time of a record as people read it.
 pub fn utc(seconds: i64) -> String {
-    let time = chrono::DateTime::from_timestamp(seconds, 0);
+    let time = DateTime::from_timestamp(seconds, 0);
     time.map_or_else(|| seconds.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 

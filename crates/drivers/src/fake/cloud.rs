@@ -15,18 +15,20 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use nodepool_common::model::{NodeId, ProviderName};
+use nodepool_common::{
+    model::{NodeId, ProviderName},
+    sys::{Ambient, entropy::Entropy},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
 };
-use uuid::Uuid;
 
 use super::{
     script::{Director, FaultDetails},
@@ -59,6 +61,7 @@ pub(crate) struct FakeCloud {
     /// Seconds since the epoch at `started`.
     epoch: f64,
     started: Instant,
+    entropy: Entropy,
     world: Mutex<World>,
     /// A server appeared, changed or disappeared.
     changed: Notify,
@@ -181,22 +184,23 @@ pub(super) fn lost_answer() -> CloudError {
     CloudError::new(ErrorClass::Transient, "the connection broke before the answer came")
 }
 
-pub(super) fn new_id() -> String {
-    Uuid::new_v4().simple().to_string()
+fn new_id(entropy: &Entropy) -> String {
+    entropy.uuid().simple().to_string()
 }
 
 impl FakeCloud {
     /// `script` is the path of the script, if there is one.
-    pub fn new(provider: ProviderName, script: Option<PathBuf>) -> Self {
+    pub fn new(provider: ProviderName, script: Option<PathBuf>, ambient: &Ambient) -> Self {
+        let new_id = || new_id(&ambient.entropy);
         let named = |name: &str| Named { id: new_id(), name: name.to_owned() };
         let flavor = |name: &str| Flavor { id: new_id(), name: name.to_owned(), ram: RAM, vcpus: VCPUS };
-        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
             provider,
             networks: NETWORKS.into_iter().map(named).collect(),
             flavors: vec![flavor("Fake Flavor"), flavor("Unreal Flavor")],
-            epoch: since_epoch.as_secs_f64(),
+            epoch: ambient.clock.now(),
             started: Instant::now(),
+            entropy: ambient.entropy.clone(),
             world: Mutex::new(World {
                 director: Director::new(script),
                 servers: BTreeMap::new(),
@@ -207,6 +211,10 @@ impl FakeCloud {
             }),
             changed: Notify::new(),
         }
+    }
+
+    pub(super) fn new_id(&self) -> String {
+        new_id(&self.entropy)
     }
 
     /// Seconds since the epoch, by the runtime's clock (which tests may hold).
@@ -300,7 +308,7 @@ impl FakeCloud {
             return Err(refused(fault, "the creation"));
         }
         self.check(&world, create)?;
-        let id = new_id();
+        let id = self.new_id();
         let boot = world.director.script.boot_delay + world.director.hang("hang_boot", |script| script.hang_boot);
         let full = create.az.as_ref().is_some_and(|az| world.director.script.full_azs.contains(az));
         let boot_fault = match &fail {
@@ -360,8 +368,11 @@ impl NetworkService for FakeCloud {
         let count = world.director.script.down_ports;
         // Upstream's two: one was a server's, one was nobody's.
         let owner = |number: usize| number.is_multiple_of(2).then(|| "compute:nova".to_owned());
-        let make =
-            || (0..count).map(|number| Port { id: new_id(), device_owner: owner(number), ..Port::default() }).collect();
+        let make = || {
+            (0..count)
+                .map(|number| Port { id: self.new_id(), device_owner: owner(number), ..Port::default() })
+                .collect()
+        };
         Ok(world.down_ports.get_or_insert_with(make).clone())
     }
 

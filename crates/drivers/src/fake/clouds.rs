@@ -21,7 +21,7 @@ impl FakeClouds {
         let mut clouds = clouds.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cloud = clouds.entry(provider.clone()).or_insert_with(|| {
             let script = context.variable("NODEPOOL_FAKE_CLOUD_SCRIPT").map(Into::into);
-            Arc::new(FakeCloud::new(provider.clone(), script))
+            Arc::new(FakeCloud::new(provider.clone(), script, &context.ambient))
         });
         Arc::clone(cloud)
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{
-    cloud::{FakeCloud, lost_answer, new_id, pause, refused, unusable},
+    cloud::{FakeCloud, lost_answer, pause, refused, unusable},
     script::FaultDetails,
     stored_image::StoredImage,
 };
@@ -43,7 +43,7 @@ impl ImageService for FakeCloud {
             fault.status.get_or_insert(400);
             return Err(refused(&fault, "the upload"));
         }
-        let id = new_id();
+        let id = self.new_id();
         let mut stored = StoredImage(image.metadata.clone());
         stored.set("id", json!(id));
         stored.set("name", json!(image.name));

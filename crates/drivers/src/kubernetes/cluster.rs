@@ -148,7 +148,9 @@ impl Connection {
             return Ok(cluster);
         }
         state.looked = Some(Instant::now());
-        let expired = cluster.client.valid_until().is_some_and(|until| until.as_second() <= now());
+        #[allow(clippy::cast_possible_truncation)] // seconds of this era
+        let now = self.environment.ambient.clock.now() as i64;
+        let expired = cluster.client.valid_until().is_some_and(|until| until.as_second() <= now);
         if !expired && !cluster.files.has_changed() {
             return Ok(cluster);
         }
@@ -192,9 +194,4 @@ impl Connection {
         *state = State { cluster: Some(Arc::clone(&cluster)), looked: Some(Instant::now()), unusable: None };
         Ok(cluster)
     }
-}
-
-#[allow(clippy::cast_possible_truncation)] // seconds of this era
-fn now() -> i64 {
-    nodepool_common::sys::clock::now() as i64
 }

@@ -11,7 +11,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use nodepool_common::{
     config::MetastaticLabel,
     model::{ProviderName, RequestId, Timestamp},
-    sys::clock,
 };
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, info, warn};
@@ -108,7 +107,7 @@ impl Launcher {
         if !book.is_of_this_session(session) {
             return;
         }
-        let now = clock::now();
+        let now = self.clock.now();
         match event {
             Event::Ended { action, outcome } => {
                 if let Some(decision) = book.end(action) {
@@ -208,7 +207,7 @@ impl Launcher {
         if !self.zk.cache().is_of(session) || !core.book.enter(session) {
             return None;
         }
-        let now = clock::now();
+        let now = self.clock.now();
         let config = self.config();
         let recheck_at = self.clouds.forget_stale(now);
         let pools: Vec<PoolState> = self

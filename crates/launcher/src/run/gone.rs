@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use nodepool_common::{
-    model::{Node, NodeId, NodeState, ProviderName, Records, Timestamp},
-    sys::clock,
-};
+use nodepool_common::model::{Node, NodeId, NodeState, ProviderName, Records, Timestamp};
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::warn;
@@ -42,7 +39,7 @@ impl Launcher {
     /// are gone. Of the former nothing is known. Where it is not due yet, returns when it is: what has changed since the last
     /// look may have to be looked at.
     pub(super) fn note_gone(&self, records: &Records) -> Option<Timestamp> {
-        let (now, at) = (clock::now(), Instant::now());
+        let (now, at) = (self.clock.now(), Instant::now());
         let mut looked = self.looked_for_gone.lock().unwrap_or_else(PoisonError::into_inner);
         let since_last = looked.map(|last| at.duration_since(last));
         if let Some(left) = since_last.and_then(|since| LOOK_AGAIN_AFTER.checked_sub(since)) {
@@ -83,7 +80,7 @@ impl Launcher {
     pub(super) fn notices_gone(&self, node: &Node) -> bool {
         let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { return false };
         let Some(cloud) = self.clouds.get(provider) else { return false };
-        let since = self.frame.steps().seen_after(node.state_time, clock::now(), Instant::now());
+        let since = self.frame.steps().seen_after(node.state_time, self.clock.now(), Instant::now());
         let Some(why) = cloud.provider.has_gone(external_id, node.driver_data.as_ref(), since) else { return false };
         self.clouds.keep_gone(provider, &node.id, why);
         true

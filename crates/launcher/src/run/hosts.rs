@@ -17,7 +17,6 @@ use std::{
 use nodepool_common::{
     config::StaticHost,
     model::{Node, NodeId, NodeState},
-    sys::clock,
     zk::{Held, ZkError},
 };
 use serde_json::json;
@@ -126,7 +125,7 @@ impl Launcher {
         };
         let free = self.zk.cache().read(|records| free_slots(records, &key, host));
         for slot in missing.iter().filter(|slot| free.contains(slot)) {
-            let mut node = Node::new(clock::now());
+            let mut node = Node::new(self.clock.now());
             node.provider = Some(pool.provider.clone());
             node.launcher = Some("static driver".to_owned());
             node.external_id = Some(json!(host.id.name));
@@ -241,7 +240,7 @@ impl Launcher {
             "Node {} of provider {provider} cannot be handed out, it is given up: {why}",
             node.hostname.as_deref().unwrap_or_default()
         );
-        held.update_and_unlock(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
+        held.update_and_unlock(|node| node.set_state(NodeState::Deleting, self.clock.now())).await?;
         Ok(None)
     }
 }

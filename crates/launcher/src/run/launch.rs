@@ -22,7 +22,6 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use nodepool_common::{
     model::{ImageUpload, LabelName, Node, NodeId, NodeRequest, NodeState},
-    sys::clock,
     zk::{Held, ZkError},
 };
 use nodepool_drivers::{
@@ -363,7 +362,7 @@ impl NodeLaunch {
             let mut held = held.lock().await;
             held.update(|node| {
                 apply_instance(node, instance);
-                node.set_state(NodeState::Ready, clock::now());
+                node.set_state(NodeState::Ready, self.launcher.clock.now());
             })
             .await?;
             return Ok(());
@@ -379,7 +378,7 @@ impl NodeLaunch {
         let mut held = held.lock().await;
         held.update(|node| {
             node.host_keys = keys;
-            node.set_state(NodeState::Ready, clock::now());
+            node.set_state(NodeState::Ready, self.launcher.clock.now());
         })
         .await?;
         Ok(())
@@ -507,7 +506,7 @@ impl NodeLaunch {
                     (node.external_id, node.driver_data) = (Some(external_id), driver_data);
                 }
                 node.comment = Some(reason.clone());
-                node.set_state(state, clock::now());
+                node.set_state(state, self.launcher.clock.now());
             })
             .await;
         if let Err(error) = written {

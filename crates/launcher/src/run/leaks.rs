@@ -21,10 +21,10 @@ use std::{
 use nodepool_common::{
     config,
     model::{
-        Entry, HeldBack, Holder, NodeId, ProviderName, Records, Stat,
+        Entry, HeldBack, Holder, NodeId, ProviderName, Records, Stat, Timestamp,
         brake::{Standing, Verdict},
     },
-    sys::{clock, host},
+    sys::host,
     zk::SessionId,
 };
 use nodepool_drivers::{CloudResource, ProviderError, ResourceKind, leaks::standing};
@@ -156,6 +156,7 @@ impl Findings {
         unlisted: &BTreeSet<&'static str>,
         next_node: Option<u64>,
         suspects: &Suspects,
+        now: Timestamp,
     ) -> Self {
         let ours = |resource: CloudResource| {
             let tagged = Tagged {
@@ -170,7 +171,7 @@ impl Findings {
         };
         let (resources, tagged): (Vec<_>, Vec<_>) = resources.into_iter().filter_map(ours).unzip();
         #[allow(clippy::cast_possible_truncation)] // seconds since the epoch fit
-        let now = clock::now() as i64;
+        let now = now as i64;
         let host = host::hostname();
         let search = LeakSearch { now, host: &host, provider, records, tagged: &tagged, unlisted, next_node };
         let (verdict, named) = (search.judge(), search.named_nodes());
@@ -263,7 +264,7 @@ impl Launcher {
             }
         };
         let found = self.zk.cache().read_in(session, |records| {
-            Findings::new(records, &cloud.config, resources, &unlisted, next_node, suspects)
+            Findings::new(records, &cloud.config, resources, &unlisted, next_node, suspects, self.clock.now())
         });
         let Some(found) = found else { return Ok(()) };
         self.withhold(session, name, &found).await;

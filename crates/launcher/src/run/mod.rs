@@ -54,7 +54,7 @@ use nodepool_common::{
     daemon::{Daemon, Frame, Pace, Wake},
     model::{Extra, LauncherId, PoolComponent, ProviderName, Timestamp},
     stats::Stats,
-    sys::host,
+    sys::{clock::Clock, entropy::Entropy, host},
     zk::{Registration, ZooKeeper},
 };
 use tokio::time::Instant;
@@ -92,6 +92,8 @@ pub struct Launcher {
     /// The frame's, by their short names.
     zk: ZooKeeper,
     stats: Stats,
+    clock: Clock,
+    entropy: Entropy,
     wake: Wake,
     tasks: TaskTracker,
     ending: CancellationToken,
@@ -216,11 +218,13 @@ impl Launcher {
             options,
             zk: frame.zk.clone(),
             stats: frame.stats.clone(),
+            clock: frame.ambient.clock.clone(),
+            entropy: frame.ambient.entropy.clone(),
             wake: frame.wake.clone(),
             tasks: frame.tasks.clone(),
             ending: frame.ending.clone(),
             questions,
-            clouds: Clouds::default(),
+            clouds: Clouds::new(frame.ambient.clock.clone()),
             context: nodepool_drivers::Context::from_env()
                 .with_stats(frame.stats.clone())
                 .with_ambient(frame.ambient.clone()),
@@ -290,7 +294,7 @@ impl Launcher {
                     let launcher_id = LauncherId::from(format!(
                         "{}-PoolWorker.{key}-{}",
                         self.options.fqdn,
-                        uuid::Uuid::new_v4().simple()
+                        self.entropy.uuid().simple()
                     ));
                     let said = PoolComponent {
                         hostname: host::hostname(),

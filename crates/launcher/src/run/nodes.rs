@@ -4,7 +4,6 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use nodepool_common::{
     model::{Node, NodeId, NodeState, RequestId},
-    sys::clock,
     zk::{Held, TryLock, ZkError},
 };
 use tracing::{debug, error, info};
@@ -33,7 +32,7 @@ impl Launcher {
         let is_known = node.provider.as_ref().is_some_and(|provider| config.providers.contains_key(provider));
         if node.state == NodeState::Aborted && node.external_id.is_none() && !is_known {
             // There is nothing but its record, and no launcher removes those of providers that are not configured.
-            return held.delete(clock::now()).await;
+            return held.delete(self.clock.now()).await;
         }
         if held.record().state == NodeState::Ready && held.record().allocated_to.is_some() {
             held.update_and_unlock(|node| node.allocated_to = None).await.map_err(Into::into)
@@ -59,7 +58,7 @@ impl Launcher {
             return held.unlock().await;
         }
         info!(logger = "nodepool.CleanupWorker", node = %id, "Deleting node: {reason}");
-        held.update_and_unlock(|node| node.set_state(NodeState::Deleting, clock::now())).await.map_err(Into::into)
+        held.update_and_unlock(|node| node.set_state(NodeState::Deleting, self.clock.now())).await.map_err(Into::into)
     }
 
     /// Frees a ready node whose request is gone.
@@ -94,14 +93,14 @@ impl Launcher {
                 return held.unlock().await.map(|()| Outcome::Done);
             };
             if node.state != NodeState::Deleting {
-                held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
+                held.update(|node| node.set_state(NodeState::Deleting, self.clock.now())).await?;
             }
             let deleting = cloud.provider.delete_at_leisure(external_id, node.driver_data.as_ref());
             let deleting = tokio::time::timeout(DELETE_TIMEOUT, deleting).await;
             if let Ok(Err(why)) = &deleting
                 && why.elsewhere
             {
-                let now = clock::now();
+                let now = self.clock.now();
                 let since = held.stat().no_later(held.record().state_time, now);
                 if now - since < OUT_OF_SIGHT_FOR {
                     held.unlock().await?;
@@ -126,7 +125,7 @@ impl Launcher {
                 }
             }
         }
-        held.delete(clock::now()).await?;
+        held.delete(self.clock.now()).await?;
         // The end of one that the cloud refused makes no room: the pause after the refusal stands.
         if let Some(provider) = &node.provider
             && node.external_id.is_some()
@@ -146,7 +145,7 @@ impl Launcher {
             let has_cloud = node.provider.as_ref().is_some_and(|provider| self.clouds.get(provider).is_some());
             let has_server = node.state != NodeState::Deleted && node.external_id.is_some() && has_cloud;
             if has_server && node.state != NodeState::Deleting {
-                node.set_state(NodeState::Deleting, clock::now());
+                node.set_state(NodeState::Deleting, self.clock.now());
             }
             state.is_some_and(NodeState::is_doomed)
         };

@@ -64,7 +64,7 @@ impl Launcher {
                 && !request.declined_by.contains(&launcher_id)
                 && !reports.is_over();
             if is_to_be_had {
-                request.set_state(RequestState::Pending, clock::now());
+                request.set_state(RequestState::Pending, self.clock.now());
             }
             is_to_be_had
         };
@@ -75,7 +75,7 @@ impl Launcher {
             if held.record().declined_by.contains(&launcher_id) || reports.is_over() {
                 return held.unlock().await.map(|()| Outcome::Done);
             }
-            held.update(|request| request.set_state(RequestState::Pending, clock::now())).await?;
+            held.update(|request| request.set_state(RequestState::Pending, self.clock.now())).await?;
             held
         };
         let request = Arc::clone(held.record());
@@ -143,7 +143,7 @@ impl Launcher {
         held.update_and_unlock(|request| {
             request.declined_by = declined;
             request.decline_reasons = reasons;
-            request.set_state(state, clock::now());
+            request.set_state(state, self.clock.now());
         })
         .await?;
         if all {
@@ -249,7 +249,7 @@ impl Launcher {
         let Some(pool_config) = config.providers.get(&pool.provider).and_then(|p| p.pool(&pool.pool)) else {
             return Ok(());
         };
-        let mut node = Node::new(clock::now());
+        let mut node = Node::new(self.clock.now());
         node.provider = Some(pool.provider.clone());
         node.pool = Some(pool.pool.clone());
         node.labels = vec![new.label.clone()];
@@ -307,7 +307,7 @@ impl Launcher {
                 return Ok(held);
             }
             info!(logger = %pool_logger(pool), node = %id, "The number {id} is passed over: something in the cloud bears it");
-            held.delete(clock::now()).await?;
+            held.delete(self.clock.now()).await?;
         }
     }
 
@@ -327,7 +327,7 @@ impl Launcher {
         } else if !self.hand_over(held, taken, nodes).await? {
             return Ok(Outcome::Done);
         }
-        if let Some(waited) = request.created_time.and_then(|created| clock::since(created, clock::now()))
+        if let Some(waited) = request.created_time.and_then(|created| clock::since(created, self.clock.now()))
             && !ours
         {
             self.stats.request_fulfilled_after(&pool.provider, &pool.pool, waited);
@@ -359,7 +359,7 @@ impl Launcher {
         futures::future::join_all(renewed).await.into_iter().collect::<Result<(), _>>()?;
         let fulfil = |request: &mut NodeRequest| {
             request.nodes = nodes.to_vec();
-            request.set_state(RequestState::Fulfilled, clock::now());
+            request.set_state(RequestState::Fulfilled, self.clock.now());
         };
         match held.update_and_unlock_with(taken, fulfil).await {
             Ok(()) => Ok(true),
@@ -406,7 +406,7 @@ impl Launcher {
         let result = held
             .update_and_unlock(|request| {
                 request.nodes.clear();
-                request.set_state(RequestState::Requested, clock::now());
+                request.set_state(RequestState::Requested, self.clock.now());
             })
             .await;
         let event_id = &request.event_id;
@@ -435,7 +435,7 @@ impl Launcher {
                     node_lock
                         .update_and_unlock(|node| {
                             if node.state == NodeState::Init {
-                                node.set_state(NodeState::Deleting, clock::now());
+                                node.set_state(NodeState::Deleting, self.clock.now());
                             }
                             node.allocated_to = None;
                         })
@@ -458,7 +458,7 @@ impl Launcher {
         let event_id = held.record().event_id.clone();
         held.update_and_unlock(|request| {
             request.nodes.clear();
-            request.set_state(RequestState::Requested, clock::now());
+            request.set_state(RequestState::Requested, self.clock.now());
         })
         .await?;
         info!(logger = "nodepool.CleanupWorker", request = %id, event_id, "Reset lost request");
@@ -473,8 +473,8 @@ impl Launcher {
     ) -> Result<(), ZkError> {
         info!(logger = "nodepool.NodePool", "Creating requests for {count} {label} nodes");
         for _ in 0..count {
-            let event_id = uuid::Uuid::new_v4().simple().to_string();
-            let request = NodeRequest::min_ready(label, event_id, clock::now());
+            let event_id = self.entropy.uuid().simple().to_string();
+            let request = NodeRequest::min_ready(label, event_id, self.clock.now());
             self.zk.in_session(reports.session_id()).create_request("900", true, request).await?;
         }
         Ok(())

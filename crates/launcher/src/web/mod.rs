@@ -30,7 +30,7 @@ use futures::future::BoxFuture;
 use nodepool_common::{
     model::{Records, Timestamp, wire::to_python_json},
     status::{self, Table},
-    sys::clock,
+    sys::clock::Clock,
     zk::ZooKeeper,
 };
 use serde_json::Value;
@@ -70,6 +70,8 @@ pub struct Readiness {
 pub struct WebState {
     /// The tree cache.
     pub records: ReadRecords,
+    /// When an answer was made, and how old what it says is.
+    pub clock: Clock,
     /// `/ready`.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// `/metrics`: Prometheus' text format.
@@ -112,7 +114,7 @@ async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
         "/pool-list" => {
             // Made anew once a second at most: it takes the planner's time.
             let key = (uri.path().to_owned(), Vec::new(), Format::Json);
-            let now = clock::now();
+            let now = server.state.clock.now();
             let pools = match server.memo.get(&key, now) {
                 Some(known) => known,
                 None => match (server.state.pools)().await {
@@ -142,12 +144,12 @@ fn busy() -> Refusal {
 
 fn document(server: &Server, uri: &Uri, format: Format) -> Result<Document, Refusal> {
     if uri.path() == "/ready" {
-        return ready(&(server.state.readiness)());
+        return ready(&(server.state.readiness)(), server.state.clock.now());
     }
     // All values of a key matter for the memory, the last one for the answer, as in upstream.
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).unwrap_or_default();
     let parameter: BTreeMap<&str, &str> = parameters.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let now = clock::now();
+    let now = server.state.clock.now();
     let make = table_maker(uri.path(), parameter.get("node_id").copied(), now)
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "The resource could not be found."))?;
     let key = (uri.path().to_owned(), parameters.clone(), format);
@@ -184,7 +186,7 @@ fn table_maker<'a>(path: &str, node_id: Option<&'a str>, now: Timestamp) -> Opti
 }
 
 /// `OK` and nothing else while all is well; further lines where it is not. Probes read the status.
-fn ready(readiness: &Readiness) -> Result<Document, Refusal> {
+fn ready(readiness: &Readiness, now: Timestamp) -> Result<Document, Refusal> {
     if !readiness.ready {
         let explanation = "The server is currently unavailable. Please try again at a later time.";
         return Err(Refusal {
@@ -198,5 +200,5 @@ fn ready(readiness: &Readiness) -> Result<Document, Refusal> {
         body.push('\n');
         body.push_str(remark);
     }
-    Ok(Document { made: clock::now(), body: body.into() })
+    Ok(Document { made: now, body: body.into() })
 }

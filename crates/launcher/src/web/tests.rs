@@ -6,7 +6,10 @@ use std::{
 };
 
 use chrono::Utc;
-use nodepool_common::model::{Entry, Node, NodeRequest, PoolComponent, Stat};
+use nodepool_common::{
+    model::{Entry, Node, NodeRequest, PoolComponent, Stat},
+    sys::clock::Clock,
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -49,6 +52,7 @@ impl Running {
                     make(&records)
                 })
             },
+            clock: Clock::system(),
             readiness: {
                 let readiness = Arc::clone(&readiness);
                 Arc::new(move || readiness.lock().unwrap().clone())

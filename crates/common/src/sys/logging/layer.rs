@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use chrono::Local;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -18,7 +17,7 @@ use tracing_subscriber::{
 };
 
 use super::{
-    super::causes::with_causes,
+    super::{causes::with_causes, clock::local_now},
     record::{Annotations, Level, Record},
     router::{Router, is_ours, logger_of},
 };
@@ -80,7 +79,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for PythonLayer {
         }
         let logger = fields.annotations.logger.clone().unwrap_or_else(|| logger_of(metadata.target()));
         let record = Record {
-            created: Local::now(),
+            created: local_now(),
             level: metadata.level().into(),
             logger,
             message: fields.message(),
@@ -106,7 +105,7 @@ impl log::Log for LogBridge {
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
             self.0.log(&Record {
-                created: Local::now(),
+                created: local_now(),
                 level: record.level().into(),
                 logger: logger_of(record.target()),
                 message: record.args().to_string(),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use nodepool_common::sys::clock::Clock;
 use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ pub(super) struct Session {
     pub keystone: Keystone,
     pub settings: CloudSettings,
     meter: Meter,
+    clock: Clock,
     /// Whether Neutron takes no descriptions of floating IPs.
     pub refuses_descriptions: AtomicBool,
     gates: [Gate; Service::ALL.len()],
@@ -159,9 +161,10 @@ impl Session {
     /// Of the cloud with these settings. Nothing is asked of it yet.
     pub fn new(settings: CloudSettings, context: &Context, meter: Meter) -> Result<Self, CloudError> {
         let http = Http::new(client(&settings, context)?);
-        let keystone = Keystone::new(&settings, meter.clone())?;
+        let keystone = Keystone::new(&settings, meter.clone(), context.ambient.clock.clone())?;
         let gates = Service::ALL.map(|service| Gate::new(settings.rate_limit(service), settings.concurrency(service)));
-        Ok(Self { http, keystone, settings, meter, refuses_descriptions: AtomicBool::new(false), gates })
+        let (clock, refuses_descriptions) = (context.ambient.clock.clone(), AtomicBool::new(false));
+        Ok(Self { http, keystone, settings, meter, clock, refuses_descriptions, gates })
     }
 
     /// What all calls of the service pass.
@@ -255,7 +258,7 @@ impl Session {
             }
         };
         let status = answer.status().as_u16();
-        let retry_after = retry_after(answer.headers(), Utc::now());
+        let retry_after = retry_after(answer.headers(), self.clock.date());
         let data = match answer.bytes().await {
             Ok(data) => data,
             Err(error) => return lost(&error),

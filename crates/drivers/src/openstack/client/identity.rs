@@ -10,6 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use nodepool_common::sys::clock::Clock;
 use reqwest::{Method, Url};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
@@ -48,6 +49,8 @@ pub(crate) struct Keystone {
     /// What may be missing in the settings if Keystone refuses the body.
     hint: Option<&'static str>,
     settings: CloudSettings,
+    /// For tokens that do not say when they were issued.
+    clock: Clock,
     token: Mutex<Option<Arc<Token>>>,
     /// The last attempt to log in, if it failed. Locked by whoever makes the next one.
     failed: tokio::sync::Mutex<Option<Failed>>,
@@ -112,7 +115,7 @@ fn config_error(message: String) -> CloudError {
 }
 
 impl Keystone {
-    pub fn new(settings: &CloudSettings, meter: Meter) -> Result<Self, CloudError> {
+    pub fn new(settings: &CloudSettings, meter: Meter, clock: Clock) -> Result<Self, CloudError> {
         let Login { body, who, hint } = request(settings)?;
         let place = format!("cloud {} in {}", settings.name, settings.file.display());
         let parse = |key: &str, text: &str| {
@@ -136,6 +139,7 @@ impl Keystone {
             body,
             hint,
             settings: settings.clone(),
+            clock,
             token: Mutex::default(),
             failed: tokio::sync::Mutex::default(),
             meter,
@@ -302,7 +306,7 @@ impl Keystone {
             value: value.ok_or_else(|| malformed("without X-Subject-Token"))?,
             project,
             issued: asked,
-            lifetime: (expires - time("issued_at").unwrap_or_else(Utc::now)).to_std().unwrap_or_default(),
+            lifetime: (expires - time("issued_at").unwrap_or_else(|| self.clock.date())).to_std().unwrap_or_default(),
             catalog,
         })
     }

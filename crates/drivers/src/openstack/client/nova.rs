@@ -260,8 +260,8 @@ impl Nova {
     async fn repeat<T>(&self, mut call: Call, read: &Read<'_, T>) -> Result<Answer<T>, CloudError> {
         let until = Instant::now() + call.patience;
         let repeatable = matches!(call.method, Method::GET | Method::DELETE | Method::PUT);
-        let mut delays =
-            ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter().build();
+        let delays = ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter();
+        let mut delays = delays.with_jitter_seed(self.context.ambient.entropy.seed()).build();
         let mut renewed = false;
         loop {
             // Each time: clouds.yaml may have changed while the call waited.

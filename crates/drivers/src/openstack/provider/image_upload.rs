@@ -50,15 +50,16 @@ impl Failure {
     }
 }
 
-/// Uploads an image and returns its id. See the module's comment.
+/// Uploads an image and returns its id. `seed`: what spreads the retries. See the module's comment.
 pub(crate) async fn upload(
     cloud: &Arc<dyn Cloud>,
     provider: &ProviderName,
     image: &ImageToUpload,
     limit: Duration,
+    seed: u64,
 ) -> Result<String, CloudError> {
     let mut begun = Begun::new(Arc::clone(cloud), provider.clone(), image.marks(provider));
-    let uploaded = match timeout(limit, attempts(cloud, provider, image, &mut begun)).await {
+    let uploaded = match timeout(limit, attempts(cloud, provider, image, &mut begun, seed)).await {
         Ok(uploaded) => uploaded,
         Err(_) => Err(CloudError::new(
             ErrorClass::Timeout,
@@ -77,9 +78,10 @@ async fn attempts(
     provider: &ProviderName,
     image: &ImageToUpload,
     begun: &mut Begun,
+    seed: u64,
 ) -> Result<String, CloudError> {
-    let mut delays =
-        ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter().build();
+    let delays = ExponentialBuilder::default().with_min_delay(RETRY_DELAY).with_max_times(RETRIES).with_jitter();
+    let mut delays = delays.with_jitter_seed(seed).build();
     let mut route = cloud.route().await?;
     if route == Route::Import {
         cloud.takes_imports().await?;

@@ -33,7 +33,7 @@ impl OpenStackProvider {
 
     pub(super) async fn upload(&self, image: &ImageToUpload) -> Result<String> {
         let limit = self.config.image_upload_timeout;
-        let uploaded = image_upload::upload(&self.cloud, &self.name, image, limit).await;
+        let uploaded = image_upload::upload(&self.cloud, &self.name, image, limit, self.entropy.seed()).await;
         uploaded.map_err(self.error(format_args!("uploading {} as image {}", image.path.display(), image.name)))
     }
 

@@ -13,6 +13,7 @@ use std::{
 use nodepool_common::{
     config::{self, LabelImage},
     model::{LabelName, PoolName, ProviderName},
+    sys::entropy::Entropy,
 };
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -58,6 +59,8 @@ pub(crate) struct OpenStackProvider {
     pub(super) gives_floating_ips: std::sync::Mutex<HashSet<(PoolName, LabelName)>>,
     /// Kinds of resources that could not be listed in the last search for leaks.
     pub(super) unlisted: std::sync::Mutex<HashSet<ResourceKind>>,
+    /// What spreads retries.
+    pub(super) entropy: Entropy,
 }
 
 /// The last look at ports that are DOWN.
@@ -83,8 +86,10 @@ impl OpenStackProvider {
         config: config::OpenStack,
         cloud: Arc<dyn Cloud>,
         image_format: ImageFormat,
+        entropy: Entropy,
     ) -> Self {
         Self {
+            entropy,
             servers: Listings::new(Arc::clone(&cloud)),
             floating_ips: Listings::new(Arc::clone(&cloud)),
             floating_ip_changes: Semaphore::new(FLOATING_IPS_AT_ONCE),

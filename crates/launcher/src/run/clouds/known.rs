@@ -17,7 +17,7 @@ use std::{
 use nodepool_common::{
     config,
     model::{Failures, LabelName, NodeId, ProviderName, Resources, Timestamp},
-    sys::clock,
+    sys::clock::Clock,
 };
 use nodepool_drivers::ProviderError;
 use tracing::{error, info, warn};
@@ -39,8 +39,9 @@ const QUOTA_AGE_PAUSED: f64 = 15.0;
 const MISSING_IMAGE_AGAIN: f64 = 1.0;
 
 /// All providers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clouds {
+    clock: Clock,
     entries: Mutex<BTreeMap<ProviderName, Entry>>,
 }
 
@@ -150,6 +151,11 @@ fn known_beforehand(provider: &config::Provider) -> ProviderState {
 }
 
 impl Clouds {
+    /// None yet.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, entries: Mutex::default() }
+    }
+
     pub(super) fn open(&self) -> MutexGuard<'_, BTreeMap<ProviderName, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -235,11 +241,12 @@ impl Clouds {
         let mut entries = self.open();
         let entry = entries.get_mut(provider_of(&want)).filter(|entry| entry.started)?;
         // Of an image that was missing the planner wants to know again when somebody asks for it.
-        let may_be_repeated = entry.missing_at(&want).is_some_and(|asked| asked + MISSING_IMAGE_AGAIN <= clock::now());
+        let may_be_repeated =
+            entry.missing_at(&want).is_some_and(|asked| asked + MISSING_IMAGE_AGAIN <= self.clock.now());
         if (entry.until.contains_key(&want) && !may_be_repeated) || !entry.asked.insert(want.clone()) {
             return None;
         }
-        Some(Question { cloud: Arc::clone(&entry.cloud), want, at: clock::now() })
+        Some(Question { cloud: Arc::clone(&entry.cloud), want, at: self.clock.now() })
     }
 
     /// A question is no longer on its way.
@@ -316,7 +323,7 @@ impl Clouds {
         if let Some(entry) = self.open().get_mut(name) {
             let pause = f64::from(1_u32 << entry.quota_errors.min(4));
             entry.quota_errors += 1;
-            entry.state().launch_after = Some(clock::now() + pause);
+            entry.state().launch_after = Some(self.clock.now() + pause);
             entry.state().quota_at = 0.0;
             entry.until.remove(&Want::Quota(name.clone()));
             // What a node takes may have turned out to be more than was thought (a floating IP).
@@ -380,7 +387,7 @@ impl Clouds {
             return;
         }
         let want = &question.want;
-        let now = clock::now();
+        let now = self.clock.now();
         let answer = match answer {
             Ok(answer) => {
                 entry.answered();

@@ -286,6 +286,7 @@ fn build(report: &Report, root: &Node, secure: Option<(&Report, Fields<'_>)>) ->
         labels,
         image_builders: image_builders::image_builders(report, &top),
         diskimages: diskimages.buildable.into_iter().map(|(name, image)| (name, Arc::new(image))).collect(),
+        broken_providers: broken.providers.iter().map(|broken| broken.name.clone()).collect(),
         providers: good,
     };
     top.finish();

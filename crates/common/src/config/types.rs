@@ -4,6 +4,7 @@
 //! any driver; [`Driver`] holds what only that driver reads.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
@@ -54,6 +55,9 @@ pub struct Config {
     pub image_builders: Vec<ImageBuilder>,
     /// `providers`.
     pub providers: IndexMap<ProviderName, Arc<Provider>>,
+    /// Those that cannot run as they are configured, and that are not among `providers` unless they run as they were configured
+    /// before. They have not left the file.
+    pub broken_providers: BTreeSet<ProviderName>,
     /// `max-hold-age`; `None`: for ever.
     pub max_hold_age: Option<Duration>,
     /// `tenant-resource-limits`; a resource that is absent is unlimited.

@@ -11,11 +11,11 @@
 //! A launch that waits for a place is in [`Holdings::seeking`](super::Holdings) until it stands in the slot that it was given
 //! ([`placing`](super::placing)), or is told that there will be none. What is asked for follows from those alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::{
     config::{Driver, Metastatic, MetastaticLabel, Provider},
-    model::{LabelName, Node, NodeState, ProviderName, RequestState, Timestamp, metastatic_provider},
+    model::{Backing, LabelName, Node, NodeId, NodeState, ProviderName, RequestState, Timestamp, metastatic_provider},
 };
 
 use super::{
@@ -90,8 +90,46 @@ pub fn metastatic(world: &World<'_>, index: &Index, plan: &mut Plan) {
             // One that may still be of use to those who wait is kept for them; any other takes room from them.
             let label = config.any_label(&standing.backing.label);
             let is_of_use = label.is_some_and(|label| standing.is_open(label, world.now));
+            // What an error in the file leaves out has not gone.
+            let is_left_out =
+                provider.pools.iter().any(|pool| pool.broken_labels.contains_key(&standing.backing.label));
+            if label.is_none() && is_left_out {
+                continue;
+            }
             if is_ours(world, provider, standing) && !(is_of_use && waiting.contains_key(&standing.backing.label)) {
-                let_go(world, plan, &provider.name, config, standing);
+                let (due, reason) = time_to_go(world, config, standing);
+                let_go(world, plan, &provider.name, standing, due, reason);
+            }
+        }
+    }
+    let_unowned_go(world, index, plan);
+}
+
+/// Lets backing nodes go of metastatic providers that no launcher has, which have left the file. Those launchers do it that have
+/// the provider of the backing node itself, and delete it.
+fn let_unowned_go(world: &World<'_>, index: &Index, plan: &mut Plan) {
+    let config = world.config;
+    let is_deleted_by_us = |id: &NodeId| {
+        let node = world.records.nodes.get(id).and_then(|entry| entry.usable());
+        node.and_then(|node| node.provider.as_ref()).is_some_and(|provider| config.providers.contains_key(provider))
+    };
+    let is_unowned = |owner: &ProviderName| {
+        !config.providers.contains_key(owner)
+            && !config.broken_providers.contains(owner)
+            && keeper_of(world.records, owner, &[]).is_none()
+    };
+    let owners = index.nodes.backing.iter().filter_map(|id| {
+        let node = world.records.nodes.get(id)?.usable()?;
+        metastatic_provider(&Backing::of(node)?.owner)
+    });
+    let owners: BTreeSet<_> = owners.filter(is_unowned).collect();
+    for owner in owners {
+        let standings = backing_nodes(world, index, &owner);
+        for standing in standings.iter().filter(|s| s.taken.is_empty() && is_deleted_by_us(&s.id)) {
+            plan.idle_backing.insert(standing.id.clone());
+            if !world.stopping {
+                let due = idle_since(world, standing) + world.timing.unowned_backing;
+                let_go(world, plan, &owner, standing, due, Reason::BackingUnowned { provider: owner.clone() });
             }
         }
     }
@@ -195,29 +233,40 @@ fn supply(world: &World<'_>, plan: &mut Plan, lack: &Lack<'_>) {
     });
 }
 
+/// Since when nothing stands on a backing node.
+fn idle_since(world: &World<'_>, standing: &Standing) -> Timestamp {
+    world.holdings.idle_since.get(&standing.id).copied().unwrap_or(world.now)
+}
+
+/// When a backing node on which nothing stands is to go, and why.
+fn time_to_go(world: &World<'_>, config: &Metastatic, standing: &Standing) -> (Timestamp, Reason) {
+    let Some(label) = config.any_label(&standing.backing.label) else { return (world.now, Reason::LabelRemoved) };
+    if standing.backing.failed {
+        return (world.now, Reason::BackingFailed);
+    }
+    if standing.is_too_old(label, world.now) {
+        return (world.now, Reason::BackingTooOld);
+    }
+    let kept = standing.backing.launched + label.min_retention_time.as_secs_f64();
+    (kept.max(idle_since(world, standing) + label.grace_time.as_secs_f64()), Reason::BackingIdle)
+}
+
 /// Lets a backing node go on which nothing stands, once its time has come.
-fn let_go(world: &World<'_>, plan: &mut Plan, provider: &ProviderName, config: &Metastatic, standing: &Standing) {
+fn let_go(
+    world: &World<'_>,
+    plan: &mut Plan,
+    provider: &ProviderName,
+    standing: &Standing,
+    due: Timestamp,
+    reason: Reason,
+) {
     let holdings = world.holdings;
     if !standing.taken.is_empty() || holdings.busy_nodes.contains(&standing.id) {
         return;
     }
-    if let Some(at) = holdings.nodes_after.get(&standing.id).filter(|at| **at > world.now) {
-        plan.wake(*at);
-        return;
-    }
-    let label = config.any_label(&standing.backing.label);
-    let since = holdings.idle_since.get(&standing.id).copied().unwrap_or(world.now);
-    let (due, reason) = match label {
-        None => (world.now, Reason::LabelRemoved),
-        Some(_) if standing.backing.failed => (world.now, Reason::BackingFailed),
-        Some(label) if standing.is_too_old(label, world.now) => (world.now, Reason::BackingTooOld),
-        Some(label) => {
-            let kept = standing.backing.launched + label.min_retention_time.as_secs_f64();
-            (kept.max(since + label.grace_time.as_secs_f64()), Reason::BackingIdle)
-        }
-    };
-    if due > world.now {
-        plan.wake(due);
+    let put_off = holdings.nodes_after.get(&standing.id).filter(|at| **at > world.now);
+    if let Some(at) = put_off.copied().or((due > world.now).then_some(due)) {
+        plan.wake(at);
         return;
     }
     plan.decisions.push(Decision::LetBackingGo { provider: provider.clone(), node: standing.id.clone(), reason });

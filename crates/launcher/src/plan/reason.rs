@@ -192,6 +192,11 @@ pub enum Reason {
     BackingTooOld,
     /// Nothing stands on it.
     BackingIdle,
+    /// Nothing stands on it, and no launcher has the provider whose nodes it carried.
+    BackingUnowned {
+        /// Which.
+        provider: ProviderName,
+    },
 }
 
 /// A label that cannot be used.
@@ -393,6 +398,9 @@ impl fmt::Display for Reason {
             Self::BackingFailed => f.write_str("it has failed"),
             Self::BackingTooOld => f.write_str("it is older than max-age"),
             Self::BackingIdle => f.write_str("nothing stands on it"),
+            Self::BackingUnowned { provider } => {
+                write!(f, "nothing stands on it, and no launcher has provider {provider}, whose nodes it carried")
+            }
         }
     }
 }

@@ -235,6 +235,9 @@ pub struct Timing {
     pub decline: f64,
     /// How long a request that every registered pool has declined is left alone before it is failed.
     pub orphaned_request: f64,
+    /// How long a backing node on which nothing stands is left alone while no launcher has its owner, a metastatic provider: one
+    /// may be starting.
+    pub unowned_backing: f64,
     /// How old a quota may be on which a request is declined: that is for good, and on a quiet site nobody else asks for
     /// it anew. What is accepted may rest on an older one.
     pub fresh_quota: f64,
@@ -255,6 +258,7 @@ impl Default for Timing {
             aborted_node: 1.5,
             decline: 2.0,
             orphaned_request: 15.0,
+            unowned_backing: 600.0,
             fresh_quota: 15.0,
             request_lock: 8.0 * 3600.0,
             accepts_at_once: 32,

@@ -12,7 +12,6 @@ use nodepool_common::{
         Backing, LabelName, Node, NodeId, NodeRequest, NodeState, ProviderName, RequestId, RequestState,
         metastatic_owner,
     },
-    sys::clock,
     zk::{KeptLock, TryLock, ZkError},
 };
 use tracing::info;
@@ -44,8 +43,8 @@ impl Launcher {
         reports: &Reports,
     ) -> Result<(), ZkError> {
         for _ in 0..count {
-            let event_id = uuid::Uuid::new_v4().simple().to_string();
-            let request = NodeRequest::backing(metastatic_owner(provider), label, backing, event_id, clock::now());
+            let event_id = self.entropy.uuid().simple().to_string();
+            let request = NodeRequest::backing(metastatic_owner(provider), label, backing, event_id, self.clock.now());
             let request = self.zk.in_session(reports.session_id()).create_request("100", true, request).await?;
             info!(logger = LOGGER, request = %request.id, "Asking for a {backing} node for {label} nodes of {provider}");
         }
@@ -123,7 +122,7 @@ impl Launcher {
             held.unlock().await?;
             return Ok(Err(why));
         }
-        let (slots, now) = (label.max_parallel_jobs, clock::now());
+        let (slots, now) = (label.max_parallel_jobs, self.clock.now());
         let backing = Backing { owner: owner.clone(), label: label.name.clone(), slots, failed: false, launched: now };
         held.update_and_keep_locked_for(&owner, |node| {
             node.user_data = Some(backing.user_data());
@@ -159,7 +158,7 @@ impl Launcher {
         if shown != Some(kept.version()) {
             return self.show_all_placed(provider, &kept, reports).await;
         }
-        let used = |node: &mut Node| node.set_state(NodeState::Used, clock::now());
+        let used = |node: &mut Node| node.set_state(NodeState::Used, self.clock.now());
         if self.zk.update_kept(node, &kept, true, used).await? {
             info!(logger = LOGGER, node = %node, "Giving the backing node back: {reason}");
         } else {

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use nodepool_common::{
     config::MetastaticLabel,
     model::{Backing, LabelName, Node, NodeId, NodeState, Object, Place, ProviderName, Resources, metastatic_owner},
-    sys::clock,
     zk::{Held, KeptLock, ZkError},
 };
 use nodepool_drivers::{ErrorClass, ProviderError};
@@ -149,7 +148,7 @@ impl NodeLaunch {
             held.update(|node| {
                 stand_on(node, &under, own_attributes);
                 if !label.host_key_checking {
-                    node.set_state(NodeState::Ready, clock::now());
+                    node.set_state(NodeState::Ready, self.launcher.clock.now());
                 }
             })
             .await?;
@@ -169,7 +168,7 @@ impl NodeLaunch {
             .await
             .update(|node| {
                 node.host_keys = keys;
-                node.set_state(NodeState::Ready, clock::now());
+                node.set_state(NodeState::Ready, self.launcher.clock.now());
             })
             .await?;
         Ok(())

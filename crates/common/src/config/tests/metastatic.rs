@@ -45,6 +45,13 @@ fn a_label_has_upstreams_defaults() {
     assert!(metastatic.any_label(&"other".into()).unwrap().host_key_checking);
 }
 
+#[test]
+fn no_machine_carries_more_than_1000_nodes() {
+    assert!(load(&FULL.replace("max-parallel-jobs: 4", "max-parallel-jobs: 1000")).broken_parts.is_empty());
+    let errors = check_errors(&FULL.replace("max-parallel-jobs: 4", "max-parallel-jobs: 1001"));
+    assert!(errors.contains("`max-parallel-jobs` is 1001, and at most 1000 are allowed"), "{errors}");
+}
+
 /// What upstream's `test_metastatic_validator` is about; upstream's config-validate does not see it.
 #[test]
 fn labels_that_disagree_about_their_backing_nodes_are_refused() {

@@ -221,4 +221,72 @@ fn a_backing_node_goes_when_nothing_has_stood_on_it_for_its_grace_time() {
     let mut old = stack(Some(50));
     old.records.nodes.remove(&NodeId::from("2"));
     assert!(goes(&old).0, "too old: at once");
+    let p = Arc::make_mut(old.config.providers.get_mut("p").unwrap());
+    p.driver =
+        Driver::Metastatic(Metastatic { pools: [("main".into(), indexmap::IndexMap::new())].into_iter().collect() });
+    assert!(goes(&old).0, "without its label: at once");
+    let p = Arc::make_mut(old.config.providers.get_mut("p").unwrap());
+    p.pools[0].broken_labels.insert("small".into(), "`max-age` must be a number".to_owned());
+    assert!(!goes(&old).0, "an error leaves its label out");
+}
+
+#[test]
+fn a_backing_node_goes_some_time_after_the_last_launcher_with_its_provider() {
+    let goes = |setting: &Setting| {
+        let plan = setting.plan();
+        let goes = plan.decisions.iter().any(|decision| match decision {
+            Decision::LetBackingGo { provider, node, reason: Reason::BackingUnowned { .. } } => {
+                provider.as_str() == "p" && node.as_str() == "1"
+            }
+            _ => false,
+        });
+        (goes, plan.wake_at, plan.idle_backing.len())
+    };
+    let mut setting = stack(None).provider("cloud", |_| ());
+    setting.config.providers.shift_remove("p");
+    setting.pools.retain(|pool| pool.key.provider.as_str() != "p");
+    let another = setting.records.pools.remove("p").unwrap();
+    assert_eq!(goes(&setting), (false, None, 0), "something stands on it");
+    setting.records.nodes.remove(&NodeId::from("2"));
+    assert_eq!(goes(&setting), (false, Some(NOW + 600.0), 1), "whoever has its provider may be starting");
+    setting.holdings.idle_since.insert("1".into(), NOW - 600.0);
+    assert!(goes(&setting).0);
+    setting.stopping = true;
+    assert!(!goes(&setting).0);
+    setting.stopping = false;
+    setting.holdings.nodes_after.insert("1".into(), NOW + 1.0);
+    assert_eq!(goes(&setting), (false, Some(NOW + 1.0), 1), "the last time it could not be done");
+    setting.holdings.nodes_after.clear();
+    setting.records.pools.insert("p".to_owned(), another);
+    assert_eq!(goes(&setting), (false, None, 0), "another launcher has it");
+    setting.records.pools.remove("p");
+    setting.config.broken_providers.insert("p".into());
+    assert_eq!(goes(&setting), (false, None, 0), "an error leaves its provider out");
+    setting.config.broken_providers.clear();
+    setting.config.providers.clear();
+    assert_eq!(goes(&setting), (false, None, 0), "it is of a provider of others, who delete it");
+}
+
+/// Both wait for room, which pauses their pool, when a younger launcher registers.
+#[test]
+fn requests_that_wait_for_room_are_put_back_when_another_launcher_places_the_nodes() {
+    let mut setting = stack(None).accepted("100-0000000001", &["small"]).accepted("100-0000000002", &["small"]);
+    let provider = Arc::make_mut(setting.config.providers.get_mut("p").unwrap());
+    provider.pools[0].limits = Resources::new().with("instances", 1.0);
+    let put_back = |setting: &Setting| -> Vec<String> {
+        let plan = setting.plan();
+        let put_back = plan.decisions.iter().filter_map(|decision| match decision {
+            Decision::PutBack { request, reason: Reason::LeftToKeeper { .. } } => Some(request.to_string()),
+            _ => None,
+        });
+        put_back.collect()
+    };
+    let plan = setting.plan();
+    assert!(plan.paused.len() == 1 && plan.waiting.len() == 2, "{:?}", plan.waiting);
+    assert!(put_back(&setting).is_empty());
+    let ours = setting.records.pools.remove("p").unwrap();
+    let theirs = PoolComponent { id: Some("theirs".into()), ..PoolComponent::clone(&ours) };
+    setting.records.pools.insert("h0000000003".to_owned(), ours);
+    setting.records.pools.insert("h0000000007".to_owned(), Arc::new(theirs));
+    assert_eq!(put_back(&setting), ["100-0000000001", "100-0000000002"]);
 }

@@ -53,6 +53,7 @@ impl Setting {
                 diskimages: indexmap::IndexMap::new(),
                 image_builders: vec![],
                 providers: indexmap::IndexMap::new(),
+                broken_providers: std::collections::BTreeSet::new(),
                 max_hold_age: None,
                 tenant_limits: indexmap::IndexMap::new(),
             },

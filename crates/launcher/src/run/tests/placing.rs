@@ -178,7 +178,9 @@ async fn nothing_is_written_before_all_that_others_have_placed_is_known() {
     let (seeker, mut answers) = tokio::sync::mpsc::unbounded_channel();
     let place = async |shown| {
         let seekers = Seekers { slots: vec![(seeker.clone(), 0)], shown };
-        site.launcher.place(&meta(), &backing, seekers, &reports).await.unwrap()
+        let provider = meta();
+        let placing = site.launcher.place(&provider, &backing, seekers, &reports);
+        tokio::time::timeout(SOON, placing).await.unwrap().unwrap()
     };
     let version = site.version(&backing).await;
     let outcome = place(None).await;
@@ -200,7 +202,7 @@ async fn nothing_is_written_before_all_that_others_have_placed_is_known() {
 
     // Where that is what was decided by, the launch is offered the slot; one that ends without a word leaves it open.
     let offered = async {
-        let answer = answers.recv().await;
+        let answer = tokio::time::timeout(SOON, answers.recv()).await.unwrap();
         assert!(matches!(answer, Some(Answer::Offer(_))), "{answer:?}");
     };
     let (outcome, ()) = tokio::join!(place(Some(version + 1)), offered);

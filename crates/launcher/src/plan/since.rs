@@ -87,12 +87,15 @@ impl Waits {
         now: Timestamp,
         waits: impl Fn(&RequestId) -> bool,
     ) -> Vec<NewlyWaiting> {
-        let mut old = std::mem::take(&mut self.single);
         let mut others = Vec::new();
-        for ((request, pool), now_waits) in waiting {
-            let key = (request.clone(), pool.clone());
-            let before = old.remove(&key);
-            let before = before.as_ref().or_else(|| self.before(request, pool, &now_waits.reason, now));
+        let gone: Vec<_> = self.single.keys().filter(|key| !waiting.contains_key(*key)).cloned().collect();
+        for (key, now_waits) in waiting {
+            let (request, pool) = key;
+            let known = self.single.get(key);
+            if known.is_some_and(|known| known.waiting == *now_waits) {
+                continue;
+            }
+            let before = known.or_else(|| self.before(request, pool, &now_waits.reason, now));
             let same = before.filter(|before| before.waiting.reason.is_like(&now_waits.reason));
             let since = same.map_or(now, |before| before.since);
             if before.is_none_or(|before| before.waiting != *now_waits) {
@@ -104,10 +107,12 @@ impl Waits {
                     was_paused: before.is_some_and(|before| before.waiting.paused),
                 });
             }
-            self.single.insert(key, WaitingSince { waiting: now_waits.clone(), since });
+            self.single.insert(key.clone(), WaitingSince { waiting: now_waits.clone(), since });
         }
-        for ((request, pool), was) in old {
-            self.leave(&request, &pool, was, now);
+        for key in gone {
+            if let Some(was) = self.single.remove(&key) {
+                self.leave(&key.0, &key.1, was, now);
+            }
         }
         self.tidy(now, waits);
         others

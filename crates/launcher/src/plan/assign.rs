@@ -13,7 +13,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap, HashSet},
     ops::Bound::{Excluded, Unbounded},
 };
 
@@ -27,7 +27,7 @@ use super::{
     decision::NewlyWaiting,
     grounds::Grounds,
     index::{Class, ClassId, Rank},
-    memory::{ClassVerdict, Memory},
+    memory::{Basis, ClassVerdict, Memory},
     metastatic::is_left_to_another,
     pass::Pass,
     serve::{Declining, Unknown, decline_reason, reason_unknown},
@@ -43,9 +43,9 @@ enum Verdict {
     AllWait(ClassVerdict),
 }
 
-/// All of a class wait, for this reason.
+/// All of a class wait, for this reason, whatever is used.
 fn all_wait(reason: Reason) -> Verdict {
-    Verdict::AllWait(ClassVerdict { reason, wants: Vec::new(), is_starved: false })
+    Verdict::AllWait(ClassVerdict::wait(reason, Basis::None))
 }
 
 /// What requests are looked at in, by one pool: those that it can serve first, then by their rank.
@@ -64,14 +64,14 @@ impl Pass<'_> {
         }
         let mut declines = Declines::new();
         let mut accepted = BTreeMap::new();
+        let registered: HashSet<_> = world.records.registered_pool_ids().collect();
         let mut pools: Vec<_> = world
             .pools
             .iter()
             .filter_map(|state| world.pool_config(&state.key).map(|(provider, pool)| (state, provider, pool)))
             .filter(|(state, provider, _)| {
                 // A pool whose component others do not see yet must not decide: its declines would not count.
-                provider.max_concurrency != Some(0)
-                    && world.records.registered_pool_ids().any(|id| *id == state.launcher_id)
+                provider.max_concurrency != Some(0) && registered.contains(&state.launcher_id)
             })
             .collect();
         pools.sort_by_key(|(_, _, pool)| pool.priority);
@@ -105,9 +105,7 @@ impl Pass<'_> {
         }
         self.plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
         // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
-        let all_are_seen =
-            world.pools.iter().all(|state| world.records.registered_pool_ids().any(|id| *id == state.launcher_id));
-        if !all_are_seen {
+        if !world.pools.iter().all(|state| registered.contains(&state.launcher_id)) {
             return;
         }
         self.plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
@@ -124,14 +122,10 @@ impl Pass<'_> {
         declines: &mut Declines,
     ) {
         let (key, classes) = (&state.key, &self.index.requests.classes);
-        let grounds = if self.one_by_one {
-            None
-        } else {
-            Grounds::now(self.world, &self.index.nodes, &mut self.budget, &self.taken, self.common, key)
-        };
+        let max_concurrency = provider.max_concurrency;
+        let mut grounds = self.grounds_of(key);
         let some = memory.begin(grounds.as_ref(), self.world.now, &self.renewed);
         let began_with_all = some.is_none();
-        let mut requeued_rest = began_with_all;
         let mut queue = Queue::new();
         let place = |id: &ClassId| {
             let class = classes.get(id).filter(|class| !class.shape.declined_by.contains(&state.launcher_id))?;
@@ -145,7 +139,7 @@ impl Pass<'_> {
         while let Some(Reverse((missing, rank, id))) = queue.pop() {
             let Some(class) = classes.get(&id) else { continue };
             memory.look(id);
-            match self.look_at(accepted, state, pool, provider.max_concurrency, id, &rank.id) {
+            match self.look_at(accepted, state, pool, max_concurrency, id, &rank.id) {
                 None => {}
                 Some(Verdict::Accept) => {
                     // In case that its turn does not come in this pass.
@@ -157,10 +151,9 @@ impl Pass<'_> {
                     has_accepted = true;
                     // Pools after this one have less of it to look at.
                     self.renewed.insert(id);
-                    if !requeued_rest {
+                    if !began_with_all {
                         // What comes after it still waits, but maybe for another reason, which this one has brought about.
-                        requeued_rest = true;
-                        let kept: Vec<_> = memory.waiting.keys().copied().collect();
+                        let kept: Vec<_> = memory.resting_on(self.basis_of_change(key, max_concurrency)).collect();
                         for place in kept.iter().filter_map(place) {
                             let Reverse((its_missing, first, its_id)) = place;
                             if its_id != id && (its_missing, first) > (missing, rank) {
@@ -200,7 +193,29 @@ impl Pass<'_> {
             }
         }
         let until = Grounds::until(self.world, self.common, key);
-        memory.end(grounds.filter(|_| !has_accepted), began_with_all, until);
+        if has_accepted {
+            // What else has become less than it was for verdicts that were made before that?
+            grounds = self.grounds_of(key).filter(|now| grounds.is_some_and(|began| now.has_in_common_with(&began)));
+        }
+        memory.end(grounds, has_accepted, began_with_all, until);
+    }
+
+    /// What a pool's verdicts rest on at this point of the pass; `None`: each is to be made again in the next one.
+    fn grounds_of(&mut self, key: &PoolKey) -> Option<Grounds> {
+        if self.one_by_one {
+            return None;
+        }
+        Grounds::now(self.world, &self.index.nodes, &mut self.budget, &self.taken, self.common, key)
+    }
+
+    /// On what verdicts rest at least that do not hold any more once a pool has accepted a request. There is no more room than
+    /// before; only where something else has become less, too, any may be another one.
+    fn basis_of_change(&self, key: &PoolKey, max_concurrency: Option<usize>) -> Basis {
+        let has_less_else = max_concurrency.is_some()
+            || self.budget.has_promised_tenants()
+            || self.taken.has_any_of(key)
+            || self.taken.is_accepting_most();
+        if has_less_else { Basis::None } else { Basis::All }
     }
 
     /// Remembers what a request waited for as part of its class before it was looked at by itself.
@@ -302,7 +317,10 @@ impl Pass<'_> {
                 Ok(Some(excess)) => return all_wait(Reason::TenantFull { tenant: tenant.clone(), excess }),
                 Err(want) => {
                     let reason = reason_unknown(world, key, &want);
-                    return Verdict::AllWait(ClassVerdict { reason, wants: vec![want], is_starved: false });
+                    return Verdict::AllWait(ClassVerdict {
+                        wants: vec![want],
+                        ..ClassVerdict::wait(reason, Basis::None)
+                    });
                 }
             }
         }
@@ -310,7 +328,7 @@ impl Pass<'_> {
             Declining::Yes(reason) => return Verdict::Decline(reason),
             Declining::NotNow(reason) if request.is_min_ready() => return Verdict::Decline(reason),
             Declining::NotNow(reason) => {
-                return Verdict::AllWait(ClassVerdict { reason, wants: Vec::new(), is_starved: true });
+                return Verdict::AllWait(ClassVerdict { is_starved: true, ..ClassVerdict::wait(reason, Basis::None) });
             }
             // What is in stock needs no answer of a cloud.
             Declining::Unknown(unknown) if !self.is_in_stock(key, pool, request, &request.node_types, None) => {
@@ -322,7 +340,10 @@ impl Pass<'_> {
                     self.plan.wants.extend(wants);
                     return Verdict::Wait(reason);
                 }
-                return Verdict::AllWait(ClassVerdict { reason, wants: wants.collect(), is_starved: false });
+                return Verdict::AllWait(ClassVerdict {
+                    wants: wants.collect(),
+                    ..ClassVerdict::wait(reason, Basis::None)
+                });
             }
             Declining::No | Declining::Unknown(_) => {}
         }
@@ -352,7 +373,9 @@ impl Pass<'_> {
         let is_by_zone = request.reuse
             && request.node_types.len() > 1
             && request.node_types.iter().any(|label| self.index.nodes.idle(key, Some(label)).next().is_some());
-        let wait = |reason| if is_by_zone { Verdict::Wait(reason) } else { all_wait(reason) };
+        let wait = |reason, basis| {
+            if is_by_zone { Verdict::Wait(reason) } else { Verdict::AllWait(ClassVerdict::wait(reason, basis)) }
+        };
         if let Some(want) = &outcome.unknown {
             let reason = reason_unknown(world, key, want);
             self.give_back(key, &outcome);
@@ -360,14 +383,17 @@ impl Pass<'_> {
                 self.plan.wants.insert(want.clone());
                 return Verdict::Wait(reason);
             }
-            return Verdict::AllWait(ClassVerdict { reason, wants: vec![want.clone()], is_starved: false });
+            return Verdict::AllWait(ClassVerdict {
+                wants: vec![want.clone()],
+                ..ClassVerdict::wait(reason, Basis::All)
+            });
         }
         if pool.hosts.is_some() {
             // Nothing can be launched, and nothing pauses: what is free is shared among all launchers and requests.
             if let Some(shortage) = &outcome.shortage {
                 let reason = shortage.reason.clone();
                 self.give_back(key, &outcome);
-                return if request.is_min_ready() { Verdict::Decline(reason) } else { wait(reason) };
+                return if request.is_min_ready() { Verdict::Decline(reason) } else { wait(reason, Basis::None) };
             }
         } else if self.taken.is_paused(key) {
             // The pool is paused. A request that can be served at once, and takes nothing of what the paused ones wait
@@ -375,8 +401,11 @@ impl Pass<'_> {
             if outcome.shortage.is_some() || self.is_in_the_way(key, &outcome) {
                 self.give_back(key, &outcome);
                 let reason = Reason::BehindOthers { is_accepted: false };
+                // For nodes in stock nobody waits in a pool that is not paused, only because others are being served.
+                let is_short = outcome.shortage.is_some() && !request.is_min_ready();
+                let basis = if is_short { Basis::Room } else { Basis::All };
                 // Once somebody else has taken the idle node that it would have got, the next one would be launched a node.
-                return if outcome.reuse.is_empty() { wait(reason) } else { Verdict::Wait(reason) };
+                return if outcome.reuse.is_empty() { wait(reason, basis) } else { Verdict::Wait(reason) };
             }
         } else if let Some(shortage) = &outcome.shortage {
             if request.is_min_ready() {
@@ -388,7 +417,7 @@ impl Pass<'_> {
             // meanwhile; later ones stay free for other launchers. Whether it has one is not clear while actions are at it.
             if self.taken.in_motion.contains(key) {
                 self.give_back(key, &outcome);
-                return wait(Reason::BeingServed);
+                return wait(Reason::BehindOthers { is_accepted: false }, Basis::Room);
             }
             self.taken.press(key, shortage, &request.node_types);
         }

@@ -20,20 +20,55 @@ pub struct Common {
     pub back_off_ends: Option<Timestamp>,
 }
 
-/// What all verdicts of a pool rest on, besides the request's class, the configuration, the registered pools, the uploads
+/// What the verdicts of a pool rest on, besides the request's class, the configuration, the registered pools, the uploads
 /// and the time.
 #[derive(Debug, PartialEq)]
 pub struct Grounds {
+    common: OfAll,
+    /// What is used.
+    pub used: Used,
+    pressure: Vec<Pressure>,
+    is_in_motion: bool,
+}
+
+/// What every verdict rests on.
+#[derive(Debug, PartialEq)]
+struct OfAll {
     cloud: Option<Answers>,
-    used_of_provider: Resources,
-    used_of_pool: Resources,
     tenants: u64,
     back_offs: u64,
     idle: u64,
-    pressure: Vec<Pressure>,
-    is_in_motion: bool,
     is_accepting_most: bool,
-    running: usize,
+    /// With `max-concurrency`.
+    running: Option<usize>,
+}
+
+/// What is used of a pool's provider, and in the pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Used {
+    of_provider: Resources,
+    of_pool: Resources,
+}
+
+impl Used {
+    /// Whether of nothing less is used than then.
+    fn is_no_less_than(&self, then: &Self) -> bool {
+        let no_less = |now: &Resources, then: &Resources| then.iter().all(|(name, amount)| now.amount(name) >= amount);
+        no_less(&self.of_provider, &then.of_provider) && no_less(&self.of_pool, &then.of_pool)
+    }
+}
+
+/// What of the grounds has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Nothing.
+    Nothing,
+    /// What is used or what others wait for, but there is no more room than there was, and there are others before all that wait.
+    ButNoMoreRoom,
+    /// What is used or what others wait for.
+    Room,
+    /// What every verdict rests on.
+    Everything,
 }
 
 /// What a cloud has said.
@@ -81,23 +116,46 @@ impl Grounds {
             return None;
         }
         let (provider, _) = world.pool_config(key)?;
+        let running = || taken.running.get(&key.provider).copied().unwrap_or(0);
         if provider.metastatic().is_some() {
             // Whether it leaves requests to another depends on what that one is placing.
             return None;
         }
-        let (used_of_provider, used_of_pool) = budget.used(key);
+        let (of_provider, of_pool) = budget.used(key);
         Some(Self {
-            cloud: world.provider(&key.provider).map(Answers::of),
-            used_of_provider,
-            used_of_pool,
-            tenants: common.tenants,
-            back_offs: common.back_offs,
-            idle: nodes.idle_version(key),
+            common: OfAll {
+                cloud: world.provider(&key.provider).map(Answers::of),
+                tenants: common.tenants,
+                back_offs: common.back_offs,
+                idle: nodes.idle_version(key),
+                is_accepting_most: taken.is_accepting_most(),
+                running: provider.max_concurrency.map(|_| running()),
+            },
+            used: Used { of_provider, of_pool },
             pressure: taken.pressure_on(key).cloned().collect(),
             is_in_motion: taken.in_motion.contains(key),
-            is_accepting_most: taken.is_accepting_most(),
-            running: taken.running.get(&key.provider).copied().unwrap_or(0),
         })
+    }
+
+    /// Whether what every verdict rests on is the same.
+    pub fn has_in_common_with(&self, other: &Self) -> bool {
+        self.common == other.common
+    }
+
+    /// What has changed since they were others. `short_at`: what was used when somebody had too little room.
+    pub fn changed_since(&self, old: &Self, short_at: Option<&Used>) -> Changed {
+        if self == old {
+            return Changed::Nothing;
+        }
+        if self.common != old.common {
+            return Changed::Everything;
+        }
+        let has_others = self.is_in_motion || !self.pressure.is_empty();
+        if has_others && short_at.is_none_or(|then| self.used.is_no_less_than(then)) {
+            Changed::ButNoMoreRoom
+        } else {
+            Changed::Room
+        }
     }
 
     /// When time alone may change a verdict of a pool.

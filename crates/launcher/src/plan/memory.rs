@@ -4,7 +4,7 @@
 //!
 //! * the class is to be looked at again whatever else is the same ([`Requests::take_renewed`](super::index::Requests));
 //! * the last verdict was not one for the whole class ([`ClassVerdict`]), or was not about its first request;
-//! * something has changed on which all verdicts of the pool rest ([`Grounds`]), or a moment has come at which time alone
+//! * something has changed on which its verdict rests ([`Grounds`], [`Basis`]), or a moment has come at which time alone
 //!   may change one of them ([`Memory::until`], which causes no wake-up: each such moment has a timer of its own, back-offs in
 //!   `upkeep`, `launch_after` in `serve`, the age of a quota in `Clouds::quotas_to_refresh`);
 //! * the configuration, the registered pools or the uploads of images have changed: then everything is forgotten
@@ -18,7 +18,7 @@ use nodepool_common::model::{NodeId, Resources, TenantName, Timestamp};
 
 use super::{
     PoolKey, Reason, Want, World,
-    grounds::{Common, Grounds},
+    grounds::{Changed, Common, Grounds, Used},
     index::{ClassId, Rank},
 };
 
@@ -31,6 +31,27 @@ pub struct ClassVerdict {
     pub wants: Vec<Want>,
     /// Whether it waits for what other users of the project take.
     pub is_starved: bool,
+    /// On what of the grounds it rests.
+    pub basis: Basis,
+}
+
+impl ClassVerdict {
+    /// That a class waits.
+    pub fn wait(reason: Reason, basis: Basis) -> Self {
+        Self { reason, wants: Vec::new(), is_starved: false, basis }
+    }
+}
+
+/// On what of its pool's [`Grounds`] a verdict rests, besides those that every verdict rests on: what the cloud says, what is idle,
+/// what tenants have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Basis {
+    /// Nothing else.
+    None,
+    /// There is too little room. It waits as long as there is no more, and as others are before it, whatever those wait for.
+    Room,
+    /// What is used, and what others wait for.
+    All,
 }
 
 /// A class that waits in a pool.
@@ -48,6 +69,12 @@ pub struct WaitingClass {
 #[derive(Debug, Default)]
 pub struct Memory {
     grounds: Option<Grounds>,
+    /// What was used when verdicts of [`Basis::Room`] were made, at most: they hold as long as it is not less.
+    short_at: Option<Used>,
+    /// Whether such a verdict was made in this pass.
+    is_short: bool,
+    /// Whether the last pass has accepted something: verdicts that were made before that may rest on more room.
+    has_accepted: bool,
     /// When time alone may change a verdict.
     until: Timestamp,
     /// Classes that wait.
@@ -71,18 +98,36 @@ impl Memory {
         now: Timestamp,
         renewed: &BTreeSet<ClassId>,
     ) -> Option<BTreeSet<ClassId>> {
-        if grounds.is_none() || self.grounds.as_ref() != grounds || now >= self.until {
+        self.is_short = false;
+        let changed = match (&self.grounds, grounds) {
+            (Some(old), Some(new)) if now < self.until => new.changed_since(old, self.short_at.as_ref()),
+            _ => Changed::Everything,
+        };
+        if changed == Changed::Everything {
             self.before = std::mem::take(&mut self.waiting);
             self.open.clear();
             self.asking.clear();
             self.of_the_cloud.clear();
             return None;
         }
-        let classes: BTreeSet<_> = self.open.union(renewed).copied().collect();
+        let mut classes: BTreeSet<_> = self.open.union(renewed).copied().collect();
+        let from = match changed {
+            Changed::Nothing if !self.has_accepted => None,
+            Changed::Nothing | Changed::ButNoMoreRoom => Some(Basis::All),
+            Changed::Room | Changed::Everything => Some(Basis::Room),
+        };
+        if let Some(from) = from {
+            classes.extend(self.resting_on(from));
+        }
         for class in &classes {
             self.reopen(*class);
         }
         Some(classes)
+    }
+
+    /// Classes that wait by a verdict that rests on so much at least.
+    pub fn resting_on(&self, basis: Basis) -> impl Iterator<Item = ClassId> {
+        self.waiting.iter().filter(move |(_, waiting)| waiting.verdict.basis >= basis).map(|(class, _)| *class)
     }
 
     /// What was made of a class does not count any more.
@@ -106,6 +151,7 @@ impl Memory {
         if is_first {
             self.open.remove(&class);
         }
+        self.is_short |= verdict.basis == Basis::Room;
         if !verdict.wants.is_empty() || verdict.is_starved || matches!(verdict.reason, Reason::TenantFull { .. }) {
             self.asking.insert(class);
         }
@@ -125,8 +171,12 @@ impl Memory {
         self.before.get(&class).filter(|before| before.from <= *rank)
     }
 
-    /// Ends a pass. `grounds`: on what the verdicts rest; `None` where that is not what it was at the beginning.
-    pub fn end(&mut self, grounds: Option<Grounds>, began_with_all: bool, until: Timestamp) {
+    /// Ends a pass. `grounds`: on what the verdicts rest, with all that this pass has decided; `None` where that cannot be said.
+    pub fn end(&mut self, grounds: Option<Grounds>, has_accepted: bool, began_with_all: bool, until: Timestamp) {
+        self.has_accepted = has_accepted;
+        if self.is_short || began_with_all || has_accepted {
+            self.short_at = grounds.as_ref().map(|grounds| grounds.used.clone());
+        }
         self.until = if began_with_all { until } else { self.until.min(until) };
         self.grounds = grounds;
         self.before.clear();

@@ -85,13 +85,11 @@ pub enum Reason {
         /// What is short.
         of: Box<Reason>,
     },
-    /// Earlier requests wait for room in this pool.
+    /// Earlier requests of this pool wait for room, or are being served, and what they still need is not known at this moment.
     BehindOthers {
         /// Whether it is accepted itself.
         is_accepted: bool,
     },
-    /// What requests before it still need is not known at this moment.
-    BeingServed,
     /// As many requests are just being accepted as may be at once.
     TurnToCome,
     /// The request prefers a provider that may serve it.
@@ -256,10 +254,7 @@ impl Bound {
 impl Reason {
     /// Whether it is of the same kind, maybe with other numbers.
     pub fn is_like(&self, other: &Self) -> bool {
-        use std::mem::discriminant;
-        // Whether those before it are being served or wait themselves changes with each action.
-        let is_behind = |reason: &Self| matches!(reason, Self::BehindOthers { .. } | Self::BeingServed);
-        discriminant(self) == discriminant(other) || (is_behind(self) && is_behind(other))
+        std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
     /// Whether what the cloud of this very provider says or sets free may end it. It does not where only other requests or other
@@ -294,7 +289,7 @@ impl Reason {
             Self::NoneFree { .. } => "the end of a job on a node with this label",
             Self::MaxConcurrency { .. } => "the end of launches of this provider",
             Self::AtCapacity { of } => return of.ended_by(),
-            Self::BehindOthers { .. } | Self::BeingServed => "earlier requests of this pool get their nodes",
+            Self::BehindOthers { .. } => "earlier requests of this pool get their nodes",
             Self::TurnToCome => "the acceptance of others, within moments",
             Self::LeftToProvider { .. }
             | Self::LeftToPriority { .. }
@@ -359,13 +354,12 @@ impl fmt::Display for Reason {
                 write!(f, "{running} launches are running, of max-concurrency {most}")
             }
             Self::AtCapacity { of } => write!(f, "at capacity: {of}"),
-            Self::BehindOthers { is_accepted: false } => {
-                f.write_str("the pool is paused: an earlier request waits for room, in a quota or limit")
-            }
+            Self::BehindOthers { is_accepted: false } => f.write_str(
+                "the pool is paused: an earlier request waits for room, in a quota or limit, or is being served",
+            ),
             Self::BehindOthers { is_accepted: true } => {
                 f.write_str("an earlier request waits for room, in a quota or limit")
             }
-            Self::BeingServed => f.write_str("requests before it are being served"),
             Self::TurnToCome => f.write_str("others are being accepted before it"),
             Self::LeftToProvider { provider } => write!(f, "left to provider {provider}, which the request prefers"),
             Self::LeftToPriority { pool } => write!(f, "left to a pool of higher priority: {pool}"),

@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_for_good_of_a_request_that_waited_and_was_accepted_later() {
         let (id, pool) = (RequestId::from("100-0000000000"), PoolKey { provider: "p".into(), pool: "main".into() });
-        let waiting = Waiting { reason: Reason::BeingServed, paused: false };
+        let waiting = Waiting { reason: Reason::TurnToCome, paused: false };
         let mut waits = Waits::default();
         waits.leave(&id, &pool, WaitingSince { waiting, since: 0.0 }, 0.0);
         // It came back, and is in a class of which nothing is waiting here.

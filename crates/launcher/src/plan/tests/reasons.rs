@@ -59,8 +59,8 @@ fn programs_get_its_code_and_its_numbers() {
         })
     );
     assert_eq!(
-        shown(&Reason::AtCapacity { of: Box::new(Reason::BeingServed) }),
-        serde_json::json!({"code": "at-capacity", "of": {"code": "being-served"}})
+        shown(&Reason::AtCapacity { of: Box::new(Reason::TurnToCome) }),
+        serde_json::json!({"code": "at-capacity", "of": {"code": "turn-to-come"}})
     );
     assert_eq!(shown(&Reason::OfNoUse { state: Some(NodeState::Failed) })["state"], "failed");
     let host = HostId { name: "h".to_owned(), username: "zuul".to_owned(), port: 22 };

@@ -479,6 +479,8 @@ mod tests {
             Waited::of(&plan).wants_room_of(&pool.provider)
         };
         assert!(!wants(Reason::TurnToCome) && !wants(Reason::LeftToPoolsWithLabels));
-        assert!(wants(Reason::BeingServed) && wants(Reason::BehindOthers { is_accepted: true }));
+        assert!(
+            wants(Reason::BehindOthers { is_accepted: false }) && wants(Reason::BehindOthers { is_accepted: true })
+        );
     }
 }

@@ -393,11 +393,6 @@ impl Model<'_> {
                 config.is_some_and(|config| config.max_concurrency == Some(*most)) && running >= most
             }
             Reason::TurnToCome => accepts_of(plan).count() + held.accepting.len() >= world.timing.accepts_at_once,
-            Reason::BeingServed => {
-                let is_worked_on =
-                    held.requests.iter().any(|(id, of)| of.pool == *pool && held.busy_requests.contains(id));
-                is_worked_on || held.accepting.values().any(|other| other == pool)
-            }
             Reason::BehindOthers { .. } => others_of(&pool.provider),
             Reason::QuotaRefused { until } => {
                 is_accepted && world.providers[&pool.provider].launch_after == Some(*until) && *until > world.now

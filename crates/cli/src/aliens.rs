@@ -84,7 +84,7 @@ fn knows(records: &Records, provider: &ProviderName, image: &CloudResource) -> b
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::sync::Arc;
 
     use nodepool_common::model::{Entry, ImageUpload, Stat, UploadKey};
     use nodepool_drivers::ResourceKind;
@@ -99,7 +99,7 @@ mod tests {
             let UploadKey { image, provider, build, id } = key.clone();
             let record = ImageUpload::read(image, build, provider, id, record.to_string().as_bytes());
             let record = record.map(|(record, _)| Arc::new(record));
-            (key, Entry { record, stat: Stat::default(), contenders: BTreeSet::new(), free_since: None })
+            (key, Entry::unlocked(record, Stat::default()))
         };
         Records { uploads: uploads.iter().map(entry).collect(), ..Records::default() }
     }

@@ -4,7 +4,7 @@
 //! paths at a time. It creates nothing: upstream's `nodepool list` makes a lock directory under each node it looks at.
 //! What cannot be used is left out and named in the log.
 
-use std::{collections::BTreeSet, fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use nodepool_common::{
@@ -48,13 +48,13 @@ pub async fn node(zk: &ZooKeeper, id: &NodeId) -> Result<Records, ZkError> {
     Ok(Records { nodes: read_node(zk, id.clone()).await?.into_iter().collect(), ..Records::default() })
 }
 
-async fn read_node(zk: &ZooKeeper, id: NodeId) -> Result<Option<(NodeId, Entry<Node>)>, ZkError> {
+async fn read_node(zk: &ZooKeeper, id: NodeId) -> Result<Option<(NodeId, Arc<Entry<Node>>)>, ZkError> {
     let path = format!("{NODES}/{id}");
     let lock = format!("{path}/lock");
     let (record, contenders) = futures::try_join!(zk.get(&path), zk.children(&lock))?;
     let Some((data, stat)) = record else { return Ok(None) };
     let mut entry = entry(&path, Node::read(id.clone(), &data), stat);
-    entry.contenders = contenders.into_iter().collect();
+    Arc::make_mut(&mut entry).contenders = contenders.into_iter().collect();
     Ok(Some((id, entry)))
 }
 
@@ -96,7 +96,7 @@ pub async fn images(zk: &ZooKeeper) -> Result<Records, ZkError> {
 /// All images with their pauses, build requests and builds; no uploads.
 pub async fn builds(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let mut records = images(zk).await?;
-    let ids = build_ids(zk, &records.images).await?;
+    let ids = build_ids(zk, records.images.iter().cloned().collect()).await?;
     let entries = each(ids, |(image, id)| async move {
         let path = build_path(&image, &id);
         let found = zk.get(&path).await?;
@@ -157,7 +157,7 @@ impl ProviderDirectory {
 /// The providers' parts of all builds, in order.
 pub async fn provider_directories(zk: &ZooKeeper) -> Result<Vec<ProviderDirectory>, ZkError> {
     let images = zk.children(IMAGES).await?.into_iter().map(ImageName::from).collect();
-    let ids = build_ids(zk, &images).await?;
+    let ids = build_ids(zk, images).await?;
     let found = each(ids, |(image, build)| async move {
         let providers = zk.children(&format!("{}/providers", build_path(&image, &build))).await?;
         let directory = move |provider: String| ProviderDirectory {
@@ -173,8 +173,8 @@ pub async fn provider_directories(zk: &ZooKeeper) -> Result<Vec<ProviderDirector
     Ok(directories)
 }
 
-async fn build_ids(zk: &ZooKeeper, images: &BTreeSet<ImageName>) -> Result<Vec<(ImageName, BuildId)>, ZkError> {
-    let found = each(images.iter().cloned().collect(), |image: ImageName| async move {
+async fn build_ids(zk: &ZooKeeper, images: Vec<ImageName>) -> Result<Vec<(ImageName, BuildId)>, ZkError> {
+    let found = each(images, |image: ImageName| async move {
         let ids = zk.children(&format!("{IMAGES}/{image}/builds")).await?;
         let ids = ids.into_iter().filter(|id| is_record_id(id));
         Ok(ids.map(|id| (image.clone(), BuildId::from(id))).collect::<Vec<_>>())
@@ -201,7 +201,7 @@ async fn each<T, R, F: Future<Output = Result<R, ZkError>>>(
     stream::iter(items).map(work).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-fn entry<T: fmt::Debug>(path: &str, read: Result<(T, Vec<String>), RecordError>, stat: Stat) -> Entry<T> {
+fn entry<T: fmt::Debug>(path: &str, read: Result<(T, Vec<String>), RecordError>, stat: Stat) -> Arc<Entry<T>> {
     let record = match read {
         Ok((record, _)) => Ok(Arc::new(record)),
         Err(error) => {
@@ -209,5 +209,5 @@ fn entry<T: fmt::Debug>(path: &str, read: Result<(T, Vec<String>), RecordError>,
             Err(error)
         }
     };
-    Entry { record, stat, contenders: BTreeSet::new(), free_since: None }
+    Entry::unlocked(record, stat)
 }

@@ -251,17 +251,17 @@ mod tests {
     use std::{collections::BTreeSet, sync::Arc};
 
     use super::*;
-    use crate::model::{Entry, ImageBuild, ImageUpload, NodeRequest, PoolComponent, Stat, UploadKey};
+    use crate::model::{Entry, ImageBuild, ImageName, ImageUpload, NodeRequest, PoolComponent, Stat, UploadKey};
 
     const NOW: Timestamp = 1_760_000_000.5;
 
-    fn entry<T>(record: T, contenders: &[&str]) -> Entry<T> {
-        Entry {
+    fn entry<T>(record: T, contenders: &[&str]) -> Arc<Entry<T>> {
+        Arc::new(Entry {
             record: Ok(Arc::new(record)),
             stat: Stat::default(),
             contenders: contenders.iter().map(|&c| c.to_owned()).collect::<BTreeSet<_>>(),
             free_since: None,
-        }
+        })
     }
 
     fn add_node(records: &mut Records, id: &str, contenders: &[&str], data: &str) {
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn builds_of_a_paused_image_show_paused_and_ages_are_epoch_seconds_in_json() {
         let mut records = Records::default();
-        records.images.extend(["img".into(), "other".into()]);
+        records.images.extend(["img", "other"].map(ImageName::from));
         let data = br#"{"state": "ready", "state_time": 1759999940.9, "builder": "b1", "formats": "qcow2,raw"}"#;
         let (build, _) = ImageBuild::read("img".into(), "c0ffee".into(), data).unwrap();
         records.builds.insert(("img".into(), "c0ffee".into()), entry(build, &[]));

@@ -4,7 +4,7 @@
 
 mod zk_common;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use nodepool_common::{
     model::{Entry, HeldBack, HeldItem, Holder, NodeId, NodeState, RecordError, RequestState},
@@ -284,8 +284,8 @@ async fn five_thousand_nodes_are_read_within_a_minute() {
 }
 
 /// What is held back, once the cache has so many items of it.
-async fn cached(zk: &ZooKeeper, holder: &Holder, items: usize) -> Entry<HeldBack> {
-    let has_them = |entry: &Entry<HeldBack>| entry.usable().is_some_and(|held| held.items.len() == items);
+async fn cached(zk: &ZooKeeper, holder: &Holder, items: usize) -> Arc<Entry<HeldBack>> {
+    let has_them = |entry: &Arc<Entry<HeldBack>>| entry.usable().is_some_and(|held| held.items.len() == items);
     let look = || async { zk.cache().read(|records| records.held_back.get(holder).cloned()).filter(has_them) };
     wait_for(SOON, "the cache has it", look).await
 }

@@ -51,7 +51,7 @@ pub fn leaked(records: &Records, provider: &ProviderName, resource: &CloudResour
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::sync::Arc;
 
     use nodepool_common::model::{Entry, Node, Stat};
     use serde_json::{Map, json};
@@ -67,7 +67,7 @@ mod tests {
             node.external_id = external_id.map(|id| json!(id));
             node.state = state;
             let record = Ok(Arc::new(node));
-            let entry = Entry { record, stat: Stat::default(), contenders: BTreeSet::new(), free_since: None };
+            let entry = Entry::unlocked(record, Stat::default());
             records.nodes.insert("1".into(), entry);
             let marks = [("nodepool_provider_name", "p"), ("nodepool_node_id", "1")];
             let marks = marks.map(|(key, value)| (key.to_owned(), json!(value)));

@@ -194,11 +194,12 @@ impl Site {
         self.records.requests.insert(id, self.entry(request, false));
     }
 
-    fn entry<T>(&self, record: T, locked: bool) -> Entry<T> {
+    fn entry<T>(&self, record: T, locked: bool) -> Arc<Entry<T>> {
         let contenders =
             if locked { BTreeSet::from(["0123456789abcdef__lock__0000000000".to_owned()]) } else { BTreeSet::new() };
         let stat = Stat { mzxid: self.version, ctime: 1_759_999_000_000, mtime: 1_759_999_000_000, ..Stat::default() };
-        Entry { record: Ok(Arc::new(record)), stat, contenders, free_since: (!locked).then_some(NOW - 60.0) }
+        let free_since = (!locked).then_some(NOW - 60.0);
+        Arc::new(Entry { record: Ok(Arc::new(record)), stat, contenders, free_since })
     }
 
     /// Something happens, as it does all the time: a node of ours is used up, a request comes or is withdrawn, another

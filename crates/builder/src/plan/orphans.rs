@@ -7,7 +7,7 @@
 //! image's files go once they are uploaded (`delete-after-upload`).
 
 use nodepool_common::model::{
-    BuildId, BuildState, Entry, HeldBack, Holder, ImageName,
+    BuildId, BuildState, HeldBack, Holder, ImageName,
     brake::{Count, Search, Sort, Thing, Verdict, judge},
 };
 
@@ -29,7 +29,7 @@ pub(super) fn judged(world: &World<'_>) -> Option<Verdict> {
     let records = world.records;
     let is_ready = |image: &ImageName, build: &BuildId| {
         let entry = records.builds.get(&(image.clone(), build.clone()));
-        entry.and_then(Entry::usable).is_some_and(|build| build.state == BuildState::Ready)
+        entry.and_then(|entry| entry.usable()).is_some_and(|build| build.state == BuildState::Ready)
     };
     let files = world.files?;
     let is_orphan = |(image, build): &&(ImageName, BuildId)| {

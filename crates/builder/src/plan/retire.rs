@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::model::{
-    BuildId, BuildState, Entry, ImageBuild, ImageName, ImageUpload, NodeState, ProviderName, RecordError, Timestamp,
+    BuildId, BuildState, ImageBuild, ImageName, ImageUpload, NodeState, ProviderName, RecordError, Timestamp,
     UploadKey, UploadState, brake::Thing,
 };
 
@@ -66,7 +66,8 @@ fn patience(world: &World<'_>, decision: &Decision) -> f64 {
         Decision::RemoveEmpty { .. } if beside_upstreams => EMPTY,
         _ if beside_upstreams => UPSTREAMS,
         Decision::DeleteUpload { key, .. } => {
-            let build = world.records.builds.get(&(key.image.clone(), key.build.clone())).and_then(Entry::usable);
+            let build =
+                world.records.builds.get(&(key.image.clone(), key.build.clone())).and_then(|entry| entry.usable());
             let is_alone = world.records.builders.len() < 2;
             if is_alone || build.is_some_and(|build| world.is_ours(build)) { 0.0 } else { GRACE }
         }
@@ -91,7 +92,8 @@ impl<'a> Retirement<'a> {
         for (key, entry) in &world.records.uploads {
             let Some(upload) = entry.usable() else { continue };
             uploads.entry((&key.image, &key.build)).or_default().push((key, upload.as_ref()));
-            let build = world.records.builds.get(&(key.image.clone(), key.build.clone())).and_then(Entry::usable);
+            let build =
+                world.records.builds.get(&(key.image.clone(), key.build.clone())).and_then(|entry| entry.usable());
             if upload.state == UploadState::Ready && build.is_some_and(|build| build.state == BuildState::Ready) {
                 ready.entry((&key.image, &key.provider)).or_default().push((entry.order().unwrap_or_default(), key));
             }
@@ -101,7 +103,7 @@ impl<'a> Retirement<'a> {
             keys.sort_by(|a, b| b.0.total_cmp(&a.0));
             recent.extend(keys.into_iter().take(KEEP).map(|(_, key)| key));
         }
-        let nodes = world.records.nodes.values().filter_map(Entry::usable);
+        let nodes = world.records.nodes.values().filter_map(|entry| entry.usable());
         let used = nodes
             .filter(|node| node.state != NodeState::Deleted)
             .filter_map(|node| node.image_id.as_deref())
@@ -308,7 +310,7 @@ impl<'a> Pass<'a> {
 
     /// A build of ours whose record we may not have seen yet.
     fn is_being_made(&self, image: &ImageName, id: &BuildId) -> bool {
-        let entry = self.world.records.builds.get(&(image.clone(), id.clone())).and_then(Entry::usable);
+        let entry = self.world.records.builds.get(&(image.clone(), id.clone())).and_then(|entry| entry.usable());
         entry.is_none_or(|build| build.state == BuildState::Building)
     }
 

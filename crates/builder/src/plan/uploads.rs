@@ -1,6 +1,6 @@
 //! Which builds to upload (`nodepool 11.0.0: builder.py _checkProviderImageUpload`).
 
-use nodepool_common::model::{Entry, ImageName, ProviderName, UploadState};
+use nodepool_common::model::{ImageName, ProviderName, UploadState};
 
 use super::{Decision, Plan, World, world::UploadTo};
 
@@ -24,7 +24,7 @@ pub(super) fn is_file_lost(world: &World<'_>, image: &ImageName) -> bool {
         let is_listed = provider.driver.diskimages().get(image).is_some_and(|image| !image.pause);
         is_listed
             && missing(world, name, image).is_some_and(|(to, format)| {
-                let entry = world.records.builds.get(&(to.0.clone(), to.1.clone())).and_then(Entry::usable);
+                let entry = world.records.builds.get(&(to.0.clone(), to.1.clone())).and_then(|entry| entry.usable());
                 entry.is_some_and(|build| world.is_ours(build)) && !has_file(world, &to, &format)
             })
     })
@@ -59,7 +59,7 @@ fn judge(world: &World<'_>, provider: &ProviderName, image: &ImageName, plan: &m
             .records
             .builds
             .get(&(to.0.clone(), to.1.clone()))
-            .and_then(Entry::usable)
+            .and_then(|entry| entry.usable())
             .is_some_and(|build| world.is_ours(build))
         && world.records.uploads.iter().any(|(key, entry)| {
             (&key.image, &key.build, &key.provider) == (&to.0, &to.1, &to.2)

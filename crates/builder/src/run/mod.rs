@@ -266,25 +266,23 @@ impl Builder {
             let mut state = self.state();
             state.tidy(now);
             // Those of another session are gone in a moment, which wakes us.
-            let (plan, held_before) = self.zk.cache().read_in(session, |records| {
-                let plan = plan(&World {
-                    now,
-                    config: &config,
-                    records,
-                    builder_id: &self.id,
-                    files: files.as_ref(),
-                    lacks_providers: state.lacks_providers,
-                    providers: &providers,
-                    doing: &state.doing,
-                    build_workers: self.options.build_workers,
-                    upload_workers: self.options.upload_workers,
-                    retires: self.options.cleanup_interval.is_some(),
-                    stopping: stopping || behind,
-                });
-                (plan, records.held_back.get(&holder).cloned())
-            })?;
+            let records = self.zk.cache().snapshot_in(session)?;
+            let plan = plan(&World {
+                now,
+                config: &config,
+                records: &records,
+                builder_id: &self.id,
+                files: files.as_ref(),
+                lacks_providers: state.lacks_providers,
+                providers: &providers,
+                doing: &state.doing,
+                build_workers: self.options.build_workers,
+                upload_workers: self.options.upload_workers,
+                retires: self.options.cleanup_interval.is_some(),
+                stopping: stopping || behind,
+            });
             state.doing.wanted.clone_from(&plan.wanted);
-            (plan, held_before)
+            (plan, records.held_back.get(&holder).cloned())
         };
         if let Some(held) = plan.held_back {
             self.withhold(session, held, held_before);

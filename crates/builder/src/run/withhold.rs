@@ -26,7 +26,7 @@ impl Builder {
         self: &Arc<Self>,
         session: SessionId,
         held: Option<HeldBack>,
-        before: Option<Entry<HeldBack>>,
+        before: Option<Arc<Entry<HeldBack>>>,
     ) {
         let held = held.map(|held| HeldBack { host: host::hostname(), ..held });
         // What is being written is not known to the planner yet.
@@ -35,19 +35,19 @@ impl Builder {
         }
         self.say_what_is_withheld(held.as_ref());
         let holder = Holder::Builder(self.id.clone());
-        let written = before.as_ref().and_then(Entry::usable).map(|held| held.write());
+        let written = before.as_ref().and_then(|entry| entry.usable()).map(|held| held.write());
         if written == held.as_ref().map(HeldBack::write) && before.is_some() == written.is_some() {
             return;
         }
         self.state().withholding = true;
         self.spawn(|this| async move {
             let wanted = held.as_ref().map(HeldBack::write);
-            match this.zk.in_session(session).hold_back(&holder, held.as_ref(), before.as_ref()).await {
+            match this.zk.in_session(session).hold_back(&holder, held.as_ref(), before.as_deref()).await {
                 Ok(true) => {
                     let mut changed = this.zk.cache().changed();
                     let now = || this.zk.cache().read(|records| records.held_back.get(&holder).cloned());
                     let seen = async {
-                        while now().as_ref().and_then(Entry::usable).map(|held| held.write()) != wanted {
+                        while now().as_ref().and_then(|entry| entry.usable()).map(|held| held.write()) != wanted {
                             if changed.changed().await.is_err() {
                                 return;
                             }

@@ -34,7 +34,7 @@ pub use image::{BuildState, ImageBuild, ImageUpload, UploadKey, UploadState};
 pub use json::{Json, Object};
 pub use metastatic::{Backing, Place, metastatic_owner, metastatic_provider};
 pub use node::{Node, NodeState};
-pub use records::{Changes, Entry, HasState, Records, RequestLock, Stat, WorkLock};
+pub use records::{Changes, Entries, Entry, HasState, Records, RequestLock, Stat, WorkLock, change_each};
 pub use request::{MIN_READY_REQUESTOR, NodeRequest, RequestState};
 pub use resources::Resources;
 pub use uptime::Uptime;

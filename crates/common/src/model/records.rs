@@ -1,9 +1,8 @@
 //! [`Records`]: everything under `/nodepool`, as last seen. The tree cache fills it, the planners read it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
+
+use imbl::{OrdMap, OrdSet};
 
 use super::{
     BuildId, BuilderComponent, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId,
@@ -65,6 +64,11 @@ pub struct Entry<T> {
 }
 
 impl<T> Entry<T> {
+    /// A record that nobody has locked, since an unknown time.
+    pub fn unlocked(record: Result<Arc<T>, RecordError>, stat: Stat) -> Arc<Self> {
+        Arc::new(Self { record, stat, contenders: BTreeSet::new(), free_since: None })
+    }
+
     /// The record, where it can be used.
     pub fn usable(&self) -> Option<&Arc<T>> {
         self.record.as_ref().ok()
@@ -139,35 +143,48 @@ impl WorkLock {
     }
 }
 
-/// Everything under `/nodepool`, as last seen.
+/// Records of a kind, with their locks, by their names.
+pub type Entries<K, T> = OrdMap<K, Arc<Entry<T>>>;
+
+/// Changes each value of a map.
+pub fn change_each<K: Clone + Ord, V: Clone>(map: &mut OrdMap<K, V>, change: impl Fn(&mut V)) {
+    let changed = std::mem::take(map).into_iter().map(|(key, mut value)| {
+        change(&mut value);
+        (key, value)
+    });
+    *map = changed.collect();
+}
+
+/// Everything under `/nodepool`, as last seen. A clone is a snapshot: it costs a few counters, and shares all that is not changed
+/// since.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     /// `/nodepool/nodes`.
-    pub nodes: BTreeMap<NodeId, Entry<Node>>,
+    pub nodes: Entries<NodeId, Node>,
     /// `/nodepool/requests`. An entry's contenders are those of its lock in `requests-lock`.
-    pub requests: BTreeMap<RequestId, Entry<NodeRequest>>,
+    pub requests: Entries<RequestId, NodeRequest>,
     /// `/nodepool/requests-lock`.
-    pub request_locks: BTreeMap<RequestId, RequestLock>,
+    pub request_locks: OrdMap<RequestId, RequestLock>,
     /// `/nodepool/images/<image>`, whether or not it has builds.
-    pub images: BTreeSet<ImageName>,
+    pub images: OrdSet<ImageName>,
     /// `/nodepool/images/<image>/builds`.
-    pub builds: BTreeMap<(ImageName, BuildId), Entry<ImageBuild>>,
+    pub builds: Entries<(ImageName, BuildId), ImageBuild>,
     /// `/nodepool/images/<image>/builds/<build>/providers/<provider>/images`.
-    pub uploads: BTreeMap<UploadKey, Entry<ImageUpload>>,
+    pub uploads: Entries<UploadKey, ImageUpload>,
     /// Images with a `pause` child.
-    pub paused_images: BTreeSet<ImageName>,
+    pub paused_images: OrdSet<ImageName>,
     /// Images with a `request-build` child, and its stat.
-    pub build_requests: BTreeMap<ImageName, Stat>,
+    pub build_requests: OrdMap<ImageName, Stat>,
     /// `/nodepool/images/<image>/builds/lock`, where somebody has had it since we look: who builds the image.
-    pub building: BTreeMap<ImageName, WorkLock>,
+    pub building: OrdMap<ImageName, WorkLock>,
     /// `…/builds/<build>/providers/<provider>/images/lock`, where somebody has had it since we look: who uploads the build to the provider.
-    pub uploading: BTreeMap<(ImageName, BuildId, ProviderName), WorkLock>,
+    pub uploading: OrdMap<(ImageName, BuildId, ProviderName), WorkLock>,
     /// `/nodepool/components/pool`, by the znode's name. Unusable ones are left out.
-    pub pools: BTreeMap<String, Arc<PoolComponent>>,
+    pub pools: OrdMap<String, Arc<PoolComponent>>,
     /// `/nodepool/components/builder`, by the znode's name. Unusable ones are left out.
-    pub builders: BTreeMap<String, Arc<BuilderComponent>>,
+    pub builders: OrdMap<String, Arc<BuilderComponent>>,
     /// `/nodepool/leaks`: what is not removed until somebody allows it. Without locks.
-    pub held_back: BTreeMap<Holder, Entry<HeldBack>>,
+    pub held_back: Entries<Holder, HeldBack>,
 }
 
 /// Which of the [`Records`] may have changed. It says where to look again, not what has become of it.
@@ -239,13 +256,13 @@ mod tests {
 
     const NOW: Timestamp = 1_760_000_000.0;
 
-    fn upload(id: &str, state_time: &str, mtime: i64) -> (UploadKey, Entry<ImageUpload>) {
+    fn upload(id: &str, state_time: &str, mtime: i64) -> (UploadKey, Arc<Entry<ImageUpload>>) {
         let key = UploadKey { image: "i".into(), provider: "p".into(), build: "b".into(), id: id.into() };
         let data = format!(r#"{{"state": "ready", "state_time": {state_time}, "external_id": "{id}"}}"#);
         let UploadKey { image, provider, build, id } = key.clone();
         let (upload, _) = ImageUpload::read(image, build, provider, id, data.as_bytes()).unwrap();
         let stat = Stat { mtime, ..Stat::default() };
-        (key, Entry { record: Ok(Arc::new(upload)), stat, contenders: BTreeSet::new(), free_since: None })
+        (key, Entry::unlocked(Ok(Arc::new(upload)), stat))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Times rather than ages: a monitoring system subtracts them from its own clock, also when nothing is reported any
 //! more. Upstream measures none of this.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::{
     BuildState, Entry, HasState, ImageName, LabelName, NodeState, ProviderName, Records, RequestState, Timestamp,
@@ -38,7 +38,7 @@ impl Ages {
         for state in RequestState::ALL {
             ages.requests.insert(*state, 0);
         }
-        for request in records.requests.values().filter_map(Entry::usable) {
+        for request in records.requests.values().filter_map(|entry| entry.usable()) {
             *ages.requests.entry(request.state).or_default() += 1;
             let waits = matches!(request.state, RequestState::Requested | RequestState::Pending);
             if let Some(created) = request.created_time.filter(|_| waits) {
@@ -77,7 +77,7 @@ impl Ages {
 }
 
 fn timed<'a, T: HasState + 'a>(
-    entries: impl Iterator<Item = &'a Entry<T>>,
+    entries: impl Iterator<Item = &'a Arc<Entry<T>>>,
 ) -> impl Iterator<Item = (&'a T, Timestamp)> {
     entries.filter_map(|entry| Some((entry.usable()?.as_ref(), entry.order()?)))
 }
@@ -92,18 +92,16 @@ fn latest<K: Ord>(times: &mut BTreeMap<K, Timestamp>, key: K, time: Timestamp) {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
-
     use serde_json::json;
 
     use super::*;
     use crate::model::{ImageBuild, ImageUpload, Node, NodeRequest, Stat, UploadKey};
 
-    fn entry<T>(record: T) -> Entry<T> {
-        Entry { record: Ok(Arc::new(record)), stat: Stat::default(), contenders: BTreeSet::new(), free_since: None }
+    fn entry<T>(record: T) -> Arc<Entry<T>> {
+        Entry::unlocked(Ok(Arc::new(record)), Stat::default())
     }
 
-    fn request(state: RequestState, labels: &[&str], created: Option<f64>) -> Entry<NodeRequest> {
+    fn request(state: RequestState, labels: &[&str], created: Option<f64>) -> Arc<Entry<NodeRequest>> {
         let mut request = NodeRequest::min_ready(&"x".into(), String::new(), 5.0);
         request.state = state;
         request.node_types = labels.iter().map(|label| (*label).into()).collect();

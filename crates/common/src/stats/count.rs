@@ -82,13 +82,13 @@ pub fn count_addressable_requests(records: &Records) -> BTreeMap<(ProviderName, 
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
     use crate::model::{Entry, LauncherId, Node, NodeRequest, PoolComponent, RecordError, Stat};
 
-    fn entry<T>(record: T) -> Entry<T> {
-        Entry { record: Ok(Arc::new(record)), stat: Stat::default(), contenders: BTreeSet::new(), free_since: None }
+    fn entry<T>(record: T) -> Arc<Entry<T>> {
+        Entry::unlocked(Ok(Arc::new(record)), Stat::default())
     }
 
     fn pool(provider: &str, name: &str, labels: &[&str]) -> Arc<PoolComponent> {
@@ -100,7 +100,7 @@ mod tests {
         Arc::new(pool)
     }
 
-    fn node(provider: Option<&str>, labels: &[&str], state: NodeState) -> Entry<Node> {
+    fn node(provider: Option<&str>, labels: &[&str], state: NodeState) -> Arc<Entry<Node>> {
         let mut node = Node::new(0.0);
         node.state = state;
         node.provider = provider.map(Into::into);
@@ -125,9 +125,7 @@ mod tests {
         records.nodes.insert("1".into(), node(Some("rdo"), &["a", "b"], NodeState::Ready));
         records.nodes.insert("2".into(), node(Some("rdo"), &["a"], NodeState::InUse));
         records.nodes.insert("3".into(), node(None, &["a"], NodeState::Deleted));
-        let mut broken = node(Some("rdo"), &["a"], NodeState::Ready);
-        broken.record = Err(RecordError::Empty);
-        records.nodes.insert("4".into(), broken);
+        records.nodes.insert("4".into(), Entry::unlocked(Err(RecordError::Empty), Stat::default()));
         let counts = count_nodes(&records, [], []);
         assert_eq!(counts.all.get(NodeState::Ready), 1);
         assert_eq!(counts.all.get(NodeState::Deleted), 1);

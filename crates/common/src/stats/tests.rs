@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::UdpSocket, time::Duration};
 
 use super::*;
-use crate::model::{LabelName, Node, NodeState, Records};
+use crate::model::{Entry, LabelName, Node, NodeState, Records, Stat};
 
 struct Server(UdpSocket);
 
@@ -121,12 +121,7 @@ fn counts(labels: &[&str], ready: usize) -> NodeCounts {
         node.state = NodeState::Ready;
         node.provider = Some("rdo".into());
         node.labels = vec!["a".into()];
-        let entry = crate::model::Entry {
-            record: Ok(Arc::new(node)),
-            stat: crate::model::Stat::default(),
-            contenders: BTreeSet::new(),
-            free_since: None,
-        };
+        let entry = Entry::unlocked(Ok(Arc::new(node)), Stat::default());
         records.nodes.insert(format!("{id:010}").into(), entry);
     }
     let labels = labels.iter().map(|label| LabelName::from(*label)).collect::<Vec<_>>();

@@ -1,9 +1,8 @@
 //! [`Core`]: what the launcher knows and does, owned by its loop alone.
 //!
 //! The loop applies each [`Event`] in the order in which it was told, then makes a pass, which reads records and clouds and
-//! plans. Nobody else has a reference to the core, so no lock guards it. The cache's read lock is held for the whole of a pass:
-//! who wants to change the records meanwhile waits for its end (the watch's events, writes of ours that were answered), and
-//! blocks its thread. Who wants to know what is held and what waits asks ([`Questions`]) and gets a copy, which all share who
+//! plans. Nobody else has a reference to the core, so no lock guards it, and a pass holds none: it looks at a snapshot of the
+//! records. Who wants to know what is held and what waits asks ([`Questions`]) and gets a copy, which all share who
 //! have asked since the last pass.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -217,33 +216,31 @@ impl Launcher {
             .collect();
         let started = Instant::now();
         core.book.tidy(now);
+        // Where they were replaced just now, all that was taken to be planned with comes again with the new session.
+        let (records, changes) = self.zk.cache().take_in(session)?;
         let touched = core.book.holdings_mut().take_touched();
-        let changes = self.zk.cache().take_changes();
         let is_check_due = core.is_check_due();
         let planner = &mut core.planner;
-        let mut look_again_at = None;
-        let plan = self.zk.cache().read_in(session, |records| {
-            look_again_at = self.note_gone(records);
-            if is_check_due {
-                core.book.forget_gone(|node| records.nodes.contains_key(node));
-            }
-            let known = self.clouds.known();
-            let world = World {
-                now,
-                config: &config,
-                records,
-                pools: &pools,
-                providers: &known.iter().map(|(name, state)| (name.clone(), &**state)).collect(),
-                session: session.0,
-                holdings: &core.book,
-                timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
-                stopping,
-            };
-            let news = News { changes, touched, setting: false };
-            if is_check_due { plan_and_check(planner, &world, news) } else { planner.plan(&world, news) }
-        });
-        // Where they were replaced just now, all that was taken to be planned with comes again with the new session.
-        let mut plan = plan?;
+        let look_again_at = self.note_gone(&records);
+        if is_check_due {
+            core.book.forget_gone(|node| records.nodes.contains_key(node));
+        }
+        let known = self.clouds.known();
+        let world = World {
+            now,
+            config: &config,
+            records: &records,
+            pools: &pools,
+            providers: &known.iter().map(|(name, state)| (name.clone(), &**state)).collect(),
+            session: session.0,
+            holdings: &core.book,
+            timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
+            stopping,
+        };
+        let news = News { changes, touched, setting: false };
+        let mut plan = if is_check_due { plan_and_check(planner, &world, news) } else { planner.plan(&world, news) };
+        // Not kept while decisions are handed out: what changes from here on need not be copied.
+        drop(records);
         core.book.note_idle(std::mem::take(&mut plan.idle_backing), now);
         self.stats.plan(started.elapsed());
         let waited = Waited::of(&plan);

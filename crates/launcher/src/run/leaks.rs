@@ -21,7 +21,7 @@ use std::{
 use nodepool_common::{
     config,
     model::{
-        Entry, HeldBack, Holder, NodeId, ProviderName, Records, Stat, Timestamp,
+        Entry, HeldBack, Holder, NodeId, ProviderName, Records, Timestamp,
         brake::{Standing, Verdict},
     },
     sys::host,
@@ -145,7 +145,7 @@ struct Findings {
     verdict: Verdict,
     named: BTreeSet<NodeId>,
     /// The record of what is held back, as it is.
-    before: Option<Entry<HeldBack>>,
+    before: Option<Arc<Entry<HeldBack>>>,
 }
 
 impl Findings {
@@ -235,7 +235,7 @@ impl Launcher {
         let mut changed = self.zk.cache().changed();
         loop {
             let now = self.zk.cache().read(|records| {
-                records.held_back.get(&holder).and_then(Entry::usable).map_or(0, |held| allowed(held.as_ref()))
+                records.held_back.get(&holder).and_then(|entry| entry.usable()).map_or(0, |held| allowed(held.as_ref()))
             });
             if now > known {
                 return;
@@ -263,10 +263,10 @@ impl Launcher {
                 return Ok(());
             }
         };
-        let found = self.zk.cache().read_in(session, |records| {
-            Findings::new(records, &cloud.config, resources, &unlisted, next_node, suspects, self.clock.now())
-        });
-        let Some(found) = found else { return Ok(()) };
+        let Some(records) = self.zk.cache().snapshot_in(session) else { return Ok(()) };
+        let now = self.clock.now();
+        let found = Findings::new(&records, &cloud.config, resources, &unlisted, next_node, suspects, now);
+        drop(records);
         self.withhold(session, name, &found).await;
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
         for resource in found.leaked() {
@@ -308,7 +308,7 @@ impl Launcher {
         let holder = Holder::Provider(name.clone());
         let held = found.verdict.held.as_ref();
         // Where somebody was faster, the next search sees what he has written.
-        if let Err(error) = self.zk.in_session(session).hold_back(&holder, held, found.before.as_ref()).await {
+        if let Err(error) = self.zk.in_session(session).hold_back(&holder, held, found.before.as_deref()).await {
             warn!(logger = LOGGER, "What is held back of provider {name} is not on record yet: {error}");
         }
         let withheld = Withheld { held: held.cloned(), named: found.named.clone() };
@@ -373,18 +373,16 @@ impl Launcher {
             ticks.tick().await;
             let session = self.zk.session().borrow().filter(|_| self.zk.cache().ready());
             let config = self.config();
-            let unclaimed_now = |records: &Records| -> BTreeMap<Holder, Stat> {
-                let is_unclaimed = |(holder, entry): &(&Holder, &Entry<HeldBack>)| {
-                    is_unclaimed(holder, entry.usable().map(AsRef::as_ref), records, &config)
-                };
-                let found = records.held_back.iter().filter(is_unclaimed);
-                found.map(|(holder, entry)| (holder.clone(), entry.stat)).collect()
-            };
-            let found = session.and_then(|session| Some((session, self.zk.cache().read_in(session, unclaimed_now)?)));
-            let Some((session, found)) = found else {
+            let records = session.and_then(|session| Some((session, self.zk.cache().snapshot_in(session)?)));
+            let Some((session, records)) = records else {
                 unclaimed.clear();
                 continue;
             };
+            let is_unclaimed = |(holder, entry): &(&Holder, &Arc<Entry<HeldBack>>)| {
+                is_unclaimed(holder, entry.usable().map(AsRef::as_ref), &records, &config)
+            };
+            let found = records.held_back.iter().filter(is_unclaimed);
+            let found: BTreeMap<_, _> = found.map(|(holder, entry)| (holder.clone(), entry.stat)).collect();
             unclaimed.retain(|holder, _| found.contains_key(holder));
             for (holder, stat) in found {
                 let since = *unclaimed.entry(holder.clone()).or_insert_with(Instant::now);

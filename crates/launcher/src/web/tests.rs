@@ -92,13 +92,8 @@ impl Running {
     }
 }
 
-fn entry<T>(record: T) -> Entry<T> {
-    Entry {
-        record: Ok(Arc::new(record)),
-        stat: Stat::default(),
-        contenders: std::collections::BTreeSet::new(),
-        free_since: None,
-    }
+fn entry<T>(record: T) -> Arc<Entry<T>> {
+    Entry::unlocked(Ok(Arc::new(record)), Stat::default())
 }
 
 fn records() -> Records {

@@ -100,7 +100,9 @@ fn a_build_from_the_future_is_neither_the_newest_for_ever_nor_never_rebuilt() {
     site.workers = (2, 4);
     site.build("i", 1, BuildState::Ready, -10.0 * DAY);
     // ZooKeeper saw it written two days ago.
-    site.records.builds.values_mut().for_each(|entry| entry.stat.mtime = 1_000_000_000 - 2 * 86_400_000);
+    change_each(&mut site.records.builds, |entry| {
+        Arc::make_mut(entry).stat.mtime = 1_000_000_000 - 2 * 86_400_000;
+    });
     let built = |site: &Site| {
         let plan = site.plan_at(NOW);
         plan.decisions.iter().any(|d| matches!(d, Decision::Build { image, .. } if image.as_str() == "i"))

@@ -9,7 +9,7 @@ use nodepool_common::{
     config::{self, Config},
     model::{
         BuildId, BuildState, BuilderComponent, Entry, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, Node,
-        ProviderName, RecordError, Records, Stat, Timestamp, UploadKey, UploadState, WorkLock,
+        ProviderName, RecordError, Records, Stat, Timestamp, UploadKey, UploadState, WorkLock, change_each,
     },
 };
 
@@ -70,8 +70,8 @@ fn stat() -> Stat {
     Stat::default()
 }
 
-fn entry<T>(record: Result<Arc<T>, RecordError>) -> Entry<T> {
-    Entry { record, stat: stat(), contenders: BTreeSet::new(), free_since: Some(0.0) }
+fn entry<T>(record: Result<Arc<T>, RecordError>) -> Arc<Entry<T>> {
+    Arc::new(Entry { record, stat: stat(), contenders: BTreeSet::new(), free_since: Some(0.0) })
 }
 
 fn key(image: &str, build: u32, provider: &str, upload: u32) -> UploadKey {
@@ -200,7 +200,7 @@ fn site() -> Site {
 }
 
 fn change_build(site: &mut Site, image: &str, n: u32, change: impl FnOnce(&mut ImageBuild)) {
-    let entry = site.records.builds.get_mut(&(image.into(), id(n).into())).unwrap();
+    let entry = Arc::make_mut(site.records.builds.get_mut(&(image.into(), id(n).into())).unwrap());
     let mut build = ImageBuild::clone(entry.usable().unwrap());
     change(&mut build);
     entry.record = Ok(Arc::new(build));

@@ -15,6 +15,9 @@
 //! come again. So nothing of what was known is compared with what is read in it ([`Within`]): it is shown until the walk is
 //! done, while [`Cache::ready`] is false, and then it is gone.
 //!
+//! Readers get a snapshot ([`Records`] share what has not changed), so nobody who looks holds up what comes in, nor the other way
+//! round.
+//!
 //! [`tree`] is the state and its changes, [`follow`] the task that feeds it.
 
 mod echoes;
@@ -24,7 +27,7 @@ mod tree;
 mod walk;
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -94,21 +97,28 @@ impl Cache {
         self.inner.clock.now()
     }
 
-    /// Looks at the records. The closure must not block, and not call the cache.
+    /// The records as they are now. Whoever has them holds up nobody, however long he looks: what changes meanwhile is not in
+    /// them.
+    pub fn snapshot(&self) -> Records {
+        self.seen().records.clone()
+    }
+
+    /// Looks at the records as they are now.
     pub fn read<R>(&self, look: impl FnOnce(&Records) -> R) -> R {
-        look(&self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).records)
+        look(&self.snapshot())
     }
 
-    /// Looks at the records, where they are those of that session: `None` where its walk is not done, or another one has begun.
-    /// What follows from them can then be done in that session or not at all.
-    pub fn read_in<R>(&self, session: SessionId, look: impl FnOnce(&Records) -> R) -> Option<R> {
-        self.within(session).read(|records| Some(look(records)))
+    /// The records, where they are those of that session: `None` where its walk is not done, or another one has begun. What
+    /// follows from them can then be done in that session or not at all.
+    pub fn snapshot_in(&self, session: SessionId) -> Option<Records> {
+        let tree = self.seen();
+        tree.is_of(session).then(|| tree.records.clone())
     }
 
-    /// What has changed since the last call, by anybody; everything, at the first. To be taken before the records are read: what
-    /// changes between the two is seen, and named again by the next call.
-    pub fn take_changes(&self) -> Changes {
-        self.tree().take_changes()
+    /// The same, and what has changed in them since the last call, by anybody; everything, at the first.
+    pub fn take_in(&self, session: SessionId) -> Option<(Records, Changes)> {
+        let mut tree = self.tree();
+        tree.is_of(session).then(|| (tree.records.clone(), tree.take_changes()))
     }
 
     /// Whether the records are those of a live connection: the walk is done, and what happened during it applied.
@@ -147,7 +157,7 @@ impl Cache {
     }
 
     fn heir(&self) -> Tree {
-        self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).heir()
+        self.seen().heir()
     }
 
     fn is_started(&self) -> bool {
@@ -193,7 +203,7 @@ impl Cache {
     /// What an event of that transaction says; `until`: the write that had begun last when it came.
     fn echo(&self, spot: &Spot, zxid: Option<i64>, until: u64) -> Echo {
         let Some(zxid) = zxid else { return Echo::News };
-        let known = self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).version(spot);
+        let known = self.seen().version(spot);
         if known.is_some_and(|known| known >= zxid) {
             Echo::Known
         } else if self.echoes().may_bring(spot, known.is_some(), until) {
@@ -218,12 +228,16 @@ impl Cache {
 
     /// Whether the records were read in that session: only then their versions say something of what is there now.
     pub fn is_of(&self, session: SessionId) -> bool {
-        self.inner.tree.read().unwrap_or_else(PoisonError::into_inner).is_of(session)
+        self.seen().is_of(session)
     }
 
     /// For what is written and read in that session.
     pub(super) fn within(&self, session: SessionId) -> Within<'_> {
         Within { cache: self, session }
+    }
+
+    fn seen(&self) -> RwLockReadGuard<'_, Tree> {
+        self.inner.tree.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tree(&self) -> RwLockWriteGuard<'_, Tree> {
@@ -248,8 +262,7 @@ impl Within<'_> {
 
     /// Looks at the records; `None`: they were read in another session.
     pub(super) fn read<R>(self, look: impl FnOnce(&Records) -> Option<R>) -> Option<R> {
-        let tree = self.cache.inner.tree.read().unwrap_or_else(PoisonError::into_inner);
-        if tree.is_of(self.session) { look(&tree.records) } else { None }
+        look(&self.cache.snapshot_in(self.session)?)
     }
 
     /// We wrote a node, or read it under its lock.

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use imbl::ordmap;
+
 use super::{
     super::{
         paths::{Lock, Spot},
@@ -13,8 +15,8 @@ use super::{
     removals::Removals,
 };
 use crate::model::{
-    BuildId, BuilderComponent, Changes, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest,
-    PoolComponent, RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock,
+    BuildId, BuilderComponent, Changes, Entries, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node, NodeId,
+    NodeRequest, PoolComponent, RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock, change_each,
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
@@ -48,8 +50,8 @@ pub(super) struct Tree {
 }
 
 /// Puts a record into its map if it is newer; its contenders come from `contenders`.
-fn put<K: Ord, T>(
-    map: &mut std::collections::BTreeMap<K, Entry<T>>,
+fn put<K: Clone + Ord, T: Clone>(
+    map: &mut Entries<K, T>,
     key: K,
     record: Result<Arc<T>, RecordError>,
     stat: Stat,
@@ -57,25 +59,30 @@ fn put<K: Ord, T>(
     now: Timestamp,
 ) -> bool {
     match map.entry(key) {
-        std::collections::btree_map::Entry::Occupied(mut entry) => {
-            let entry = entry.get_mut();
-            if stat.mzxid <= entry.stat.mzxid {
+        ordmap::Entry::Occupied(mut entry) => {
+            if stat.mzxid <= entry.get().stat.mzxid {
                 return false;
             }
+            let entry = own(entry.get_mut());
             entry.record = record;
             entry.stat = stat;
         }
-        std::collections::btree_map::Entry::Vacant(vacant) => {
+        ordmap::Entry::Vacant(vacant) => {
             let contenders = contenders();
             let free_since = contenders.is_empty().then_some(now);
-            vacant.insert(Entry { record, stat, contenders, free_since });
+            vacant.insert(Arc::new(Entry { record, stat, contenders, free_since }));
         }
     }
     true
 }
 
-fn set_contenders<T>(entry: Option<&mut Entry<T>>, contenders: &BTreeSet<String>, now: Timestamp) {
-    if let Some(entry) = entry {
+/// The entry to be changed: a copy where a snapshot has it, too.
+fn own<T: Clone>(entry: &mut Arc<Entry<T>>) -> &mut Entry<T> {
+    Arc::make_mut(entry)
+}
+
+fn set_contenders<T: Clone>(entry: Option<&mut Arc<Entry<T>>>, contenders: &BTreeSet<String>, now: Timestamp) {
+    if let Some(entry) = entry.map(own) {
         entry.contenders.clone_from(contenders);
         entry.free_since = free_since(contenders, entry.free_since, now);
     }
@@ -267,8 +274,8 @@ impl Tree {
     pub fn add(&mut self, spot: &Spot, now: Timestamp) -> bool {
         self.note(spot);
         match spot {
-            Spot::Image(image) => self.records.images.insert(image.clone()),
-            Spot::Pause(image) => self.records.paused_images.insert(image.clone()),
+            Spot::Image(image) => self.records.images.insert(image.clone()).is_none(),
+            Spot::Pause(image) => self.records.paused_images.insert(image.clone()).is_none(),
             Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.insert(name.clone())),
             _ => false,
         }
@@ -294,13 +301,18 @@ impl Tree {
             }
             Spot::Image(image) => {
                 self.records.building.remove(image);
-                self.records.images.remove(image)
+                self.records.images.remove(image).is_some()
             }
-            Spot::Pause(image) => self.records.paused_images.remove(image),
+            Spot::Pause(image) => self.records.paused_images.remove(image).is_some(),
             Spot::BuildRequest(image) => self.records.build_requests.remove(image).is_some(),
             Spot::Build(image, build) => {
                 self.locks.remove(&Lock::Build(image.clone(), build.clone()));
-                self.records.uploading.retain(|(of, id, _), _| (of, id) != (image, build));
+                let first = (image.clone(), build.clone(), "".into());
+                let of_it = self.records.uploading.range(first..).map(|(key, _)| key.clone());
+                let of_it: Vec<_> = of_it.take_while(|(of, id, _)| (of, id) == (image, build)).collect();
+                for key in &of_it {
+                    self.records.uploading.remove(key);
+                }
                 self.records.builds.remove(&(image.clone(), build.clone())).is_some()
             }
             Spot::Upload(key) => {
@@ -334,17 +346,14 @@ impl Tree {
     pub fn clock_stepped(&mut self, step: f64, now: Timestamp) {
         self.changes = self.changes.take().map(|_| Changes::everything());
         let records = &mut self.records;
-        let times = records
-            .nodes
-            .values_mut()
-            .map(|entry| &mut entry.free_since)
-            .chain(records.requests.values_mut().map(|entry| &mut entry.free_since))
-            .chain(records.request_locks.values_mut().map(|lock| &mut lock.free_since))
-            .chain(records.builds.values_mut().map(|entry| &mut entry.free_since))
-            .chain(records.uploads.values_mut().map(|entry| &mut entry.free_since))
-            .chain(records.building.values_mut().map(|lock| &mut lock.free_since))
-            .chain(records.uploading.values_mut().map(|lock| &mut lock.free_since));
-        times.flatten().for_each(|at| *at = (*at + step).min(now));
+        let moved = |at: &mut Option<Timestamp>| *at = at.map(|at| (at + step).min(now));
+        change_each(&mut records.nodes, |entry| moved(&mut own(entry).free_since));
+        change_each(&mut records.requests, |entry| moved(&mut own(entry).free_since));
+        change_each(&mut records.request_locks, |lock| moved(&mut lock.free_since));
+        change_each(&mut records.builds, |entry| moved(&mut own(entry).free_since));
+        change_each(&mut records.uploads, |entry| moved(&mut own(entry).free_since));
+        change_each(&mut records.building, |lock| moved(&mut lock.free_since));
+        change_each(&mut records.uploading, |lock| moved(&mut lock.free_since));
     }
 
     /// An empty one that remembers what has been complained about.
@@ -476,11 +485,12 @@ fn contenders(locks: &HashMap<Lock, BTreeSet<String>>, lock: &Lock) -> BTreeSet<
     locks.get(lock).cloned().unwrap_or_default()
 }
 
-fn keep_newer<T>(new: Option<&mut Entry<T>>, old: Option<Entry<T>>) {
+fn keep_newer<T: Clone>(new: Option<&mut Arc<Entry<T>>>, old: Option<Arc<Entry<T>>>) {
     if let (Some(new), Some(old)) = (new, old)
         && old.stat.mzxid > new.stat.mzxid
     {
-        new.record = old.record;
+        let new = own(new);
+        new.record = old.record.clone();
         new.stat = old.stat;
     }
 }

@@ -159,7 +159,8 @@ fn nothing_is_declined_before_all_our_pools_are_seen() {
         .provider("q", |_| {})
         .request("200-0000000001", &["huge"], |_| {})
         .request("200-0000000002", &["small"], |_| {});
-    setting.records.pools.retain(|_, pool| pool.provider_name.as_ref().is_some_and(|name| *name == *"p"));
+    let is_of_p = |pool: &PoolComponent| pool.provider_name.as_ref().is_some_and(|name| *name == *"p");
+    setting.records.pools = setting.records.pools.into_iter().filter(|(_, pool)| is_of_p(pool)).collect();
     let plan = setting.plan();
     assert_eq!((declines(&plan).len(), accepts(&plan).len()), (0, 1), "{plan:?}");
 }
@@ -197,7 +198,7 @@ fn a_pool_of_lower_priority_waits_until_the_better_one_is_paused() {
 #[test]
 fn a_request_whose_labels_nobody_has_is_given_a_moment() {
     let mut setting = Setting::new().provider("p", |_| {}).request("200-0000000001", &["huge"], |_| {});
-    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 0.5);
+    change_each(&mut setting.records.requests, |entry| Arc::make_mut(entry).free_since = Some(NOW - 0.5));
     let plan = setting.plan();
     assert!(plan.decisions.is_empty());
     assert_eq!(plan.wake_at, Some(NOW + 1.5));
@@ -325,7 +326,7 @@ fn what_every_pool_that_is_left_has_declined_is_failed_after_a_while() {
         .request("200-0000000001", &["small"], |r| r.declined_by = vec!["id-p".into(), "id-gone".into()]);
     let plan = setting.plan();
     assert_eq!(plan.decisions, [Decision::Decline { request: "200-0000000001".into(), pools: vec![] }]);
-    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 1.0);
+    change_each(&mut setting.records.requests, |entry| Arc::make_mut(entry).free_since = Some(NOW - 1.0));
     let plan = setting.plan();
     assert!(plan.decisions.is_empty());
     assert_eq!(plan.wake_at, Some(NOW + 14.0));
@@ -439,7 +440,9 @@ fn a_request_is_not_declined_for_an_image_that_was_missing_before_it_was_made() 
         let state = setting.providers.values_mut().next().unwrap();
         state.cloud_images.insert(at.clone(), CloudImage::Missing(asked));
         #[allow(clippy::cast_possible_truncation)]
-        setting.records.requests.values_mut().for_each(|entry| entry.stat.ctime = (made * 1000.0) as i64);
+        change_each(&mut setting.records.requests, |entry| {
+            Arc::make_mut(entry).stat.ctime = (made * 1000.0) as i64;
+        });
         let plan = setting.plan();
         (declines(&plan).len(), plan.wants.len())
     };

@@ -76,7 +76,7 @@ fn a_host_that_was_seen_and_has_all_its_nodes_is_left_alone() {
         on("a", 0)(node);
         node.allocated_to = Some("100-1".into());
     });
-    setting.records.nodes.get_mut(&NodeId::from("1")).unwrap().contenders.insert("zuul's".to_owned());
+    setting.node_entry("1").contenders.insert("zuul's".to_owned());
     assert!(attended(&setting.plan()).is_empty());
     setting.holdings.hosts_seen.clear();
     assert_eq!(attended(&setting.plan()), [("a".to_owned(), vec![])], "looked at once after a start");
@@ -136,7 +136,7 @@ fn the_ready_nodes_of_a_provider_without_pools_go_unless_another_launcher_has_so
         NodeState::InUse,
         on("a", 1),
     );
-    setting.records.nodes.get_mut(&NodeId::from("2")).unwrap().contenders.insert("zuul's".to_owned());
+    setting.node_entry("2").contenders.insert("zuul's".to_owned());
     Arc::make_mut(setting.config.providers.get_mut("p").unwrap()).pools.clear();
     setting.pools.clear();
     assert!(retired(&setting.plan()).is_empty(), "it is registered by a launcher with an older configuration");

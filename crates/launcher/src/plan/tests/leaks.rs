@@ -214,6 +214,6 @@ fn what_is_held_back_is_looked_after_by_who_has_the_provider_or_is_the_builder()
     let component = Arc::new(BuilderComponent { state: "running".to_owned() });
     setting.records.builders.insert("builder-10000000001".to_owned(), Arc::clone(&component));
     assert!(!unclaimed(&setting, &builder));
-    setting.records.builders = BTreeMap::from([("builder-20000000001".to_owned(), component)]);
+    setting.records.builders = [("builder-20000000001".to_owned(), component)].into_iter().collect();
     assert!(unclaimed(&setting, &builder));
 }

@@ -48,7 +48,7 @@ pub(super) fn stack(max_age: Option<u64>) -> Setting {
             node.driver_data = Some(json!({"backing_node": "1", "slot": 0}));
         });
     for id in ["1", "2"] {
-        setting.records.nodes.get_mut(&NodeId::from(id)).unwrap().contenders.insert("somebody".to_owned());
+        setting.node_entry(id).contenders.insert("somebody".to_owned());
     }
     setting
 }
@@ -70,7 +70,7 @@ pub(super) fn order(setting: Setting, id: &'static str, state: RequestState) -> 
         request.requestor_data = Some(Json::of(&json!({"label": "small"})));
         request.state = state;
     });
-    setting.records.requests.get_mut(&RequestId::from(id)).unwrap().stat.ephemeral_owner = 7;
+    setting.request_entry(id).stat.ephemeral_owner = 7;
     setting
 }
 
@@ -91,7 +91,7 @@ fn backing_nodes_are_asked_for_by_the_slots_that_are_lacking() {
     let mut setting = order(setting, "100-0000000010", RequestState::Requested);
     assert_eq!(orders(&setting.plan()), [1]);
     // A request that no session owns is not ours, and while we have none, none is.
-    setting.records.requests.get_mut(&RequestId::from("100-0000000010")).unwrap().stat.ephemeral_owner = 0;
+    setting.request_entry("100-0000000010").stat.ephemeral_owner = 0;
     assert_eq!(orders(&setting.plan()), [2]);
     setting.session = 0;
     assert_eq!(orders(&setting.plan()), [2]);
@@ -143,7 +143,7 @@ fn a_launcher_that_stops_waits_for_what_may_come_and_for_nothing_else() {
     assert_eq!(stopped(&setting), ["6", "7"], "one slot is free, and who comes first gets it");
     assert_eq!(placed(&setting.plan()), [at("5", "1", 1)], "what is being launched is finished");
     assert!(orders(&setting.plan()).is_empty());
-    setting.records.requests.get_mut(&RequestId::from("100-0000000010")).unwrap().contenders.insert("x".to_owned());
+    setting.request_entry("100-0000000010").contenders.insert("x".to_owned());
     assert!(stopped(&setting).is_empty(), "it is being served");
 }
 
@@ -161,10 +161,9 @@ fn requests_are_left_to_the_youngest_pool_that_has_their_labels() {
     assert_eq!(accepts(&setting.plan()), [("200-0000000001".to_owned(), "p".to_owned())]);
     // What another launcher is still placing is in the way of the same label only.
     let mut setting = setting.node("9", "big", NodeState::Building, |_| ());
-    setting.records.nodes.get_mut(&NodeId::from("9")).unwrap().contenders.insert("theirs".to_owned());
+    setting.node_entry("9").contenders.insert("theirs".to_owned());
     assert_eq!(accepts(&setting.plan()).len(), 1);
-    Arc::make_mut(setting.records.nodes.get_mut(&NodeId::from("9")).unwrap().record.as_mut().unwrap()).labels =
-        vec!["small".into()];
+    Arc::make_mut(setting.node_entry("9").record.as_mut().unwrap()).labels = vec!["small".into()];
     assert!(accepts(&setting.plan()).is_empty());
 }
 
@@ -189,15 +188,11 @@ fn requests_with_one_label_and_with_several_do_not_wait_for_each_other() {
         let mut setting = setting
             .request("100-0000000005", theirs, |request| request.state = RequestState::Pending)
             .node("9", "small", NodeState::Building, |node| node.allocated_to = Some("100-0000000005".into()));
-        for contenders in [
-            &mut setting.records.requests.get_mut(&RequestId::from("100-0000000005")).unwrap().contenders,
-            &mut setting.records.nodes.get_mut(&NodeId::from("9")).unwrap().contenders,
-        ] {
-            contenders.insert("theirs".to_owned());
-        }
+        setting.request_entry("100-0000000005").contenders.insert("theirs".to_owned());
+        setting.node_entry("9").contenders.insert("theirs".to_owned());
         assert_eq!(accepts(&setting.plan()), [("200-0000000001".to_owned(), "p".to_owned())], "{ours:?}");
         // What it is still launching for a request like ours, which it leaves to us by now, is finished first.
-        let request = setting.records.requests.get_mut(&RequestId::from("100-0000000005")).unwrap();
+        let request = setting.request_entry("100-0000000005");
         Arc::make_mut(request.record.as_mut().unwrap()).node_types = has(ours);
         assert!(accepts(&setting.plan()).is_empty(), "{ours:?}");
     }

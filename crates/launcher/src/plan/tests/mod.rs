@@ -7,7 +7,7 @@ use nodepool_common::{
     config::{Config, Driver, HostId, Label, OpenStack, Place, Pool, PoolLabel, Provider, WebApp, ZooKeeper},
     model::{
         Entry, Extra, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
-        Resources, Stat,
+        Resources, Stat, change_each,
     },
 };
 
@@ -158,7 +158,7 @@ impl Setting {
         let mut this = self.request(id, labels, |r| r.state = RequestState::Pending);
         let pool = PoolKey { provider: "p".into(), pool: "main".into() };
         this.holdings.requests.insert(id.into(), HeldRequest { pool });
-        this.records.requests.get_mut(&RequestId::from(id)).unwrap().contenders.insert("ours".to_owned());
+        this.request_entry(id).contenders.insert("ours".to_owned());
         this
     }
 
@@ -176,7 +176,7 @@ impl Setting {
 
     /// Node `id` is ours, for a request.
     fn held(mut self, id: &str, request: &str, launching: bool, failure: Option<&str>) -> Self {
-        let node = self.records.nodes.get_mut(&NodeId::from(id)).unwrap();
+        let node = self.node_entry(id);
         node.contenders.insert("ours".to_owned());
         node.free_since = None;
         let label = node.record.as_ref().unwrap().labels[0].clone();
@@ -209,13 +209,25 @@ impl Setting {
     }
 }
 
-fn entry<T>(record: T) -> Entry<T> {
-    Entry {
+impl Setting {
+    /// A node that is there, to be changed.
+    fn node_entry(&mut self, id: &str) -> &mut Entry<Node> {
+        Arc::make_mut(self.records.nodes.get_mut(&NodeId::from(id)).unwrap())
+    }
+
+    /// A request that is there, to be changed.
+    fn request_entry(&mut self, id: &str) -> &mut Entry<NodeRequest> {
+        Arc::make_mut(self.records.requests.get_mut(&RequestId::from(id)).unwrap())
+    }
+}
+
+fn entry<T>(record: T) -> Arc<Entry<T>> {
+    Arc::new(Entry {
         record: Ok(Arc::new(record)),
         stat: Stat::default(),
         contenders: std::collections::BTreeSet::new(),
         free_since: Some(NOW - 60.0),
-    }
+    })
 }
 
 fn accepts(plan: &Plan) -> Vec<(String, String)> {

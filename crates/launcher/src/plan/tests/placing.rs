@@ -36,12 +36,12 @@ fn another(mut setting: Setting, id: &str) -> Setting {
         node.provider = Some("cloud".into());
         node.user_data = data;
     });
-    setting.records.nodes.get_mut(&NodeId::from(id)).unwrap().contenders.insert("somebody".to_owned());
+    setting.node_entry(id).contenders.insert("somebody".to_owned());
     setting
 }
 
 fn backing(setting: &mut Setting, id: &str, change: impl FnOnce(&mut Backing)) {
-    let record = setting.records.nodes.get_mut(&NodeId::from(id)).unwrap().record.as_mut().unwrap();
+    let record = setting.node_entry(id).record.as_mut().unwrap();
     let node = Arc::make_mut(record);
     let mut backing = Backing::of(node).unwrap();
     change(&mut backing);
@@ -91,14 +91,14 @@ fn a_slot_is_given_once_while_it_is_being_written_down() {
     let plan = setting.plan();
     assert_eq!((placed(&plan), orders(&plan)), (vec![], vec![1]), "it is not on record yet");
     // Written: the record says so before the launch does.
-    let node = setting.records.nodes.get_mut(&NodeId::from("5")).unwrap().record.as_mut().unwrap();
+    let node = setting.node_entry("5").record.as_mut().unwrap();
     Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}));
     ledger.end(action);
     setting.holdings = Holdings::clone(&ledger);
     let plan = setting.plan();
     assert_eq!((placed(&plan), orders(&plan)), (vec![], vec![1]));
     // Not written: another process was faster, with a node that the records show by now.
-    let node = setting.records.nodes.get_mut(&NodeId::from("5")).unwrap().record.as_mut().unwrap();
+    let node = setting.node_entry("5").record.as_mut().unwrap();
     Arc::make_mut(node).driver_data = None;
     assert_eq!(placed(&setting.plan()), [at("5", "1", 1)]);
     setting = setting.node("9", "small", NodeState::Building, |node| {
@@ -140,7 +140,7 @@ fn a_node_that_is_not_locked_for_the_provider_is_no_backing_node() {
     assert_eq!(plan.wake_at, Some(NOW + 60.0), "it may be one again then");
     setting.holdings.not_kept.insert("1".into(), NOW);
     assert_eq!(placed(&setting.plan()), [at("5", "1", 1)]);
-    setting.records.nodes.get_mut(&NodeId::from("1")).unwrap().contenders.clear();
+    setting.node_entry("1").contenders.clear();
     assert!(placed(&setting.plan()).is_empty(), "nobody has it locked any more");
 }
 
@@ -172,7 +172,7 @@ fn a_launch_whose_pool_has_its_label_no_more_is_ended_unless_it_stands_somewhere
     };
     let mut setting = seeking(stack(None), &["5", "6", "7"]);
     setting.holdings.placing.insert("6".into(), Place { backing_node: "1".into(), slot: 1 });
-    let node = setting.records.nodes.get_mut(&NodeId::from("7")).unwrap().record.as_mut().unwrap();
+    let node = setting.node_entry("7").record.as_mut().unwrap();
     Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}));
     let provider = Arc::make_mut(setting.config.providers.get_mut("p").unwrap());
     provider.driver = Driver::Metastatic(Metastatic { pools: indexmap::IndexMap::new() });

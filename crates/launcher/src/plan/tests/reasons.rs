@@ -79,7 +79,7 @@ fn whatever_waits_ends_by_something() {
         .request("100-0000000004", &["unheard-of"], |_| {});
     let mut setting = setting.node("0000000001", "small", NodeState::InUse, |_| {});
     // Nobody has its label, but it has just come.
-    setting.records.requests.get_mut(&RequestId::from("100-0000000004")).unwrap().free_since = Some(NOW);
+    setting.request_entry("100-0000000004").free_since = Some(NOW);
     let plan = setting.plan();
     assert!(!plan.waiting.is_empty());
     for (key, waiting) in &plan.waiting {

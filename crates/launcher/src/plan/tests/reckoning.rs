@@ -39,7 +39,7 @@ fn a_node_in_another_project_takes_no_quota_here_and_no_room_in_its_pool_once_it
             .node("1", "small", state, |n| n.tenant_name = Some("t".into()))
             .accepted("200-0000000001", &["small"]);
         setting.config.tenant_limits.insert("t".into(), cores(limit));
-        let request = setting.records.requests.get_mut(&RequestId::from("200-0000000001")).unwrap();
+        let request = setting.request_entry("200-0000000001");
         Arc::make_mut(request.record.as_mut().ok().unwrap()).tenant_name = Some("t".into());
         let here = launches(&setting.plan());
         setting.providers.values_mut().for_each(|state| _ = state.elsewhere.insert("1".into()));

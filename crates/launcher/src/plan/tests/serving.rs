@@ -25,7 +25,7 @@ fn a_min_ready_request_never_takes_a_ready_node() {
     let id = RequestId::from("900-0000000001");
     let mut request = (**setting.records.requests[&id].record.as_ref().unwrap()).clone();
     request.reuse = false;
-    setting.records.requests.get_mut(&id).unwrap().record = Ok(Arc::new(request));
+    setting.request_entry(id.as_str()).record = Ok(Arc::new(request));
     assert_eq!(launches(&setting.plan()), 1);
 }
 

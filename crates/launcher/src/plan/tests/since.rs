@@ -53,12 +53,12 @@ impl Watch {
     }
 
     fn change(&mut self, id: &str, change: impl FnOnce(&mut NodeRequest)) {
-        let entry = self.setting.records.requests.get_mut(&RequestId::from(id)).unwrap();
+        let entry = self.setting.request_entry(id);
         change(Arc::make_mut(entry.record.as_mut().unwrap()));
     }
 
     fn lock(&mut self, id: &str, locked: bool) {
-        let entry = self.setting.records.requests.get_mut(&RequestId::from(id)).unwrap();
+        let entry = self.setting.request_entry(id);
         entry.contenders = locked.then(|| "another's".to_owned()).into_iter().collect();
     }
 }
@@ -238,7 +238,7 @@ fn when_a_node_will_be_too_old_does_not_depend_on_when_it_was_looked_at() {
         let mut setting = setting.node("0000000001", "small", state, |node| node.state_time = NOW + 5.0);
         setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(100));
         setting.config.max_hold_age = Some(Duration::from_secs(100));
-        setting.records.nodes.values_mut().for_each(|entry| entry.stat.mtime = 1_000_005_000);
+        change_each(&mut setting.records.nodes, |entry| Arc::make_mut(entry).stat.mtime = 1_000_005_000);
         let mut watch = Watch::new(setting);
         watch.pass(0.0, &[]);
         let plan = watch.pass(10.0, &[]);

@@ -7,7 +7,7 @@ fn unlocked_nodes_that_nobody_needs_are_deleted_and_locked_ones_are_left_alone()
     for state in [NodeState::Used, NodeState::InUse, NodeState::Building, NodeState::Failed, NodeState::Deleting] {
         let mut setting = Setting::new().provider("p", |_| {}).node("0000000001", "small", state, |_| {});
         assert_eq!(setting.plan().decisions, [Decision::Delete { node: "0000000001".into() }], "{state}");
-        let node = setting.records.nodes.get_mut(&NodeId::from("0000000001")).unwrap();
+        let node = setting.node_entry("0000000001");
         node.contenders.insert("somebody".to_owned());
         assert!(setting.plan().decisions.is_empty(), "{state}");
     }
@@ -33,7 +33,7 @@ fn what_a_dead_launcher_left_is_taken_up() {
 fn a_pending_request_that_has_just_been_unlocked_is_given_a_moment() {
     let mut setting =
         Setting::new().provider("p", |_| {}).request("200-0000000001", &["small"], |r| r.state = RequestState::Pending);
-    setting.records.requests.values_mut().next().unwrap().free_since = Some(NOW - 0.1);
+    change_each(&mut setting.records.requests, |entry| Arc::make_mut(entry).free_since = Some(NOW - 0.1));
     let plan = setting.plan();
     assert!(plan.decisions.is_empty());
     assert_eq!(plan.wake_at, Some(NOW + 0.9));
@@ -115,14 +115,14 @@ fn our_own_min_ready_requests_are_finished_and_those_of_others_left_to_them() {
         r.state = RequestState::Failed;
     });
     assert!(setting.plan().decisions.is_empty());
-    setting.records.requests.values_mut().next().unwrap().stat.ephemeral_owner = 7;
+    change_each(&mut setting.records.requests, |entry| Arc::make_mut(entry).stat.ephemeral_owner = 7);
     assert_eq!(setting.plan().decisions, [Decision::FinishMinReady { request: "900-0000000001".into() }]);
 }
 
 #[test]
 fn empty_records_and_old_lock_directories_are_removed() {
     let mut setting = Setting::new().provider("p", |_| {}).node("1", "small", NodeState::Ready, |_| {});
-    setting.records.nodes.get_mut(&NodeId::from("1")).unwrap().record = Err(nodepool_common::model::RecordError::Empty);
+    setting.node_entry("1").record = Err(nodepool_common::model::RecordError::Empty);
     #[allow(clippy::cast_possible_truncation)]
     let lock =
         nodepool_common::model::RequestLock { ctime: ((NOW - 9.0 * 3600.0) * 1000.0) as i64, ..Default::default() };
@@ -188,7 +188,7 @@ fn a_ready_node_whose_server_has_gone_is_retired_and_not_handed_out() {
     assert_eq!((&reuse[..], launch.len()), (&[("0000000002".into(), "small".into())][..], 1));
     assert!(plan.decisions.contains(&Decision::CreateMinReady { label: "small".into(), count: 1 }), "it is no stock");
     // Whoever has it now finds out by himself.
-    let node = setting.records.nodes.get_mut(&NodeId::from("0000000001")).unwrap();
+    let node = setting.node_entry("0000000001");
     node.contenders.insert("zuul".to_owned());
     assert!(!setting.plan().decisions.contains(&retire));
 }
@@ -204,7 +204,7 @@ fn a_state_time_to_come_puts_nothing_off_for_ever() {
         setting.config.labels.get_mut("small").unwrap().max_ready_age = Some(Duration::from_secs(3600));
         assert!(setting.plan().decisions.is_empty(), "nothing says how old it is");
         assert_eq!(setting.plan().wake_at, Some(NOW + 3600.0));
-        setting.records.nodes.values_mut().for_each(|entry| entry.stat = old);
+        change_each(&mut setting.records.nodes, |entry| Arc::make_mut(entry).stat = old);
         assert!(
             matches!(setting.plan().decisions.as_slice(), [Decision::Retire { .. }]),
             "written long ago: {:?}",

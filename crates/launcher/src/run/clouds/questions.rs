@@ -169,7 +169,7 @@ mod tests {
         };
         let mut records = Records::default();
         let record = Ok(Arc::new(Node::new(0.0)));
-        let entry = Entry { record, stat: Stat::default(), contenders: BTreeSet::new(), free_since: None };
+        let entry = Entry::unlocked(record, Stat::default());
         records.nodes.insert("1".into(), entry);
         let listed = [server("1", 2.0), server("2", 1.0)];
         let others = |ports: Option<f64>| {

@@ -25,7 +25,7 @@ impl<'a> Model<'a> {
     /// All nodes that can be read, with where they stand.
     pub fn nodes(&self) -> impl Iterator<Item = (&'a NodeId, &'a Entry<Node>, &'a Arc<Node>)> + use<'a> {
         let nodes = self.world.records.nodes.iter();
-        nodes.filter_map(|(id, entry)| Some((id, entry, entry.record.as_ref().ok()?)))
+        nodes.filter_map(|(id, entry)| Some((id, &**entry, entry.record.as_ref().ok()?)))
     }
 
     /// A request that can be read.

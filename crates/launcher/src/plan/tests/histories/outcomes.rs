@@ -59,7 +59,7 @@ impl History {
         self.setting = setting;
         #[allow(clippy::cast_possible_truncation)]
         {
-            self.setting.records.nodes.get_mut(&id).unwrap().stat.mtime = (now * 1000.0) as i64;
+            self.setting.node_entry(id.as_str()).stat.mtime = (now * 1000.0) as i64;
         }
         self.changes.nodes.insert(id.clone());
         id
@@ -195,7 +195,7 @@ impl History {
                         r.reuse = false;
                     });
                     let session = self.setting.session;
-                    self.setting.records.requests.get_mut(&id).unwrap().stat.ephemeral_owner = session;
+                    self.setting.request_entry(id.as_str()).stat.ephemeral_owner = session;
                 }
             }
             Decision::Attend { pool, host, missing } if works => {
@@ -236,7 +236,7 @@ impl History {
         let setting = std::mem::replace(&mut self.setting, Setting::new());
         self.setting = setting.request(&id, labels, change);
         let id = RequestId::from(id.as_str());
-        let entry = self.setting.records.requests.get_mut(&id).unwrap();
+        let entry = self.setting.request_entry(id.as_str());
         entry.free_since = Some(self.now);
         #[allow(clippy::cast_possible_truncation)]
         {
@@ -248,15 +248,15 @@ impl History {
 }
 
 /// Changes a record that is there.
-fn rewrite<T: Clone>(entry: Option<&mut Entry<T>>, change: impl FnOnce(&mut T)) {
-    if let Some(record) = entry.map(|entry| entry.record.as_mut().unwrap()) {
+fn rewrite<T: Clone>(entry: Option<&mut Arc<Entry<T>>>, change: impl FnOnce(&mut T)) {
+    if let Some(record) = entry.map(|entry| Arc::make_mut(entry).record.as_mut().unwrap()) {
         change(Arc::make_mut(record));
     }
 }
 
 /// Locks or unlocks a record that is there.
-fn set_locked<T>(entry: Option<&mut Entry<T>>, locked: bool, now: f64) {
-    if let Some(entry) = entry {
+fn set_locked<T: Clone>(entry: Option<&mut Arc<Entry<T>>>, locked: bool, now: f64) {
+    if let Some(entry) = entry.map(Arc::make_mut) {
         entry.contenders = contenders(locked);
         entry.free_since = (!locked).then_some(now);
     }

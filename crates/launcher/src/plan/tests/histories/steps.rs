@@ -288,9 +288,9 @@ impl History {
         self.planner.clock_stepped(step);
         self.setting.providers.values_mut().for_each(|state| state.clock_stepped(step));
         let records = &mut self.setting.records;
-        let nodes = records.nodes.values_mut().map(|entry| &mut entry.free_since);
-        let requests = records.requests.values_mut().map(|entry| &mut entry.free_since);
-        nodes.chain(requests).flatten().for_each(|at| *at += step);
+        let moved = |at: &mut Option<f64>| *at = at.map(|at| at + step);
+        change_each(&mut records.nodes, |entry| moved(&mut Arc::make_mut(entry).free_since));
+        change_each(&mut records.requests, |entry| moved(&mut Arc::make_mut(entry).free_since));
         // As the cache does.
         self.changes.everything = true;
         self.ledger.clock_stepped(step);

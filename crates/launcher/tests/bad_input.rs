@@ -42,7 +42,7 @@ async fn a_missing_file_at_the_start_ends_the_launcher_with_its_name() {
     let stage = Stage::new(zookeeper()).await;
     let mut launcher = stage.launch();
     assert_eq!(launcher.ended_soon().await.code(), Some(1));
-    assert!(launcher.logged(&["nodepool.yaml", "No such file"]), "{}", launcher.log());
+    launcher.has_logged(&["nodepool.yaml", "No such file"]).await;
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn an_invalid_file_later_leaves_the_running_configuration_in_force_until_i
     stage.wait("the file is found invalid", async || launcher.metric("nodepool_config_valid") == Some(0.0)).await;
     let file = stage.path("nodepool.yaml");
     let file = file.to_str().unwrap();
-    assert!(launcher.logged(&["the running configuration stays in force"]), "{}", launcher.log());
+    launcher.has_logged(&["the running configuration stays in force"]).await;
     assert!(launcher.log().contains(&format!("{file}:8")) || launcher.log().contains(&format!("{file}:9")));
     let body = launcher.ready();
     assert!(body.starts_with("OK\n") && body.contains(file), "{body}");
@@ -94,7 +94,7 @@ async fn a_change_of_the_file_with_our_own_keys_alone_is_taken_and_a_broken_one_
     fs::write(&file, "image-builders: [{name: a}]\n").unwrap();
     stage.wait("the mended file is taken", async || launcher.metric("nodepool_config_valid") == Some(1.0)).await;
     assert_eq!(launcher.ready(), "OK");
-    assert!(launcher.logged(&["Keys of our own are read from", file.to_str().unwrap()]), "{}", launcher.log());
+    launcher.has_logged(&["Keys of our own are read from", file.to_str().unwrap()]).await;
     assert_eq!(launcher.count(&["Configuration changed"]), 1);
 
     fs::write(&file, "image-builders: [{nam: a}]\n").unwrap();
@@ -153,7 +153,7 @@ async fn a_provider_with_an_unknown_driver_is_left_out_and_the_others_go_on() {
     served(&stage, "a").await;
     let body = launcher.ready();
     for (provider, driver) in [("odd", "no-such-driver"), ("later", "gce")] {
-        assert!(launcher.logged(&[&format!("Provider {provider} "), "left out"]), "{}", launcher.log());
+        launcher.has_logged(&[&format!("Provider {provider} "), "left out"]).await;
         assert!(body.contains(provider) && body.contains(driver), "{body}");
         assert!(launcher.log().contains(driver), "{}", launcher.log());
     }
@@ -175,7 +175,7 @@ async fn a_provider_that_becomes_unusable_keeps_running_as_it_was() {
     stage.configure(&[broken, fake("q", &["b", "c"], 2)]);
     served(&stage, "c").await;
     served(&stage, "a").await;
-    assert!(launcher.logged(&["Provider p is left out"]), "{}", launcher.log());
+    launcher.has_logged(&["Provider p is left out"]).await;
     assert!(launcher.ready().contains("no-such-driver"), "{}", launcher.ready());
 }
 
@@ -356,7 +356,7 @@ async fn at_the_quota_a_request_waits_and_other_pools_serve() {
         .await;
     served(&stage, "b").await;
     assert_eq!(stage.state(&second).await, "pending");
-    assert!(launcher.logged(&[&second, "Waiting for room"]), "{}", launcher.log());
+    launcher.has_logged(&[&second, "Waiting for room"]).await;
     let list = launcher.pool_list();
     assert!(list.to_string().contains(&second), "{list}");
 

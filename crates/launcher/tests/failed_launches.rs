@@ -22,7 +22,7 @@ async fn a_zone_without_room_is_left_for_another() {
         let node = stage.record(&format!("nodes/{}", record["nodes"][0].as_str().unwrap())).await;
         assert_eq!(node["az"], "az2");
     }
-    assert!(launcher.logged(&["attempt 1/2", "No valid host"]), "{}", launcher.log());
+    launcher.has_logged(&["attempt 1/2", "No valid host"]).await;
 }
 
 #[tokio::test]

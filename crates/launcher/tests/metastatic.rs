@@ -123,7 +123,7 @@ async fn nodes_share_what_they_stand_on_and_it_goes_after_the_last_one() {
     gone(&stage, &backing).await;
     stage.release(&third).await;
     stage.no_node_is_left().await;
-    assert!(launcher.logged(&["Giving the backing node back: nothing stands on it"]), "{}", launcher.log());
+    launcher.has_logged(&["Giving the backing node back: nothing stands on it"]).await;
     assert_eq!(stage.records("requests").await.len(), 0);
 }
 
@@ -224,7 +224,7 @@ async fn two_launchers_give_no_slot_twice() {
     first.ended_soon().await;
     assert_eq!(places.len(), 12, "{places:?}");
     assert!(places.iter().all(|(_, slot)| *slot < 4), "{places:?}");
-    assert!(second.logged(&["stands on"]), "{}", second.log());
+    second.has_logged(&["stands on"]).await;
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn a_launcher_that_stops_does_not_wait_for_a_backing_node_that_will_not_co
     assert!(launcher.ended_soon().await.success());
     let record = stage.record(&format!("requests/{request}")).await;
     assert_eq!((&record["state"], &record["declined_by"]), (&json!("requested"), &json!([])), "{}", launcher.log());
-    assert!(launcher.logged(&["no pool is left that has label large"]), "{}", launcher.log());
+    launcher.has_logged(&["no pool is left that has label large"]).await;
 }
 
 #[tokio::test]
@@ -282,7 +282,7 @@ async fn what_waits_for_a_backing_node_ends_with_its_label_and_with_its_provider
     is_over(&stage, &asked).await;
     stage.wait_for_state(&request, "failed").await;
     stage.wait("the one in the cloud is left", async || stage.records("nodes").await.len() == 1).await;
-    assert!(launcher.logged(&["Withdrawing the request"]), "{}", launcher.log());
+    launcher.has_logged(&["Withdrawing the request"]).await;
 }
 
 /// What a request was given is gone, or was taken by an attempt that ended before the request was deleted.
@@ -301,7 +301,7 @@ async fn a_request_for_a_backing_node_is_over_even_where_its_node_cannot_be_take
         stage.zk.set_data(&format!("/nodepool/requests/{asked}"), record.to_string().as_bytes(), None).await.unwrap();
         is_over(&stage, &asked).await;
     }
-    assert!(launcher.logged(&["cannot be taken", "0000009999 is gone"]), "{}", launcher.log());
+    launcher.has_logged(&["cannot be taken", "0000009999 is gone"]).await;
     stage.release(&first).await;
     assert_eq!(place(&stage, &third).await.0, backing, "another attempt has found a place");
 }

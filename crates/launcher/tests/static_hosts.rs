@@ -69,7 +69,7 @@ async fn a_dead_host_is_looked_at_less_and_less_often_also_where_a_node_of_it_ca
     stage.wait("the third look", async || looks(4) > 0).await;
     assert_eq!((looks(1), looks(2)), (1, 1), "{}", launcher.log());
     assert_eq!(ready(&stage, "a").await, BTreeSet::from([kept.clone()]), "the others are gone");
-    assert!(launcher.logged(&["while carrying out Attend"]), "{}", launcher.log());
+    launcher.has_logged(&["while carrying out Attend"]).await;
     stage.zk.set_acl(&path, &Acls::anyone_all(), None).await.unwrap();
     stage.wait("it is gone, too", async || ready(&stage, "a").await.is_empty()).await;
 }
@@ -92,7 +92,7 @@ async fn a_dead_host_is_found_out_and_is_in_nobodys_way() {
     assert_eq!(record["nodes"], json!(node_b), "the other host's node is untouched");
     let waiting = stage.record(&format!("requests/{for_a}")).await;
     assert_eq!((&waiting["state"], &waiting["declined_by"]), (&json!("requested"), &json!([])));
-    assert!(launcher.logged(&["cannot be handed out", "refused"]), "{}", launcher.log());
+    launcher.has_logged(&["cannot be handed out", "refused"]).await;
     let pools = launcher.pool_list().to_string();
     assert!(pools.contains("no node of label a is free"), "{pools}");
     let _a = listen(port).await;

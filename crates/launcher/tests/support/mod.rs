@@ -385,6 +385,15 @@ impl Launcher {
         self.count(words) > 0
     }
 
+    /// Waits for such a line: what the records show may be there before it is logged.
+    pub async fn has_logged(&self, words: &[&str]) {
+        let start = Instant::now();
+        while !self.logged(words) {
+            assert!(start.elapsed() < SOON, "no line has all of {words:?}:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Status and body; `None` where nobody answers.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;

@@ -490,7 +490,7 @@ fn keep_newer<T: Clone>(new: Option<&mut Arc<Entry<T>>>, old: Option<Arc<Entry<T
         && old.stat.mzxid > new.stat.mzxid
     {
         let new = own(new);
-        new.record = old.record.clone();
+        new.record.clone_from(&old.record);
         new.stat = old.stat;
     }
 }

@@ -69,19 +69,20 @@ impl Start {
             error!(logger = "nodepool.zk.ZooKeeper", "{error}");
             ExitCode::FAILURE
         })?;
-        Ok(self.on(zk, stats, end))
+        Ok(self.on(zk, true, stats, end))
     }
 
     /// Begins to connect to what this connector leads to, whatever the configuration says; `timeout` is the session's.
     pub fn connect_with(self, connector: Arc<dyn Connector>, timeout: Duration, stats: Stats) -> (Frame, Loaded) {
         let end = CancellationToken::new();
         let zk = ZooKeeper::start_with(connector, timeout, self.ambient.clone(), &self.shutdown, end.clone());
-        self.on(zk, stats, end)
+        self.on(zk, false, stats, end)
     }
 
-    fn on(self, zk: ZooKeeper, stats: Stats, end: CancellationToken) -> (Frame, Loaded) {
+    fn on(self, zk: ZooKeeper, has_configured_servers: bool, stats: Stats, end: CancellationToken) -> (Frame, Loaded) {
         let frame = Frame {
             zk,
+            has_configured_servers,
             stats,
             ambient: self.ambient,
             shutdown: self.shutdown,
@@ -118,6 +119,8 @@ pub struct Frame {
     /// Cancelled when the daemon has ended: ends the connection, and whatever else is needed until then.
     pub(super) end: CancellationToken,
     pub(super) passes: Passes,
+    /// Whether the connection is to the servers that the configuration names, and follows it.
+    pub(super) has_configured_servers: bool,
     config: RwLock<Arc<Config>>,
     watcher: Mutex<Watcher>,
     steps: Mutex<Steps>,

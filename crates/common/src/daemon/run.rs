@@ -275,7 +275,9 @@ fn note_loaded<D: Daemon>(daemon: &D, loaded: &Loaded) {
 /// Of what is the running configuration now.
 fn put_into_force<D: Daemon>(daemon: &Arc<D>, before: &Config, loaded: &Loaded) {
     let frame = daemon.frame();
-    if let Err(error) = frame.zk.set_servers(&frame.config().zookeeper) {
+    if frame.has_configured_servers
+        && let Err(error) = frame.zk.set_servers(&frame.config().zookeeper)
+    {
         error!(logger = D::LOGGER, "The new ZooKeeper servers cannot be used, the old ones stay: {error}");
     }
     daemon.configure(before, loaded);

@@ -124,7 +124,7 @@ impl Pass<'_> {
         let (key, classes) = (&state.key, &self.index.requests.classes);
         let max_concurrency = provider.max_concurrency;
         let mut grounds = self.grounds_of(key);
-        let some = memory.begin(grounds.as_ref(), self.world.now, &self.renewed);
+        let some = memory.begin(grounds.as_ref(), self.world, &self.renewed);
         let began_with_all = some.is_none();
         let mut queue = Queue::new();
         let place = |id: &ClassId| {
@@ -253,8 +253,8 @@ impl Pass<'_> {
         if accepted.contains_key(id) {
             return None;
         }
-        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
-            self.plan.wake(*at);
+        if let Some(at) = world.pause_ends(world.holdings.requests_after.get(id)) {
+            self.plan.wake(at);
             return None;
         }
         let is_left = || left_to_others(world, state, pool, request);

@@ -1,6 +1,6 @@
 //! [`Grounds`]: what all verdicts of a pool rest on.
 
-use nodepool_common::model::{Resources, Timestamp};
+use nodepool_common::model::{Resources, Timestamp, Uptime};
 
 use super::{
     PoolKey, ProjectQuota, ProviderState, World,
@@ -17,7 +17,7 @@ pub struct Common {
     /// Version of what tenants have.
     pub tenants: u64,
     /// When the next of these back-offs ends.
-    pub back_off_ends: Option<Timestamp>,
+    pub back_off_ends: Option<Uptime>,
 }
 
 /// What the verdicts of a pool rest on, besides the request's class, the configuration, the registered pools, the uploads
@@ -101,6 +101,29 @@ impl Answers {
     }
 }
 
+/// When time alone may change a verdict of a pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Until {
+    /// By the age of what the cloud has said.
+    answers: Timestamp,
+    /// By the end of a pause; `None`: there is none.
+    back_off: Option<Uptime>,
+}
+
+impl Until {
+    /// Whether it is that time.
+    pub fn has_come(&self, world: &World<'_>) -> bool {
+        world.now >= self.answers || self.back_off.is_some_and(|at| world.uptime >= at)
+    }
+
+    /// The earlier one of each.
+    #[must_use]
+    pub fn earlier(self, other: Self) -> Self {
+        let back_off = self.back_off.into_iter().chain(other.back_off).min();
+        Self { answers: self.answers.min(other.answers), back_off }
+    }
+}
+
 impl Grounds {
     /// What they are now; `None` where that cannot be compared later: this pass has given something away already that they may
     /// depend on, and who has got it is known from its record only later.
@@ -159,12 +182,12 @@ impl Grounds {
     }
 
     /// When time alone may change a verdict of a pool.
-    pub fn until(world: &World<'_>, common: Common, key: &PoolKey) -> Timestamp {
+    pub fn until(world: &World<'_>, common: Common, key: &PoolKey) -> Until {
         let cloud = world.provider(&key.provider).into_iter().flat_map(|state| {
             let fresh = world.timing.fresh_quota;
             [state.launch_after, Some(state.quota_at - fresh), Some(state.quota_at + fresh)]
         });
-        let moments = cloud.flatten().filter(|at| *at >= world.now).chain(common.back_off_ends);
-        moments.fold(f64::INFINITY, f64::min)
+        let answers = cloud.flatten().filter(|at| *at >= world.now).fold(f64::INFINITY, f64::min);
+        Until { answers, back_off: common.back_off_ends }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use nodepool_common::{
     config::StaticHost,
-    model::{LabelName, NodeId, Place, PoolName, ProviderName, RequestId, Timestamp},
+    model::{LabelName, NodeId, Place, PoolName, ProviderName, RequestId, Uptime},
 };
 
 use super::{HostKey, PoolKey};
@@ -137,7 +137,7 @@ pub struct Touched {
     pub nodes: BTreeSet<NodeId>,
 }
 
-/// What this launcher holds and does.
+/// What this launcher holds and does. Its pauses are by monotonic time: whoever sets the clock makes none of them longer or shorter.
 #[derive(Clone, Debug, Default)]
 pub struct Holdings {
     /// Requests whose lock we have.
@@ -155,15 +155,15 @@ pub struct Holdings {
     /// Requests that are being accepted, by the pool that will serve them.
     pub accepting: BTreeMap<RequestId, PoolKey>,
     /// Labels whose last `min-ready` request failed: not to be asked again before this time.
-    pub min_ready_after: BTreeMap<LabelName, Timestamp>,
+    pub min_ready_after: BTreeMap<LabelName, Uptime>,
     /// Nodes whose last handling failed: not to be tried again before this time.
-    pub nodes_after: BTreeMap<NodeId, Timestamp>,
+    pub nodes_after: BTreeMap<NodeId, Uptime>,
     /// Requests whose last handling failed: not to be tried again before this time.
-    pub requests_after: BTreeMap<RequestId, Timestamp>,
+    pub requests_after: BTreeMap<RequestId, Uptime>,
     /// Labels of metastatic providers for which backing nodes are being asked for.
     pub busy_backing: BTreeSet<(ProviderName, LabelName)>,
     /// The same, of which the last such request failed: not to be asked again before this time.
-    pub backing_after: BTreeMap<(ProviderName, LabelName), Timestamp>,
+    pub backing_after: BTreeMap<(ProviderName, LabelName), Uptime>,
     /// Launches that wait for a place on a backing node: their pool and label.
     pub seeking: BTreeMap<NodeId, (PoolKey, LabelName)>,
     /// Launches that are just being placed, and where. Each is among those that wait until it stands there.
@@ -172,15 +172,15 @@ pub struct Holdings {
     pub shown: BTreeMap<NodeId, i32>,
     /// Nodes that say that they are backing nodes of a provider of ours, and were not locked for it: left out of account
     /// until this time.
-    pub not_kept: BTreeMap<NodeId, Timestamp>,
+    pub not_kept: BTreeMap<NodeId, Uptime>,
     /// Since when nothing stands on a backing node.
-    pub idle_since: BTreeMap<NodeId, Timestamp>,
+    pub idle_since: BTreeMap<NodeId, Uptime>,
     /// Static hosts that an action is looking at: hands off.
     pub busy_hosts: BTreeSet<HostKey>,
     /// Static hosts that were looked at, as they and their pool were then.
     pub hosts_seen: BTreeMap<HostKey, (Arc<StaticHost>, PoolName)>,
     /// Static hosts that could not be reached: not to be looked at before this time.
-    pub hosts_after: BTreeMap<HostKey, Timestamp>,
+    pub hosts_after: BTreeMap<HostKey, Uptime>,
     /// Whether [`Self::take_touched`] was called before.
     is_known: bool,
 }

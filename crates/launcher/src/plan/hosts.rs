@@ -67,8 +67,8 @@ fn hosts_of(world: &World<'_>, index: &Index, plan: &mut Plan, provider: &Provid
             if missing.is_empty() && is_known {
                 continue;
             }
-            if let Some(at) = holdings.hosts_after.get(&key).filter(|at| **at > world.now) {
-                plan.wake(*at);
+            if let Some(at) = world.pause_ends(holdings.hosts_after.get(&key)) {
+                plan.wake(at);
                 continue;
             }
             plan.decisions.push(Decision::Attend {
@@ -135,7 +135,7 @@ fn retire(world: &World<'_>, plan: &mut Plan, registered: Registered<'_>, reason
         && !entry.is_locked()
         && !holdings.busy_nodes.contains(id)
         && !holdings.nodes.contains_key(id)
-        && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
+        && holdings.nodes_after.get(id).is_none_or(|at| *at <= world.uptime);
     // Upkeep, and what was decided for requests, come first.
     if is_free && !plan.disposed_of().any(|node| node == id) {
         plan.decisions.push(Decision::Retire { node: id.clone(), reason });

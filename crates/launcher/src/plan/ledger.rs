@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use nodepool_common::model::{Failures, LabelName, NodeId, Place, ProviderName, RequestId, Timestamp};
+use nodepool_common::model::{Failures, LabelName, NodeId, Place, ProviderName, RequestId, Uptime};
 
 use super::{Decision, HeldNode, HeldRequest, Holdings, HostKey, PoolKey};
 
@@ -158,7 +158,7 @@ impl Ledger {
     }
 
     /// Does not let what a decision was about be decided again before a time.
-    pub fn put_off(&mut self, decision: &Decision, until: Timestamp) {
+    pub fn put_off(&mut self, decision: &Decision, until: Uptime) {
         let (request, node) = decision.subjects();
         if let Some(request) = request {
             self.holdings.requests_after.insert(request.clone(), until);
@@ -241,23 +241,8 @@ impl Ledger {
         self.holdings.shown.retain(|node, _| is_on_record(node));
     }
 
-    /// The clock was set by that many seconds: what has to wait for a time waits no longer and no shorter.
-    pub fn clock_stepped(&mut self, step: f64) {
-        let held = &mut self.holdings;
-        let times = held
-            .nodes_after
-            .values_mut()
-            .chain(held.requests_after.values_mut())
-            .chain(held.min_ready_after.values_mut())
-            .chain(held.hosts_after.values_mut())
-            .chain(held.backing_after.values_mut())
-            .chain(held.not_kept.values_mut())
-            .chain(held.idle_since.values_mut());
-        times.for_each(|at| *at += step);
-    }
-
     /// Forgets what was to wait until a time that has come.
-    pub fn tidy(&mut self, now: Timestamp) {
+    pub fn tidy(&mut self, now: Uptime) {
         let held = &mut self.holdings;
         held.nodes_after.retain(|_, at| *at > now);
         held.requests_after.retain(|_, at| *at > now);

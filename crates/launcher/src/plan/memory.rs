@@ -14,11 +14,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nodepool_common::model::{NodeId, Resources, TenantName, Timestamp};
+use nodepool_common::model::{NodeId, Resources, TenantName, Timestamp, Uptime};
 
 use super::{
     PoolKey, Reason, Want, World,
-    grounds::{Changed, Common, Grounds, Used},
+    grounds::{Changed, Common, Grounds, Until, Used},
     index::{ClassId, Rank},
 };
 
@@ -76,7 +76,7 @@ pub struct Memory {
     /// Whether the last pass has accepted something: verdicts that were made before that may rest on more room.
     has_accepted: bool,
     /// When time alone may change a verdict.
-    until: Timestamp,
+    until: Until,
     /// Classes that wait.
     pub waiting: BTreeMap<ClassId, WaitingClass>,
     /// Classes to be looked at in the next pass in any case.
@@ -95,12 +95,12 @@ impl Memory {
     pub fn begin(
         &mut self,
         grounds: Option<&Grounds>,
-        now: Timestamp,
+        world: &World<'_>,
         renewed: &BTreeSet<ClassId>,
     ) -> Option<BTreeSet<ClassId>> {
         self.is_short = false;
         let changed = match (&self.grounds, grounds) {
-            (Some(old), Some(new)) if now < self.until => new.changed_since(old, self.short_at.as_ref()),
+            (Some(old), Some(new)) if !self.until.has_come(world) => new.changed_since(old, self.short_at.as_ref()),
             _ => Changed::Everything,
         };
         if changed == Changed::Everything {
@@ -172,12 +172,12 @@ impl Memory {
     }
 
     /// Ends a pass. `grounds`: on what the verdicts rest, with all that this pass has decided; `None` where that cannot be said.
-    pub fn end(&mut self, grounds: Option<Grounds>, has_accepted: bool, began_with_all: bool, until: Timestamp) {
+    pub fn end(&mut self, grounds: Option<Grounds>, has_accepted: bool, began_with_all: bool, until: Until) {
         self.has_accepted = has_accepted;
         if self.is_short || began_with_all || has_accepted {
             self.short_at = grounds.as_ref().map(|grounds| grounds.used.clone());
         }
-        self.until = if began_with_all { until } else { self.until.min(until) };
+        self.until = if began_with_all { until } else { self.until.earlier(until) };
         self.grounds = grounds;
         self.before.clear();
     }
@@ -197,7 +197,7 @@ impl Memory {
 #[derive(Debug, Default)]
 pub struct Memories {
     pools: BTreeMap<PoolKey, Memory>,
-    back_offs: Noted<BTreeMap<NodeId, Timestamp>>,
+    back_offs: Noted<BTreeMap<NodeId, Uptime>>,
     tenants: Noted<(u64, BTreeMap<TenantName, Resources>)>,
 }
 
@@ -241,7 +241,7 @@ impl Memories {
         Common {
             back_offs: self.back_offs.note(|known| known == nodes_after, || nodes_after.clone()),
             tenants: self.tenants.note(|known| (known.0, &known.1) == tenants, || (tenants.0, tenants.1.clone())),
-            back_off_ends: nodes_after.values().copied().filter(|at| *at > world.now).reduce(f64::min),
+            back_off_ends: nodes_after.values().copied().filter(|at| *at > world.uptime).min(),
         }
     }
 }

@@ -165,8 +165,8 @@ fn orders(world: &World<'_>, index: &Index, plan: &mut Plan) -> BTreeMap<(Provid
             provider.metastatic().is_some_and(|metastatic| metastatic.any_label(&label).is_some())
         });
         if is_done || !is_configured {
-            if let Some(at) = holdings.requests_after.get(id).filter(|at| **at > world.now) {
-                plan.wake(*at);
+            if let Some(at) = world.pause_ends(holdings.requests_after.get(id)) {
+                plan.wake(at);
             } else if !holdings.busy_requests.contains(id) && (!is_done || !holdings.requests.contains_key(id)) {
                 plan.decisions.push(Decision::SettleBacking { provider: provider.clone(), request: id.clone() });
             }
@@ -221,8 +221,8 @@ fn supply(world: &World<'_>, plan: &mut Plan, lack: &Lack<'_>) {
     if count == 0 {
         return;
     }
-    if let Some(at) = world.holdings.backing_after.get(&key).filter(|at| **at > world.now) {
-        plan.wake(*at);
+    if let Some(at) = world.pause_ends(world.holdings.backing_after.get(&key)) {
+        plan.wake(at);
         return;
     }
     plan.decisions.push(Decision::OrderBacking {
@@ -235,7 +235,7 @@ fn supply(world: &World<'_>, plan: &mut Plan, lack: &Lack<'_>) {
 
 /// Since when nothing stands on a backing node.
 fn idle_since(world: &World<'_>, standing: &Standing) -> Timestamp {
-    world.holdings.idle_since.get(&standing.id).copied().unwrap_or(world.now)
+    world.holdings.idle_since.get(&standing.id).map_or(world.now, |since| world.wall(*since))
 }
 
 /// When a backing node on which nothing stands is to go, and why.
@@ -264,8 +264,8 @@ fn let_go(
     if !standing.taken.is_empty() || holdings.busy_nodes.contains(&standing.id) {
         return;
     }
-    let put_off = holdings.nodes_after.get(&standing.id).filter(|at| **at > world.now);
-    if let Some(at) = put_off.copied().or((due > world.now).then_some(due)) {
+    let put_off = world.pause_ends(holdings.nodes_after.get(&standing.id));
+    if let Some(at) = put_off.or((due > world.now).then_some(due)) {
         plan.wake(at);
         return;
     }

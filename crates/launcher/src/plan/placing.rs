@@ -56,7 +56,7 @@ pub fn backing_nodes(world: &World<'_>, index: &Index, provider: &ProviderName) 
     }
     let standings = index.nodes.backing.iter().filter_map(|id| {
         let entry = records.nodes.get(id)?;
-        let is_left_out = world.holdings.not_kept.get(id).is_some_and(|until| now < *until);
+        let is_left_out = world.holdings.not_kept.get(id).is_some_and(|until| world.uptime < *until);
         let is_one = |node: &&Arc<Node>| node.state == NodeState::InUse && entry.is_locked() && !is_left_out;
         let node = entry.usable().filter(is_one)?;
         let mut backing = Backing::of(node).filter(|backing| backing.owner == owner)?;
@@ -131,8 +131,8 @@ pub fn place(
         if left.peek().is_none() {
             break;
         }
-        if let Some(at) = holdings.nodes_after.get(&standing.id).filter(|at| **at > world.now) {
-            plan.wake(*at);
+        if let Some(at) = world.pause_ends(holdings.nodes_after.get(&standing.id)) {
+            plan.wake(at);
             continue;
         }
         let free: Vec<_> = standing.free().collect();
@@ -150,6 +150,6 @@ pub fn place(
     waiting.seeking.extend(left);
     if !waiting.seeking.is_empty() {
         // One that is left out for now may have room then.
-        holdings.not_kept.values().filter(|until| **until > world.now).for_each(|until| plan.wake(*until));
+        holdings.not_kept.values().filter_map(|until| world.pause_ends(Some(until))).for_each(|until| plan.wake(until));
     }
 }

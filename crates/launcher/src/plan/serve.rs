@@ -146,8 +146,8 @@ impl Pass<'_> {
             }
             Declining::No | Declining::NotNow(_) => {}
         }
-        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
-            self.plan.wake(*at);
+        if let Some(at) = world.pause_ends(world.holdings.requests_after.get(id)) {
+            self.plan.wake(at);
             return false;
         }
         let supply = self.supply(key, pool, request, &missing, zone);

@@ -141,7 +141,7 @@ impl<'a> Taken<'a> {
         suits: impl Fn(&Node) -> bool,
     ) -> Option<&'a Arc<Node>> {
         let world = self.world;
-        let is_over = |id: &NodeId| world.holdings.nodes_after.get(id).is_none_or(|at| *at <= world.now);
+        let is_over = |id: &NodeId| world.holdings.nodes_after.get(id).is_none_or(|at| *at <= world.uptime);
         let idle = self.index.idle(key, label).filter(|id| !self.nodes.contains(*id) && is_over(id));
         let mut nodes = idle.filter_map(|id| world.records.nodes.get(id)?.usable());
         nodes.find(|node| world.has_gone(node).is_none() && suits(node))

@@ -53,14 +53,14 @@ fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
         plan.wake(at.0);
     }
     // All nodes that are left alone for now: also those that a request may take, or that are to be taken away, afterwards.
-    for at in world.holdings.nodes_after.values().filter(|at| **at > world.now) {
-        plan.wake(*at);
+    for at in world.holdings.nodes_after.values().filter_map(|at| world.pause_ends(Some(at))) {
+        plan.wake(at);
     }
 }
 
 /// A node that nobody has locked.
 fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node>) {
-    if world.holdings.nodes_after.get(id).is_some_and(|at| *at > world.now) {
+    if world.holdings.nodes_after.get(id).is_some_and(|at| *at > world.uptime) {
         return;
     }
     let free_for = world.now - entry.free_since.unwrap_or(world.now);
@@ -165,8 +165,8 @@ fn lost_requests(world: &World<'_>, index: &Index, plan: &mut Plan) {
         if !pending || entry.is_locked() || holdings.busy_requests.contains(id) || holdings.requests.contains_key(id) {
             continue;
         }
-        if let Some(at) = holdings.requests_after.get(id).filter(|at| **at > world.now) {
-            plan.wake(*at);
+        if let Some(at) = world.pause_ends(holdings.requests_after.get(id)) {
+            plan.wake(at);
             continue;
         }
         let free_for = world.now - entry.free_since.unwrap_or(world.now);
@@ -182,8 +182,8 @@ fn request_locks(world: &World<'_>, index: &Index, plan: &mut Plan) {
         if world.holdings.busy_requests.contains(id) {
             continue;
         }
-        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
-            plan.wake(*at);
+        if let Some(at) = world.pause_ends(world.holdings.requests_after.get(id)) {
+            plan.wake(at);
             continue;
         }
         let remove = Decision::RemoveRequestLock { request: id.clone() };
@@ -199,8 +199,8 @@ fn finish_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
     for id in &index.requests.of_launchers {
         let Some(entry) = world.records.requests.get(id).filter(|entry| world.is_own(entry)) else { continue };
         let Some(request) = entry.usable() else { continue };
-        if let Some(at) = world.holdings.requests_after.get(id).filter(|at| **at > world.now) {
-            plan.wake(*at);
+        if let Some(at) = world.pause_ends(world.holdings.requests_after.get(id)) {
+            plan.wake(at);
             continue;
         }
         if matches!(request.state, RequestState::Fulfilled | RequestState::Failed)
@@ -219,8 +219,8 @@ fn create_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
         if world.holdings.busy_labels.contains(&label.name) {
             continue;
         }
-        if let Some(at) = world.holdings.min_ready_after.get(&label.name).filter(|at| **at > world.now) {
-            plan.wake(*at);
+        if let Some(at) = world.pause_ends(world.holdings.min_ready_after.get(&label.name)) {
+            plan.wake(at);
             continue;
         }
         let count = label.min_ready.saturating_sub(stock(world, index, label) + ordered(world, index, &label.name));

@@ -10,7 +10,7 @@ use nodepool_common::{
     config::{Config, Pool, Provider},
     model::{
         Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
-        Timestamp,
+        Timestamp, Uptime,
     },
 };
 
@@ -19,8 +19,10 @@ use super::{Holdings, PoolKey};
 /// All that a plan is made from.
 #[derive(Debug)]
 pub struct World<'a> {
-    /// Seconds since the epoch.
+    /// Seconds since the epoch: what is compared with the times of records.
     pub now: Timestamp,
+    /// The same moment by monotonic time: by which pauses go.
+    pub uptime: Uptime,
     /// The running configuration.
     pub config: &'a Arc<Config>,
     /// Everything in ZooKeeper, as last seen.
@@ -40,6 +42,16 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
+    /// When a pause ends, as the wall clock will show it unless it is set meanwhile; `None`: it is over, or there is none.
+    pub fn pause_ends(&self, pause: Option<&Uptime>) -> Option<Timestamp> {
+        pause.filter(|ends| **ends > self.uptime).map(|ends| self.wall(*ends))
+    }
+
+    /// A moment as the wall clock shows it, or would have shown it.
+    pub fn wall(&self, moment: Uptime) -> Timestamp {
+        self.now + (moment - self.uptime)
+    }
+
     /// A pool's configuration; `None` once it was removed from the file.
     pub fn pool_config(&self, key: &PoolKey) -> Option<(&'a Provider, &'a Pool)> {
         let provider = self.config.providers.get(&key.provider)?;

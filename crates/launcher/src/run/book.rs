@@ -7,12 +7,12 @@
 //! with it the locks, which are void.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::{Deref, DerefMut},
 };
 
 use nodepool_common::{
-    model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId, Timestamp},
+    model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId, Uptime},
     zk::{Held, SessionId},
 };
 use tokio::sync::mpsc;
@@ -27,8 +27,9 @@ use crate::plan::{Decision, Ledger, PoolKey};
 #[derive(Debug)]
 pub struct Book {
     ledger: Ledger,
-    requests: HashMap<RequestId, Held<NodeRequest>>,
-    nodes: HashMap<NodeId, Held<Node>>,
+    // In order, because that is the order in which they are given back where the launcher leaves.
+    requests: BTreeMap<RequestId, Held<NodeRequest>>,
+    nodes: BTreeMap<NodeId, Held<Node>>,
     /// How launches that wait for a place hear of one, or that none will come; those in the ledger's `seeking`.
     seekers: HashMap<NodeId, Seeker>,
     /// What actions of this session report with.
@@ -72,8 +73,8 @@ impl Book {
         let (reports, questions) = Reports::new(sender);
         let book = Self {
             ledger: Ledger::default(),
-            requests: HashMap::new(),
-            nodes: HashMap::new(),
+            requests: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             seekers: HashMap::new(),
             reports,
             inbox: Inbox::new(receiver),
@@ -163,7 +164,7 @@ impl Book {
     pub fn take_all(&mut self) -> (Vec<Accepted>, Vec<Held<Node>>) {
         let ids: Vec<_> = self.requests.keys().cloned().collect();
         let requests = ids.iter().filter_map(|id| self.take_request(id)).collect();
-        (requests, self.nodes.drain().map(|(_, held)| held).collect())
+        (requests, std::mem::take(&mut self.nodes).into_values().collect())
     }
 
     /// Enters an accepted request.
@@ -218,7 +219,7 @@ impl Book {
     }
 
     /// Notes since when nothing stands on the backing nodes.
-    pub fn note_idle(&mut self, idle: BTreeSet<NodeId>, now: Timestamp) {
+    pub fn note_idle(&mut self, idle: BTreeSet<NodeId>, now: Uptime) {
         let since = &mut self.ledger.holdings_mut().idle_since;
         since.retain(|node, _| idle.contains(node));
         for node in idle {

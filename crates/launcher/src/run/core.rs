@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
-    model::{ProviderName, RequestId, Timestamp},
+    model::{ProviderName, RequestId, Timestamp, Uptime},
 };
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, info, warn};
@@ -61,7 +61,6 @@ impl Core {
     }
 
     pub(super) fn clock_stepped(&mut self, step: f64) {
-        self.book.clock_stepped(step);
         self.planner.clock_stepped(step);
     }
 
@@ -106,7 +105,7 @@ impl Launcher {
         if !book.is_of_this_session(session) {
             return;
         }
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         match event {
             Event::Ended { action, outcome } => {
                 if let Some(decision) = book.end(action) {
@@ -114,10 +113,10 @@ impl Launcher {
                 }
             }
             Event::RequestLocked { request, pause } => {
-                book.holdings_mut().requests_after.insert(request, now + pause.as_secs_f64());
+                book.holdings_mut().requests_after.insert(request, now + pause);
             }
             Event::NodeLocked { node, pause } => {
-                book.holdings_mut().nodes_after.insert(node, now + pause.as_secs_f64());
+                book.holdings_mut().nodes_after.insert(node, now + pause);
             }
             Event::Taken { held, request, label } => book.hold_node(held, request, label),
             Event::OnRecord { node, request, pool, label } => book.on_record(node, request, &pool, label),
@@ -145,7 +144,7 @@ impl Launcher {
     }
 
     /// What follows from the end of an action.
-    fn ended(&self, book: &mut Book, decision: &Decision, outcome: Outcome, now: Timestamp) {
+    fn ended(&self, book: &mut Book, decision: &Decision, outcome: Outcome, now: Uptime) {
         match (outcome, decision) {
             (Outcome::Failed(error), _) => {
                 error.say_of(decision, LOGGER);
@@ -206,16 +205,16 @@ impl Launcher {
         if !self.zk.cache().is_of(session) || !core.book.enter(session) {
             return None;
         }
-        let now = self.clock.now();
+        let (now, uptime) = (self.clock.now(), self.clock.uptime());
         let config = self.config();
-        let recheck_at = self.clouds.forget_stale(now);
+        let recheck_at = self.clouds.forget_stale(now, uptime);
         let pools: Vec<PoolState> = self
             .pools()
             .iter()
             .map(|(key, pool)| PoolState { key: key.clone(), launcher_id: pool.launcher_id.clone() })
             .collect();
         let started = Instant::now();
-        core.book.tidy(now);
+        core.book.tidy(uptime);
         // Where they were replaced just now, all that was taken to be planned with comes again with the new session.
         let (records, changes) = self.zk.cache().take_in(session)?;
         let touched = core.book.holdings_mut().take_touched();
@@ -228,6 +227,7 @@ impl Launcher {
         let known = self.clouds.known();
         let world = World {
             now,
+            uptime,
             config: &config,
             records: &records,
             pools: &pools,
@@ -241,7 +241,7 @@ impl Launcher {
         let mut plan = if is_check_due { plan_and_check(planner, &world, news) } else { planner.plan(&world, news) };
         // Not kept while decisions are handed out: what changes from here on need not be copied.
         drop(records);
-        core.book.note_idle(std::mem::take(&mut plan.idle_backing), now);
+        core.book.note_idle(std::mem::take(&mut plan.idle_backing), uptime);
         self.stats.plan(started.elapsed());
         let waited = Waited::of(&plan);
         self.clouds.tell_who_waits(&waited);
@@ -282,7 +282,7 @@ fn backing_failed(
     label: &MetastaticLabel,
     request: &RequestId,
     why: &str,
-    now: Timestamp,
+    now: Uptime,
 ) {
     let seeking: Vec<_> = book.seeking(provider, &label.name).take(label.max_parallel_jobs).cloned().collect();
     for node in seeking {

@@ -1,5 +1,6 @@
 //! The launcher's loop and what it owns, without a process around it.
 
+mod given;
 mod placing;
 mod sessions;
 
@@ -152,8 +153,10 @@ async fn a_driver_that_panics_while_it_is_asked_is_in_trouble_and_asked_again_af
     assert!(why.contains("its driver panicked") && why.contains("as the test wants it"), "{why}");
     // The planner wants to know in each pass, and is woken when asking has a point again.
     assert!(launcher.clouds.ask(want.clone()).is_none(), "it is asked again at once");
-    let again = launcher.clouds.forget_stale(clock::now()).unwrap();
-    launcher.clouds.forget_stale(again);
+    let (now, uptime) = (clock::now(), launcher.clock.uptime());
+    // A wall time is exact to less than a microsecond.
+    let pause = launcher.clouds.forget_stale(now, uptime).unwrap() - now + 1e-6;
+    launcher.clouds.forget_stale(now + pause, uptime + pause);
     wait_for(SOON, "it is asked again", || ready(launcher.clouds.ask(want.clone()))).await;
 }
 

@@ -105,7 +105,7 @@ pub struct Requests {
     /// See [`Self::take_left`].
     left: Vec<Place>,
     /// Where requests were before everything was looked at again: those that were not looked at yet.
-    before: HashMap<RequestId, Place>,
+    before: BTreeMap<RequestId, Place>,
     /// Pending ones that nobody has locked.
     pub lost: BTreeSet<RequestId>,
     /// Those that a launcher has made, for nodes in stock or to stand on.
@@ -141,7 +141,7 @@ impl Requests {
     /// Nothing, but classes of shapes that there are now will have the same names, and others names that none had before.
     pub fn emptied(&mut self) -> Self {
         let facts = std::mem::take(&mut self.facts).into_iter();
-        let mut before: HashMap<_, _> = facts.filter_map(|(id, facts)| Some((id, facts.place?))).collect();
+        let mut before: BTreeMap<_, _> = facts.filter_map(|(id, facts)| Some((id, facts.place?))).collect();
         before.extend(std::mem::take(&mut self.before));
         Self {
             next: self.next,

@@ -86,7 +86,7 @@ fn a_host_that_was_seen_and_has_all_its_nodes_is_left_alone() {
 fn a_host_that_could_not_be_reached_is_looked_at_when_its_time_has_come() {
     let mut setting = racks(&[host("a", 1)]);
     let key = HostKey { provider: "p".into(), host: host("a", 1).id.clone() };
-    setting.holdings.hosts_after.insert(key, NOW + 5.0);
+    setting.holdings.hosts_after.insert(key, UPTIME + 5.0);
     let plan = setting.plan();
     assert!(attended(&plan).is_empty());
     assert_eq!(plan.wake_at, Some(NOW + 5.0));

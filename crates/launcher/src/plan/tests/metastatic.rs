@@ -100,10 +100,10 @@ fn backing_nodes_are_asked_for_by_the_slots_that_are_lacking() {
 #[test]
 fn after_a_request_for_a_backing_node_has_failed_there_is_a_pause() {
     let mut setting = seeking(stack(None), &["5", "6"]);
-    setting.holdings.backing_after.insert(("p".into(), "small".into()), NOW + 4.0);
+    setting.holdings.backing_after.insert(("p".into(), "small".into()), UPTIME + 4.0);
     let plan = setting.plan();
     assert_eq!((orders(&plan), plan.wake_at), (vec![], Some(NOW + 4.0)));
-    setting.holdings.backing_after.insert(("p".into(), "small".into()), NOW);
+    setting.holdings.backing_after.insert(("p".into(), "small".into()), UPTIME);
     assert_eq!(orders(&setting.plan()), [1]);
 }
 
@@ -209,9 +209,9 @@ fn a_backing_node_goes_when_nothing_has_stood_on_it_for_its_grace_time() {
     setting.records.nodes.remove(&NodeId::from("2"));
     assert_eq!(setting.plan().idle_backing, BTreeSet::from(["1".into()]));
     assert_eq!(goes(&setting), (false, Some(NOW + 60.0)), "since now");
-    setting.holdings.idle_since.insert("1".into(), NOW - 20.0);
+    setting.holdings.idle_since.insert("1".into(), Uptime(UPTIME.0 - 20.0));
     assert_eq!(goes(&setting), (false, Some(NOW + 40.0)));
-    setting.holdings.idle_since.insert("1".into(), NOW - 61.0);
+    setting.holdings.idle_since.insert("1".into(), Uptime(UPTIME.0 - 61.0));
     assert!(goes(&setting).0);
     let mut old = stack(Some(50));
     old.records.nodes.remove(&NodeId::from("2"));
@@ -244,12 +244,12 @@ fn a_backing_node_goes_some_time_after_the_last_launcher_with_its_provider() {
     assert_eq!(goes(&setting), (false, None, 0), "something stands on it");
     setting.records.nodes.remove(&NodeId::from("2"));
     assert_eq!(goes(&setting), (false, Some(NOW + 600.0), 1), "whoever has its provider may be starting");
-    setting.holdings.idle_since.insert("1".into(), NOW - 600.0);
+    setting.holdings.idle_since.insert("1".into(), Uptime(UPTIME.0 - 600.0));
     assert!(goes(&setting).0);
     setting.stopping = true;
     assert!(!goes(&setting).0);
     setting.stopping = false;
-    setting.holdings.nodes_after.insert("1".into(), NOW + 1.0);
+    setting.holdings.nodes_after.insert("1".into(), UPTIME + 1.0);
     assert_eq!(goes(&setting), (false, Some(NOW + 1.0), 1), "the last time it could not be done");
     setting.holdings.nodes_after.clear();
     setting.records.pools.insert("p".to_owned(), another);

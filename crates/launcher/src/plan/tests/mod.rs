@@ -7,7 +7,7 @@ use nodepool_common::{
     config::{Config, Driver, HostId, Label, OpenStack, Place, Pool, PoolLabel, Provider, WebApp, ZooKeeper},
     model::{
         Entry, Extra, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
-        Resources, Stat, change_each,
+        Resources, Stat, Uptime, change_each,
     },
 };
 
@@ -25,6 +25,8 @@ mod since;
 mod upkeep;
 
 const NOW: f64 = 1_000_000.0;
+/// The same moment by monotonic time.
+const UPTIME: Uptime = Uptime(500.0);
 
 /// A world to be set up by a test.
 struct Setting {
@@ -189,6 +191,7 @@ impl Setting {
         let providers = self.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
         let world = World {
             now: NOW,
+            uptime: UPTIME,
             config: &Arc::new(self.config.clone()),
             records: &self.records,
             pools: &self.pools,

@@ -121,24 +121,24 @@ fn what_an_action_works_on_keeps_its_other_slots_for_those_who_came_first() {
 fn a_backing_node_of_which_an_action_has_failed_is_left_alone_until_its_time() {
     let mut setting = seeking(stack(None), &["5"]);
     setting.stopping = true;
-    setting.holdings.nodes_after.insert("1".into(), NOW + 1.0);
+    setting.holdings.nodes_after.insert("1".into(), UPTIME + 1.0);
     let plan = setting.plan();
     assert_eq!((placed(&plan), plan.wake_at), (vec![], Some(NOW + 1.0)));
     assert!(orders(&plan).is_empty(), "it has room all the same");
     setting = another(setting, "3");
     assert_eq!(placed(&setting.plan()), [at("5", "3", 0)]);
-    setting.holdings.nodes_after.insert("1".into(), NOW);
+    setting.holdings.nodes_after.insert("1".into(), UPTIME);
     assert_eq!(placed(&setting.plan()), [at("5", "1", 1)]);
 }
 
 #[test]
 fn a_node_that_is_not_locked_for_the_provider_is_no_backing_node() {
     let mut setting = seeking(stack(None), &["5"]);
-    setting.holdings.not_kept.insert("1".into(), NOW + 60.0);
+    setting.holdings.not_kept.insert("1".into(), UPTIME + 60.0);
     let plan = setting.plan();
     assert_eq!((placed(&plan), orders(&plan)), (vec![], vec![1]), "another one is asked for");
     assert_eq!(plan.wake_at, Some(NOW + 60.0), "it may be one again then");
-    setting.holdings.not_kept.insert("1".into(), NOW);
+    setting.holdings.not_kept.insert("1".into(), UPTIME);
     assert_eq!(placed(&setting.plan()), [at("5", "1", 1)]);
     setting.node_entry("1").contenders.clear();
     assert!(placed(&setting.plan()).is_empty(), "nobody has it locked any more");

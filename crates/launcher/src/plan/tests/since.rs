@@ -24,10 +24,15 @@ impl Watch {
         self.with_world(|planner, world| planner.plan(world, news))
     }
 
+    fn uptime(&self) -> Uptime {
+        UPTIME + (self.now - NOW)
+    }
+
     fn with_world<R>(&mut self, look: impl FnOnce(&mut Planner, &World<'_>) -> R) -> R {
         let providers = self.setting.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
         let world = World {
             now: self.now,
+            uptime: self.uptime(),
             config: &self.config,
             records: &self.setting.records,
             pools: &self.setting.pools,
@@ -136,7 +141,8 @@ fn a_request_that_is_judged_by_itself_and_then_with_its_class_has_waited_all_the
         let mut news = News::default();
         news.changes.nodes.insert("0000000002".into());
         // The room is kept for the first one.
-        watch.setting.holdings.nodes_after.insert("0000000002".into(), watch.now + 5.0);
+        let uptime = watch.uptime();
+        watch.setting.holdings.nodes_after.insert("0000000002".into(), uptime + 5.0);
         watch.with_world(|planner, world| planner.plan(world, news))
     };
     assert!(!is_single(&watch.pass(0.0, &[])));

@@ -102,7 +102,7 @@ fn min_ready_counts_what_is_ready_and_what_is_ordered_by_anybody() {
     setting.config.labels.get_mut("small").unwrap().min_ready = 4;
     let plan = setting.plan();
     assert!(plan.decisions.contains(&Decision::CreateMinReady { label: "small".into(), count: 2 }), "{plan:?}");
-    setting.holdings.min_ready_after.insert("small".into(), NOW + 9.0);
+    setting.holdings.min_ready_after.insert("small".into(), UPTIME + 9.0);
     let plan = setting.plan();
     assert!(!plan.decisions.iter().any(|d| matches!(d, Decision::CreateMinReady { .. })));
     assert_eq!(plan.wake_at, Some(NOW + 9.0));
@@ -140,10 +140,10 @@ fn a_lock_directory_whose_removal_failed_is_removed_as_soon_as_its_pause_is_over
         nodepool_common::model::RequestLock { ctime: ((NOW - 9.0 * 3600.0) * 1000.0) as i64, ..Default::default() };
     let id = nodepool_common::model::RequestId::from("200-0000000001");
     setting.records.request_locks.insert(id.clone(), lock);
-    setting.holdings.requests_after.insert(id.clone(), NOW + 1.0);
+    setting.holdings.requests_after.insert(id.clone(), UPTIME + 1.0);
     let plan = setting.plan();
     assert_eq!((plan.decisions.len(), plan.wake_at), (0, Some(NOW + 1.0)));
-    setting.holdings.requests_after.insert(id.clone(), NOW);
+    setting.holdings.requests_after.insert(id.clone(), UPTIME);
     assert_eq!(setting.plan().decisions, [Decision::RemoveRequestLock { request: id }]);
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use nodepool_common::{
     config,
-    model::{Failures, LabelName, NodeId, ProviderName, Resources, Timestamp},
+    model::{Failures, LabelName, NodeId, ProviderName, Resources, Timestamp, Uptime},
     sys::clock::Clock,
 };
 use nodepool_drivers::ProviderError;
@@ -59,7 +59,7 @@ pub(super) struct Entry {
     /// Questions on their way.
     asked: BTreeSet<Want>,
     /// When an answer is to be forgotten, or a question that failed may be asked again.
-    until: BTreeMap<Want, Timestamp>,
+    until: BTreeMap<Want, Uptime>,
     failures: Failures<Want>,
     /// Launches in a row that the cloud refused for lack of quota.
     quota_errors: u32,
@@ -259,19 +259,18 @@ impl Clouds {
         }
     }
 
-    /// The clock was set by that many seconds: answers and pauses last as long as before.
+    /// The clock was set by that many seconds: answers are as old, and the pause of launches as long, as before.
     pub fn clock_stepped(&self, step: f64) {
         for entry in self.open().values_mut() {
             entry.state().clock_stepped(step);
-            entry.until.values_mut().for_each(|at| *at += step);
         }
     }
 
     /// Forgets what is too old. Returns when the next answer becomes so.
-    pub fn forget_stale(&self, now: Timestamp) -> Option<Timestamp> {
+    pub fn forget_stale(&self, now: Timestamp, uptime: Uptime) -> Option<Timestamp> {
         let mut next: Option<Timestamp> = None;
         for entry in self.open().values_mut() {
-            let old: Vec<Want> = entry.until.iter().filter(|(_, at)| **at <= now).map(|(w, _)| w.clone()).collect();
+            let old: Vec<Want> = entry.until.iter().filter(|(_, at)| **at <= uptime).map(|(w, _)| w.clone()).collect();
             for want in old {
                 entry.until.remove(&want);
                 match want {
@@ -286,7 +285,7 @@ impl Clouds {
             }
             let missing = entry.state.cloud_images.values().filter_map(|image| image.missing_at());
             let missing = missing.map(|asked| asked + MISSING_IMAGE_AGAIN).filter(|at| *at > now);
-            let times = entry.until.values().copied().chain(missing);
+            let times = entry.until.values().map(|at| now + (*at - uptime)).chain(missing);
             next = times.chain(next).reduce(f64::min);
         }
         next
@@ -387,7 +386,7 @@ impl Clouds {
             return;
         }
         let want = &question.want;
-        let now = self.clock.now();
+        let (now, uptime) = (self.clock.now(), self.clock.uptime());
         let answer = match answer {
             Ok(answer) => {
                 entry.answered();
@@ -399,7 +398,7 @@ impl Clouds {
                     entry.state().cloud_images.remove(&(pool.clone(), label.clone()));
                 }
                 let pause = entry.failures.failed_again(want.clone(), 1.0, 30.0);
-                entry.until.insert(want.clone(), now + pause);
+                entry.until.insert(want.clone(), uptime + pause);
                 return;
             }
         };
@@ -419,7 +418,7 @@ impl Clouds {
                         logger = LOGGER,
                         "Label {label} of provider {} is unusable: {error}", question.cloud.config.name
                     );
-                    entry.until.insert(want.clone(), now + 60.0);
+                    entry.until.insert(want.clone(), uptime + 60.0);
                 }
                 let label = (pool.clone(), label.clone());
                 // A change has all nodes of the provider reckoned anew.
@@ -432,7 +431,7 @@ impl Clouds {
                 entry.state().cloud_images.insert((pool.clone(), label.clone()), image);
                 if !ready {
                     let pause = entry.failures.failed_again(want.clone(), 5.0, 60.0);
-                    entry.until.insert(want.clone(), now + pause);
+                    entry.until.insert(want.clone(), uptime + pause);
                     return;
                 }
             }

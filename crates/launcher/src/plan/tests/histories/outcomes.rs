@@ -214,7 +214,7 @@ impl History {
         self.ledger.end(action);
         self.launches.remove(&action);
         if !works {
-            self.ledger.put_off(&decision, self.now + 1.0);
+            self.ledger.put_off(&decision, self.uptime + 1.0);
             return;
         }
         match decision {

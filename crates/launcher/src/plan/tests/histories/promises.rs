@@ -141,7 +141,7 @@ impl Model<'_> {
 
     /// Whether a request is left alone for a while, as its last handling failed.
     fn is_left_alone(&self, id: &RequestId) -> bool {
-        self.world.holdings.requests_after.get(id).is_some_and(|at| *at > self.world.now)
+        self.world.holdings.requests_after.get(id).is_some_and(|at| *at > self.world.uptime)
     }
 
     /// Accepted requests get what they lack, of what is there; they are handed over once they have it all, and let go once they are
@@ -245,7 +245,7 @@ impl Model<'_> {
 
     fn due_node(&self, id: &NodeId, entry: &Entry<Node>, node: &Node) -> Option<&'static str> {
         let (world, now) = (self.world, self.world.now);
-        let is_left_alone = world.holdings.nodes_after.get(id).is_some_and(|at| *at > now);
+        let is_left_alone = world.holdings.nodes_after.get(id).is_some_and(|at| *at > world.uptime);
         let provider = node.provider.as_ref()?;
         if !self.is_nobodys(id) || is_left_alone || !world.config.providers.contains_key(provider) {
             return None;
@@ -304,7 +304,7 @@ impl Model<'_> {
         let world = self.world;
         let mut due = Vec::new();
         for label in world.config.labels.values() {
-            let is_later = world.holdings.min_ready_after.get(&label.name).is_some_and(|at| *at > world.now);
+            let is_later = world.holdings.min_ready_after.get(&label.name).is_some_and(|at| *at > world.uptime);
             if world.holdings.busy_labels.contains(&label.name) || is_later {
                 continue;
             }

@@ -18,7 +18,7 @@ impl History {
         let which = usize::from(which);
         if how % 16 == 15 {
             // Long enough for nodes to be too old, for litter, for what was lost.
-            self.now += f64::from(how >> 4 & 63);
+            self.pass_time(f64::from(how >> 4 & 63));
         }
         match what % 41 {
             0..=5 => {
@@ -116,7 +116,7 @@ impl History {
                 }
             }
             18..=26 if !self.running.is_empty() => self.end(which, !how.is_multiple_of(8)),
-            27 => self.now += f64::from(how % 30) / 4.0,
+            27 => self.pass_time(f64::from(how % 30) / 4.0),
             28 => {
                 let name = if how & 1 == 0 { "p" } else { "q" };
                 let state = self.setting.providers.get_mut(name).unwrap();
@@ -191,7 +191,7 @@ impl History {
                         }
                         1 => gone.clear(),
                         2 => {
-                            self.ledger.holdings_mut().nodes_after.insert(id, self.now + 2.0);
+                            self.ledger.holdings_mut().nodes_after.insert(id, self.uptime + 2.0);
                         }
                         _ => self.ledger.holdings_mut().nodes_after.clear(),
                     }
@@ -267,7 +267,7 @@ impl History {
                 }
             }
             _ => {
-                self.now += 0.1;
+                self.pass_time(0.1);
                 self.is_check_due = how & 1 == 0;
             }
         }
@@ -282,6 +282,11 @@ impl History {
         self.config = Arc::new(self.setting.config.clone());
     }
 
+    fn pass_time(&mut self, seconds: f64) {
+        self.now += seconds;
+        self.uptime = self.uptime + seconds;
+    }
+
     /// The clock is set by that many seconds.
     fn set_clock(&mut self, step: f64) {
         self.now += step;
@@ -293,6 +298,5 @@ impl History {
         change_each(&mut records.requests, |entry| moved(&mut Arc::make_mut(entry).free_since));
         // As the cache does.
         self.changes.everything = true;
-        self.ledger.clock_stepped(step);
     }
 }

@@ -35,6 +35,7 @@ impl History {
             setting,
             config,
             now: NOW,
+            uptime: UPTIME,
             changes: Changes::default(),
             ledger: Ledger::default(),
             running: Vec::new(),

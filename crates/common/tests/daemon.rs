@@ -1,5 +1,7 @@
 //! The frame of a daemon, with a daemon of the test's own on a real ZooKeeper.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
 use std::{

@@ -1,5 +1,7 @@
 //! The cache, on one real ZooKeeper; each test has a chroot of its own.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
 mod zk_common;

@@ -5,6 +5,8 @@
 //!
 //! Needs a Python with kazoo: set `NODEPOOL_TEST_PYTHON` to it. Without it the test says that it is skipped.
 
+// Measures by the host's clock, and waits by its chance.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
 mod zk_common;

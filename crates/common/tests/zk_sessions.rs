@@ -1,5 +1,7 @@
 //! Sessions: TLS, expiry, restarts, dead servers; components and elections across them. Each test has its own server.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
 mod zk_common;

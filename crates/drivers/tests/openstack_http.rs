@@ -1,6 +1,8 @@
 //! What the openstack driver makes of a cloud that is slow, unwell, away, or moved: the real Keystone and Nova named by
 //! `NODEPOOL_TEST_CLOUDS_YAML`, behind proxies that let things go wrong. Without it the tests say that they did nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 
 mod common;
 

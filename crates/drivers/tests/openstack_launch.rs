@@ -1,5 +1,7 @@
 //! Servers on a real OpenStack, from their making to their end.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 
 mod common;
 

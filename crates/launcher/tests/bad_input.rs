@@ -1,5 +1,7 @@
 //! What is broken outside of us (files, clouds, records) gets a clear message, and everybody else is served.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
 mod support;

@@ -1,6 +1,8 @@
 //! What one node costs ZooKeeper, from the request to the end of the node's record. A transaction goes to every server's
 //! disk, so they bound how many nodes a site can serve; docs/architecture.md says which ones there are.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_precision_loss)] // a test fails that way
 
 mod support;

@@ -1,5 +1,7 @@
 //! Stops, restarts, losses of ZooKeeper and reloads: no request is lost, no node is left behind, nobody waits long.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
 mod support;

@@ -1,5 +1,7 @@
 //! Much at once, and nothing at all.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_precision_loss)] // a test fails that way
 
 mod support;

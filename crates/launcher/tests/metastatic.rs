@@ -1,5 +1,7 @@
 //! Nodes that stand on nodes of other providers: placed, kept apart, and what is underneath given back in time.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
 mod support;

@@ -4,6 +4,8 @@
 //! Nothing here is mocked: [`ZooKeeperServer`] runs `tests/services/zookeeper/run` in a directory of its own, in a
 //! process group of its own, on free ports, and ends exactly that group when it is dropped.
 
+// For tests, which measure by the host's clock.
+#![allow(clippy::disallowed_methods)]
 // A test's helper may stop the test: that is its way to fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 

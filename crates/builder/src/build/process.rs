@@ -162,6 +162,7 @@ async fn end_strays(file: &str) {
 
 /// Ends the processes of builds in this images-dir that an earlier builder has left, and returns how many there were.
 /// Only to be called before a build is begun. Blocks for up to [`GRACE`].
+#[allow(clippy::disallowed_methods)] // its thread waits for processes of the host, whatever time a runtime has
 pub fn end_leftovers(images_dir: &Path) -> usize {
     // With one slash at its end, however it is configured.
     let within = images_dir.join("");

@@ -2,6 +2,9 @@
 //! own, and the builder's pod, laid out as the operator does it. Nothing of the machine itself is changed, and a host
 //! ends with all of its processes, because it is a process namespace, too.
 
+// Measures by the host's clock.
+#![allow(clippy::disallowed_methods)]
+
 use std::{
     cell::RefCell,
     fmt::Write as _,

@@ -4,6 +4,9 @@
 //! could not be sent, five seconds. That happens on a thread of its own, which a resolver that does not answer may keep
 //! busy: packets go where the last answer leads, and nowhere while there is none.
 
+// The thread that resolves the name belongs to no runtime.
+#![allow(clippy::disallowed_methods)]
+
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs, UdpSocket},

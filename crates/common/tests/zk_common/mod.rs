@@ -1,5 +1,7 @@
 //! What the ZooKeeper tests share: a configuration for a test server, and connections that are closed.
 #![allow(dead_code)] // each test binary uses some of it
+// The host's time is that of a ZooKeeper in memory.
+#![allow(clippy::disallowed_methods)]
 
 use std::{
     sync::{Arc, LazyLock, Mutex},

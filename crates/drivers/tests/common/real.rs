@@ -1,6 +1,8 @@
 //! For tests on a real OpenStack (`tests/services/openstack`), named by `NODEPOOL_TEST_CLOUDS_YAML`. Without it they
 //! say that they did nothing. The cloud is shared: each test removes what it made, also when it fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail like tests
+// Names what it makes in a real cloud by the host's time.
+#![allow(clippy::disallowed_methods)]
 
 use std::{
     collections::BTreeMap,

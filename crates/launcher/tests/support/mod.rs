@@ -4,6 +4,8 @@
 //! ZooKeeper, and a connection to it that has none of our code in it. Processes are ended by their ids when dropped.
 //! Every wait is for a condition and has a deadline; the failure shows the launchers' log.
 
+// Measures by the host's clock, and names what it makes by its chance.
+#![allow(clippy::disallowed_methods)]
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // each test binary uses some of it
 
 use std::{

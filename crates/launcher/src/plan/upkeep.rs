@@ -3,10 +3,13 @@
 //! Upstream's workers look every 5 or 60 seconds; here each change of the records leads here, and what time alone
 //! changes sets [`Plan::wake_at`].
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use nodepool_common::{
-    config::{Label, Pool},
+    config::Pool,
     model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState},
 };
 
@@ -215,7 +218,13 @@ fn finish_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
 /// Keeps `min-ready` nodes of each label in stock, one request for each missing one, so that several providers share
 /// them (`nodepool 11.0.0: launcher.py createMinReady`).
 fn create_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
-    for label in world.config.labels.values().filter(|label| label.min_ready > 0) {
+    let mut labels = world.config.labels.values().filter(|label| label.min_ready > 0).peekable();
+    if labels.peek().is_none() {
+        return;
+    }
+    let (gone, ordered) = (gone(world), ordered(world, index));
+    let count_of = |counts: &BTreeMap<&LabelName, usize>, label| counts.get(label).copied().unwrap_or_default();
+    for label in labels {
         if world.holdings.busy_labels.contains(&label.name) {
             continue;
         }
@@ -223,29 +232,38 @@ fn create_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
             plan.wake(at);
             continue;
         }
-        let count = label.min_ready.saturating_sub(stock(world, index, label) + ordered(world, index, &label.name));
+        let stock = index.nodes.stock(&label.name).saturating_sub(count_of(&gone, &label.name));
+        let count = label.min_ready.saturating_sub(stock + count_of(&ordered, &label.name));
         if count > 0 && some_pool_can_serve(world, plan, &label.name) {
             plan.decisions.push(Decision::CreateMinReady { label: label.name.clone(), count });
         }
     }
 }
 
-/// Nodes of a label in stock, whatever their provider.
-fn stock(world: &World<'_>, index: &Index, label: &Label) -> usize {
+/// How many nodes of each label count as stock and are of no use any more, whatever their provider.
+fn gone<'a>(world: &World<'a>) -> BTreeMap<&'a LabelName, usize> {
     let gone = world.providers.values().flat_map(|provider| provider.gone.keys());
-    let gone = gone.filter_map(|id| world.records.nodes.get(id)?.usable()).filter(|node| {
-        node.state == NodeState::Ready && node.allocated_to.is_none() && node.labels.contains(&label.name)
-    });
-    index.nodes.stock(&label.name).saturating_sub(gone.count())
+    let nodes = gone.filter_map(|id| world.records.nodes.get(id)?.usable());
+    let is_stock = |node: &&Arc<Node>| node.state == NodeState::Ready && node.allocated_to.is_none();
+    count(nodes.filter(is_stock).map(|node| node.labels.as_slice()))
 }
 
-/// Nodes of a label that somebody asked for to keep in stock.
-fn ordered(world: &World<'_>, index: &Index, label: &LabelName) -> usize {
-    let is_one = |request: &NodeRequest| {
-        request.is_min_ready() && request.state != RequestState::Failed && request.node_types.contains(label)
-    };
+/// How many nodes of each label somebody asked for to keep in stock.
+fn ordered<'a>(world: &World<'a>, index: &Index) -> BTreeMap<&'a LabelName, usize> {
     let requests = index.requests.of_launchers.iter().filter_map(|id| world.records.requests.get(id)?.usable());
-    requests.filter(|request| is_one(request)).count()
+    let is_open = |request: &&Arc<NodeRequest>| request.is_min_ready() && request.state != RequestState::Failed;
+    count(requests.filter(is_open).map(|request| request.node_types.as_slice()))
+}
+
+/// How many of these have each label.
+fn count<'a>(all: impl Iterator<Item = &'a [LabelName]>) -> BTreeMap<&'a LabelName, usize> {
+    let mut counts = BTreeMap::new();
+    for labels in all {
+        for label in labels.iter().collect::<BTreeSet<_>>() {
+            *counts.entry(label).or_default() += 1;
+        }
+    }
+    counts
 }
 
 fn some_pool_can_serve(world: &World<'_>, plan: &mut Plan, label: &LabelName) -> bool {

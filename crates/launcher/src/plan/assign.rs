@@ -75,7 +75,8 @@ impl Pass<'_> {
             })
             .collect();
         pools.sort_by_key(|(_, _, pool)| pool.priority);
-        self.memories.retain(|key| pools.iter().any(|(state, ..)| state.key == *key));
+        let deciding: HashSet<_> = pools.iter().map(|(state, ..)| &state.key).collect();
+        self.memories.retain(|key| deciding.contains(key));
         for (state, provider, pool) in pools {
             self.taken.accepts = world.holdings.accepting.len();
             let mut memory = self.memories.take(&state.key);
@@ -91,8 +92,15 @@ impl Pass<'_> {
         let most = world.timing.accepts_at_once.saturating_sub(world.holdings.accepting.len());
         if accepted.len() > most {
             // What is chosen and has its turn later keeps its room for the rest of the pass. Nothing is declined for want of that.
-            declines.retain(|_, pools| {
-                pools.retain(|(_, reason)| !matches!(reason, Reason::AtCapacity { .. } | Reason::NoneFree { .. }));
+            let plan = &mut self.plan;
+            declines.retain(|request, pools| {
+                pools.retain(|(pool, reason)| {
+                    let is_for_room = matches!(reason, Reason::AtCapacity { .. } | Reason::NoneFree { .. });
+                    if is_for_room {
+                        plan.wait(request, pool, Waiting { reason: Reason::TurnToCome, paused: false });
+                    }
+                    !is_for_room
+                });
                 !pools.is_empty()
             });
         }
@@ -106,6 +114,11 @@ impl Pass<'_> {
         self.plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
         // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
         if !world.pools.iter().all(|state| registered.contains(&state.launcher_id)) {
+            for (request, pools) in declines {
+                for (pool, reason) in pools {
+                    self.plan.wait(&request, &pool, Waiting { reason, paused: false });
+                }
+            }
             return;
         }
         self.plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));

@@ -140,6 +140,8 @@ fn a_request_for_stock_is_not_declined_for_the_room_of_what_has_its_turn_later()
     let plan = setting.plan();
     assert!(!accepts(&plan).iter().any(|(_, pool)| pool == "q"), "its turn comes later: {plan:?}");
     assert_eq!(declines(&plan), []);
+    let key = ("900-0000000901".into(), PoolKey { provider: "q".into(), pool: "main".into() });
+    assert_eq!(plan.waiting[&key].reason, Reason::TurnToCome);
     setting.records.requests.remove("300-0000000000");
     let plan = setting.plan();
     assert_eq!((accepts(&plan).len(), declines(&plan).len()), (most, 1), "now there is no room: {plan:?}");
@@ -163,6 +165,8 @@ fn nothing_is_declined_before_all_our_pools_are_seen() {
     setting.records.pools = setting.records.pools.into_iter().filter(|(_, pool)| is_of_p(pool)).collect();
     let plan = setting.plan();
     assert_eq!((declines(&plan).len(), accepts(&plan).len()), (0, 1), "{plan:?}");
+    let key = ("200-0000000001".into(), PoolKey { provider: "p".into(), pool: "main".into() });
+    assert!(matches!(plan.waiting[&key].reason, Reason::LabelsMissing { .. }), "it is said why it waits");
 }
 
 #[test]

@@ -54,6 +54,8 @@ struct History {
     next: u32,
     /// The pool of ours that is away.
     known_pool: Option<PoolState>,
+    /// The component of a pool of ours that others do not see.
+    unseen: Option<Arc<PoolComponent>>,
     planner: Planner,
     /// Whether the planner compares itself with everything after the next step, as the launcher does now and then.
     is_check_due: bool,

@@ -197,6 +197,14 @@ impl History {
                     }
                 }
             }
+            32 if how & 1 == 0 => {
+                // Others see a pool of ours, or do not see it yet.
+                match self.setting.records.pools.remove("q") {
+                    Some(component) => self.unseen = Some(component),
+                    None => self.setting.records.pools.extend(self.unseen.take().map(|seen| ("q".to_owned(), seen))),
+                }
+                self.changes.pools = true;
+            }
             32 => {
                 // A pool of ours goes, or comes back.
                 match self.setting.pools.iter().position(|pool| pool.key.provider == "q") {

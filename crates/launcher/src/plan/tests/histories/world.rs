@@ -42,6 +42,7 @@ impl History {
             launches: BTreeMap::new(),
             next: 0,
             known_pool: None,
+            unseen: None,
             planner: Planner::default(),
             is_check_due: false,
             away: BTreeSet::new(),

@@ -85,6 +85,7 @@ impl History {
     }
 
     /// All planners decide; what they have decided is begun.
+    #[allow(clippy::float_cmp)] // the very same moments, which nobody reckons
     fn decide(&mut self) -> Result<(), TestCaseError> {
         self.ledger.tidy(self.uptime);
         let touched = self.ledger.holdings_mut().take_touched();

@@ -58,14 +58,12 @@ impl<'a> Model<'a> {
         let provider = self.world.config.providers.get(&pool.provider);
         let is_refused = node.state == NodeState::Aborted && node.external_id.is_none();
         let Some(provider) = provider.filter(|_| !is_refused) else { return Resources::new() };
-        match &node.resources {
-            Some(resources) => resources.clone(),
-            None => {
-                let known = provider.pools.iter().find(|p| p.name == pool.pool);
-                let label = known.and_then(|p| node.labels.first().filter(|label| p.labels.contains_key(*label)));
-                label.map(|label| self.need(&pool, label)).unwrap_or_default()
-            }
+        if let Some(resources) = &node.resources {
+            return resources.clone();
         }
+        let known = provider.pools.iter().find(|p| p.name == pool.pool);
+        let label = known.and_then(|p| node.labels.first().filter(|label| p.labels.contains_key(*label)));
+        label.map(|label| self.need(&pool, label)).unwrap_or_default()
     }
 
     /// What is used of a provider's quota: by nodes on record, by launches that have no record yet, and by what is being accepted.

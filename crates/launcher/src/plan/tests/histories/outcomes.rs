@@ -148,7 +148,9 @@ impl History {
                 }
             }
             Decision::Fulfil { request, nodes } => {
-                nodes.iter().for_each(|node| self.lock_node(node, false));
+                for node in nodes {
+                    self.lock_node(node, false);
+                }
                 if works {
                     self.change_request(request, |r| r.state = RequestState::Fulfilled);
                 }

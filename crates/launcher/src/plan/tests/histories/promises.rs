@@ -169,12 +169,13 @@ impl Model<'_> {
             }
             let is_done = lacks.is_empty() && its.iter().all(|(id, node)| !node.launching && ready(id));
             let is_busy = its.iter().any(|(node, _)| held.busy_nodes.contains(node));
-            match decision {
-                _ if its.iter().any(|(_, node)| node.failure.is_some()) => {
-                    if !matches!(decision, Some(Decision::GiveUp { .. })) {
-                        broken.push(format!("a launch for {id} has failed, and it goes on"));
-                    }
+            if its.iter().any(|(_, node)| node.failure.is_some()) {
+                if !matches!(decision, Some(Decision::GiveUp { .. })) {
+                    broken.push(format!("a launch for {id} has failed, and it goes on"));
                 }
+                continue;
+            }
+            match decision {
                 Some(Decision::Supply { pool, reuse, launch, .. }) => {
                     let labels = reuse.iter().map(|(_, label)| label).chain(launch.iter().map(|new| &new.label));
                     for label in labels {
@@ -189,7 +190,8 @@ impl Model<'_> {
                     }
                 }
                 Some(Decision::Fulfil { nodes, .. }) => {
-                    if !is_done || nodes.len() != request.node_types.len() {
+                    let is_whole = is_done && nodes.len() == request.node_types.len();
+                    if !is_whole {
                         broken.push(format!("{id} is handed over with {nodes:?}, and lacks {lacks:?}"));
                     }
                 }

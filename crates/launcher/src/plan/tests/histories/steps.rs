@@ -254,7 +254,7 @@ impl History {
                     self.away.insert(name.into());
                 }
             }
-            36 if how & 3 == 0 => self.set_clock(if how & 4 == 0 { 3600.0 } else { -3600.0 }),
+            36 if how.is_multiple_of(4) => self.set_clock(if how & 4 == 0 { 3600.0 } else { -3600.0 }),
             37 => self.record_some_launch(which),
             38 => {
                 let label = if how & 1 == 0 { "small" } else { "big" };

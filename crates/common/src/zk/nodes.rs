@@ -257,9 +257,14 @@ impl InSession {
     /// Reads the nodes of a provider, and those that the cache does not know yet, and puts them into the cache. Its events
     /// come in the order of what happened, but their records are read one by one: this makes sure that whatever happened
     /// before a record in the cache was written is in it, too.
-    pub async fn read_nodes_of(&self, provider: &ProviderName) -> Result<(), ZkError> {
+    ///
+    /// Returns the number of the walk that had brought what the cache knew before. As long as it is the last one
+    /// ([`Cache::walks`](super::Cache::walks)), what was read is there. A walk that ends later, or has ended meanwhile, may have read
+    /// all of it earlier.
+    pub async fn read_nodes_of(&self, provider: &ProviderName) -> Result<u64, ZkError> {
         let client = self.client("reading", paths::NODES)?;
         let cache = self.shared.cache();
+        let walks = cache.walks();
         let asking = cache.within(self.id()).asking();
         let deadline = self.shared.deadline();
         let fail = |error: Error| ZkError::of("reading", paths::NODES, error);
@@ -287,7 +292,7 @@ impl InSession {
                 Err(error) => return Err(fail(error)),
             }
         }
-        Ok(())
+        Ok(walks)
     }
 
     /// Removes a node without its lock: an empty or unreadable record, or the command line's erase.

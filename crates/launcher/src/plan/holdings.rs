@@ -168,8 +168,8 @@ pub struct Holdings {
     pub seeking: BTreeMap<NodeId, (PoolKey, LabelName)>,
     /// Launches that are just being placed, and where. Each is among those that wait until it stands there.
     pub placing: BTreeMap<NodeId, Place>,
-    /// The version of the lock that is kept of a backing node up to which the records show all that was placed on it.
-    pub shown: BTreeMap<NodeId, i32>,
+    /// Up to where the records are known to show all that was placed on a backing node.
+    pub shown: BTreeMap<NodeId, Shown>,
     /// Nodes that say that they are backing nodes of a provider of ours, and were not locked for it: left out of account
     /// until this time.
     pub not_kept: BTreeMap<NodeId, Uptime>,
@@ -194,6 +194,15 @@ impl Holdings {
         nodes.append(&mut self.busy_nodes.0.touched);
         Touched { everything: !std::mem::replace(&mut self.is_known, true), requests, nodes }
     }
+}
+
+/// Up to where the records show all that was placed on a backing node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The version of the lock that is kept of the backing node: each placement raises it.
+    pub version: i32,
+    /// How many walks of the tree had brought the records. Another one may bring an older state.
+    pub walks: u64,
 }
 
 /// A request whose lock we have.

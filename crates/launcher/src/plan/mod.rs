@@ -74,7 +74,7 @@ mod want;
 mod world;
 
 pub use decision::{Decision, NewNode, NewlyWaiting, Plan, Waiting, WaitingSince};
-pub use holdings::{HeldNode, HeldRequest, Holdings, Marks, Touched, Tracked};
+pub use holdings::{HeldNode, HeldRequest, Holdings, Marks, Shown, Touched, Tracked};
 pub use host_nodes::host_of;
 pub use hosts::free_slots;
 pub use index::News;

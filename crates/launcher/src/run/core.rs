@@ -189,8 +189,8 @@ impl Launcher {
                 );
             }
             (Outcome::BackingTaken(provider, label), _) => book.worked(&Attempted::Backing(provider, label)),
-            (Outcome::Shown(version), Decision::Place { on: node, .. } | Decision::LetBackingGo { node, .. }) => {
-                book.holdings_mut().shown.insert(node.clone(), version);
+            (Outcome::Shown(shown), Decision::Place { on: node, .. } | Decision::LetBackingGo { node, .. }) => {
+                book.holdings_mut().shown.insert(node.clone(), shown);
             }
             _ => {}
         }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{core::Standing, placing::Seeker};
-use crate::plan::{ActionId, PoolKey};
+use crate::plan::{ActionId, PoolKey, Shown};
 
 /// What is told to the loop.
 #[derive(Debug)]
@@ -70,8 +70,8 @@ pub enum Outcome {
     HostOutOfReach { why: String, failed: Option<ZkError> },
     /// A backing node was taken for nodes of this label.
     BackingTaken(ProviderName, LabelName),
-    /// The records show all that was placed on a backing node up to this version of the lock that is kept of it.
-    Shown(i32),
+    /// The records show all that was placed on a backing node, up to there.
+    Shown(Shown),
 }
 
 /// Counts the sessions of this process.

@@ -21,7 +21,7 @@ use super::{
     events::{Event, Outcome, Reports},
     requests::LOCKED_ELSEWHERE,
 };
-use crate::plan::Reason;
+use crate::plan::{Reason, Shown};
 
 pub(super) const LOGGER: &str = "nodepool.driver.metastatic.MetastaticAdapter";
 /// How long to wait for the lock of the node that a request was given (`nodepool 11.0.0: driver/metastatic/adapter.py
@@ -142,20 +142,20 @@ impl Launcher {
         })
     }
 
-    /// Gives a backing node back on which nothing stands. `shown`: the version of its lock up to which the records did show all
-    /// that was placed on it, when that was decided.
+    /// Gives a backing node back on which nothing stands. `shown`: up to where the records showed all that was placed on it, when
+    /// that was decided.
     pub(super) async fn let_backing_go(
         &self,
         provider: &ProviderName,
         node: &NodeId,
         reason: &Reason,
-        shown: Option<i32>,
+        shown: Option<Shown>,
         reports: &Reports,
     ) -> Result<Outcome, ZkError> {
         let Some(kept) = self.kept_lock(node, &metastatic_owner(provider), reports).await? else {
             return Ok(Outcome::Done);
         };
-        if shown != Some(kept.version()) {
+        if shown != Some(self.shown_now(&kept)) {
             return self.show_all_placed(provider, &kept, reports).await;
         }
         let used = |node: &mut Node| node.set_state(NodeState::Used, self.clock.now());
@@ -183,6 +183,11 @@ impl Launcher {
         Ok(kept)
     }
 
+    /// What the records have to show where they show all that was placed on a backing node.
+    pub(super) fn shown_now(&self, kept: &KeptLock) -> Shown {
+        Shown { version: kept.version(), walks: self.zk.cache().walks() }
+    }
+
     /// Reads all nodes of a provider: from then on the records show what was placed on a backing node up to this version of
     /// its lock, and the next pass decides by that.
     pub(super) async fn show_all_placed(
@@ -191,7 +196,7 @@ impl Launcher {
         kept: &KeptLock,
         reports: &Reports,
     ) -> Result<Outcome, ZkError> {
-        self.zk.in_session(reports.session_id()).read_nodes_of(provider).await?;
-        Ok(Outcome::Shown(kept.version()))
+        let walks = self.zk.in_session(reports.session_id()).read_nodes_of(provider).await?;
+        Ok(Outcome::Shown(Shown { version: kept.version(), walks }))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Which launch gets which slot is decided in [`plan::placing`](crate::plan). The action reads the lock that is kept of the
 //! backing node. Where its version is not the one up to which the records show all that was placed there, somebody else has
-//! placed nodes: they are read, nothing is written, and the next pass decides anew. Otherwise each launch is offered its slot, one
+//! placed nodes; where the tree was walked since, the records may show an older state. Then the nodes are read, nothing is written,
+//! and the next pass decides anew. Otherwise each launch is offered its slot, one
 //! after the other: only the launch has the lock of its node. It writes down where the node stands in one `multi` that checks and
 //! raises that version ([`Held::place_on`]). So whatever becomes of this process, and whichever other one places nodes at the same
 //! moment, no slot is given twice, and none is lost.
@@ -25,7 +26,7 @@ use super::{
     launch::{Failure, NodeLaunch},
     metastatic::LOGGER,
 };
-use crate::nodescan::Target;
+use crate::{nodescan::Target, plan::Shown};
 
 /// How a launch that waits for a place is told of one, or that there will be none.
 pub type Seeker = mpsc::UnboundedSender<Answer>;
@@ -90,8 +91,8 @@ impl Drop for Seeking<'_> {
 pub struct Seekers {
     /// Who is to be placed, and in which slot.
     pub slots: Vec<(Seeker, usize)>,
-    /// The version of the backing node's lock up to which the records showed all that was placed there.
-    pub shown: Option<i32>,
+    /// Up to where the records showed all that was placed on the backing node.
+    pub shown: Option<Shown>,
 }
 
 impl Launcher {
@@ -106,7 +107,8 @@ impl Launcher {
         let Some(mut kept) = self.kept_lock(on, &metastatic_owner(provider), reports).await? else {
             return Ok(Outcome::Done);
         };
-        if seekers.shown != Some(kept.version()) {
+        let now = self.shown_now(&kept);
+        if seekers.shown != Some(now) {
             return self.show_all_placed(provider, &kept, reports).await;
         }
         let under = self.zk.cache().read(|records| records.nodes.get(on).and_then(|entry| entry.usable()).cloned());
@@ -126,7 +128,7 @@ impl Launcher {
             }
         }
         // What was written up to there is in the cache.
-        Ok(Outcome::Shown(kept.version()))
+        Ok(Outcome::Shown(Shown { version: kept.version(), ..now }))
     }
 }
 

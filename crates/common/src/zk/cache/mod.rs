@@ -121,6 +121,12 @@ impl Cache {
         tree.is_of(session).then(|| (tree.records.clone(), tree.take_changes()))
     }
 
+    /// How many walks of the tree are done. Each may bring an older state of a record than we knew: what happened during it is
+    /// applied afterwards.
+    pub fn walks(&self) -> u64 {
+        self.seen().walks()
+    }
+
     /// Whether the records are those of a live connection: the walk is done, and what happened during it applied.
     /// While false the records stay, stale.
     pub fn ready(&self) -> bool {

@@ -43,6 +43,8 @@ pub(super) struct Tree {
     changes: Option<Changes>,
     /// The components' transactions, which the records do not carry, by path.
     component_versions: HashMap<String, i64>,
+    /// How many walks have brought what is known.
+    walks: u64,
     /// What has been complained about, by path: the version that was broken.
     complaints: HashMap<String, i64>,
     /// Records with keys of a wrong type.
@@ -96,6 +98,11 @@ impl Tree {
     /// What has changed since the last call; everything, at the first.
     pub fn take_changes(&mut self) -> Changes {
         self.changes.replace(Changes::default()).unwrap_or_else(Changes::everything)
+    }
+
+    /// See [`super::Cache::walks`].
+    pub fn walks(&self) -> u64 {
+        self.walks
     }
 
     /// The transaction that what we have of a path is from. Of a request's lock only its time of creation is kept, which never
@@ -366,6 +373,7 @@ impl Tree {
     pub fn replace(&mut self, mut new: Self, session: SessionId) {
         let written = self.written.take().filter(|_| self.is_of(session));
         new.session = Some(session);
+        new.walks = self.walks + 1;
         new.complaints.extend(std::mem::take(&mut self.complaints));
         new.oddities.extend(std::mem::take(&mut self.oddities));
         let (old, records) = (&mut self.records, &mut new.records);

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 
 use nodepool_common::{
     model::{Backing, Place, metastatic_owner},
-    zk::{SessionId, memory::Memory},
+    zk::{KeptLock, SessionId, memory::Memory},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::*;
 use crate::{
-    plan::NewNode,
+    plan::{NewNode, Reason, Shown},
     run::{
+        events::Reports,
         launch::NodeLaunch,
-        placing::{Answer, Seekers},
+        placing::{Answer, Seeker, Seekers},
     },
 };
 
@@ -80,30 +81,21 @@ impl Site {
         id
     }
 
-    /// A new node of the provider, with its lock.
-    async fn new_node(&self) -> Held<Node> {
-        let mut node = Node::new(clock::now());
-        (node.provider, node.pool, node.labels) = (Some(meta()), Some("main".into()), vec!["small".into()]);
-        self.launcher.zk.create_node(node, |_| {}).await.unwrap()
+    /// What starts launches of it.
+    fn starter(&self) -> Starter {
+        Starter { launcher: Arc::clone(&self.launcher), reports: self.core.book.reports() }
     }
 
-    /// A launch that looks for a place; at its end the record of its node, or why it has failed.
-    async fn launch(&mut self) -> JoinHandle<Result<Arc<Node>, String>> {
-        let held = self.new_node().await;
-        let new = NewNode { label: "small".into(), az: None };
-        let request = NodeRequest::min_ready(&new.label, String::new(), clock::now());
-        let cloud = self.launcher.clouds.get(&meta()).unwrap();
-        let reports = self.core.book.reports();
-        let launch = NodeLaunch::new(&self.launcher, cloud, pool(), &new, Arc::new(request), reports);
-        self.core.book.on_record(held.record().id.clone(), "100-0000000001".into(), &pool(), new.label);
-        tokio::spawn(async move {
-            let held = tokio::sync::Mutex::new(held);
-            let attempt = launch.attempt_in_a_slot(&held).await.map_err(|failure| failure.to_string());
-            let record = Arc::clone(held.lock().await.record());
-            // As long as somebody looks, it is not unlocked.
-            std::mem::forget(held);
-            attempt.map(|()| record)
-        })
+    /// How a launch is told of a place that seeks one.
+    async fn seeker(&mut self, node: &NodeId) -> Seeker {
+        let place = Decision::Place { provider: meta(), on: "0".into(), slots: vec![(node.clone(), 0)] };
+        loop {
+            let locks = self.core.book.locks_for(&place).unwrap();
+            if let Some((seeker, _)) = locks.seekers.slots.into_iter().next() {
+                return seeker;
+            }
+            tokio::time::timeout(SOON, self.launcher.hear(&mut self.core)).await.unwrap();
+        }
     }
 
     /// What the launcher's loop does, without an end.
@@ -115,9 +107,56 @@ impl Site {
         }
     }
 
-    async fn version(&self, backing: &NodeId) -> i32 {
+    /// The lock that is kept of a backing node.
+    async fn kept(&self, backing: &NodeId) -> KeptLock {
         let session = self.launcher.zk.in_session(self.session);
-        session.kept_lock(backing, &metastatic_owner(&meta())).await.unwrap().unwrap().version()
+        session.kept_lock(backing, &metastatic_owner(&meta())).await.unwrap().unwrap()
+    }
+
+    /// What the records have to show where they show all that was placed on a backing node.
+    async fn shown(&self, backing: &NodeId) -> Shown {
+        self.launcher.shown_now(&self.kept(backing).await)
+    }
+}
+
+/// Starts launches of a launcher.
+struct Starter {
+    launcher: Arc<Launcher>,
+    reports: Reports,
+}
+
+impl Starter {
+    /// A new node of the provider, with its lock.
+    async fn new_node(&self) -> Held<Node> {
+        let mut node = Node::new(clock::now());
+        (node.provider, node.pool, node.labels) = (Some(meta()), Some("main".into()), vec!["small".into()]);
+        self.launcher.zk.create_node(node, |_| {}).await.unwrap()
+    }
+
+    fn launch_of(&self, node: &NodeId) -> NodeLaunch {
+        let new = NewNode { label: "small".into(), az: None };
+        let request = RequestId::from("100-0000000001");
+        let record = NodeRequest::min_ready(&new.label, String::new(), clock::now());
+        let cloud = self.launcher.clouds.get(&meta()).unwrap();
+        let (node, label) = (node.clone(), new.label.clone());
+        self.reports.tell(Event::OnRecord { node, request, pool: pool(), label });
+        NodeLaunch::new(&self.launcher, cloud, pool(), &new, Arc::new(record), self.reports.clone())
+    }
+
+    /// A launch that looks for a place; at its end the place, or why it has failed.
+    async fn launch(&self) -> (NodeId, JoinHandle<Result<Place, String>>) {
+        let held = self.new_node().await;
+        let id = held.record().id.clone();
+        let launch = self.launch_of(&id);
+        let launched = tokio::spawn(async move {
+            let held = tokio::sync::Mutex::new(held);
+            let attempt = launch.attempt_in_a_slot(&held).await.map_err(|failure| failure.to_string());
+            let place = Place::of(held.lock().await.record());
+            // As long as somebody looks, it is not unlocked.
+            std::mem::forget(held);
+            attempt.map(|()| place.unwrap())
+        });
+        (id, launched)
     }
 }
 
@@ -126,15 +165,18 @@ fn in_memory() -> Memory {
     Memory::new(|| (clock::now() * 1000.0) as i64)
 }
 
-/// Each connection breaks again and again, with a request that is carried out, or is not, and whose answer nobody gets.
+/// One connection after the other breaks, with a request that is carried out, or is not, and whose answer nobody gets. The
+/// others go on meanwhile.
 async fn break_connections(memory: &Memory, sessions: &[SessionId]) {
     for turn in 0.. {
-        tokio::time::sleep(Duration::from_millis(3)).await;
-        for session in sessions {
-            if turn % 2 == 0 { memory.lose_answer(*session) } else { memory.lose_request(*session) }
+        let session = sessions[turn % sessions.len()];
+        if turn / sessions.len() % 2 == 0 {
+            memory.lose_request(session)
+        } else {
+            memory.lose_answer(session)
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
-        sessions.iter().for_each(|session| memory.resume(*session));
+        memory.resume(session);
     }
 }
 
@@ -142,16 +184,20 @@ async fn break_connections(memory: &Memory, sessions: &[SessionId]) {
 async fn two_launchers_that_place_at_once_give_no_slot_twice_whatever_answers_are_lost() {
     let memory = in_memory();
     let (mut one, mut two) = (Site::new(&memory).await, Site::new(&memory).await);
-    let backing = [one.backing_node().await, two.backing_node().await, one.backing_node().await];
-    let mut launches = Vec::new();
-    for _ in 0..SLOTS {
-        launches.extend([one.launch().await, two.launch().await]);
+    let mut backing = Vec::new();
+    for _ in 0..6 {
+        backing.extend([one.backing_node().await, two.backing_node().await]);
     }
-    let (sessions, count) = ([one.session, two.session], launches.len());
+    let (starters, sessions) = ([one.starter(), two.starter()], [one.session, two.session]);
     let placed = async {
-        let mut placed = BTreeSet::new();
+        let (mut launches, mut placed) = (Vec::new(), BTreeSet::new());
+        for _ in 0..20 {
+            // Each by a decision of its own.
+            let (first, second) = tokio::join!(starters[0].launch(), starters[1].launch());
+            launches.extend([first.1, second.1]);
+        }
         for launch in launches {
-            let place = Place::of(&launch.await.unwrap().unwrap()).unwrap();
+            let place = launch.await.unwrap().unwrap();
             placed.insert((place.backing_node, place.slot));
         }
         placed
@@ -165,8 +211,42 @@ async fn two_launchers_that_place_at_once_give_no_slot_twice_whatever_answers_ar
         }
     };
     let placed = tokio::time::timeout(SOON, placed).await.unwrap();
-    assert_eq!(placed.len(), count, "{placed:?}");
+    assert_eq!(placed.len(), 40, "{placed:?}");
     assert!(placed.iter().all(|(on, slot)| backing.contains(on) && *slot < SLOTS), "{placed:?}");
+}
+
+/// Both have read that the slot is free.
+#[tokio::test]
+async fn of_two_launchers_that_offer_a_slot_at_once_one_gives_it_away() {
+    let memory = in_memory();
+    let (mut one, mut two) = (Site::new(&memory).await, Site::new(&memory).await);
+    let backing = one.backing_node().await;
+    let shown = Some(one.shown(&backing).await);
+    let (node_of_one, placed_by_one) = one.starter().launch().await;
+    let (node_of_two, placed_by_two) = two.starter().launch().await;
+
+    let (slow, mut offers) = tokio::sync::mpsc::unbounded_channel();
+    let (launcher, reports, on) = (Arc::clone(&one.launcher), one.core.book.reports(), backing.clone());
+    let placing = tokio::spawn(async move {
+        let seekers = Seekers { slots: vec![(slow, 0)], shown };
+        launcher.place(&meta(), &on, seekers, &reports).await
+    });
+    let offer = tokio::time::timeout(SOON, offers.recv()).await.unwrap().unwrap();
+    let seekers = Seekers { slots: vec![(two.seeker(&node_of_two).await, 0)], shown };
+    two.launcher.place(&meta(), &backing, seekers, &two.core.book.reports()).await.unwrap();
+    let at = |slot| Place { backing_node: backing.clone(), slot };
+    assert_eq!(placed_by_two.await.unwrap().unwrap(), at(0));
+
+    one.seeker(&node_of_one).await.send(offer).unwrap();
+    let outcome = tokio::time::timeout(SOON, placing).await.unwrap().unwrap().unwrap();
+    assert!(matches!(outcome, Outcome::Shown(now) if Some(now) == shown), "{outcome:?}");
+    let placed_by_one = async {
+        tokio::select! {
+            placed = placed_by_one => placed.unwrap().unwrap(),
+            () = one.work() => unreachable!(),
+        }
+    };
+    assert_eq!(tokio::time::timeout(SOON, placed_by_one).await.unwrap(), at(1), "it goes on looking");
 }
 
 #[tokio::test]
@@ -182,31 +262,71 @@ async fn nothing_is_written_before_all_that_others_have_placed_is_known() {
         let placing = site.launcher.place(&provider, &backing, seekers, &reports);
         tokio::time::timeout(SOON, placing).await.unwrap().unwrap()
     };
-    let version = site.version(&backing).await;
+    let before = site.shown(&backing).await;
+    let after = Shown { version: before.version + 1, ..before };
     let outcome = place(None).await;
-    assert!(matches!(outcome, Outcome::Shown(shown) if shown == version), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Shown(shown) if shown == before), "{outcome:?}");
     assert!(answers.try_recv().is_err(), "it is not known what stands there");
 
-    let session = other.launcher.zk.in_session(other.session);
-    let kept = session.kept_lock(&backing, &metastatic_owner(&meta())).await.unwrap().unwrap();
-    let mut theirs = other.new_node().await;
+    let kept = other.kept(&backing).await;
+    let mut theirs = other.starter().new_node().await;
     let stands_there = |node: &mut Node| node.driver_data = Some(json!({"backing_node": backing, "slot": 0}));
     assert!(theirs.place_on(&kept, stands_there).await.unwrap());
-    let outcome = place(Some(version)).await;
-    assert!(matches!(outcome, Outcome::Shown(shown) if shown == version + 1), "{outcome:?}");
+    let outcome = place(Some(before)).await;
+    assert!(matches!(outcome, Outcome::Shown(shown) if shown == after), "{outcome:?}");
     assert!(answers.try_recv().is_err(), "the slot was given away meanwhile");
     let known = |records: &nodepool_common::model::Records| {
         records.nodes.get(&theirs.record().id).and_then(|entry| Place::of(entry.usable()?))
     };
     assert_eq!(site.launcher.zk.cache().read(known), Some(Place { backing_node: backing.clone(), slot: 0 }));
 
+    // A walk may have read what stands there before that was written.
+    memory.suspend(site.session);
+    memory.resume(site.session);
+    let walked = || ready((site.launcher.zk.cache().walks() > after.walks).then_some(()));
+    wait_for(SOON, "the tree is walked again", walked).await;
+    let outcome = place(Some(after)).await;
+    let after = site.shown(&backing).await;
+    assert!(matches!(outcome, Outcome::Shown(shown) if shown == after), "{outcome:?}");
+    assert!(answers.try_recv().is_err(), "it is not known whether the slot is free");
+
     // Where that is what was decided by, the launch is offered the slot; one that ends without a word leaves it open.
     let offered = async {
         let answer = tokio::time::timeout(SOON, answers.recv()).await.unwrap();
         assert!(matches!(answer, Some(Answer::Offer(_))), "{answer:?}");
     };
-    let (outcome, ()) = tokio::join!(place(Some(version + 1)), offered);
-    assert!(matches!(outcome, Outcome::Shown(shown) if shown == version + 1), "{outcome:?}");
+    let (outcome, ()) = tokio::join!(place(Some(after)), offered);
+    assert!(matches!(outcome, Outcome::Shown(shown) if shown == after), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_backing_node_is_not_given_back_when_something_was_placed_on_it_since_that_was_decided() {
+    let memory = in_memory();
+    let (site, other) = (Site::new(&memory).await, Site::new(&memory).await);
+    let backing = site.backing_node().await;
+    let reports = site.core.book.reports();
+    let give_back = async |shown| {
+        let provider = meta();
+        let giving_back = site.launcher.let_backing_go(&provider, &backing, &Reason::BackingIdle, shown, &reports);
+        giving_back.await.unwrap()
+    };
+    let decided = site.shown(&backing).await;
+    let since = Shown { version: decided.version + 1, ..decided };
+    let kept = other.kept(&backing).await;
+    let mut theirs = other.starter().new_node().await;
+    assert!(theirs.place_on(&kept, |node| node.slot = Some(0)).await.unwrap());
+    for shown in [None, Some(decided)] {
+        let outcome = give_back(shown).await;
+        assert!(matches!(outcome, Outcome::Shown(shown) if shown == since), "{outcome:?}");
+        assert_eq!(site.shown(&backing).await, since, "it is locked as before");
+    }
+    theirs.delete(clock::now()).await.unwrap();
+    assert!(matches!(give_back(Some(since)).await, Outcome::Done));
+    let state = |records: &nodepool_common::model::Records| {
+        records.nodes[&backing].usable().map(|node| node.state).filter(|state| *state == NodeState::Used)
+    };
+    wait_for(SOON, "it is given back", || ready(site.launcher.zk.cache().read(state))).await;
+    assert!(site.launcher.zk.try_lock_node(&backing).await.unwrap().held().is_some(), "and can be deleted");
 }
 
 #[tokio::test]
@@ -226,19 +346,16 @@ async fn a_node_that_is_not_locked_for_the_provider_gets_nothing_and_is_left_out
 async fn a_launch_that_waits_for_a_place_ends_with_its_session() {
     let memory = in_memory();
     let mut site = Site::new(&memory).await;
-    let held = site.new_node().await;
+    let starter = site.starter();
+    let held = starter.new_node().await;
     let node = held.record().id.clone();
-    let new = NewNode { label: "small".into(), az: None };
-    let request = Arc::new(NodeRequest::min_ready(&new.label, String::new(), clock::now()));
-    let cloud = site.launcher.clouds.get(&meta()).unwrap();
-    let reports = site.core.book.reports();
-    let launch = NodeLaunch::new(&site.launcher, cloud, pool(), &new, request, reports);
+    let launch = starter.launch_of(&node);
     let (ended, has_ended) = oneshot::channel();
     tokio::spawn(async move {
         launch.run(held).await;
         let _ = ended.send(());
     });
-    tokio::time::timeout(SOON, site.launcher.hear(&mut site.core)).await.unwrap();
+    site.seeker(&node).await;
     assert!(site.core.book.seeking.contains_key(&node));
     memory.expire(site.session);
     site.core.book.start_over();

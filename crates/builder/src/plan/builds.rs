@@ -61,13 +61,13 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
         }
     };
     if let Some((after, known)) = world.doing.builds_after.get(name)
-        && world.now < *after
+        && let Some(after) = world.pause_ends(Some(after))
     {
         // What somebody asks for after a failure does not wait for its end, be it for the second time: the request of the
         // build that failed is still there, and is written again.
         let is_another = request.is_some_and(|stat| known.is_some_and(|known| stat.mzxid > known));
         if !is_another {
-            plan.wake(*after);
+            plan.wake(after);
             return None;
         }
     }

@@ -40,8 +40,8 @@ pub(super) fn plan(world: &World<'_>, plan: &mut Plan) {
         let Some(subject) = decision.subject() else { continue };
         let since = world.doing.wanted.get(&subject).copied().unwrap_or(world.now).min(world.now);
         let mut after = since + patience(world, &decision);
-        if let Some(refused) = world.doing.retire_after.get(&subject) {
-            after = after.max(*refused);
+        if let Some(refused) = world.pause_ends(world.doing.retire_after.get(&subject)) {
+            after = after.max(refused);
         }
         if world.now < after {
             plan.wake(after);

@@ -70,8 +70,8 @@ fn judge(world: &World<'_>, provider: &ProviderName, image: &ImageName, plan: &m
         return None;
     }
     let failed_before = world.doing.uploads_after.get(&to);
-    if let Some(after) = failed_before.filter(|after| world.now < **after) {
-        plan.wake(*after);
+    if let Some(after) = world.pause_ends(failed_before) {
+        plan.wake(after);
         return None;
     }
     let decision = Decision::Upload { image: image.clone(), build: to.1.clone(), provider: provider.clone(), format };

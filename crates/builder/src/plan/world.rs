@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::{
     config::Config,
-    model::{BuildId, BuildState, ImageBuild, ImageName, ProviderName, Records, Timestamp, UploadKey, WorkLock},
+    model::{
+        BuildId, BuildState, ImageBuild, ImageName, ProviderName, Records, Timestamp, UploadKey, Uptime, WorkLock,
+    },
 };
 
 use super::Subject;
@@ -25,7 +27,8 @@ pub struct ProviderImages {
     pub format: Option<String>,
 }
 
-/// What this process does at the moment, and what it does not try again yet.
+/// What this process does at the moment, and what it does not try again yet. Its pauses are by monotonic time: whoever sets the
+/// clock makes none of them longer or shorter.
 #[derive(Clone, Debug, Default)]
 pub struct Doing {
     /// Images that are being built here.
@@ -36,11 +39,11 @@ pub struct Doing {
     pub busy: BTreeSet<Subject>,
     /// No build before; and the transaction of the request that the failed build was begun for: one that was written since
     /// does not wait.
-    pub builds_after: BTreeMap<ImageName, (Timestamp, Option<i64>)>,
+    pub builds_after: BTreeMap<ImageName, (Uptime, Option<i64>)>,
     /// No upload before.
-    pub uploads_after: BTreeMap<UploadTo, Timestamp>,
+    pub uploads_after: BTreeMap<UploadTo, Uptime>,
     /// No deletion before.
-    pub retire_after: BTreeMap<Subject, Timestamp>,
+    pub retire_after: BTreeMap<Subject, Uptime>,
     /// Since when a deletion is wanted: [`Plan::wanted`](super::Plan::wanted) of the last plan.
     pub wanted: BTreeMap<Subject, Timestamp>,
 }
@@ -48,8 +51,10 @@ pub struct Doing {
 /// Everything that a plan follows from.
 #[derive(Debug)]
 pub struct World<'a> {
-    /// Seconds since the epoch.
+    /// Seconds since the epoch: what is compared with the times of records.
     pub now: Timestamp,
+    /// The same moment by monotonic time: by which pauses go.
+    pub uptime: Uptime,
     /// The configuration in force.
     pub config: &'a Config,
     /// ZooKeeper, as last seen.
@@ -87,6 +92,11 @@ impl World<'_> {
             of_image.filter_map(|(_, entry)| Some((entry.order()?, entry.usable()?.as_ref()))).collect();
         builds.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         builds.into_iter().map(|(_, build)| build).collect()
+    }
+
+    /// When a pause ends, as the wall clock will show it unless it is set meanwhile; `None`: it is over, or there is none.
+    pub(super) fn pause_ends(&self, pause: Option<&Uptime>) -> Option<Timestamp> {
+        pause.filter(|ends| **ends > self.uptime).map(|ends| self.now + (*ends - self.uptime))
     }
 
     /// Since when a build is in its state.

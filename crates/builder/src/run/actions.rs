@@ -62,7 +62,7 @@ impl Builder {
     /// Notes that an action failed, so that the next plan does not repeat it at once.
     fn action_failed(&self, decision: &Decision, error: &ZkError) {
         error.say_of(decision, LOGGER);
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         // What ZooKeeper refuses for good is tried less and less.
         let first = if error.is_transient() { AFTER_AN_ERROR } else { self.options.retry_interval.as_secs_f64() };
         let mut state = self.state();

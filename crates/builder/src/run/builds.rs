@@ -52,7 +52,7 @@ impl Builder {
         let config = self.config();
         let Some(diskimage) = config.diskimages.get(image) else { return Ok(()) };
         let TryLock::Held(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
-            self.state().doing.builds_after.insert(image.clone(), (self.clock.now() + WHILE_LOCKED, None));
+            self.state().doing.builds_after.insert(image.clone(), (self.clock.uptime() + WHILE_LOCKED, None));
             return Ok(());
         };
         let request = self.zk.build_request(image).await?;
@@ -94,7 +94,7 @@ impl Builder {
             // Without a request: any that comes.
             let known = request.map_or(0, |stat| stat.mzxid);
             let first = self.options.retry_interval.as_secs_f64();
-            let pause = self.state().build_failed(image, first, self.clock.now(), Some(known));
+            let pause = self.state().build_failed(image, first, self.clock.uptime(), Some(known));
             error!(
                 logger = LOGGER, image = %image, build = %id,
                 "DIB failed creating {image}: {reason}; next attempt in {pause:.0} s"

@@ -256,7 +256,7 @@ impl Builder {
     /// nobody who has it in the configuration would be left to delete them.
     fn plan_and_act(self: &Arc<Self>, stopping: bool) -> Option<Timestamp> {
         let session = (*self.zk.session().borrow())?;
-        let now = self.clock.now();
+        let (now, uptime) = (self.clock.now(), self.clock.uptime());
         let behind = self.frame.is_behind();
         let config = self.config();
         let files = self.local_files();
@@ -264,11 +264,12 @@ impl Builder {
         let holder = Holder::Builder(self.id.clone());
         let (plan, held_before) = {
             let mut state = self.state();
-            state.tidy(now);
+            state.tidy(uptime);
             // Those of another session are gone in a moment, which wakes us.
             let records = self.zk.cache().snapshot_in(session)?;
             let plan = plan(&World {
                 now,
+                uptime,
                 config: &config,
                 records: &records,
                 builder_id: &self.id,

@@ -213,7 +213,11 @@ impl Builder {
             Err(error) => {
                 warn!(logger = LOGGER, image = %image, build = %build, "Cannot delete the files of {image}-{build}: {error}");
                 let subject = Subject::Files(image.clone(), build.clone());
-                self.state().retirement_failed(&subject, self.options.retry_interval.as_secs_f64(), self.clock.now());
+                self.state().retirement_failed(
+                    &subject,
+                    self.options.retry_interval.as_secs_f64(),
+                    self.clock.uptime(),
+                );
             }
         }
         Ok(())
@@ -221,12 +225,12 @@ impl Builder {
 
     /// Somebody else has the lock.
     fn later(&self, subject: Subject) {
-        self.state().doing.retire_after.insert(subject, self.clock.now() + WHILE_LOCKED);
+        self.state().doing.retire_after.insert(subject, self.clock.uptime() + WHILE_LOCKED);
     }
 
     /// The cloud does not do it now.
     fn refused(&self, subject: &Subject, what: &str, error: &ProviderError) {
         warn!(logger = LOGGER, "{what}, trying again: {error}");
-        self.state().retirement_failed(subject, self.options.retry_interval.as_secs_f64(), self.clock.now());
+        self.state().retirement_failed(subject, self.options.retry_interval.as_secs_f64(), self.clock.uptime());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nodepool_common::{
     config::Config,
-    model::{Failures, ImageName, ProviderName, Timestamp},
+    model::{Failures, ImageName, ProviderName, Uptime},
 };
 
 use crate::plan::{Decision, Doing, Subject, UploadTo};
@@ -49,21 +49,19 @@ impl State {
         builds.chain(uploads).collect::<Vec<_>>().join(", ")
     }
 
-    /// The clock was set by that many seconds: pauses last as long as before.
+    /// The clock was set by that many seconds: deletions are wanted for as long as before.
     pub fn clock_stepped(&mut self, step: f64) {
-        let doing = &mut self.doing;
-        let builds = doing.builds_after.values_mut().map(|(at, _)| at);
-        let uploads = doing.uploads_after.values_mut();
-        let times = builds.chain(uploads).chain(doing.retire_after.values_mut()).chain(doing.wanted.values_mut());
-        times.for_each(|at| *at += step);
+        for since in self.doing.wanted.values_mut() {
+            *since += step;
+        }
     }
 
     /// Drops pauses that are over.
-    pub fn tidy(&mut self, now: Timestamp) {
+    pub fn tidy(&mut self, now: Uptime) {
         self.doing.builds_after.retain(|_, (at, _)| *at > now);
         self.doing.retire_after.retain(|_, at| *at > now);
         // For a while longer: what has failed goes behind what has not.
-        self.doing.uploads_after.retain(|_, at| *at > now - REMEMBERED);
+        self.doing.uploads_after.retain(|_, at| *at + REMEMBERED > now);
         let Self { upload_failures, doing, .. } = self;
         upload_failures.retain(|to| doing.uploads_after.contains_key(to));
     }
@@ -80,7 +78,7 @@ impl State {
     }
 
     /// A build failed: none before the pause is over, but for another request than the one it was begun for.
-    pub fn build_failed(&mut self, image: &ImageName, first: f64, now: Timestamp, request: Option<i64>) -> f64 {
+    pub fn build_failed(&mut self, image: &ImageName, first: f64, now: Uptime, request: Option<i64>) -> f64 {
         let pause = self.build_failures.failed_again(image.clone(), first, first * LONGEST);
         self.doing.builds_after.insert(image.clone(), (now + pause, request));
         pause
@@ -93,7 +91,7 @@ impl State {
     }
 
     /// An upload failed: none before the pause is over.
-    pub fn upload_failed(&mut self, to: &UploadTo, first: f64, now: Timestamp) -> f64 {
+    pub fn upload_failed(&mut self, to: &UploadTo, first: f64, now: Uptime) -> f64 {
         let pause = self.upload_failures.failed_again(to.clone(), first, first * LONGEST);
         self.doing.uploads_after.insert(to.clone(), now + pause);
         pause
@@ -115,7 +113,7 @@ impl State {
     }
 
     /// A deletion failed: none before the pause is over.
-    pub fn retirement_failed(&mut self, subject: &Subject, first: f64, now: Timestamp) {
+    pub fn retirement_failed(&mut self, subject: &Subject, first: f64, now: Uptime) {
         let pause = self.retire_failures.failed_again(subject.clone(), first, first * LONGEST);
         self.doing.retire_after.insert(subject.clone(), now + pause);
     }
@@ -125,29 +123,27 @@ impl State {
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = 1_000_000.0;
+    const NOW: Uptime = Uptime(1000.0);
 
     #[test]
-    fn what_waits_for_a_time_waits_as_long_as_before_when_the_clock_is_set() {
-        for step in [7200.0, -7200.0] {
-            let (mut state, image) = (State::default(), ImageName::from("i"));
-            let to: UploadTo = (image.clone(), "b".into(), "p".into());
-            let subject = Subject::Build(image.clone(), "b".into());
-            state.build_failed(&image, 60.0, NOW, Some(7));
-            state.upload_failed(&to, 60.0, NOW);
-            state.retirement_failed(&subject, 60.0, NOW);
-            state.doing.wanted.insert(subject.clone(), NOW - 10.0);
-            state.clock_stepped(step);
-            assert_eq!(state.doing.wanted.get(&subject), Some(&(NOW - 10.0 + step)));
-            state.tidy(NOW + step + 59.0);
-            assert_eq!(state.doing.builds_after[&image], (NOW + step + 60.0, Some(7)));
-            assert_eq!(state.doing.uploads_after.get(&to), Some(&(NOW + step + 60.0)));
-            assert_eq!(state.doing.retire_after.get(&subject), Some(&(NOW + step + 60.0)));
-            state.tidy(NOW + step + 61.0);
-            assert!(state.doing.builds_after.is_empty() && state.doing.retire_after.is_empty());
-            assert!(state.doing.uploads_after.contains_key(&to), "what has failed goes behind what has not");
-            state.tidy(NOW + step + 61.0 + REMEMBERED);
-            assert!(state.doing.uploads_after.is_empty());
-        }
+    fn what_failed_waits_for_its_pause_and_is_wanted_for_as_long_as_before_when_the_clock_is_set() {
+        let (mut state, image) = (State::default(), ImageName::from("i"));
+        let to: UploadTo = (image.clone(), "b".into(), "p".into());
+        let subject = Subject::Build(image.clone(), "b".into());
+        state.build_failed(&image, 60.0, NOW, Some(7));
+        state.upload_failed(&to, 60.0, NOW);
+        state.retirement_failed(&subject, 60.0, NOW);
+        state.doing.wanted.insert(subject.clone(), 1_000_000.0);
+        state.clock_stepped(-7200.0);
+        assert_eq!(state.doing.wanted.get(&subject), Some(&992_800.0));
+        state.tidy(NOW + 59.0);
+        assert_eq!(state.doing.builds_after[&image], (NOW + 60.0, Some(7)));
+        assert_eq!(state.doing.uploads_after.get(&to), Some(&(NOW + 60.0)));
+        assert_eq!(state.doing.retire_after.get(&subject), Some(&(NOW + 60.0)));
+        state.tidy(NOW + 61.0);
+        assert!(state.doing.builds_after.is_empty() && state.doing.retire_after.is_empty());
+        assert!(state.doing.uploads_after.contains_key(&to), "what has failed goes behind what has not");
+        state.tidy(NOW + 61.0 + REMEMBERED);
+        assert!(state.doing.uploads_after.is_empty());
     }
 }

@@ -64,7 +64,7 @@ impl Builder {
         let lock = match self.zk.try_lock_work(work).await? {
             TryLock::Held(lock) => lock,
             TryLock::Busy => {
-                self.state().doing.uploads_after.insert(to, self.clock.now() + WHILE_LOCKED);
+                self.state().doing.uploads_after.insert(to, self.clock.uptime() + WHILE_LOCKED);
                 return Ok(());
             }
             // The next plan knows.
@@ -117,7 +117,7 @@ impl Builder {
                 }
                 upload = failed(upload, &reason, self.clock.now());
                 let pause =
-                    self.state().upload_failed(&to, self.options.retry_interval.as_secs_f64(), self.clock.now());
+                    self.state().upload_failed(&to, self.options.retry_interval.as_secs_f64(), self.clock.uptime());
                 error!(
                     logger = LOGGER, image = %image, build = %build, provider = %provider,
                     "Failed to upload {name}: {reason}; next attempt in {pause:.0} s"

@@ -59,7 +59,7 @@ fn an_image_that_somebody_builds_is_left_to_him() {
 #[test]
 fn a_failed_build_is_tried_again_after_a_pause_or_when_somebody_asks_since() {
     let mut site = site();
-    site.doing.builds_after.insert("i".into(), (NOW + 7.0, Some(50)));
+    site.doing.builds_after.insert("i".into(), (UPTIME + 7.0, Some(50)));
     assert_eq!(site.plan_at(NOW), Plan { wake_at: Some(NOW + 7.0), held_back: Some(None), ..Plan::default() });
     let asked = |mzxid| Stat { mzxid, ..Stat::default() };
     site.records.build_requests.insert("i".into(), asked(50));

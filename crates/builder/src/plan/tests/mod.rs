@@ -9,7 +9,7 @@ use nodepool_common::{
     config::{self, Config},
     model::{
         BuildId, BuildState, BuilderComponent, Entry, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, Node,
-        ProviderName, RecordError, Records, Stat, Timestamp, UploadKey, UploadState, WorkLock, change_each,
+        ProviderName, RecordError, Records, Stat, Timestamp, UploadKey, UploadState, Uptime, WorkLock, change_each,
     },
 };
 
@@ -21,6 +21,8 @@ mod retiring;
 mod uploading;
 
 const NOW: Timestamp = 1_000_000.0;
+/// The same moment by monotonic time.
+const UPTIME: Uptime = Uptime(500.0);
 const DAY: f64 = 86400.0;
 const US: &str = "us";
 
@@ -140,6 +142,7 @@ impl Site {
     fn world(&self, now: Timestamp) -> World<'_> {
         World {
             now,
+            uptime: UPTIME + (now - NOW),
             config: &self.config,
             records: &self.records,
             builder_id: US,

@@ -178,7 +178,7 @@ fn records_without_data_are_removed() {
 fn a_deletion_that_a_cloud_refused_waits_and_one_under_way_is_not_repeated() {
     let mut site = site();
     site.good(1, 300.0).good(2, 200.0).good(3, 100.0);
-    site.doing.retire_after.insert(Subject::Upload(key("i", 1, "a", 1)), NOW + 20.0);
+    site.doing.retire_after.insert(Subject::Upload(key("i", 1, "a", 1)), UPTIME + 20.0);
     site.doing.busy.insert(Subject::Upload(key("i", 1, "b", 1)));
     let plan = site.plan_at(NOW);
     assert!(plan.decisions.is_empty(), "{plan:?}");

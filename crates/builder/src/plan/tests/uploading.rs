@@ -53,7 +53,7 @@ fn an_upload_that_failed_waits_behind_the_others() {
     let mut site = site();
     site.workers.1 = 1;
     site.build("i", 1, BuildState::Ready, 10.0).upload(1, "a", 1, UploadState::Failed, 9.0);
-    site.doing.uploads_after.insert(("i".into(), id(1).into(), "a".into()), NOW - 1.0);
+    site.doing.uploads_after.insert(("i".into(), id(1).into(), "a".into()), UPTIME + -1.0);
     assert_eq!(site.says(), ["upload i 1 b raw"]);
     site.upload(1, "b", 1, UploadState::Ready, 1.0);
     assert_eq!(site.says(), ["upload i 1 a qcow2"]);

@@ -286,7 +286,7 @@ async fn a_host_with_other_keys_than_it_should_have_is_left_out_until_it_has_the
     let node = has_ready(&stage, "a", 1).await;
     let record = stage.record(&format!("nodes/{}", node.first().unwrap())).await;
     // A job: the node is handed out, comes back, and is registered anew. Each look is one connection, and what was seen
-    // a moment ago is not knocked at.
+    // a moment ago is not connected to.
     let before = connections();
     let request = stage.request(&["a"]).await;
     stage.fulfilled(&request).await;

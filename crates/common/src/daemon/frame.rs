@@ -153,8 +153,8 @@ impl Frame {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why a pass is overdue ([`passes`](super::passes)), for people; `None`: none is. Waits for nobody: a pass that hangs
-    /// has locks.
+    /// Why a pass is overdue ([`passes`](super::passes)), for people; `None`: none is. Takes no lock that a pass that
+    /// hangs could have.
     pub fn overdue(&self) -> Option<String> {
         self.passes.overdue()
     }

@@ -307,8 +307,8 @@ impl Session {
     }
 }
 
-/// Notices passes that do not end, on a thread of its own: a pass that hangs has locks, and whatever waits for them may
-/// keep all threads of the runtime.
+/// Notices passes that do not end, on a thread of its own: a pass that hangs keeps a thread of the runtime, and whatever
+/// waits for what that has locked keeps the others.
 fn watch_passes<D: Daemon>(daemon: &Arc<D>) {
     let (watched, changed) = (Arc::downgrade(daemon), daemon.frame().zk.cache().changed());
     let watch = move || {

@@ -1,4 +1,4 @@
-//! [`ZooKeeper::lock_and_update`]: a lock that nobody has, taken together with the write that it is wanted for.
+//! [`InSession::lock_and_update`]: a lock that nobody has, taken together with the write that it is wanted for.
 //!
 //! That nobody has a lock shows in its directory: one that does not exist, or that ZooKeeper lets us delete, has no
 //! contender. So one `multi` deletes the directory where there is one, creates it with our contender as its first child,
@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use super::{
-    Held, ZkError, ZooKeeper,
+    Held, InSession, ZkError, ZooKeeper,
     cache::Write,
     lock::Contender,
     paths::Spot,
@@ -38,6 +38,17 @@ struct Claim<'a> {
 }
 
 impl ZooKeeper {
+    /// [`InSession::lock_and_update`] in the current session.
+    pub async fn lock_and_update<T: Record>(
+        &self,
+        id: &T::Id,
+        change: impl FnOnce(&mut T) -> bool,
+    ) -> Result<Option<Held<T>>, ZkError> {
+        self.in_current_session("locking and writing", &T::path(id)).await?.lock_and_update(id, change).await
+    }
+}
+
+impl InSession {
     /// Locks a record that nobody has locked and changes it, in one `multi`, provided that it is as the cache has it and
     /// `change` agrees (false: it does not want to). A record that is the same afterwards is not written. `None`: nothing
     /// was changed and nothing is held; the ordinary way will tell more.
@@ -48,7 +59,7 @@ impl ZooKeeper {
     ) -> Result<Option<Held<T>>, ZkError> {
         const VERB: &str = "locking and writing";
         let (path, dir) = (T::path(id), T::lock_dir(id));
-        let (session, client) = self.shared.client(VERB, &path).await?;
+        let (session, client) = (self.id(), self.client(VERB, &path)?);
         let cache = self.shared.cache();
         let asking = cache.within(session).asking();
         let _writing = [&path, &dir].map(|path| Spot::parse(path).map(|spot| cache.writing(Write::Of(spot))));

@@ -20,6 +20,67 @@ use crate::model::{Node, NodeId, NodeState, ProviderName};
 pub(super) const LOOK_BACK: usize = 200;
 
 impl ZooKeeper {
+    /// [`InSession::create_node`] in the current session.
+    pub async fn create_node(&self, node: Node, prepare: impl FnOnce(&mut Node) + Send) -> Result<Held<Node>, ZkError> {
+        self.in_current_session("creating a node in", paths::NODES).await?.create_node(node, prepare).await
+    }
+
+    /// [`InSession::try_lock_node`] in the current session.
+    pub async fn try_lock_node(&self, id: &NodeId) -> Result<TryLock<Held<Node>>, ZkError> {
+        self.in_current_session("locking", &paths::node(id)).await?.try_lock_node(id).await
+    }
+
+    /// [`InSession::lock_node`] in the current session.
+    pub async fn lock_node(&self, id: &NodeId, timeout: Duration) -> Result<Option<Held<Node>>, ZkError> {
+        self.in_current_session("locking", &paths::node(id)).await?.lock_node(id, timeout).await
+    }
+
+    /// Changes a node under a lock that is kept for an owner. With `ends`, that lock ends in the same moment, provided that
+    /// it is still at its version: nothing was placed on the node since. False: another process was faster, or the node is
+    /// gone, and nothing was written.
+    pub async fn update_kept(
+        &self,
+        id: &NodeId,
+        kept: &KeptLock,
+        ends: bool,
+        change: impl FnOnce(&mut Node) + Send,
+    ) -> Result<bool, ZkError> {
+        const VERB: &str = "writing";
+        let path = paths::node(id);
+        let client = self.shared.client_of(kept.session);
+        let client = client.ok_or_else(|| ZkError::SessionLost { doing: format!("{VERB} {path}") })?;
+        let asking = self.shared.cache().within(kept.session).asking();
+        let fail = |error: Error| ZkError::of(VERB, &path, error);
+        let (data, now) = match repeat(self.shared.deadline(), || client.get(&path)).await {
+            Ok(record) => record,
+            Err(Error::NoNode) => return Ok(false),
+            Err(error) => return Err(fail(error)),
+        };
+        let mut node = match Node::read(id.clone(), &data) {
+            Ok((node, _)) => node,
+            Err(source) => return Err(ZkError::Record { path, source }),
+        };
+        change(&mut node);
+        let document = node.document();
+        let mut multi =
+            vec![Op::Check(&kept.path, ends.then_some(kept.version)), Op::Set(&path, &document, Some(now.version))];
+        if ends {
+            multi.push(Op::Delete(&kept.path, None));
+        }
+        match client.multi(&multi).await {
+            Ok(results) => {
+                if let Some(Done::Set(new)) = results.into_iter().nth(1) {
+                    asking.created_node(&node.into(), stat(&new));
+                }
+                Ok(true)
+            }
+            Err(MultiError::Refused { .. }) => Ok(false),
+            Err(error) => Err(fail(error.into())),
+        }
+    }
+}
+
+impl InSession {
     /// Creates the node (state `init`), locks it and sets it to `building`, with what else `prepare` says: two round trips.
     /// Peers see what upstream shows them: the node in state `init` first, then locked and `building`. The result is held, with
     /// its id.
@@ -29,7 +90,7 @@ impl ZooKeeper {
         prepare: impl FnOnce(&mut Node) + Send,
     ) -> Result<Held<Node>, ZkError> {
         const VERB: &str = "creating a node in";
-        let (session, client) = self.shared.client(VERB, paths::NODES).await?;
+        let (session, client) = (self.id(), self.client(VERB, paths::NODES)?);
         let asking = self.shared.cache().within(session).asking();
         let _writing = self.shared.cache().writing(Write::NewNode);
         let fail = |error: Error| ZkError::of(VERB, paths::NODES, error);
@@ -90,7 +151,7 @@ impl ZooKeeper {
     /// does with the parents of its directory; the cache knows.
     pub async fn try_lock_node(&self, id: &NodeId) -> Result<TryLock<Held<Node>>, ZkError> {
         let (path, dir) = (paths::node(id), paths::node_lock(id));
-        let (session, client) = self.shared.client("locking", &path).await?;
+        let (session, client) = (self.id(), self.client("locking", &path)?);
         let cache = self.shared.cache().within(session);
         let asking = cache.asking();
         let fail = |error| ZkError::of("locking", &path, error);
@@ -116,7 +177,7 @@ impl ZooKeeper {
     pub async fn lock_node(&self, id: &NodeId, timeout: Duration) -> Result<Option<Held<Node>>, ZkError> {
         let until = Instant::now() + timeout;
         let (path, dir) = (paths::node(id), paths::node_lock(id));
-        let (session, client) = self.shared.client("locking", &path).await?;
+        let (session, client) = (self.id(), self.client("locking", &path)?);
         let fail = |error| ZkError::of("locking", &path, error);
         loop {
             match acquire(&self.shared, session, &client, &dir, b"", Some(until)).await.map_err(fail)? {
@@ -136,50 +197,6 @@ impl ZooKeeper {
                     return self.hold(&client, id, contender, record, None).await;
                 }
             }
-        }
-    }
-
-    /// Changes a node under a lock that is kept for an owner. With `ends`, that lock ends in the same moment, provided that
-    /// it is still at its version: nothing was placed on the node since. False: another process was faster, or the node is
-    /// gone, and nothing was written.
-    pub async fn update_kept(
-        &self,
-        id: &NodeId,
-        kept: &KeptLock,
-        ends: bool,
-        change: impl FnOnce(&mut Node) + Send,
-    ) -> Result<bool, ZkError> {
-        const VERB: &str = "writing";
-        let path = paths::node(id);
-        let client = self.shared.client_of(kept.session);
-        let client = client.ok_or_else(|| ZkError::SessionLost { doing: format!("{VERB} {path}") })?;
-        let asking = self.shared.cache().within(kept.session).asking();
-        let fail = |error: Error| ZkError::of(VERB, &path, error);
-        let (data, now) = match repeat(self.shared.deadline(), || client.get(&path)).await {
-            Ok(record) => record,
-            Err(Error::NoNode) => return Ok(false),
-            Err(error) => return Err(fail(error)),
-        };
-        let mut node = match Node::read(id.clone(), &data) {
-            Ok((node, _)) => node,
-            Err(source) => return Err(ZkError::Record { path, source }),
-        };
-        change(&mut node);
-        let document = node.document();
-        let mut multi =
-            vec![Op::Check(&kept.path, ends.then_some(kept.version)), Op::Set(&path, &document, Some(now.version))];
-        if ends {
-            multi.push(Op::Delete(&kept.path, None));
-        }
-        match client.multi(&multi).await {
-            Ok(results) => {
-                if let Some(Done::Set(new)) = results.into_iter().nth(1) {
-                    asking.created_node(&node.into(), stat(&new));
-                }
-                Ok(true)
-            }
-            Err(MultiError::Refused { .. }) => Ok(false),
-            Err(error) => Err(fail(error.into())),
         }
     }
 
@@ -212,9 +229,7 @@ impl ZooKeeper {
         let _ = contender.release(client).await;
         problem.map_or(Ok(None), Err)
     }
-}
 
-impl InSession {
     /// Creates a node that is ready and free from the beginning: a static one.
     pub async fn create_ready_node(&self, mut node: Node) -> Result<NodeId, ZkError> {
         let client = self.client("creating a node in", paths::NODES)?;

@@ -74,11 +74,18 @@ impl InSession {
 }
 
 impl ZooKeeper {
+    /// [`InSession::try_lock_request`] in the current session.
+    pub async fn try_lock_request(&self, id: &RequestId) -> Result<TryLock<Held<NodeRequest>>, ZkError> {
+        self.in_current_session("locking", &paths::request(id)).await?.try_lock_request(id).await
+    }
+}
+
+impl InSession {
     /// Locks a request without waiting. For a request that does not exist no lock directory is left behind.
     pub async fn try_lock_request(&self, id: &RequestId) -> Result<TryLock<Held<NodeRequest>>, ZkError> {
         const VERB: &str = "locking";
         let (path, dir) = (paths::request(id), paths::request_lock(id));
-        let (session, client) = self.shared.client(VERB, &path).await?;
+        let (session, client) = (self.id(), self.client(VERB, &path)?);
         let fail = |error| ZkError::of(VERB, &path, error);
         let deadline = self.shared.deadline();
         let cache = self.shared.cache().within(session);

@@ -49,7 +49,7 @@ impl Launcher {
             | Decision::LetGo { .. } => return Box::pin(self.act_with_locks(decision, locks)).await,
             Decision::ResetLost { request } => Box::pin(self.reset_lost(request, reports)).await,
             Decision::RemoveRequestLock { request } => {
-                Box::pin(self.zk.in_session(reports.session_id()).delete_request_lock(request)).await
+                Box::pin(self.in_session(reports).delete_request_lock(request)).await
             }
             Decision::CreateMinReady { label, count } => Box::pin(self.create_min_ready(label, *count, reports)).await,
             Decision::FinishMinReady { request } => Box::pin(self.finish_min_ready(request, reports)).await,
@@ -76,7 +76,7 @@ impl Launcher {
             Decision::Deallocate { node, request } => Box::pin(self.deallocate(node, request, reports)).await,
             Decision::RemoveRecord { node } => {
                 info!(logger = "nodepool.CleanupWorker", node = %node, "Removing a node record that holds nothing");
-                Box::pin(self.zk.in_session(reports.session_id()).delete_node_record(node)).await
+                Box::pin(self.in_session(reports).delete_node_record(node)).await
             }
         };
         done.map(|()| Outcome::Done)

@@ -115,7 +115,7 @@ impl Launcher {
             return Ok(Outcome::HostSeen { registered: false });
         }
         for id in self.ready_nodes(&key) {
-            self.bring_up_to_date(&id, pool, host, &look).await?;
+            self.bring_up_to_date(&id, pool, host, &look, reports).await?;
         }
         let Some(attributes) = self.config().providers.get(&pool.provider).and_then(|provider| {
             let pool = provider.pool(&pool.pool)?;
@@ -140,7 +140,7 @@ impl Launcher {
             if reports.is_over() || !self.is_keeper_of(&pool.provider) {
                 return Ok(Outcome::HostSeen { registered: false });
             }
-            let id = self.zk.in_session(reports.session_id()).create_ready_node(node).await?;
+            let id = self.in_session(reports).create_ready_node(node).await?;
             info!(logger = %logger(pool), node = %id, "Registered {name}, slot {slot}");
         }
         Ok(Outcome::HostSeen { registered: true })
@@ -181,6 +181,7 @@ impl Launcher {
         pool: &PoolKey,
         host: &StaticHost,
         look: &Look,
+        reports: &Reports,
     ) -> Result<(), ZkError> {
         let known = self.zk.cache().read(|records| records.nodes.get(id).and_then(|entry| entry.usable()).cloned());
         let is_current = |node: &Node| {
@@ -192,7 +193,7 @@ impl Launcher {
             return Ok(());
         }
         // Who has it now gets it as it is.
-        let Some(held) = self.zk.try_lock_node(id).await?.held() else { return Ok(()) };
+        let Some(held) = self.in_session(reports).try_lock_node(id).await?.held() else { return Ok(()) };
         let node = held.record();
         if node.state != NodeState::Ready || node.allocated_to.is_some() || is_current(node) {
             return held.unlock().await;

@@ -45,7 +45,7 @@ impl Launcher {
         for _ in 0..count {
             let event_id = self.entropy.uuid().simple().to_string();
             let request = NodeRequest::backing(metastatic_owner(provider), label, backing, event_id, self.clock.now());
-            let request = self.zk.in_session(reports.session_id()).create_request("100", true, request).await?;
+            let request = self.in_session(reports).create_request("100", true, request).await?;
             info!(logger = LOGGER, request = %request.id, "Asking for a {backing} node for {label} nodes of {provider}");
         }
         Ok(())
@@ -83,7 +83,7 @@ impl Launcher {
             }
             (Some(label), RequestState::Fulfilled) => {
                 if let Some(node) = request.nodes.first() {
-                    match self.take_backing(provider, label, id, node).await? {
+                    match self.take_backing(provider, label, id, node, reports).await? {
                         Ok(()) => outcome = Outcome::BackingTaken(provider.clone(), label.name.clone()),
                         Err(why) => failed(label, format!("the node to stand on cannot be taken: {why}")),
                     }
@@ -91,7 +91,7 @@ impl Launcher {
             }
             _ => return Ok(outcome),
         }
-        self.zk.in_session(reports.session_id()).delete_request(id).await?;
+        self.in_session(reports).delete_request(id).await?;
         Ok(outcome)
     }
 
@@ -102,15 +102,16 @@ impl Launcher {
         label: &MetastaticLabel,
         request: &RequestId,
         node: &NodeId,
+        reports: &Reports,
     ) -> Result<Result<(), String>, ZkError> {
-        let owner = metastatic_owner(provider);
+        let (owner, session) = (metastatic_owner(provider), self.in_session(reports));
         let gone = || Ok(Err(format!("node {node} is gone")));
-        let held = match self.zk.try_lock_node(node).await? {
+        let held = match session.try_lock_node(node).await? {
             TryLock::Held(held) => held,
             TryLock::Gone => return gone(),
             // An earlier attempt of ours that ended before the request was deleted.
             TryLock::Busy if self.is_backing(node, &owner) => return Ok(Ok(())),
-            TryLock::Busy => match self.zk.lock_node(node, LOCK_TIMEOUT).await {
+            TryLock::Busy => match session.lock_node(node, LOCK_TIMEOUT).await {
                 Ok(Some(held)) => held,
                 Ok(None) => return gone(),
                 Err(error @ ZkError::LockTimeout { .. }) => return Ok(Err(error.to_string())),
@@ -175,7 +176,7 @@ impl Launcher {
         owner: &str,
         reports: &Reports,
     ) -> Result<Option<KeptLock>, ZkError> {
-        let kept = self.zk.in_session(reports.session_id()).kept_lock(node, owner).await?;
+        let kept = self.in_session(reports).kept_lock(node, owner).await?;
         if kept.is_none() {
             reports.tell(Event::NotKept { node: node.clone() });
             info!(logger = LOGGER, node = %node, "Is not locked for {owner} now: it is left out of its backing nodes for {NOT_KEPT:.0} s");
@@ -196,7 +197,7 @@ impl Launcher {
         kept: &KeptLock,
         reports: &Reports,
     ) -> Result<Outcome, ZkError> {
-        let walks = self.zk.in_session(reports.session_id()).read_nodes_of(provider).await?;
+        let walks = self.in_session(reports).read_nodes_of(provider).await?;
         Ok(Outcome::Shown(Shown { version: kept.version(), walks }))
     }
 }

@@ -55,7 +55,7 @@ use nodepool_common::{
     model::{Extra, LauncherId, PoolComponent, ProviderName, Timestamp},
     stats::Stats,
     sys::{clock::Clock, entropy::Entropy, host},
-    zk::{Registration, ZooKeeper},
+    zk::{InSession, Registration, ZooKeeper},
 };
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -63,7 +63,10 @@ use tracing::{debug, info, warn};
 
 pub use self::core::Core;
 pub use self::report::Readiness;
-use self::{clouds::Clouds, events::Questions};
+use self::{
+    clouds::Clouds,
+    events::{Questions, Reports},
+};
 use crate::plan::{Plan, PoolKey, keeper_of};
 
 /// The logger's name in the log, as upstream's.
@@ -211,6 +214,11 @@ impl Daemon for Launcher {
 }
 
 impl Launcher {
+    /// The ZooKeeper session in which was decided what is reported there: all of it is done in that one or not at all.
+    fn in_session(&self, reports: &Reports) -> InSession {
+        self.zk.in_session(reports.session_id())
+    }
+
     /// A launcher on its frame, and what its loop will own; nothing runs yet.
     pub fn new(options: Options, frame: Frame) -> (Arc<Self>, Core) {
         let (core, questions) = Core::new();

@@ -149,7 +149,7 @@ impl Launcher {
             }
             state.is_some_and(NodeState::is_doomed)
         };
-        let claimed = self.zk.lock_and_update(id, mark).await?;
+        let claimed = self.in_session(reports).lock_and_update(id, mark).await?;
         if let (Some(held), Some(state)) = (claimed, state) {
             return Ok(Some((held, state)));
         }
@@ -162,7 +162,7 @@ impl Launcher {
 
     /// Locks a node that nobody has; `None` where somebody has, or it is gone.
     async fn lock_free(&self, id: &NodeId, reports: &Reports) -> Result<Option<Held<Node>>, ZkError> {
-        let attempt = self.zk.try_lock_node(id).await?;
+        let attempt = self.in_session(reports).try_lock_node(id).await?;
         if matches!(attempt, TryLock::Busy) {
             reports.tell(Event::NodeLocked { node: id.clone(), pause: LOCKED_ELSEWHERE });
         }

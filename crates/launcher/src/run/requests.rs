@@ -38,7 +38,7 @@ impl Launcher {
 
     /// Locks a request; `None` where another has its lock, or it is gone.
     async fn lock_request(&self, id: &RequestId, reports: &Reports) -> Result<Option<Held<NodeRequest>>, ZkError> {
-        let attempt = self.zk.try_lock_request(id).await?;
+        let attempt = self.in_session(reports).try_lock_request(id).await?;
         if matches!(attempt, TryLock::Busy) {
             reports.tell(Event::RequestLocked { request: id.clone(), pause: LOCKED_ELSEWHERE });
         }
@@ -56,23 +56,21 @@ impl Launcher {
         }
     }
 
-    /// Accepts a request, as long as the session lives in which that was decided.
+    /// Accepts a request.
     pub(super) async fn accept(&self, pool: &PoolKey, id: &RequestId, reports: &Reports) -> Result<Outcome, ZkError> {
-        let Some(launcher_id) = self.launcher_id(pool).filter(|_| !reports.is_over()) else { return Ok(Outcome::Done) };
+        let Some(launcher_id) = self.launcher_id(pool) else { return Ok(Outcome::Done) };
         let accept = |request: &mut NodeRequest| {
-            let is_to_be_had = request.state == RequestState::Requested
-                && !request.declined_by.contains(&launcher_id)
-                && !reports.is_over();
+            let is_to_be_had = request.state == RequestState::Requested && !request.declined_by.contains(&launcher_id);
             if is_to_be_had {
                 request.set_state(RequestState::Pending, self.clock.now());
             }
             is_to_be_had
         };
-        let held = if let Some(held) = self.zk.lock_and_update(id, accept).await? {
+        let held = if let Some(held) = self.in_session(reports).lock_and_update(id, accept).await? {
             held
         } else {
             let Some(mut held) = self.lock_waiting(id, reports).await? else { return Ok(Outcome::Done) };
-            if held.record().declined_by.contains(&launcher_id) || reports.is_over() {
+            if held.record().declined_by.contains(&launcher_id) {
                 return held.unlock().await.map(|()| Outcome::Done);
             }
             held.update(|request| request.set_state(RequestState::Pending, self.clock.now())).await?;
@@ -120,11 +118,13 @@ impl Launcher {
                 declined.push(launcher_id);
             }
         }
+        // Who is registered was read in another session: it says nothing of who is now, and the lock is void.
+        let Some(records) = self.zk.cache().snapshot_in(held.session()) else { return held.unlock().await };
         // Where nobody is registered, as while the last launcher stops, nobody has declined either.
-        let all = self.zk.cache().read(|records| {
-            let mut registered = records.registered_pool_ids().peekable();
-            registered.peek().is_some() && registered.all(|id| declined.contains(id))
-        });
+        let mut registered = records.registered_pool_ids().peekable();
+        let all = registered.peek().is_some() && registered.all(|id| declined.contains(id));
+        drop(registered);
+        drop(records);
         let state = if all { RequestState::Failed } else { RequestState::Requested };
         let request = Arc::clone(held.record());
         let mut reasons = request.decline_reasons.clone();
@@ -200,7 +200,7 @@ impl Launcher {
         label: &LabelName,
         reports: &Reports,
     ) -> Result<(), ZkError> {
-        let mut held = match self.zk.try_lock_node(id).await? {
+        let mut held = match self.in_session(reports).try_lock_node(id).await? {
             TryLock::Held(held) => held,
             TryLock::Gone => return Ok(()),
             TryLock::Busy => {
@@ -301,7 +301,7 @@ impl Launcher {
             // A search that ends while the record is made may have seen it, and no number that is on record is taken; one that
             // began before sees what the last one did not.
             let before = self.taken_numbers(&pool.provider);
-            let held = self.zk.create_node(node.clone(), |node| launch.announce(node)).await?;
+            let held = self.in_session(&launch.reports).create_node(node.clone(), |node| launch.announce(node)).await?;
             let id = held.record().id.clone();
             if !before.contains(&id) && !self.is_taken(&pool.provider, &id) {
                 return Ok(held);
@@ -430,7 +430,7 @@ impl Launcher {
             of_request.map(|(node, _)| node.clone()).collect()
         });
         for node in nodes {
-            let locked_elsewhere = match self.zk.try_lock_node(&node).await? {
+            let locked_elsewhere = match self.in_session(reports).try_lock_node(&node).await? {
                 TryLock::Held(node_lock) if node_lock.record().allocated_to.as_ref() == Some(id) => {
                     node_lock
                         .update_and_unlock(|node| {
@@ -475,7 +475,7 @@ impl Launcher {
         for _ in 0..count {
             let event_id = self.entropy.uuid().simple().to_string();
             let request = NodeRequest::min_ready(label, event_id, self.clock.now());
-            self.zk.in_session(reports.session_id()).create_request("900", true, request).await?;
+            self.in_session(reports).create_request("900", true, request).await?;
         }
         Ok(())
     }
@@ -488,7 +488,7 @@ impl Launcher {
         if let Some(request) = request.filter(|request| request.state == RequestState::Failed) {
             reports.tell(Event::MinReadyFailed { request: id.clone(), labels: request.node_types.clone() });
         }
-        self.zk.in_session(reports.session_id()).delete_request(id).await
+        self.in_session(reports).delete_request(id).await
     }
 
     /// Releases everything at once, for a process that has to go: requests are put back, ready nodes freed; the nodes

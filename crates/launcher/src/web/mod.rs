@@ -46,7 +46,7 @@ use self::{
 /// How long requests that are under way at shutdown may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// Makes a table from the records as they are now, under the cache's read lock.
+/// Makes a table of the records as they are now.
 pub type ReadRecords = Arc<dyn Fn(&dyn Fn(&Records) -> Table) -> Table + Send + Sync>;
 
 /// Reads from the tree cache.

@@ -165,7 +165,10 @@ impl Tree {
                     return false;
                 }
                 match self.judge(spot, stat, PoolComponent::read(name, data)) {
-                    Ok(pool) => self.records.pools.insert(name.clone(), pool).is_none_or(|_| true),
+                    Ok(pool) => {
+                        self.records.pools.insert(name.clone(), pool);
+                        true
+                    }
                     Err(_) => self.records.pools.remove(name).is_some(),
                 }
             }

@@ -1,7 +1,7 @@
 //! Why nobody could be reached, in words.
 //!
 //! `zookeeper-client` tries each server and answers "no available hosts"; what happened stays inside it. So after a
-//! failed attempt we knock once ourselves, at each server, and say what we saw: no such name, refused, a certificate
+//! failed attempt we try each server once ourselves and say what we saw: no such name, refused, a certificate
 //! that does not chain or names another host, our own certificate refused, or a server that does not answer.
 
 use std::{
@@ -23,21 +23,21 @@ use crate::config;
 /// How long one server may take to show that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Knocks at each server; one sentence for each.
+/// Tries to connect to each server; one sentence for each.
 pub(super) async fn diagnose(target: &Target) -> String {
     let target = target.clone();
-    let knocking = tokio::task::spawn_blocking(move || {
+    let trying = tokio::task::spawn_blocking(move || {
         let seen: Vec<String> = target
             .servers
             .iter()
-            .map(|server| format!("{}: {}", address(server), knock(server, target.tls.as_ref())))
+            .map(|server| format!("{}: {}", address(server), try_one(server, target.tls.as_ref())))
             .collect();
         seen.join("; ")
     });
-    knocking.await.unwrap_or_else(|error| format!("could not find out: {error}"))
+    trying.await.unwrap_or_else(|error| format!("could not find out: {error}"))
 }
 
-fn knock(server: &config::ZooKeeperServer, tls: Option<&Tls>) -> String {
+fn try_one(server: &config::ZooKeeperServer, tls: Option<&Tls>) -> String {
     let host = server.host.trim_matches(['[', ']']);
     let addresses = match (host, server.port).to_socket_addrs() {
         Ok(addresses) => addresses,

@@ -3,6 +3,7 @@
 use nodepool_common::zk::{SessionId, memory::Memory};
 
 use super::*;
+use crate::plan::Reason;
 
 /// The directory of the lock of a request that is gone: it is to be removed.
 const LITTER: &str = "/nodepool/requests-lock/100-0000000001";
@@ -73,5 +74,38 @@ async fn what_was_decided_in_a_session_is_not_done_in_the_next_one() {
     launcher.carry_out(&mut core.book, Decision::RemoveRequestLock { request: litter() });
     let told = tokio::time::timeout(SOON, core.book.inbox().next()).await.unwrap();
     assert!(launcher.zk.get(LITTER).await.unwrap().is_some(), "{told:?}");
+    launcher.zk.close().await;
+}
+
+/// A request that can be accepted or declined.
+async fn make_request(launcher: &Launcher) -> RequestId {
+    let session = launcher.zk.in_session(launcher.zk.connected().await);
+    let request = NodeRequest::min_ready(&"a".into(), String::new(), clock::now());
+    let id = session.create_request("200", false, request).await.unwrap().id;
+    let seen = || launcher.zk.cache().read(|records| records.requests.contains_key(&id));
+    wait_for(SOON, "the request is seen", async || seen().then_some(())).await;
+    id
+}
+
+/// Whoever declines counts those who are registered, and whoever accepts or resets goes by what was read: both are of the
+/// session in which it was decided.
+#[tokio::test]
+async fn nothing_is_locked_in_the_next_session_for_what_was_decided_in_the_one_before() {
+    let memory = in_memory();
+    let (launcher, mut core, _dir) = launcher(&memory).await;
+    let first = launcher.zk.connected().await;
+    launcher.plan_and_act(&mut core, false);
+    let request = make_request(&launcher).await;
+    let before = launcher.zk.cache().read(|records| records.requests[&request].stat);
+    lose_session(&launcher, &memory, first).await;
+    let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+    let decline = Decision::Decline { request: request.clone(), pools: vec![(pool, Reason::LabelRemoved)] };
+    for decision in [decline, Decision::ResetLost { request: request.clone() }] {
+        launcher.carry_out(&mut core.book, decision);
+        let told = tokio::time::timeout(SOON, core.book.inbox().next()).await.unwrap();
+        assert!(format!("{told:?}").contains("SessionLost"), "{told:?}");
+    }
+    let held = launcher.zk.try_lock_request(&request).await.unwrap().held().expect("nobody has its lock");
+    assert_eq!(held.stat().version, before.version, "it is as it was");
     launcher.zk.close().await;
 }

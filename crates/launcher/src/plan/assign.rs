@@ -177,6 +177,8 @@ impl Pass<'_> {
                     }
                 }
                 Some(Verdict::Decline(reason)) => {
+                    // In case that the decline is put off, and it waits for that.
+                    self.leave_class(memory, id, rank, key);
                     declines.entry(rank.id.clone()).or_default().push((key.clone(), reason));
                 }
                 Some(Verdict::AllWait(verdict)) if !self.one_by_one => {

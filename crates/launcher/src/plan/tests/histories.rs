@@ -228,6 +228,28 @@ fn the_histories_lead_everywhere() {
     assert!(missing.is_empty(), "not seen: {missing:?}, seen: {kinds:?}");
 }
 
+/// It waits in p for what others use of the quota; then that becomes too small for it at all, while others do not see q.
+#[test]
+fn a_request_whose_decline_is_put_off_has_waited_all_the_time() {
+    let mut history = History::new();
+    for (what, which, how) in [
+        (0, 0, 1692),
+        (123, 0, 15654),
+        (110, 0, 50928),
+        (50, 0, 18096),
+        (0, 0, 33552),
+        (155, 0, 6554),
+        (8, 0, 0),
+        (150, 0, 3451),
+        (0, 0, 0),
+        (0, 0, 0),
+        (192, 0, 15408),
+    ] {
+        history.step(what, which, how);
+        history.decide().unwrap();
+    }
+}
+
 /// How many histories: a few seconds' worth, or as many as the environment asks for.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)

@@ -98,7 +98,7 @@ impl Site {
         }
     }
 
-    /// What the launcher's loop does, without an end.
+    /// What the launcher's loop does, without an end; and more: that makes no pass while the tree is being read again.
     async fn work(&mut self) {
         loop {
             self.launcher.plan_and_act(&mut self.core, false);

@@ -2,7 +2,10 @@
 
 use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, MissedTickBehavior},
+};
 use tracing::{error, info, warn};
 
 use super::{
@@ -199,11 +202,8 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
         let until = (begun + pause).max(Instant::now() + clock::SHORTEST_SLEEP);
         frame.passes.wait(wake_at.map(|_| until), *changed.borrow());
         let told = tokio::select! {
-            result = changed.changed() => if result.is_err() { return } else { None },
-            result = sessions.changed() => if result.is_err() { return } else { None },
-            () = frame.wake.notified() => None,
-            () = daemon.hear(&mut core) => None,
-            () = tokio::time::sleep_until(until) => None,
+            // A stop waits for no chance: where many things happen, it is next all the same.
+            biased;
             result = stop.changed() => {
                 let reason = *stop.borrow_and_update();
                 if reason.is_none() && result.is_err() {
@@ -211,6 +211,11 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
                 }
                 reason
             }
+            result = changed.changed() => if result.is_err() { return } else { None },
+            result = sessions.changed() => if result.is_err() { return } else { None },
+            () = frame.wake.notified() => None,
+            () = daemon.hear(&mut core) => None,
+            () = tokio::time::sleep_until(until) => None,
         };
         frame.passes.go_on();
         match told {
@@ -311,7 +316,10 @@ impl Session {
 /// waits for what that has locked keeps the others.
 fn watch_passes<D: Daemon>(daemon: &Arc<D>) {
     let (watched, changed) = (Arc::downgrade(daemon), daemon.frame().zk.cache().changed());
+    let runtime = Handle::current();
     let watch = move || {
+        // Its clock is the one by which passes are due.
+        let _runtime = runtime.enter();
         while let Some(daemon) = watched.upgrade().filter(|daemon| !daemon.frame().ending.is_cancelled()) {
             let frame = daemon.frame();
             let until_now = *changed.borrow();

@@ -63,7 +63,7 @@ impl Clock {
     }
 
     /// Seconds since the epoch. 0 on a machine whose clock stands before it.
-    #[allow(clippy::disallowed_methods)] // where there is no other clock yet
+    #[allow(clippy::disallowed_methods)] // this is what others ask in place of it
     pub fn now(&self) -> Timestamp {
         match &self.wall {
             Wall::System => now(),
@@ -108,7 +108,7 @@ impl Simulated {
     }
 }
 
-/// The system's wall time, for those that are not given a [`Clock`] yet.
+/// The system's wall time, for the command line and for tests, which have no [`Clock`].
 #[allow(clippy::disallowed_methods)] // the one place that asks the system
 pub fn now() -> Timestamp {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())

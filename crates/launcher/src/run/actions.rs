@@ -27,6 +27,7 @@ impl Launcher {
         let stopped = self.ending.clone();
         self.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 outcome = this.act(decision, locks, &reports) => ending.with(outcome.unwrap_or_else(Outcome::Failed)),
                 () = stopped.cancelled() => {}
             }

@@ -281,6 +281,7 @@ impl Launcher {
         self.tasks.spawn(async move {
             let _ends = ends;
             tokio::select! {
+                biased;
                 () = launch.run(held) => {}
                 () = ending.cancelled() => {}
             }

@@ -246,7 +246,7 @@ impl Clouds {
         if (entry.until.contains_key(&want) && !may_be_repeated) || !entry.asked.insert(want.clone()) {
             return None;
         }
-        Some(Question { cloud: Arc::clone(&entry.cloud), want, at: self.clock.now() })
+        Some(Question { cloud: Arc::clone(&entry.cloud), want, at: self.clock.uptime() })
     }
 
     /// A question is no longer on its way.
@@ -427,7 +427,9 @@ impl Clouds {
                 }
             }
             (Want::LabelReady(_, pool, label), Answer::Ready(ready)) => {
-                let image = if ready { CloudImage::There } else { CloudImage::Missing(question.at) };
+                // By the wall clock, with which the times of requests are compared, and as it goes now.
+                let asked = now - (uptime - question.at);
+                let image = if ready { CloudImage::There } else { CloudImage::Missing(asked) };
                 entry.state().cloud_images.insert((pool.clone(), label.clone()), image);
                 if !ready {
                     let pause = entry.failures.failed_again(want.clone(), 5.0, 60.0);

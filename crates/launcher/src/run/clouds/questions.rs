@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Durat
 
 use futures::FutureExt;
 use nodepool_common::{
-    model::{NodeId, ProviderName, Records, Resources, Timestamp},
+    model::{NodeId, ProviderName, Records, Resources, Uptime},
     sys::shutdown,
 };
 use nodepool_drivers::{CloudResource, ErrorClass, ProviderError, leaks::is_node_of};
@@ -24,7 +24,7 @@ pub struct Question {
     pub(super) cloud: Arc<Cloud>,
     pub(super) want: Want,
     /// When it was asked.
-    pub(super) at: Timestamp,
+    pub(super) at: Uptime,
 }
 
 /// What a cloud has said.

@@ -89,6 +89,8 @@ async fn a_pause_is_as_long_as_it_was_meant_whoever_sets_the_clock_meanwhile() {
         core.book.reports().tell(Event::RequestLocked { request: request.clone(), pause });
         launcher.catch_up(&mut core);
         simulated.set_by(hours * 3600.0);
+        // As the loop does when it notices that.
+        Daemon::clock_stepped(&*launcher, &mut core, hours * 3600.0);
         let waits = |core: &mut Core| {
             core.book.tidy(launcher.clock.uptime());
             core.book.requests_after.contains_key(&request)

@@ -133,7 +133,7 @@ impl Frame {
     }
 
     /// Makes a configuration the running one; returns that of before.
-    pub(super) fn replace_config(&self, config: &Arc<Config>) -> Arc<Config> {
+    pub fn replace_config(&self, config: &Arc<Config>) -> Arc<Config> {
         std::mem::replace(&mut *self.config.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(config))
     }
 

@@ -210,7 +210,8 @@ fn supply(world: &World<'_>, plan: &mut Plan, lack: &Lack<'_>) {
     let is_backed = world.records.pools.values().any(|pool| pool.supports(std::slice::from_ref(&label.backing_label)));
     if world.stopping && !is_backed {
         let reason = Reason::NoBacking { label: label.backing_label.clone() };
-        for node in lack.waiting.seeking.iter().take(lack.lacking(world.now, ordered.served)) {
+        // Whose requests are the last ones: for those before them there is room, or will be.
+        for node in lack.waiting.seeking.iter().rev().take(lack.lacking(world.now, ordered.served)).rev() {
             if !world.holdings.busy_nodes.contains(node) {
                 plan.decisions.push(Decision::StopSeeking { node: node.clone(), reason: reason.clone() });
             }

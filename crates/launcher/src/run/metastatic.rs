@@ -19,7 +19,6 @@ use tracing::info;
 use super::{
     Launcher,
     events::{Event, Outcome, Reports},
-    requests::LOCKED_ELSEWHERE,
 };
 use crate::plan::{Reason, Shown};
 
@@ -162,10 +161,10 @@ impl Launcher {
         let used = |node: &mut Node| node.set_state(NodeState::Used, self.clock.now());
         if self.zk.update_kept(node, &kept, true, used).await? {
             info!(logger = LOGGER, node = %node, "Giving the backing node back: {reason}");
-        } else {
-            reports.tell(Event::NodeLocked { node: node.clone(), pause: LOCKED_ELSEWHERE });
+            return Ok(Outcome::Done);
         }
-        Ok(Outcome::Done)
+        // Somebody has placed something there since.
+        self.show_all_placed(provider, &kept, reports).await
     }
 
     /// The lock of a backing node. One that is not locked for the provider is left out of account for a while: another

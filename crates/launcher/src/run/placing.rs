@@ -113,6 +113,7 @@ impl Launcher {
         }
         let under = self.zk.cache().read(|records| records.nodes.get(on).and_then(|entry| entry.usable()).cloned());
         let Some(under) = under else { return Ok(Outcome::Done) };
+        let mut given = Vec::new();
         for (seeker, slot) in seekers.slots {
             let place = Place { backing_node: on.clone(), slot };
             let (taken, is_taken) = oneshot::channel();
@@ -122,12 +123,27 @@ impl Launcher {
                 continue;
             }
             match is_taken.await {
-                Ok(true) => kept = kept.raised(),
+                Ok(true) => {
+                    kept = kept.raised();
+                    given.push(slot);
+                }
                 // Another process was faster, or the launch has ended and may have written: the lock is read again.
                 Ok(false) | Err(_) => break,
             }
         }
-        // What was written up to there is in the cache.
+        // What was written is in the cache, unless the cache has not read that node yet: then all is read before the next one is
+        // placed.
+        let records = self.zk.cache().snapshot();
+        let is_shown =
+            |slot: usize| {
+                let place = Some(Place { backing_node: on.clone(), slot });
+                records.nodes.values().filter_map(|entry| entry.usable()).any(|node| {
+                    node.provider.as_ref() == Some(provider) && node.slot.is_some() && Place::of(node) == place
+                })
+            };
+        if !given.into_iter().all(is_shown) {
+            return Ok(Outcome::Done);
+        }
         Ok(Outcome::Shown(Shown { version: kept.version(), ..now }))
     }
 }
@@ -136,8 +152,7 @@ impl NodeLaunch {
     /// An attempt of a node that stands on another one: a slot, what is underneath, and where the label says so one more
     /// look at it.
     pub(super) async fn attempt_in_a_slot(&self, held: &Mutex<Held<Node>>) -> Result<(), Failure> {
-        let (backing_node, under) = self.stand_somewhere(held).await?;
-        let label = self.configured().map_err(|why| why.failure(&self.label))?;
+        let (backing_node, under, label) = self.stand_somewhere(held).await?;
         let own_attributes = self.cloud.config.pool(&self.pool.pool).and_then(|pool| pool.node_attributes.clone());
         let target = Target {
             address: under.interface_ip.clone().unwrap_or_default(),
@@ -186,8 +201,9 @@ impl NodeLaunch {
         })
     }
 
-    /// Waits until the node is given a slot, and writes down that it stands there; with the node underneath.
-    async fn stand_somewhere(&self, held: &Mutex<Held<Node>>) -> Result<(NodeId, Arc<Node>), Failure> {
+    /// Waits until the node is given a slot, and writes down that it stands there; with the node underneath, and the label as it
+    /// was configured then. A label that is gone by then takes no slot: nobody would give it back.
+    async fn stand_somewhere(&self, held: &Mutex<Held<Node>>) -> Result<(NodeId, Arc<Node>, MetastaticLabel), Failure> {
         let node = held.lock().await.record().id.clone();
         // That of an earlier attempt is free again.
         if held.lock().await.record().driver_data.is_some() {
@@ -203,11 +219,12 @@ impl NodeLaunch {
                 Answer::NoPlace(why) => return Err(why.failure(&self.label)),
             };
             let Offer { place, kept, under, taken } = offer;
+            let label = self.configured().map_err(|why| why.failure(&self.label))?;
             let is_taken = self.stand_at(held, &place, &kept).await?;
             // Who has offered it may have ended.
             let _ = taken.send(is_taken);
             if is_taken {
-                return Ok((place.backing_node, under));
+                return Ok((place.backing_node, under, label));
             }
         }
         // The book was emptied: the session has ended, and this launch ends with it.

@@ -143,6 +143,9 @@ fn a_launcher_that_stops_waits_for_what_may_come_and_for_nothing_else() {
     assert_eq!(stopped(&setting), ["6", "7"], "one slot is free, and who comes first gets it");
     assert_eq!(placed(&setting.plan()), [at("5", "1", 1)], "what is being launched is finished");
     assert!(orders(&setting.plan()).is_empty());
+    setting.holdings.busy_nodes.insert("1".into());
+    assert_eq!(stopped(&setting), ["6", "7"], "the slot will be given away when the action there has ended");
+    setting.holdings.busy_nodes.remove(&NodeId::from("1"));
     setting.request_entry("100-0000000010").contenders.insert("x".to_owned());
     assert!(stopped(&setting).is_empty(), "it is being served");
 }

@@ -33,7 +33,7 @@ struct Site {
     launcher: Arc<Launcher>,
     core: Core,
     session: SessionId,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Site {
@@ -48,14 +48,14 @@ impl Site {
             }),
             json!({"name": meta(), "driver": "metastatic", "pools": [{"name": "main", "labels": [small]}]}),
         ];
-        let (start, _dir) = start(free_port(), &providers);
+        let (start, dir) = start(free_port(), &providers);
         let (frame, _loaded) = start.connect_with(Arc::new(memory.clone()), Duration::from_secs(10), Stats::new(None));
         let (launcher, core) = Launcher::new(options(), frame);
         let config = Arc::clone(&launcher.config().providers[&meta()]);
         launcher.clouds.add_started(config, Arc::new(Buggy(meta())));
         tokio::time::timeout(SOON, launcher.zk.cache().until_ready()).await.unwrap();
         let session = launcher.zk.connected().await;
-        let mut site = Self { launcher, core, session, _dir };
+        let mut site = Self { launcher, core, session, dir };
         site.launcher.plan_and_act(&mut site.core, false);
         site
     }
@@ -170,10 +170,10 @@ fn in_memory() -> Memory {
 async fn break_connections(memory: &Memory, sessions: &[SessionId]) {
     for turn in 0.. {
         let session = sessions[turn % sessions.len()];
-        if turn / sessions.len() % 2 == 0 {
-            memory.lose_request(session)
+        if (turn / sessions.len()).is_multiple_of(2) {
+            memory.lose_request(session);
         } else {
-            memory.lose_answer(session)
+            memory.lose_answer(session);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
         memory.resume(session);
@@ -210,7 +210,7 @@ async fn two_launchers_that_place_at_once_give_no_slot_twice_whatever_answers_ar
             () = break_connections(&memory, &sessions) => unreachable!(),
         }
     };
-    let placed = tokio::time::timeout(SOON, placed).await.unwrap();
+    let placed = Box::pin(tokio::time::timeout(SOON, placed)).await.unwrap();
     assert_eq!(placed.len(), 40, "{placed:?}");
     assert!(placed.iter().all(|(on, slot)| backing.contains(on) && *slot < SLOTS), "{placed:?}");
 }
@@ -247,6 +247,29 @@ async fn of_two_launchers_that_offer_a_slot_at_once_one_gives_it_away() {
         }
     };
     assert_eq!(tokio::time::timeout(SOON, placed_by_one).await.unwrap(), at(1), "it goes on looking");
+}
+
+/// Its slot would be nobody's to give back.
+#[tokio::test]
+async fn a_launch_whose_provider_leaves_the_file_meanwhile_takes_no_slot() {
+    let memory = in_memory();
+    let mut site = Site::new(&memory).await;
+    let backing = site.backing_node().await;
+    let shown = Some(site.shown(&backing).await);
+    let (node, placed) = site.starter().launch().await;
+    let seekers = Seekers { slots: vec![(site.seeker(&node).await, 0)], shown };
+    let file = site.dir.path().join("nodepool.yaml");
+    let mut without: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    without["providers"].as_array_mut().unwrap().pop();
+    fs::write(&file, without.to_string()).unwrap();
+    site.launcher.frame.replace_config(&Start::load(&file, None).unwrap().loaded.config);
+
+    let outcome = site.launcher.place(&meta(), &backing, seekers, &site.core.book.reports()).await.unwrap();
+    assert!(matches!(outcome, Outcome::Shown(now) if Some(now) == shown), "{outcome:?}");
+    let why = tokio::time::timeout(SOON, placed).await.unwrap().unwrap().unwrap_err();
+    assert!(why.contains("not have it in the configuration any more"), "{why}");
+    let record = site.launcher.zk.cache().read(|records| records.nodes[&node].record.clone()).unwrap();
+    assert_eq!((&record.external_id, record.slot, Place::of(&record)), (&None, None, None));
 }
 
 #[tokio::test]

@@ -111,7 +111,12 @@ impl History {
         // Who looks at each request also wakes for those behind one that waits, for which that changes nothing.
         let is_back_off =
             |at: &f64| self.ledger.requests_after.values().any(|after| world.wall(*after).total_cmp(at).is_eq());
-        if simple.wake_at.is_none_or(|at| !is_back_off(&at)) {
+        // The same of one that nobody has the labels of, behind one that is declined for that or waits by now.
+        let is_grace = |at: &f64| {
+            let free = world.records.requests.values().filter_map(|entry| entry.free_since);
+            free.map(|since| since + world.timing.decline).any(|until| until.total_cmp(at).is_eq())
+        };
+        if simple.wake_at.is_none_or(|at| !is_back_off(&at) && !is_grace(&at)) {
             prop_assert_eq!(plan.wake_at, simple.wake_at);
         }
         let mut anew = Planner::default();

@@ -94,9 +94,9 @@ impl World<'_> {
         builds.into_iter().map(|(_, build)| build).collect()
     }
 
-    /// When a pause ends, as the wall clock will show it unless it is set meanwhile; `None`: it is over, or there is none.
+    /// When a pause ends, by the wall clock ([`Uptime::pause_ends`]).
     pub(super) fn pause_ends(&self, pause: Option<&Uptime>) -> Option<Timestamp> {
-        pause.filter(|ends| **ends > self.uptime).map(|ends| self.now + (*ends - self.uptime))
+        Uptime::pause_ends(pause, self.now, self.uptime)
     }
 
     /// Since when a build is in its state.

@@ -6,10 +6,25 @@ use std::{
     time::Duration,
 };
 
+use super::Timestamp;
+
 /// Monotonic time: seconds since this process's clock was made. By it go pauses and ages of what is known in memory, which no setting
 /// of the host's clock makes longer or shorter. Means nothing to other processes, and is in no record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Uptime(pub f64);
+
+impl Uptime {
+    /// This moment as the wall clock shows it, or would have shown it, where it shows `now` at the moment `uptime`.
+    pub fn wall(self, now: Timestamp, uptime: Self) -> Timestamp {
+        now + (self - uptime)
+    }
+
+    /// When a pause ends by the wall clock, unless that is set meanwhile; `None`: it is over, or there is none. `now` and
+    /// `uptime` are the same moment.
+    pub fn pause_ends(pause: Option<&Self>, now: Timestamp, uptime: Self) -> Option<Timestamp> {
+        pause.filter(|ends| **ends > uptime).map(|ends| ends.wall(now, uptime))
+    }
+}
 
 /// Later by that many seconds.
 impl Add<f64> for Uptime {

@@ -223,8 +223,8 @@ impl Pass<'_> {
         Grounds::now(self.world, &self.index.nodes, &mut self.budget, &self.taken, self.common, key)
     }
 
-    /// On what verdicts rest at least that do not hold any more once a pool has accepted a request. There is no more room than
-    /// before; only where something else has become less, too, any may be another one.
+    /// Which verdicts have to be made again once a pool has accepted a request: those that rest on this, or on more. There is no
+    /// more room than before, so those for which there was too little hold; where something else has become less, none does.
     fn basis_of_change(&self, key: &PoolKey, max_concurrency: Option<usize>) -> Basis {
         let has_less_else = max_concurrency.is_some()
             || self.budget.has_promised_tenants()
@@ -416,10 +416,10 @@ impl Pass<'_> {
             if outcome.shortage.is_some() || self.is_in_the_way(key, &outcome) {
                 self.give_back(key, &outcome);
                 let reason = Reason::BehindOthers { is_accepted: false };
-                // For nodes in stock nobody waits in a pool that is not paused, only because others are being served.
+                // A request for stock waits only while the pool is paused, so that it matters who else waits, too.
                 let is_short = outcome.shortage.is_some() && !request.is_min_ready();
                 let basis = if is_short { Basis::Room } else { Basis::All };
-                // Once somebody else has taken the idle node that it would have got, the next one would be launched a node.
+                // This verdict is about an idle node: for the next of the class a node might have to be launched.
                 return if outcome.reuse.is_empty() { wait(reason, basis) } else { Verdict::Wait(reason) };
             }
         } else if let Some(shortage) = &outcome.shortage {

@@ -63,7 +63,8 @@ impl Used {
 pub enum Changed {
     /// Nothing.
     Nothing,
-    /// What is used or what others wait for, but there is no more room than there was, and there are others before all that wait.
+    /// What is used or what others wait for. But nobody who waits for room can go ahead: there is no more of it than there was, and
+    /// somebody is before each of them.
     ButNoMoreRoom,
     /// What is used or what others wait for.
     Room,

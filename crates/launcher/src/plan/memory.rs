@@ -48,7 +48,8 @@ impl ClassVerdict {
 pub enum Basis {
     /// Nothing else.
     None,
-    /// There is too little room. It waits as long as there is no more, and as others are before it, whatever those wait for.
+    /// There is too little room, and others are before it. To be looked at again only where there is more room, or where nobody is
+    /// before it any more; not where those before it wait for something else.
     Room,
     /// What is used, and what others wait for.
     All,

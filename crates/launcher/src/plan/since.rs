@@ -42,8 +42,8 @@ impl Waits {
         self.tidy_later(request, now);
     }
 
-    /// A request has left its class, whether or not it has waited there: what was kept for as long as it was in one is looked
-    /// at once more.
+    /// A request has left its class, whether or not it has waited there. What it waited for is kept as long as it is in a class; now
+    /// it is looked at again after [`A_MOMENT`].
     pub fn leave_class(&mut self, request: &RequestId, now: Timestamp) {
         if self.left.contains_key(request) {
             self.tidy_later(request, now);

@@ -96,8 +96,8 @@ impl<'a> Taken<'a> {
     }
 
     /// In a static pool a request is accepted for the nodes that are free, and so it is in any other as long as nobody knows what
-    /// a launch would take. They stay its own until it takes them: they would not be enough for the next one as well, which
-    /// comes after it.
+    /// a launch would take. They are set aside for it until its [`Decision::Supply`](super::Decision::Supply) takes
+    /// them: else the next request would be accepted for the same nodes.
     fn keep_for_those_being_accepted(&mut self) {
         let world = self.world;
         for (id, key) in &world.holdings.accepting {

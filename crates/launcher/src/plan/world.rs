@@ -42,14 +42,14 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// When a pause ends, as the wall clock will show it unless it is set meanwhile; `None`: it is over, or there is none.
-    pub fn pause_ends(&self, pause: Option<&Uptime>) -> Option<Timestamp> {
-        pause.filter(|ends| **ends > self.uptime).map(|ends| self.wall(*ends))
+    /// A moment as the wall clock shows it ([`Uptime::wall`]).
+    pub fn wall(&self, moment: Uptime) -> Timestamp {
+        moment.wall(self.now, self.uptime)
     }
 
-    /// A moment as the wall clock shows it, or would have shown it.
-    pub fn wall(&self, moment: Uptime) -> Timestamp {
-        self.now + (moment - self.uptime)
+    /// When a pause ends, by the wall clock ([`Uptime::pause_ends`]).
+    pub fn pause_ends(&self, pause: Option<&Uptime>) -> Option<Timestamp> {
+        Uptime::pause_ends(pause, self.now, self.uptime)
     }
 
     /// A pool's configuration; `None` once it was removed from the file.

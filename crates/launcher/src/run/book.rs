@@ -129,7 +129,8 @@ impl Book {
             }
             Decision::LetGo { node, .. } => Some(Locks { nodes: vec![self.take_node(node)?], ..Locks::default() }),
             Decision::Place { on, slots, .. } => {
-                let seeker = |(node, slot): &(NodeId, usize)| Some((self.seekers.get(node)?.clone(), *slot));
+                let seeker =
+                    |(node, slot): &(NodeId, usize)| Some((node.clone(), self.seekers.get(node)?.clone(), *slot));
                 let slots = slots.iter().filter_map(seeker).collect();
                 Some(Locks {
                     seekers: Seekers { slots, shown: self.ledger.shown.get(on).copied() },

@@ -89,8 +89,8 @@ impl Drop for Seeking<'_> {
 /// What a placement works with, as it was when that was decided.
 #[derive(Debug, Default)]
 pub struct Seekers {
-    /// Who is to be placed, and in which slot.
-    pub slots: Vec<(Seeker, usize)>,
+    /// Who is to be placed, how it is told, and in which slot.
+    pub slots: Vec<(NodeId, Seeker, usize)>,
     /// Up to where the records showed all that was placed on the backing node.
     pub shown: Option<Shown>,
 }
@@ -114,7 +114,7 @@ impl Launcher {
         let under = self.zk.cache().read(|records| records.nodes.get(on).and_then(|entry| entry.usable()).cloned());
         let Some(under) = under else { return Ok(Outcome::Done) };
         let mut given = Vec::new();
-        for (seeker, slot) in seekers.slots {
+        for (node, seeker, slot) in seekers.slots {
             let place = Place { backing_node: on.clone(), slot };
             let (taken, is_taken) = oneshot::channel();
             let offer = Offer { place, kept: kept.clone(), under: Arc::clone(&under), taken };
@@ -125,7 +125,7 @@ impl Launcher {
             match is_taken.await {
                 Ok(true) => {
                     kept = kept.raised();
-                    given.push(slot);
+                    given.push((node, slot));
                 }
                 // Another process was faster, or the launch has ended and may have written: the lock is read again.
                 Ok(false) | Err(_) => break,
@@ -133,15 +133,11 @@ impl Launcher {
         }
         // What was written is in the cache, unless the cache has not read that node yet: then all is read before the next one is
         // placed.
-        let records = self.zk.cache().snapshot();
-        let is_shown =
-            |slot: usize| {
-                let place = Some(Place { backing_node: on.clone(), slot });
-                records.nodes.values().filter_map(|entry| entry.usable()).any(|node| {
-                    node.provider.as_ref() == Some(provider) && node.slot.is_some() && Place::of(node) == place
-                })
-            };
-        if !given.into_iter().all(is_shown) {
+        let are_shown = self.zk.cache().read(|records| {
+            let stands = |node: &NodeId| records.nodes.get(node).and_then(|entry| Place::of(entry.usable()?));
+            given.iter().all(|(node, slot)| stands(node) == Some(Place { backing_node: on.clone(), slot: *slot }))
+        });
+        if !are_shown {
             return Ok(Outcome::Done);
         }
         Ok(Outcome::Shown(Shown { version: kept.version(), ..now }))

@@ -118,13 +118,13 @@ impl Launcher {
                 declined.push(launcher_id);
             }
         }
+        let all = self.zk.cache().snapshot_in(held.session()).map(|records| {
+            // Where nobody is registered, as while the last launcher stops, nobody has declined either.
+            let mut registered = records.registered_pool_ids().peekable();
+            registered.peek().is_some() && registered.all(|id| declined.contains(id))
+        });
         // Who is registered was read in another session: it says nothing of who is now, and the lock is void.
-        let Some(records) = self.zk.cache().snapshot_in(held.session()) else { return held.unlock().await };
-        // Where nobody is registered, as while the last launcher stops, nobody has declined either.
-        let mut registered = records.registered_pool_ids().peekable();
-        let all = registered.peek().is_some() && registered.all(|id| declined.contains(id));
-        drop(registered);
-        drop(records);
+        let Some(all) = all else { return held.unlock().await };
         let state = if all { RequestState::Failed } else { RequestState::Requested };
         let request = Arc::clone(held.record());
         let mut reasons = request.decline_reasons.clone();

@@ -1,6 +1,6 @@
 //! What follows from each request's record, from its lock, and from whether it is ours.
 //!
-//! Requests that wait are kept in classes: those of a class differ in their id and their age only. Most verdicts hold for the
+//! Requests that wait are kept in classes: those of a class differ in their id, their relative priority and their age only. Most verdicts hold for the
 //! whole class: where one has to wait for room, all behind it have to, so a pool looks at the first of each class only, until it
 //! has accepted that. Where id or age matters (the zone of several nodes, an image that was missing before the request was made)
 //! each request is looked at.

@@ -6,7 +6,7 @@ use nodepool_common::config::{HostId, StaticHost};
 
 use super::*;
 
-fn host(name: &str, jobs: usize) -> Arc<StaticHost> {
+pub(super) fn host(name: &str, jobs: usize) -> Arc<StaticHost> {
     Arc::new(StaticHost {
         id: HostId { name: name.to_owned(), username: "zuul".to_owned(), port: 22 },
         labels: vec!["small".into()],

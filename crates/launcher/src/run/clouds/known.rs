@@ -285,7 +285,7 @@ impl Clouds {
             }
             let missing = entry.state.cloud_images.values().filter_map(|image| image.missing_at());
             let missing = missing.map(|asked| asked + MISSING_IMAGE_AGAIN).filter(|at| *at > now);
-            let times = entry.until.values().map(|at| now + (*at - uptime)).chain(missing);
+            let times = entry.until.values().map(|at| at.wall(now, uptime)).chain(missing);
             next = times.chain(next).reduce(f64::min);
         }
         next
@@ -428,7 +428,7 @@ impl Clouds {
             }
             (Want::LabelReady(_, pool, label), Answer::Ready(ready)) => {
                 // By the wall clock, with which the times of requests are compared, and as it goes now.
-                let asked = now - (uptime - question.at);
+                let asked = question.at.wall(now, uptime);
                 let image = if ready { CloudImage::There } else { CloudImage::Missing(asked) };
                 entry.state().cloud_images.insert((pool.clone(), label.clone()), image);
                 if !ready {

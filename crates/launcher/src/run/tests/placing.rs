@@ -91,7 +91,7 @@ impl Site {
         let place = Decision::Place { provider: meta(), on: "0".into(), slots: vec![(node.clone(), 0)] };
         loop {
             let locks = self.core.book.locks_for(&place).unwrap();
-            if let Some((seeker, _)) = locks.seekers.slots.into_iter().next() {
+            if let Some((_, seeker, _)) = locks.seekers.slots.into_iter().next() {
                 return seeker;
             }
             tokio::time::timeout(SOON, self.launcher.hear(&mut self.core)).await.unwrap();
@@ -227,12 +227,13 @@ async fn of_two_launchers_that_offer_a_slot_at_once_one_gives_it_away() {
 
     let (slow, mut offers) = tokio::sync::mpsc::unbounded_channel();
     let (launcher, reports, on) = (Arc::clone(&one.launcher), one.core.book.reports(), backing.clone());
+    let first = node_of_one.clone();
     let placing = tokio::spawn(async move {
-        let seekers = Seekers { slots: vec![(slow, 0)], shown };
+        let seekers = Seekers { slots: vec![(first, slow, 0)], shown };
         launcher.place(&meta(), &on, seekers, &reports).await
     });
     let offer = tokio::time::timeout(SOON, offers.recv()).await.unwrap().unwrap();
-    let seekers = Seekers { slots: vec![(two.seeker(&node_of_two).await, 0)], shown };
+    let seekers = Seekers { slots: vec![(node_of_two.clone(), two.seeker(&node_of_two).await, 0)], shown };
     two.launcher.place(&meta(), &backing, seekers, &two.core.book.reports()).await.unwrap();
     let at = |slot| Place { backing_node: backing.clone(), slot };
     assert_eq!(placed_by_two.await.unwrap().unwrap(), at(0));
@@ -257,7 +258,7 @@ async fn a_launch_whose_provider_leaves_the_file_meanwhile_takes_no_slot() {
     let backing = site.backing_node().await;
     let shown = Some(site.shown(&backing).await);
     let (node, placed) = site.starter().launch().await;
-    let seekers = Seekers { slots: vec![(site.seeker(&node).await, 0)], shown };
+    let seekers = Seekers { slots: vec![(node.clone(), site.seeker(&node).await, 0)], shown };
     let file = site.dir.path().join("nodepool.yaml");
     let mut without: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     without["providers"].as_array_mut().unwrap().pop();
@@ -279,8 +280,9 @@ async fn nothing_is_written_before_all_that_others_have_placed_is_known() {
     let backing = site.backing_node().await;
     let reports = site.core.book.reports();
     let (seeker, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let node = NodeId::from("0000009999");
     let place = async |shown| {
-        let seekers = Seekers { slots: vec![(seeker.clone(), 0)], shown };
+        let seekers = Seekers { slots: vec![(node.clone(), seeker.clone(), 0)], shown };
         let provider = meta();
         let placing = site.launcher.place(&provider, &backing, seekers, &reports);
         tokio::time::timeout(SOON, placing).await.unwrap().unwrap()

@@ -1,6 +1,9 @@
 //! What is read, decided and done in one ZooKeeper session is of that session only.
 
-use nodepool_common::zk::{SessionId, memory::Memory};
+use nodepool_common::{
+    model::Records,
+    zk::{SessionId, memory::Memory},
+};
 
 use super::*;
 use crate::plan::Reason;
@@ -38,8 +41,13 @@ async fn lose_session(launcher: &Launcher, memory: &Memory, first: SessionId) {
 
 async fn make_litter(launcher: &Launcher) {
     launcher.zk.create(LITTER, b"").await.unwrap();
-    let seen = || launcher.zk.cache().read(|records| records.request_locks.contains_key(&litter()));
-    wait_for(SOON, "the directory is seen", async || seen().then_some(())).await;
+    is_seen(launcher, "the directory", |records| records.request_locks.contains_key(&litter())).await;
+}
+
+/// Waits until the records show something.
+async fn is_seen(launcher: &Launcher, what: &str, look: impl Fn(&Records) -> bool) {
+    let seen = async || launcher.zk.cache().read(&look).then_some(());
+    wait_for(SOON, &format!("{what} is seen"), seen).await;
 }
 
 #[tokio::test]
@@ -82,8 +90,7 @@ async fn make_request(launcher: &Launcher) -> RequestId {
     let session = launcher.zk.in_session(launcher.zk.connected().await);
     let request = NodeRequest::min_ready(&"a".into(), String::new(), clock::now());
     let id = session.create_request("200", false, request).await.unwrap().id;
-    let seen = || launcher.zk.cache().read(|records| records.requests.contains_key(&id));
-    wait_for(SOON, "the request is seen", async || seen().then_some(())).await;
+    is_seen(launcher, "the request", |records| records.requests.contains_key(&id)).await;
     id
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use nodepool_common::config::StaticHost;
-
 use super::*;
 
 impl History {
@@ -24,7 +22,7 @@ impl History {
         setting.records.pools.insert("other".to_owned(), Arc::new(other));
         // A second pool of p, and a provider of static hosts.
         setting = setting.provider("s", |pool| {
-            pool.hosts = Some(vec![host()]);
+            pool.hosts = Some(vec![hosts::host("host", 2)]);
             pool.labels.swap_remove("big");
             pool.priority = 120;
         });
@@ -49,20 +47,6 @@ impl History {
             kinds: BTreeSet::new(),
         }
     }
-}
-
-fn host() -> Arc<StaticHost> {
-    Arc::new(StaticHost {
-        id: HostId { name: "host".to_owned(), username: "zuul".to_owned(), port: 22 },
-        labels: vec!["small".into()],
-        host_keys: vec![],
-        host_key_checking: true,
-        timeout: Duration::from_secs(5),
-        connection_type: "ssh".to_owned(),
-        shell_type: None,
-        python_path: "auto".to_owned(),
-        max_parallel_jobs: 2,
-    })
 }
 
 /// A second pool of provider p, with less room, and before the first.

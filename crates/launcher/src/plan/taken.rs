@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use nodepool_common::model::{LabelName, Node, NodeId, ProviderName};
+use nodepool_common::model::{LabelName, Node, NodeId, ProviderName, RequestId};
 
 use super::{PoolKey, Reason, World, index::Nodes, usage::label_resources};
 
@@ -82,15 +82,24 @@ impl<'a> Taken<'a> {
                 *self.running.entry(key.provider.clone()).or_default() += request.node_types.len();
             }
         }
+        // Of a request that was withdrawn no label is counted above, also as long as we hold it.
+        let is_counted = |request: &RequestId| {
+            let is_on_record = world.records.requests.get(request).is_some_and(|entry| entry.usable().is_some());
+            is_on_record && holdings.requests.contains_key(request)
+        };
+        let mut done: BTreeMap<&ProviderName, usize> = BTreeMap::new();
         for (id, held) in holdings.nodes.iter() {
-            let Some(node) = world.records.nodes.get(id).and_then(|entry| entry.usable()) else { continue };
-            let Some(running) = node.provider.as_ref().map(|name| self.running.entry(name.clone()).or_default()) else {
-                continue;
-            };
-            match (holdings.requests.contains_key(&held.request), held.launching) {
-                (true, false) => *running = running.saturating_sub(1),
-                (false, true) => *running += 1,
+            let node = world.records.nodes.get(id).and_then(|entry| entry.usable());
+            let Some(provider) = node.and_then(|node| node.provider.as_ref()) else { continue };
+            match (is_counted(&held.request), held.launching) {
+                (true, false) => *done.entry(provider).or_default() += 1,
+                (false, true) => *self.running.entry(provider.clone()).or_default() += 1,
                 _ => {}
+            }
+        }
+        for (provider, done) in done {
+            if let Some(running) = self.running.get_mut(provider) {
+                *running = running.saturating_sub(done);
             }
         }
     }

@@ -507,3 +507,24 @@ fn what_is_in_stock_is_promised_once_while_the_cloud_has_not_answered() {
     setting.holdings.accepting.insert("100-0000000001".into(), pool);
     assert_eq!(accepts(&setting.plan()), []);
 }
+
+/// Of a withdrawn request no launch is left to come: its ready node is not one launch less of another request's.
+#[test]
+fn a_node_of_a_withdrawn_request_makes_no_room_under_max_concurrency() {
+    let mut setting = Setting::new()
+        .provider("p", |_| ())
+        .accepted("100-0000000001", &["small"])
+        .accepted("100-0000000002", &["small"])
+        .node("1", "small", NodeState::Ready, |_| ())
+        .held("1", "100-0000000002", false, None)
+        .request("200-0000000003", &["small"], |_| ());
+    Arc::make_mut(setting.config.providers.get_mut("p").unwrap()).max_concurrency = Some(1);
+    setting.records.requests.remove(&RequestId::from("100-0000000002"));
+    let plan = setting.plan();
+    assert!(accepts(&plan).is_empty(), "the first one's launch is to come: {:?}", plan.decisions);
+    // One that still launches for it counts.
+    setting.records.requests.remove(&RequestId::from("100-0000000001"));
+    assert_eq!(accepts(&setting.plan()).len(), 1);
+    setting.holdings.nodes.get_mut(&NodeId::from("1")).unwrap().launching = true;
+    assert!(accepts(&setting.plan()).is_empty());
+}

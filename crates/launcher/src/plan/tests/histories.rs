@@ -255,6 +255,62 @@ fn a_request_whose_decline_is_put_off_has_waited_all_the_time() {
     }
 }
 
+/// A request is withdrawn that has a ready node, while another one launches.
+#[test]
+fn a_node_of_a_withdrawn_request_is_no_launch_less() {
+    let mut history = History::new();
+    for (what, which, how) in [
+        (11, 0, 0),
+        (35, 0, 28226),
+        (18, 0, 121),
+        (6, 0, 0),
+        (6, 0, 0),
+        (0, 0, 40036),
+        (0, 0, 33311),
+        (18, 0, 1),
+        (18, 0, 1),
+        (0, 0, 513),
+        (14, 0, 6355),
+        (27, 0, 0),
+        (0, 0, 128),
+        (0, 0, 11079),
+        (18, 8138, 10881),
+        (18, 10063, 1),
+        (6, 11822, 0),
+        (0, 0, 0),
+        (30, 0, 2034),
+        (6, 28345, 2032),
+        (18, 4123, 0),
+    ] {
+        history.step(what, which, how);
+        history.decide().unwrap();
+    }
+}
+
+/// The first of two that ask for a label which nobody has waits for its tenant's limits. What the second waits for does not change
+/// when its grace is over.
+#[test]
+fn nobody_wakes_for_the_grace_of_one_behind_a_tenant_that_is_full() {
+    let mut history = History::new();
+    for (what, which, how) in [
+        (0, 0, 11135),
+        (0, 0, 13184),
+        (29, 0, 50024),
+        (36, 0, 0),
+        (0, 0, 29056),
+        (0, 0, 9347),
+        (0, 0, 127),
+        (0, 0, 24728),
+        (0, 0, 2963),
+        (0, 0, 848),
+        (9, 0, 18688),
+        (0, 0, 20927),
+    ] {
+        history.step(what, which, how);
+        history.decide().unwrap();
+    }
+}
+
 /// How many histories: a few seconds' worth, or as many as the environment asks for.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)

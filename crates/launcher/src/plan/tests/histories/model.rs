@@ -145,9 +145,10 @@ impl<'a> Model<'a> {
             node.is_some_and(|node| node.provider.as_ref() == Some(provider))
         };
         let held = || self.world.holdings.nodes.iter().filter(|(id, _)| of_provider(id));
-        let is_held = |request: &RequestId| self.world.holdings.requests.contains_key(request);
-        let done = held().filter(|(_, held)| is_held(&held.request) && !held.launching).count();
-        let strays = held().filter(|(_, held)| !is_held(&held.request) && held.launching).count();
+        let is_counted =
+            |request: &RequestId| self.request(request).is_some() && self.world.holdings.requests.contains_key(request);
+        let done = held().filter(|(_, held)| is_counted(&held.request) && !held.launching).count();
+        let strays = held().filter(|(_, held)| !is_counted(&held.request) && held.launching).count();
         (labels + strays).saturating_sub(done)
     }
 

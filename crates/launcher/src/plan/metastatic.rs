@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::{
     config::{Driver, Metastatic, MetastaticLabel, Provider},
-    model::{Backing, LabelName, Node, NodeId, NodeState, ProviderName, RequestState, Timestamp, metastatic_provider},
+    model::{LabelName, Node, NodeId, ProviderName, RequestState, Timestamp, metastatic_provider},
 };
 
 use super::{
@@ -39,17 +39,17 @@ pub fn is_left_to_another(
     if let Some(keeper) = keeper_of(world.records, &provider.name, labels).filter(|keeper| !world.is_ours(keeper)) {
         return Some(Reason::LeftToKeeper { keeper });
     }
-    let mut of_provider = nodes.of_provider(&provider.name).filter_map(|id| world.records.nodes.get_key_value(id));
-    let foreign = of_provider.find(|(id, entry)| {
-        let is_launching = entry.usable().is_some_and(|node| {
-            node.provider.as_ref() == Some(&provider.name)
-                && matches!(node.state, NodeState::Init | NodeState::Building)
-                && node.labels.iter().any(|label| labels.contains(label))
-                && !is_for_another(world, provider, node)
-        });
-        is_launching && entry.is_locked() && !world.holdings.nodes.contains_key(*id) && !world.is_starting(provider)
+    // What has a record and is not known to be ours yet may be one of these.
+    if world.is_starting(provider) {
+        return None;
+    }
+    let foreign = nodes.launched_by_others(&provider.name).find(|id| {
+        let node = world.records.nodes.get(*id).and_then(|entry| entry.usable());
+        node.is_some_and(|node| {
+            node.labels.iter().any(|label| labels.contains(label)) && !is_for_another(world, provider, node)
+        })
     });
-    foreign.map(|(id, _)| Reason::StillPlacing { node: id.clone() })
+    foreign.map(|id| Reason::StillPlacing { node: id.clone() })
 }
 
 /// Whether another launcher goes on accepting requests like the one that a node is being launched for. There is no end of
@@ -118,10 +118,7 @@ fn let_unowned_go(world: &World<'_>, index: &Index, plan: &mut Plan) {
             && !config.broken_providers.contains(owner)
             && keeper_of(world.records, owner, &[]).is_none()
     };
-    let owners = index.nodes.backing.iter().filter_map(|id| {
-        let node = world.records.nodes.get(id)?.usable()?;
-        metastatic_provider(&Backing::of(node)?.owner)
-    });
+    let owners = index.nodes.backing.values().filter_map(|backing| metastatic_provider(&backing.owner));
     let owners: BTreeSet<_> = owners.filter(is_unowned).collect();
     for owner in owners {
         let standings = backing_nodes(world, index, &owner);

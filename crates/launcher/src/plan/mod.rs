@@ -81,6 +81,7 @@ pub use index::News;
 pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
 pub use ledger::{ActionId, Attempted, Ledger};
+pub use placing::seekers_of;
 pub use planner::Planner;
 pub use reason::{Bound, BrokenLabel, Excess, Reason, Short};
 pub use want::Want;

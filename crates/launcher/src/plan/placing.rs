@@ -4,17 +4,14 @@
 //! those that are being written. The records may be behind: whether they show all that was placed on a backing node is seen
 //! when a node is placed on it, by the version of the lock that is kept of it ([`Holdings::shown`](super::Holdings)).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::{
     config::MetastaticLabel,
-    model::{Backing, LabelName, Node, NodeId, NodeState, Place, ProviderName, Timestamp, metastatic_owner},
+    model::{Backing, LabelName, NodeId, Place, ProviderName, Records, Timestamp, metastatic_owner},
 };
 
-use super::{Decision, Plan, PoolKey, Reason, World, index::Index};
+use super::{Decision, Holdings, Plan, PoolKey, Reason, World, index::Index, world::order_of};
 
 /// A backing node, and which of its slots are taken.
 pub struct Standing {
@@ -43,26 +40,22 @@ impl Standing {
 pub fn backing_nodes(world: &World<'_>, index: &Index, provider: &ProviderName) -> Vec<Standing> {
     let (records, now) = (world.records, world.now);
     let owner = metastatic_owner(provider);
-    let mut taken: BTreeMap<&NodeId, BTreeSet<usize>> = BTreeMap::new();
-    let on_record: Vec<_> = index
-        .nodes
-        .of_provider(provider)
-        .filter_map(|id| records.nodes.get(id)?.usable())
-        .filter(|node| node.provider.as_ref() == Some(provider))
-        .filter_map(|node| Place::of(node))
-        .collect();
-    for place in on_record.iter().chain(world.holdings.placing.values()) {
-        taken.entry(&place.backing_node).or_default().insert(place.slot);
+    let mut placing: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
+    for place in world.holdings.placing.values() {
+        placing.entry(&place.backing_node).or_default().push(place.slot);
     }
-    let standings = index.nodes.backing.iter().filter_map(|id| {
-        let entry = records.nodes.get(id)?;
-        let is_left_out = world.holdings.not_kept.get(id).is_some_and(|until| world.uptime < *until);
-        let is_one = |node: &&Arc<Node>| node.state == NodeState::InUse && entry.is_locked() && !is_left_out;
-        let node = entry.usable().filter(is_one)?;
-        let mut backing = Backing::of(node).filter(|backing| backing.owner == owner)?;
-        backing.launched = entry.stat.no_later(backing.launched, now);
-        Some(Standing { id: id.clone(), backing, taken: taken.remove(id).unwrap_or_default() })
-    });
+    let standings =
+        index.nodes.backing.iter().filter(|(_, backing)| backing.owner == owner).filter_map(|(id, backing)| {
+            let entry = records.nodes.get(id)?;
+            let is_left_out = world.holdings.not_kept.get(id).is_some_and(|until| world.uptime < *until);
+            if is_left_out || !entry.is_locked() {
+                return None;
+            }
+            let mut backing = backing.clone();
+            backing.launched = entry.stat.no_later(backing.launched, now);
+            let taken = index.nodes.slots_taken(provider, id).chain(placing.remove(id).into_iter().flatten()).collect();
+            Some(Standing { id: id.clone(), backing, taken })
+        });
     standings.collect()
 }
 
@@ -76,14 +69,41 @@ pub struct Waiting {
 }
 
 /// Launches that seek a place and have been given none.
-fn seekers<'a>(world: &World<'a>) -> impl Iterator<Item = (&'a NodeId, &'a PoolKey, &'a LabelName)> {
-    let World { records, holdings, .. } = *world;
+fn seekers<'a>(
+    records: &'a Records,
+    holdings: &'a Holdings,
+) -> impl Iterator<Item = (&'a NodeId, &'a PoolKey, &'a LabelName)> {
     let without = holdings.seeking.iter().filter(move |(id, _)| {
         // One that stands somewhere is on record a moment before it is known that it does not seek any more.
         let node = records.nodes.get(*id).and_then(|entry| entry.usable());
         !holdings.placing.contains_key(*id) && node.is_none_or(|node| Place::of(node).is_none())
     });
     without.map(|(id, (pool, label))| (id, pool, label))
+}
+
+/// Those of a provider, in the order of their requests.
+fn seekers_in_order<'a>(
+    records: &'a Records,
+    holdings: &'a Holdings,
+    provider: &ProviderName,
+) -> impl Iterator<Item = (&'a NodeId, &'a PoolKey, &'a LabelName)> + use<'a> {
+    let of_provider = seekers(records, holdings).filter(|(_, pool, _)| pool.provider == *provider);
+    let order = |id: &NodeId| holdings.nodes.get(id).map(|held| order_of(records, &held.request));
+    let mut seekers: Vec<_> = of_provider.map(|seeker| (order(seeker.0), seeker)).collect();
+    seekers.sort();
+    seekers.into_iter().map(|(_, seeker)| seeker)
+}
+
+/// Launches of a label of a provider that wait for a place and have been given none, in the order of their requests.
+pub fn seekers_of<'a>(
+    records: &'a Records,
+    holdings: &'a Holdings,
+    provider: &ProviderName,
+    label: &LabelName,
+) -> impl Iterator<Item = &'a NodeId> + use<'a> {
+    let label = label.clone();
+    let seekers = seekers_in_order(records, holdings, provider).filter(move |(.., of)| **of == label);
+    seekers.map(|(id, ..)| id)
 }
 
 /// Whether a pool has a metastatic label in the configuration.
@@ -95,13 +115,10 @@ fn has(world: &World<'_>, pool: &PoolKey, label: &LabelName) -> bool {
 /// What waits for places of a provider.
 pub fn waiting(world: &World<'_>, provider: &ProviderName) -> BTreeMap<LabelName, Waiting> {
     let mut waiting: BTreeMap<LabelName, Waiting> = BTreeMap::new();
-    let mut wanted: Vec<_> = seekers(world)
-        .filter(|(_, pool, label)| pool.provider == *provider && has(world, pool, label))
-        .map(|(id, _, label)| (world.holdings.nodes.get(id).map(|held| world.order_of(&held.request)), id, label))
-        .collect();
-    wanted.sort();
-    for (_, id, label) in wanted {
-        waiting.entry(label.clone()).or_default().seeking.push(id.clone());
+    for (id, pool, label) in seekers_in_order(world.records, world.holdings, provider) {
+        if has(world, pool, label) {
+            waiting.entry(label.clone()).or_default().seeking.push(id.clone());
+        }
     }
     for (_, _, label) in world.holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *provider) {
         waiting.entry(label.clone()).or_default().starting += 1;
@@ -111,7 +128,7 @@ pub fn waiting(world: &World<'_>, provider: &ProviderName) -> BTreeMap<LabelName
 
 /// Ends the launches whose pool does not have their label in the configuration any more.
 pub fn end_unwanted(world: &World<'_>, plan: &mut Plan) {
-    for (node, ..) in seekers(world).filter(|(_, pool, label)| !has(world, pool, label)) {
+    for (node, ..) in seekers(world.records, world.holdings).filter(|(_, pool, label)| !has(world, pool, label)) {
         plan.decisions.push(Decision::StopSeeking { node: node.clone(), reason: Reason::LabelRemoved });
     }
 }

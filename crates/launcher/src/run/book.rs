@@ -12,7 +12,7 @@ use std::{
 };
 
 use nodepool_common::{
-    model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId, Uptime},
+    model::{LabelName, Node, NodeId, NodeRequest, RequestId, Uptime},
     zk::{Held, SessionId},
 };
 use tokio::sync::mpsc;
@@ -209,14 +209,6 @@ impl Book {
             // One that has ended is not interested.
             let _ = seeker.send(Answer::NoPlace(why));
         }
-    }
-
-    /// Launches that wait for a place, of a provider and a label. Not those that are just being placed.
-    pub fn seeking(&self, provider: &ProviderName, label: &LabelName) -> impl Iterator<Item = &NodeId> {
-        let wanted = self.ledger.seeking.iter().filter(move |(node, (pool, of))| {
-            pool.provider == *provider && of == label && !self.ledger.placing.contains_key(*node)
-        });
-        wanted.map(|(node, _)| node)
     }
 
     /// Notes since when nothing stands on the backing nodes.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
-    model::{ProviderName, RequestId, Timestamp, Uptime},
+    model::{LabelName, NodeId, ProviderName, Records, RequestId, Timestamp, Uptime},
 };
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, info, warn};
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::plan::{
     Attempted, Decision, Holdings, HostKey, News, Plan, Planner, PoolKey, PoolState, Timing, WaitingSince, World,
+    seekers_of,
 };
 
 /// How often what the planner remembers is compared with everything.
@@ -128,7 +129,8 @@ impl Launcher {
                 book.holdings_mut().not_kept.insert(node, now + NOT_KEPT);
             }
             Event::BackingFailed { provider, label, request, why } => {
-                backing_failed(book, &provider, &label, &request, &why, now);
+                let failing = self.zk.cache().read(|records| would_have_stood(records, book, &provider, &label));
+                backing_failed(book, (&provider, &label.name), failing, &request, &why, now);
             }
             Event::MinReadyFailed { request, labels } => {
                 for label in labels {
@@ -274,21 +276,30 @@ fn plan_and_check(planner: &mut Planner, world: &World<'_>, news: News) -> Plan 
     right
 }
 
-/// A request for a backing node failed, or its node cannot be taken: as many launches fail as would have stood on it, and for a
+/// The launches that would have stood on the next backing node: the first ones of those that wait, as many as it has slots.
+fn would_have_stood(
+    records: &Records,
+    holdings: &Holdings,
+    provider: &ProviderName,
+    label: &MetastaticLabel,
+) -> Vec<NodeId> {
+    seekers_of(records, holdings, provider, &label.name).take(label.max_parallel_jobs).cloned().collect()
+}
+
+/// A request for a backing node failed, or its node cannot be taken: the launches fail that would have stood on it, and for a
 /// while no other is asked for.
 fn backing_failed(
     book: &mut Book,
-    provider: &ProviderName,
-    label: &MetastaticLabel,
+    (provider, label): (&ProviderName, &LabelName),
+    failing: Vec<NodeId>,
     request: &RequestId,
     why: &str,
     now: Uptime,
 ) {
-    let seeking: Vec<_> = book.seeking(provider, &label.name).take(label.max_parallel_jobs).cloned().collect();
-    for node in seeking {
+    for node in failing {
         book.stop_seeking(&node, NoPlace::Failed(why.to_owned()));
     }
-    let key = (provider.clone(), label.name.clone());
+    let key = (provider.clone(), label.clone());
     // Requests that were made together fail together: that is one failure.
     let again = if let Some(at) = book.backing_after.get(&key).filter(|at| **at > now) {
         *at

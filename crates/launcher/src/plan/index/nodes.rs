@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use nodepool_common::model::{
-    Backing, Entry, LabelName, Node, NodeId, NodeState, ProviderName, RecordError, RequestId, Resources, TenantName,
+    Backing, Entry, LabelName, Node, NodeId, NodeState, Place, ProviderName, RecordError, RequestId, Resources,
+    TenantName,
 };
 
 use super::{moment::Moment, sum::Sum};
@@ -40,8 +41,13 @@ pub struct Nodes {
     doomed: BTreeMap<PoolKey, BTreeSet<NodeId>>,
     /// Nodes by provider.
     by_provider: BTreeMap<ProviderName, BTreeSet<NodeId>>,
-    /// Nodes that carry others.
-    pub backing: BTreeSet<NodeId>,
+    /// Nodes that carry others, with what their records say of that.
+    pub backing: BTreeMap<NodeId, Backing>,
+    /// The slots of backing nodes in which nodes of each provider stand, by their records, and how many in each: a record is a
+    /// moment behind where another process was faster.
+    slots: BTreeMap<ProviderName, BTreeMap<NodeId, BTreeMap<usize, usize>>>,
+    /// Nodes of each provider that other launchers have locked and are launching.
+    launched_by_others: BTreeMap<ProviderName, BTreeSet<NodeId>>,
     /// Nodes by the request that they were allocated to.
     allocated: HashMap<RequestId, BTreeSet<NodeId>>,
 }
@@ -59,7 +65,9 @@ struct Facts {
     is_unsettled: bool,
     too_old_at: Option<Moment>,
     is_doomed: bool,
-    is_backing: bool,
+    backing: Option<Backing>,
+    place: Option<Place>,
+    is_launched_by_others: bool,
     allocated_to: Option<RequestId>,
 }
 
@@ -83,7 +91,11 @@ impl Facts {
         let mut facts = Self {
             provider: node.provider.clone(),
             allocated_to: node.allocated_to.clone(),
-            is_backing: node.state == NodeState::InUse && Backing::of(node).is_some(),
+            backing: Backing::of(node).filter(|_| node.state == NodeState::InUse),
+            place: node.provider.as_ref().and_then(|_| Place::of(node)),
+            is_launched_by_others: matches!(node.state, NodeState::Init | NodeState::Building)
+                && entry.is_locked()
+                && !world.holdings.nodes.contains_key(id),
             ..Self::default()
         };
         let is_in_quota = !world.is_elsewhere(node);
@@ -176,9 +188,16 @@ impl Nodes {
         }
         if let Some(provider) = &facts.provider {
             self.by_provider.entry(provider.clone()).or_default().insert(id.clone());
+            if facts.is_launched_by_others {
+                self.launched_by_others.entry(provider.clone()).or_default().insert(id.clone());
+            }
+            if let Some(place) = &facts.place {
+                let on = self.slots.entry(provider.clone()).or_default().entry(place.backing_node.clone()).or_default();
+                *on.entry(place.slot).or_default() += 1;
+            }
         }
-        if facts.is_backing {
-            self.backing.insert(id.clone());
+        if let Some(backing) = &facts.backing {
+            self.backing.insert(id.clone(), backing.clone());
         }
         if let Some(request) = &facts.allocated_to {
             self.allocated.entry(request.clone()).or_default().insert(id.clone());
@@ -225,6 +244,10 @@ impl Nodes {
         }
         if let Some(provider) = &facts.provider {
             remove_from(&mut self.by_provider, provider, id);
+            remove_from(&mut self.launched_by_others, provider, id);
+            if let Some(place) = &facts.place {
+                self.leave_slot(provider, place);
+            }
         }
         self.backing.remove(id);
         if let Some(request) = facts.allocated_to
@@ -273,6 +296,36 @@ impl Nodes {
     /// Nodes of a provider.
     pub fn of_provider(&self, provider: &ProviderName) -> impl Iterator<Item = &NodeId> {
         self.by_provider.get(provider).into_iter().flatten()
+    }
+
+    /// Nodes of a provider that other launchers have locked and are launching.
+    pub fn launched_by_others(&self, provider: &ProviderName) -> impl Iterator<Item = &NodeId> {
+        self.launched_by_others.get(provider).into_iter().flatten()
+    }
+
+    /// The slots of a backing node in which nodes of a provider stand, by their records.
+    pub fn slots_taken(&self, provider: &ProviderName, backing_node: &NodeId) -> impl Iterator<Item = usize> {
+        let slots = self.slots.get(provider).and_then(|nodes| nodes.get(backing_node));
+        slots.into_iter().flat_map(|slots| slots.keys().copied())
+    }
+
+    /// One node less stands there.
+    fn leave_slot(&mut self, provider: &ProviderName, place: &Place) {
+        let Some(nodes) = self.slots.get_mut(provider) else { return };
+        if let Some(slots) = nodes.get_mut(&place.backing_node) {
+            if let Some(count) = slots.get_mut(&place.slot) {
+                *count -= 1;
+                if *count == 0 {
+                    slots.remove(&place.slot);
+                }
+            }
+            if slots.is_empty() {
+                nodes.remove(&place.backing_node);
+            }
+        }
+        if nodes.is_empty() {
+            self.slots.remove(provider);
+        }
     }
 
     /// Nodes that were allocated to a request.

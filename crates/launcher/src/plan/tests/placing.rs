@@ -159,6 +159,25 @@ fn nothing_is_placed_on_what_is_too_old_or_has_failed_or_is_of_another_label() {
     assert!(placed(&setting.plan()).is_empty(), "of another provider");
 }
 
+/// Node 5 stands on the backing node already, and has not said so; node 6 is just being placed.
+#[test]
+fn who_would_have_stood_on_a_backing_node_is_found_in_the_order_of_their_requests() {
+    let mut setting = seeking(stack(None), &["5", "6", "7", "8", "9"]);
+    for (node, request) in [("7", "200-0000000001"), ("8", "100-0000000003"), ("9", "100-0000000002")] {
+        setting.holdings.nodes.get_mut(&NodeId::from(node)).unwrap().request = request.into();
+    }
+    setting.holdings.seeking.get_mut(&NodeId::from("8")).unwrap().0.pool = "another".into();
+    let node = setting.node_entry("5").record.as_mut().unwrap();
+    Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}));
+    setting.holdings.placing.insert("6".into(), Place { backing_node: "3".into(), slot: 0 });
+    let (records, holdings) = (&setting.records, &setting.holdings);
+    let of = |provider: &str, label: &str| -> Vec<String> {
+        seekers_of(records, holdings, &provider.into(), &label.into()).map(ToString::to_string).collect()
+    };
+    assert_eq!(of("p", "small"), ["9", "8", "7"], "of all pools of the provider");
+    assert!(of("p", "big").is_empty() && of("q", "small").is_empty());
+}
+
 #[test]
 fn a_launch_whose_pool_has_its_label_no_more_is_ended_unless_it_stands_somewhere() {
     let ended = |setting: &Setting| -> Vec<String> {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::{
     config::{Driver, Metastatic, MetastaticLabel, Provider},
-    model::{LabelName, Node, NodeId, ProviderName, RequestState, Timestamp, metastatic_provider},
+    model::{LabelName, Node, NodeId, ProviderName, RequestId, RequestState, Timestamp, metastatic_provider},
 };
 
 use super::{
@@ -164,7 +164,10 @@ fn orders(world: &World<'_>, index: &Index, plan: &mut Plan) -> BTreeMap<(Provid
         if is_done || !is_configured {
             if let Some(at) = world.pause_ends(holdings.requests_after.get(id)) {
                 plan.wake(at);
-            } else if !holdings.busy_requests.contains(id) && (!is_done || !holdings.requests.contains_key(id)) {
+            } else if !holdings.busy_requests.contains(id)
+                && (!is_done || !holdings.requests.contains_key(id))
+                && !is_decided_about(plan, id)
+            {
                 plan.decisions.push(Decision::SettleBacking { provider: provider.clone(), request: id.clone() });
             }
         }
@@ -176,6 +179,11 @@ fn orders(world: &World<'_>, index: &Index, plan: &mut Plan) -> BTreeMap<(Provid
         }
     }
     ordered
+}
+
+/// Whether something is done about a request already: one that is withdrawn may be served, or be about to be.
+fn is_decided_about(plan: &Plan, request: &RequestId) -> bool {
+    plan.decisions.iter().any(|decision| decision.subjects().0 == Some(request))
 }
 
 /// What there is, and what is on its way, for the launches of a label that wait.

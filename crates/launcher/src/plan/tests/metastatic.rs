@@ -9,6 +9,7 @@ use nodepool_common::{
 use serde_json::json;
 
 use super::{
+    histories::kind as histories_kind,
     placing::{at, placed},
     *,
 };
@@ -114,6 +115,7 @@ fn a_request_for_a_backing_node_is_withdrawn_with_its_label_or_provider() {
         plan.decisions.iter().any(|decision| matches!(decision, Decision::SettleBacking { .. }))
     };
     let mut setting = order(stack(None), "100-0000000010", RequestState::Pending);
+    setting.request_entry("100-0000000010").contenders.insert("somebody".to_owned());
     assert!(!settled(&setting));
     let p = Arc::make_mut(setting.config.providers.get_mut("p").unwrap());
     p.driver =
@@ -123,6 +125,32 @@ fn a_request_for_a_backing_node_is_withdrawn_with_its_label_or_provider() {
     assert!(settled(&setting), "the provider");
     setting.holdings.busy_requests.insert("100-0000000010".into());
     assert!(!settled(&setting), "an action is at it");
+}
+
+#[test]
+fn a_request_that_is_withdrawn_is_not_accepted_or_served_in_the_same_pass() {
+    let about = |setting: &Setting| -> Vec<String> {
+        let its = |decision: &&Decision| decision.subjects().0 == Some(&"100-0000000010".into());
+        setting.plan().decisions.iter().filter(its).map(histories_kind).collect()
+    };
+    // Provider p has the label no more; provider cloud could serve the request.
+    let setting = order(stack(None).provider("cloud", |_| ()), "100-0000000010", RequestState::Requested);
+    let mut setting = setting;
+    let p = Arc::make_mut(setting.config.providers.get_mut("p").unwrap());
+    p.driver =
+        Driver::Metastatic(Metastatic { pools: [("main".into(), indexmap::IndexMap::new())].into_iter().collect() });
+    p.pools[0].labels.clear();
+    assert_eq!(about(&setting).len(), 1, "{:?}", about(&setting));
+    // It is cloud's already, and lacks a node.
+    let request = setting.request_entry("100-0000000010");
+    request.contenders.insert("ours".to_owned());
+    Arc::make_mut(request.record.as_mut().unwrap()).state = RequestState::Pending;
+    let pool = PoolKey { provider: "cloud".into(), pool: "main".into() };
+    setting.holdings.requests.insert("100-0000000010".into(), HeldRequest { pool });
+    assert_eq!(about(&setting).len(), 1, "{:?}", about(&setting));
+    // Nothing is done about it any more: it is withdrawn.
+    setting.holdings.requests.remove(&"100-0000000010".into());
+    assert_eq!(about(&setting), ["SettleBacking"]);
 }
 
 #[test]

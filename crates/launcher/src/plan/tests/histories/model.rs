@@ -198,6 +198,7 @@ impl<'a> Model<'a> {
         self.sums(index, &mut differences);
         self.order(index, &mut differences);
         self.book(launches, &mut differences);
+        self.slots_kept(index, &mut differences);
         differences
     }
 

@@ -6,18 +6,22 @@ impl History {
     /// What is decided is being worked on.
     pub fn begin(&mut self, decisions: Vec<Decision>) {
         for decision in decisions {
+            self.kinds.insert(kind(&decision));
             match &decision {
-                Decision::OrderBacking { .. }
-                | Decision::SettleBacking { .. }
-                | Decision::Place { .. }
-                | Decision::StopSeeking { .. }
-                | Decision::LetBackingGo { .. } => panic!("no such world: {decision:?}"),
+                // Is done when it is decided.
+                Decision::StopSeeking { node, reason } => {
+                    self.kinds.insert(with_reason(&decision, reason));
+                    self.withdraw(node);
+                    continue;
+                }
+                Decision::LetBackingGo { reason, .. } => {
+                    self.kinds.insert(with_reason(&decision, reason));
+                }
                 // Their locks are taken out before it begins.
                 Decision::Fulfil { nodes, .. } => nodes.iter().for_each(|node| self.ledger.drop_node(node)),
                 Decision::LetGo { node, .. } => self.ledger.drop_node(node),
                 _ => {}
             }
-            self.kinds.insert(kind(&decision));
             let action = self.ledger.begin(&decision);
             if let Decision::Supply { launch, .. } = &decision {
                 self.launches.insert(action, launch.iter().map(|new| new.label.clone()).collect());
@@ -93,7 +97,11 @@ impl History {
         let labels = self.launches.get_mut(&action).unwrap();
         labels.remove(labels.iter().position(|label| *label == new.label).unwrap());
         let (provider, of, of_pool, az) = (pool.provider.clone(), request.clone(), pool.pool.clone(), new.az.clone());
-        let takes = if new.label == "big" { cores(4.0) } else { cores(1.0) };
+        let takes = match new.label.as_str() {
+            "big" => cores(4.0),
+            backing::STACKED => Resources::new(),
+            _ => cores(1.0),
+        };
         let id = self.new_node(NodeState::Building, new.label.as_str(), |node| {
             node.provider = Some(provider);
             node.pool = Some(of_pool);
@@ -102,7 +110,10 @@ impl History {
             node.az = az;
         });
         self.lock_node(&id, true);
-        self.ledger.on_record(id, request.clone(), pool, new.label.clone());
+        self.ledger.on_record(id.clone(), request.clone(), pool, new.label.clone());
+        if new.label == backing::STACKED && self.next.is_multiple_of(2) {
+            self.ledger.holdings_mut().seeking.insert(id, (pool.clone(), new.label.clone()));
+        }
     }
 
     /// A launch of an action that goes on has a record already.
@@ -118,8 +129,9 @@ impl History {
         self.record_launch(action, &request, &pool, &new);
     }
 
-    /// An action ends: it has done what it was to do, or it has failed.
-    pub fn end(&mut self, which: usize, works: bool) {
+    /// An action ends: it has done what it was to do, or it has failed. `how`: whether it works, and what it meets with.
+    pub fn end(&mut self, which: usize, how: u16) {
+        let (works, how) = (!how.is_multiple_of(8), how >> 3);
         let (action, decision) = self.running.swap_remove(which % self.running.len());
         match &decision {
             Decision::Accept { request, .. } if works => {
@@ -152,7 +164,10 @@ impl History {
                     self.lock_node(node, false);
                 }
                 if works {
-                    self.change_request(request, |r| r.state = RequestState::Fulfilled);
+                    self.change_request(request, |r| {
+                        r.state = RequestState::Fulfilled;
+                        r.nodes.clone_from(nodes);
+                    });
                 }
                 self.lock_request(request, false);
             }
@@ -200,6 +215,12 @@ impl History {
                     self.setting.request_entry(id.as_str()).stat.ephemeral_owner = session;
                 }
             }
+            Decision::OrderBacking { label, backing, count, .. } => {
+                self.end_order_backing(label, backing, *count, works);
+            }
+            Decision::SettleBacking { request, .. } if works => self.end_settle_backing(request, how),
+            Decision::Place { on, slots, .. } if works => self.end_place(on, slots, how),
+            Decision::LetBackingGo { node, .. } if works => self.end_let_backing_go(node, how),
             Decision::Attend { pool, host, missing } if works => {
                 for slot in missing {
                     self.new_node(NodeState::Ready, "small", |node| {
@@ -247,6 +268,12 @@ impl History {
         self.changes.requests.insert(id.clone());
         id
     }
+}
+
+/// The kind of a decision, and that of its reason.
+fn with_reason(decision: &Decision, reason: &Reason) -> String {
+    let text = format!("{reason:?}");
+    format!("{} {}", kind(decision), text.split(' ').next().unwrap())
 }
 
 /// Changes a record that is there.

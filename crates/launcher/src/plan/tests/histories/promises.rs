@@ -25,6 +25,7 @@ impl Model<'_> {
         self.supplies(plan, &mut broken);
         self.all_that_is_due(plan, &mut broken);
         self.reasons(plan, waiting, &mut broken);
+        self.slots(plan, &mut broken);
         broken
     }
 

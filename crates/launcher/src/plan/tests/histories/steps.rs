@@ -20,7 +20,7 @@ impl History {
             // Long enough for nodes to be too old, for litter, for what was lost.
             self.pass_time(f64::from(how >> 4 & 63));
         }
-        match what % 41 {
+        match what % 48 {
             0..=5 => {
                 let labels: &[&str] = match how % 9 {
                     0 => &["small", "small"],
@@ -103,7 +103,8 @@ impl History {
                 // A launch ends.
                 let launching: Vec<_> = self.ledger.nodes.iter().filter(|(_, held)| held.launching).collect();
                 if let Some(id) = launching.get(which % launching.len().max(1)).map(|(id, _)| (*id).clone()) {
-                    let fails = how.is_multiple_of(5);
+                    let fails = how.is_multiple_of(5) || !self.has_a_place(&id);
+                    self.seeks_no_more(&id);
                     let state = if fails { NodeState::Failed } else { NodeState::Ready };
                     self.change_node(&id, |node| node.state = state);
                     if how % 11 == 10 {
@@ -115,7 +116,7 @@ impl History {
                     self.ledger.launch_ended(&id);
                 }
             }
-            18..=26 if !self.running.is_empty() => self.end(which, !how.is_multiple_of(8)),
+            18..=26 if !self.running.is_empty() => self.end(which, how),
             27 => self.pass_time(f64::from(how % 30) / 4.0),
             28 => {
                 let name = if how & 1 == 0 { "p" } else { "q" };
@@ -142,7 +143,7 @@ impl History {
                 }
             }
             29 => {
-                let mut other = (*self.setting.records.pools["p"]).clone();
+                let mut other = PoolComponent::clone(&self.unregistered_p());
                 other.id = Some("id-other".into());
                 other.provider_name = Some("o".into());
                 other.supported_labels = vec!["elsewhere".into(), "small".into()];
@@ -175,6 +176,14 @@ impl History {
                     for id in &nodes {
                         self.lock_node(id, false);
                     }
+                    // What we asked for ends with it.
+                    let session = self.setting.session;
+                    let asked = self.setting.records.requests.iter();
+                    let asked = asked.filter(|(_, entry)| entry.stat.ephemeral_owner == session);
+                    for id in asked.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+                        self.setting.records.requests.remove(&id);
+                        self.changes.requests.insert(id);
+                    }
                 }
                 4 if how & 0x0f00 == 0 => self.setting.stopping = !self.setting.stopping,
                 _ => {}
@@ -184,7 +193,9 @@ impl History {
                 if let Some(id) = self.some_node(which) {
                     let node = self.setting.records.nodes[&id].record.as_ref().unwrap();
                     let name = node.provider.clone().unwrap();
-                    let gone = &mut self.setting.providers.get_mut(&name).unwrap().gone;
+                    // Others may have its provider.
+                    let Some(state) = self.setting.providers.get_mut(&name) else { return };
+                    let gone = &mut state.gone;
                     match how >> 1 & 3 {
                         0 => {
                             gone.insert(id, "it has gone".to_owned());
@@ -243,13 +254,14 @@ impl History {
             }
             35 => {
                 // A provider is replaced by one with other settings, which starts after a while.
-                let name = ["p", "q", "s"][usize::from(how % 3)];
-                if !self.away.remove(name) {
-                    let provider = Arc::make_mut(self.setting.config.providers.get_mut(name).unwrap());
-                    provider.launch_retries += 1;
+                let name = ["p", "q", "s", "m"][usize::from(how % 4)];
+                if !self.away.remove(name)
+                    && let Some(provider) = self.setting.config.providers.get_mut(name)
+                {
+                    Arc::make_mut(provider).launch_retries += 1;
                     self.config = Arc::new(self.setting.config.clone());
                     let state = self.setting.providers.get_mut(name).unwrap();
-                    let fresh = if name == "s" { state.clone() } else { ProviderState::default() };
+                    let fresh = if matches!(name, "s" | "m") { state.clone() } else { ProviderState::default() };
                     *state = fresh.following(state);
                     self.away.insert(name.into());
                 }
@@ -274,6 +286,21 @@ impl History {
                     None => elsewhere.clear(),
                 }
             }
+            41 | 42 => {
+                let labels: &[&str] = match how % 8 {
+                    0 | 1 => &[backing::STACKED, backing::STACKED],
+                    2 => &[backing::STACKED, backing::STACKED, backing::STACKED],
+                    3 => &[backing::STACKED, "small"],
+                    _ => &[backing::STACKED],
+                };
+                self.new_request(100 * (1 + u32::from(how) % 3), labels, |request| {
+                    request.reuse = how & 16 == 0;
+                    request.relative_priority = i64::from(how >> 5 & 3);
+                });
+            }
+            43 | 44 => self.a_launch_goes_on(which, how),
+            45 | 47 => self.happens_underneath(which, how),
+            46 => self.provider_m_changes(how),
             _ => {
                 self.pass_time(0.1);
                 self.is_check_due = how & 1 == 0;

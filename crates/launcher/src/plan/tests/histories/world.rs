@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::*;
 
 impl History {
-    /// Two clouds of ours, one of them with two pools; a static host of ours; and one pool of another launcher.
+    /// Two clouds of ours, one of them with two pools; a static host of ours; a provider whose nodes stand on theirs; and one pool of
+    /// another launcher.
     pub fn new() -> Self {
         let mut setting = Setting::new().provider("p", |pool| pool.limits = cores(8.0)).provider("q", |pool| {
             pool.limits = cores(6.0);
@@ -28,6 +29,7 @@ impl History {
         });
         Arc::make_mut(setting.config.providers.get_mut("s").unwrap()).driver = Driver::Static;
         add_side_pool(&mut setting);
+        setting = backing::add_provider(setting);
         let config = Arc::new(setting.config.clone());
         Self {
             setting,
@@ -45,6 +47,7 @@ impl History {
             is_check_due: false,
             away: BTreeSet::new(),
             kinds: BTreeSet::new(),
+            truth: Truth::default(),
         }
     }
 }

@@ -312,7 +312,7 @@ impl History {
         }
         if let Some(place) = place {
             // It cannot be reached there: the attempt has failed.
-            if how % 4 != 0 {
+            if !how.is_multiple_of(4) {
                 return;
             }
             if how & 8 == 0 {
@@ -446,7 +446,7 @@ impl History {
                     if has_it {
                         label.get_or_insert_with(self::label);
                     } else {
-                        *label = None
+                        *label = None;
                     }
                 });
                 let labels = if has_it { vec![STACKED.into()] } else { vec![] };

@@ -248,7 +248,7 @@ pub fn label_list(records: &Records, now: Timestamp) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
     use crate::model::{Entry, ImageBuild, ImageName, ImageUpload, NodeRequest, PoolComponent, Stat, UploadKey};
@@ -259,7 +259,7 @@ mod tests {
         Arc::new(Entry {
             record: Ok(Arc::new(record)),
             stat: Stat::default(),
-            contenders: contenders.iter().map(|&c| c.to_owned()).collect::<BTreeSet<_>>(),
+            contenders: contenders.iter().copied().collect(),
             free_since: None,
         })
     }

@@ -4,10 +4,10 @@
 
 mod zk_common;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use nodepool_common::{
-    model::{Entry, HeldBack, Holder, ImageUpload, UploadId, UploadState},
+    model::{Contenders, Entry, HeldBack, Holder, ImageUpload, UploadId, UploadState},
     zk::{InSession, ZkError, ZooKeeper, memory::Memory, paths},
 };
 use nodepool_testing::wait_for;
@@ -54,7 +54,8 @@ async fn what_is_to_be_done_without_a_lock_is_not_done_in_a_later_session() {
     assert!(first.hold_back(&holder, Some(&held), None).await.unwrap());
     let (_, upload_stat) = first.read_upload(&upload.key()).await.unwrap().unwrap();
     let [(_, _, held_stat)] = first.list_held_back().await.unwrap()[..] else { panic!("one record") };
-    let before = Entry { record: Ok(Arc::new(held)), stat: held_stat, contenders: BTreeSet::new(), free_since: None };
+    let before =
+        Entry { record: Ok(Arc::new(held)), stat: held_stat, contenders: Contenders::default(), free_since: None };
 
     let first = lose_session(&memory, &zk).await;
     let there = everything(&zk).await;

@@ -7,18 +7,13 @@
 #![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::format_push_string, missing_docs)] // a benchmark fails that way, and may be slow to begin
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Instant};
 
 use nodepool_common::{
     config,
     model::{
-        Changes, Entry, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, ProviderName, Records,
-        Resources, Stat, Uptime,
+        Changes, Contenders, Entry, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, ProviderName,
+        Records, Resources, Stat, Uptime,
     },
 };
 use nodepool_launcher::plan::{
@@ -198,7 +193,7 @@ impl Site {
 
     fn entry<T>(&self, record: T, locked: bool) -> Arc<Entry<T>> {
         let contenders =
-            if locked { BTreeSet::from(["0123456789abcdef__lock__0000000000".to_owned()]) } else { BTreeSet::new() };
+            if locked { Contenders::from(["0123456789abcdef__lock__0000000000"]) } else { Contenders::default() };
         let stat = Stat { mzxid: self.version, ctime: 1_759_999_000_000, mtime: 1_759_999_000_000, ..Stat::default() };
         let free_since = (!locked).then_some(NOW - 60.0);
         Arc::new(Entry { record: Ok(Arc::new(record)), stat, contenders, free_since })

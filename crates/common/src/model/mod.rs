@@ -11,6 +11,7 @@
 
 pub mod brake;
 mod component;
+mod contenders;
 mod failures;
 mod held_back;
 mod ids;
@@ -25,6 +26,7 @@ mod uptime;
 pub mod wire;
 
 pub use component::{BuilderComponent, PoolComponent};
+pub use contenders::Contenders;
 pub use failures::Failures;
 pub use held_back::{HeldBack, HeldItem, Holder, LARGEST};
 pub use ids::{

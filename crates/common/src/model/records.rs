@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    BuildId, BuilderComponent, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, LauncherId, Node, NodeId,
-    NodeRequest, PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadKey, UploadState,
+    BuildId, BuilderComponent, Contenders, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, LauncherId, Node,
+    NodeId, NodeRequest, PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadKey, UploadState,
 };
 
 /// What of a znode's stat matters.
@@ -58,7 +58,7 @@ pub struct Entry<T> {
     /// Of its znode.
     pub stat: Stat,
     /// The children of its lock directory; not empty: probably locked.
-    pub contenders: BTreeSet<String>,
+    pub contenders: Contenders,
     /// Since when there are no contenders, as this process saw it; `None` while there are. Seconds since the epoch.
     pub free_since: Option<Timestamp>,
 }
@@ -66,7 +66,7 @@ pub struct Entry<T> {
 impl<T> Entry<T> {
     /// A record that nobody has locked, since an unknown time.
     pub fn unlocked(record: Result<Arc<T>, RecordError>, stat: Stat) -> Arc<Self> {
-        Arc::new(Self { record, stat, contenders: BTreeSet::new(), free_since: None })
+        Arc::new(Self { record, stat, contenders: Contenders::default(), free_since: None })
     }
 
     /// The record, where it can be used.
@@ -120,7 +120,7 @@ impl<T: HasState> Entry<T> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestLock {
     /// Its children.
-    pub contenders: BTreeSet<String>,
+    pub contenders: Contenders,
     /// Since when there are none, as this process saw it. Seconds since the epoch.
     pub free_since: Option<Timestamp>,
     /// Creation, ms since the epoch by the server's clock.
@@ -131,7 +131,7 @@ pub struct RequestLock {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkLock {
     /// The children of its directory; not empty: probably locked.
-    pub contenders: BTreeSet<String>,
+    pub contenders: Contenders,
     /// Since when there are none, as this process saw it. Seconds since the epoch.
     pub free_since: Option<Timestamp>,
 }

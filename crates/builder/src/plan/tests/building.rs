@@ -50,7 +50,7 @@ fn an_image_without_formats_is_never_built() {
 #[test]
 fn an_image_that_somebody_builds_is_left_to_him() {
     let mut site = site();
-    let lock = WorkLock { contenders: BTreeSet::from(["c".to_owned()]), free_since: None };
+    let lock = WorkLock { contenders: Contenders::from(["c"]), free_since: None };
     site.records.building.insert("i".into(), lock);
     site.build_of("them", "i", 1, BuildState::Building, 5.0);
     assert!(site.says().is_empty());

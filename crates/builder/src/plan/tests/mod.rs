@@ -8,8 +8,9 @@ use std::{
 use nodepool_common::{
     config::{self, Config},
     model::{
-        BuildId, BuildState, BuilderComponent, Entry, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, Node,
-        ProviderName, RecordError, Records, Stat, Timestamp, UploadKey, UploadState, Uptime, WorkLock, change_each,
+        BuildId, BuildState, BuilderComponent, Contenders, Entry, HeldBack, Holder, ImageBuild, ImageName, ImageUpload,
+        Node, ProviderName, RecordError, Records, Stat, Timestamp, UploadKey, UploadState, Uptime, WorkLock,
+        change_each,
     },
 };
 
@@ -73,7 +74,7 @@ fn stat() -> Stat {
 }
 
 fn entry<T>(record: Result<Arc<T>, RecordError>) -> Arc<Entry<T>> {
-    Arc::new(Entry { record, stat: stat(), contenders: BTreeSet::new(), free_since: Some(0.0) })
+    Arc::new(Entry { record, stat: stat(), contenders: Contenders::default(), free_since: Some(0.0) })
 }
 
 fn key(image: &str, build: u32, provider: &str, upload: u32) -> UploadKey {

@@ -99,7 +99,7 @@ fn an_upload_that_nobody_goes_on_with_is_forgotten() {
     site.workers.1 = 0;
     site.build("i", 1, BuildState::Ready, 10.0).upload(1, "a", 1, UploadState::Uploading, 5.0);
     assert_eq!(site.says(), ["forget upload i 1 a 1"]);
-    let lock = WorkLock { contenders: BTreeSet::from(["c".to_owned()]), free_since: None };
+    let lock = WorkLock { contenders: Contenders::from(["c"]), free_since: None };
     site.records.uploading.insert(("i".into(), id(1).into(), "a".into()), lock);
     assert!(site.says().is_empty());
 }

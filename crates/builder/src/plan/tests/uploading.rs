@@ -37,7 +37,7 @@ fn uploads_in_progress_paused_or_of_an_unknown_format_are_left_alone() {
     let mut site = site();
     site.build("i", 1, BuildState::Ready, 10.0);
     let to = ("i".into(), id(1).into(), "a".into());
-    let lock = WorkLock { contenders: BTreeSet::from(["c".to_owned()]), free_since: None };
+    let lock = WorkLock { contenders: Contenders::from(["c"]), free_since: None };
     site.records.uploading.insert(to, lock);
     assert_eq!(site.says(), ["upload i 1 b raw"]);
     site.providers.insert("b".into(), ProviderImages { format: None });

@@ -1,7 +1,7 @@
 //! The cache's state: [`Records`], and what of the tree they don't show.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
@@ -15,8 +15,9 @@ use super::{
     removals::Removals,
 };
 use crate::model::{
-    BuildId, BuilderComponent, Changes, Entries, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node, NodeId,
-    NodeRequest, PoolComponent, RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock, change_each,
+    BuildId, BuilderComponent, Changes, Contenders, Entries, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node,
+    NodeId, NodeRequest, PoolComponent, RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock,
+    change_each,
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
@@ -33,7 +34,7 @@ pub(super) struct Tree {
     /// While it is walked anew in the same session: what we have written meanwhile.
     written: Option<HashSet<Spot>>,
     /// Contenders, also of records that have not been read yet. Those of requests are in `records.request_locks`.
-    locks: HashMap<Lock, BTreeSet<String>>,
+    locks: HashMap<Lock, Contenders>,
     /// Nodes that we deleted and whose event has not arrived: an older read must not bring them back. Ids are not
     /// used again.
     gone: HashSet<NodeId>,
@@ -57,7 +58,7 @@ fn put<K: Clone + Ord, T: Clone>(
     key: K,
     record: Result<Arc<T>, RecordError>,
     stat: Stat,
-    contenders: impl FnOnce() -> BTreeSet<String>,
+    contenders: impl FnOnce() -> Contenders,
     now: Timestamp,
 ) -> bool {
     match map.entry(key) {
@@ -83,14 +84,14 @@ fn own<T: Clone>(entry: &mut Arc<Entry<T>>) -> &mut Entry<T> {
     Arc::make_mut(entry)
 }
 
-fn set_contenders<T: Clone>(entry: Option<&mut Arc<Entry<T>>>, contenders: &BTreeSet<String>, now: Timestamp) {
+fn set_contenders<T: Clone>(entry: Option<&mut Arc<Entry<T>>>, contenders: &Contenders, now: Timestamp) {
     if let Some(entry) = entry.map(own) {
         entry.contenders.clone_from(contenders);
         entry.free_since = free_since(contenders, entry.free_since, now);
     }
 }
 
-fn free_since(contenders: &BTreeSet<String>, before: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+fn free_since(contenders: &Contenders, before: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     contenders.is_empty().then(|| before.unwrap_or(now))
 }
 
@@ -183,7 +184,7 @@ impl Tree {
             }
             Spot::HeldBack(holder) => {
                 let record = self.judge(spot, stat, HeldBack::read(data));
-                put(&mut self.records.held_back, holder.clone(), record, stat, BTreeSet::new, now)
+                put(&mut self.records.held_back, holder.clone(), record, stat, Contenders::default, now)
             }
             Spot::BuildRequest(image) => self.records.build_requests.insert(image.clone(), stat) != Some(stat),
             Spot::RequestLock(id) => {
@@ -286,7 +287,7 @@ impl Tree {
         match spot {
             Spot::Image(image) => self.records.images.insert(image.clone()).is_none(),
             Spot::Pause(image) => self.records.paused_images.insert(image.clone()).is_none(),
-            Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.insert(name.clone())),
+            Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.insert(name.as_str())),
             _ => false,
         }
     }
@@ -306,7 +307,7 @@ impl Tree {
             }
             Spot::Request(id) => self.records.requests.remove(id).is_some(),
             Spot::RequestLock(id) => {
-                set_contenders(self.records.requests.get_mut(id), &BTreeSet::new(), now);
+                set_contenders(self.records.requests.get_mut(id), &Contenders::default(), now);
                 self.records.request_locks.remove(id).is_some()
             }
             Spot::Image(image) => {
@@ -399,7 +400,7 @@ impl Tree {
     }
 
     /// Contenders come and go.
-    fn contend(&mut self, lock: &Lock, now: Timestamp, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> bool {
+    fn contend(&mut self, lock: &Lock, now: Timestamp, change: impl FnOnce(&mut Contenders) -> bool) -> bool {
         match lock {
             Lock::Request(id) => return self.contend_for_request(id, now, change),
             Lock::Building(image) => {
@@ -432,7 +433,7 @@ impl Tree {
         &mut self,
         id: &RequestId,
         now: Timestamp,
-        change: impl FnOnce(&mut BTreeSet<String>) -> bool,
+        change: impl FnOnce(&mut Contenders) -> bool,
     ) -> bool {
         // A contender's deletion may be heard of after its directory's own.
         let known = self.records.request_locks.contains_key(id);
@@ -480,7 +481,7 @@ impl Tree {
 }
 
 /// Contenders for work come and go.
-fn work(lock: &mut WorkLock, now: Timestamp, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> bool {
+fn work(lock: &mut WorkLock, now: Timestamp, change: impl FnOnce(&mut Contenders) -> bool) -> bool {
     let changed = change(&mut lock.contenders);
     lock.free_since = free_since(&lock.contenders, lock.free_since, now);
     changed
@@ -492,7 +493,7 @@ fn new_request_lock(now: Timestamp) -> RequestLock {
     RequestLock { ctime: (now * 1000.0) as i64, ..RequestLock::default() }
 }
 
-fn contenders(locks: &HashMap<Lock, BTreeSet<String>>, lock: &Lock) -> BTreeSet<String> {
+fn contenders(locks: &HashMap<Lock, Contenders>, lock: &Lock) -> Contenders {
     locks.get(lock).cloned().unwrap_or_default()
 }
 

@@ -6,8 +6,8 @@ use super::*;
 use nodepool_common::{
     config::{Config, Driver, HostId, Label, OpenStack, Place, Pool, PoolLabel, Provider, WebApp, ZooKeeper},
     model::{
-        Entry, Extra, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
-        Resources, Stat, Uptime, change_each,
+        Contenders, Entry, Extra, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId,
+        RequestState, Resources, Stat, Uptime, change_each,
     },
 };
 
@@ -228,7 +228,7 @@ fn entry<T>(record: T) -> Arc<Entry<T>> {
     Arc::new(Entry {
         record: Ok(Arc::new(record)),
         stat: Stat::default(),
-        contenders: std::collections::BTreeSet::new(),
+        contenders: Contenders::default(),
         free_since: Some(NOW - 60.0),
     })
 }

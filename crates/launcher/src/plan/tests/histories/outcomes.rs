@@ -291,6 +291,6 @@ fn set_locked<T: Clone>(entry: Option<&mut Arc<Entry<T>>>, locked: bool, now: f6
     }
 }
 
-fn contenders(locked: bool) -> std::collections::BTreeSet<String> {
+fn contenders(locked: bool) -> Contenders {
     locked.then(|| "c".to_owned()).into_iter().collect()
 }

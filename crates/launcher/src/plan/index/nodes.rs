@@ -1,6 +1,9 @@
 //! What follows from each node's record, from its lock, and from whether it is ours.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use nodepool_common::model::{
     Backing, Entry, LabelName, Node, NodeId, NodeState, Place, ProviderName, RecordError, RequestId, Resources,
@@ -52,31 +55,35 @@ pub struct Nodes {
     allocated: HashMap<RequestId, BTreeSet<NodeId>>,
 }
 
-/// What was derived from a node, to be undone when it changes.
+/// What was derived from a node, to be undone when it changes. What its record says is looked up there.
 #[derive(Debug, Default)]
 struct Facts {
-    pool: Option<PoolKey>,
-    provider: Option<ProviderName>,
-    usage: Option<Usage>,
-    tenant: Option<(TenantName, Resources)>,
-    /// Since when it is idle; and of which labels.
-    idle: Option<(Moment, Vec<LabelName>)>,
-    stock: Vec<LabelName>,
+    /// The record, as it was then; `None`: it cannot be used.
+    node: Option<Arc<Node>>,
+    /// What it takes in its pool; and whether it takes that of its provider's quota, too.
+    takes: Takes,
+    is_in_quota: bool,
+    /// Whether it takes what its record says of what its tenant may have.
+    is_in_tenant: bool,
+    /// Whether it is ready, and no request has been given it.
+    is_stock: bool,
+    /// Since when it is idle.
+    idle: Option<Moment>,
     is_unsettled: bool,
     too_old_at: Option<Moment>,
-    is_doomed: bool,
-    backing: Option<Backing>,
-    place: Option<Place>,
+    /// Where it stands on another node: few do.
+    place: Option<Box<Place>>,
     is_launched_by_others: bool,
-    allocated_to: Option<RequestId>,
 }
 
 /// What a node takes in its pool.
-#[derive(Debug)]
-struct Usage {
-    takes: Resources,
-    /// Whether it takes that of its provider's quota, too.
-    is_in_quota: bool,
+#[derive(Debug, Default)]
+enum Takes {
+    #[default]
+    Nothing,
+    /// What its record says, as most do.
+    Recorded,
+    Other(Box<Resources>),
 }
 
 impl Facts {
@@ -88,35 +95,26 @@ impl Facts {
             // What is left of a deleted one; what else cannot be read is not ours to judge.
             Err(error) => return Self { is_unsettled: is_free && *error == RecordError::Empty, ..Self::default() },
         };
+        let is_in_quota = !world.is_elsewhere(node);
+        let counts = is_in_quota || node.state != NodeState::Deleting;
+        let has_limits = |tenant| world.config.tenant_limits.contains_key(tenant);
         let mut facts = Self {
-            provider: node.provider.clone(),
-            allocated_to: node.allocated_to.clone(),
-            backing: Backing::of(node).filter(|_| node.state == NodeState::InUse),
-            place: node.provider.as_ref().and_then(|_| Place::of(node)),
+            place: node.provider.as_ref().and_then(|_| Place::of(node)).map(Box::new),
             is_launched_by_others: matches!(node.state, NodeState::Init | NodeState::Building)
                 && entry.is_locked()
                 && !world.holdings.nodes.contains_key(id),
+            is_in_tenant: counts && node.resources.is_some() && node.tenant_name.as_ref().is_some_and(has_limits),
+            is_stock: node.state == NodeState::Ready && node.allocated_to.is_none(),
+            is_in_quota,
+            node: Some(Arc::clone(node)),
             ..Self::default()
         };
-        let is_in_quota = !world.is_elsewhere(node);
-        let counts = is_in_quota || node.state != NodeState::Deleting;
-        if let (true, Some(tenant), Some(resources)) = (counts, &node.tenant_name, &node.resources)
-            && world.config.tenant_limits.contains_key(tenant)
-        {
-            facts.tenant = Some((tenant.clone(), resources.clone()));
-        }
-        if let (Some(provider), Some(pool)) = (&node.provider, &node.pool) {
-            facts.pool = Some(PoolKey { provider: provider.clone(), pool: pool.clone() });
-        }
-        let takes = facts.pool.as_ref().filter(|_| counts).and_then(|key| node_usage(world, key, node));
-        facts.usage = takes.map(|takes| Usage { takes, is_in_quota });
-        facts.is_doomed = node.state.is_doomed();
-        let is_idle = node.state == NodeState::Ready && node.allocated_to.is_none();
-        if is_idle {
-            facts.stock.clone_from(&node.labels);
-            facts.stock.sort();
-            facts.stock.dedup();
-        }
+        let takes = facts.pool().filter(|_| counts).and_then(|key| node_usage(world, &key, node));
+        facts.takes = match takes {
+            None => Takes::Nothing,
+            takes if takes == node.resources => Takes::Recorded,
+            Some(takes) => Takes::Other(Box::new(takes)),
+        };
         if !is_free {
             return facts;
         }
@@ -125,9 +123,9 @@ impl Facts {
         // that moment whether it is old enough. Only where nothing says when it was written it is as old as it looks now.
         let began = if entry.stat.mtime > 0 { entry.order() } else { entry.since(world.now) };
         let too_old_after = |seconds: f64| Moment(began.unwrap_or(world.now) + seconds);
-        if is_idle {
+        if facts.is_stock {
             if !is_left_out(world, node) {
-                facts.idle = Some((Moment(entry.order().unwrap_or_default()), facts.stock.clone()));
+                facts.idle = Some(Moment(entry.order().unwrap_or_default()));
             }
             let ages = node.labels.iter().filter_map(|label| world.config.labels.get(label)?.max_ready_age);
             let age = ages.min().filter(|_| node.provider.is_some() && !is_of_others);
@@ -140,13 +138,55 @@ impl Facts {
         }
         facts
     }
+
+    fn pool(&self) -> Option<PoolKey> {
+        let node = self.node.as_ref()?;
+        Some(PoolKey { provider: node.provider.clone()?, pool: node.pool.clone()? })
+    }
+
+    fn provider(&self) -> Option<&ProviderName> {
+        self.node.as_ref()?.provider.as_ref()
+    }
+
+    fn takes(&self) -> Option<&Resources> {
+        match &self.takes {
+            Takes::Nothing => None,
+            Takes::Recorded => self.node.as_ref()?.resources.as_ref(),
+            Takes::Other(takes) => Some(takes),
+        }
+    }
+
+    /// Of a tenant that has limits, and what it takes of them.
+    fn tenant(&self) -> Option<(&TenantName, &Resources)> {
+        let node = self.node.as_ref().filter(|_| self.is_in_tenant)?;
+        Some((node.tenant_name.as_ref()?, node.resources.as_ref()?))
+    }
+
+    /// Of which labels it is a ready node that no request has been given.
+    fn stock(&self) -> BTreeSet<&LabelName> {
+        self.node.iter().filter(|_| self.is_stock).flat_map(|node| &node.labels).collect()
+    }
+
+    fn is_doomed(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.state.is_doomed())
+    }
+
+    /// What its record says of the nodes that it carries.
+    fn backing(&self) -> Option<Backing> {
+        let node = self.node.as_ref().filter(|node| node.state == NodeState::InUse)?;
+        Backing::of(node)
+    }
+
+    fn allocated_to(&self) -> Option<&RequestId> {
+        self.node.as_ref()?.allocated_to.as_ref()
+    }
 }
 
 impl Nodes {
     /// Looks at a node again.
     pub fn refresh(&mut self, world: &World<'_>, id: &NodeId) {
         if let Some(facts) = self.facts.remove(id) {
-            self.strike(id, facts);
+            self.strike(id, &facts);
         }
         if let Some(entry) = world.records.nodes.get(id) {
             let facts = Facts::of(world, id, entry);
@@ -156,25 +196,26 @@ impl Nodes {
     }
 
     fn enter(&mut self, id: &NodeId, facts: &Facts) {
-        if let (Some(pool), Some(usage)) = (&facts.pool, &facts.usage) {
-            if usage.is_in_quota {
-                self.of_providers.entry(pool.provider.clone()).or_default().add(&usage.takes);
+        let pool = facts.pool();
+        if let (Some(pool), Some(takes)) = (&pool, facts.takes()) {
+            if facts.is_in_quota {
+                self.of_providers.entry(pool.provider.clone()).or_default().add(takes);
             }
-            self.of_pools.entry(pool.clone()).or_default().add(&usage.takes);
+            self.of_pools.entry(pool.clone()).or_default().add(takes);
         }
-        if let Some((tenant, resources)) = &facts.tenant {
+        if let Some((tenant, resources)) = facts.tenant() {
             self.of_tenants.entry(tenant.clone()).or_default().add(resources);
             self.tenants_version += 1;
         }
-        if let (Some((since, labels)), Some(pool)) = (&facts.idle, &facts.pool) {
+        if let (Some(since), Some(pool)) = (facts.idle, &pool) {
             self.note_idle(pool);
-            self.idle.entry(pool.clone()).or_default().insert((*since, id.clone()));
+            self.idle.entry(pool.clone()).or_default().insert((since, id.clone()));
             let of_pool = self.idle_of_label.entry(pool.clone()).or_default();
-            for label in labels {
-                of_pool.entry(label.clone()).or_default().insert((*since, id.clone()));
+            for label in facts.stock() {
+                of_pool.entry(label.clone()).or_default().insert((since, id.clone()));
             }
         }
-        for label in &facts.stock {
+        for label in facts.stock() {
             *self.stock.entry(label.clone()).or_default() += 1;
         }
         if facts.is_unsettled {
@@ -183,10 +224,10 @@ impl Nodes {
         if let Some(at) = facts.too_old_at {
             self.ages.insert((at, id.clone()));
         }
-        if let (true, Some(pool)) = (facts.is_doomed, &facts.pool) {
-            self.doomed.entry(pool.clone()).or_default().insert(id.clone());
+        if let Some(pool) = pool.filter(|_| facts.is_doomed()) {
+            self.doomed.entry(pool).or_default().insert(id.clone());
         }
-        if let Some(provider) = &facts.provider {
+        if let Some(provider) = facts.provider() {
             self.by_provider.entry(provider.clone()).or_default().insert(id.clone());
             if facts.is_launched_by_others {
                 self.launched_by_others.entry(provider.clone()).or_default().insert(id.clone());
@@ -196,41 +237,42 @@ impl Nodes {
                 *on.entry(place.slot).or_default() += 1;
             }
         }
-        if let Some(backing) = &facts.backing {
-            self.backing.insert(id.clone(), backing.clone());
+        if let Some(backing) = facts.backing() {
+            self.backing.insert(id.clone(), backing);
         }
-        if let Some(request) = &facts.allocated_to {
+        if let Some(request) = facts.allocated_to() {
             self.allocated.entry(request.clone()).or_default().insert(id.clone());
         }
     }
 
     /// Undoes [`Self::enter`].
-    fn strike(&mut self, id: &NodeId, facts: Facts) {
-        if let (Some(pool), Some(usage)) = (&facts.pool, &facts.usage) {
-            if let Some(sum) = self.of_providers.get_mut(&pool.provider).filter(|_| usage.is_in_quota) {
-                sum.subtract(&usage.takes);
+    fn strike(&mut self, id: &NodeId, facts: &Facts) {
+        let pool = facts.pool();
+        if let (Some(pool), Some(takes)) = (&pool, facts.takes()) {
+            if let Some(sum) = self.of_providers.get_mut(&pool.provider).filter(|_| facts.is_in_quota) {
+                sum.subtract(takes);
             }
             if let Some(sum) = self.of_pools.get_mut(pool) {
-                sum.subtract(&usage.takes);
+                sum.subtract(takes);
             }
         }
-        if let Some((tenant, resources)) = &facts.tenant
+        if let Some((tenant, resources)) = facts.tenant()
             && let Some(sum) = self.of_tenants.get_mut(tenant)
         {
             sum.subtract(resources);
             self.tenants_version += 1;
         }
-        if let (Some((since, labels)), Some(pool)) = (facts.idle, &facts.pool) {
+        if let (Some(since), Some(pool)) = (facts.idle, &pool) {
             self.note_idle(pool);
             let key = (since, id.clone());
             remove_from(&mut self.idle, pool, &key);
             if let Some(of_pool) = self.idle_of_label.get_mut(pool) {
-                for label in &labels {
+                for label in facts.stock() {
                     remove_from(of_pool, label, &key);
                 }
             }
         }
-        for label in &facts.stock {
+        for label in facts.stock() {
             if let Some(count) = self.stock.get_mut(label) {
                 *count = count.saturating_sub(1);
             }
@@ -239,10 +281,10 @@ impl Nodes {
         if let Some(at) = facts.too_old_at {
             self.ages.remove(&(at, id.clone()));
         }
-        if let (true, Some(pool)) = (facts.is_doomed, &facts.pool) {
-            remove_from(&mut self.doomed, pool, id);
+        if let Some(pool) = pool.filter(|_| facts.is_doomed()) {
+            remove_from(&mut self.doomed, &pool, id);
         }
-        if let Some(provider) = &facts.provider {
+        if let Some(provider) = facts.provider() {
             remove_from(&mut self.by_provider, provider, id);
             remove_from(&mut self.launched_by_others, provider, id);
             if let Some(place) = &facts.place {
@@ -250,12 +292,12 @@ impl Nodes {
             }
         }
         self.backing.remove(id);
-        if let Some(request) = facts.allocated_to
-            && let Some(nodes) = self.allocated.get_mut(&request)
+        if let Some(request) = facts.allocated_to()
+            && let Some(nodes) = self.allocated.get_mut(request)
         {
             nodes.remove(id);
             if nodes.is_empty() {
-                self.allocated.remove(&request);
+                self.allocated.remove(request);
             }
         }
     }

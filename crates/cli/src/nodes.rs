@@ -60,7 +60,7 @@ pub async fn delete_now(session: &Session, id: &str) -> Result<(), Failure> {
     provider.start().await?;
     held.update(|node| node.set_state(NodeState::Deleting, clock::now())).await?;
     if let Some(external_id) = &node.external_id {
-        provider.delete(external_id, node.driver_data.as_ref()).await?;
+        provider.delete(external_id, node.driver_data.as_deref()).await?;
     }
     held.delete(clock::now()).await?;
     show(zk, &id).await

@@ -1,11 +1,14 @@
 //! Distinct types for the many strings that name things, so that a pool is never passed for a provider.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::shared::shared;
+
+/// Types of texts, and how one is made of a text: [`Arc::from`], or [`shared`] for those that many records have.
 macro_rules! ids {
-    ($($(#[$meta:meta])* $name:ident),+ $(,)?) => { $(
+    ($of:path: $($(#[$meta:meta])* $name:ident),+ $(,)?) => { $(
         $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(transparent)]
@@ -15,8 +18,8 @@ macro_rules! ids {
             /// The text of the id.
             pub fn as_str(&self) -> &str { &self.0 }
         }
-        impl From<&str> for $name { fn from(text: &str) -> Self { Self(text.into()) } }
-        impl From<String> for $name { fn from(text: String) -> Self { Self(text.into()) } }
+        impl From<&str> for $name { fn from(text: &str) -> Self { Self($of(text)) } }
+        impl From<String> for $name { fn from(text: String) -> Self { Self($of(text.as_str())) } }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(&self.0) }
         }
@@ -30,11 +33,18 @@ macro_rules! ids {
     )+ };
 }
 
-ids! {
+ids! { Arc::from:
     /// A node request: `<priority>-<10 digits>`.
     RequestId,
     /// A node: ten digits.
     NodeId,
+    /// A build of a diskimage: 32 hexadecimal digits, or ten decimal ones in old data.
+    BuildId,
+    /// An upload of a build to a provider: ten digits.
+    UploadId,
+}
+
+ids! { shared:
     /// A label: what a job asks for.
     LabelName,
     /// A provider of the configuration.
@@ -43,15 +53,21 @@ ids! {
     PoolName,
     /// A diskimage.
     ImageName,
-    /// A build of a diskimage: 32 hexadecimal digits, or ten decimal ones in old data.
-    BuildId,
-    /// An upload of a build to a provider: ten digits.
-    UploadId,
     /// What a pool worker writes into `declined_by` and registers as its component's `id`:
     /// `<fqdn>-PoolWorker.<provider>-<pool>-<uuid4 hex>`, new at each start.
     LauncherId,
     /// A Zuul tenant.
     TenantName,
+    /// Any other text that is the same in many records: a zone, a user, a kind of connection.
+    SharedText,
+}
+
+impl Deref for SharedText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
 }
 
 impl RequestId {

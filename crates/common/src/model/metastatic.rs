@@ -39,7 +39,7 @@ pub struct Backing {
 impl Backing {
     /// Of a node that is a backing node of anybody's.
     pub fn of(node: &Node) -> Option<Self> {
-        let data = match node.user_data.as_ref()? {
+        let data = match node.user_data.as_deref()? {
             Value::String(text) => serde_json::from_str::<Map<String, Value>>(text).ok()?,
             Value::Object(map) => map.clone(),
             _ => return None,
@@ -78,7 +78,7 @@ pub struct Place {
 impl Place {
     /// Of a node that stands somewhere.
     pub fn of(node: &Node) -> Option<Self> {
-        let data = node.driver_data.as_ref()?;
+        let data = node.driver_data.as_deref()?;
         Some(Self {
             backing_node: data.get("backing_node")?.as_str()?.into(),
             slot: usize::try_from(data.get("slot")?.as_u64()?).ok()?,
@@ -94,19 +94,19 @@ mod tests {
     fn a_backing_node_is_marked_as_upstream_marks_it() {
         let mut node = Node::new(0.0);
         assert_eq!(Backing::of(&node), None);
-        node.user_data = Some(json!(
+        node.user_data = Some(Box::new(json!(
             r#"{"owner": "NodePool:metastatic:meta", "label": "user-label", "slots": 2, "failed": false, "launched": 1760000000.5}"#
-        ));
+        )));
         let backing = Backing::of(&node).unwrap();
         assert_eq!(backing.owner, metastatic_owner(&"meta".into()));
         assert_eq!(metastatic_provider(&backing.owner), Some("meta".into()));
         assert_eq!((backing.label.as_str(), backing.slots, backing.failed), ("user-label", 2, false));
-        node.user_data = Some(backing.user_data());
+        node.user_data = Some(backing.user_data().into());
         assert_eq!(Backing::of(&node).unwrap(), backing);
         // What Zuul writes there, and what anybody might.
         let absurd = json!(r#"{"owner": "o", "label": "l", "slots": 1000000000000}"#);
         for other in [json!({"zuul_system": "z"}), json!("text"), json!(7), json!(r#"{"owner": 1}"#), absurd] {
-            node.user_data = Some(other);
+            node.user_data = Some(other.into());
             assert_eq!(Backing::of(&node), None);
         }
     }
@@ -114,9 +114,10 @@ mod tests {
     #[test]
     fn a_place_is_read_from_what_upstream_writes() {
         let mut node = Node::new(0.0);
-        node.driver_data = Some(json!({"metadata": {}, "backing_node": "0000000002", "slot": 1, "node": "0000000001"}));
+        node.driver_data =
+            Some(json!({"metadata": {}, "backing_node": "0000000002", "slot": 1, "node": "0000000001"}).into());
         assert_eq!(Place::of(&node), Some(Place { backing_node: "0000000002".into(), slot: 1 }));
-        node.driver_data = Some(json!({"backing_node": null, "slot": 1}));
+        node.driver_data = Some(json!({"backing_node": null, "slot": 1}).into());
         assert_eq!(Place::of(&node), None);
     }
 }

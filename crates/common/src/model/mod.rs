@@ -22,6 +22,7 @@ mod node;
 mod records;
 mod request;
 mod resources;
+mod shared;
 mod uptime;
 pub mod wire;
 
@@ -30,7 +31,8 @@ pub use contenders::Contenders;
 pub use failures::Failures;
 pub use held_back::{HeldBack, HeldItem, Holder, LARGEST};
 pub use ids::{
-    BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, TenantName, UploadId,
+    BuildId, ImageName, LabelName, LauncherId, NodeId, PoolName, ProviderName, RequestId, SharedText, TenantName,
+    UploadId,
 };
 pub use image::{BuildState, ImageBuild, ImageUpload, UploadKey, UploadState};
 pub use json::{Json, Object};

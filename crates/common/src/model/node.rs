@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    LabelName, NodeId, Object, PoolName, ProviderName, RequestId, Resources, TenantName, Timestamp, states,
+    LabelName, NodeId, Object, PoolName, ProviderName, RequestId, Resources, SharedText, TenantName, Timestamp, states,
     wire::{Extra, OurKeys, Reading, RecordError},
 };
 
@@ -48,6 +48,7 @@ impl NodeState {
 /// A node.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // each field is the key of its name; comments only where that is not all
+// A launcher has all of them in memory: what few have is boxed, what many have alike is shared.
 pub struct Node {
     /// From the znode's name.
     pub id: NodeId,
@@ -55,7 +56,7 @@ pub struct Node {
     pub state: NodeState,
     /// When the state was last set; 0 where the record does not say.
     pub state_time: Timestamp,
-    pub cloud: Option<String>,
+    pub cloud: Option<SharedText>,
     /// `None` marks a half-deleted node.
     pub provider: Option<ProviderName>,
     pub pool: Option<PoolName>,
@@ -63,38 +64,38 @@ pub struct Node {
     pub labels: Vec<LabelName>,
     /// The request that has it; may outlive the request.
     pub allocated_to: Option<RequestId>,
-    pub az: Option<String>,
-    pub region: Option<String>,
+    pub az: Option<SharedText>,
+    pub region: Option<SharedText>,
     pub public_ipv4: Option<String>,
     pub private_ipv4: Option<String>,
     pub public_ipv6: Option<String>,
-    pub host_id: Option<String>,
+    pub host_id: Option<SharedText>,
     pub interface_ip: Option<String>,
     /// A number for ssh and winrm, an object for Kubernetes; never a text, on which Zuul's executor would fail.
     pub connection_port: Value,
-    pub image_id: Option<String>,
-    pub launcher: Option<String>,
+    pub image_id: Option<SharedText>,
+    pub launcher: Option<SharedText>,
     pub created_time: Option<Timestamp>,
     /// The cloud's id of the server: a text, or an object for some clouds.
     pub external_id: Option<Value>,
     pub hostname: Option<String>,
     pub comment: Option<String>,
-    pub user_data: Option<Value>,
+    pub user_data: Option<Box<Value>>,
     pub hold_job: Option<String>,
     pub host_keys: Vec<String>,
-    pub username: Option<String>,
-    pub connection_type: Option<String>,
-    pub shell_type: Option<String>,
+    pub username: Option<SharedText>,
+    pub connection_type: Option<SharedText>,
+    pub shell_type: Option<SharedText>,
     /// Seconds that a held node is kept; `None` and 0: for as long as `max-hold-age` allows.
     pub hold_expiration: Option<i64>,
     pub resources: Option<Resources>,
     pub slot: Option<i64>,
     pub attributes: Option<Object>,
-    pub python_path: Option<String>,
+    pub python_path: Option<SharedText>,
     pub tenant_name: Option<TenantName>,
-    pub driver_data: Option<Value>,
-    pub requestor: Option<String>,
-    pub node_properties: Option<Map<String, Value>>,
+    pub driver_data: Option<Box<Value>>,
+    pub requestor: Option<SharedText>,
+    pub node_properties: Option<Box<Map<String, Value>>>,
     /// What is not ours to change.
     pub extra: Extra,
 }
@@ -139,7 +140,7 @@ impl Node {
             tenant_name: None,
             driver_data: None,
             requestor: None,
-            node_properties: Some(Map::new()),
+            node_properties: Some(Box::default()),
             extra: Extra::default(),
         }
     }
@@ -155,40 +156,40 @@ impl Node {
             id,
             state,
             state_time: r.number("state_time").unwrap_or(0.0),
-            cloud: r.text("cloud"),
+            cloud: r.text("cloud").map(Into::into),
             provider: r.text("provider").map(Into::into),
             pool: r.text("pool").map(Into::into),
             labels: r.take("type", labels).unwrap_or_default(),
             allocated_to: r.text("allocated_to").map(Into::into),
-            az: r.text("az"),
-            region: r.text("region"),
+            az: r.text("az").map(Into::into),
+            region: r.text("region").map(Into::into),
             public_ipv4: r.text("public_ipv4"),
             private_ipv4: r.text("private_ipv4"),
             public_ipv6: r.text("public_ipv6"),
-            host_id: r.text("host_id"),
+            host_id: r.text("host_id").map(Into::into),
             interface_ip: r.text("interface_ip"),
             connection_port: r.take("connection_port", port).or(ssh_port).unwrap_or(json!(22)),
-            image_id: r.text("image_id"),
-            launcher: r.text("launcher"),
+            image_id: r.text("image_id").map(Into::into),
+            launcher: r.text("launcher").map(Into::into),
             created_time: r.number("created_time"),
             external_id: r.any("external_id"),
             hostname: r.text("hostname"),
             comment: r.text("comment"),
-            user_data: r.any("user_data"),
+            user_data: r.any("user_data").map(Box::new),
             hold_job: r.text("hold_job"),
             host_keys: r.texts("host_keys").unwrap_or_default(),
-            username: r.text("username"),
-            connection_type: r.text("connection_type"),
-            shell_type: r.text("shell_type"),
+            username: r.text("username").map(Into::into),
+            connection_type: r.text("connection_type").map(Into::into),
+            shell_type: r.text("shell_type").map(Into::into),
             hold_expiration: r.take("hold_expiration", hold_expiration),
             resources: r.object("resources").map(|m| Resources::from_json(&m)),
             slot: r.integer("slot"),
             attributes: r.json_object("attributes"),
-            python_path: r.text("python_path"),
+            python_path: r.text("python_path").map(Into::into),
             tenant_name: r.text("tenant_name").map(Into::into),
-            driver_data: r.any("driver_data"),
-            requestor: r.text("requestor"),
-            node_properties: r.object("node_properties"),
+            driver_data: r.any("driver_data").map(Box::new),
+            requestor: r.text("requestor").map(Into::into),
+            node_properties: r.object("node_properties").map(Box::new),
             extra: Extra::default(),
         };
         let (extra, oddities) = r.rest(&node.ours());

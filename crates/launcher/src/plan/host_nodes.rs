@@ -8,7 +8,7 @@ use super::World;
 pub fn host_of(node: &Node) -> Option<HostId> {
     Some(HostId {
         name: node.hostname.clone()?,
-        username: node.username.clone().unwrap_or_default(),
+        username: node.username.as_deref().unwrap_or_default().to_owned(),
         port: node.connection_port.as_u64().and_then(|port| u16::try_from(port).ok())?,
     })
 }

@@ -120,7 +120,7 @@ impl Pass<'_> {
             plan.decisions.push(put_back(reason));
             return false;
         }
-        let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.clone()));
+        let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.as_deref().map(str::to_owned)));
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => {
                 plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });

@@ -50,11 +50,11 @@ impl Pass<'_> {
         let world = self.world;
         let mut supply = Supply::default();
         for label in missing {
-            let suits = |node: &Node| zone.is_none() || node.az == zone;
+            let suits = |node: &Node| zone.is_none() || node.az.as_deref() == zone.as_deref();
             if request.reuse
                 && let Some(node) = self.taken.oldest_idle(key, Some(label), suits)
             {
-                zone = zone.or_else(|| node.az.clone());
+                zone = zone.or_else(|| node.az.as_deref().map(str::to_owned));
                 self.taken.take(key, node.id.clone());
                 supply.reuse.push((node.id.clone(), label.clone()));
                 continue;

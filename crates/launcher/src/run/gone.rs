@@ -59,7 +59,7 @@ impl Launcher {
                 Some((cloud, scope))
             });
             let Some((cloud, scope)) = known else { continue };
-            if scope.as_ref().is_some_and(|scope| scope.lacks(node.driver_data.as_ref()).is_some()) {
+            if scope.as_ref().is_some_and(|scope| scope.lacks(node.driver_data.as_deref()).is_some()) {
                 found.entry(provider.clone()).or_default().elsewhere.insert(node.id.clone());
                 continue;
             }
@@ -67,7 +67,7 @@ impl Launcher {
                 continue;
             }
             let since = steps.seen_after(entry.since(now).unwrap_or(now), now, at);
-            let why = cloud.provider.has_gone(external_id, node.driver_data.as_ref(), since);
+            let why = cloud.provider.has_gone(external_id, node.driver_data.as_deref(), since);
             if let Some(why) = why {
                 found.entry(provider.clone()).or_default().gone.insert(node.id.clone(), why);
             }
@@ -81,7 +81,7 @@ impl Launcher {
         let (Some(provider), Some(external_id)) = (&node.provider, &node.external_id) else { return false };
         let Some(cloud) = self.clouds.get(provider) else { return false };
         let since = self.frame.steps().seen_after(node.state_time, self.clock.now(), Instant::now());
-        let Some(why) = cloud.provider.has_gone(external_id, node.driver_data.as_ref(), since) else { return false };
+        let Some(why) = cloud.provider.has_gone(external_id, node.driver_data.as_deref(), since) else { return false };
         self.clouds.keep_gone(provider, &node.id, why);
         true
     }
@@ -103,7 +103,7 @@ impl Launcher {
     /// What Zuul is to connect with, where that is not what the record says any more.
     pub(super) async fn renewed_connection(&self, node: &Node) -> Option<Value> {
         let cloud = node.provider.as_ref().and_then(|provider| self.clouds.get(provider))?;
-        let renewed = cloud.provider.renewed_connection(&node.connection_port, node.driver_data.as_ref());
+        let renewed = cloud.provider.renewed_connection(&node.connection_port, node.driver_data.as_deref());
         let renewed = tokio::time::timeout(RENEWED_WITHIN, renewed).await;
         let trouble = match renewed {
             Ok(Ok(renewed)) => return renewed,

@@ -127,11 +127,11 @@ impl Launcher {
         for slot in missing.iter().filter(|slot| free.contains(slot)) {
             let mut node = Node::new(self.clock.now());
             node.provider = Some(pool.provider.clone());
-            node.launcher = Some("static driver".to_owned());
+            node.launcher = Some("static driver".into());
             node.external_id = Some(json!(host.id.name));
             node.hostname = Some(host.id.name.clone());
             node.interface_ip = Some(host.id.name.clone());
-            node.username = Some(host.id.username.clone());
+            node.username = Some(host.id.username.as_str().into());
             node.connection_port = json!(host.id.port);
             node.slot = i64::try_from(*slot).ok();
             node.attributes.clone_from(&attributes);
@@ -250,9 +250,9 @@ impl Launcher {
 fn describe(node: &mut Node, pool: &PoolKey, host: &StaticHost, look: &Look) {
     node.pool = Some(pool.pool.clone());
     node.labels.clone_from(&host.labels);
-    node.connection_type = Some(host.connection_type.clone());
-    node.shell_type.clone_from(&host.shell_type);
-    node.python_path = Some(host.python_path.clone());
+    node.connection_type = Some(host.connection_type.as_str().into());
+    node.shell_type = host.shell_type.as_deref().map(Into::into);
+    node.python_path = Some(host.python_path.as_str().into());
     node.host_keys.clone_from(&look.keys);
     node.public_ipv4.clone_from(&look.public_ipv4);
     node.public_ipv6.clone_from(&look.public_ipv6);

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use nodepool_common::{
-    model::{ImageUpload, LabelName, Node, NodeId, NodeRequest, NodeState},
+    model::{ImageUpload, LabelName, Node, NodeId, NodeRequest, NodeState, SharedText},
     zk::{Held, ZkError},
 };
 use nodepool_drivers::{
@@ -69,7 +69,7 @@ struct Made {
 
 impl Made {
     fn on_record(node: &Node) -> Option<Self> {
-        Some(Self { external_id: node.external_id.clone()?, driver_data: node.driver_data.clone() })
+        Some(Self { external_id: node.external_id.clone()?, driver_data: node.driver_data.as_deref().cloned() })
     }
 }
 
@@ -309,10 +309,10 @@ impl NodeLaunch {
     }
 
     /// The upload that a node is made from, where it is one, and what of its image is on record.
-    fn image(&self, profile: &NodeProfile) -> Result<(Option<Arc<ImageUpload>>, Option<String>), ProviderError> {
+    fn image(&self, profile: &NodeProfile) -> Result<(Option<Arc<ImageUpload>>, Option<SharedText>), ProviderError> {
         match &profile.image {
             None => Ok((None, None)),
-            Some(CloudImageSource::Cloud(name)) => Ok((None, Some(name.clone()))),
+            Some(CloudImageSource::Cloud(name)) => Ok((None, Some(name.as_str().into()))),
             Some(CloudImageSource::Diskimage(image)) => {
                 let provider = &self.pool.provider;
                 let upload = self.launcher.zk.cache().read(|records| records.newest_upload(image, provider).cloned());
@@ -322,7 +322,7 @@ impl NodeLaunch {
                     ProviderError::new(ErrorClass::Transient, doing, why)
                 })?;
                 let path = upload.path();
-                Ok((Some(upload), Some(path)))
+                Ok((Some(upload), Some(path.into())))
             }
         }
     }
@@ -503,7 +503,7 @@ impl NodeLaunch {
         let written = held
             .update(|node| {
                 if let Some(Made { external_id, driver_data }) = made {
-                    (node.external_id, node.driver_data) = (Some(external_id), driver_data);
+                    (node.external_id, node.driver_data) = (Some(external_id), driver_data.map(Box::new));
                 }
                 node.comment = Some(reason.clone());
                 node.set_state(state, self.launcher.clock.now());
@@ -558,7 +558,8 @@ impl LaunchProgress for OnRecord<'_> {
             return;
         }
         let text = plain(&external_id);
-        let made = |node: &mut Node| (node.external_id, node.driver_data) = (Some(external_id), driver_data);
+        let made =
+            |node: &mut Node| (node.external_id, node.driver_data) = (Some(external_id), driver_data.map(Box::new));
         match held.update(made).await {
             Ok(()) => info!(logger = %logger, "Server {text} is being created"),
             Err(error) => warn!(logger = %logger, "Server {text} is not on record: {error}"),
@@ -569,7 +570,7 @@ impl LaunchProgress for OnRecord<'_> {
 /// Why the cloud's answers say nothing of a node's server, by where its settings led last; `None`: they do, as far as is known.
 pub(super) fn out_of_sight(cloud: &Cloud, node: &Node) -> Option<String> {
     node.external_id.as_ref()?;
-    cloud.provider.scope()?.lacks(node.driver_data.as_ref())
+    cloud.provider.scope()?.lacks(node.driver_data.as_deref())
 }
 
 fn plain(external_id: &Value) -> String {
@@ -577,10 +578,10 @@ fn plain(external_id: &Value) -> String {
 }
 
 fn apply_profile(node: &mut Node, profile: &NodeProfile) {
-    node.username.clone_from(&profile.username);
-    node.python_path.clone_from(&profile.python_path);
-    node.shell_type.clone_from(&profile.shell_type);
-    node.connection_type = Some(profile.connection_type.clone());
+    node.username = profile.username.as_deref().map(Into::into);
+    node.python_path = profile.python_path.as_deref().map(Into::into);
+    node.shell_type = profile.shell_type.as_deref().map(Into::into);
+    node.connection_type = Some(profile.connection_type.as_str().into());
     node.connection_port = json!(profile.connection_port);
 }
 
@@ -591,16 +592,16 @@ fn apply_instance(node: &mut Node, instance: Instance) {
     node.public_ipv4 = instance.public_ipv4;
     node.private_ipv4 = instance.private_ipv4;
     node.public_ipv6 = instance.public_ipv6;
-    node.host_id = instance.host_id;
-    node.cloud = instance.cloud;
-    node.region = instance.region;
-    node.az = instance.az;
+    node.host_id = instance.host_id.map(Into::into);
+    node.cloud = instance.cloud.map(Into::into);
+    node.region = instance.region.map(Into::into);
+    node.az = instance.az.map(Into::into);
     // Else it stays as it was when the server was made.
-    if instance.driver_data.is_some() {
-        node.driver_data = instance.driver_data;
+    if let Some(data) = instance.driver_data {
+        node.driver_data = Some(data.into());
     }
     node.slot = instance.slot;
-    node.node_properties = Some(instance.node_properties);
+    node.node_properties = Some(instance.node_properties.into());
     if let Some(port) = instance.connection_port {
         node.connection_port = port;
     }

@@ -95,7 +95,7 @@ impl Launcher {
             if node.state != NodeState::Deleting {
                 held.update(|node| node.set_state(NodeState::Deleting, self.clock.now())).await?;
             }
-            let deleting = cloud.provider.delete_at_leisure(external_id, node.driver_data.as_ref());
+            let deleting = cloud.provider.delete_at_leisure(external_id, node.driver_data.as_deref());
             let deleting = tokio::time::timeout(DELETE_TIMEOUT, deleting).await;
             if let Ok(Err(why)) = &deleting
                 && why.elsewhere

@@ -153,7 +153,7 @@ impl NodeLaunch {
         let target = Target {
             address: under.interface_ip.clone().unwrap_or_default(),
             port: under.connection_port.as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(22),
-            connection_type: under.connection_type.clone().unwrap_or_else(|| "ssh".to_owned()),
+            connection_type: under.connection_type.as_deref().unwrap_or("ssh").to_owned(),
             host_key_checking: true,
         };
         let node = {
@@ -235,7 +235,7 @@ impl NodeLaunch {
         let placed = held.place_on(kept, |node| {
             node.external_id = Some(json!(id));
             node.slot = i64::try_from(place.slot).ok();
-            node.driver_data = Some(data);
+            node.driver_data = Some(data.into());
         });
         let is_placed = placed.await?;
         if is_placed {
@@ -262,7 +262,7 @@ impl NodeLaunch {
         warn!(logger = LOGGER, node = %backing_node, "Nothing more is placed on the backing node: {failure}");
         let mark = |node: &mut Node| {
             if let Some(backing) = Backing::of(node) {
-                node.user_data = Some(Backing { failed: true, ..backing }.user_data());
+                node.user_data = Some(Backing { failed: true, ..backing }.user_data().into());
             }
         };
         if let Some(kept) = self.launcher.kept_lock(backing_node, &owner, &self.reports).await? {

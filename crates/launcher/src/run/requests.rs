@@ -222,7 +222,7 @@ impl Launcher {
             node.connection_port = renewed.unwrap_or(node.connection_port.take());
             node.allocated_to = Some(request.id.clone());
             node.tenant_name.clone_from(&request.tenant_name);
-            node.requestor.clone_from(&request.requestor);
+            node.requestor = request.requestor.as_deref().map(Into::into);
         })
         .await?;
         info!(
@@ -254,11 +254,11 @@ impl Launcher {
         node.pool = Some(pool.pool.clone());
         node.labels = vec![new.label.clone()];
         node.allocated_to = Some(request.id.clone());
-        node.launcher = Some(launcher_id.to_string());
+        node.launcher = Some(launcher_id.as_str().into());
         node.tenant_name.clone_from(&request.tenant_name);
-        node.requestor.clone_from(&request.requestor);
+        node.requestor = request.requestor.as_deref().map(Into::into);
         node.attributes.clone_from(&pool_config.node_attributes);
-        node.az.clone_from(&new.az);
+        node.az = new.az.as_deref().map(Into::into);
         node.resources = self.clouds.label_resources(pool, &new.label).map(|resources| resources.recorded());
         let launch = NodeLaunch::new(self, cloud, pool.clone(), new, Arc::clone(request), reports.clone());
         let held = self.create_unnamed_node(pool, node, &launch).await?;

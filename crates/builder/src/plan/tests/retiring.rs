@@ -44,7 +44,7 @@ fn an_upload_that_a_node_was_made_from_is_never_retired() {
     let mut site = site();
     site.good(1, 300.0).good(2, 200.0).good(3, 100.0);
     let mut node = Node::new(NOW);
-    node.image_id = Some(format!("/nodepool/images/i/builds/{}/providers/a/images/0000000001", id(1)));
+    node.image_id = Some(format!("/nodepool/images/i/builds/{}/providers/a/images/0000000001", id(1)).into());
     site.records.nodes.insert("1".into(), entry(Ok(Arc::new(node))));
     assert_eq!(site.says(), ["delete upload i 1 b 1"]);
     change_build(&mut site, "i", 1, |build| build.state = BuildState::Deleting);

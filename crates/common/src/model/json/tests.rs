@@ -219,7 +219,7 @@ fn a_time_that_was_changed_is_written_and_what_was_not_stays() {
     ] {
         assert_eq!(value_of(&written, key).as_deref(), Some(expected), "{key}");
     }
-    node.driver_data = Some(json!({"id": 1}));
+    node.driver_data = Some(json!({"id": 1}).into());
     let written = String::from_utf8(node.write()).unwrap();
     assert_eq!(value_of(&written, "driver_data").as_deref(), Some("{\"id\": 1}"));
 }

@@ -34,7 +34,7 @@ fn racks(hosts: &[Arc<StaticHost>]) -> Setting {
 fn on(name: &'static str, slot: i64) -> impl FnOnce(&mut Node) {
     move |node| {
         node.hostname = Some(name.to_owned());
-        node.username = Some("zuul".to_owned());
+        node.username = Some("zuul".into());
         node.slot = Some(slot);
     }
 }

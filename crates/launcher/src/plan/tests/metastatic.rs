@@ -42,11 +42,11 @@ pub(super) fn stack(max_age: Option<u64>) -> Setting {
     let mut setting = setting
         .node("1", "big", NodeState::InUse, |node| {
             node.provider = Some("cloud".into());
-            node.user_data = Some(backing.user_data());
+            node.user_data = Some(backing.user_data().into());
         })
         .node("2", "small", NodeState::Ready, |node| {
             node.allocated_to = Some("100-0000000009".into());
-            node.driver_data = Some(json!({"backing_node": "1", "slot": 0}));
+            node.driver_data = Some(json!({"backing_node": "1", "slot": 0}).into());
         });
     for id in ["1", "2"] {
         setting.node_entry(id).contenders.insert("somebody".to_owned());

@@ -45,7 +45,7 @@ fn backing(setting: &mut Setting, id: &str, change: impl FnOnce(&mut Backing)) {
     let node = Arc::make_mut(record);
     let mut backing = Backing::of(node).unwrap();
     change(&mut backing);
-    node.user_data = Some(backing.user_data());
+    node.user_data = Some(backing.user_data().into());
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn who_asked_first_is_placed_first_and_on_the_oldest_backing_node() {
 #[test]
 fn a_slot_that_a_record_names_is_taken_until_that_record_has_gone() {
     let mut setting = seeking(stack(None), &["5"]).node("4", "small", NodeState::Used, |node| {
-        node.driver_data = Some(json!({"backing_node": "1", "slot": 1}));
+        node.driver_data = Some(json!({"backing_node": "1", "slot": 1}).into());
     });
     let plan = setting.plan();
     assert_eq!((placed(&plan), orders(&plan)), (vec![], vec![1]));
@@ -92,7 +92,7 @@ fn a_slot_is_given_once_while_it_is_being_written_down() {
     assert_eq!((placed(&plan), orders(&plan)), (vec![], vec![1]), "it is not on record yet");
     // Written: the record says so before the launch does.
     let node = setting.node_entry("5").record.as_mut().unwrap();
-    Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}));
+    Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}).into());
     ledger.end(action);
     setting.holdings = Holdings::clone(&ledger);
     let plan = setting.plan();
@@ -102,7 +102,7 @@ fn a_slot_is_given_once_while_it_is_being_written_down() {
     Arc::make_mut(node).driver_data = None;
     assert_eq!(placed(&setting.plan()), [at("5", "1", 1)]);
     setting = setting.node("9", "small", NodeState::Building, |node| {
-        node.driver_data = Some(json!({"backing_node": "1", "slot": 1}));
+        node.driver_data = Some(json!({"backing_node": "1", "slot": 1}).into());
     });
     let plan = setting.plan();
     assert_eq!((placed(&plan), orders(&plan)), (vec![], vec![1]));
@@ -192,7 +192,7 @@ fn a_launch_whose_pool_has_its_label_no_more_is_ended_unless_it_stands_somewhere
     let mut setting = seeking(stack(None), &["5", "6", "7"]);
     setting.holdings.placing.insert("6".into(), Place { backing_node: "1".into(), slot: 1 });
     let node = setting.node_entry("7").record.as_mut().unwrap();
-    Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}));
+    Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}).into());
     let provider = Arc::make_mut(setting.config.providers.get_mut("p").unwrap());
     provider.driver = Driver::Metastatic(Metastatic { pools: indexmap::IndexMap::new() });
     assert_eq!(ended(&setting), ["5"], "the label");

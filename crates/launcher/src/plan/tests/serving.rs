@@ -6,8 +6,8 @@ use super::*;
 fn an_accepted_request_takes_ready_nodes_first_and_launches_the_rest_in_one_zone() {
     let plan = Setting::new()
         .provider("p", |_| {})
-        .node("0000000001", "small", NodeState::Ready, |n| n.az = Some("az2".to_owned()))
-        .node("0000000002", "big", NodeState::Ready, |n| n.az = Some("az1".to_owned()))
+        .node("0000000001", "small", NodeState::Ready, |n| n.az = Some("az2".into()))
+        .node("0000000002", "big", NodeState::Ready, |n| n.az = Some("az1".into()))
         .accepted("200-0000000001", &["small", "big", "small"])
         .plan();
     let Some(Decision::Supply { reuse, launch, .. }) = plan.decisions.first() else { panic!("{plan:?}") };

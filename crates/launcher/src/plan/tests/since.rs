@@ -136,7 +136,7 @@ fn a_request_that_is_judged_by_itself_and_then_with_its_class_has_waited_all_the
     let idle = |watch: &mut Watch, idle: bool| {
         let setting = std::mem::replace(&mut watch.setting, Setting::new());
         let state = if idle { NodeState::Ready } else { NodeState::InUse };
-        watch.setting = setting.node("0000000002", "small", state, |node| node.az = Some("elsewhere".to_owned()));
+        watch.setting = setting.node("0000000002", "small", state, |node| node.az = Some("elsewhere".into()));
         watch.now += 10.0;
         let mut news = News::default();
         news.changes.nodes.insert("0000000002".into());

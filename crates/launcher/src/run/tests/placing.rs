@@ -73,7 +73,7 @@ impl Site {
         let mut node = Node::new(clock::now());
         node.provider = Some("cloud".into());
         node.labels = vec!["large".into()];
-        node.user_data = Some(backing.user_data());
+        node.user_data = Some(backing.user_data().into());
         let held = self.launcher.zk.create_node(node, |_| {}).await.unwrap();
         let id = held.record().id.clone();
         let in_use = |node: &mut Node| node.set_state(NodeState::InUse, clock::now());
@@ -295,7 +295,7 @@ async fn nothing_is_written_before_all_that_others_have_placed_is_known() {
 
     let kept = other.kept(&backing).await;
     let mut theirs = other.starter().new_node().await;
-    let stands_there = |node: &mut Node| node.driver_data = Some(json!({"backing_node": backing, "slot": 0}));
+    let stands_there = |node: &mut Node| node.driver_data = Some(json!({"backing_node": backing, "slot": 0}).into());
     assert!(theirs.place_on(&kept, stands_there).await.unwrap());
     let outcome = place(Some(before)).await;
     assert!(matches!(outcome, Outcome::Shown(shown) if shown == after), "{outcome:?}");

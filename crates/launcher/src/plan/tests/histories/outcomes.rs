@@ -107,7 +107,7 @@ impl History {
             node.pool = Some(of_pool);
             node.allocated_to = Some(of);
             node.resources = Some(takes.with("instances", 1.0));
-            node.az = az;
+            node.az = az.map(Into::into);
         });
         self.lock_node(&id, true);
         self.ledger.on_record(id.clone(), request.clone(), pool, new.label.clone());
@@ -226,7 +226,7 @@ impl History {
                     self.new_node(NodeState::Ready, "small", |node| {
                         node.provider = Some(pool.provider.clone());
                         node.hostname = Some(host.id.name.clone());
-                        node.username = Some(host.id.username.clone());
+                        node.username = Some(host.id.username.as_str().into());
                         node.connection_port = host.id.port.into();
                         node.slot = i64::try_from(*slot).ok();
                     });

@@ -79,7 +79,7 @@ impl History {
                     node.pool = Some(if side { "side".into() } else { "main".into() });
                     node.resources = (how & 128 == 0).then(|| cores(1.0));
                     node.tenant_name = (how & 256 != 0).then(|| "limited".into());
-                    node.az = (how & 512 != 0).then(|| "az1".to_owned());
+                    node.az = (how & 512 != 0).then(|| "az1".into());
                     node.allocated_to = allocated;
                 });
                 self.lock_node(&id, how & 1024 != 0);

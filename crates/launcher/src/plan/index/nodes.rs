@@ -69,11 +69,22 @@ struct Facts {
     is_stock: bool,
     /// Since when it is idle.
     idle: Option<Moment>,
-    is_unsettled: bool,
+    work: Work,
     too_old_at: Option<Moment>,
     /// Where it stands on another node: few do.
     place: Option<Box<Place>>,
-    is_launched_by_others: bool,
+}
+
+/// Who has something to do with a node.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Work {
+    /// Nobody, or the one who has locked it.
+    #[default]
+    Nothing,
+    /// We: see [`Nodes::unsettled`].
+    Unsettled,
+    /// Another launcher is launching it.
+    LaunchOfOthers,
 }
 
 /// What a node takes in its pool.
@@ -93,16 +104,17 @@ impl Facts {
         let node = match &entry.record {
             Ok(node) => node,
             // What is left of a deleted one; what else cannot be read is not ours to judge.
-            Err(error) => return Self { is_unsettled: is_free && *error == RecordError::Empty, ..Self::default() },
+            Err(error) => {
+                let is_unsettled = is_free && *error == RecordError::Empty;
+                let work = if is_unsettled { Work::Unsettled } else { Work::Nothing };
+                return Self { work, ..Self::default() };
+            }
         };
         let is_in_quota = !world.is_elsewhere(node);
         let counts = is_in_quota || node.state != NodeState::Deleting;
         let has_limits = |tenant| world.config.tenant_limits.contains_key(tenant);
         let mut facts = Self {
             place: node.provider.as_ref().and_then(|_| Place::of(node)).map(Box::new),
-            is_launched_by_others: matches!(node.state, NodeState::Init | NodeState::Building)
-                && entry.is_locked()
-                && !world.holdings.nodes.contains_key(id),
             is_in_tenant: counts && node.resources.is_some() && node.tenant_name.as_ref().is_some_and(has_limits),
             is_stock: node.state == NodeState::Ready && node.allocated_to.is_none(),
             is_in_quota,
@@ -116,6 +128,10 @@ impl Facts {
             Some(takes) => Takes::Other(Box::new(takes)),
         };
         if !is_free {
+            let is_launched = matches!(node.state, NodeState::Init | NodeState::Building);
+            if is_launched && entry.is_locked() && !world.holdings.nodes.contains_key(id) {
+                facts.work = Work::LaunchOfOthers;
+            }
             return facts;
         }
         let is_of_others = node.provider.as_ref().is_some_and(|name| !world.config.providers.contains_key(name));
@@ -134,7 +150,8 @@ impl Facts {
             let most = hold_limit(world, node).filter(|_| !is_of_others);
             facts.too_old_at = most.map(too_old_after);
         } else {
-            facts.is_unsettled = !is_of_others && node.state != NodeState::Testing;
+            let is_unsettled = !is_of_others && node.state != NodeState::Testing;
+            facts.work = if is_unsettled { Work::Unsettled } else { Work::Nothing };
         }
         facts
     }
@@ -218,7 +235,7 @@ impl Nodes {
         for label in facts.stock() {
             *self.stock.entry(label.clone()).or_default() += 1;
         }
-        if facts.is_unsettled {
+        if facts.work == Work::Unsettled {
             self.unsettled.insert(id.clone());
         }
         if let Some(at) = facts.too_old_at {
@@ -229,7 +246,7 @@ impl Nodes {
         }
         if let Some(provider) = facts.provider() {
             self.by_provider.entry(provider.clone()).or_default().insert(id.clone());
-            if facts.is_launched_by_others {
+            if facts.work == Work::LaunchOfOthers {
                 self.launched_by_others.entry(provider.clone()).or_default().insert(id.clone());
             }
             if let Some(place) = &facts.place {

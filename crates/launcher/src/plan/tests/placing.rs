@@ -168,7 +168,7 @@ fn who_would_have_stood_on_a_backing_node_is_found_in_the_order_of_their_request
     }
     setting.holdings.seeking.get_mut(&NodeId::from("8")).unwrap().0.pool = "another".into();
     let node = setting.node_entry("5").record.as_mut().unwrap();
-    Arc::make_mut(node).driver_data = Some(json!({"backing_node": "1", "slot": 1}));
+    Arc::make_mut(node).driver_data = Some(Box::new(json!({"backing_node": "1", "slot": 1})));
     setting.holdings.placing.insert("6".into(), Place { backing_node: "3".into(), slot: 0 });
     let (records, holdings) = (&setting.records, &setting.holdings);
     let of = |provider: &str, label: &str| -> Vec<String> {

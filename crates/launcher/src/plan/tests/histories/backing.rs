@@ -108,7 +108,7 @@ impl History {
     /// All that stood somewhere and was not shown is shown.
     fn read_all(&mut self) {
         for (node, place) in std::mem::take(&mut self.truth.unread) {
-            self.change_node(&node, |node| node.driver_data = Some(data(&place)));
+            self.change_node(&node, |node| node.driver_data = Some(Box::new(data(&place))));
         }
     }
 
@@ -147,7 +147,7 @@ impl History {
             }
         }
         let place = Place { backing_node: on.clone(), slot };
-        self.change_node(node, |node| node.driver_data = Some(data(&place)));
+        self.change_node(node, |node| node.driver_data = Some(Box::new(data(&place))));
         *self.truth.versions.entry(on.clone()).or_default() += 1;
         self.kinds.insert("Placed".to_owned());
         // Some tell a moment later that they do not wait any more.
@@ -281,7 +281,7 @@ impl History {
             launched: self.now,
         };
         self.change_node(node, |node| {
-            node.user_data = Some(backing.user_data());
+            node.user_data = Some(Box::new(backing.user_data()));
             node.state = NodeState::InUse;
         });
         self.lock_node(node, true);
@@ -336,7 +336,7 @@ impl History {
             self.change_node(id, |node| {
                 if let Some(mut backing) = Backing::of(node) {
                     change(&mut backing);
-                    node.user_data = Some(backing.user_data());
+                    node.user_data = Some(Box::new(backing.user_data()));
                 }
             });
         }
@@ -364,7 +364,7 @@ impl History {
         self.lock_node(&id, true);
         let place = Place { backing_node: on.clone(), slot };
         if is_shown {
-            self.change_node(&id, |node| node.driver_data = Some(data(&place)));
+            self.change_node(&id, |node| node.driver_data = Some(Box::new(data(&place))));
         } else {
             self.truth.unread.insert(id, place);
         }

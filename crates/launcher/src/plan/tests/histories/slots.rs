@@ -103,7 +103,7 @@ impl Model<'_> {
         let (on_record, placing) = (self.slots_on_record(), self.placing());
         let mut unders = Vec::new();
         for (id, entry, node) in self.nodes() {
-            let Some(Value::String(text)) = &node.user_data else { continue };
+            let Some(Value::String(text)) = node.user_data.as_deref() else { continue };
             let Ok(data) = serde_json::from_str::<Value>(text) else { continue };
             let is_left_out = world.holdings.not_kept.get(id).is_some_and(|until| *until > world.uptime);
             if data["owner"] != OWNER || node.state != NodeState::InUse || entry.contenders.is_empty() || is_left_out {

@@ -70,7 +70,7 @@ impl Waits {
     /// What a request waits for in a pool, and since when, that is part of a class. `came`: when it came into the class.
     pub fn of_class(&self, request: &RequestId, pool: &PoolKey, class: &WaitingClass, came: Timestamp) -> WaitingSince {
         let (reason, from) = (class.verdict.reason.clone(), class.since.max(came));
-        let since = self.before(request, pool, &reason, from).map_or(from, |before| before.since.min(from));
+        let since = self.before(request, pool, &reason, from).map_or(from, |before| before.since);
         WaitingSince { waiting: Waiting { reason, paused: false }, since }
     }
 

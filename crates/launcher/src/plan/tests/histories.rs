@@ -23,9 +23,11 @@
 //! | [`model`] | what all of it comes to |
 //! | [`promises`] | what must hold of each plan |
 //! | [`backing`] | nodes that stand on others: what is really so, and what becomes of decisions about them |
+//! | [`found`] | histories that have gone wrong |
 //! | [`slots`] | what must hold of those decisions |
 
 mod backing;
+mod found;
 mod model;
 mod outcomes;
 mod promises;
@@ -262,84 +264,6 @@ fn the_histories_lead_everywhere() {
     }
     let missing: Vec<_> = known.into_iter().filter(|kind| !kinds.contains(*kind)).collect();
     assert!(missing.is_empty(), "not seen: {missing:?}, seen: {kinds:?}");
-}
-
-/// It waits in p for what others use of the quota; then that becomes too small for it at all, while others do not see q.
-#[test]
-fn a_request_whose_decline_is_put_off_has_waited_all_the_time() {
-    let mut history = History::new();
-    for (what, which, how) in [
-        (0, 0, 1692),
-        (0, 0, 15654),
-        (28, 0, 50928),
-        (9, 0, 18096),
-        (0, 0, 33552),
-        (32, 0, 6554),
-        (8, 0, 0),
-        (27, 0, 3451),
-        (0, 0, 0),
-        (0, 0, 0),
-        (28, 0, 15408),
-    ] {
-        history.step(what, which, how);
-        history.decide().unwrap();
-    }
-}
-
-/// A request is withdrawn that has a ready node, while another one launches.
-#[test]
-fn a_node_of_a_withdrawn_request_is_no_launch_less() {
-    let mut history = History::new();
-    for (what, which, how) in [
-        (11, 0, 0),
-        (35, 0, 28226),
-        (18, 0, 121),
-        (6, 0, 0),
-        (6, 0, 0),
-        (0, 0, 40036),
-        (0, 0, 33311),
-        (18, 0, 1),
-        (18, 0, 1),
-        (0, 0, 513),
-        (14, 0, 6355),
-        (27, 0, 0),
-        (0, 0, 128),
-        (0, 0, 11079),
-        (18, 8138, 10881),
-        (18, 10063, 1),
-        (6, 11822, 0),
-        (0, 0, 0),
-        (30, 0, 2034),
-        (6, 28345, 2032),
-        (18, 4123, 0),
-    ] {
-        history.step(what, which, how);
-        history.decide().unwrap();
-    }
-}
-
-/// The first of two that ask for a label which nobody has waits for its tenant's limits. What the second waits for does not change
-/// when its grace is over.
-#[test]
-fn nobody_wakes_for_the_grace_of_one_behind_a_tenant_that_is_full() {
-    let mut history = History::new();
-    for (what, which, how) in [
-        (0, 0, 11135),
-        (0, 0, 13184),
-        (29, 0, 50024),
-        (36, 0, 0),
-        (0, 0, 29056),
-        (0, 0, 9347),
-        (0, 0, 127),
-        (0, 0, 24728),
-        (0, 0, 2963),
-        (0, 0, 848),
-        (9, 0, 18688),
-        (0, 0, 20927),
-    ] {
-        history.step(what, which, how);
-        history.decide().unwrap();
-    }
 }
 
 /// How many histories: a few seconds' worth, or as many as the environment asks for.

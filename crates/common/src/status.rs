@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 pub use table::{Cell, Column, Row, Table, age};
 
-use crate::model::{BuildState, ImageName, LabelName, Node, NodeId, Records, Timestamp};
+use crate::model::{BuildState, ImageName, Json, LabelName, Node, NodeId, Records, Timestamp};
 
 /// `/node-list` and `nodepool list --detail`.
 const NODE_COLUMNS: &[Column] = &[
@@ -79,7 +79,7 @@ fn node_row(id: &NodeId, node: &Node, locked: bool, now: Timestamp) -> Row {
         json!(node.allocated_to),
         json!(node.hold_job),
         json!(node.comment),
-        json!(node.user_data),
+        node.user_data.as_ref().map_or(Value::Null, Json::view),
         json!(node.driver_data),
     ])
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{LabelName, Node, NodeId, ProviderName, Timestamp};
+use super::{Json, LabelName, Node, NodeId, ProviderName, Timestamp};
 
 /// More than any machine carries: a record that says more is none of ours.
 const MOST_SLOTS: usize = 10_000;
@@ -39,9 +39,9 @@ pub struct Backing {
 impl Backing {
     /// Of a node that is a backing node of anybody's.
     pub fn of(node: &Node) -> Option<Self> {
-        let data = match node.user_data.as_deref()? {
-            Value::String(text) => serde_json::from_str::<Map<String, Value>>(text).ok()?,
-            Value::Object(map) => map.clone(),
+        let data = match node.user_data.as_ref()?.view() {
+            Value::String(text) => serde_json::from_str::<Map<String, Value>>(&text).ok()?,
+            Value::Object(map) => map,
             _ => return None,
         };
         Some(Self {
@@ -54,7 +54,7 @@ impl Backing {
     }
 
     /// As it stands in a record.
-    pub fn user_data(&self) -> Value {
+    pub fn user_data(&self) -> Json {
         let data = json!({
             "owner": self.owner,
             "label": self.label,
@@ -62,7 +62,7 @@ impl Backing {
             "failed": self.failed,
             "launched": self.launched,
         });
-        Value::String(data.to_string())
+        Json::of(&data.to_string())
     }
 }
 
@@ -94,19 +94,19 @@ mod tests {
     fn a_backing_node_is_marked_as_upstream_marks_it() {
         let mut node = Node::new(0.0);
         assert_eq!(Backing::of(&node), None);
-        node.user_data = Some(Box::new(json!(
+        node.user_data = Some(Json::of(&json!(
             r#"{"owner": "NodePool:metastatic:meta", "label": "user-label", "slots": 2, "failed": false, "launched": 1760000000.5}"#
         )));
         let backing = Backing::of(&node).unwrap();
         assert_eq!(backing.owner, metastatic_owner(&"meta".into()));
         assert_eq!(metastatic_provider(&backing.owner), Some("meta".into()));
         assert_eq!((backing.label.as_str(), backing.slots, backing.failed), ("user-label", 2, false));
-        node.user_data = Some(backing.user_data().into());
+        node.user_data = Some(backing.user_data());
         assert_eq!(Backing::of(&node).unwrap(), backing);
         // What Zuul writes there, and what anybody might.
         let absurd = json!(r#"{"owner": "o", "label": "l", "slots": 1000000000000}"#);
         for other in [json!({"zuul_system": "z"}), json!("text"), json!(7), json!(r#"{"owner": 1}"#), absurd] {
-            node.user_data = Some(other.into());
+            node.user_data = Some(Json::of(&other));
             assert_eq!(Backing::of(&node), None);
         }
     }

@@ -1,9 +1,10 @@
 //! Nodes: what a request is given.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
-    LabelName, NodeId, Object, PoolName, ProviderName, RequestId, Resources, SharedText, TenantName, Timestamp, states,
+    Json, LabelName, NodeId, Object, PoolName, ProviderName, RequestId, Resources, SharedText, TenantName, Timestamp,
+    states,
     wire::{Extra, OurKeys, Reading, RecordError},
 };
 
@@ -46,9 +47,10 @@ impl NodeState {
 }
 
 /// A node.
+///
+/// All of them are in memory: what many have alike is shared, what is only carried stays the text that it was written in.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // each field is the key of its name; comments only where that is not all
-// A launcher has all of them in memory: what few have is boxed, what many have alike is shared.
 pub struct Node {
     /// From the znode's name.
     pub id: NodeId,
@@ -80,7 +82,7 @@ pub struct Node {
     pub external_id: Option<Value>,
     pub hostname: Option<String>,
     pub comment: Option<String>,
-    pub user_data: Option<Box<Value>>,
+    pub user_data: Option<Json>,
     pub hold_job: Option<String>,
     pub host_keys: Vec<String>,
     pub username: Option<SharedText>,
@@ -95,7 +97,7 @@ pub struct Node {
     pub tenant_name: Option<TenantName>,
     pub driver_data: Option<Box<Value>>,
     pub requestor: Option<SharedText>,
-    pub node_properties: Option<Box<Map<String, Value>>>,
+    pub node_properties: Option<Object>,
     /// What is not ours to change.
     pub extra: Extra,
 }
@@ -140,7 +142,7 @@ impl Node {
             tenant_name: None,
             driver_data: None,
             requestor: None,
-            node_properties: Some(Box::default()),
+            node_properties: Some(Object::default()),
             extra: Extra::default(),
         }
     }
@@ -175,7 +177,7 @@ impl Node {
             external_id: r.any("external_id"),
             hostname: r.text("hostname"),
             comment: r.text("comment"),
-            user_data: r.any("user_data").map(Box::new),
+            user_data: r.json("user_data"),
             hold_job: r.text("hold_job"),
             host_keys: r.texts("host_keys").unwrap_or_default(),
             username: r.text("username").map(Into::into),
@@ -189,7 +191,7 @@ impl Node {
             tenant_name: r.text("tenant_name").map(Into::into),
             driver_data: r.any("driver_data").map(Box::new),
             requestor: r.text("requestor").map(Into::into),
-            node_properties: r.object("node_properties").map(Box::new),
+            node_properties: r.json_object("node_properties"),
             extra: Extra::default(),
         };
         let (extra, oddities) = r.rest(&node.ours());
@@ -226,7 +228,7 @@ impl Node {
             .with("external_id", &self.external_id)
             .with("hostname", &self.hostname)
             .with("comment", &self.comment)
-            .with("user_data", &self.user_data)
+            .with_written("user_data", self.user_data.as_ref().map(Json::as_str))
             .with("hold_job", &self.hold_job)
             .with("host_keys", &self.host_keys)
             .with("username", &self.username)
@@ -240,7 +242,7 @@ impl Node {
             .with("tenant_name", &self.tenant_name)
             .with("driver_data", &self.driver_data)
             .with("requestor", &self.requestor)
-            .with("node_properties", &self.node_properties)
+            .with_written("node_properties", self.node_properties.as_ref().map(Object::text).as_deref())
     }
 
     /// Sets the state and its time, as upstream's setter does (also when the state stays the same).
@@ -277,7 +279,6 @@ fn hold_expiration(value: &Value) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Json;
 
     #[test]
     fn a_new_node_is_written_as_upstream_writes_it() {

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use nodepool_common::{
-    model::{ImageUpload, LabelName, Node, NodeId, NodeRequest, NodeState, SharedText},
+    model::{ImageUpload, Json, LabelName, Node, NodeId, NodeRequest, NodeState, SharedText},
     zk::{Held, ZkError},
 };
 use nodepool_drivers::{
@@ -601,7 +601,8 @@ fn apply_instance(node: &mut Node, instance: Instance) {
         node.driver_data = Some(data.into());
     }
     node.slot = instance.slot;
-    node.node_properties = Some(instance.node_properties.into());
+    let properties = instance.node_properties.iter().map(|(name, value)| (name.clone(), Json::of(value)));
+    node.node_properties = Some(properties.collect());
     if let Some(port) = instance.connection_port {
         node.connection_port = port;
     }

@@ -125,7 +125,7 @@ impl Launcher {
         let (slots, now) = (label.max_parallel_jobs, self.clock.now());
         let backing = Backing { owner: owner.clone(), label: label.name.clone(), slots, failed: false, launched: now };
         held.update_and_keep_locked_for(&owner, |node| {
-            node.user_data = Some(backing.user_data().into());
+            node.user_data = Some(backing.user_data());
             node.set_state(NodeState::InUse, now);
         })
         .await?;

@@ -262,7 +262,7 @@ impl NodeLaunch {
         warn!(logger = LOGGER, node = %backing_node, "Nothing more is placed on the backing node: {failure}");
         let mark = |node: &mut Node| {
             if let Some(backing) = Backing::of(node) {
-                node.user_data = Some(Backing { failed: true, ..backing }.user_data().into());
+                node.user_data = Some(Backing { failed: true, ..backing }.user_data());
             }
         };
         if let Some(kept) = self.launcher.kept_lock(backing_node, &owner, &self.reports).await? {

@@ -42,7 +42,7 @@ pub(super) fn stack(max_age: Option<u64>) -> Setting {
     let mut setting = setting
         .node("1", "big", NodeState::InUse, |node| {
             node.provider = Some("cloud".into());
-            node.user_data = Some(backing.user_data().into());
+            node.user_data = Some(backing.user_data());
         })
         .node("2", "small", NodeState::Ready, |node| {
             node.allocated_to = Some("100-0000000009".into());

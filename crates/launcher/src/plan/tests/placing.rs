@@ -45,7 +45,7 @@ fn backing(setting: &mut Setting, id: &str, change: impl FnOnce(&mut Backing)) {
     let node = Arc::make_mut(record);
     let mut backing = Backing::of(node).unwrap();
     change(&mut backing);
-    node.user_data = Some(backing.user_data().into());
+    node.user_data = Some(backing.user_data());
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Site {
         let mut node = Node::new(clock::now());
         node.provider = Some("cloud".into());
         node.labels = vec!["large".into()];
-        node.user_data = Some(backing.user_data().into());
+        node.user_data = Some(backing.user_data());
         let held = self.launcher.zk.create_node(node, |_| {}).await.unwrap();
         let id = held.record().id.clone();
         let in_use = |node: &mut Node| node.set_state(NodeState::InUse, clock::now());

@@ -281,7 +281,7 @@ impl History {
             launched: self.now,
         };
         self.change_node(node, |node| {
-            node.user_data = Some(Box::new(backing.user_data()));
+            node.user_data = Some(backing.user_data());
             node.state = NodeState::InUse;
         });
         self.lock_node(node, true);
@@ -336,7 +336,7 @@ impl History {
             self.change_node(id, |node| {
                 if let Some(mut backing) = Backing::of(node) {
                     change(&mut backing);
-                    node.user_data = Some(Box::new(backing.user_data()));
+                    node.user_data = Some(backing.user_data());
                 }
             });
         }

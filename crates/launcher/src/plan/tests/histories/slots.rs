@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nodepool_common::config::MetastaticLabel;
+use nodepool_common::{config::MetastaticLabel, model::Json};
 use serde_json::Value;
 
 use super::{backing::STACKED, model::Model, *};
@@ -103,8 +103,8 @@ impl Model<'_> {
         let (on_record, placing) = (self.slots_on_record(), self.placing());
         let mut unders = Vec::new();
         for (id, entry, node) in self.nodes() {
-            let Some(Value::String(text)) = node.user_data.as_deref() else { continue };
-            let Ok(data) = serde_json::from_str::<Value>(text) else { continue };
+            let Some(Value::String(text)) = node.user_data.as_ref().map(Json::view) else { continue };
+            let Ok(data) = serde_json::from_str::<Value>(&text) else { continue };
             let is_left_out = world.holdings.not_kept.get(id).is_some_and(|until| *until > world.uptime);
             if data["owner"] != OWNER || node.state != NodeState::InUse || entry.contenders.is_empty() || is_left_out {
                 continue;

@@ -35,13 +35,11 @@
 //! | [`arguments`] | what both command lines have |
 //! | [`process`] | background or foreground, log, runtime |
 //! | [`frame`] | what a daemon stands on: configuration, ZooKeeper, metrics, tasks, stop |
-//! | [`pace`] | how soon passes follow each other |
 //! | [`passes`] | whether passes still end |
 //! | [`run`] | the loop, the watchers and the end |
 
 pub mod arguments;
 pub mod frame;
-pub mod pace;
 pub mod passes;
 pub mod process;
 pub mod run;
@@ -49,7 +47,7 @@ pub mod run;
 pub use self::{
     arguments::{Arguments, seconds},
     frame::{Frame, Start, Wake},
-    pace::Pace,
     process::{Program, VERSION, main},
     run::{Daemon, run},
 };
+pub use crate::sys::pace::Pace;

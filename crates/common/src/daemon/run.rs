@@ -10,14 +10,17 @@ use tracing::{error, info, warn};
 
 use super::{
     frame::Frame,
-    pace::{Pace, Pacer},
     passes::{self, Found},
 };
 use crate::{
     config::{self, Config, ConfigErrors, Loaded},
     model::Timestamp,
     stats::Stats,
-    sys::{clock, shutdown::ShutdownReason},
+    sys::{
+        clock,
+        pace::{Pace, Pacer},
+        shutdown::ShutdownReason,
+    },
     zk::{Registration, SessionId},
 };
 

@@ -7,6 +7,7 @@
 //! * [`entropy`]: chance, of which ids are made
 //! * [`host`]: the names under which this process appears in ZooKeeper, metrics and logs
 //! * [`logging`]: Python Nodepool's log lines and its Python logging configuration
+//! * [`pace`]: how soon what is repeated follows
 //! * [`shutdown`]: signals into one orderly stop
 
 pub mod background;
@@ -16,6 +17,7 @@ pub mod crypto;
 pub mod entropy;
 pub mod host;
 pub mod logging;
+pub mod pace;
 pub mod shutdown;
 
 use self::{clock::Clock, entropy::Entropy};

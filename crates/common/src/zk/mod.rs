@@ -17,9 +17,9 @@
 //!
 //! | | what it has |
 //! |---|---|
-//! | `protocol` | what we ask of a ZooKeeper, as traits; all below it know no client library |
+//! | `protocol` | what we ask of a ZooKeeper, as traits; all below it know no more of one |
 //! | `error` `paths` | errors; where everything is |
-//! | `library` | `protocol` by `zookeeper-client`, the only place that names it: from the configuration to sessions |
+//! | `wire` | `protocol` of a real ZooKeeper, by messages over TCP and TLS: from the configuration to sessions |
 //! | `memory` | `protocol` in this process's memory, for tests |
 //! | `cache` | the tree and its changes; its follower alone imports `session` |
 //! | `session` | the current session, for all who use it |
@@ -42,7 +42,6 @@ mod fenced;
 mod held_back;
 mod images;
 mod in_session;
-mod library;
 mod lock;
 pub mod memory;
 mod nodes;
@@ -55,6 +54,7 @@ mod requests;
 mod session;
 mod supervisor;
 mod taken;
+mod wire;
 mod zookeeper;
 
 use std::sync::Arc;
@@ -76,5 +76,5 @@ pub use self::{
 /// What leads to sessions of a real ZooKeeper, below everything else here. An error is one of the configuration, and names the
 /// file or the key.
 pub fn connector(config: &config::ZooKeeper) -> Result<Arc<dyn protocol::Connector>, ZkError> {
-    Ok(Arc::new(library::Target::new(config)?))
+    Ok(Arc::new(wire::Target::new(config)?))
 }

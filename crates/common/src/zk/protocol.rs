@@ -1,7 +1,7 @@
 //! What we ask of a ZooKeeper and what it answers: the traits [`Session`] and [`Connector`], and their data.
 //!
 //! Everything else here (locks, fenced writes, the cache, elections, registrations) is made of these few operations, and
-//! know no client library. `zk/library` makes them of one, for a real ZooKeeper; something else can stand below as well
+//! knows nothing else of one. `zk/wire` makes them of messages to a real ZooKeeper; something else can stand below as well
 //! ([`ZooKeeper::start_with`](super::ZooKeeper::start_with)).
 //!
 //! What all of it relies on, and so what an implementation has to keep:
@@ -92,9 +92,6 @@ pub trait Session: fmt::Debug + Send + Sync {
 pub trait Connector: fmt::Debug + Send + Sync {
     /// Tries once to begin a session; the error says in words for people why there is none.
     fn connect(&self) -> BoxFuture<'_, Result<Client, String>>;
-
-    /// A session's connection broke: it is going to look for its server again, by itself.
-    fn interrupted(&self);
 
     /// Where the ZooKeeper is.
     fn servers(&self) -> &[config::ZooKeeperServer];

@@ -79,7 +79,6 @@ async fn serve(shared: &Shared, client: Client, target: &mut watch::Receiver<Arc
             State::Connected => shared.connected(Some(session)),
             State::Suspended => {
                 shared.connected(None);
-                target.borrow().interrupted();
                 tracing::warn!(logger = LOGGER, "Connection to ZooKeeper suspended, session {session}");
             }
             State::Ended(why) => {

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cache::{Cache, follow},
     error::ZkError,
-    library::Target,
     protocol::{Connector, SessionId},
     session::Shared,
     supervisor::supervise,
+    wire::Target,
 };
 use crate::{
     config,

@@ -112,13 +112,12 @@ pub fn is_ours(logger: &str) -> bool {
 }
 
 /// The logger of a tracing target: `nodepool_launcher::run` is `nodepool.launcher.run`; a third-party crate's stands
-/// under the Python library whose work it does, so that a configuration's `kazoo` is the ZooKeeper client here too.
+/// under the Python library whose work it does, so that a configuration's `paramiko` is the SSH client here too.
 pub fn logger_of(target: &str) -> String {
     let dotted = target.replace("::", ".");
     let first = dotted.split('.').next().unwrap_or_default();
     let alias = match first {
         _ if first.starts_with("nodepool_") => return dotted.replacen('_', ".", 1),
-        "zookeeper_client" => "kazoo",
         "reqwest" | "hyper" | "hyper_util" | "h2" | "rustls" => "requests",
         "russh" => "paramiko",
         "kube" | "kube_client" | "kube_runtime" => "kubernetes",
@@ -154,10 +153,10 @@ mod tests {
 
     #[test]
     fn third_party_crates_are_held_to_warnings_unless_configured() {
-        let router = router(&[("", Some(Level::DEBUG)), ("kazoo", Some(Level::INFO))]);
+        let router = router(&[("", Some(Level::DEBUG)), ("paramiko", Some(Level::INFO))]);
         assert_eq!(router.level_of("nodepool.launcher"), Level::DEBUG);
         assert_eq!(router.level_of(&logger_of("hyper::client")), Level::WARNING);
-        assert_eq!(router.level_of(&logger_of("zookeeper_client::session")), Level::INFO);
+        assert_eq!(router.level_of(&logger_of("russh::client")), Level::INFO);
     }
 
     #[test]

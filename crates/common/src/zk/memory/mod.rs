@@ -87,8 +87,6 @@ impl Connector for Memory {
         std::future::ready(Ok(client)).boxed()
     }
 
-    fn interrupted(&self) {}
-
     fn servers(&self) -> &[config::ZooKeeperServer] {
         &[]
     }

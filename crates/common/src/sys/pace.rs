@@ -20,19 +20,19 @@ pub struct Pace {
 
 /// Keeps the pace (the generic cell rate algorithm).
 #[derive(Debug)]
-pub(super) struct Pacer {
+pub(crate) struct Pacer {
     pace: Pace,
     /// When the passes made so far would have begun had each waited for its turn; `None`: none has been made.
     due: Option<Instant>,
 }
 
 impl Pacer {
-    pub(super) fn new(pace: Pace) -> Self {
+    pub(crate) fn new(pace: Pace) -> Self {
         Self { pace, due: None }
     }
 
     /// A pass begins. Returns when the next one may.
-    pub(super) fn begin(&mut self, now: Instant) -> Instant {
+    pub(crate) fn begin(&mut self, now: Instant) -> Instant {
         let due = self.due.map_or(now, |due| due.max(now)) + self.pace.every;
         self.due = Some(due);
         let ahead = self.pace.every * self.pace.at_once.saturating_sub(1);

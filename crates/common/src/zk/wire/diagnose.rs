@@ -1,8 +1,7 @@
 //! Why nobody could be reached, in words.
 //!
-//! `zookeeper-client` tries each server and answers "no available hosts"; what happened stays inside it. So after a
-//! failed attempt we try each server once ourselves and say what we saw: no such name, refused, a certificate
-//! that does not chain or names another host, our own certificate refused, or a server that does not answer.
+//! After a failed attempt each server is tried once more, step by step, to say what was seen: no such name, refused, a
+//! certificate that does not chain or names another host, our own certificate refused, or a server that does not answer.
 
 use std::{
     io::{self, Read, Write},

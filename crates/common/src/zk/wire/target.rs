@@ -1,12 +1,11 @@
-//! From the configuration to a connector: addresses, chroot, TLS.
+//! From the configuration to what a connection needs: addresses, chroot, TLS.
 //!
 //! The server's certificate must chain to the configured authority, always. Whether it names the host is checked only
 //! when `verify-hostname` asks for it: the operator's does not name it, and upstream never looks (kazoo does not check host names).
 
-use std::{fmt, fs, path::Path};
+use std::{fmt, fs, path::Path, time::Duration};
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use zookeeper_client::{Connector, TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 
 use super::{
     super::error::ZkError,
@@ -15,6 +14,7 @@ use super::{
 };
 use crate::{config, sys::crypto};
 
+const LOGGER: &str = "nodepool.zk.ZooKeeper";
 /// What rustls does not take, and OpenSSL does.
 pub(super) const OLD: &str =
     "it is a certificate of X.509 version 1, which is not supported (openssl makes one where it is given no extension)";
@@ -24,51 +24,42 @@ pub(super) const REISSUE: &str = "issue it anew with an extension (`openssl x509
 /// Everything that a connection attempt needs, read once.
 #[derive(Clone)]
 pub(in crate::zk) struct Target {
-    /// `host:port,host:port/chroot`
-    pub connect_string: String,
-    /// The same without the chroot, for messages.
     pub servers: Vec<config::ZooKeeperServer>,
-    pub connector: Connector,
+    /// Before each path; empty: none.
+    pub chroot: String,
+    /// How long a session lasts without a connection.
+    pub timeout: Duration,
     pub tls: Option<Tls>,
-    /// Where the connector looks for certificates at each handshake, and the files that they come from.
-    renewable: Option<(TlsDynamicCerts, config::ZooKeeperTls)>,
+    /// Where certificates and key come from.
+    files: Option<config::ZooKeeperTls>,
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Target").field("connect_string", &self.connect_string).finish_non_exhaustive()
+        f.debug_struct("Target").field("servers", &self.servers).field("chroot", &self.chroot).finish_non_exhaustive()
     }
 }
 
 impl Target {
     /// Reads and checks the files; names the one that cannot be used.
     pub fn new(config: &config::ZooKeeper) -> Result<Self, ZkError> {
-        let mut connector = zookeeper_client::Client::connector()
-            .with_session_timeout(config.timeout)
-            // The supervisor tries again, and says why.
-            .with_fail_eagerly();
-        let (mut tls, mut renewable) = (None, None);
-        if let Some(files) = &config.tls {
-            let (read, certs) = load_tls(files)?;
-            let certs = TlsDynamicCerts::new(certs);
-            let options = TlsOptions::new().with_certs(certs.clone());
-            let options = if files.verify_hostname { options } else { without_host_name(options) };
-            connector = connector.with_tls(options);
-            tls = Some(read);
-            renewable = Some((certs, files.clone()));
-        }
-        Ok(Self { connect_string: connect_string(config)?, servers: config.servers.clone(), connector, tls, renewable })
+        Ok(Self {
+            servers: config.servers.clone(),
+            chroot: chroot(config)?,
+            timeout: config.timeout,
+            tls: config.tls.as_ref().map(load_tls).transpose()?,
+            files: config.tls.clone(),
+        })
     }
 
-    /// Reads the files again: certificates are renewed while we run. The connector's next handshake uses them; the
-    /// result is for messages.
-    pub fn renew(&self) -> Result<Self, ZkError> {
-        let Some((certs, files)) = &self.renewable else { return Ok(self.clone()) };
-        let (read, new) = load_tls(files)?;
-        if self.tls.as_ref() != Some(&read) {
-            certs.update(new);
-        }
-        Ok(Self { tls: Some(read), ..self.clone() })
+    /// With its files read again: certificates are renewed while we run. As it was where they cannot be used, which a
+    /// renewal in progress explains.
+    pub(super) fn renewed(&self) -> Self {
+        let tls = self.files.as_ref().map(load_tls).transpose().unwrap_or_else(|error| {
+            tracing::warn!(logger = LOGGER, "Using the certificates that were read before: {error}");
+            self.tls.clone()
+        });
+        Self { tls, ..self.clone() }
     }
 
     /// `host:port, host:port`, for messages.
@@ -83,9 +74,9 @@ pub(super) fn address(server: &config::ZooKeeperServer) -> String {
     if host.contains(':') { format!("[{host}]:{}", server.port) } else { format!("{host}:{}", server.port) }
 }
 
-/// The addresses and the one chroot. kazoo takes everything behind the first slash of the joined list for the chroot
+/// The one chroot; the addresses are checked. kazoo takes everything behind the first slash of the joined list for the chroot
 /// and so would lose servers where more than the last one carries its own; here they have to agree.
-fn connect_string(config: &config::ZooKeeper) -> Result<String, ZkError> {
+fn chroot(config: &config::ZooKeeper) -> Result<String, ZkError> {
     if config.servers.is_empty() {
         return Err(ZkError::config("zookeeper-servers: name at least one server"));
     }
@@ -109,11 +100,10 @@ fn connect_string(config: &config::ZooKeeper) -> Result<String, ZkError> {
         }
         chroot = Some(text);
     }
-    let addresses: Vec<String> = config.servers.iter().map(address).collect();
-    Ok(format!("{}{}", addresses.join(","), chroot.unwrap_or_default()))
+    Ok(chroot.unwrap_or_default())
 }
 
-fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
+fn load_tls(files: &config::ZooKeeperTls) -> Result<Tls, ZkError> {
     crypto::install_provider();
     let ca = read("ca", &files.ca)?;
     let cert = read("cert", &files.cert)?;
@@ -125,28 +115,13 @@ fn load_tls(files: &config::ZooKeeperTls) -> Result<(Tls, TlsCerts), ZkError> {
         return Err(unusable("cert", &files.cert, &format!("{OLD}, {REISSUE}, such as extendedKeyUsage=clientAuth")));
     }
 
-    let authority = TlsCa::from_pem(&ca).map_err(|error| unusable_because("ca", &files.ca, error))?;
-    let identity = TlsIdentity::from_pem(&cert, &key).map_err(|error| unusable_because("key", &files.key, error))?;
-    let certs = TlsCerts::builder()
-        .with_ca(authority)
-        .with_identity(identity)
-        .build()
-        .map_err(|error| unusable_because("ca", &files.ca, error))?;
     let tls = Tls { ca: ca.into(), cert: cert.into(), key: key.into(), verify_hostname: files.verify_hostname };
     // A key that does not belong to the certificate is found here rather than at each connection attempt.
     client_config(&tls).map_err(|error| match error {
         rustls::Error::InvalidCertificate(_) => unusable_because("cert", &files.cert, error),
         _ => unusable_because("key", &files.key, error),
     })?;
-    Ok((tls, certs))
-}
-
-/// Chain without host name. Safe as to memory: the library marks the choice `unsafe` because a holder of any
-/// certificate of the same authority could then pose as the server. The operator's authority signs for nobody else,
-/// and its server certificate does not carry the host name that clients are told to use.
-#[allow(unsafe_code)]
-fn without_host_name(options: TlsOptions) -> TlsOptions {
-    unsafe { options.with_no_hostname_verification() }
+    Ok(tls)
 }
 
 fn read(key: &str, path: &Path) -> Result<String, ZkError> {
@@ -191,17 +166,19 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_joined_and_the_chroot_comes_last() {
-        let text = |servers: &[_]| connect_string(&config(servers)).unwrap();
-        assert_eq!(text(&[("a", 2281, None), ("b.example", 2282, None)]), "a:2281,b.example:2282");
-        assert_eq!(text(&[("a", 1, None), ("b", 2, Some("/x/y/"))]), "a:1,b:2/x/y");
-        assert_eq!(text(&[("a", 1, Some("/x")), ("b", 2, Some("x"))]), "a:1,b:2/x");
-        assert_eq!(text(&[("fd00::1", 1, None), ("[fd00::2]", 2, Some("/"))]), "[fd00::1]:1,[fd00::2]:2");
+    fn the_chroot_is_the_servers_own() {
+        let of = |servers: &[_]| chroot(&config(servers)).unwrap();
+        assert_eq!(of(&[("a", 2281, None), ("b.example", 2282, None)]), "");
+        assert_eq!(of(&[("a", 1, None), ("b", 2, Some("/x/y/"))]), "/x/y");
+        assert_eq!(of(&[("a", 1, Some("/x")), ("b", 2, Some("x"))]), "/x");
+        assert_eq!(of(&[("fd00::1", 1, None), ("[fd00::2]", 2, Some("/"))]), "");
+        let bracketed = config(&[("fd00::1", 1, None), ("[fd00::2]", 2, None)]);
+        assert_eq!(Target::new(&bracketed).unwrap().addresses(), "[fd00::1]:1, [fd00::2]:2");
     }
 
     #[test]
     fn servers_that_disagree_on_the_chroot_or_have_no_name_are_refused() {
-        let error = |servers: &[_]| connect_string(&config(servers)).unwrap_err().to_string();
+        let error = |servers: &[_]| chroot(&config(servers)).unwrap_err().to_string();
         assert!(error(&[("a", 1, Some("/x")), ("b", 2, Some("/y"))]).contains("same chroot"));
         assert!(error(&[("a b", 1, None)]).contains("\"a b\""));
         assert!(error(&[]).contains("at least one"));

@@ -1,4 +1,4 @@
-//! [`Tls`]: our certificate and whom we trust, and a TLS client that judges as `zookeeper-client`'s does.
+//! [`Tls`]: our certificate and whom we trust, as configured and as rustls wants them.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(in crate::zk) struct Tls {
     pub verify_hostname: bool,
 }
 
-/// A client as `zookeeper-client` builds it: our certificate, the chain always, the name on demand.
+/// Our certificate; the server's chain is checked always, its name on demand.
 pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, rustls::Error> {
     let general = |error: rustls::pki_types::pem::Error| rustls::Error::General(error.to_string());
     let mut roots = RootCertStore::empty();
@@ -43,7 +43,8 @@ pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, rustls::Erro
     builder.with_client_auth_cert(certificates, key).map(Arc::new)
 }
 
-/// Everything but the name.
+/// Everything but the name: the operator's authority signs for nobody else, and its server certificate does not carry the host
+/// name that clients are told to use.
 #[derive(Debug)]
 struct ChainOnly(Arc<WebPkiServerVerifier>);
 

@@ -133,9 +133,9 @@ impl Session for Wire {
         let number = self.watches.fetch_add(1, Ordering::Relaxed);
         let (events, told) = mpsc::unbounded_channel();
         let watch = Watch::Below { number, path: self.below().full(path), events };
-        let told = Told { told, number, orders: self.orders.downgrade() };
+        let told = Told { events: told, number, orders: self.orders.downgrade() };
         self.ask(self.below().watch(path), Some(watch), |_| {
-            let events = stream::unfold(told, |mut told| async move { Some((told.told.recv().await?, told)) });
+            let events = stream::unfold(told, |mut told| async move { Some((told.events.recv().await?, told)) });
             Ok(events.boxed())
         })
     }
@@ -143,7 +143,7 @@ impl Session for Wire {
 
 /// What a watch tells. It is over when this is dropped.
 struct Told {
-    told: mpsc::UnboundedReceiver<protocol::Event>,
+    events: mpsc::UnboundedReceiver<protocol::Event>,
     number: u64,
     /// Nobody who only listens keeps the session alive.
     orders: mpsc::WeakUnboundedSender<Order>,

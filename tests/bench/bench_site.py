@@ -14,6 +14,8 @@ PROVIDER = 'bench-provider'
 NODEPOOL = '/nodepool'
 # As in production, in place of what is good for a test's short life: the disk is waited for, the compiler optimizes.
 ZOOKEEPER_JAVA = '-Xms1g -Xmx1g -Dzookeeper.forceSync=yes'
+# As our image and our unit for systemd set it.
+OUR_ENVIRONMENT = {'MALLOC_TRIM_THRESHOLD_': '131072'}
 # Whom the certificate of tests/services/zookeeper is for.
 ZOOKEEPER_NAME = 'server.zookeeper.invalid'
 
@@ -114,7 +116,8 @@ class Site:
             **self.zookeeper.config(), 'webapp': {'port': free_port(), 'listen_address': '127.0.0.1'},
             'labels': [{'name': LABEL}], 'providers': [self._provider()]}))
         self.launcher = Launcher(config, self.directory / 'launcher.log', python=self.python, debug=False,
-                                 env=self._environment(), arguments=self.arguments)
+                                 env=self._environment() | ({} if self.python else OUR_ENVIRONMENT),
+                                 arguments=self.arguments)
         if self.python and self.driver == 'fake':
             self.launcher.command[:1] = [VENV / 'bin/python', pathlib.Path(__file__).parent / 'python_fake_launcher.py']
         began = time.time()

@@ -1,5 +1,5 @@
 # The front door. Each target is one script; what they need is installed by tests/setup.
-.PHONY: help images test-images demo test test-zuul lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
+.PHONY: help sim images test-images demo test test-zuul lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -9,6 +9,9 @@ demo: ## a builder and a launcher on the fake cloud: an image, one request, from
 
 test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and OpenStack; ends with N passed, N failed, N skipped
 	tests/run
+
+sim: ## launchers in a simulated world, as in `make test` (SEED=n: that history; CASES=n: so many, FROM=n on; TWICE=n: lived twice)
+	SEED=$(SEED) CASES=$(CASES) FROM=$(FROM) TWICE=$(TWICE) cargo test --package nodepool-sim --lib -- --nocapture
 
 test-zuul: ## a real Zuul: every scenario on static hosts and on OpenStack servers, with kill -9, beside Python, latency
 	tests/setup test openstack zuul && cargo build --workspace

@@ -7,7 +7,15 @@ use std::{
     time::Duration,
 };
 
-use nodepool_common::{model::ProviderName, stats::Stats, sys::Ambient};
+use nodepool_common::{config, model::ProviderName, stats::Stats, sys::Ambient};
+
+use crate::provider::Provider;
+
+/// Makes providers of clouds that no driver of this crate leads to.
+pub trait OtherClouds: std::fmt::Debug + Send + Sync {
+    /// The provider that a part of the configuration describes; it does not reach its cloud yet.
+    fn make(&self, provider: &config::Provider) -> Arc<dyn Provider>;
+}
 
 /// The process's environment with time and chance, given once, so that a test can give other ones; and where calls of clouds are
 /// counted.
@@ -20,6 +28,8 @@ pub struct Context {
     pub calls: ApiCalls,
     /// What drivers keep while the process lives, by its type.
     kept: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
+    /// Makes all providers, in place of the drivers.
+    pub(crate) other_clouds: Option<Arc<dyn OtherClouds>>,
 }
 
 /// Counts the calls of clouds' APIs.
@@ -99,6 +109,13 @@ impl Context {
     #[must_use]
     pub fn with_ambient(mut self, ambient: Ambient) -> Self {
         self.ambient = ambient;
+        self
+    }
+
+    /// The same where all providers are made by this, whatever driver the configuration names: for a simulation.
+    #[must_use]
+    pub fn with_other_clouds(mut self, clouds: Arc<dyn OtherClouds>) -> Self {
+        self.other_clouds = Some(clouds);
         self
     }
 

@@ -38,7 +38,7 @@ use self::{
 };
 
 pub use checksums::{Checksumming, Checksums};
-pub use context::{ApiCall, ApiCalls, Context};
+pub use context::{ApiCall, ApiCalls, Context, OtherClouds};
 pub use image::ImageToUpload;
 pub use kubernetes::site::{self as pods_namespace, PodsNamespace, ProvidersSecret, Stored};
 pub use metadata::Metadata;
@@ -51,6 +51,9 @@ pub use scope::Scope;
 /// Makes the provider that a part of the configuration describes. It does not reach its cloud yet:
 /// [`Provider::start`] does.
 pub fn make(provider: &config::Provider, context: &Context) -> Result<Arc<dyn Provider>, ProviderError> {
+    if let Some(clouds) = &context.other_clouds {
+        return Ok(clouds.make(provider));
+    }
     let name = &provider.name;
     let (config, cloud): (_, Arc<dyn Cloud>) = match &provider.driver {
         Driver::Kubernetes(config) => {

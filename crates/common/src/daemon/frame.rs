@@ -164,6 +164,7 @@ impl Frame {
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = task => {}
                 () = ending.cancelled() => {}
             }

@@ -71,6 +71,11 @@ impl Clock {
         }
     }
 
+    /// Whether it is not the system's: then nothing that goes by the host's time has a meaning.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.wall, Wall::Simulated(_))
+    }
+
     /// The same as a date.
     pub fn date(&self) -> DateTime<Utc> {
         let since_epoch = Duration::try_from_secs_f64(self.now()).unwrap_or_default();

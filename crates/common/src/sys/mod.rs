@@ -9,6 +9,7 @@
 //! * [`logging`]: Python Nodepool's log lines and its Python logging configuration
 //! * [`pace`]: how soon what is repeated follows
 //! * [`shutdown`]: signals into one orderly stop
+//! * [`watch`]: a value that many wait for, who are woken in their order
 
 pub mod background;
 pub mod causes;
@@ -19,6 +20,7 @@ pub mod host;
 pub mod logging;
 pub mod pace;
 pub mod shutdown;
+pub mod watch;
 
 use self::{clock::Clock, entropy::Entropy};
 

@@ -28,10 +28,11 @@ use std::{
 use futures::FutureExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::watch;
 
 /// For the stop after a failure: what has failed may be what the stop needs.
 const LAST_STOP: Duration = Duration::from_secs(60);
@@ -96,6 +97,7 @@ impl Shutdown {
         tokio::spawn(self.guard("listener to signals", async move {
             loop {
                 let (name, number, reason) = tokio::select! {
+                    biased;
                     Some(()) = interrupt.recv() => ("SIGINT", 2, ShutdownReason::Graceful),
                     Some(()) = terminate.recv() => ("SIGTERM", 15, ShutdownReason::Terminate),
                     Some(()) = stop.recv() => ("SIGUSR1", 0, ShutdownReason::Graceful),
@@ -297,7 +299,7 @@ mod tests {
         assert_eq!(shutdown.request(ShutdownReason::Graceful), Requested::Again);
         assert_eq!(*reasons.borrow_and_update(), Some(ShutdownReason::Graceful));
         assert_eq!(shutdown.request(ShutdownReason::Terminate), Requested::Hastened);
-        assert!(reasons.has_changed().unwrap(), "whoever drains is told");
+        assert!(reasons.has_changed(), "whoever drains is told");
         assert_eq!(shutdown.request(ShutdownReason::Terminate), Requested::Again);
         assert_eq!(shutdown.request(ShutdownReason::Graceful), Requested::Again);
         assert_eq!(*reasons.borrow(), Some(ShutdownReason::Terminate));

@@ -8,7 +8,6 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::{
     ZooKeeper,
@@ -18,7 +17,10 @@ use super::{
     repeated::{self, repeat},
     session::Shared,
 };
-use crate::model::{PoolComponent, wire::to_python_json};
+use crate::{
+    model::{PoolComponent, wire::to_python_json},
+    sys::watch,
+};
 
 const LOGGER: &str = "nodepool.zk.ComponentRegistry";
 const KINDS: [&str; 3] = ["pool", "launcher", "builder"];
@@ -142,12 +144,14 @@ async fn keep(shared: &Arc<Shared>, first: Document, mut changes: watch::Receive
     let mut first = Some(first);
     loop {
         let (session, client) = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return,
             _ = changes.wait_for(Option::is_none) => return,
             next = shared.next_session() => next,
         };
         let Some(now) = first.take().or_else(|| changes.borrow().clone()) else { return };
         let result = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return,
             () = shared.ended(session) => Ok(()),
             result = keep_in_session(&client, now, &mut changes) => match result {

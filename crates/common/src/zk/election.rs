@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::{
     ZooKeeper,
     lock::{Waited, acquire},
     paths, repeated,
     session::Shared,
 };
+use crate::sys::watch;
 
 const LOGGER: &str = "nodepool.zk.Election";
 
@@ -24,6 +23,7 @@ impl ZooKeeper {
         self.shared.guard("candidate of an election", async move {
             loop {
                 tokio::select! {
+                    biased;
                     () = shared.stop.cancelled() => break,
                     // Nobody cares any more.
                     () = leading.closed() => break,
@@ -63,6 +63,7 @@ async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch
     loop {
         // Asked anew after each interruption: while we were away somebody may have deleted our contender.
         let watching = tokio::select! {
+            biased;
             () = shared.ended(session) => None,
             watching = client.get_and_watch(&path) => watching.ok(),
         };
@@ -77,6 +78,7 @@ async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch
         };
         leading.send_replace(true);
         tokio::select! {
+            biased;
             () = shared.ended(session) => break,
             () = changed => {}
             () = async { drop(connected.wait_for(|now| *now != Some(session)).await) } => {}
@@ -84,6 +86,7 @@ async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch
         if *shared.session.borrow() != Some(session) {
             leading.send_replace(false);
             tokio::select! {
+                biased;
                 () = shared.ended(session) => break,
                 () = async { drop(connected.wait_for(Option::is_some).await) } => {}
             }

@@ -381,6 +381,7 @@ pub(super) async fn acquire(
                 }
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 // Also by a change of the servers: the old session lives for as long as anybody has its client, and its
                 // place in line with it.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     error::ZkError,
     protocol::{Client, Connector, SessionId},
 };
-use crate::sys::{Ambient, shutdown::Shutdown};
+use crate::sys::{Ambient, shutdown::Shutdown, watch};
 
 /// What all clones, tasks and locks share.
 pub(super) struct Shared {

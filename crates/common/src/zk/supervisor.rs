@@ -11,12 +11,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
-use tokio::sync::watch;
 
 use super::{
     protocol::{Client, Connector, State},
     session::Shared,
 };
+use crate::sys::watch;
 
 const LOGGER: &str = "nodepool.zk.ZooKeeper";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -42,6 +42,7 @@ async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<dyn Connector
     loop {
         let now = target.borrow_and_update().clone();
         let problem = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return None,
             result = now.connect() => match result {
                 Ok(client) => {
@@ -59,6 +60,7 @@ async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<dyn Connector
             told = problem;
         }
         tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return None,
             () = tokio::time::sleep(pause) => {}
             _ = target.changed() => {}

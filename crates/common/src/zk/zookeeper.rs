@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::{
     config,
-    sys::{Ambient, shutdown::Shutdown},
+    sys::{Ambient, shutdown::Shutdown, watch},
 };
 
 /// A connection that outlives sessions. Cheap to clone.

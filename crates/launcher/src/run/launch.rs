@@ -187,6 +187,7 @@ impl NodeLaunch {
         let span = info_span!("launch", request = %self.request.id, event_id = self.request.event_id, node = %id);
         let session = self.reports.session().clone();
         tokio::select! {
+            biased;
             () = self.attempts(held).instrument(span) => {}
             () = session.cancelled() => {}
         }

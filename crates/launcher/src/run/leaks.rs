@@ -24,12 +24,12 @@ use nodepool_common::{
         Entry, HeldBack, Holder, NodeId, ProviderName, Records, Timestamp,
         brake::{Standing, Verdict},
     },
-    sys::host,
+    sys::{host, watch},
     zk::SessionId,
 };
 use nodepool_drivers::{CloudResource, ProviderError, ResourceKind, leaks::standing};
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, MissedTickBehavior},
 };
 use tracing::{debug, error, info, warn};
@@ -199,6 +199,7 @@ impl Launcher {
         let mut pause = AFTER_A_FAILURE;
         loop {
             tokio::select! {
+                biased;
                 _ = ticks.tick() => {}
                 () = self.removal_allowed(&cloud.config.name) => {}
                 () = cloud.searched.asked_for() => {}

@@ -219,8 +219,13 @@ impl Launcher {
         self.zk.in_session(reports.session_id())
     }
 
-    /// A launcher on its frame, and what its loop will own; nothing runs yet.
+    /// A launcher on its frame, and what its loop will own; nothing runs yet. Its drivers have the process's environment.
     pub fn new(options: Options, frame: Frame) -> (Arc<Self>, Core) {
+        Self::with_context(options, frame, nodepool_drivers::Context::from_env())
+    }
+
+    /// The same with another environment for its drivers; they have the frame's metrics, time and chance.
+    pub fn with_context(options: Options, frame: Frame, context: nodepool_drivers::Context) -> (Arc<Self>, Core) {
         let (core, questions) = Core::new();
         let launcher = Arc::new(Self {
             options,
@@ -233,9 +238,7 @@ impl Launcher {
             ending: frame.ending.clone(),
             questions,
             clouds: Clouds::new(frame.ambient.clock.clone()),
-            context: nodepool_drivers::Context::from_env()
-                .with_stats(frame.stats.clone())
-                .with_ambient(frame.ambient.clone()),
+            context: context.with_stats(frame.stats.clone()).with_ambient(frame.ambient.clone()),
             pools: Mutex::default(),
             takes_part_no_more: AtomicBool::new(false),
             looked_for_gone: Mutex::default(),

@@ -230,18 +230,20 @@ impl Launcher {
         let mut elections = elected.clone();
         loop {
             let force = tokio::select! {
-                result = changed.changed() => {
-                    if result.is_err() { return }
-                    false
+                biased;
+                _ = own.tick() => {
+                    self.report_own();
+                    // Once in a while in full: statsd is UDP, and a server may have been restarted.
+                    true
                 }
                 result = elections.changed() => {
                     if result.is_err() { return }
                     true
                 }
-                _ = own.tick() => {
-                    self.report_own();
-                    // Once in a while in full: statsd is UDP, and a server may have been restarted.
-                    true
+                // Last: something changes all the time.
+                result = changed.changed() => {
+                    if result.is_err() { return }
+                    false
                 }
             };
             let leads_now = *elected.borrow();

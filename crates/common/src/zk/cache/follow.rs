@@ -36,10 +36,12 @@ pub(crate) async fn follow(shared: Arc<Shared>, cache: Cache) {
             shared.next_session().await
         };
         let (session, client) = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => break,
             next = next => next,
         };
         let result = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => break,
             // Says so before the client's own watches do.
             () = shared.ended(session) => Ok(()),

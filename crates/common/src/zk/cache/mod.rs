@@ -31,7 +31,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 pub(super) use self::{echoes::Write, follow::follow};
 use self::{
@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     model::{Changes, Node, NodeId, NodeRequest, RecordError, Records, RequestId, Stat, Timestamp},
-    sys::clock::Clock,
+    sys::{clock::Clock, watch},
 };
 
 /// Everything under `/nodepool`, as last seen. Cheap to clone.

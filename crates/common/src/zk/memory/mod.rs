@@ -5,10 +5,16 @@
 //! nothing depends on time: the clock is given. Whoever holds it breaks connections, has answers lost and sessions end. The
 //! same tests run against it and against a real ZooKeeper (`tests/zk_conformance.rs`).
 //!
+//! What is between it and the sessions is a [`Wire`]: without one everything arrives at once. An [`Observer`] is told of each
+//! transaction.
+//!
 //! It is one server, which never lags: `sync` has nothing to do. It knows no access rights, no limit of sizes and no state in
 //! which it only reads, and sessions last until somebody ends them.
 
+mod carry;
 mod server;
+mod tree;
+mod wire;
 
 use std::{
     fmt,
@@ -18,10 +24,18 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use tokio::sync::oneshot;
 
-use self::server::{Lost, OwnedOp, Server, Znode};
+pub use self::{
+    server::Observer,
+    tree::Tree,
+    wire::{Lost, Passage, Wire},
+};
+use self::{
+    server::{OwnedOp, Server},
+    tree::Znode,
+};
 use super::protocol::{
-    Answer, Changed, Client, Connector, Done, Error, Events, Found, Mode, MultiError, Op, Read, Session, SessionId,
-    Stat, State,
+    Answer, Change, Changed, Client, Connector, Done, Error, Events, Found, Mode, MultiError, Op, Read, Session,
+    SessionId, Stat, State,
 };
 use crate::config;
 
@@ -43,6 +57,21 @@ impl Memory {
         Self { server: Arc::new(Mutex::new(Server::new(Box::new(clock)))) }
     }
 
+    /// Puts a network between it and the sessions that begin from now on, in the runtime from which they are begun.
+    pub fn set_wire(&self, wire: impl Wire + 'static) {
+        self.server().wire = Some(Box::new(wire));
+    }
+
+    /// Has somebody told of each transaction, in the middle of it: he must not use this `Memory`.
+    pub fn set_observer(&self, observer: impl FnMut(SessionId, &[(Change, String)], &Tree) + Send + 'static) {
+        self.server().observer = Some(Box::new(observer));
+    }
+
+    /// What there is now.
+    pub fn look<T>(&self, at: impl FnOnce(&Tree) -> T) -> T {
+        at(self.server().tree())
+    }
+
     /// Breaks a session's connection: what is asked waits, events are lost.
     pub fn suspend(&self, session: SessionId) {
         self.server().suspend(session.0);
@@ -57,6 +86,11 @@ impl Memory {
     /// Ends a session; its ephemeral znodes are gone. While its connection is broken its client does not know.
     pub fn expire(&self, session: SessionId) {
         self.server().expire(session.0);
+    }
+
+    /// The same, unless the session's client is connected.
+    pub fn expire_if_away(&self, session: SessionId) {
+        self.server().expire_if_away(session.0);
     }
 
     /// The connection breaks with the session's next request, which is carried out: its answer is lost.
@@ -82,7 +116,10 @@ impl Memory {
 
 impl Connector for Memory {
     fn connect(&self) -> BoxFuture<'_, Result<Client, String>> {
-        let id = self.server().begin();
+        let (id, news) = self.server().begin();
+        if let Some(news) = news {
+            tokio::spawn(carry::carry(Arc::downgrade(&self.server), id, news));
+        }
         let client: Client = Arc::new(InMemory { memory: self.clone(), id });
         std::future::ready(Ok(client)).boxed()
     }
@@ -115,36 +152,31 @@ impl Drop for InMemory {
 }
 
 impl InMemory {
-    /// Carries a request out now, or when the session is resumed; or it is lost.
+    /// Has a request carried out: now, when it has arrived, or when the session is resumed; or it is lost. `writes`: whether it
+    /// changes something.
     fn ask<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
+        writes: bool,
         request: impl FnOnce(&mut Server) -> Result<T, E> + Send + 'static,
     ) -> Answer<'static, T, E> {
         let mut server = self.memory.server();
-        let id = self.id;
-        let Some(session) = server.sessions.get_mut(&id) else {
-            return std::future::ready(Err(Error::SessionEnded.into())).boxed();
-        };
-        if session.is(&State::Connected) {
-            let lost = session.lost.take();
-            let mut answer = Err(Error::Unanswered("the connection broke".to_owned()).into());
-            if lost != Some(Lost::Request) {
-                let result = request(&mut server);
-                if lost.is_none() {
-                    answer = result;
-                }
-            }
-            if lost.is_some() {
-                server.suspend(id);
-            }
-            return std::future::ready(answer).boxed();
-        }
         let (answer, answered) = oneshot::channel();
-        session.waiting.push(Box::new(move |server| {
-            let is_alive = server.sessions.contains_key(&id);
-            let result = if is_alive { request(server) } else { Err(Error::SessionEnded.into()) };
-            let _ = answer.send(result);
-        }));
+        let id = self.id;
+        let unanswered = || Err(Error::Unanswered("the connection broke".to_owned()).into());
+        let request = move |server: &mut Server, arrives: bool| {
+            if !server.sessions.contains_key(&id) {
+                let _ = answer.send(Err(Error::SessionEnded.into()));
+                return;
+            }
+            if !arrives {
+                let _ = answer.send(unanswered());
+                return;
+            }
+            let result = request(server);
+            let delivery = move |arrives| drop(answer.send(if arrives { result } else { unanswered() }));
+            server.deliver(id, Box::new(delivery));
+        };
+        server.send(id, writes, Box::new(request));
         answered.map(|result| result.unwrap_or_else(|_| Err(Error::SessionEnded.into()))).boxed()
     }
 }
@@ -170,7 +202,7 @@ impl Session for InMemory {
 
     fn create<'a>(&'a self, path: &'a str, data: &[u8], mode: Mode) -> Answer<'a, (String, Stat)> {
         let (id, op) = (self.id, OwnedOp::Create(path.to_owned(), data.to_owned(), mode));
-        self.ask(move |server| match server.one(id, op)? {
+        self.ask(true, move |server| match server.one(id, op)? {
             Done::Created(path, Some(stat)) => Ok((path, stat)),
             other => Err(Error::unexpected(&other)),
         })
@@ -178,12 +210,12 @@ impl Session for InMemory {
 
     fn delete(&self, path: &str, version: Option<i32>) -> Answer<'_, ()> {
         let (id, op) = (self.id, OwnedOp::Delete(path.to_owned(), version));
-        self.ask(move |server| server.one(id, op).map(drop))
+        self.ask(true, move |server| server.one(id, op).map(drop))
     }
 
     fn set(&self, path: &str, data: &[u8], version: Option<i32>) -> Answer<'_, Stat> {
         let (id, op) = (self.id, OwnedOp::Set(path.to_owned(), data.to_owned(), version));
-        self.ask(move |server| match server.one(id, op)? {
+        self.ask(true, move |server| match server.one(id, op)? {
             Done::Set(stat) => Ok(stat),
             other => Err(Error::unexpected(&other)),
         })
@@ -191,12 +223,12 @@ impl Session for InMemory {
 
     fn get(&self, path: &str) -> Answer<'_, (Vec<u8>, Stat)> {
         let path = path.to_owned();
-        self.ask(move |server| server.get(&path).map(|znode| (znode.data.clone(), znode.stat())))
+        self.ask(false, move |server| server.get(&path).map(|znode| (znode.data.clone(), znode.stat())))
     }
 
     fn get_and_watch(&self, path: &str) -> Answer<'_, (Vec<u8>, Stat, Changed)> {
         let (id, path) = (self.id, path.to_owned());
-        self.ask(move |server| {
+        self.ask(false, move |server| {
             let (data, stat) = server.get(&path).map(|znode| (znode.data.clone(), znode.stat()))?;
             Ok((data, stat, server.watch_once(id, path).map(drop).boxed()))
         })
@@ -204,16 +236,16 @@ impl Session for InMemory {
 
     fn exists(&self, path: &str) -> Answer<'_, Option<Stat>> {
         let path = path.to_owned();
-        self.ask(move |server| Ok(server.find(&path).map(Znode::stat)))
+        self.ask(false, move |server| Ok(server.find(&path).map(Znode::stat)))
     }
 
     fn children(&self, path: &str) -> Answer<'_, Vec<String>> {
         let path = path.to_owned();
-        self.ask(move |server| server.get(&path).map(Znode::children))
+        self.ask(false, move |server| server.get(&path).map(Znode::children))
     }
 
     fn sync(&self, _: &str) -> Answer<'_, ()> {
-        self.ask(|_| Ok(()))
+        self.ask(false, |_| Ok(()))
     }
 
     fn read(&self, reads: &[Read<'_>]) -> Answer<'_, Vec<Result<Found, Error>>> {
@@ -224,7 +256,7 @@ impl Session for InMemory {
                 Read::Children(path) => (false, path.to_owned()),
             })
             .collect();
-        self.ask(move |server| {
+        self.ask(false, move |server| {
             let find = |(is_data, path): &(bool, String)| {
                 let znode = server.get(path)?;
                 Ok(if *is_data {
@@ -239,7 +271,7 @@ impl Session for InMemory {
 
     fn multi(&self, operations: &[Op<'_>]) -> Answer<'_, Vec<Done>, MultiError> {
         let (id, operations) = (self.id, operations.iter().map(OwnedOp::from).collect());
-        self.ask(move |server| {
+        self.ask(true, move |server| {
             let mut done = server.transact(id, operations)?;
             for part in &mut done {
                 // As a real one (ZOOKEEPER-4667).
@@ -253,7 +285,7 @@ impl Session for InMemory {
 
     fn watch(&self, path: &str) -> Answer<'_, Events> {
         let (id, path) = (self.id, path.to_owned());
-        self.ask(move |server| {
+        self.ask(false, move |server| {
             let told = server.watch_below(id, path);
             let events = stream::unfold(told, |mut told| async move { told.recv().await.map(|event| (event, told)) });
             Ok(events.boxed())

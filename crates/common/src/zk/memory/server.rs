@@ -1,62 +1,54 @@
 //! [`Server`]: the znodes, sessions and watches of a ZooKeeper in memory, and what each request does to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::super::protocol::{Change, Done, Error, Event, Mode, MultiError, Op, Stat, State};
+use super::{
+    super::protocol::{Change, Done, Error, Event, Mode, MultiError, Op, SessionId, Stat, State},
+    tree::{Tree, Znode},
+    wire::{Delivery, Lost, UnderWay, Wire},
+};
+use crate::sys::watch;
 
-/// A request that waits for its session to be resumed.
-pub(super) type Request = Box<dyn FnOnce(&mut Server) + Send>;
+/// A request: carried out where the second value says so, otherwise lost.
+pub(super) type Request = Box<dyn FnOnce(&mut Server, bool) + Send>;
 
-/// What the next request of a session is going to lose, and the connection with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
-    /// The request: it is not carried out.
-    Request,
-    /// The answer: it is carried out.
-    Answer,
-}
+/// Is told of each transaction: whose it is, what it has changed, and what there is now.
+pub type Observer = Box<dyn FnMut(SessionId, &[(Change, String)], &Tree) + Send>;
 
 pub(super) struct SessionOfServer {
     /// As its client sees it.
     pub states: watch::Sender<State>,
-    pub waiting: Vec<Request>,
+    /// What waits for the session to be resumed; with whether it changes something.
+    waiting: Vec<(bool, Request)>,
+    /// What is on its way.
+    pub under_way: UnderWay<Request>,
+    /// What its next request is going to lose.
     pub lost: Option<Lost>,
+    /// Nothing of what is delivered arrives.
+    is_unheard: bool,
     /// It has expired, which its client learns when it is connected again.
     is_over: bool,
+    /// Nobody has its client any more.
+    is_abandoned: bool,
 }
 
 impl SessionOfServer {
     pub fn new() -> Self {
-        Self { states: watch::Sender::new(State::Connected), waiting: Vec::new(), lost: None, is_over: false }
+        Self {
+            states: watch::Sender::new(State::Connected),
+            waiting: Vec::new(),
+            under_way: UnderWay::new(),
+            lost: None,
+            is_unheard: false,
+            is_over: false,
+            is_abandoned: false,
+        }
     }
 
     pub fn is(&self, state: &State) -> bool {
         *self.states.borrow() == *state
-    }
-}
-
-#[derive(Default)]
-pub(super) struct Znode {
-    pub data: Vec<u8>,
-    /// But for what follows from the children.
-    stat: Stat,
-    children: BTreeSet<String>,
-    /// How many children were ever created.
-    created: i32,
-}
-
-impl Znode {
-    pub fn stat(&self) -> Stat {
-        let num_children = i32::try_from(self.children.len()).unwrap_or(i32::MAX);
-        // As a real one tells it: each creation and each deletion counts.
-        Stat { num_children, cversion: self.created.wrapping_mul(2).wrapping_sub(num_children), ..self.stat }
-    }
-
-    /// A real server's order is that of a hash table. This one is not that of their creation, by which locks are ordered.
-    pub fn children(&self) -> Vec<String> {
-        self.children.iter().rev().cloned().collect()
     }
 }
 
@@ -77,7 +69,7 @@ struct Once {
 }
 
 pub(super) struct Server {
-    znodes: BTreeMap<String, Znode>,
+    tree: Tree,
     /// Of the last transaction. One that is refused has a number, too, as with a real server.
     zxid: i64,
     clock: Box<dyn Fn() -> i64 + Send>,
@@ -85,6 +77,9 @@ pub(super) struct Server {
     last_session: i64,
     recursive: Vec<Recursive>,
     once: Vec<Once>,
+    /// `None`: everything arrives at once.
+    pub wire: Option<Box<dyn Wire>>,
+    pub observer: Option<Observer>,
 }
 
 /// How to undo a part of a transaction.
@@ -143,26 +138,72 @@ fn is_below(path: &str, top: &str) -> bool {
 impl Server {
     pub fn new(clock: Box<dyn Fn() -> i64 + Send>) -> Self {
         Self {
-            znodes: BTreeMap::from([("/".to_owned(), Znode::default())]),
+            tree: Tree(BTreeMap::from([("/".to_owned(), Znode::default())])),
             zxid: 0,
             clock,
             sessions: BTreeMap::new(),
             last_session: 0,
             recursive: Vec::new(),
             once: Vec::new(),
+            wire: None,
+            observer: None,
+        }
+    }
+
+    /// A request of a session: sent, or kept until the session is resumed.
+    pub fn send(&mut self, session: i64, writes: bool, request: Request) {
+        let Some(of) = self.sessions.get_mut(&session) else { return request(self, false) };
+        if of.is(&State::Connected) {
+            let lost = of.lost.take();
+            self.send_now(session, writes, lost, request);
+        } else {
+            of.waiting.push((writes, request));
+        }
+    }
+
+    /// The same of one that is connected. `lost`: what is lost with it in any case.
+    fn send_now(&mut self, session: i64, writes: bool, lost: Option<Lost>, request: Request) {
+        let Some(of) = self.sessions.get_mut(&session) else { return request(self, false) };
+        if let Some(wire) = &mut self.wire {
+            let mut passage = wire.request(SessionId(session), writes);
+            passage.lost = lost.or(passage.lost);
+            of.under_way.send(passage, request);
+            return;
+        }
+        of.is_unheard = lost == Some(Lost::Answer);
+        request(self, lost != Some(Lost::Request));
+        if lost.is_some() {
+            self.suspend(session);
+        }
+    }
+
+    /// An answer or an event for a session.
+    pub fn deliver(&mut self, session: i64, delivery: Delivery) {
+        match (self.sessions.get_mut(&session), &mut self.wire) {
+            (Some(of), Some(wire)) => of.under_way.deliver(wire.answer(SessionId(session)), delivery),
+            (Some(of), None) => delivery(!of.is_unheard),
+            (None, _) => delivery(false),
         }
     }
 
     /// Begins a session.
-    pub fn begin(&mut self) -> i64 {
+    /// Its number; and where there is a wire, what wakes who carries what is on its way.
+    pub fn begin(&mut self) -> (i64, Option<Arc<Notify>>) {
         self.zxid += 1;
         self.last_session += 1;
-        self.sessions.insert(self.last_session, SessionOfServer::new());
-        self.last_session
+        let session = SessionOfServer::new();
+        let news = self.wire.is_some().then(|| Arc::clone(&session.under_way.news));
+        self.sessions.insert(self.last_session, session);
+        (self.last_session, news)
+    }
+
+    /// The znodes.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     pub fn find(&self, path: &str) -> Option<&Znode> {
-        self.znodes.get(path)
+        self.tree.0.get(path)
     }
 
     pub fn get(&self, path: &str) -> Result<&Znode, Error> {
@@ -170,7 +211,7 @@ impl Server {
     }
 
     fn get_mut(&mut self, path: &str) -> Result<&mut Znode, Error> {
-        self.znodes.get_mut(path).ok_or(Error::NoNode)
+        self.tree.0.get_mut(path).ok_or(Error::NoNode)
     }
 
     fn apply(&mut self, transaction: &mut Transaction, op: OwnedOp) -> Result<Done, Error> {
@@ -184,7 +225,7 @@ impl Server {
                 let parent = self.get(split(&path).0)?;
                 let is_numbered = matches!(mode, Mode::PersistentSequential | Mode::EphemeralSequential);
                 let path = if is_numbered { format!("{path}{:010}", parent.created) } else { path };
-                if self.znodes.contains_key(&path) {
+                if self.tree.0.contains_key(&path) {
                     return Err(Error::NodeExists);
                 }
                 if parent.stat.ephemeral_owner != 0 {
@@ -203,7 +244,7 @@ impl Server {
                     ephemeral_owner: if is_ephemeral { transaction.session } else { 0 },
                     ..Stat::default()
                 };
-                self.znodes.insert(path.clone(), Znode { data, stat, ..Znode::default() });
+                self.tree.0.insert(path.clone(), Znode { data, stat, ..Znode::default() });
                 transaction.undo.push(Undo::Created(path.clone()));
                 transaction.events.push((Change::Created, path.clone()));
                 Ok(Done::Created(path, Some(stat)))
@@ -228,7 +269,7 @@ impl Server {
                 }
                 let (dir, name) = split(&path);
                 self.get_mut(dir)?.children.remove(name);
-                if let Some(znode) = self.znodes.remove(&path) {
+                if let Some(znode) = self.tree.0.remove(&path) {
                     transaction.undo.push(Undo::Deleted(path.clone(), znode));
                 }
                 transaction.events.push((Change::Deleted, path));
@@ -241,23 +282,23 @@ impl Server {
         match undo {
             Undo::Created(path) => {
                 let (dir, name) = split(&path);
-                self.znodes.remove(&path);
-                if let Some(parent) = self.znodes.get_mut(dir) {
+                self.tree.0.remove(&path);
+                if let Some(parent) = self.tree.0.get_mut(dir) {
                     parent.children.remove(name);
                     parent.created = parent.created.wrapping_sub(1);
                 }
             }
             Undo::Written(path, data, stat) => {
-                if let Some(znode) = self.znodes.get_mut(&path) {
+                if let Some(znode) = self.tree.0.get_mut(&path) {
                     (znode.data, znode.stat) = (data, stat);
                 }
             }
             Undo::Deleted(path, znode) => {
                 let (dir, name) = split(&path);
-                if let Some(parent) = self.znodes.get_mut(dir) {
+                if let Some(parent) = self.tree.0.get_mut(dir) {
                     parent.children.insert(name.to_owned());
                 }
-                self.znodes.insert(path, znode);
+                self.tree.0.insert(path, znode);
             }
         }
     }
@@ -277,8 +318,11 @@ impl Server {
                 }
             }
         }
-        for (change, path) in transaction.events {
-            self.tell(change, &path);
+        for (change, path) in &transaction.events {
+            self.tell(*change, path);
+        }
+        if let Some(observer) = &mut self.observer {
+            observer(SessionId(session), &transaction.events, &self.tree);
         }
         Ok(done)
     }
@@ -307,33 +351,63 @@ impl Server {
         let Self { sessions, recursive, once, zxid, .. } = self;
         let is_connected = |session| sessions.get(&session).is_some_and(|of| of.is(&State::Connected));
         recursive.retain(|watch| !watch.events.is_closed());
-        for watch in recursive.iter().filter(|watch| is_below(path, &watch.top) && is_connected(watch.session)) {
-            let _ = watch.events.send(Event::Znode { change, path: path.to_owned(), zxid: Some(*zxid) });
-        }
         once.retain(|watch| !watch.changed.is_closed());
-        if change == Change::Created {
-            return;
+        let mut deliveries: Vec<(i64, Delivery)> = Vec::new();
+        for watch in recursive.iter().filter(|watch| is_below(path, &watch.top) && is_connected(watch.session)) {
+            let event = Event::Znode { change, path: path.to_owned(), zxid: Some(*zxid) };
+            let events = watch.events.clone();
+            let delivery = move |arrives| {
+                if arrives {
+                    let _ = events.send(event);
+                }
+            };
+            deliveries.push((watch.session, Box::new(delivery)));
         }
-        for watch in once.iter_mut().filter(|watch| watch.path == path) {
-            watch.is_due = true;
+        if change != Change::Created {
+            for watch in once.iter_mut().filter(|watch| watch.path == path) {
+                watch.is_due = true;
+            }
+            for watch in once.extract_if(.., |watch| watch.is_due && is_connected(watch.session)) {
+                let session = watch.session;
+                // What is lost with the connection is told when that breaks.
+                deliveries.push((
+                    session,
+                    Box::new(move |_| {
+                        let _ = watch.changed.send(());
+                    }),
+                ));
+            }
         }
-        for watch in once.extract_if(.., |watch| watch.is_due && is_connected(watch.session)) {
-            let _ = watch.changed.send(());
+        for (session, delivery) in deliveries {
+            self.deliver(session, delivery);
         }
     }
 
-    /// A session's connection breaks.
+    /// A session's connection breaks; what is on its way is lost.
     pub fn suspend(&mut self, session: i64) {
-        let Some(of) = self.sessions.get(&session).filter(|of| of.is(&State::Connected)) else { return };
+        let Some(of) = self.sessions.get_mut(&session).filter(|of| of.is(&State::Connected)) else { return };
         of.states.send_replace(State::Suspended);
+        of.is_unheard = false;
+        let (requests, deliveries) = of.under_way.lose();
         for watch in self.recursive.iter().filter(|watch| watch.session == session) {
             let _ = watch.events.send(Event::Suspended);
+        }
+        for delivery in deliveries {
+            delivery(false);
+        }
+        for request in requests {
+            request(self, false);
+        }
+        if let Some(wire) = &mut self.wire {
+            wire.broken(SessionId(session));
         }
     }
 
     /// A session's connection works again. What waits is carried out, in the order in which it was asked.
     pub fn resume(&mut self, session: i64) {
-        let Some(of) = self.sessions.get_mut(&session).filter(|of| of.is(&State::Suspended)) else { return };
+        let Some(of) = self.sessions.get_mut(&session).filter(|of| of.is(&State::Suspended) && !of.is_abandoned) else {
+            return;
+        };
         if of.is_over {
             self.end(session, "expired");
             return;
@@ -346,8 +420,17 @@ impl Server {
         for watch in self.once.extract_if(.., |watch| watch.session == session && watch.is_due) {
             let _ = watch.changed.send(());
         }
-        for request in waiting {
-            request(self);
+        for (writes, request) in waiting {
+            // What is to be lost with the next request is not meant for these: whoever breaks connections on and on would let
+            // none of them through.
+            self.send_now(session, writes, None, request);
+        }
+    }
+
+    /// The same for a session of which nobody has been heard for as long as it lasts.
+    pub fn expire_if_away(&mut self, session: i64) {
+        if self.sessions.get(&session).is_some_and(|of| of.is_abandoned || !of.is(&State::Connected)) {
+            self.expire(session);
         }
     }
 
@@ -367,16 +450,31 @@ impl Server {
         match self.sessions.get_mut(&session) {
             Some(of) if of.is(&State::Suspended) && !of.is_over => {
                 of.states.send_replace(State::Ended("closed".to_owned()));
+                of.is_abandoned = true;
                 of.waiting.clear();
                 self.recursive.retain(|watch| watch.session != session);
                 self.once.retain(|watch| watch.session != session);
+            }
+            Some(of) if of.is(&State::Connected) && self.wire.is_some() => {
+                of.is_abandoned = true;
+                let close = move |server: &mut Self, arrives: bool| {
+                    if arrives {
+                        server.end(session, "closed");
+                    }
+                };
+                self.send(session, true, Box::new(close));
             }
             _ => self.end(session, "closed"),
         }
     }
 
     fn end(&mut self, session: i64, why: &str) {
-        let Some(of) = self.sessions.remove(&session) else { return };
+        let Some(mut of) = self.sessions.remove(&session) else { return };
+        let (requests, deliveries) = of.under_way.lose();
+        of.under_way.news.notify_one();
+        for delivery in deliveries {
+            delivery(true);
+        }
         of.states.send_replace(State::Ended(why.to_owned()));
         for watch in self.recursive.extract_if(.., |watch| watch.session == session) {
             let _ = watch.events.send(Event::Ended);
@@ -384,14 +482,14 @@ impl Server {
         self.once.retain(|watch| watch.session != session);
         self.bury(session);
         // Each finds that there is no session.
-        for request in of.waiting {
-            request(self);
+        for request in requests.into_iter().chain(of.waiting.into_iter().map(|(_, request)| request)) {
+            request(self, false);
         }
     }
 
     /// Deletes a session's ephemeral znodes.
     fn bury(&mut self, session: i64) {
-        let ephemeral = self.znodes.iter().filter(|(_, znode)| znode.stat.ephemeral_owner == session);
+        let ephemeral = self.tree.0.iter().filter(|(_, znode)| znode.stat.ephemeral_owner == session);
         let deletions = ephemeral.map(|(path, _)| OwnedOp::Delete(path.clone(), None)).collect();
         // They have no children: nothing can refuse.
         let _ = self.transact(session, deletions);

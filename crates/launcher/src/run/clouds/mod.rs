@@ -108,6 +108,7 @@ impl Launcher {
             self.spawn(|this| async move {
                 let stop = cloud.stop.clone();
                 tokio::select! {
+                    biased;
                     () = this.keep_running(cloud) => {}
                     () = stop.cancelled() => {}
                 }

@@ -1,0 +1,120 @@
+//! [`Process`]: one launcher, from its start to its end, however that comes.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use nodepool_common::{
+    daemon::{self, Daemon, Start},
+    stats::Stats,
+    sys::{Ambient, clock::Simulated, entropy::Entropy, shutdown::ShutdownReason},
+    zk::memory::Memory,
+};
+use nodepool_drivers::Context;
+use nodepool_launcher::run::{Launcher, Options};
+use tokio::task::JoinHandle;
+
+use super::{
+    chance::Chance,
+    cloud::Clouds,
+    network::{Line, SESSION, SharedPeers},
+    story::{Story, broken, tell},
+    truth::SharedTruth,
+};
+
+/// What is around a process.
+#[derive(Clone, Debug)]
+pub struct Around {
+    pub memory: Memory,
+    pub clouds: Clouds,
+    pub truth: SharedTruth,
+    pub peers: SharedPeers,
+    pub story: Story,
+}
+
+/// See the module's comment.
+#[derive(Debug)]
+pub struct Process {
+    pub name: String,
+    launcher: Arc<Launcher>,
+    clock: Simulated,
+    is_dead: Arc<AtomicBool>,
+    line: Line,
+    running: JoinHandle<()>,
+    story: Story,
+}
+
+fn options(name: &str) -> Options {
+    Options {
+        cleanup_interval: Duration::from_secs(60),
+        delete_interval: Duration::from_secs(5),
+        request_lock_age: Duration::from_secs(600),
+        version: "simulated".to_owned(),
+        fqdn: format!("{name}.example"),
+    }
+}
+
+impl Process {
+    /// Starts a launcher with that configuration; its host's clock shows `now`.
+    pub fn start(name: &str, config: &Path, now: f64, chance: &Chance, around: &Around) -> Self {
+        let clock = Simulated::starting_at(now);
+        let mut start = Start::load(config, None).unwrap();
+        start.ambient = Ambient { clock: clock.clock(), entropy: Entropy::seeded(chance.seed()) };
+        let is_dead = Arc::new(AtomicBool::new(false));
+        let Around { memory, clouds, truth, peers, story } = around;
+        let line = Line::new(name, Arc::clone(&is_dead), memory.clone(), truth.clone(), peers.clone());
+        let (frame, loaded) = start.connect_with(Arc::new(line.clone()), SESSION, Stats::new(None));
+        let context = Context::default().with_other_clouds(clouds.of_process(name, Arc::clone(&is_dead)));
+        let (launcher, core) = Launcher::with_context(options(name), frame, context);
+        tell!(story, "{name}: starts");
+        let ours = Arc::clone(&launcher);
+        let running = tokio::spawn(async move {
+            daemon::run(&ours, core, &loaded).await;
+        });
+        Self { name: name.to_owned(), launcher, clock, is_dead, line, running, story: story.clone() }
+    }
+
+    /// Nothing of it is heard any more; its session expires later. (What is left of it in this process ends by itself.)
+    pub fn kill(&self) {
+        tell!(self.story, "{}: is killed", self.name);
+        self.is_dead.store(true, Ordering::SeqCst);
+        self.line.cut();
+        self.launcher.frame().shutdown.request(ShutdownReason::Terminate);
+    }
+
+    /// Tells it to stop, and waits for that; kills it where that takes too long.
+    pub async fn stop(mut self, reason: ShutdownReason, patience: Duration) {
+        tell!(self.story, "{}: is told to stop: {reason:?}", self.name);
+        self.launcher.frame().shutdown.request(reason);
+        if tokio::time::timeout(patience, &mut self.running).await.is_err() {
+            if reason == ShutdownReason::Terminate {
+                broken!(self.story, "an end", "{} does not stop within {} s", self.name, patience.as_secs());
+            }
+            self.kill();
+        } else {
+            tell!(self.story, "{}: has stopped", self.name);
+        }
+    }
+
+    /// Breaks its connection.
+    pub fn cut(&self) {
+        tell!(self.story, "{}: its connection breaks", self.name);
+        self.line.cut();
+    }
+
+    /// Sets its host's clock.
+    pub fn set_clock(&self, seconds: f64) {
+        tell!(self.story, "{}: its clock is set by {seconds} s", self.name);
+        self.clock.set_by(seconds);
+    }
+
+    /// Whether it was killed from elsewhere.
+    pub fn is_dead(&self) -> bool {
+        self.is_dead.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,83 @@
+//! [`Story`]: what happens in a history, in its order and with its time; and which promises were broken. Two histories are the same
+//! if their stories are.
+
+use std::{
+    fmt::{self, Write as _},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::time::Instant;
+
+/// Lines of a story that are kept.
+const LONGEST: usize = 200_000;
+
+/// See the module's comment. Clones are one story.
+#[derive(Clone, Debug)]
+pub struct Story {
+    began: Instant,
+    told: Arc<Mutex<Told>>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    lines: Vec<String>,
+    broken: Vec<String>,
+}
+
+impl Story {
+    /// One that begins now.
+    pub fn begin() -> Self {
+        Self { began: Instant::now(), told: Arc::default() }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something has happened.
+    pub fn tell(&self, what: fmt::Arguments<'_>) {
+        let mut line = format!("{:10.3} ", self.began.elapsed().as_secs_f64());
+        let _ = line.write_fmt(what);
+        let mut told = self.told();
+        if told.lines.len() < LONGEST {
+            told.lines.push(line);
+        }
+    }
+
+    /// A promise was broken: which one, and how.
+    pub fn broken(&self, promise: &str, how: fmt::Arguments<'_>) {
+        self.tell(format_args!("!!! {promise}: {how}"));
+        self.told().broken.push(format!("{promise}: {how}"));
+    }
+
+    /// The promises that were broken so far.
+    pub fn all_broken(&self) -> Vec<String> {
+        self.told().broken.clone()
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> Vec<String> {
+        self.told().lines.clone()
+    }
+}
+
+macro_rules! tell {
+    ($story:expr, $($what:tt)*) => { $story.tell(format_args!($($what)*)) };
+}
+macro_rules! broken {
+    ($story:expr, $promise:expr, $($how:tt)*) => { $story.broken($promise, format_args!($($how)*)) };
+}
+pub(crate) use {broken, tell};
+
+/// The launchers' own log, for a story that is to be read.
+impl io::Write for Story {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        tell!(self, "        | {}", String::from_utf8_lossy(line).trim_end());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

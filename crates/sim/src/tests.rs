@@ -1,0 +1,60 @@
+//! Histories that are lived in each run of the tests, and those that were asked for.
+
+use std::{
+    env,
+    time::{Duration, Instant},
+};
+
+use super::{
+    plan::Plan,
+    shrink,
+    world::{Outcome, live},
+};
+
+/// How long the histories of an ordinary run take, by the host's clock.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
+}
+
+fn judge(plan: &Plan, outcome: &Outcome) {
+    assert!(outcome.broken.is_empty(), "{}", shrink::tell(plan, outcome));
+}
+
+/// `SEED`: that history alone. `CASES`: so many from `FROM` on; without it those of half a minute.
+#[test]
+fn no_history_breaks_a_promise() {
+    if let Some(seed) = number("SEED") {
+        let plan = Plan::of(seed);
+        let outcome = live(&plan, true);
+        println!(
+            "{plan}\n{} lines of its story, with the launchers' log: {}",
+            outcome.lines.len(),
+            shrink::keep(&plan, &outcome)
+        );
+        judge(&plan, &outcome);
+        return;
+    }
+    let (from, cases) = (number("FROM").unwrap_or(1), number("CASES"));
+    let began = Instant::now();
+    let mut seed = from;
+    while cases.map_or(began.elapsed() < LIMIT, |cases| seed < from + cases) {
+        let plan = Plan::of(seed);
+        judge(&plan, &live(&plan, false));
+        seed += 1;
+    }
+    println!("{} histories in {:.1} s", seed - from, began.elapsed().as_secs_f64());
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story_twice() {
+    for seed in 0..number("TWICE").unwrap_or(6) {
+        let plan = Plan::of(seed);
+        let (first, second) = (live(&plan, false), live(&plan, false));
+        for (first, second) in first.lines.iter().zip(&second.lines) {
+            assert_eq!(first, second, "seed {seed}");
+        }
+        assert_eq!(first.lines.len(), second.lines.len(), "seed {seed}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Histories that are lived in each run of the tests, and those that were asked for.
 
+mod promises;
+
 use std::{
     env,
     time::{Duration, Instant},

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match &arguments.command {
         Some(Command::TrustHost(of_host)) if !arguments.daemon.version => trust_host::run(of_host),
         _ => {
-            let program = Program { name: "nodepool-builder", log: "nodepool-builder" };
+            let program = Program { name: "nodepool-builder", log: "nodepool-builder", threads: None };
             daemon::main(program, &arguments.daemon, || run(&arguments))
         }
     }

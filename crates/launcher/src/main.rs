@@ -45,7 +45,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let program = Program { name: "nodepool-launcher", log: "nodepool" };
+    // One beside the main one: what happens is many small things, each of which wakes the next, and between several threads
+    // that costs more time. The passes are the one long computation, and they are not on it: meanwhile the session is pinged.
+    let program = Program { name: "nodepool-launcher", log: "nodepool", threads: Some(1) };
     daemon::main(program, &arguments.daemon, || run(&arguments))
 }
 

@@ -11,13 +11,15 @@ use crate::sys::{
 /// The version of all programs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The names of a daemon's program.
+/// What daemons' programs differ in.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     /// For messages to whoever has started it.
     pub name: &'static str,
     /// Its log file's, without `.log`.
     pub log: &'static str,
+    /// Threads of the runtime beside the main one, which makes the passes; `None`: as many as there are processors.
+    pub threads: Option<usize>,
 }
 
 /// Runs a daemon: in the background unless told otherwise, with a log and a runtime. The errors of `run` have been logged.
@@ -45,7 +47,11 @@ where
         Ok(guard) => guard,
         Err(error) => return complain(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    if let Some(number) = program.threads {
+        threads.worker_threads(number);
+    }
+    let runtime = match threads.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };

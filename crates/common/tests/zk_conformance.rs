@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nodepool_common::{
-    model::NodeState,
+    model::{NodeId, NodeState},
     zk::{
-        connector,
+        Freshness, connector,
         memory::Memory,
         protocol::{
             Change, Client, Connector, Done, Error, Event, Events, Found, Mode, MultiError, Op, Read, SessionId, State,
@@ -402,6 +402,77 @@ async fn everything_above_runs_in_memory() {
     let gone = || async { one.cache().read(|records| records.nodes.is_empty() && one.cache().ready()).then_some(()) };
     wait_for(SOON, "the deletion, in another session", gone).await;
     assert_ne!(one.connected().await, first);
+    one.close().await;
+    two.close().await;
+}
+
+/// While the tree is walked again in the same session, what was known serves with what is written and seen; what happened while
+/// the connection was broken is found by the walk.
+#[tokio::test]
+async fn what_was_known_serves_while_it_is_renewed() {
+    let memory = in_memory();
+    let (one, two) = (open_in(&memory), open_in(&memory));
+    let session = one.connected().await;
+    tokio::time::timeout(SOON, one.cache().until_ready()).await.unwrap();
+    let make = async || two.create_node(node(1.0), |_| ()).await.unwrap();
+    let (gone, mut written) = (make().await, make().await);
+    let (gone_id, written_id) = (gone.record().id.clone(), written.record().id.clone());
+    let seen = |id: &NodeId| one.cache().read(|records| records.nodes.get(id)?.usable().cloned());
+    let knows = async |id: &NodeId| {
+        wait_for(SOON, "the node is seen", async || seen(id)).await;
+    };
+    knows(&gone_id).await;
+    knows(&written_id).await;
+    assert!(!one.cache().take_in(session).unwrap().renewing);
+
+    memory.suspend(session);
+    memory.hold_listings(session);
+    let is = async |freshness| {
+        wait_for(SOON, "that", async || (one.cache().freshness() == freshness).then_some(())).await;
+    };
+    is(Freshness::Stale).await;
+    assert!(one.cache().take_in(session).is_none());
+    gone.delete(2.0).await.unwrap();
+    let missed = make().await.record().id.clone();
+    memory.resume(session);
+    is(Freshness::Renewing).await;
+    let taken = one.cache().take_in(session).unwrap();
+    assert!(taken.renewing && taken.records.nodes.contains_key(&gone_id) && !taken.records.nodes.contains_key(&missed));
+    assert!(one.cache().snapshot_in(session).is_none(), "nothing follows from what is not in it");
+
+    written.update(|node| node.comment = Some("seen".to_owned())).await.unwrap();
+    let commented = async || seen(&written_id).filter(|node| node.comment.is_some()).map(drop);
+    wait_for(SOON, "what is written now is seen", commented).await;
+    let new = make().await;
+    knows(&new.record().id).await;
+    let ours = one.create_node(node(3.0), |_| ()).await.unwrap();
+    knows(&ours.record().id).await;
+    let deleted = new.record().id.clone();
+    new.delete(4.0).await.unwrap();
+    wait_for(SOON, "what is deleted now is gone", async || seen(&deleted).is_none().then_some(())).await;
+    assert!(one.cache().take_in(session).unwrap().renewing);
+
+    memory.release_listings(session);
+    is(Freshness::Current).await;
+    let taken = one.cache().take_in(session).unwrap();
+    assert!(!taken.renewing && taken.changes.everything);
+    let nodes: Vec<_> = taken.records.nodes.keys().cloned().collect();
+    assert_eq!(nodes, [written_id, missed, ours.record().id.clone()]);
+    let is_locked: Vec<_> = taken.records.nodes.values().map(|entry| entry.is_locked()).collect();
+    assert_eq!(is_locked, [true, false, true]);
+
+    // A walk that is interrupted begins anew; one of a new session serves nobody until it is done.
+    memory.suspend(session);
+    memory.hold_listings(session);
+    memory.resume(session);
+    is(Freshness::Renewing).await;
+    memory.suspend(session);
+    is(Freshness::Stale).await;
+    memory.resume(session);
+    is(Freshness::Renewing).await;
+    memory.expire(session);
+    is(Freshness::Current).await;
+    assert_ne!(one.connected().await, session);
     one.close().await;
     two.close().await;
 }

@@ -242,6 +242,7 @@ impl Site {
             holdings: &self.holdings,
             timing: Timing::default(),
             stopping: false,
+            renewing: false,
         };
         let plan = planner.plan(&world, News { changes, touched, setting: false });
         let count = plan.decisions.len();

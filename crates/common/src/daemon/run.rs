@@ -21,7 +21,7 @@ use crate::{
         pace::{Pace, Pacer},
         shutdown::ShutdownReason,
     },
-    zk::{Registration, SessionId},
+    zk::{Freshness, Registration, SessionId},
 };
 
 /// How often the configuration's files are looked at.
@@ -39,6 +39,9 @@ pub trait Daemon: Sized + Send + Sync + 'static {
     const PACE: Pace;
     /// How long the end waits for what runs.
     const LEAVE: Duration;
+    /// Whether passes are made, too, while the tree is read again after a broken connection ([`Freshness::Renewing`]): then what
+    /// is not in the records may be there.
+    const PASSES_WHILE_RENEWING: bool = false;
 
     /// What it stands on.
     fn frame(&self) -> &Frame;
@@ -76,7 +79,7 @@ pub trait Daemon: Sized + Send + Sync + 'static {
     }
 
     /// One pass: decides, and starts what was decided. Returns when to pass again at the latest. Is called only while the
-    /// tree is known.
+    /// tree is known, if [`Self::PASSES_WHILE_RENEWING`] also while it is being renewed.
     fn pass(self: &Arc<Self>, core: &mut Self::Core, stopping: bool) -> Option<Timestamp>;
 
     /// Whether nothing runs that a graceful stop waits for.
@@ -190,7 +193,12 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
         }
         daemon.catch_up(&mut core);
         let mut wake_at = None;
-        if frame.zk.cache().ready() {
+        let is_known = match frame.zk.cache().freshness() {
+            Freshness::Current => true,
+            Freshness::Renewing => D::PASSES_WHILE_RENEWING,
+            Freshness::Stale => false,
+        };
+        if is_known {
             frame.passes.begin();
             wake_at = daemon.pass(&mut core, stopping);
         }

@@ -62,7 +62,7 @@ use std::sync::Arc;
 use crate::config;
 
 pub use self::{
-    cache::{Cache, CacheQueues},
+    cache::{Cache, CacheQueues, Freshness, TakenIn},
     components::Registration,
     error::{SharedError, ZkError},
     fenced::{Held, KeptLock, NotUnlocked, TryLock},

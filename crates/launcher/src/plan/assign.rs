@@ -54,7 +54,7 @@ type Queue<'a> = BinaryHeap<Reverse<(usize, &'a Rank, ClassId)>>;
 /// Declines by request.
 type Declines = BTreeMap<RequestId, Vec<(PoolKey, Reason)>>;
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
     /// The second part of planning: requests that nobody has accepted.
     pub fn assign(&mut self) {
         let world = self.world;
@@ -64,17 +64,7 @@ impl Pass<'_> {
         }
         let mut declines = Declines::new();
         let mut accepted = BTreeMap::new();
-        let registered: HashSet<_> = world.records.registered_pool_ids().collect();
-        let mut pools: Vec<_> = world
-            .pools
-            .iter()
-            .filter_map(|state| world.pool_config(&state.key).map(|(provider, pool)| (state, provider, pool)))
-            .filter(|(state, provider, _)| {
-                // A pool whose component others do not see yet must not decide: its declines would not count.
-                provider.max_concurrency != Some(0) && registered.contains(&state.launcher_id)
-            })
-            .collect();
-        pools.sort_by_key(|(_, _, pool)| pool.priority);
+        let pools = self.deciding_pools();
         let deciding: HashSet<_> = pools.iter().map(|(state, ..)| &state.key).collect();
         self.memories.retain(|key| deciding.contains(key));
         for (state, provider, pool) in pools {
@@ -113,6 +103,7 @@ impl Pass<'_> {
         }
         self.plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
         // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
+        let registered: HashSet<_> = world.records.registered_pool_ids().collect();
         if !world.pools.iter().all(|state| registered.contains(&state.launcher_id)) {
             for (request, pools) in declines {
                 for (pool, reason) in pools {
@@ -122,6 +113,27 @@ impl Pass<'_> {
             return;
         }
         self.plan.decisions.extend(declines.into_iter().map(|(request, pools)| Decision::Decline { request, pools }));
+    }
+
+    /// Our pools that may take on work, those first that are to be asked first.
+    pub(super) fn deciding_pools(&self) -> Vec<(&'a PoolState, &'a Provider, &'a Pool)> {
+        let world = self.world;
+        let registered: HashSet<_> = world.records.registered_pool_ids().collect();
+        let configured = |state: &'a PoolState| {
+            let (provider, pool) = world.pool_config(&state.key)?;
+            Some((state, provider, pool))
+        };
+        // A pool whose component others do not see yet must not decide: its declines would not count.
+        let mut pools: Vec<_> = world
+            .pools
+            .iter()
+            .filter_map(configured)
+            .filter(|(state, provider, _)| {
+                provider.max_concurrency != Some(0) && registered.contains(&state.launcher_id)
+            })
+            .collect();
+        pools.sort_by_key(|(_, _, pool)| pool.priority);
+        pools
     }
 
     /// What one pool makes of them.
@@ -444,7 +456,12 @@ impl Pass<'_> {
 }
 
 /// Whether a pool leaves requests like this one to others, and why.
-fn left_to_others(world: &World<'_>, state: &PoolState, pool: &Pool, request: &NodeRequest) -> Option<Reason> {
+pub(super) fn left_to_others(
+    world: &World<'_>,
+    state: &PoolState,
+    pool: &Pool,
+    request: &NodeRequest,
+) -> Option<Reason> {
     // Other pools that could serve it, by what they say of themselves.
     let candidates = || world.records.pools_that_may_serve(request);
     if let Some(wanted) = &request.provider

@@ -39,6 +39,7 @@
 //! | [`reason`] | why, as data, and its words |
 //! | [`taken`] | what a pass has set aside, and what paused requests wait for |
 //! | [`budget`] | what is used and what remains of each quota and limit |
+//! | [`renewing`] | what may be decided while the records are read again after a broken connection |
 //! | [`want`] | what has to be found out |
 //! | [`index`] | what follows from records and holdings, kept from pass to pass |
 //! | [`grounds`] | what the verdicts of a pool rest on |
@@ -64,6 +65,7 @@ mod pass;
 mod placing;
 mod planner;
 mod reason;
+mod renewing;
 mod serve;
 mod since;
 mod supply;

@@ -16,6 +16,7 @@ use super::{
     memory::{Memories, WaitingClass},
     metastatic,
     pass::{LeftToOthers, Pass},
+    renewing,
     since::Waits,
     taken::Taken,
     upkeep,
@@ -108,6 +109,11 @@ impl Planner {
         };
         let unsettled = pass.serve(&self.unsettled);
         pass.let_go_of_strays(&concerned);
+        if world.renewing {
+            pass.assign_from_stock();
+            self.unsettled = unsettled;
+            return renewing::only_fenced(world, &self.index, pass.plan);
+        }
         pass.assign();
         let mut plan = pass.plan;
         upkeep::upkeep(world, &self.index, &mut plan);

@@ -121,6 +121,10 @@ impl Pass<'_> {
             return false;
         }
         let zone = has.iter().find_map(|(_, _, node)| node.and_then(|n| n.az.as_deref().map(str::to_owned)));
+        if world.renewing {
+            self.supply_from_stock(id, key, pool, request, &missing, zone);
+            return false;
+        }
         match decline_reason(world, key, pool, request) {
             Declining::Yes(reason) => {
                 plan.decisions.push(Decision::GiveUp { request: id.clone(), reasons: vec![reason] });

@@ -112,8 +112,10 @@ impl<'a> Taken<'a> {
         for (id, key) in &world.holdings.accepting {
             let is_static = world.pool_config(key).is_some_and(|(_, pool)| pool.hosts.is_some());
             let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) else { continue };
+            // While records are renewed nothing is accepted but for nodes that are there.
             let from_stock = |label: &&LabelName| {
-                is_static || (request.reuse && !matches!(label_resources(world, key, label), Ok(Ok(_))))
+                let may_launch = !world.renewing && matches!(label_resources(world, key, label), Ok(Ok(_)));
+                is_static || (request.reuse && !may_launch)
             };
             for label in request.node_types.iter().filter(from_stock) {
                 if let Some(node) = self.oldest_idle(key, Some(label), |_| true) {
@@ -192,5 +194,10 @@ impl<'a> Taken<'a> {
         pressure.short.extend(shortage.short.iter().cloned());
         pressure.of_provider |= shortage.of_provider;
         pressure.labels.extend(missing.iter().cloned());
+    }
+
+    /// Notes that a pool is paused, for nodes of these labels.
+    pub fn press_for(&mut self, key: &PoolKey, missing: &[LabelName]) {
+        self.pressure.entry(key.clone()).or_default().labels.extend(missing.iter().cloned());
     }
 }

@@ -33,7 +33,7 @@ pub fn upkeep(world: &World<'_>, index: &Index, plan: &mut Plan) {
 
 /// Nodes that nobody has locked, and of which something is to be done now: those that are not simply ready, in use or held, those
 /// that have become too old or were held for long enough, and those that have gone.
-fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
+pub fn free_nodes(world: &World<'_>, index: &Index, plan: &mut Plan) {
     let nodes = &index.nodes;
     let too_old = nodes.ages.iter().take_while(|(at, _)| at.0 <= world.now);
     let mut due: BTreeSet<&NodeId> = nodes.unsettled.iter().chain(too_old.map(|(_, id)| id)).collect();

@@ -39,6 +39,9 @@ pub struct World<'a> {
     pub timing: Timing,
     /// Stop taking on work, finish what runs.
     pub stopping: bool,
+    /// The connection to ZooKeeper was broken, and what others did meanwhile is being read: only what is protected against that
+    /// is decided ([`renewing`](super::renewing)). Everything is news when it has been read.
+    pub renewing: bool,
 }
 
 impl<'a> World<'a> {

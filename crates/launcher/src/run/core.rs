@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use nodepool_common::{
     config::MetastaticLabel,
     model::{LabelName, NodeId, ProviderName, Records, RequestId, Timestamp, Uptime},
+    zk::TakenIn,
 };
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, info, warn};
@@ -218,9 +219,9 @@ impl Launcher {
         let started = Instant::now();
         core.book.tidy(uptime);
         // Where they were replaced just now, all that was taken to be planned with comes again with the new session.
-        let (records, changes) = self.zk.cache().take_in(session)?;
+        let TakenIn { records, changes, renewing } = self.zk.cache().take_in(session)?;
         let touched = core.book.holdings_mut().take_touched();
-        let is_check_due = core.is_check_due();
+        let is_check_due = !renewing && core.is_check_due();
         let planner = &mut core.planner;
         let look_again_at = self.note_gone(&records);
         if is_check_due {
@@ -238,18 +239,23 @@ impl Launcher {
             holdings: &core.book,
             timing: Timing { request_lock: self.options.request_lock_age.as_secs_f64(), ..Timing::default() },
             stopping,
+            renewing,
         };
         let news = News { changes, touched, setting: false };
         let mut plan = if is_check_due { plan_and_check(planner, &world, news) } else { planner.plan(&world, news) };
         // Not kept while decisions are handed out: what changes from here on need not be copied.
         drop(records);
-        core.book.note_idle(std::mem::take(&mut plan.idle_backing), uptime);
         self.stats.plan(started.elapsed());
-        let waited = Waited::of(&plan);
-        self.clouds.tell_who_waits(&waited);
-        let (refresh, refresh_at) = self.clouds.quotas_to_refresh(&waited, now);
-        self.publish_pauses(&plan);
-        self.say_what_waits(&plan);
+        let (mut refresh, mut refresh_at) = (Vec::new(), None);
+        // While the records are renewed nothing new is known of who waits for what.
+        if !renewing {
+            core.book.note_idle(std::mem::take(&mut plan.idle_backing), uptime);
+            let waited = Waited::of(&plan);
+            self.clouds.tell_who_waits(&waited);
+            (refresh, refresh_at) = self.clouds.quotas_to_refresh(&waited, now);
+            self.publish_pauses(&plan);
+            self.say_what_waits(&plan);
+        }
         let Plan { decisions, wants, wake_at, .. } = plan;
         for want in wants.into_iter().chain(refresh) {
             self.find_out(want);

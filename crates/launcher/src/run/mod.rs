@@ -136,6 +136,7 @@ impl Daemon for Launcher {
     // What happens one at a time is met at once; in a burst, where each node brings some twenty events, a pass is for several.
     const PACE: Pace = Pace { every: Duration::from_millis(5), at_once: 20 };
     const LEAVE: Duration = Duration::from_secs(5);
+    const PASSES_WHILE_RENEWING: bool = true;
 
     fn frame(&self) -> &Frame {
         &self.frame

@@ -11,6 +11,7 @@ use nodepool_common::{
     model::{ProviderName, Resources},
     stats::{Ages, RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
     sys::{clock, host},
+    zk::Freshness,
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
@@ -72,8 +73,12 @@ impl Launcher {
         for (provider, why) in troubles {
             remarks.push(format!("Provider {provider} has trouble: {why}"));
         }
-        if !self.zk.cache().ready() {
-            remarks.push("There is no connection to ZooKeeper.".to_owned());
+        match self.zk.cache().freshness() {
+            Freshness::Current => {}
+            Freshness::Renewing => remarks.push(
+                "The connection to ZooKeeper was lost for a while, and the records are being read again.".to_owned(),
+            ),
+            Freshness::Stale => remarks.push("There is no connection to ZooKeeper.".to_owned()),
         }
         web::Readiness { ready: readiness.passed, remarks }
     }

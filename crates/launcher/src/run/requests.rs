@@ -118,6 +118,8 @@ impl Launcher {
                 declined.push(launcher_id);
             }
         }
+        // A pool that has registered while the connection was broken counts, too.
+        self.zk.cache().until_ready().await;
         let all = self.zk.cache().snapshot_in(held.session()).map(|records| {
             // Where nobody is registered, as while the last launcher stops, nobody has declined either.
             let mut registered = records.registered_pool_ids().peekable();

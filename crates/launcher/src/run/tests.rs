@@ -2,6 +2,7 @@
 
 mod given;
 mod placing;
+mod renewing;
 mod sessions;
 
 use std::{fs, future::ready, sync::mpsc, thread};

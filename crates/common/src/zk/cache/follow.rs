@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
 use tokio::time::Instant;
 
 use super::{
@@ -17,8 +21,9 @@ use super::{
         repeated,
         session::Shared,
     },
-    Cache,
+    Cache, Freshness,
     echoes::Echo,
+    tree::Tree,
     walk::{BATCH, walk},
 };
 
@@ -47,7 +52,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, cache: Cache) {
             () = shared.ended(session) => Ok(()),
             result = session_long(session, client, &cache) => result,
         };
-        cache.set_ready(false);
+        cache.set_freshness(Freshness::Stale);
         cache.set_queues(0, 0);
         pause = match result {
             Ok(()) => Duration::ZERO,
@@ -57,7 +62,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, cache: Cache) {
             }
         };
     }
-    cache.set_ready(false);
+    cache.set_freshness(Freshness::Stale);
 }
 
 /// Follows one session until it ends.
@@ -69,29 +74,69 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
         cache.walk_begins(session);
         // A server that lags behind would show what was before.
         client.sync(paths::ROOT).await?;
-        let tree = walk(&client, cache.heir(), &cache.inner.clock).await?;
-        let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
-        cache.change(|old| {
-            old.replace(tree, session);
-            true
-        });
-        tracing::info!(
-            logger = LOGGER,
-            "Read /nodepool: {nodes} nodes, {requests} requests in {:.1} s",
-            started.elapsed().as_secs_f64()
-        );
-        // One more answer from the server: each event of what happened during the walk has arrived before it.
-        client.exists(paths::ROOT).await?;
-        let follower = Follower::new(&client, cache);
-        match follower.run(&mut events).await? {
+        let walking = walk(&client, cache.heir(), &cache.inner.clock);
+        let (walked, heard) = if cache.is_of(session) {
+            cache.set_freshness(Freshness::Renewing);
+            tracing::debug!(
+                logger = LOGGER,
+                "Reading /nodepool again; until then what was known serves as far as it can"
+            );
+            let mut heard = Vec::new();
+            let walked = follow_while(walking, Follower::of_old_tree(&client, cache), &mut events, &mut heard).await?;
+            (walked, heard)
+        } else {
+            (Walked::Done(walking.await?), Vec::new())
+        };
+        let end = match walked {
+            Walked::Interrupted(end) => end,
+            Walked::Done(tree) => {
+                let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
+                cache.walked(tree, session);
+                tracing::info!(
+                    logger = LOGGER,
+                    "Read /nodepool: {nodes} nodes, {requests} requests in {:.1} s",
+                    started.elapsed().as_secs_f64()
+                );
+                // One more answer from the server: each event of what happened during the walk has arrived before it.
+                client.exists(paths::ROOT).await?;
+                let mut events = stream::iter(heard).chain(events.by_ref());
+                Follower::new(&client, cache).run(&mut events).await?
+            }
+        };
+        match end {
             End::Session => return Ok(()),
             End::Gap => {
-                cache.set_ready(false);
+                cache.set_freshness(Freshness::Stale);
                 tracing::debug!(logger = LOGGER, "The connection was lost for a while, reading /nodepool again");
                 // The new one first: dropping the last one of a path would remove the server's.
                 events = client.watch(paths::ROOT).await?;
             }
         }
+    }
+}
+
+/// How a walk has ended during which events were followed.
+enum Walked {
+    /// It has read everything.
+    Done(Tree),
+    /// What it reads would be too old.
+    Interrupted(End),
+}
+
+/// Applies events to what was known, as long as the walk lasts that takes its place. `heard`: those that have to be applied to what
+/// the walk has read, too, which may be older.
+async fn follow_while(
+    walking: impl Future<Output = Result<Tree, Error>>,
+    follower: Follower<'_>,
+    events: &mut Events,
+    heard: &mut Vec<Event>,
+) -> Result<Walked, Error> {
+    let mut events = events.by_ref().inspect(|event| heard.push(event.clone()));
+    tokio::select! {
+        // What interrupts a walk makes it useless, also where it is just done.
+        biased;
+        end = follower.run(&mut events) => end.map(Walked::Interrupted),
+        walked = walking => walked.map(Walked::Done),
     }
 }
 
@@ -140,6 +185,8 @@ struct Follower<'a> {
     /// What changed during the walk and has not been read since; `None`: not looked at yet. Without it the tree is as
     /// new as the walk, and what comes later does not make it older: under load something is always in flight.
     backlog: Option<HashSet<Spot>>,
+    /// Whether it is being walked anew: what this follower does makes it no newer than it was before the connection broke.
+    is_old: bool,
     suspended: bool,
 }
 
@@ -156,11 +203,17 @@ impl<'a> Follower<'a> {
             count: 0,
             in_flight: 0,
             backlog: None,
+            is_old: false,
             suspended: false,
         }
     }
 
-    async fn run(mut self, events: &mut Events) -> Result<End, Error> {
+    /// One for what was known before the connection broke.
+    fn of_old_tree(client: &'a Client, cache: &'a Cache) -> Self {
+        Self { is_old: true, ..Self::new(client, cache) }
+    }
+
+    async fn run(mut self, events: &mut (impl Stream<Item = Event> + Unpin)) -> Result<End, Error> {
         loop {
             // Whatever has arrived already, before anything is asked.
             while let Some(event) = events.next().now_or_never() {
@@ -174,8 +227,8 @@ impl<'a> Follower<'a> {
             }
             // Before the next line: what is gone again by now is not asked for, and nothing of it is heard any more.
             self.ask();
-            if self.backlog.as_ref().is_some_and(HashSet::is_empty) && !self.suspended {
-                self.cache.set_ready(true);
+            if self.backlog.as_ref().is_some_and(HashSet::is_empty) && !self.suspended && !self.is_old {
+                self.cache.set_freshness(Freshness::Current);
             }
             self.cache.set_queues(self.waiting.len() + self.awaited.len(), self.in_flight);
             tokio::select! {
@@ -197,7 +250,7 @@ impl<'a> Follower<'a> {
         match event {
             Some(Event::Suspended) => {
                 self.suspended = true;
-                self.cache.set_ready(false);
+                self.cache.set_freshness(Freshness::Stale);
                 None
             }
             Some(Event::Gap) => Some(End::Gap),

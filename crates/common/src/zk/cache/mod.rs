@@ -13,7 +13,12 @@
 //!
 //! A new session may be with a ZooKeeper that was set back to an older state, in which transactions, versions and even names
 //! come again. So nothing of what was known is compared with what is read in it ([`Within`]): it is shown until the walk is
-//! done, while [`Cache::ready`] is false, and then it is gone.
+//! done, while the records are [`Freshness::Stale`], and then it is gone.
+//!
+//! Where the connection was broken and the session lives on, what was known stays of use while the walk renews it
+//! ([`Freshness::Renewing`]): versions can be compared, our locks are ours, and what happens from now on is put in as ever. What
+//! others did while the connection was broken is not in it. So what is decided then has to be checked by ZooKeeper when it is
+//! done, and nothing follows from what is not seen. What the watch tells meanwhile is told once more to what the walk has read.
 //!
 //! Readers get a snapshot ([`Records`] share what has not changed), so nobody who looks holds up what comes in, nor the other way
 //! round.
@@ -22,6 +27,7 @@
 
 mod echoes;
 mod follow;
+mod freshness;
 mod removals;
 mod tree;
 mod walk;
@@ -33,6 +39,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
+pub use self::freshness::Freshness;
 pub(super) use self::{echoes::Write, follow::follow};
 use self::{
     echoes::{Echo, Echoes},
@@ -58,12 +65,24 @@ struct Inner {
     clock: Clock,
     tree: RwLock<Tree>,
     started: AtomicBool,
-    ready: watch::Sender<bool>,
+    /// That of the tree, for those who wait for it.
+    freshness: watch::Sender<Freshness>,
     changed: watch::Sender<u64>,
     waiting: AtomicUsize,
     reading: AtomicUsize,
     echoes: Mutex<Echoes>,
     answered: Notify,
+}
+
+/// What a planner begins with.
+#[derive(Debug)]
+pub struct TakenIn {
+    /// The records.
+    pub records: Records,
+    /// What has changed in them since the last time, by anybody; everything, at the first.
+    pub changes: Changes,
+    /// Whether they are being renewed: what is not in them may be there all the same.
+    pub renewing: bool,
 }
 
 /// How much the cache has yet to do, for the metrics.
@@ -83,7 +102,7 @@ impl Cache {
                 clock,
                 tree: RwLock::default(),
                 started: AtomicBool::new(false),
-                ready: watch::Sender::new(false),
+                freshness: watch::Sender::new(Freshness::default()),
                 changed: watch::Sender::new(0),
                 waiting: AtomicUsize::new(0),
                 reading: AtomicUsize::new(0),
@@ -108,17 +127,22 @@ impl Cache {
         look(&self.snapshot())
     }
 
-    /// The records, where they are those of that session: `None` where its walk is not done, or another one has begun. What
-    /// follows from them can then be done in that session or not at all.
+    /// The records, where they are those of that session and current. What follows from them, and from what is not in them, can
+    /// then be done in that session or not at all.
     pub fn snapshot_in(&self, session: SessionId) -> Option<Records> {
         let tree = self.seen();
-        tree.is_of(session).then(|| tree.records.clone())
+        (tree.is_of(session) && tree.freshness == Freshness::Current).then(|| tree.records.clone())
     }
 
-    /// The same, and what has changed in them since the last call, by anybody; everything, at the first.
-    pub fn take_in(&self, session: SessionId) -> Option<(Records, Changes)> {
+    /// The records, where they are those of that session, and what has changed in them since the last call; also while they are
+    /// being renewed. `None`: they are another session's, or stale.
+    pub fn take_in(&self, session: SessionId) -> Option<TakenIn> {
         let mut tree = self.tree();
-        tree.is_of(session).then(|| (tree.records.clone(), tree.take_changes()))
+        if !tree.is_of(session) || tree.freshness == Freshness::Stale {
+            return None;
+        }
+        let (records, renewing) = (tree.records.clone(), tree.freshness == Freshness::Renewing);
+        Some(TakenIn { records, changes: tree.take_changes(), renewing })
     }
 
     /// How many walks of the tree are done. Each may bring an older state of a record than we knew: what happened during it is
@@ -127,16 +151,20 @@ impl Cache {
         self.seen().walks()
     }
 
+    /// How far the records can be relied on. Whatever that is, they are there to be seen.
+    pub fn freshness(&self) -> Freshness {
+        *self.inner.freshness.borrow()
+    }
+
     /// Whether the records are those of a live connection: the walk is done, and what happened during it applied.
-    /// While false the records stay, stale.
     pub fn ready(&self) -> bool {
-        *self.inner.ready.borrow()
+        self.freshness() == Freshness::Current
     }
 
     /// Waits until [`Self::ready`].
     pub async fn until_ready(&self) {
         // The sender lives as long as we do.
-        let _ = self.inner.ready.subscribe().wait_for(|ready| *ready).await;
+        let _ = self.inner.freshness.subscribe().wait_for(|freshness| *freshness == Freshness::Current).await;
     }
 
     /// The clock was set: what this process has seen since when moves with it.
@@ -178,11 +206,26 @@ impl Cache {
         }
     }
 
-    fn set_ready(&self, ready: bool) {
-        let differs = self.inner.ready.send_if_modified(|now| std::mem::replace(now, ready) != ready);
+    fn set_freshness(&self, freshness: Freshness) {
+        let differs = {
+            let mut tree = self.tree();
+            tree.freshness = freshness;
+            // Under the same lock: nobody finds the one without the other.
+            self.inner.freshness.send_if_modified(|now| std::mem::replace(now, freshness) != freshness)
+        };
         if differs {
             self.inner.changed.send_modify(|generation| *generation += 1);
         }
+    }
+
+    /// What a walk in that session has read takes the place of what was known. It is stale until what happened during the walk
+    /// has been applied to it.
+    fn walked(&self, tree: Tree, session: SessionId) {
+        self.set_freshness(Freshness::Stale);
+        self.change(|old| {
+            old.replace(tree, session);
+            true
+        });
     }
 
     fn set_queues(&self, waiting: usize, reading: usize) {
@@ -268,7 +311,11 @@ impl Within<'_> {
 
     /// Looks at the records; `None`: they were read in another session.
     pub(super) fn read<R>(self, look: impl FnOnce(&Records) -> Option<R>) -> Option<R> {
-        look(&self.cache.snapshot_in(self.session)?)
+        let records = {
+            let tree = self.cache.seen();
+            tree.is_of(self.session).then(|| tree.records.clone())
+        };
+        look(&records?)
     }
 
     /// We wrote a node, or read it under its lock.
@@ -429,11 +476,7 @@ mod tests {
     /// A walk has found nothing.
     fn walked(cache: &Cache, session: SessionId) {
         cache.walk_begins(session);
-        cache.change(|tree| {
-            let heir = tree.heir();
-            tree.replace(heir, session);
-            true
-        });
+        cache.walked(cache.heir(), session);
     }
 
     /// What the follower does.

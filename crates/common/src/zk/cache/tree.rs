@@ -12,6 +12,7 @@ use super::{
         paths::{Lock, Spot},
         protocol::SessionId,
     },
+    freshness::Freshness,
     removals::Removals,
 };
 use crate::model::{
@@ -31,6 +32,8 @@ pub(super) struct Tree {
     /// ZooKeeper's, or the same one set back to an older state, in which versions, transactions and names come again: then what
     /// is here serves readers until the walk is done, is compared with nothing, and nothing is added.
     session: Option<SessionId>,
+    /// How far it can be relied on.
+    pub freshness: Freshness,
     /// While it is walked anew in the same session: what we have written meanwhile.
     written: Option<HashSet<Spot>>,
     /// Contenders, also of records that have not been read yet. Those of requests are in `records.request_locks`.

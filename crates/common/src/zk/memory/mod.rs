@@ -103,6 +103,22 @@ impl Memory {
         self.lose(session, Lost::Request);
     }
 
+    /// From now on a session's reads of many that list children are not sent: a walk of the tree takes as long as the caller wants.
+    pub fn hold_listings(&self, session: SessionId) {
+        self.set_holds_listings(session, true);
+    }
+
+    /// Sends the listings that were held, and those that follow at once.
+    pub fn release_listings(&self, session: SessionId) {
+        self.set_holds_listings(session, false);
+    }
+
+    fn set_holds_listings(&self, session: SessionId, holds: bool) {
+        if let Some(of) = self.server().sessions.get(&session.0) {
+            of.holds_listings.send_replace(holds);
+        }
+    }
+
     fn lose(&self, session: SessionId, lost: Lost) {
         if let Some(of) = self.server().sessions.get_mut(&session.0) {
             of.lost = Some(lost);
@@ -256,7 +272,8 @@ impl Session for InMemory {
                 Read::Children(path) => (false, path.to_owned()),
             })
             .collect();
-        self.ask(false, move |server| {
+        let lists = reads.iter().any(|(is_data, _)| !is_data);
+        let read = move |server: &mut Server| {
             let find = |(is_data, path): &(bool, String)| {
                 let znode = server.get(path)?;
                 Ok(if *is_data {
@@ -266,7 +283,17 @@ impl Session for InMemory {
                 })
             };
             Ok(reads.iter().map(find).collect())
-        })
+        };
+        let holds = self.memory.server().sessions.get(&self.id).map(|session| session.holds_listings.subscribe());
+        match holds.filter(|holds| lists && *holds.borrow()) {
+            None => self.ask(false, read),
+            Some(mut holds) => async move {
+                // Where the session has ended, the answer says so.
+                let _ = holds.wait_for(|holds| !*holds).await.map(drop);
+                self.ask(false, read).await
+            }
+            .boxed(),
+        }
     }
 
     fn multi(&self, operations: &[Op<'_>]) -> Answer<'_, Vec<Done>, MultiError> {

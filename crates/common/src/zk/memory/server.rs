@@ -28,6 +28,8 @@ pub(super) struct SessionOfServer {
     pub lost: Option<Lost>,
     /// Nothing of what is delivered arrives.
     is_unheard: bool,
+    /// Whether listings are to be held.
+    pub holds_listings: watch::Sender<bool>,
     /// It has expired, which its client learns when it is connected again.
     is_over: bool,
     /// Nobody has its client any more.
@@ -42,6 +44,7 @@ impl SessionOfServer {
             under_way: UnderWay::new(),
             lost: None,
             is_unheard: false,
+            holds_listings: watch::Sender::new(false),
             is_over: false,
             is_abandoned: false,
         }

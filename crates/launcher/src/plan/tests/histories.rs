@@ -90,6 +90,7 @@ impl History {
             holdings: &self.ledger,
             timing: Timing { request_lock: 5.0, accepts_at_once: 3, unowned_backing: 20.0, ..Timing::default() },
             stopping: self.setting.stopping,
+            renewing: false,
         }
     }
 

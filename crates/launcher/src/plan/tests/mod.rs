@@ -20,6 +20,7 @@ mod metastatic;
 mod placing;
 mod reasons;
 mod reckoning;
+mod renewing;
 mod serving;
 mod since;
 mod upkeep;
@@ -36,6 +37,7 @@ struct Setting {
     providers: BTreeMap<nodepool_common::model::ProviderName, ProviderState>,
     holdings: Holdings,
     stopping: bool,
+    renewing: bool,
     session: i64,
 }
 
@@ -64,6 +66,7 @@ impl Setting {
             providers: BTreeMap::new(),
             holdings: Holdings::default(),
             stopping: false,
+            renewing: false,
             session: 7,
         }
     }
@@ -188,6 +191,11 @@ impl Setting {
     }
 
     fn plan(&self) -> Plan {
+        self.plan_by(&mut Planner::simple())
+    }
+
+    /// What a planner decides that looks at everything.
+    fn plan_by(&self, planner: &mut Planner) -> Plan {
         let providers = self.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
         let world = World {
             now: NOW,
@@ -200,8 +208,9 @@ impl Setting {
             holdings: &self.holdings,
             timing: Timing::default(),
             stopping: self.stopping,
+            renewing: self.renewing,
         };
-        Planner::simple().plan(&world, News::everything())
+        planner.plan(&world, News::everything())
     }
 
     fn quota(mut self, quota: &Resources) -> Self {

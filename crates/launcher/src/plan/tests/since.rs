@@ -41,6 +41,7 @@ impl Watch {
             holdings: &self.setting.holdings,
             timing: Timing::default(),
             stopping: false,
+            renewing: false,
         };
         look(&mut self.planner, &world)
     }

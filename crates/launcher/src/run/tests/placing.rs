@@ -98,7 +98,7 @@ impl Site {
         }
     }
 
-    /// What the launcher's loop does, without an end; and more: that makes no pass while the tree is being read again.
+    /// What the launcher's loop does, without an end.
     async fn work(&mut self) {
         loop {
             self.launcher.plan_and_act(&mut self.core, false);
@@ -177,6 +177,10 @@ async fn break_connections(memory: &Memory, sessions: &[SessionId]) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
         memory.resume(session);
+        // A walk of the tree that has failed is tried again after a pause, and no pass is made until then.
+        if turn % 8 == 7 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
     }
 }
 

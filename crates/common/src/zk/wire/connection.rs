@@ -1,6 +1,6 @@
 //! [`Connection`]: one connection to one server, with the session that it serves.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -88,7 +88,7 @@ impl Connection {
         ticket: &Ticket,
     ) -> Result<Self, Failed> {
         let opening = async {
-            let mut stream = connect(target, server).await?;
+            let mut stream = connect(target, server, ticket.patience()).await?;
             let timeout_ms = i32::try_from(ticket.timeout.as_millis()).unwrap_or(i32::MAX);
             let asked = messages::connect(ticket.last_zxid, timeout_ms, ticket.id, &ticket.password).finished();
             stream.write_all(&asked).await?;
@@ -112,9 +112,14 @@ impl Connection {
     }
 }
 
-async fn connect(target: &Target, server: &config::ZooKeeperServer) -> Result<Box<dyn Stream>, Failed> {
+async fn connect(
+    target: &Target,
+    server: &config::ZooKeeperServer,
+    patience: Duration,
+) -> Result<Box<dyn Stream>, Failed> {
     let host = server.host.trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, server.port)).await?;
+    let addresses: Vec<_> = tokio::net::lookup_host((host, server.port)).await?.collect();
+    let stream = reach(&addresses, patience).await?;
     // What is written is all that there is to write at that moment.
     stream.set_nodelay(true)?;
     let stream = BufReader::with_capacity(READ_AHEAD, stream);
@@ -122,6 +127,24 @@ async fn connect(target: &Target, server: &config::ZooKeeperServer) -> Result<Bo
     let config = client_config(tls).map_err(|error| Failed::Broken(error.to_string()))?;
     let name = ServerName::try_from(host).map_err(|error| Failed::Broken(error.to_string()))?.to_owned();
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+}
+
+/// Connects to one of the addresses of a server's name. Each has its share of the time, and one is left for what follows: an
+/// address from which nothing comes back (a pod whose host is gone) must not keep us from the next one.
+async fn reach(addresses: &[SocketAddr], patience: Duration) -> Result<TcpStream, Failed> {
+    let share = patience / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
+    let mut failures = Vec::new();
+    for address in addresses {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
+            Err(_) => failures.push(format!("{address}: no answer within {share:?}")),
+        }
+    }
+    if failures.is_empty() {
+        failures.push("its name has no address".to_owned());
+    }
+    Err(Failed::Broken(failures.join("; ")))
 }
 
 /// One message, without its length.
@@ -164,5 +187,30 @@ mod tests {
         assert!(first_message(&two[..5]).unwrap().is_none());
         assert!(first_message(&two[..3]).unwrap().is_none());
         assert!(first_message(b"HTTP/1.1 400 Bad Request").is_err());
+    }
+
+    /// A listener whose queue is full: what wants to connect is not answered.
+    async fn silent() -> (tokio::net::TcpListener, Vec<TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(connected) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            waiting.push(connected.unwrap());
+        }
+        (listener, waiting)
+    }
+
+    #[tokio::test]
+    async fn an_address_from_which_nothing_comes_back_leaves_time_for_the_next() {
+        let (silent, _waiting) = silent().await;
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (silent, good) = (silent.local_addr().unwrap(), good.local_addr().unwrap());
+        let patience = Duration::from_millis(1500);
+        let reached = tokio::time::timeout(patience, reach(&[silent, good], patience)).await.unwrap().unwrap();
+        assert_eq!(reached.peer_addr().unwrap(), good);
+        let failed = reach(&[silent], Duration::from_millis(200)).await.unwrap_err();
+        assert_eq!(failed.to_string(), format!("{silent}: no answer within 100ms"));
     }
 }

@@ -212,7 +212,11 @@ impl Truth {
             now.provider.as_ref().zip(now.pool.as_ref()).map(|(provider, pool)| (provider.clone(), pool.clone()));
         self.nodes.insert(id.clone(), now);
         if let Some((provider, pool)) = place.filter(|_| is_new && is_launcher && self.is_alone) {
-            let of_pool = |node: &&Node| node.provider.as_ref() == Some(&provider) && node.pool.as_ref() == Some(&pool);
+            // A limit is one of servers: what the cloud has refused to make has none.
+            let has_none = |node: &Node| node.state == NodeState::Aborted && node.external_id.is_none();
+            let of_pool = |node: &&Node| {
+                node.provider.as_ref() == Some(&provider) && node.pool.as_ref() == Some(&pool) && !has_none(node)
+            };
             let there = self.nodes.values().filter(of_pool).count();
             let limit = self.limits.get(&(provider.to_string(), pool.to_string()));
             let limit = limit.map_or(0, |limit| {

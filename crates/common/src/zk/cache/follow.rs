@@ -85,13 +85,13 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
             let walked = follow_while(walking, Follower::of_old_tree(&client, cache), &mut events, &mut heard).await?;
             (walked, heard)
         } else {
-            (Walked::Done(walking.await?), Vec::new())
+            (Walked::Done(Box::new(walking.await?)), Vec::new())
         };
         let end = match walked {
             Walked::Interrupted(end) => end,
             Walked::Done(tree) => {
                 let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
-                cache.walked(tree, session);
+                cache.walked(*tree, session);
                 tracing::info!(
                     logger = LOGGER,
                     "Read /nodepool: {nodes} nodes, {requests} requests in {:.1} s",
@@ -118,7 +118,7 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
 /// How a walk has ended during which events were followed.
 enum Walked {
     /// It has read everything.
-    Done(Tree),
+    Done(Box<Tree>),
     /// What it reads would be too old.
     Interrupted(End),
 }
@@ -136,7 +136,7 @@ async fn follow_while(
         // What interrupts a walk makes it useless, also where it is just done.
         biased;
         end = follower.run(&mut events) => end.map(Walked::Interrupted),
-        walked = walking => walked.map(Walked::Done),
+        walked = walking => walked.map(|tree| Walked::Done(Box::new(tree))),
     }
 }
 

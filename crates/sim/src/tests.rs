@@ -15,9 +15,13 @@ use super::{
 
 /// How long the histories of an ordinary run take at most, by the host's clock.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Those of an ordinary run. Not from the first seed on: seed 11 shows a launcher that is alone make one node more than
-/// `max-servers`, after its connection has broken while it launched for a request of several nodes; that is not mended yet.
+/// Those of an ordinary run, after [`FOUND`].
 const ORDINARY: std::ops::Range<u64> = 1000..1036;
+/// Histories that broke a promise once, and what was mended.
+const FOUND: [u64; 1] = [
+    // A walk ended while a node was created: the cache did not have it when room was counted, and one too many was made.
+    11,
+];
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
@@ -44,6 +48,10 @@ fn no_history_breaks_a_promise() {
     let (from, cases) = (number("FROM").unwrap_or(ORDINARY.start), number("CASES"));
     let began = Instant::now();
     let mut seed = from;
+    for seed in FOUND.into_iter().filter(|_| cases.is_none()) {
+        let plan = Plan::of(seed);
+        judge(&plan, &live(&plan, false));
+    }
     let is_due = |seed| match cases {
         Some(cases) => seed < from + cases,
         None => began.elapsed() < LIMIT && seed - from < ORDINARY.end - ORDINARY.start,

@@ -83,8 +83,36 @@ impl ZooKeeper {
 impl InSession {
     /// Creates the node (state `init`), locks it and sets it to `building`, with what else `prepare` says: two round trips.
     /// Peers see what upstream shows them: the node in state `init` first, then locked and `building`. The result is held, with
-    /// its id.
-    pub async fn create_node(
+    /// its id; and the cache has it, so that whoever counts nodes from then on does not miss it.
+    pub async fn create_node(&self, node: Node, prepare: impl FnOnce(&mut Node) + Send) -> Result<Held<Node>, ZkError> {
+        let held = self.create_locked_node(node, prepare).await?;
+        self.show_created(&held.record().id).await?;
+        Ok(held)
+    }
+
+    /// Reads a node that we have just created where the cache does not have it. That is so when a walk has ended meanwhile, of
+    /// which nobody knows whether it was too early to find the node or found it gone ([`Asking`]).
+    async fn show_created(&self, id: &NodeId) -> Result<(), ZkError> {
+        const VERB: &str = "reading";
+        let path = paths::node(id);
+        let cache = self.shared.cache().within(self.id());
+        while cache.read(|records| Some(!records.nodes.contains_key(id))) == Some(true) {
+            let client = self.client(VERB, &path)?;
+            let asking = cache.asking();
+            match repeat(self.shared.deadline(), || client.get(&path)).await {
+                Ok((data, now)) => match Node::read(id.clone(), &data) {
+                    Ok((node, _)) => asking.created_node(&node.into(), stat(&now)),
+                    // Somebody has written over it: the follower brings what that is.
+                    Err(_) => return Ok(()),
+                },
+                Err(Error::NoNode) => return Ok(()),
+                Err(error) => return Err(ZkError::of(VERB, &path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_locked_node(
         &self,
         mut node: Node,
         prepare: impl FnOnce(&mut Node) + Send,

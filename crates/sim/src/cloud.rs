@@ -67,7 +67,7 @@ struct Cloud {
 /// All clouds. Clones are the same ones.
 #[derive(Clone, Debug)]
 pub struct Clouds {
-    clouds: Arc<Mutex<BTreeMap<String, Cloud>>>,
+    by_name: Arc<Mutex<BTreeMap<String, Cloud>>>,
     chance: Chance,
     plan: Plan,
     calm: Calm,
@@ -93,7 +93,7 @@ impl Clouds {
         let new = || Cloud { servers: BTreeMap::new(), quota: plan.quota, next: 0, away_until: None, calls: 0 };
         let clouds = plan.providers().into_iter().map(|name| (name.to_owned(), new())).collect();
         let clouds = Self {
-            clouds: Arc::new(Mutex::new(clouds)),
+            by_name: Arc::new(Mutex::new(clouds)),
             chance: Chance::of(plan.seed, "clouds"),
             plan: plan.clone(),
             calm,
@@ -106,7 +106,7 @@ impl Clouds {
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<String, Cloud>> {
-        self.clouds.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One cloud, without what is gone by now.

@@ -140,7 +140,7 @@ impl SlowWire {
 
 impl Wire for SlowWire {
     fn request(&mut self, session: SessionId, writes: bool) -> Passage {
-        let owner = self.peers.open().by_session.get(&session).map(|peer| name_of(peer));
+        let owner = self.peers.open().by_session.get(&session).map(name_of);
         let takes = self.takes();
         let Some(owner) = owner else { return Passage { takes, lost: None } };
         self.count(&owner);
@@ -205,7 +205,7 @@ pub async fn mend(
             if let Some(pause) = pause.filter(|pause| *pause < SESSION) {
                 tokio::time::sleep(pause).await;
                 memory.resume(session);
-                tokio::time::sleep(SESSION - pause).await;
+                tokio::time::sleep(SESSION.saturating_sub(pause)).await;
                 if is_last() {
                     // Only where the client has gone meanwhile.
                     memory.expire_if_away(session);
@@ -218,7 +218,7 @@ pub async fn mend(
                 memory.expire_if_away(session);
             }
             if let Some(pause) = pause {
-                tokio::time::sleep(pause - SESSION).await;
+                tokio::time::sleep(pause.saturating_sub(SESSION)).await;
                 memory.resume(session);
             }
         });

@@ -46,6 +46,8 @@ fn no_history_breaks_a_promise() {
         return;
     }
     let (from, cases) = (number("FROM").unwrap_or(ORDINARY.start), number("CASES"));
+    // How long the host takes is meant.
+    #[allow(clippy::disallowed_methods)]
     let began = Instant::now();
     let mut seed = from;
     for seed in FOUND.into_iter().filter(|_| cases.is_none()) {

@@ -188,13 +188,11 @@ impl Pass<'_> {
         missing: &[LabelName],
         zone: Option<String>,
     ) -> Option<Vec<(NodeId, LabelName)>> {
-        // What takes part has started: for some nodes the way to them is renewed before they are handed out.
-        self.world.provider(&key.provider)?;
-        let supply = self.supply(key, pool, request, missing, zone);
-        if supply.reuse.len() == missing.len() && !self.is_in_the_way(key, &supply) {
-            return Some(supply.reuse);
+        let supply = self.supply_of_stock(key, pool, request, missing, zone)?;
+        if self.is_in_the_way(key, &supply) {
+            self.give_back(key, &supply);
+            return None;
         }
-        self.give_back(key, &supply);
-        None
+        Some(supply.reuse)
     }
 }

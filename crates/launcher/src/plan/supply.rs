@@ -111,8 +111,26 @@ impl Pass<'_> {
         supply
     }
 
-    /// Whether all missing labels of a request are in stock, with a provider that has started: for some the way to a node has
-    /// to be renewed before it is handed out.
+    /// All missing labels of a request out of the stock, which are set aside then; `None`: not all of them are there, or the
+    /// provider has not started: for some nodes the way to them has to be renewed before they are handed out.
+    pub fn supply_of_stock(
+        &mut self,
+        key: &PoolKey,
+        pool: &Pool,
+        request: &NodeRequest,
+        missing: &[LabelName],
+        zone: Option<String>,
+    ) -> Option<Supply> {
+        self.world.provider(&key.provider)?;
+        let supply = self.supply(key, pool, request, missing, zone);
+        if supply.reuse.len() == missing.len() {
+            return Some(supply);
+        }
+        self.give_back(key, &supply);
+        None
+    }
+
+    /// Whether [`Self::supply_of_stock`] finds everything; nothing is set aside.
     pub fn is_in_stock(
         &mut self,
         key: &PoolKey,
@@ -121,12 +139,11 @@ impl Pass<'_> {
         missing: &[LabelName],
         zone: Option<String>,
     ) -> bool {
-        if self.world.provider(&key.provider).is_none() {
-            return false;
+        let supply = self.supply_of_stock(key, pool, request, missing, zone);
+        if let Some(supply) = &supply {
+            self.give_back(key, supply);
         }
-        let supply = self.supply(key, pool, request, missing, zone);
-        self.give_back(key, &supply);
-        supply.reuse.len() == missing.len()
+        supply.is_some()
     }
 
     /// Undoes the reckoning of a supply that is not used after all.

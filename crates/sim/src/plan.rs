@@ -7,9 +7,21 @@ use serde_json::{Value, json};
 
 use super::chance::Chance;
 
-/// A kind of trouble. Each history has some of them: those that leave one out find what it would hide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
+/// The kinds of trouble, each named once: what is not in the list of all is never drawn.
+macro_rules! troubles {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// A kind of trouble. Each history has some of them: those that leave one out find what it would hide.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Trouble {
+            $($(#[$doc])* $name,)+
+        }
+
+        /// All of them.
+        pub const TROUBLES: &[Trouble] = &[$(Trouble::$name),+];
+    };
+}
+
+troubles! {
     /// ZooKeeper carries a request out, and the connection breaks before the answer.
     AnswersLost,
     /// The connection breaks with a request on its way.
@@ -57,40 +69,6 @@ pub enum Trouble {
     /// A launcher's clock is set.
     ClockSet,
 }
-
-/// All of them.
-pub const TROUBLES: [Trouble; 23] = {
-    use Trouble::{
-        AnswersLost, Away, BootsFail, Breaks, ClockSet, CloudErrors, CreationsLost, Expiry, Hangs, Held, Killed,
-        KilledAtCreation, Lingering, NoRoom, Others, Reconfigured, RequestsLost, Restarted, Revised, Slow, Vanishing,
-        Withdrawn, ZuulDies,
-    };
-    [
-        AnswersLost,
-        RequestsLost,
-        Breaks,
-        Expiry,
-        Slow,
-        CloudErrors,
-        CreationsLost,
-        Hangs,
-        Away,
-        Others,
-        NoRoom,
-        BootsFail,
-        Lingering,
-        Vanishing,
-        ZuulDies,
-        Withdrawn,
-        Revised,
-        Held,
-        Killed,
-        KilledAtCreation,
-        Restarted,
-        Reconfigured,
-        ClockSet,
-    ]
-};
 
 /// Room for all that ten requests of five nodes each may ask for, and for the stock.
 const ROOMY: usize = 60;
@@ -140,7 +118,7 @@ impl Plan {
         let troubles = if chance.one_in(20) {
             BTreeSet::new()
         } else {
-            TROUBLES.into_iter().filter(|_| chance.one_in(share)).collect()
+            TROUBLES.iter().copied().filter(|_| chance.one_in(share)).collect()
         };
         let names = ["a", "b", "c"];
         let labels: Vec<_> = names[..=chance.below(3)]

@@ -107,6 +107,33 @@ async fn records_are_created_once() {
     stage.zk.close().await;
 }
 
+/// Whoever counts records after a creation must not find them complete without what was created.
+#[tokio::test]
+async fn current_records_have_what_was_created_by_a_lost_answer() {
+    let mut stage = Stage::new().await;
+    stage.zk.cache().until_ready().await;
+    let cache = stage.zk.cache().clone();
+    let current_records = async |session| loop {
+        if let Some(records) = cache.snapshot_in(session) {
+            break records;
+        }
+        tokio::task::yield_now().await;
+    };
+    for nth in 1..=REQUESTS {
+        let zk = current(&stage.zk).await;
+        stage.lose(nth);
+        let created = zk.create_request("900", nth % 2 == 0, request(&format!("event-{nth}"))).await.unwrap();
+        assert!(current_records(zk.id()).await.requests.contains_key(&created.id));
+        stage.done();
+        stage.lose(nth);
+        let held = zk.create_node(node(1.0), |_| ()).await.unwrap();
+        assert!(current_records(zk.id()).await.nodes.contains_key(&held.record().id));
+        stage.done();
+    }
+    assert!(stage.lost >= 3, "only {} answers were lost", stage.lost);
+    stage.zk.close().await;
+}
+
 #[tokio::test]
 async fn writes_under_a_lock_happen_once_and_the_lock_is_left() {
     let mut stage = Stage::new().await;

@@ -8,7 +8,7 @@ use super::{
     Held, InSession, KeptLock, TryLock, ZkError, ZooKeeper,
     cache::{Asking, Write},
     lock::{Attempt, Contender, Waited, acquire, holder, list_synced, try_acquire},
-    paths,
+    paths::{self, Spot},
     protocol::{self, Client, Done, Error, Mode, MultiError, Op},
     record::{Record, stat, useless},
     repeated::{self, repeat},
@@ -83,36 +83,8 @@ impl ZooKeeper {
 impl InSession {
     /// Creates the node (state `init`), locks it and sets it to `building`, with what else `prepare` says: two round trips.
     /// Peers see what upstream shows them: the node in state `init` first, then locked and `building`. The result is held, with
-    /// its id; and the cache has it, so that whoever counts nodes from then on does not miss it.
-    pub async fn create_node(&self, node: Node, prepare: impl FnOnce(&mut Node) + Send) -> Result<Held<Node>, ZkError> {
-        let held = self.create_locked_node(node, prepare).await?;
-        self.show_created(&held.record().id).await?;
-        Ok(held)
-    }
-
-    /// Reads a node that we have just created where the cache does not have it. That is so when a walk has ended meanwhile, of
-    /// which nobody knows whether it was too early to find the node or found it gone ([`Asking`]).
-    async fn show_created(&self, id: &NodeId) -> Result<(), ZkError> {
-        const VERB: &str = "reading";
-        let path = paths::node(id);
-        let cache = self.shared.cache().within(self.id());
-        while cache.read(|records| Some(!records.nodes.contains_key(id))) == Some(true) {
-            let client = self.client(VERB, &path)?;
-            let asking = cache.asking();
-            match repeat(self.shared.deadline(), || client.get(&path)).await {
-                Ok((data, now)) => match Node::read(id.clone(), &data) {
-                    Ok((node, _)) => asking.created_node(&node.into(), stat(&now)),
-                    // Somebody has written over it: the follower brings what that is.
-                    Err(_) => return Ok(()),
-                },
-                Err(Error::NoNode) => return Ok(()),
-                Err(error) => return Err(ZkError::of(VERB, &path, error)),
-            }
-        }
-        Ok(())
-    }
-
-    async fn create_locked_node(
+    /// its id; and the cache has it, or is not current until it has, so that whoever counts nodes from then on does not miss it.
+    pub async fn create_node(
         &self,
         mut node: Node,
         prepare: impl FnOnce(&mut Node) + Send,
@@ -167,6 +139,7 @@ impl InSession {
             }
             Err(MultiError::Failed(source)) => return Err(fail(source)),
         }
+        asking.created(&Spot::Node(node.id.clone()));
         let held = self.lock_node(&node.id, self.shared.timeout()).await?;
         let mut held = held.ok_or_else(|| fail(Error::NoNode))?;
         if held.record().state == NodeState::Init {
@@ -268,7 +241,7 @@ impl InSession {
         // Only its stat is missing for what we know already; whoever was faster has the newer record.
         match repeat(self.shared.deadline(), || client.exists(&path)).await {
             Ok(Some(new)) if new.version == 0 => asking.created_node(&node.clone().into(), stat(&new)),
-            Ok(_) => {}
+            Ok(_) => asking.created(&Spot::Node(node.id.clone())),
             Err(error) => return Err(ZkError::of("creating a node in", &path, error)),
         }
         Ok(node.id)

@@ -3,7 +3,7 @@
 use super::{
     Held, InSession, TryLock, ZkError, ZooKeeper,
     lock::{Attempt, list_synced, try_acquire},
-    paths,
+    paths::{self, Spot},
     protocol::{Client, Error, Mode},
     record::{Record, stat, useless},
     repeated::{self, repeat},
@@ -42,6 +42,7 @@ impl InSession {
                     let owner = if ephemeral { self.id().0 } else { 0 };
                     if let Some(id) = find_own(&client, priority, &document, owner, deadline).await.map_err(fail)? {
                         request.id = id;
+                        asking.created(&Spot::Request(request.id.clone()));
                         return Ok(request);
                     }
                 }

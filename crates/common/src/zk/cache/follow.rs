@@ -215,6 +215,8 @@ impl<'a> Follower<'a> {
 
     async fn run(mut self, events: &mut (impl Stream<Item = Event> + Unpin)) -> Result<End, Error> {
         loop {
+            // Before the events: that of its creation has arrived by now.
+            self.settle();
             // Whatever has arrived already, before anything is asked.
             while let Some(event) = events.next().now_or_never() {
                 if let Some(end) = self.event(event) {
@@ -228,7 +230,7 @@ impl<'a> Follower<'a> {
             // Before the next line: what is gone again by now is not asked for, and nothing of it is heard any more.
             self.ask();
             if self.backlog.as_ref().is_some_and(HashSet::is_empty) && !self.suspended && !self.is_old {
-                self.cache.set_freshness(Freshness::Current);
+                self.cache.set_current();
             }
             self.cache.set_queues(self.waiting.len() + self.awaited.len(), self.in_flight);
             tokio::select! {
@@ -242,6 +244,7 @@ impl<'a> Follower<'a> {
                 () = self.cache.some_write_answered(), if !self.awaited.is_empty() => {
                     self.waiting.extend(self.awaited.drain(..));
                 }
+                () = self.cache.some_unsettled() => {}
             }
         }
     }
@@ -278,6 +281,19 @@ impl<'a> Follower<'a> {
                     }
                 }
                 None
+            }
+        }
+    }
+
+    /// What has been created, and may be gone or not, is to be read; a contender's events say which it is.
+    fn settle(&mut self) {
+        for spot in self.cache.take_unsettled() {
+            if spot.has_data() {
+                self.latest.entry(spot.clone()).or_insert(Heard { zxid: None, asked: 0 });
+                self.waiting.push_back((spot.clone(), 0));
+                if let Some(backlog) = &mut self.backlog {
+                    backlog.insert(spot);
+                }
             }
         }
     }

@@ -9,7 +9,8 @@
 //! newer. A lock's end that follows on a change of its record counts when that has been read. Our own writes go in at once,
 //! so that a planner never sees the state from before them, and are not read ([`echoes`]). But only a creation puts in what
 //! was not there ([`removals`] says when not even that): whatever else we read or wrote may be gone by now, and the event
-//! that says so applied.
+//! that says so applied. What was created, and cannot be put in because nobody knows whether it is still there, is read again,
+//! and until then the records are not current: whoever counts them after a creation does not miss what was created.
 //!
 //! A new session may be with a ZooKeeper that was set back to an older state, in which transactions, versions and even names
 //! come again. So nothing of what was known is compared with what is read in it ([`Within`]): it is shown until the walk is
@@ -43,6 +44,7 @@ pub use self::freshness::Freshness;
 pub(super) use self::{echoes::Write, follow::follow};
 use self::{
     echoes::{Echo, Echoes},
+    removals::Fate,
     tree::Tree,
 };
 use super::{
@@ -72,6 +74,8 @@ struct Inner {
     reading: AtomicUsize,
     echoes: Mutex<Echoes>,
     answered: Notify,
+    /// There is something in [`Tree::unsettled`].
+    unsettled: Notify,
 }
 
 /// What a planner begins with.
@@ -108,6 +112,7 @@ impl Cache {
                 reading: AtomicUsize::new(0),
                 echoes: Mutex::default(),
                 answered: Notify::new(),
+                unsettled: Notify::new(),
             }),
         }
     }
@@ -207,15 +212,34 @@ impl Cache {
     }
 
     fn set_freshness(&self, freshness: Freshness) {
-        let differs = {
-            let mut tree = self.tree();
-            tree.freshness = freshness;
-            // Under the same lock: nobody finds the one without the other.
-            self.inner.freshness.send_if_modified(|now| std::mem::replace(now, freshness) != freshness)
-        };
+        let differs = self.set_freshness_of(&mut self.tree(), freshness);
         if differs {
             self.inner.changed.send_modify(|generation| *generation += 1);
         }
+    }
+
+    /// To be called under the tree's lock: nobody finds the one without the other. Whether it was another.
+    fn set_freshness_of(&self, tree: &mut Tree, freshness: Freshness) -> bool {
+        tree.freshness = freshness;
+        self.inner.freshness.send_if_modified(|now| std::mem::replace(now, freshness) != freshness)
+    }
+
+    /// The records are current, unless something has become unsettled meanwhile.
+    fn set_current(&self) {
+        self.change(|tree| tree.unsettled.is_empty() && self.set_freshness_of(tree, Freshness::Current));
+    }
+
+    /// What has become unsettled since the last call.
+    fn take_unsettled(&self) -> Vec<Spot> {
+        if self.seen().unsettled.is_empty() {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.tree().unsettled)
+    }
+
+    /// Returns when something has become unsettled since the last call.
+    async fn some_unsettled(&self) {
+        self.inner.unsettled.notified().await;
     }
 
     /// What a walk in that session has read takes the place of what was known. It is stale until what happened during the walk
@@ -375,7 +399,8 @@ impl Within<'_> {
     }
 }
 
-/// Somebody waits for the answer to what may create something. Only what has not vanished since is put in.
+/// Somebody waits for the answer to what may create something. Only what cannot have vanished since is put in; what may have is
+/// read again before the records are current.
 #[derive(Debug)]
 pub struct Asking {
     cache: Cache,
@@ -411,6 +436,13 @@ impl Asking {
         self.put(&spot, |tree| tree.put(&spot, b"", stat, self.cache.now()));
     }
 
+    /// We created something whose record is as yet unknown to us, or may be another's by now.
+    pub(super) fn created(&self, spot: &Spot) {
+        if self.start.is_some() {
+            self.cache.change(|tree| tree.learn(self.session, spot, |tree| self.unsettle(tree, spot)));
+        }
+    }
+
     /// We hold a lock.
     pub(super) fn locked(&self, lock: Lock, contender: &str) {
         let spot = Spot::Contender(lock, contender.to_owned());
@@ -419,9 +451,25 @@ impl Asking {
 
     fn put(&self, spot: &Spot, put: impl FnOnce(&mut Tree) -> bool) {
         if let Some(start) = self.start {
-            self.cache
-                .change(|tree| tree.learn(self.session, spot, |tree| tree.removals.spared(start, spot) && put(tree)));
+            self.cache.change(|tree| {
+                tree.learn(self.session, spot, |tree| match tree.removals.fate(start, spot) {
+                    Fate::Spared => put(tree),
+                    Fate::Removed => false,
+                    Fate::Unknown => self.unsettle(tree, spot),
+                })
+            });
         }
+    }
+
+    /// The follower has to read it; the records are not current until then. Whether that changes something.
+    fn unsettle(&self, tree: &mut Tree, spot: &Spot) -> bool {
+        if tree.knows(spot) == Some(true) {
+            return false;
+        }
+        tree.unsettled.push(spot.clone());
+        self.cache.inner.unsettled.notify_one();
+        // While they are renewed, nothing follows from what is not in them.
+        tree.freshness == Freshness::Current && self.cache.set_freshness_of(tree, Freshness::Stale)
     }
 }
 
@@ -529,6 +577,38 @@ mod tests {
         asking.locked(Lock::Request(request().id.clone()), "a__lock__0000000000");
         assert!(!known(&cache));
         assert!(cache.read(|records| records.request_locks.is_empty()));
+    }
+
+    #[test]
+    fn records_are_not_current_before_what_was_created_across_a_walk_has_been_read() {
+        let cache = cache();
+        let asking = cache.within(SESSION).asking();
+        walked(&cache, SESSION);
+        cache.set_current();
+        assert!(cache.ready());
+        asking.created_request(&request(), stat(1));
+        assert!(!cache.ready() && cache.take_in(SESSION).is_none());
+        cache.set_current();
+        assert!(!cache.ready(), "it has not been read yet");
+        let spot = Spot::Request(request().id.clone());
+        assert_eq!(cache.take_unsettled(), std::slice::from_ref(&spot));
+        follow(&cache, 1);
+        cache.set_current();
+        assert!(cache.ready());
+        asking.created_request(&request(), stat(1));
+        asking.created(&spot);
+        assert!(cache.ready(), "it is known");
+    }
+
+    #[test]
+    fn what_is_gone_for_certain_is_not_read_again() {
+        let cache = cache();
+        let asking = cache.within(SESSION).asking();
+        walked(&cache, SESSION);
+        cache.set_current();
+        lose(&cache);
+        asking.created_request(&request(), stat(1));
+        assert!(cache.ready());
     }
 
     #[test]

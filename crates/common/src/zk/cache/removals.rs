@@ -3,11 +3,25 @@
 //! A server tells of a change before it answers, but the follower and whoever asked are two tasks: when the creator of
 //! a record comes to put it into the cache, the follower may have applied the record's creation and its deletion
 //! already. Nothing would remove it again. So whoever is going to put something in says so before asking, and what is
-//! removed from then on, or lost in a new walk, is not put in: if it is there, the follower brings it.
+//! removed from then on is not put in.
+//!
+//! After a walk that has ended meanwhile nobody knows: it may have been too early to find the record, or have found it
+//! gone. Then the record is read again ([`Tree::unsettled`](super::tree::Tree::unsettled)).
 
 use std::collections::{BTreeSet, VecDeque};
 
 use super::super::paths::Spot;
+
+/// What may have happened to a path since somebody asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has not been removed.
+    Spared,
+    /// It has been removed.
+    Removed,
+    /// Everything was read anew meanwhile: it may be gone or not.
+    Unknown,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Removals {
@@ -51,9 +65,15 @@ impl Removals {
         self.log.clear();
     }
 
-    /// Whether that path cannot have vanished since then.
-    pub fn spared(&self, start: u64, spot: &Spot) -> bool {
-        start > self.walked && !self.log.iter().rev().take_while(|(at, _)| *at > start).any(|(_, gone)| gone == spot)
+    /// What has become of that path since then.
+    pub fn fate(&self, start: u64, spot: &Spot) -> Fate {
+        if self.log.iter().rev().take_while(|(at, _)| *at > start).any(|(_, gone)| gone == spot) {
+            Fate::Removed
+        } else if start > self.walked {
+            Fate::Spared
+        } else {
+            Fate::Unknown
+        }
     }
 
     fn tick(&mut self) -> u64 {
@@ -76,14 +96,14 @@ mod tests {
         removals.note(&one);
         let second = removals.open();
         removals.note(&two);
-        assert!(!removals.spared(first, &one) && !removals.spared(first, &two));
-        assert!(removals.spared(second, &one) && !removals.spared(second, &two));
+        assert_eq!([&one, &two].map(|spot| removals.fate(first, spot)), [Fate::Removed, Fate::Removed]);
+        assert_eq!([&one, &two].map(|spot| removals.fate(second, spot)), [Fate::Spared, Fate::Removed]);
         removals.close(first);
         assert_eq!(removals.log.len(), 1, "the second needs no more");
         removals.walked();
-        assert!(!removals.spared(second, &one), "nobody knows");
+        assert_eq!(removals.fate(second, &one), Fate::Unknown);
         let third = removals.open();
-        assert!(removals.spared(third, &two));
+        assert_eq!(removals.fate(third, &two), Fate::Spared);
         removals.close(second);
         removals.note(&two);
         removals.close(third);

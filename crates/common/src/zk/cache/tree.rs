@@ -43,6 +43,9 @@ pub(super) struct Tree {
     gone: HashSet<NodeId>,
     /// What must not be put in by those who have asked before.
     pub removals: Removals,
+    /// What somebody has created, and nobody knows whether it is still there. The records are not current before each of these
+    /// has been read.
+    pub unsettled: Vec<Spot>,
     /// What has changed since somebody last asked for it; `None`: nobody has yet.
     changes: Option<Changes>,
     /// The components' transactions, which the records do not carry, by path.
@@ -117,6 +120,18 @@ impl Tree {
             Spot::Node(id) => records.nodes.get(id).map(|entry| entry.stat.mzxid),
             Spot::Request(id) => records.requests.get(id).map(|entry| entry.stat.mzxid),
             Spot::RequestLock(id) => records.request_locks.get(id).filter(|lock| lock.ctime > 0).map(|_| i64::MAX),
+            _ => None,
+        }
+    }
+
+    /// Whether there is something of that path. `None`: it cannot be told.
+    pub fn knows(&self, spot: &Spot) -> Option<bool> {
+        let records = &self.records;
+        match spot {
+            Spot::Node(id) => Some(records.nodes.contains_key(id)),
+            Spot::Request(id) => Some(records.requests.contains_key(id)),
+            Spot::Build(image, build) => Some(records.builds.contains_key(&(image.clone(), build.clone()))),
+            Spot::Upload(key) => Some(records.uploads.contains_key(key)),
             _ => None,
         }
     }
@@ -252,12 +267,7 @@ impl Tree {
 
     /// What we know better than the follower does yet, of a build or an upload that is here: what we wrote, or read under its lock.
     pub fn update_image_record(&mut self, spot: &Spot, data: &[u8], stat: Stat, now: Timestamp) -> bool {
-        let known = match spot {
-            Spot::Build(image, build) => self.records.builds.contains_key(&(image.clone(), build.clone())),
-            Spot::Upload(key) => self.records.uploads.contains_key(key),
-            _ => false,
-        };
-        known && self.put(spot, data, stat, now)
+        self.knows(spot) == Some(true) && self.put(spot, data, stat, now)
     }
 
     /// A node's record, unless we deleted it.

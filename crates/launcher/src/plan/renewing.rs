@@ -54,6 +54,16 @@ use super::{
     upkeep,
 };
 
+/// What the stock has for a request in a pool.
+enum InStock {
+    /// All of it, which is set aside.
+    All,
+    /// Not all of it, or more urgent requests wait for that.
+    NotAll,
+    /// The request is not for this pool, or not now.
+    NotHere,
+}
+
 /// Whether a decision is protected by what its action checks, whatever has happened that is not in the records. See the module.
 pub fn is_fenced(decision: &Decision) -> bool {
     match decision {
@@ -114,7 +124,8 @@ impl Pass<'_> {
         self.taken.press_for(key, missing);
     }
 
-    /// Accepts the most urgent requests of those that can be served as a whole by nodes in stock.
+    /// Accepts the most urgent requests of those that can be served as a whole by nodes in stock. What is in stock for a more
+    /// urgent one that needs more than that is kept for it: it is served when the records are complete.
     pub(super) fn assign_from_stock(&mut self) {
         let world = self.world;
         if world.stopping {
@@ -126,12 +137,10 @@ impl Pass<'_> {
             let key = &state.key;
             let is_candidate = |class: &Class| {
                 let shape = &class.shape;
-                let is_limited = shape.tenant.as_ref().is_some_and(|t| world.config.tenant_limits.contains_key(t));
                 shape.reuse
                     && !shape.is_min_ready
-                    && !is_limited
                     && !shape.declined_by.contains(&state.launcher_id)
-                    && shape.labels.iter().all(|label| index.nodes.idle(key, Some(label)).next().is_some())
+                    && shape.labels.iter().any(|label| index.nodes.idle(key, Some(label)).next().is_some())
             };
             let classes = &index.requests.classes;
             let candidates = classes.iter().filter(|(_, class)| is_candidate(class));
@@ -148,9 +157,14 @@ impl Pass<'_> {
                 if let Some(at) = world.pause_ends(world.holdings.requests_after.get(&rank.id)) {
                     self.plan.wake(at);
                 } else if !accepted.contains_key(&rank.id) {
-                    if !self.can_be_served(state, pool, &rank.id) {
-                        // Nor can others like it.
-                        continue;
+                    match self.out_of_stock(state, pool, &rank.id) {
+                        InStock::All => {}
+                        // It is the same for others of its class.
+                        InStock::NotHere => continue,
+                        InStock::NotAll => {
+                            self.taken.press_for(key, &class.shape.labels);
+                            continue;
+                        }
                     }
                     *self.taken.running.entry(provider.name.clone()).or_default() += class.shape.labels.len();
                     accepted.insert(rank.id.clone(), key.clone());
@@ -163,10 +177,12 @@ impl Pass<'_> {
         self.plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
     }
 
-    /// Whether a pool may serve a request, and has all of it in stock: that is set aside then.
-    fn can_be_served(&mut self, state: &PoolState, pool: &Pool, id: &RequestId) -> bool {
+    /// What of a request a pool can serve out of the stock.
+    fn out_of_stock(&mut self, state: &PoolState, pool: &Pool, id: &RequestId) -> InStock {
         let (world, key) = (self.world, &state.key);
-        let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) else { return false };
+        let Some(request) = world.records.requests.get(id).and_then(|entry| entry.usable()) else {
+            return InStock::NotHere;
+        };
         let is_for_another = world.pool_config(key).is_some_and(|(provider, _)| {
             is_left_to_another(world, &self.index.nodes, provider, &request.node_types).is_some()
         });
@@ -174,9 +190,14 @@ impl Pass<'_> {
             || left_to_others(world, state, pool, request).is_some()
             || matches!(decline_reason(world, key, pool, request), Declining::Yes(_) | Declining::NotNow(_))
         {
-            return false;
+            return InStock::NotHere;
         }
-        self.in_stock(key, pool, request, &request.node_types, None).is_some()
+        // Whether its tenant may have more cannot be told from records that are not complete.
+        let is_limited = request.tenant_name.as_ref().is_some_and(|t| world.config.tenant_limits.contains_key(t));
+        if is_limited || self.in_stock(key, pool, request, &request.node_types, None).is_none() {
+            return InStock::NotAll;
+        }
+        InStock::All
     }
 
     /// Ready nodes for all of these labels, which are set aside then, unless requests before this one wait for such.

@@ -424,14 +424,17 @@ impl Launcher {
         if held.record().state != RequestState::Pending {
             return held.unlock().await;
         }
-        let nodes: Vec<NodeId> = self.zk.cache().read(|records| {
-            let of_request = records.nodes.iter().filter(|(_, entry)| {
-                entry.usable().is_some_and(|node| {
-                    node.allocated_to.as_ref() == Some(id) && matches!(node.state, NodeState::Ready | NodeState::Init)
-                })
-            });
-            of_request.map(|(node, _)| node.clone()).collect()
+        // A node that is not seen would stay allocated to it: the connection may have broken since that was decided.
+        let Some(records) = self.zk.cache().snapshot_in(self.in_session(reports).id()) else {
+            return held.unlock().await;
+        };
+        let of_request = records.nodes.iter().filter(|(_, entry)| {
+            entry.usable().is_some_and(|node| {
+                node.allocated_to.as_ref() == Some(id) && matches!(node.state, NodeState::Ready | NodeState::Init)
+            })
         });
+        let nodes: Vec<NodeId> = of_request.map(|(node, _)| node.clone()).collect();
+        drop(records);
         for node in nodes {
             let locked_elsewhere = match self.in_session(reports).try_lock_node(&node).await? {
                 TryLock::Held(node_lock) if node_lock.record().allocated_to.as_ref() == Some(id) => {

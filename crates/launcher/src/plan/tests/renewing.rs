@@ -24,13 +24,35 @@ fn only_what_can_be_served_from_stock_as_a_whole_is_accepted_in_order() {
             .node("0000000001", "small", NodeState::Ready, |_| {})
             .node("0000000002", "small", NodeState::Ready, |_| {})
             .request("200-0000000001", &["big"], |_| {})
-            .request("200-0000000002", &["small", "big"], |_| {})
             .request("200-0000000003", &["small"], |_| {})
-            .request("100-0000000004", &["small"], |_| {})
-            .request("200-0000000005", &["small"], |_| {}),
+            .request("200-0000000004", &["small", "big"], |_| {})
+            .request("100-0000000005", &["small"], |_| {})
+            .request("200-0000000006", &["small"], |_| {}),
     );
-    assert_eq!(accepted(&plan), ["100-0000000004", "200-0000000003"], "{plan:?}");
+    assert_eq!(accepted(&plan), ["100-0000000005", "200-0000000003"], "{plan:?}");
     assert_eq!(plan.decisions.len(), 2, "{plan:?}");
+}
+
+#[test]
+fn what_is_in_stock_is_not_given_to_a_request_before_more_urgent_ones_that_need_more() {
+    let setting = |labels: &[&str], other: &str| {
+        let setting = Setting::new().provider("p", |_| {});
+        setting.node("0000000001", "small", NodeState::Ready, |_| {}).request("100-0000000001", labels, |_| {}).request(
+            "200-0000000002",
+            &[other],
+            |_| {},
+        )
+    };
+    assert_eq!(accepted(&renewing(setting(&["small", "small"], "small"))), [""; 0]);
+    assert_eq!(accepted(&renewing(setting(&["big", "small"], "small"))), [""; 0]);
+    assert_eq!(accepted(&renewing(setting(&["big"], "small"))), ["200-0000000002"]);
+    assert_eq!(
+        accepted(&renewing(setting(&["unknown", "small"], "small"))),
+        ["200-0000000002"],
+        "it is to be declined"
+    );
+    let node = |setting: Setting| setting.node("0000000002", "small", NodeState::Ready, |_| {});
+    assert_eq!(accepted(&renewing(node(setting(&["small", "small"], "small")))), ["100-0000000001"]);
 }
 
 #[test]

@@ -215,6 +215,27 @@ async fn a_pass_that_does_not_end_is_overdue_until_it_ends() {
     assert_eq!(running.ended().await.0, code(ExitCode::SUCCESS));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_answers_while_a_pass_keeps_the_only_thread() {
+    let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel::<mpsc::Sender<&str>>();
+    let running = Running::start();
+    let server = move |end: tokio_util::sync::CancellationToken| async move {
+        while let Some(Some(answer)) = end.run_until_cancelled(asked.recv()).await {
+            answer.send("served").unwrap();
+        }
+    };
+    running.daemon.frame.serve("test's server", server).unwrap();
+    running.wait("a pass has ended", |daemon| daemon.passes() > 0).await;
+    let hanging = Hanging::pass_of(&running.daemon);
+    let (answer, answered) = mpsc::channel();
+    ask.send(answer).unwrap();
+    assert_eq!(answered.recv_timeout(SOON), Ok("served"));
+    hanging.end();
+    running.daemon.frame.shutdown.request(ShutdownReason::Terminate);
+    assert_eq!(running.ended().await.0, code(ExitCode::SUCCESS));
+    assert!(ask.is_closed(), "the server has ended before the process does");
+}
+
 /// As where all that runs waits for a lock that the pass has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_pass_that_keeps_every_thread_of_the_runtime_is_noticed_all_the_same() {

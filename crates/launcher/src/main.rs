@@ -1,6 +1,6 @@
 //! `nodepool-launcher`: wiring.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use nodepool_common::{
@@ -15,6 +15,8 @@ use nodepool_launcher::{
 };
 use tokio::net::TcpListener;
 use tracing::error;
+
+const WEB_LOGGER: &str = "nodepool.WebApp";
 
 /// Serves the node requests of Zuul.
 #[derive(Debug, Parser)]
@@ -45,8 +47,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // One beside the main one: what happens is many small things, each of which wakes the next, and between several threads
-    // that costs more time. The passes are the one long computation, and they are not on it: meanwhile the session is pinged.
+    // What happens is many small things, each of which wakes the next: between several threads that costs more time. What takes
+    // long is done beside it (`common::daemon::run`, `Frame::serve`): meanwhile the session is pinged.
     let program = Program { name: "nodepool-launcher", log: "nodepool", threads: Some(1) };
     daemon::main(program, &arguments.daemon, || run(&arguments))
 }
@@ -65,7 +67,10 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     };
     let (launcher, core) = Launcher::new(options, frame);
     if let Some(listener) = listener {
-        serve(&launcher, listener);
+        serve(&launcher, listener).map_err(|error| {
+            error!(logger = WEB_LOGGER, "The HTTP server cannot be started: {error}");
+            ExitCode::FAILURE
+        })?;
     }
     Ok(daemon::run(&launcher, core, &loaded).await)
 }
@@ -74,12 +79,12 @@ async fn listen(arguments: &Arguments, webapp: &WebApp) -> Result<TcpListener, E
     let host = arguments.web_address.as_deref().unwrap_or(&webapp.listen_address);
     let port = arguments.web_port.unwrap_or(webapp.port);
     TcpListener::bind((host, port)).await.map_err(|error| {
-        error!(logger = "nodepool.WebApp", "Cannot listen on {host}:{port} (webapp of the configuration): {error}");
+        error!(logger = WEB_LOGGER, "Cannot listen on {host}:{port} (webapp of the configuration): {error}");
         ExitCode::FAILURE
     })
 }
 
-fn serve(launcher: &Arc<Launcher>, listener: TcpListener) {
+fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
     let (ready, pools) = (Arc::clone(launcher), Arc::clone(launcher));
     let frame = launcher.frame();
     let stats = frame.stats.clone();
@@ -93,5 +98,11 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) {
             Box::pin(async move { launcher.pool_list().await })
         }),
     };
-    frame.serve("HTTP server", |end| web::serve(listener, sources, end));
+    let listener = listener.into_std()?;
+    frame.serve("HTTP server", |end| async move {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => web::serve(listener, sources, end).await,
+            Err(error) => error!(logger = WEB_LOGGER, "The HTTP server cannot use its socket: {error}"),
+        }
+    })
 }

@@ -1,16 +1,18 @@
 //! [`Frame`]: what a daemon stands on. [`Start`]: how it comes to be.
 
 use std::{
+    io,
     path::Path,
     process::ExitCode,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
@@ -176,12 +178,30 @@ impl Frame {
         self.spawn(self.shutdown.guard(what, task));
     }
 
-    /// Spawns a guarded task that serves until the daemon has ended: what runs to its end may be watched.
-    pub fn serve<F>(&self, what: &'static str, server: impl FnOnce(CancellationToken) -> F)
+    /// Serves until the daemon has ended: what runs to its end may be watched. The server has a thread and a runtime of its own, so
+    /// neither waits for the other: a large answer does not delay the pings of the ZooKeeper session, and whoever asks while a pass
+    /// hangs is answered. Sockets are to be registered in that runtime, that is, in `server`'s future. Without a thread for
+    /// it there is an error.
+    pub fn serve<F>(
+        &self,
+        what: &'static str,
+        server: impl FnOnce(CancellationToken) -> F + Send + 'static,
+    ) -> io::Result<()>
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = ()>,
     {
-        self.shutdown.spawn(self.shutdown.guard(what, server(self.end.clone())));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (shutdown, end) = (self.shutdown.clone(), self.end.clone());
+        let (done, is_done) = oneshot::channel::<()>();
+        thread::Builder::new().name(what.to_owned()).spawn(move || {
+            runtime.block_on(shutdown.guard(what, async { server(end).await }));
+            drop(done);
+        })?;
+        // The end of the process waits for it, as for the tasks.
+        self.shutdown.spawn(async move {
+            let _ = is_done.await;
+        });
+        Ok(())
     }
 }
 

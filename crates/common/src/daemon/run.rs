@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
 use tokio::{
-    runtime::Handle,
+    runtime::{Handle, RuntimeFlavor},
     time::{Instant, MissedTickBehavior},
 };
 use tracing::{error, info, warn};
@@ -32,7 +32,7 @@ const LAST_TASKS: Duration = Duration::from_secs(5);
 /// What is a daemon's own.
 pub trait Daemon: Sized + Send + Sync + 'static {
     /// What the loop alone owns: nobody else has a reference to it, so no lock guards it. `()` where there is nothing.
-    type Core: Send;
+    type Core: Send + 'static;
     /// The logger of what is said of the daemon as a whole, as upstream's.
     const LOGGER: &'static str;
     /// How soon passes follow each other.
@@ -147,7 +147,12 @@ async fn live<D: Daemon>(daemon: &Arc<D>, core: D::Core, loaded: &Loaded) {
     daemon.spawn(dump_on_signal);
     let component = daemon.start();
 
-    make_passes(daemon, core).await;
+    // A task, as those that it starts and that wake it: with it on a thread of its own, each event would change threads twice.
+    if let Err(error) = tokio::spawn(make_passes(Arc::clone(daemon), core)).await
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 
     let running = daemon.under_way();
     if !running.is_empty() {
@@ -164,8 +169,9 @@ async fn live<D: Daemon>(daemon: &Arc<D>, core: D::Core, loaded: &Loaded) {
 }
 
 /// The loop, until the end of a stop.
-async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
+async fn make_passes<D: Daemon>(daemon: Arc<D>, mut core: D::Core) {
     let frame = daemon.frame();
+    let mut known = Known::default();
     let mut stop = frame.shutdown.reason();
     // It may have been told already.
     stop.mark_changed();
@@ -200,7 +206,9 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
         };
         if is_known {
             frame.passes.begin();
-            wake_at = daemon.pass(&mut core, stopping);
+            let mut pass = || daemon.pass(&mut core, stopping);
+            let is_long = known.is_other(frame) || set_by.is_some();
+            wake_at = if is_long { beside_other_tasks(pass) } else { pass() };
         }
         if let Some(Found::Again(after)) = frame.passes.end() {
             warn!(logger = D::LOGGER, "A pass has ended, after {after} s: the daemon goes on");
@@ -243,6 +251,33 @@ async fn make_passes<D: Daemon>(daemon: &Arc<D>, mut core: D::Core) {
         if next_from > begun {
             tokio::time::sleep_until(next_from).await;
         }
+    }
+}
+
+/// What passes decide by as a whole. Where one of these is another, all records are looked at.
+#[derive(Default)]
+struct Known {
+    walks: u64,
+    config: Option<Arc<Config>>,
+}
+
+impl Known {
+    /// Whether something of it is another than at the last call.
+    fn is_other(&mut self, frame: &Frame) -> bool {
+        let (walks, config) = (frame.zk.cache().walks(), frame.config());
+        let is_same = self.walks == walks && self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, &config));
+        (self.walks, self.config) = (walks, Some(config));
+        !is_same
+    }
+}
+
+/// Runs what may take a second, while another thread goes on with the tasks of this one: the session is to be pinged. That other
+/// thread has to be woken, so it is not worth while for what takes a millisecond.
+fn beside_other_tasks<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        // In tests, where all is on one thread.
+        _ => work(),
     }
 }
 

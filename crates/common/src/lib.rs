@@ -7,12 +7,14 @@
 //! * [`stats`]: every metric, declared once, to statsd and Prometheus
 //! * [`sys`]: logging, shutdown, the host's names
 //! * [`daemon`]: all that launcher and builder do alike
+//! * [`explain`]: why something waits, or is as it is, from records and from what launchers say
 
 // Tests measure by the host's clock, and name what they make by its chance.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod config;
 pub mod daemon;
+pub mod explain;
 pub mod model;
 pub mod stats;
 pub mod status;

@@ -92,6 +92,12 @@ impl HasState for Node {
     }
 }
 
+impl HasState for NodeRequest {
+    fn state_time(&self) -> Timestamp {
+        self.state_time
+    }
+}
+
 impl HasState for ImageBuild {
     fn state_time(&self) -> Timestamp {
         self.state_time
@@ -237,6 +243,13 @@ impl Records {
         self.pools.values().map(Arc::as_ref).filter(|pool| {
             pool.id.as_ref().is_some_and(|id| !request.declined_by.contains(id)) && pool.supports(&request.node_types)
         })
+    }
+
+    /// The key by which requests are ordered: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
+    /// zk/zookeeper.py`, `NodeRequest.priority`).
+    pub fn order_of<'r>(&self, id: &'r RequestId) -> (&'r str, i64, &'r str) {
+        let relative = self.requests.get(id).and_then(|e| e.usable()).map_or(0, |r| r.relative_priority);
+        (id.priority(), relative, id.sequence())
     }
 
     /// Whether a builder of Python Nodepool's is registered.

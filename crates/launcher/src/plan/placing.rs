@@ -11,7 +11,7 @@ use nodepool_common::{
     model::{Backing, LabelName, NodeId, Place, ProviderName, Records, Timestamp, metastatic_owner},
 };
 
-use super::{Decision, Holdings, Plan, PoolKey, Reason, World, index::Index, world::order_of};
+use super::{Decision, Holdings, Plan, PoolKey, Reason, World, index::Index};
 
 /// A backing node, and which of its slots are taken.
 pub struct Standing {
@@ -88,7 +88,7 @@ fn seekers_in_order<'a>(
     provider: &ProviderName,
 ) -> impl Iterator<Item = (&'a NodeId, &'a PoolKey, &'a LabelName)> + use<'a> {
     let of_provider = seekers(records, holdings).filter(|(_, pool, _)| pool.provider == *provider);
-    let order = |id: &NodeId| holdings.nodes.get(id).map(|held| order_of(records, &held.request));
+    let order = |id: &NodeId| holdings.nodes.get(id).map(|held| records.order_of(&held.request));
     let mut seekers: Vec<_> = of_provider.map(|seeker| (order(seeker.0), seeker)).collect();
     seekers.sort();
     seekers.into_iter().map(|(_, seeker)| seeker)

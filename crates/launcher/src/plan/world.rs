@@ -94,20 +94,13 @@ impl<'a> World<'a> {
 
     /// The key by which requests are ordered.
     pub fn order_of<'r>(&self, id: &'r RequestId) -> (&'r str, i64, &'r str) {
-        order_of(self.records, id)
+        self.records.order_of(id)
     }
 
     /// What is known of a cloud.
     pub fn provider(&self, name: &ProviderName) -> Option<&'a ProviderState> {
         self.providers.get(name).copied()
     }
-}
-
-/// The key by which requests are ordered: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
-/// zk/zookeeper.py`, `NodeRequest.priority`).
-pub fn order_of<'r>(records: &Records, id: &'r RequestId) -> (&'r str, i64, &'r str) {
-    let relative = records.requests.get(id).and_then(|e| e.usable()).map_or(0, |r| r.relative_priority);
-    (id.priority(), relative, id.sequence())
 }
 
 /// The id of the pool of a provider that was registered after all others that have these labels, by any launcher: its

@@ -1,7 +1,7 @@
 //! The command line: upstream's sub-commands, options and words.
 //!
 //! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
-//! sub-command, a usage error is status 2. `leaks`, `build-log` and `create` are ours alone; the last one
+//! sub-command, a usage error is status 2. `explain`, `leaks`, `build-log` and `create` are ours alone; the last one
 //! has the words and options of the operator's command of that name.
 
 use std::path::PathBuf;
@@ -88,6 +88,9 @@ pub enum Command {
     },
     /// list the current node requests
     RequestList,
+    /// say what a request waits for, since when, what ends it and who has to act; the same of a node. Ends with status 0: it is
+    /// served, or fine; 2: it waits; 3: it will not be served as it is
+    Explain(WhatToExplain),
     /// list resources of ours without a record: those that are removed, and those that are held back
     Leaks {
         /// only this provider
@@ -189,6 +192,28 @@ pub struct PodsNamespaceOptions {
     /// print the manifests, ask and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// What `explain` explains, and how.
+#[derive(Debug, Args)]
+pub struct WhatToExplain {
+    /// id of a request, as Zuul shows it, or of a node
+    pub id: String,
+    /// for people or for programs
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// print it again whenever it changes, until it is served or never will be
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// How something is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Which log `build-log` prints, and for how long.

@@ -1,7 +1,7 @@
 //! `nodepool`: the command line. Wiring only: arguments, log, one command, exit status.
 //!
 //! Output goes to stdout and is upstream's to the character; logs and errors go to stderr. The exit status is 0, 1
-//! for an error, 2 for a wrong command line.
+//! for an error, 2 for a wrong command line. Those of `explain` say more.
 
 // A command runs once, by the host's clock.
 #![allow(clippy::disallowed_methods)]
@@ -10,6 +10,7 @@ mod aliens;
 mod args;
 mod build_log;
 mod create;
+mod explain;
 mod failure;
 mod images;
 mod leaks;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         arguments.debug,
         command,
     ) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         // Whoever reads us has read enough (`| head`).
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Reported) => ExitCode::FAILURE,
@@ -66,14 +67,14 @@ fn start(
     log_config: Option<&std::path::Path>,
     debug: bool,
     command: Command,
-) -> Result<(), Failure> {
+) -> Result<ExitCode, Failure> {
     let _log = logging::init_command_line(log_config, debug)?;
     if let Command::ConfigValidate { extensions } = &command {
-        return validate::run(config, extensions.as_deref());
+        return validate::run(config, extensions.as_deref()).map(done);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     if let Command::Create { what } = &command {
-        return runtime.block_on(create::run(what));
+        return runtime.block_on(create::run(what)).map(done);
     }
     runtime.block_on(async {
         let session = Session::open(config, secure).await?;
@@ -84,9 +85,15 @@ fn start(
     })
 }
 
-async fn run(session: &Session, command: Command) -> Result<(), Failure> {
+/// The status of a command that has done what it was to do.
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+async fn run(session: &Session, command: Command) -> Result<ExitCode, Failure> {
     let zk = &session.zk;
-    match command {
+    let result = match command {
+        Command::Explain(what) => return explain::run(zk, &what).await,
         // Handled before, without ZooKeeper.
         Command::ConfigValidate { .. } | Command::Create { .. } => Ok(()),
         Command::List { detail } => nodes::list(zk, detail).await,
@@ -110,5 +117,6 @@ async fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::DibImageDelete { id } => images::delete_build(zk, &id).await,
         Command::ExportImageData { path } => transfer::export(zk, &path).await,
         Command::ImportImageData { path } => transfer::import(zk, &path).await,
-    }
+    };
+    result.map(done)
 }

@@ -9,8 +9,8 @@ use std::{fmt, future::Future, sync::Arc};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use nodepool_common::{
     model::{
-        BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, ProviderName, RecordError,
-        Records, RequestId, Stat, UploadId, UploadKey,
+        BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent, ProviderName,
+        RecordError, Records, RequestId, Stat, UploadId, UploadKey,
     },
     zk::{ZkError, ZooKeeper, paths},
 };
@@ -22,6 +22,8 @@ const AT_ONCE: usize = 200;
 pub const NODES: &str = "/nodepool/nodes";
 /// `/nodepool/requests`.
 pub const REQUESTS: &str = "/nodepool/requests";
+/// Where pools are registered.
+const POOLS: &str = "/nodepool/components/pool";
 /// `/nodepool/images`.
 pub const IMAGES: &str = "/nodepool/images";
 
@@ -69,6 +71,52 @@ pub async fn requests(zk: &ZooKeeper) -> Result<Records, ZkError> {
     })
     .await?;
     Ok(Records { requests: entries.into_iter().flatten().collect(), ..Records::default() })
+}
+
+/// One request with the contenders for its lock, or no entry.
+async fn locked_request(zk: &ZooKeeper, id: &RequestId) -> Result<Option<Arc<Entry<NodeRequest>>>, ZkError> {
+    let (path, lock) = (paths::request(id), paths::request_lock(id));
+    let (record, contenders) = futures::try_join!(zk.get(&path), zk.children(&lock))?;
+    let Some((data, stat)) = record else { return Ok(None) };
+    let mut entry = Entry::unlocked(NodeRequest::read(id.clone(), &data).map(|(request, _)| Arc::new(request)), stat);
+    Arc::make_mut(&mut entry).contenders = contenders.into_iter().collect();
+    Ok(Some(entry))
+}
+
+/// What there is to say of a request: itself with its lock, those that wait beside it, the nodes, the registered pools.
+pub async fn around_request(zk: &ZooKeeper, id: &RequestId) -> Result<Records, ZkError> {
+    let (own, others, nodes, pools) = futures::try_join!(locked_request(zk, id), requests(zk), nodes(zk), pools(zk))?;
+    let mut records =
+        Records { requests: others.requests, nodes: nodes.nodes, pools: pools.pools, ..Records::default() };
+    match own {
+        Some(own) => records.requests.insert(id.clone(), own),
+        None => records.requests.remove(id),
+    };
+    Ok(records)
+}
+
+/// A node, and its request where it has one.
+pub async fn around_node(zk: &ZooKeeper, id: &NodeId) -> Result<Records, ZkError> {
+    let mut records = node(zk, id).await?;
+    let of = records.nodes.get(id).and_then(|entry| entry.usable()).and_then(|node| node.allocated_to.clone());
+    if let Some(of) = of
+        && let Some(request) = locked_request(zk, &of).await?
+    {
+        records.requests.insert(of, request);
+    }
+    Ok(records)
+}
+
+/// The registered pools.
+async fn pools(zk: &ZooKeeper) -> Result<Records, ZkError> {
+    let names = zk.children(POOLS).await?;
+    let found = each(names, |name| async move {
+        let record = zk.get(&format!("{POOLS}/{name}")).await?;
+        let pool = record.and_then(|(data, _)| PoolComponent::read(&name, &data).ok());
+        Ok(pool.map(|(pool, _)| (name, Arc::new(pool))))
+    })
+    .await?;
+    Ok(Records { pools: found.into_iter().flatten().collect(), ..Records::default() })
 }
 
 /// All images with their pauses and build requests; no builds.

@@ -13,7 +13,7 @@ mod context;
 mod fake;
 mod files;
 mod format;
-mod http_client;
+pub mod http_client;
 mod image;
 mod kubernetes;
 pub mod leaks;

@@ -4,13 +4,14 @@
 //! waits for, since when, what ends that, and who has to act.
 //!
 //! There are two sources. The records of ZooKeeper are everybody's. What a pool has decided, and why, only its launcher
-//! knows: [`LauncherView`], which it gives at `/api/v1/view`. [`of_request`] and [`of_node`] make an [`Explanation`] of both,
+//! knows: [`LauncherView`], for which it can be [asked](ask). [`of_request`] and [`of_node`] make an [`Explanation`] of both,
 //! and nothing else does, so that every surface says the same. A launcher that cannot be asked (it does not answer, or it is
 //! Python's, which has no such page) is named in it: then the records say what they can.
 //!
 //! All of it is data with one text for people in it, which is made here or was made by the planner's `Reason`. Nothing of it
 //! is secret: no text of a configuration, no user data.
 
+mod ask;
 mod node;
 mod request;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod view;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    ask::{VIEW, ask},
     node::of_node,
     request::of_request,
     view::{Answer, Asked, LauncherView, Launching, PoolView, Said, Silent},

@@ -201,10 +201,7 @@ fn requested(
 /// What a registered pool makes of a request that nobody has accepted. `None`: it declines nothing, as it has no id.
 fn says(request: &NodeRequest, pool: &PoolComponent, asked: &Asked) -> Option<PoolSays> {
     let id = pool.id.as_ref()?;
-    let name = match (&pool.provider_name, &pool.name) {
-        (Some(provider), Some(name)) => format!("{provider}-{name}"),
-        _ => id.to_string(),
-    };
+    let name = pool.title();
     let says = |verdict, code: &str, sentence: String, is_out| PoolSays {
         pool: name.clone(),
         launcher: id.to_string(),

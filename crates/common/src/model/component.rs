@@ -54,6 +54,8 @@ pub struct PoolComponent {
     pub extra: Extra,
 }
 
+const WEB_URL: &str = "web_url";
+
 impl PoolComponent {
     /// Reads a record; the second value lists keys that had to be read as absent. `name` is the znode's.
     pub fn read(name: &str, data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
@@ -98,6 +100,25 @@ impl PoolComponent {
             .with("state", &self.state)
             .with("supported_labels", &self.supported_labels)
             .with("version", &self.version)
+    }
+
+    /// Its provider and its name, as people read it.
+    pub fn title(&self) -> String {
+        match (&self.provider_name, &self.name) {
+            (Some(provider), Some(name)) => format!("{provider}-{name}"),
+            _ => self.id.as_ref().map_or_else(|| self.hostname.clone(), ToString::to_string),
+        }
+    }
+
+    /// Where its launcher can be asked over HTTP. Ours, beyond upstream: Python's components do not have it, and neither
+    /// Python's processes nor Zuul look at keys that they do not know.
+    pub fn web_url(&self) -> Option<String> {
+        self.extra.get(WEB_URL)?.text()
+    }
+
+    /// Sets [`Self::web_url`].
+    pub fn set_web_url(&mut self, url: &str) {
+        self.extra.set(WEB_URL, url);
     }
 
     /// Whether it carries all these labels.

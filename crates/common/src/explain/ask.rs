@@ -1,0 +1,86 @@
+//! Asking launchers what they make of something.
+//!
+//! Which there are, and where, stands in the components of their pools ([`PoolComponent::web_url`]). All are asked at once.
+
+use std::collections::BTreeMap;
+
+use super::{Asked, LauncherView, Silent};
+use crate::model::{PoolComponent, Records, RequestId};
+
+/// Where a launcher tells its view, below its address.
+pub const VIEW: &str = "/api/v1/view";
+
+/// Asks each launcher that says where it can be asked for its view of a request. `get` fetches a page, or says why not.
+pub async fn ask<F>(records: &Records, request: &RequestId, get: impl Fn(String) -> F) -> Asked
+where
+    F: Future<Output = Result<Vec<u8>, String>>,
+{
+    let mut launchers: BTreeMap<String, Vec<&PoolComponent>> = BTreeMap::new();
+    for pool in records.pools.values() {
+        if let Some(url) = pool.web_url() {
+            launchers.entry(url.trim_end_matches('/').to_owned()).or_default().push(pool);
+        }
+    }
+    let answers = launchers.keys().map(|url| get(format!("{url}{VIEW}?request={request}")));
+    let answers = futures::future::join_all(answers).await;
+    let mut asked = Asked::default();
+    for (pools, answer) in launchers.values().zip(answers) {
+        let view = answer.and_then(|body| {
+            serde_json::from_slice::<LauncherView>(&body)
+                .map_err(|error| format!("its answer is not understood: {error}"))
+        });
+        match view {
+            Ok(view) => asked.views.push(view),
+            Err(why) => asked.silent.push(Silent {
+                hostname: pools.first().map(|pool| pool.hostname.clone()).unwrap_or_default(),
+                pools: pools.iter().map(|pool| pool.title()).collect(),
+                why,
+            }),
+        }
+    }
+    asked
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn pool(name: &str, url: Option<&str>) -> Arc<PoolComponent> {
+        let data = json!({"hostname": format!("host-of-{name}"), "id": name, "name": "main", "provider_name": name});
+        let (mut pool, _) = PoolComponent::read("x", data.to_string().as_bytes()).unwrap();
+        if let Some(url) = url {
+            pool.set_web_url(url);
+        }
+        // As it comes back from ZooKeeper.
+        Arc::new(PoolComponent::read("x", &pool.write()).unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn each_launcher_is_asked_once_and_one_that_does_not_answer_is_named() {
+        let mut records = Records::default();
+        let pools = [("a", Some("http://one")), ("b", Some("http://one/")), ("c", Some("http://two")), ("d", None)];
+        for (name, url) in pools {
+            records.pools.insert(name.to_owned(), pool(name, url));
+        }
+        records.pools.insert("e".to_owned(), pool("e", Some("http://three")));
+        let view = LauncherView { hostname: "one".to_owned(), as_of: None, pools: Vec::new() };
+        let request = "200-0000000001".into();
+        let asked = ask(&records, &request, async |url: String| match url.as_str() {
+            "http://one/api/v1/view?request=200-0000000001" => Ok(serde_json::to_vec(&view).unwrap()),
+            "http://two/api/v1/view?request=200-0000000001" => Ok(b"<html>".to_vec()),
+            "http://three/api/v1/view?request=200-0000000001" => Err("connection refused".to_owned()),
+            other => panic!("{other}"),
+        });
+        let asked = asked.await;
+        assert_eq!(asked.views, [view]);
+        let silent: Vec<_> =
+            asked.silent.iter().map(|s| (s.hostname.as_str(), s.pools.join(","), s.why.clone())).collect();
+        assert_eq!(silent[0], ("host-of-e", "e-main".to_owned(), "connection refused".to_owned()));
+        assert_eq!((silent[1].0, silent.len()), ("host-of-c", 2));
+        assert!(silent[1].2.contains("not understood"), "{}", silent[1].2);
+    }
+}

@@ -6,8 +6,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use nodepool_common::{
-    explain::{Explanation, Verdict, ask, of_node, of_request},
-    model::{NodeId, RequestId},
+    explain::{Explanation, Subject, Verdict, ask, of_node, of_request},
     sys::clock,
     zk::ZooKeeper,
 };
@@ -44,19 +43,15 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
 }
 
 async fn explain(zk: &ZooKeeper, id: &str) -> Result<Explanation, Failure> {
-    let explanation = match Kind::of(id) {
-        Kind::Request => {
-            let request = RequestId::from(id);
+    let explanation = match Subject::of(id) {
+        Some(Subject::Request(request)) => {
             let records = walk::around_request(zk, &request).await?;
             let asked =
                 ask(&records, &request, async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await).await;
             of_request(&records, &request, &asked, clock::now())
         }
-        Kind::Node => {
-            let node = NodeId::from(id);
-            of_node(&walk::around_node(zk, &node).await?, &node, clock::now())
-        }
-        Kind::Other => {
+        Some(Subject::Node(node)) => of_node(&walk::around_node(zk, &node).await?, &node, clock::now()),
+        None => {
             return Err(Failure::Refused(format!(
                 "{id} is no id of a request (200-0000000123) or of a node (0000000123); only those are explained"
             )));
@@ -65,47 +60,12 @@ async fn explain(zk: &ZooKeeper, id: &str) -> Result<Explanation, Failure> {
     explanation.ok_or_else(|| Failure::Refused(format!("there is no trace of {id}: {NO_TRACE}")))
 }
 
-/// Of what something can be the id.
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    /// `<priority>-<sequence>`.
-    Request,
-    /// `<sequence>`.
-    Node,
-    Other,
-}
-
-impl Kind {
-    fn of(id: &str) -> Self {
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        match id.split_once('-') {
-            Some((priority, sequence)) if is_number(priority) && is_number(sequence) => Self::Request,
-            None if is_number(id) => Self::Node,
-            _ => Self::Other,
-        }
-    }
-}
-
 fn print(explanation: &Explanation, format: Format) -> Result<(), Failure> {
     match format {
         Format::Text => say(explanation.render(clock::now()).trim_end()),
         Format::Json => {
             let json = serde_json::to_string_pretty(explanation);
             say(&json.map_err(|error| Failure::Refused(format!("the explanation cannot be written: {error}")))?)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_and_nodes_are_told_apart_by_their_ids() {
-        assert_eq!(Kind::of("300-0000000123"), Kind::Request);
-        assert_eq!(Kind::of("0000000123"), Kind::Node);
-        for other in ["", "-", "ubuntu-noble", "300-", "../x", "300-0000000123/x"] {
-            assert_eq!(Kind::of(other), Kind::Other, "{other}");
         }
     }
 }

@@ -27,7 +27,30 @@ pub use self::{
     request::of_request,
     view::{Answer, Asked, LauncherView, Launching, PoolView, Said, Silent},
 };
-use crate::model::Timestamp;
+use crate::model::{NodeId, RequestId, Timestamp};
+
+/// What can be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// `<priority>-<sequence>`.
+    Request(RequestId),
+    /// `<sequence>`.
+    Node(NodeId),
+}
+
+impl Subject {
+    /// Of what something is the id; `None`: of nothing that is explained.
+    pub fn of(id: &str) -> Option<Self> {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match id.split_once('-') {
+            Some((priority, sequence)) if is_number(priority) && is_number(sequence) => {
+                Some(Self::Request(RequestId::from(id)))
+            }
+            None if is_number(id) => Some(Self::Node(NodeId::from(id))),
+            _ => None,
+        }
+    }
+}
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -228,6 +228,15 @@ fn a_node_is_explained_by_its_state_and_its_lock() {
 }
 
 #[test]
+fn requests_and_nodes_are_told_apart_by_their_ids() {
+    assert_eq!(Subject::of("300-0000000123"), Some(Subject::Request("300-0000000123".into())));
+    assert_eq!(Subject::of("0000000123"), Some(Subject::Node("0000000123".into())));
+    for other in ["", "-", "ubuntu-noble", "300-", "../x", "300-0000000123/x"] {
+        assert_eq!(Subject::of(other), None, "{other}");
+    }
+}
+
+#[test]
 fn what_a_program_reads_is_what_was_explained() {
     let site = Site::default().request(REQUEST, json!({})).pool("p", &["small"]);
     let explanation = site.says("p", waits(Verdict::Wait, "no-room", "no core is left")).explain();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use nodepool_common::{
     model::{NodeId, NodeState},
+    sys::entropy::Entropy,
     zk::{
         Freshness, connector,
         memory::Memory,
@@ -261,7 +262,7 @@ async fn a_real_zookeeper_conforms() {
     let proxy = LossyProxy::start(server.port()).await;
     let mut config = config(&server, "/chroot");
     config.servers[0].port = proxy.port();
-    cases(&*connector(&config).unwrap(), &Faults::Real(proxy)).await;
+    cases(&*connector(&config, &Entropy::system()).unwrap(), &Faults::Real(proxy)).await;
 }
 
 #[tokio::test]

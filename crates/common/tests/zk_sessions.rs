@@ -17,7 +17,7 @@ use nodepool_common::{
     sys::{Ambient, shutdown::Shutdown},
     zk::{ZkError, ZooKeeper},
 };
-use nodepool_testing::{ZooKeeperServer, free_port, wait_for};
+use nodepool_testing::{LossyProxy, ZooKeeperServer, free_port, wait_for};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use zk_common::*;
@@ -202,7 +202,10 @@ async fn unusable_files_are_named() {
 #[tokio::test]
 async fn a_session_that_expires_takes_its_locks_and_everything_else_comes_back() {
     let server = ZooKeeperServer::start();
-    let zk = connect(&short(&server));
+    let proxy = LossyProxy::start(server.port()).await;
+    let mut config = short(&server);
+    config.servers[0].port = proxy.port();
+    let zk = connect(&config);
     let first = zk.connected().await;
     zk.cache().until_ready().await;
     let registration = zk.register_pool(pool("l1"));
@@ -216,15 +219,21 @@ async fn a_session_that_expires_takes_its_locks_and_everything_else_comes_back()
     let component = wait_for(SOON, "the pool is registered", registered).await;
     assert_eq!(component, "host10000000000");
 
-    server.pause();
-    wait_for(SOON, "the session is given up", || async { (!held.is_valid()).then_some(()) }).await;
+    proxy.down();
     wait_for(SOON, "the cache knows", || async { (!zk.cache().ready()).then_some(()) }).await;
     assert!(zk.cache().read(|records| records.nodes.contains_key(&id)), "stale, but there");
-    let error = held.update(|node| node.comment = Some("late".to_owned())).await.unwrap_err();
-    assert!(matches!(error, ZkError::SessionLost { .. }), "{error}");
+    expired(&server, &id).await;
+    assert!(held.is_valid(), "no server has said that it is not");
     assert!(!*leading.borrow());
+    let late = tokio::spawn(async move {
+        let written = held.update(|node| node.comment = Some("late".to_owned())).await;
+        (written, held)
+    });
     let resumed = std::time::Instant::now();
-    server.resume();
+    proxy.up();
+    let (written, held) = tokio::time::timeout(SOON, late).await.unwrap().unwrap();
+    let error = written.unwrap_err();
+    assert!(matches!(error, ZkError::SessionLost { .. }), "{error}");
 
     let second = tokio::time::timeout(SOON, zk.connected()).await.unwrap();
     assert_ne!(first, second);
@@ -294,6 +303,72 @@ async fn a_restarted_server_resumes_the_session_and_the_cache_misses_nothing() {
     assert_eq!(complaints(), 1, "the same broken record is not news after a reconnection");
     held.delete(2.0).await.unwrap();
     zk.close().await;
+}
+
+/// As with kazoo: a server that starts again gives the sessions that it knows their whole time again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_session_and_its_locks_survive_servers_that_were_down_for_longer_than_its_timeout() {
+    let mut server = ZooKeeperServer::start();
+    let zk = connect(&short(&server));
+    let first = zk.connected().await;
+    zk.cache().until_ready().await;
+    let mut leading = zk.stand_for_election("stats", "host1-1");
+    tokio::time::timeout(SOON, leading.wait_for(|leading| *leading)).await.unwrap().unwrap();
+    let mut held = zk.create_node(node(1.0), |_| ()).await.unwrap();
+    let id = held.record().id.clone();
+
+    server.stop();
+    tokio::time::timeout(SOON, leading.wait_for(|leading| !leading)).await.unwrap().unwrap();
+    let write =
+        tokio::spawn(async move { held.update(|node| node.comment = Some("patient".to_owned())).await.map(|()| held) });
+    // Nothing is to happen meanwhile.
+    tokio::time::sleep(SHORT * 2).await;
+    assert!(!write.is_finished());
+    server.restart();
+
+    assert_eq!(tokio::time::timeout(SOON, zk.connected()).await.unwrap(), first);
+    let held = tokio::time::timeout(SOON, write).await.unwrap().unwrap().unwrap();
+    assert!(held.is_valid());
+    let other = connect(&config(&server, ""));
+    other.connected().await;
+    assert!(other.try_lock_node(&id).await.unwrap().held().is_none(), "it is still ours");
+    tokio::time::timeout(SOON, leading.wait_for(|leading| *leading)).await.unwrap().unwrap();
+    held.delete(2.0).await.unwrap();
+    zk.close().await;
+    other.close().await;
+}
+
+/// A server that nobody reaches any more does not keep a process from its end, nor what waits for it.
+#[tokio::test]
+async fn what_waits_in_a_suspended_session_fails_when_it_is_closed_or_other_servers_are_configured() {
+    let (mut server, other) = (ZooKeeperServer::start(), ZooKeeperServer::start());
+    let zk = connect(&short(&server));
+    let mut session = zk.session();
+    zk.connected().await;
+    zk.create("/a", b"").await.unwrap();
+    server.stop();
+    tokio::time::timeout(SOON, session.wait_for(Option::is_none)).await.unwrap().unwrap();
+    let waiting = tokio::spawn({
+        let zk = zk.clone();
+        async move { zk.get("/a").await }
+    });
+    // Still one of the servers that the session knows, and another one that it does not.
+    let mut both = short(&server);
+    both.servers.push(config(&other, "").servers.remove(0));
+    zk.set_servers(&both).unwrap();
+    let read = tokio::time::timeout(SOON, waiting).await.unwrap().unwrap();
+    assert!(matches!(read, Err(ZkError::SessionLost { .. })), "{read:?}");
+    tokio::time::timeout(SOON, zk.connected()).await.expect("the other server is used");
+
+    drop(other);
+    tokio::time::timeout(SOON, session.wait_for(Option::is_none)).await.unwrap().unwrap();
+    let waiting = tokio::spawn({
+        let zk = zk.clone();
+        async move { zk.get("/a").await }
+    });
+    tokio::time::timeout(SOON, zk.close()).await.unwrap();
+    let read = tokio::time::timeout(SOON, waiting).await.unwrap().unwrap();
+    assert!(read.is_err());
 }
 
 #[tokio::test]

@@ -171,8 +171,8 @@ async fn a_second_launcher_takes_over_while_the_first_one_stops() {
     assert!(!second.logged(&["failed: every pool"]), "{}", second.log());
 }
 
-/// Requests in flight while ZooKeeper is away in one way or another.
-async fn survives(session_timeout: f64, harm: impl AsyncFnOnce(&mut ZooKeeperServer)) {
+/// Requests in flight while ZooKeeper is away in one way or another. Returns the launcher's log.
+async fn survives(session_timeout: f64, harm: impl AsyncFnOnce(&mut ZooKeeperServer, &Stage, &Launcher)) -> String {
     let mut server = ZooKeeperServer::start();
     let stage = with_servers_that_last(&server, 0.7).await;
     stage.session_timeout.set(session_timeout);
@@ -186,7 +186,7 @@ async fn survives(session_timeout: f64, harm: impl AsyncFnOnce(&mut ZooKeeperSer
         tokio::time::sleep(Duration::from_millis(100)).await; // spreads their stages
     }
     stage.wait("servers boot", async || launcher.logged(&["is being created"])).await;
-    harm(&mut server).await;
+    harm(&mut server, &stage, &launcher).await;
     let back = Instant::now();
     for request in &requests {
         stage.fulfilled(request).await;
@@ -201,11 +201,12 @@ async fn survives(session_timeout: f64, harm: impl AsyncFnOnce(&mut ZooKeeperSer
     // That of the session before stays until ZooKeeper ends it.
     stage.wait("there is one component per pool", async || stage.pools().await.len() == 1).await;
     stage.wait("/ready says that all is well", async || launcher.ready().starts_with("OK")).await;
+    launcher.log()
 }
 
 #[tokio::test]
 async fn a_restart_of_zookeeper_in_the_middle_of_launches_loses_nothing() {
-    survives(10.0, async |server| {
+    survives(10.0, async |server, _, _| {
         server.stop();
         tokio::time::sleep(Duration::from_millis(500)).await; // a moment without any server
         server.restart();
@@ -214,18 +215,31 @@ async fn a_restart_of_zookeeper_in_the_middle_of_launches_loses_nothing() {
 }
 
 #[tokio::test]
-async fn an_expired_session_in_the_middle_of_launches_loses_nothing() {
-    survives(3.0, async |server| {
-        server.pause();
-        tokio::time::sleep(Duration::from_millis(6500)).await; // beyond the session's timeout
-        server.resume();
+async fn a_zookeeper_that_is_down_for_longer_than_a_session_lasts_costs_none() {
+    let log = survives(5.0, async |server, _, _| {
+        server.stop();
+        tokio::time::sleep(Duration::from_secs(9)).await; // beyond the session's timeout
+        server.restart();
     })
     .await;
+    assert!(log.contains("Connection to ZooKeeper suspended"), "{log}");
+    assert!(!log.contains("session was lost"), "{log}");
+}
+
+#[tokio::test]
+async fn an_expired_session_in_the_middle_of_launches_loses_nothing() {
+    let log = survives(3.0, async |_, stage, launcher| {
+        launcher.signal(Signal::SIGSTOP);
+        stage.wait("its component is gone with its session", async || stage.pools().await.is_empty()).await;
+        launcher.signal(Signal::SIGCONT);
+    })
+    .await;
+    assert!(log.contains("lost (expired)") && log.contains("session was lost"), "{log}");
 }
 
 #[tokio::test]
 async fn a_short_stall_of_zookeeper_loses_nothing() {
-    survives(10.0, async |server| {
+    survives(10.0, async |server, _, _| {
         server.pause();
         tokio::time::sleep(Duration::from_millis(1500)).await; // within the session's timeout
         server.resume();

@@ -12,6 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 /// ZooKeeper's heartbeats carry this transaction id; they are not counted.
@@ -22,6 +23,7 @@ const PING: [u8; 4] = (-2_i32).to_be_bytes();
 pub struct LossyProxy {
     port: u16,
     losing: Arc<Losing>,
+    is_up: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -39,23 +41,41 @@ impl LossyProxy {
         let port = listener.local_addr().unwrap().port();
         let losing = Arc::new(Losing::default());
         let shared = Arc::clone(&losing);
+        let (is_up, state) = watch::channel(true);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let shared = shared.clone();
+                let (shared, mut state) = (shared.clone(), state.clone());
                 tokio::spawn(async move {
-                    if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await {
-                        // A broken connection is what we are here for.
-                        let _ = pass(client, server, &shared).await;
+                    let passing = async {
+                        if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await {
+                            // A broken connection is what we are here for.
+                            let _ = pass(client, server, &shared).await;
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = state.wait_for(|is_up| !is_up) => {}
+                        () = passing => {}
                     }
                 });
             }
         });
-        Self { port, losing }
+        Self { port, losing, is_up }
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Closes all connections, and new ones at once: the server stays, but nobody reaches it.
+    pub fn down(&self) {
+        self.is_up.send_replace(false);
+    }
+
+    /// Ends [`Self::down`].
+    pub fn up(&self) {
+        self.is_up.send_replace(true);
     }
 
     /// The `nth` next request (from 1) is passed on and carried out; its answer is swallowed and the connection cut.

@@ -59,7 +59,7 @@ mod zookeeper;
 
 use std::sync::Arc;
 
-use crate::config;
+use crate::{config, sys::entropy::Entropy};
 
 pub use self::{
     cache::{Cache, CacheQueues, Freshness, TakenIn},
@@ -75,6 +75,6 @@ pub use self::{
 
 /// What leads to sessions of a real ZooKeeper, below everything else here. An error is one of the configuration, and names the
 /// file or the key.
-pub fn connector(config: &config::ZooKeeper) -> Result<Arc<dyn protocol::Connector>, ZkError> {
-    Ok(Arc::new(wire::Target::new(config)?))
+pub fn connector(config: &config::ZooKeeper, entropy: &Entropy) -> Result<Arc<dyn protocol::Connector>, ZkError> {
+    Ok(Arc::new(wire::Target::new(config, entropy)?))
 }

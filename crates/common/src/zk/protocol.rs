@@ -51,6 +51,9 @@ pub trait Session: fmt::Debug + Send + Sync {
     /// How the connection is now, then each change of that. Nothing follows on [`State::Ended`].
     fn states(&self) -> BoxStream<'static, State>;
 
+    /// What still waits for a connection fails: without one the session is over, as far as this process is concerned.
+    fn give_up(&self) {}
+
     /// Creates a znode. Its path, with the number that the server has given it where the mode says so, and its stat.
     /// Errors: [`Error::NoNode`] without its parent, [`Error::NodeExists`].
     fn create<'a>(&'a self, path: &'a str, data: &[u8], mode: Mode) -> Answer<'a, (String, Stat)>;

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -15,7 +15,10 @@ use super::{
     error::ZkError,
     protocol::{Client, Connector, SessionId},
 };
-use crate::sys::{Ambient, shutdown::Shutdown, watch};
+use crate::{
+    config,
+    sys::{Ambient, shutdown::Shutdown, watch},
+};
 
 /// What all clones, tasks and locks share.
 pub(super) struct Shared {
@@ -34,6 +37,8 @@ pub(super) struct Shared {
     timeout: Duration,
     pub(super) ambient: Ambient,
     pub(super) target: watch::Sender<Arc<dyn Connector>>,
+    /// What `target` was made of; `None`: not of a configuration.
+    pub(super) configured: Mutex<Option<config::ZooKeeper>>,
 }
 
 impl fmt::Debug for Shared {
@@ -63,6 +68,7 @@ impl Shared {
             timeout,
             ambient,
             target: watch::Sender::new(target),
+            configured: Mutex::new(None),
         }
     }
 

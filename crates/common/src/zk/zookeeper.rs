@@ -1,6 +1,9 @@
 //! [`ZooKeeper`]: the connection, as everybody has it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -28,15 +31,18 @@ impl ZooKeeper {
     /// the file or the key.
     ///
     /// `end` ends the connection: give it a token that fires after everything that still wants to unlock its records is
-    /// done, or call [`Self::close`] then. `shutdown` hears of it when a task that keeps the connection or the cache
-    /// panics: without them a process would live on and hear nothing.
+    /// done, or call [`Self::close`] then. `shutdown` is requested when a task that keeps the connection or the cache
+    /// panics: without them a process would live on without any news.
     pub fn start(
         config: &config::ZooKeeper,
         ambient: Ambient,
         shutdown: &Shutdown,
         end: CancellationToken,
     ) -> Result<Self, ZkError> {
-        Ok(Self::start_with(Arc::new(Target::new(config)?), config.timeout, ambient, shutdown, end))
+        let target = Target::new(config, &ambient.entropy)?;
+        let zk = Self::start_with(Arc::new(target), config.timeout, ambient, shutdown, end);
+        *zk.configured() = Some(config.clone());
+        Ok(zk)
     }
 
     /// The same with whatever leads to sessions; `timeout`: how long one of them lasts without a connection.
@@ -54,10 +60,19 @@ impl ZooKeeper {
     }
 
     /// Servers and certificates of a reloaded configuration; the next session uses them. A session none of whose
-    /// servers is configured any more ends at once. An error leaves everything as it is.
+    /// servers is configured any more ends at once. An error leaves everything as it is, as does what is configured already.
     pub fn set_servers(&self, config: &config::ZooKeeper) -> Result<(), ZkError> {
-        self.shared.target.send_replace(Arc::new(Target::new(config)?));
+        if self.configured().as_ref() == Some(config) {
+            return Ok(());
+        }
+        let target = Target::new(config, &self.shared.ambient.entropy)?;
+        *self.configured() = Some(config.clone());
+        self.shared.target.send_replace(Arc::new(target));
         Ok(())
+    }
+
+    fn configured(&self) -> MutexGuard<'_, Option<config::ZooKeeper>> {
+        self.shared.configured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session that is connected now; `None` while there is none, or while its connection is lost.

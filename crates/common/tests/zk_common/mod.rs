@@ -10,11 +10,11 @@ use std::{
 
 use nodepool_common::{
     config,
-    model::{Node, NodeRequest},
+    model::{Node, NodeId, NodeRequest},
     sys::{Ambient, clock, shutdown::Shutdown},
     zk::{InSession, ZooKeeper, memory::Memory},
 };
-use nodepool_testing::ZooKeeperServer;
+use nodepool_testing::{ZooKeeperServer, wait_for};
 use tokio_util::sync::CancellationToken;
 use zookeeper_client::{Acls, Client, CreateMode};
 
@@ -89,6 +89,13 @@ pub async fn stranger(server: &ZooKeeperServer, chroot: &str) -> Client {
         root.mkdir(chroot, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.unwrap();
     }
     client
+}
+
+/// Waits until a server has ended the session that has a node locked.
+pub async fn expired(server: &ZooKeeperServer, node: &NodeId) {
+    let (other, dir) = (stranger(server, "").await, format!("/nodepool/nodes/{node}/lock"));
+    let gone = || async { other.list_children(&dir).await.unwrap().is_empty().then_some(()) };
+    wait_for(SOON, "the session has expired", gone).await;
 }
 
 pub fn node(now: f64) -> Node {

@@ -1,6 +1,6 @@
 //! [`Connection`]: one connection to one server, with the session that it serves.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -10,14 +10,15 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
+    addresses::{Failed, first_that_serves, named},
     jute::Reader,
-    messages::{self, Connected},
-    target::Target,
+    messages::{self, ConnectReply},
+    target::{Target, host},
     tls::client_config,
 };
 use crate::config;
 
-/// What one read takes from the network at most. rustls alone asks for 4 KiB at a time.
+/// What one read takes from the network at most where rustls reads: it asks for 4 KiB at a time.
 const READ_AHEAD: usize = 16 << 10;
 /// More than any server sends (`jute.maxbuffer` is 1 MiB): what claims to be longer is none of ZooKeeper's messages.
 const LONGEST_MESSAGE: usize = 256 << 20;
@@ -27,25 +28,25 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A session, as the server knows it.
+/// What a server is given to resume a session.
 #[derive(Clone)]
-pub(super) struct Ticket {
+pub(super) struct Credentials {
     pub id: i64,
     pub password: Vec<u8>,
-    /// How long it lasts without a connection.
+    /// How long the session lasts without a connection.
     pub timeout: Duration,
-    /// The newest transaction that we know of: a server that is behind does not serve us.
+    /// The newest transaction that we know of: a server that has not got so far refuses us.
     pub last_zxid: i64,
 }
 
-impl Ticket {
+impl Credentials {
     /// For a session that is to begin.
     pub(super) fn new(timeout: Duration) -> Self {
         Self { id: 0, password: vec![0; 16], timeout, last_zxid: 0 }
     }
 
-    /// How long a server may be silent, or take to accept us: two can be tried before the session ends.
-    pub(super) fn patience(&self) -> Duration {
+    /// How long a server may send nothing, or take to accept us: two can be tried before the session expires.
+    pub(super) fn response_timeout(&self) -> Duration {
         self.timeout * 2 / 5
     }
 }
@@ -53,98 +54,68 @@ impl Ticket {
 /// See the module.
 pub(super) struct Connection {
     pub stream: Box<dyn Stream>,
-    /// As the server has answered.
-    pub ticket: Ticket,
+    /// As the server has replied.
+    pub credentials: Credentials,
+    /// The server, as it is named in the log.
+    pub server: String,
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
-    /// The server does not know the session any more.
-    #[error("session expired")]
-    Expired,
-    /// Nothing else is known of the session.
-    #[error("{0}")]
-    Broken(String),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error.to_string())
+        f.debug_struct("Connection").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
 impl Connection {
-    /// Connects to a server, and begins or resumes a session with it.
+    /// Connects to a server, and begins or resumes a session with it, at whichever of its addresses that can be done.
     pub(super) async fn open(
         target: &Target,
         server: &config::ZooKeeperServer,
-        ticket: &Ticket,
+        credentials: &Credentials,
     ) -> Result<Self, Failed> {
-        let opening = async {
-            let mut stream = connect(target, server, ticket.patience()).await?;
-            let timeout_ms = i32::try_from(ticket.timeout.as_millis()).unwrap_or(i32::MAX);
-            let asked = messages::connect(ticket.last_zxid, timeout_ms, ticket.id, &ticket.password).finished();
-            stream.write_all(&asked).await?;
-            stream.flush().await?;
-            let answer = receive(&mut stream).await?;
-            let answer = Connected::read(&mut Reader(&answer)).map_err(|error| Failed::Broken(error.to_string()))?;
-            if answer.id == 0 {
-                return Err(Failed::Expired);
-            }
-            let timeout = Duration::from_millis(u64::try_from(answer.timeout_ms).unwrap_or(0));
-            if timeout.is_zero() {
-                return Err(Failed::Expired);
-            }
-            let ticket = Ticket { id: answer.id, password: answer.password, timeout, last_zxid: ticket.last_zxid };
-            Ok(Self { stream, ticket })
-        };
-        let patience = ticket.patience();
-        tokio::time::timeout(patience, opening)
-            .await
-            .unwrap_or_else(|_| Err(Failed::Broken(format!("no session within {patience:?}"))))
+        let at = |address| Self::open_at(target, server, address, credentials);
+        first_that_serves(server, credentials.response_timeout(), at).await
+    }
+
+    async fn open_at(
+        target: &Target,
+        server: &config::ZooKeeperServer,
+        address: SocketAddr,
+        credentials: &Credentials,
+    ) -> Result<Self, Failed> {
+        let mut stream = connect(target, server, address).await?;
+        let timeout_ms = i32::try_from(credentials.timeout.as_millis()).unwrap_or(i32::MAX);
+        let request = messages::connect(credentials.last_zxid, timeout_ms, credentials.id, &credentials.password);
+        stream.write_all(&request.finished()).await?;
+        stream.flush().await?;
+        let reply = receive(&mut stream).await.map_err(|failed| {
+            Failed::Refused(format!("the server accepts connections but gives no session ({failed})"))
+        })?;
+        let reply = ConnectReply::read(&mut Reader(&reply)).map_err(|error| Failed::Broken(error.to_string()))?;
+        let timeout = Duration::from_millis(u64::try_from(reply.timeout_ms).unwrap_or(0));
+        if reply.id == 0 || timeout.is_zero() {
+            return Err(Failed::Expired);
+        }
+        let credentials =
+            Credentials { id: reply.id, password: reply.password, timeout, last_zxid: credentials.last_zxid };
+        Ok(Self { stream, credentials, server: named(server, address) })
     }
 }
 
+/// TCP and, where it is configured, TLS.
 async fn connect(
     target: &Target,
     server: &config::ZooKeeperServer,
-    patience: Duration,
+    address: SocketAddr,
 ) -> Result<Box<dyn Stream>, Failed> {
-    let host = server.host.trim_matches(['[', ']']);
-    let addresses: Vec<_> = tokio::net::lookup_host((host, server.port)).await?.collect();
-    let stream = reach(&addresses, patience).await?;
+    let stream = TcpStream::connect(address).await?;
     // What is written is all that there is to write at that moment.
     stream.set_nodelay(true)?;
     let stream = BufReader::with_capacity(READ_AHEAD, stream);
     let Some(tls) = &target.tls else { return Ok(Box::new(stream)) };
     let config = client_config(tls).map_err(|error| Failed::Broken(error.to_string()))?;
-    let name = ServerName::try_from(host).map_err(|error| Failed::Broken(error.to_string()))?.to_owned();
+    let name = ServerName::try_from(host(server)).map_err(|error| Failed::Broken(error.to_string()))?.to_owned();
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
-}
-
-/// Connects to one of the addresses of a server's name. Each has its share of the time, and one is left for what follows: an
-/// address from which nothing comes back (a pod whose host is gone) must not keep us from the next one.
-async fn reach(addresses: &[SocketAddr], patience: Duration) -> Result<TcpStream, Failed> {
-    let share = patience / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
-    let mut failures = Vec::new();
-    for address in addresses {
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
-            Err(_) => failures.push(format!("{address}: no answer within {share:?}")),
-        }
-    }
-    if failures.is_empty() {
-        failures.push("its name has no address".to_owned());
-    }
-    Err(Failed::Broken(failures.join("; ")))
 }
 
 /// One message, without its length.
@@ -187,30 +158,5 @@ mod tests {
         assert!(first_message(&two[..5]).unwrap().is_none());
         assert!(first_message(&two[..3]).unwrap().is_none());
         assert!(first_message(b"HTTP/1.1 400 Bad Request").is_err());
-    }
-
-    /// A listener whose queue is full: what wants to connect is not answered.
-    async fn silent() -> (tokio::net::TcpListener, Vec<TcpStream>) {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let listener = socket.listen(1).unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut waiting = Vec::new();
-        while let Ok(connected) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
-            waiting.push(connected.unwrap());
-        }
-        (listener, waiting)
-    }
-
-    #[tokio::test]
-    async fn an_address_from_which_nothing_comes_back_leaves_time_for_the_next() {
-        let (silent, _waiting) = silent().await;
-        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (silent, good) = (silent.local_addr().unwrap(), good.local_addr().unwrap());
-        let patience = Duration::from_millis(1500);
-        let reached = tokio::time::timeout(patience, reach(&[silent, good], patience)).await.unwrap().unwrap();
-        assert_eq!(reached.peer_addr().unwrap(), good);
-        let failed = reach(&[silent], Duration::from_millis(200)).await.unwrap_err();
-        assert_eq!(failed.to_string(), format!("{silent}: no answer within 100ms"));
     }
 }

@@ -4,14 +4,15 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::protocol::{Client, Connector, Error, Session, SessionId, State},
-    connection::{Connection, Ticket},
+    connection::{Connection, Credentials},
     diagnose::diagnose,
     keeper::Keeper,
-    session::Wire,
-    target::Target,
+    session::WireSession,
+    target::{Target, address},
 };
 use crate::config;
 
@@ -21,21 +22,21 @@ impl Connector for Target {
     fn connect(&self) -> BoxFuture<'_, Result<Client, String>> {
         async {
             let now = self.renewed();
-            let mut problem = String::new();
-            for (server, address) in now.servers.iter().enumerate() {
-                match Connection::open(&now, address, &Ticket::new(now.timeout)).await {
+            for (index, server) in now.ring.iter().enumerate() {
+                match Connection::open(&now, server, &Credentials::new(now.timeout)).await {
                     Ok(connection) => {
-                        let session = begin(&now, server, connection);
+                        let session = begin(&now, index, connection);
                         let chroot = &session.chroot;
                         return match ensure_chroot(&session).await {
                             Ok(()) => Ok(Arc::new(session) as Client),
                             Err(error) => Err(format!("cannot create the chroot {chroot}: {error}")),
                         };
                     }
-                    Err(failed) => problem = failed.to_string(),
+                    Err(failed) => {
+                        tracing::debug!(logger = LOGGER, "No session from {}: {failed}", address(server));
+                    }
                 }
             }
-            tracing::debug!(logger = LOGGER, "No server gives us a session: {problem}");
             Err(diagnose(&now).await)
         }
         .boxed()
@@ -51,19 +52,27 @@ impl Connector for Target {
 }
 
 /// The session that a server has begun.
-fn begin(target: &Target, server: usize, connection: Connection) -> Wire {
-    let Connection { stream, ticket } = connection;
-    let id = SessionId(ticket.id);
-    let (orders, to_obey) = mpsc::unbounded_channel();
+fn begin(target: &Target, server: usize, connection: Connection) -> WireSession {
+    let id = SessionId(connection.credentials.id);
+    tracing::info!(logger = LOGGER, "Session {id} has begun at {}", connection.server);
+    let (sender, commands) = mpsc::unbounded_channel();
     let state = watch::Sender::new(State::Connected);
-    let wire = Wire { id, chroot: target.chroot.clone(), state: state.subscribe(), orders, watches: AtomicU64::new(0) };
-    let keeper = Keeper::new(target.clone(), server, ticket, state, to_obey);
-    tokio::spawn(keeper.keep(stream));
-    wire
+    let given_up = CancellationToken::new();
+    let session = WireSession {
+        id,
+        chroot: target.chroot.clone(),
+        state: state.subscribe(),
+        commands: sender,
+        given_up: given_up.clone(),
+        watches: AtomicU64::new(0),
+    };
+    let keeper = Keeper::new(target.clone(), server, &connection, state, commands, given_up);
+    tokio::spawn(keeper.keep(connection.stream));
+    session
 }
 
 /// Upstream expects the chroot to be there; a fresh ZooKeeper has none, and nobody gains from failing.
-async fn ensure_chroot(session: &Wire) -> Result<(), Error> {
+async fn ensure_chroot(session: &WireSession) -> Result<(), Error> {
     if session.chroot.is_empty() || session.exists("/").await?.is_some() {
         return Ok(());
     }

@@ -3,87 +3,69 @@
 //! After a failed attempt each server is tried once more, step by step, to say what was seen: no such name, refused, a
 //! certificate that does not chain or names another host, our own certificate refused, or a server that does not answer.
 
-use std::{
-    io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
-    time::Duration,
+use std::{io, net::SocketAddr, time::Duration};
+
+use rustls::{CertificateError, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout},
 };
-
-use rustls::{CertificateError, ClientConnection, Stream, pki_types::ServerName};
-
-use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
 
 use super::{
-    target::{OLD, REISSUE, Target, address},
+    addresses::{Failed, first_that_serves},
+    target::{OLD, REISSUE, Target, address, host},
     tls::{Tls, client_config},
 };
 use crate::config;
 
-/// How long one server may take to show that it is there.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long all addresses of one server may take to show what is wrong.
+const WITHIN: Duration = Duration::from_secs(4);
+/// How long a server that has accepted a connection may take to say something.
+const ANSWER: Duration = Duration::from_millis(1500);
 
-/// Tries to connect to each server; one sentence for each.
+/// Tries to connect to each server; one sentence for each of their addresses.
 pub(super) async fn diagnose(target: &Target) -> String {
-    let target = target.clone();
-    let trying = tokio::task::spawn_blocking(move || {
-        let seen: Vec<String> = target
-            .servers
-            .iter()
-            .map(|server| format!("{}: {}", address(server), try_one(server, target.tls.as_ref())))
-            .collect();
-        seen.join("; ")
-    });
-    trying.await.unwrap_or_else(|error| format!("could not find out: {error}"))
+    let mut seen = Vec::new();
+    for server in &target.servers {
+        let found = first_that_serves(server, WITHIN, |at| try_one(server, at, target.tls.as_ref())).await;
+        let problem = match found {
+            Ok(()) => "accepts connections but gives no session; see the server's own log".to_owned(),
+            Err(failed) => failed.to_string(),
+        };
+        seen.push(format!("{}: {problem}", address(server)));
+    }
+    seen.join("; ")
 }
 
-fn try_one(server: &config::ZooKeeperServer, tls: Option<&Tls>) -> String {
-    let host = server.host.trim_matches(['[', ']']);
-    let addresses = match (host, server.port).to_socket_addrs() {
-        Ok(addresses) => addresses,
-        Err(error) => return format!("cannot resolve the name: {error}"),
-    };
-    let mut problem = "the name has no address".to_owned();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(stream) => {
-                return match talk(stream, host, tls) {
-                    Ok(()) => "accepts connections but gives no session; see the server's own log".to_owned(),
-                    Err(problem) => problem,
-                };
-            }
-            Err(error) => problem = format!("cannot connect: {error}"),
-        }
-    }
-    problem
+async fn try_one(server: &config::ZooKeeperServer, at: SocketAddr, tls: Option<&Tls>) -> Result<(), Failed> {
+    let stream = TcpStream::connect(at).await.map_err(|error| Failed::Broken(format!("cannot connect: {error}")))?;
+    let begun = Instant::now();
+    timeout(ANSWER, talk(stream, host(server), tls)).await.unwrap_or_else(|_| {
+        let after = begun.elapsed().as_millis();
+        Err(Failed::Broken(format!("accepts connections but does not answer within {after} ms")))
+    })
 }
 
 /// Shakes hands where there is TLS, then asks whether somebody is there.
-fn talk(mut stream: TcpStream, host: &str, tls: Option<&Tls>) -> Result<(), String> {
-    let _ = stream.set_read_timeout(Some(PATIENCE));
-    let _ = stream.set_write_timeout(Some(PATIENCE));
-    let Some(tls) = tls else {
-        return listen(&mut stream);
-    };
-    let config = client_config(tls).map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(host).map_err(|error| error.to_string())?.to_owned();
-    let mut connection = ClientConnection::new(config, name).map_err(|error| error.to_string())?;
-    while connection.is_handshaking() {
-        connection.complete_io(&mut stream).map_err(|error| tls_problem(&error))?;
-    }
+async fn talk(mut stream: TcpStream, host: &str, tls: Option<&Tls>) -> Result<(), Failed> {
+    let broken = |error: &dyn std::error::Error| Failed::Broken(error.to_string());
+    let Some(tls) = tls else { return ask(&mut stream).await };
+    let config = client_config(tls).map_err(|error| broken(&error))?;
+    let name = ServerName::try_from(host).map_err(|error| broken(&error))?.to_owned();
+    let connecting = TlsConnector::from(config).connect(name, stream).await;
     // With TLS 1.3 a server refuses our certificate only after the handshake.
-    listen(&mut Stream::new(&mut connection, &mut stream))
+    ask(&mut connecting.map_err(|error| Failed::Broken(tls_problem(&error)))?).await
 }
 
-fn listen(stream: &mut (impl Read + Write)) -> Result<(), String> {
-    let start = Instant::now();
-    let result = stream.write_all(b"srvr").and_then(|()| stream.flush()).and_then(|()| stream.read(&mut [0; 16]));
-    match result {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            Err(format!("accepts connections but does not answer within {:?}", start.elapsed()))
-        }
-        Err(error) => Err(tls_problem(&error)),
-    }
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Failed> {
+    let asked = async {
+        stream.write_all(b"srvr").await?;
+        stream.flush().await?;
+        stream.read(&mut [0; 16]).await
+    };
+    asked.await.map(drop).map_err(|error| Failed::Broken(tls_problem(&error)))
 }
 
 fn tls_problem(error: &io::Error) -> String {

@@ -2,21 +2,21 @@
 
 use super::super::protocol::Stat;
 
-/// A message, as it grows. It begins with room for its length and its number.
+/// A request as it is built. It begins with room for its length and its xid.
 #[derive(Debug)]
 pub(super) struct Message(Vec<u8>);
 
-/// Length and number.
-const ROOM: usize = 8;
+/// Length and xid.
+const LENGTH_AND_XID: usize = 8;
 
 impl Message {
-    /// Of that operation.
+    /// A request of that operation code.
     pub(super) fn new(operation: i32) -> Self {
-        Self(vec![0; ROOM]).int(operation)
+        Self(vec![0; LENGTH_AND_XID]).int(operation)
     }
 
-    /// That begins a session: it has no number.
-    pub(super) fn first() -> Self {
+    /// The request that begins or resumes a session: it has neither xid nor operation code.
+    pub(super) fn connect_request() -> Self {
         Self(vec![0; 4])
     }
 
@@ -45,16 +45,16 @@ impl Message {
         self
     }
 
-    /// As it is sent, without a number.
+    /// As it is sent, without an xid.
     pub(super) fn finished(mut self) -> Vec<u8> {
         let length = i32::try_from(self.0.len() - 4).unwrap_or(i32::MAX);
         self.0[..4].copy_from_slice(&length.to_be_bytes());
         self.0
     }
 
-    /// As it is sent, with that number.
-    pub(super) fn numbered(mut self, number: i32) -> Vec<u8> {
-        self.0[4..ROOM].copy_from_slice(&number.to_be_bytes());
+    /// As it is sent, with that xid.
+    pub(super) fn with_xid(mut self, xid: i32) -> Vec<u8> {
+        self.0[4..LENGTH_AND_XID].copy_from_slice(&xid.to_be_bytes());
         self.finished()
     }
 }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let message = Message::new(4).bytes(&[b"/chroot", b"/x"]).long(-2).flag(true).bytes(&[]).numbered(7);
+        let message = Message::new(4).bytes(&[b"/chroot", b"/x"]).long(-2).flag(true).bytes(&[]).with_xid(7);
         let mut reader = Reader(&message);
         assert_eq!(usize::try_from(reader.int().unwrap()).unwrap(), message.len() - 4);
         assert_eq!((reader.int().unwrap(), reader.int().unwrap()), (7, 4));

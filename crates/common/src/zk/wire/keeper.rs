@@ -1,110 +1,111 @@
-//! [`Keeper`]: the task that keeps one session. It sends what is asked, hands out answers and what watches tell, pings, and
-//! looks for a server again when the connection breaks, until the session is over.
+//! [`Keeper`]: the task that keeps one session. It sends requests, hands out replies and watch events, pings, and resumes the
+//! session with another server when the connection breaks, until the session is over.
 //!
-//! What is asked at about the same time goes out in one write, and what has arrived is taken in with one read: under load
-//! there are some moments of rest between ([`PACE`]), because each message would otherwise wake this task, and each answer
+//! Requests that are made at about the same time go out in one write, and all that has arrived is read at once: under load
+//! there are some moments of rest between ([`PACE`]), because each message would otherwise wake this task, and each reply
 //! another one.
+//!
+//! A session without a connection is over when a server says so, not after a time of ours, as with kazoo: servers that were all
+//! down for longer than its timeout give it its full time again, with its locks. There are two exceptions. One that nobody uses
+//! any more is left to expire. And one that a server refuses which begins others is over once its time has passed: servers that
+//! were set back to an older state would refuse it until they have got as far as the transactions that we know of.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     mem,
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use futures::FutureExt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, WriteHalf},
+    io::{AsyncWriteExt, WriteHalf},
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::protocol::{Change, Error, Event, State},
-    connection::{Connection, Failed, Stream, Ticket, first_message},
-    jute::{Message, Reader},
-    messages::{self, Below, Header, Notification},
-    target::Target,
+    super::protocol::{Error, SessionId, State},
+    addresses::Failed,
+    backoff::Backoff,
+    connection::{Connection, Credentials, Stream},
+    diagnose::diagnose,
+    jute::{Malformed, Message, Reader},
+    messages::{self, Chroot, Header, WatcherEvent},
+    received::Received,
+    target::{Target, address},
+    watches::{Watch, Watches},
 };
-use crate::sys::pace::{Pace, Pacer};
+use crate::{
+    config,
+    sys::pace::{Pace, Pacer},
+};
 
 const LOGGER: &str = "nodepool.zk.ZooKeeper";
-/// What is kept for what is received and for what is sent; more, for a great message, only as long as it takes.
+/// What is kept for what is sent; more, for many requests, only as long as it takes.
 const BUFFER: usize = 16 << 10;
-/// Between two rounds of all servers.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often is found out what is wrong with the servers, after the first time.
+const DIAGNOSIS: Duration = Duration::from_secs(60);
 /// How soon it looks again at what has arrived and what is to be sent.
 const PACE: Pace = Pace { every: Duration::from_millis(2), at_once: 50 };
 
-/// What it is told.
+/// What the session's users want of its task.
 #[derive(Debug)]
-pub(super) enum Order {
-    /// To ask the server.
-    Ask {
+pub(super) enum Command {
+    /// A request to the server.
+    Request {
         message: Message,
-        /// What the server watches once it has answered.
+        /// What the server watches once it has replied.
         watch: Option<Watch>,
-        answer: oneshot::Sender<Answer>,
+        reply: oneshot::Sender<Reply>,
     },
-    /// Nobody listens to that watch any more.
-    Forget(u64),
+    /// Nobody waits for the events of that persistent watch any more.
+    RemoveWatch(u64),
 }
 
-/// The body of an answer.
-pub(super) type Answer = Result<Vec<u8>, Error>;
+/// The body of a reply.
+pub(super) type Reply = Result<Vec<u8>, Error>;
 
-/// Who is told. Paths are full ones.
+/// A request without a reply yet.
 #[derive(Debug)]
-pub(super) enum Watch {
-    Once { path: String, changed: oneshot::Sender<()> },
-    Below { number: u64, path: String, events: mpsc::UnboundedSender<Event> },
-}
-
-#[derive(Debug)]
-struct Asked {
-    number: i32,
+struct Pending {
+    xid: i32,
     watch: Option<Watch>,
-    answer: oneshot::Sender<Answer>,
-}
-
-#[derive(Debug)]
-struct Listener {
-    number: u64,
-    path: String,
-    events: mpsc::UnboundedSender<Event>,
-}
-
-impl Listener {
-    fn hears_of(&self, path: &str) -> bool {
-        path.strip_prefix(&self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || self.path == "/")
-    }
+    reply: oneshot::Sender<Reply>,
 }
 
 /// See the module.
 pub(super) struct Keeper {
     target: Target,
-    ticket: Ticket,
-    /// Which server was asked last.
+    credentials: Credentials,
+    /// The index in [`Target::ring`] of the server that was tried last.
     server: usize,
+    /// How the server of the connection is named in the log.
+    server_name: String,
     state: watch::Sender<State>,
-    orders: mpsc::UnboundedReceiver<Order>,
-    /// Nobody can ask any more.
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// Cancelled: what waits for another connection waits in vain.
+    given_up: CancellationToken,
+    /// Nobody uses the session any more.
     is_closing: bool,
-    last_number: i32,
-    /// Sent, in this order, and not answered.
-    asked: VecDeque<Asked>,
-    once: HashMap<String, Vec<oneshot::Sender<()>>>,
-    below: Vec<Listener>,
-    heard: Instant,
-    sent: Instant,
-    is_pinged: bool,
+    last_xid: i32,
+    /// In the order in which they were sent.
+    pending: VecDeque<Pending>,
+    watches: Watches,
+    connected_at: Instant,
+    last_received: Instant,
+    last_sent: Instant,
+    is_ping_pending: bool,
+    backoff: Backoff,
+    /// What attempts have failed with since the last connection that has lasted.
+    problems: HashSet<String>,
     pacer: Pacer,
 }
 
-/// How the connection has ended.
+/// How a connection has ended.
 enum End {
-    /// With the session, as we wanted.
+    /// With the session, by our request.
     Closed,
     Broken(String),
 }
@@ -121,30 +122,41 @@ impl From<std::io::Error> for End {
     }
 }
 
+impl From<Malformed> for End {
+    fn from(error: Malformed) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
 impl Keeper {
-    /// Of the session of a connection to the server with that index.
+    /// Of the session of that connection, to the server with that index.
     pub(super) fn new(
         target: Target,
         server: usize,
-        ticket: Ticket,
+        connection: &Connection,
         state: watch::Sender<State>,
-        orders: mpsc::UnboundedReceiver<Order>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        given_up: CancellationToken,
     ) -> Self {
         let now = Instant::now();
         Self {
+            backoff: Backoff::new(target.entropy.clone()),
             target,
-            ticket,
+            credentials: connection.credentials.clone(),
             server,
+            server_name: connection.server.clone(),
             state,
-            orders,
+            commands,
+            given_up,
             is_closing: false,
-            last_number: 0,
-            asked: VecDeque::new(),
-            once: HashMap::new(),
-            below: Vec::new(),
-            heard: now,
-            sent: now,
-            is_pinged: false,
+            last_xid: 0,
+            pending: VecDeque::new(),
+            watches: Watches::default(),
+            connected_at: now,
+            last_received: now,
+            last_sent: now,
+            is_ping_pending: false,
+            problems: HashSet::new(),
             pacer: Pacer::new(PACE),
         }
     }
@@ -155,138 +167,153 @@ impl Keeper {
             let Err(end) = self.serve(stream).await;
             match end {
                 End::Closed => break "closed",
-                End::Broken(why) => {
-                    tracing::info!(logger = LOGGER, "The connection to a ZooKeeper server broke: {why}");
-                    self.interrupt(&why);
-                }
+                End::Broken(why) => self.suspend(&why),
             }
-            match self.resume().await {
-                Some(next) => stream = next,
-                None => break "expired",
+            let given_up = self.given_up.clone();
+            match given_up.run_until_cancelled(self.resume()).await.unwrap_or(Err("given up")) {
+                Ok(next) => stream = next,
+                Err(why) => break why,
             }
-            for listener in mem::take(&mut self.below) {
-                let _ = listener.events.send(Event::Gap);
-            }
+            self.watches.resume();
             self.state.send_replace(State::Connected);
         };
         self.end(why);
     }
 
-    /// The connection is broken.
-    fn interrupt(&mut self, why: &str) {
-        for asked in self.asked.drain(..) {
-            let _ = asked.answer.send(Err(Error::Unanswered(why.to_owned())));
-        }
-        // The server has forgotten them: who waits looks again, once there is a connection.
-        self.once.clear();
-        for listener in &self.below {
-            let _ = listener.events.send(Event::Suspended);
-        }
-        self.is_pinged = false;
-        self.is_closing = false;
+    fn id(&self) -> SessionId {
+        SessionId(self.credentials.id)
+    }
+
+    /// The connection is broken. The state first: who sees that a request has failed sees why, too.
+    fn suspend(&mut self, why: &str) {
+        let (id, server) = (self.id(), &self.server_name);
+        tracing::info!(logger = LOGGER, "Session {id} has lost its connection to {server}: {why}");
         self.state.send_replace(State::Suspended);
+        self.watches.suspend();
+        for pending in self.pending.drain(..) {
+            let _ = pending.reply.send(Err(Error::Unanswered(why.to_owned())));
+        }
+        self.is_ping_pending = false;
+        self.is_closing = false;
+        if self.connected_at.elapsed() < self.credentials.timeout / 3 {
+            self.backoff.failed();
+        } else {
+            self.backoff.reset();
+            self.problems.clear();
+        }
     }
 
     fn end(mut self, why: &str) {
-        for listener in self.below.drain(..) {
-            let _ = listener.events.send(Event::Ended);
-        }
-        self.orders.close();
-        while let Ok(order) = self.orders.try_recv() {
-            if let Order::Ask { answer, .. } = order {
-                let _ = answer.send(Err(Error::SessionEnded));
+        self.state.send_replace(State::Ended(why.to_owned()));
+        self.watches.end();
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Request { reply, .. } = command {
+                let _ = reply.send(Err(Error::SessionEnded));
             }
         }
-        self.state.send_replace(State::Ended(why.to_owned()));
     }
 
-    /// Looks for a server that resumes the session; `None`: it is over.
-    async fn resume(&mut self) -> Option<Box<dyn Stream>> {
-        // A server that nobody can reach may have ended it by now; we give it up a little later.
-        let until = self.heard + self.ticket.timeout * 7 / 5;
-        let mut pause = FIRST_PAUSE;
+    /// Tries one server after the other until one of them resumes the session. The error is why it is over.
+    async fn resume(&mut self) -> Result<Box<dyn Stream>, &'static str> {
+        let (mut diagnose_at, mut diagnosis) = (self.last_received + self.credentials.timeout, String::new());
         loop {
+            tokio::time::sleep(self.backoff.pause(self.target.ring.len())).await;
+            if self.commands.is_closed() && self.last_received.elapsed() >= self.credentials.timeout {
+                return Err("closed while there was no connection");
+            }
             // Certificates are renewed while we run.
             let target = self.target.renewed();
-            for _ in 0..target.servers.len() {
-                self.server = (self.server + 1) % target.servers.len();
-                let opening = Connection::open(&target, &target.servers[self.server], &self.ticket);
-                match tokio::time::timeout_at(until, opening).await {
-                    Ok(Ok(connection)) => {
-                        self.ticket = connection.ticket;
-                        self.heard = Instant::now();
-                        self.sent = self.heard;
-                        return Some(connection.stream);
+            if Instant::now() >= diagnose_at {
+                let found = diagnose(&target).await;
+                if found != diagnosis {
+                    tracing::warn!(logger = LOGGER, "Session {} is still not resumed, trying on: {found}", self.id());
+                }
+                (diagnose_at, diagnosis) = (Instant::now() + DIAGNOSIS, found);
+            }
+            self.server = (self.server + 1) % target.ring.len();
+            let server = &target.ring[self.server];
+            match Connection::open(&target, server, &self.credentials).await {
+                Ok(connection) => {
+                    let now = Instant::now();
+                    self.credentials = connection.credentials;
+                    self.server_name = connection.server;
+                    (self.connected_at, self.last_received, self.last_sent) = (now, now, now);
+                    let (id, server) = (self.id(), &self.server_name);
+                    tracing::info!(logger = LOGGER, "Session {id} is resumed by {server}");
+                    return Ok(connection.stream);
+                }
+                Err(Failed::Expired) => return Err("expired"),
+                Err(failed) => {
+                    self.backoff.failed();
+                    let problem = format!("Session {} is not resumed by {}: {failed}", self.id(), address(server));
+                    if self.problems.contains(&problem) {
+                        tracing::debug!(logger = LOGGER, "{problem}");
+                    } else {
+                        tracing::info!(logger = LOGGER, "{problem}");
+                        self.problems.insert(problem);
                     }
-                    Ok(Err(Failed::Expired)) | Err(_) => return None,
-                    Ok(Err(Failed::Broken(why))) => {
-                        tracing::debug!(logger = LOGGER, "No connection to a ZooKeeper server yet: {why}");
+                    let is_old = self.last_received.elapsed() >= self.credentials.timeout * 7 / 5;
+                    if is_old && matches!(failed, Failed::Refused(_)) && begins_sessions(&target, server).await {
+                        return Err("refused by a server that begins others");
                     }
                 }
             }
-            let next = Instant::now() + pause;
-            if next >= until {
-                tokio::time::sleep_until(until).await;
-                return None;
-            }
-            tokio::time::sleep_until(next).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
     /// Serves on a connection until it ends.
     async fn serve(&mut self, stream: Box<dyn Stream>) -> Result<std::convert::Infallible, End> {
         let (mut reading, mut writing) = tokio::io::split(stream);
-        let (mut received, mut to_send) = (BytesMut::with_capacity(BUFFER), BytesMut::new());
-        let mut orders = Vec::new();
+        let (mut received, mut to_send) = (Received::new(), BytesMut::new());
+        let mut commands = Vec::new();
         let mut is_flushed = true;
         let mut is_silent = false;
         let mut timer = Box::pin(tokio::time::sleep_until(self.look_at()));
         loop {
             tokio::select! {
-                read = reading.read_buf(&mut received) => {
+                read = received.fill(&mut reading) => {
                     if read? == 0 {
                         return Err(End::Broken("the server closed the connection".to_owned()));
                     }
-                    (self.heard, is_silent) = (Instant::now(), false);
-                    self.take_in(&mut received)?;
+                    (self.last_received, is_silent) = (Instant::now(), false);
+                    received.process(|message| self.process(message, &mut to_send))?;
                 }
                 sent = send(&mut writing, &mut to_send), if !is_flushed => {
                     sent?;
                     is_flushed = true;
                 }
-                count = self.orders.recv_many(&mut orders, usize::MAX), if !self.is_closing => {
+                count = self.commands.recv_many(&mut commands, usize::MAX), if !self.is_closing => {
                     if count == 0 {
                         self.is_closing = true;
-                        let (answer, _) = oneshot::channel();
-                        self.ask(messages::close(), None, answer, &mut to_send);
+                        self.request_unawaited(messages::close(), &mut to_send);
                     }
                 }
                 () = &mut timer => {
                     let now = Instant::now();
-                    if now >= self.heard + self.ticket.patience() {
+                    if now >= self.last_received + self.credentials.response_timeout() {
                         // Where this process was held up, what the server has sent is there and was not read yet.
                         if mem::replace(&mut is_silent, true) {
-                            let silent = (now - self.heard).as_millis();
+                            let silent = (now - self.last_received).as_millis();
                             return Err(End::Broken(format!("the server has not answered for {silent} ms")));
                         }
-                    } else if !self.is_pinged && now >= self.sent + self.ping_after() {
-                        self.is_pinged = true;
-                        to_send.extend_from_slice(&messages::ping().numbered(Header::PING));
+                    } else if !self.is_ping_pending && now >= self.last_sent + self.ping_after() {
+                        self.is_ping_pending = true;
+                        to_send.extend_from_slice(&messages::ping().with_xid(Header::PING));
                     }
                     timer.as_mut().reset(self.look_at().max(now + self.tick()));
                 }
             }
             let now = Instant::now();
             let rest_until = self.pacer.begin(now);
-            while let Ok(order) = self.orders.try_recv() {
-                orders.push(order);
+            while let Ok(command) = self.commands.try_recv() {
+                commands.push(command);
             }
-            for order in orders.drain(..) {
-                self.obey(order, &mut to_send);
+            for command in commands.drain(..) {
+                self.execute(command, &mut to_send);
             }
             if !to_send.is_empty() {
-                self.sent = now;
+                self.last_sent = now;
                 is_flushed = match send(&mut writing, &mut to_send).now_or_never() {
                     Some(sent) => sent.map(|()| true)?,
                     None => false,
@@ -303,111 +330,102 @@ impl Keeper {
 
     /// Of pings and timeouts.
     fn tick(&self) -> Duration {
-        (self.ticket.timeout / 20).max(Duration::from_millis(1))
+        (self.credentials.timeout / 20).max(Duration::from_millis(1))
     }
 
-    /// After how long without anything else.
+    /// After how long without a request a ping is sent.
     fn ping_after(&self) -> Duration {
         self.tick() * 3
     }
 
-    /// When to ping or to give up at the earliest.
+    /// When to ping or to give the connection up at the earliest.
     fn look_at(&self) -> Instant {
-        let silence = self.heard + self.ticket.patience();
-        if self.is_pinged { silence } else { silence.min(self.sent + self.ping_after()) }
+        let silence = self.last_received + self.credentials.response_timeout();
+        if self.is_ping_pending { silence } else { silence.min(self.last_sent + self.ping_after()) }
     }
 
-    fn obey(&mut self, order: Order, to_send: &mut BytesMut) {
-        match order {
-            Order::Ask { message, watch, answer } => self.ask(message, watch, answer, to_send),
-            Order::Forget(number) => {
-                let Some(at) = self.below.iter().position(|listener| listener.number == number) else { return };
-                let path = self.below.swap_remove(at).path;
-                if self.below.iter().all(|other| other.path != path) {
-                    // Whatever else is watched there is forgotten with it: who waits for it looks again.
-                    self.once.remove(&path);
-                    let (answer, _) = oneshot::channel();
-                    self.ask(messages::remove_watches(&path), None, answer, to_send);
-                }
+    fn execute(&mut self, command: Command, to_send: &mut BytesMut) {
+        match command {
+            Command::Request { message, watch, reply } => self.request(message, watch, reply, to_send),
+            Command::RemoveWatch(id) => {
+                let unused = self.watches.remove(id);
+                self.remove_watches(unused, to_send);
             }
         }
     }
 
-    fn ask(&mut self, message: Message, watch: Option<Watch>, answer: oneshot::Sender<Answer>, to_send: &mut BytesMut) {
-        self.last_number = self.last_number.checked_add(1).unwrap_or(1);
-        to_send.extend_from_slice(&message.numbered(self.last_number));
-        self.asked.push_back(Asked { number: self.last_number, watch, answer });
+    fn request(
+        &mut self,
+        message: Message,
+        watch: Option<Watch>,
+        reply: oneshot::Sender<Reply>,
+        to_send: &mut BytesMut,
+    ) {
+        self.last_xid = self.last_xid.checked_add(1).unwrap_or(1);
+        to_send.extend_from_slice(&message.with_xid(self.last_xid));
+        self.pending.push_back(Pending { xid: self.last_xid, watch, reply });
     }
 
-    /// All messages that are there.
-    fn take_in(&mut self, received: &mut BytesMut) -> Result<(), End> {
-        while let Some((message, length)) = first_message(received)? {
-            self.hear(message)?;
-            received.advance(length);
-        }
-        if received.is_empty() && received.capacity() > BUFFER {
-            *received = BytesMut::with_capacity(BUFFER);
-        }
-        Ok(())
+    /// A request whose reply nobody waits for.
+    fn request_unawaited(&mut self, message: Message, to_send: &mut BytesMut) {
+        let (reply, _) = oneshot::channel();
+        self.request(message, None, reply, to_send);
     }
 
-    fn hear(&mut self, message: &[u8]) -> Result<(), End> {
-        let broken = |error: super::jute::Malformed| End::Broken(error.to_string());
+    /// Has the server remove its watches at that path, unless one is on its way to it: that one would be removed, too.
+    fn remove_watches(&mut self, path: Option<String>, to_send: &mut BytesMut) {
+        let Some(path) = path.filter(|_| !self.is_closing) else { return };
+        let mut requested = self.pending.iter().filter_map(|pending| pending.watch.as_ref());
+        if !requested.any(|watch| watch.path() == path) {
+            self.request_unawaited(messages::remove_watches(&path), to_send);
+        }
+    }
+
+    /// Processes a message of the server.
+    fn process(&mut self, message: &[u8], to_send: &mut BytesMut) -> Result<(), End> {
         let mut message = Reader(message);
-        let header = Header::read(&mut message).map_err(broken)?;
-        match header.number {
-            Header::NOTIFICATION => {
-                self.tell(header.zxid, &Notification::read(&mut message).map_err(broken)?);
+        let header = Header::read(&mut message)?;
+        match header.xid {
+            Header::WATCHER_EVENT => {
+                let event = WatcherEvent::read(&mut message)?;
+                self.watches.dispatch(Chroot(&self.target.chroot), header.zxid, &event);
                 return Ok(());
             }
             Header::PING => {
-                self.is_pinged = false;
+                self.is_ping_pending = false;
                 return Ok(());
             }
             _ => {}
         }
-        self.ticket.last_zxid = self.ticket.last_zxid.max(header.zxid);
-        if self.asked.front().is_none_or(|asked| asked.number != header.number) {
-            return Err(End::Broken(format!("the server answered {}, which was not asked", header.number)));
+        self.credentials.last_zxid = self.credentials.last_zxid.max(header.zxid);
+        if self.pending.front().is_none_or(|pending| pending.xid != header.xid) {
+            return Err(End::Broken(format!("the server replied to {}, which is not the oldest request", header.xid)));
         }
-        let Some(asked) = self.asked.pop_front() else { return Ok(()) };
-        if self.is_closing && self.asked.is_empty() {
+        let Some(pending) = self.pending.pop_front() else { return Ok(()) };
+        if self.is_closing && self.pending.is_empty() {
             return Err(End::Closed);
         }
-        let answer = if header.code == 0 {
-            self.watch(asked.watch);
+        let reply = if header.code == 0 {
+            if let Some(watch) = pending.watch {
+                let unused = self.watches.confirm(watch);
+                self.remove_watches(unused, to_send);
+            }
             Ok(message.0.to_vec())
         } else {
             Err(messages::error(header.code))
         };
-        let _ = asked.answer.send(answer);
+        let _ = pending.reply.send(reply);
         Ok(())
     }
+}
 
-    /// From now on the server tells of it.
-    fn watch(&mut self, watch: Option<Watch>) {
-        match watch {
-            None => {}
-            Some(Watch::Once { path, changed }) => {
-                let waiting = self.once.entry(path).or_default();
-                waiting.retain(|other| !other.is_closed());
-                waiting.push(changed);
-            }
-            Some(Watch::Below { number, path, events }) => self.below.push(Listener { number, path, events }),
-        }
-    }
-
-    fn tell(&mut self, zxid: i64, told: &Notification<'_>) {
-        if matches!(told.change, Some(Change::Written | Change::Deleted)) {
-            // Who waits is told by the end of the channel.
-            self.once.remove(told.path);
-        }
-        for listener in self.below.iter().filter(|listener| listener.hears_of(told.path)) {
-            if let Some(event) = Below(&self.target.chroot).event(zxid, told) {
-                let _ = listener.events.send(event);
-            }
-        }
-    }
+/// Whether a server begins new sessions. The one that it begins is closed.
+async fn begins_sessions(target: &Target, server: &config::ZooKeeperServer) -> bool {
+    let Ok(mut new) = Connection::open(target, server, &Credentials::new(target.timeout)).await else { return false };
+    // It ends by itself where that fails.
+    let _ = new.stream.write_all(&messages::close().with_xid(1)).await;
+    let _ = new.stream.flush().await;
+    true
 }
 
 /// All of it. May be dropped while it waits: what is sent is gone from the buffer.

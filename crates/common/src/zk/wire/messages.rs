@@ -1,4 +1,4 @@
-//! Requests and answers, as `zookeeper.jute` in ZooKeeper's sources has them.
+//! Requests, replies and watch events, as `zookeeper.jute` in ZooKeeper's sources has them.
 
 use super::{
     super::protocol::{Change, Done, Error, Event, Found, Mode, MultiError, Op, Read, Stat},
@@ -15,7 +15,7 @@ const SYNC: i32 = 9;
 const PING: i32 = 11;
 const CHECK: i32 = 13;
 const MULTI: i32 = 14;
-/// `create2`, whose answer has the new znode's stat.
+/// `create2`, whose reply has the new znode's stat.
 const CREATE: i32 = 15;
 const REMOVE_WATCHES: i32 = 18;
 const MULTI_READ: i32 = 22;
@@ -23,17 +23,17 @@ const ADD_WATCH: i32 = 106;
 const CLOSE: i32 = -11;
 const FAILED: i32 = -1;
 
-/// Of each path of a request: the chroot goes before it.
+/// The chroot: it goes before each path of a request, and is taken off each path of a reply.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Below<'a>(pub &'a str);
+pub(super) struct Chroot<'a>(pub &'a str);
 
-impl Below<'_> {
-    /// As part of a message.
+impl Chroot<'_> {
+    /// Writes a path to a message.
     fn path(self, message: Message, path: &str) -> Message {
         message.bytes(&[self.0.as_bytes(), self.rest(path).as_bytes()])
     }
 
-    /// What follows the chroot.
+    /// What is appended to the chroot.
     fn rest(self, path: &str) -> &str {
         if path == "/" && !self.0.is_empty() { "" } else { path }
     }
@@ -43,12 +43,12 @@ impl Below<'_> {
         format!("{}{}", self.0, self.rest(path))
     }
 
-    /// The path as it is known here.
+    /// The path below the chroot.
     pub(super) fn strip(self, full: &str) -> &str {
         match full.strip_prefix(self.0) {
             Some("") => "/",
             Some(path) => path,
-            // The server tells of nothing else.
+            // A server sends no other paths.
             None => full,
         }
     }
@@ -93,11 +93,11 @@ impl Below<'_> {
     }
 
     /// Persistent and recursive.
-    pub(super) fn watch(self, path: &str) -> Message {
+    pub(super) fn add_watch(self, path: &str) -> Message {
         self.path(Message::new(ADD_WATCH), path).int(1)
     }
 
-    pub(super) fn read(self, reads: &[Read<'_>]) -> Message {
+    pub(super) fn multi_read(self, reads: &[Read<'_>]) -> Message {
         let mut message = Message::new(MULTI_READ);
         for read in reads {
             let (operation, path) = match read {
@@ -124,44 +124,44 @@ impl Below<'_> {
         last_part(message)
     }
 
-    /// The answer to [`Self::create`].
-    pub(super) fn created(self, answer: &mut Reader<'_>) -> Result<(String, Stat), Malformed> {
-        Ok((self.strip(answer.text()?).to_owned(), answer.stat()?))
+    /// The reply to [`Self::create`].
+    pub(super) fn create_reply(self, reply: &mut Reader<'_>) -> Result<(String, Stat), Malformed> {
+        Ok((self.strip(reply.text()?).to_owned(), reply.stat()?))
     }
 
-    /// The answer to [`Self::multi`].
-    pub(super) fn done(self, answer: &mut Reader<'_>) -> Result<Result<Vec<Done>, MultiError>, Malformed> {
+    /// The reply to [`Self::multi`].
+    pub(super) fn multi_reply(self, reply: &mut Reader<'_>) -> Result<Result<Vec<Done>, MultiError>, Malformed> {
         let mut done = Vec::new();
         let mut refused = None;
         let mut index = 0;
-        while let Some(operation) = next_part(answer)? {
+        while let Some(operation) = next_part(reply)? {
             match operation {
                 CHECK => done.push(Done::Checked),
                 DELETE => done.push(Done::Deleted),
-                SET_DATA => done.push(Done::Set(answer.stat()?)),
-                // ZOOKEEPER-4667: some servers answer as to a plain `create`, or send a stat that says nothing.
-                PLAIN_CREATE => done.push(Done::Created(self.strip(answer.text()?).to_owned(), None)),
+                SET_DATA => done.push(Done::Set(reply.stat()?)),
+                // ZOOKEEPER-4667: some servers reply as they do to a plain `create`, or send a stat that says nothing.
+                PLAIN_CREATE => done.push(Done::Created(self.strip(reply.text()?).to_owned(), None)),
                 CREATE => {
-                    let path = self.strip(answer.text()?).to_owned();
-                    let new = answer.stat()?;
+                    let path = self.strip(reply.text()?).to_owned();
+                    let new = reply.stat()?;
                     done.push(Done::Created(path, (new.czxid != -1).then_some(new)));
                 }
                 FAILED => {
                     // Those before the one that could not be done have code 0, those after it another one.
-                    let code = answer.int()?;
+                    let code = reply.int()?;
                     if code != 0 && refused.is_none() {
                         refused = Some(MultiError::Refused { index, source: error(code) });
                     }
                 }
-                _ => return Err(Malformed("an operation that was not asked for")),
+                _ => return Err(Malformed("an operation that was not requested")),
             }
             index += 1;
         }
         Ok(refused.map_or(Ok(done), Err))
     }
 
-    /// What a watch tells.
-    pub(super) fn event(self, zxid: i64, event: &Notification<'_>) -> Option<Event> {
+    /// The event as the session's users get it; `None`: they have no use for it.
+    pub(super) fn event(self, zxid: i64, event: &WatcherEvent<'_>) -> Option<Event> {
         let path = self.strip(event.path).to_owned();
         Some(Event::Znode { change: event.change?, path, zxid: Some(zxid).filter(|zxid| *zxid > 0) })
     }
@@ -178,8 +178,8 @@ fn last_part(message: Message) -> Message {
     message.int(-1).flag(true).int(-1)
 }
 
-fn next_part(answer: &mut Reader<'_>) -> Result<Option<i32>, Malformed> {
-    let (operation, is_last, _code) = (answer.int()?, answer.flag()?, answer.int()?);
+fn next_part(reply: &mut Reader<'_>) -> Result<Option<i32>, Malformed> {
+    let (operation, is_last, _code) = (reply.int()?, reply.flag()?, reply.int()?);
     Ok((!is_last).then_some(operation))
 }
 
@@ -191,67 +191,69 @@ pub(super) fn close() -> Message {
     Message::new(CLOSE)
 }
 
-/// Of everything that is watched at that path, which is a full one.
+/// The removal of all watches of this session at that path, which is a full one.
 pub(super) fn remove_watches(full: &str) -> Message {
     Message::new(REMOVE_WATCHES).bytes(&[full.as_bytes()]).int(3)
 }
 
-/// The answer to [`Below::set`] and [`Below::exists`].
-pub(super) fn stat(answer: &mut Reader<'_>) -> Result<Stat, Malformed> {
-    answer.stat()
+/// The reply to [`Chroot::set`] and [`Chroot::exists`].
+pub(super) fn stat_reply(reply: &mut Reader<'_>) -> Result<Stat, Malformed> {
+    reply.stat()
 }
 
-/// The answer to [`Below::children`].
-pub(super) fn names(answer: &mut Reader<'_>) -> Result<Vec<String>, Malformed> {
-    answer.texts()
+/// The reply to [`Chroot::children`].
+pub(super) fn children_reply(reply: &mut Reader<'_>) -> Result<Vec<String>, Malformed> {
+    reply.texts()
 }
 
-/// The answer to [`Below::get`].
-pub(super) fn data(answer: &mut Reader<'_>) -> Result<(Vec<u8>, Stat), Malformed> {
-    Ok((answer.bytes()?.to_vec(), answer.stat()?))
+/// The reply to [`Chroot::get`].
+pub(super) fn data_reply(reply: &mut Reader<'_>) -> Result<(Vec<u8>, Stat), Malformed> {
+    Ok((reply.bytes()?.to_vec(), reply.stat()?))
 }
 
-/// The answer to [`Below::read`].
-pub(super) fn found(answer: &mut Reader<'_>) -> Result<Vec<Result<Found, Error>>, Malformed> {
+/// The reply to [`Chroot::multi_read`].
+pub(super) fn multi_read_reply(reply: &mut Reader<'_>) -> Result<Vec<Result<Found, Error>>, Malformed> {
     let mut all = Vec::new();
-    while let Some(operation) = next_part(answer)? {
+    while let Some(operation) = next_part(reply)? {
         all.push(match operation {
-            GET_DATA => data(answer).map(|(data, stat)| Ok(Found::Data(data, stat)))?,
-            GET_CHILDREN => Ok(Found::Children(answer.texts()?)),
-            FAILED => Err(error(answer.int()?)),
-            _ => return Err(Malformed("an operation that was not asked for")),
+            GET_DATA => data_reply(reply).map(|(data, stat)| Ok(Found::Data(data, stat)))?,
+            GET_CHILDREN => Ok(Found::Children(reply.texts()?)),
+            FAILED => Err(error(reply.int()?)),
+            _ => return Err(Malformed("an operation that was not requested")),
         });
     }
     Ok(all)
 }
 
-/// Of an answer, or of what nobody has asked for.
+/// The header of a reply, a watch event or the reply to a ping.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
-    pub number: i32,
+    pub xid: i32,
     pub zxid: i64,
     pub code: i32,
 }
 
 impl Header {
-    pub(super) const NOTIFICATION: i32 = -1;
+    /// The xid of a watch event.
+    pub(super) const WATCHER_EVENT: i32 = -1;
+    /// The xid of a ping and of its reply.
     pub(super) const PING: i32 = -2;
 
     pub(super) fn read(message: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self { number: message.int()?, zxid: message.long()?, code: message.int()? })
+        Ok(Self { xid: message.int()?, zxid: message.long()?, code: message.int()? })
     }
 }
 
-/// What the server tells of what is watched.
+/// What a server sends when a watched path has changed.
 #[derive(Debug)]
-pub(super) struct Notification<'a> {
-    /// `None`: one that nobody here wants to know, such as that of a watch's removal.
+pub(super) struct WatcherEvent<'a> {
+    /// `None`: of another kind, such as the removal of a watch.
     pub change: Option<Change>,
     /// The full one.
     pub path: &'a str,
 }
 
-impl<'a> Notification<'a> {
+impl<'a> WatcherEvent<'a> {
     pub(super) fn read(message: &mut Reader<'a>) -> Result<Self, Malformed> {
         let (kind, _state, path) = (message.int()?, message.int()?, message.text()?);
         let change = match kind {
@@ -266,20 +268,20 @@ impl<'a> Notification<'a> {
 
 /// Begins a session (`id` 0), or resumes one.
 pub(super) fn connect(last_zxid: i64, timeout_ms: i32, id: i64, password: &[u8]) -> Message {
-    // Not with a server that has lost the others.
-    Message::first().int(0).long(last_zxid).int(timeout_ms).long(id).bytes(&[password]).flag(false)
+    // Not a read-only session, with a server that is cut off from its ensemble.
+    Message::connect_request().int(0).long(last_zxid).int(timeout_ms).long(id).bytes(&[password]).flag(false)
 }
 
-/// The answer to [`connect`].
+/// The reply to [`connect`].
 #[derive(Debug)]
-pub(super) struct Connected {
+pub(super) struct ConnectReply {
     pub timeout_ms: i32,
     /// 0: the session is over.
     pub id: i64,
     pub password: Vec<u8>,
 }
 
-impl Connected {
+impl ConnectReply {
     pub(super) fn read(message: &mut Reader<'_>) -> Result<Self, Malformed> {
         let _version = message.int()?;
         Ok(Self { timeout_ms: message.int()?, id: message.long()?, password: message.bytes()?.to_vec() })
@@ -316,13 +318,14 @@ mod tests {
 
     #[test]
     fn paths_are_below_the_chroot() {
-        let below = Below("/a/b");
-        assert_eq!((below.full("/"), below.full("/x")), ("/a/b".to_owned(), "/a/b/x".to_owned()));
-        assert_eq!((below.strip("/a/b"), below.strip("/a/b/x")), ("/", "/x"));
-        let top = Below("");
+        let chroot = Chroot("/a/b");
+        assert_eq!((chroot.full("/"), chroot.full("/x")), ("/a/b".to_owned(), "/a/b/x".to_owned()));
+        assert_eq!((chroot.strip("/a/b"), chroot.strip("/a/b/x")), ("/", "/x"));
+        let top = Chroot("");
         assert_eq!((top.full("/"), top.full("/x"), top.strip("/x")), ("/".to_owned(), "/x".to_owned(), "/x"));
     }
-    /// The body of an answer: what a message has behind length, number and operation.
+
+    /// The body of a reply: what a message has behind length, xid and operation code.
     fn body(message: Message) -> Vec<u8> {
         message.finished().split_off(12)
     }
@@ -334,9 +337,9 @@ mod tests {
             body(stat.long(11))
         };
         let created = |operation: i32| part(Message::new(0), operation).bytes(&[b"/c/new"]);
-        let read = |answer: Message, stat: &[u8]| {
-            let answer = [body(answer), stat.to_vec(), body(last_part(Message::new(0)))].concat();
-            Below("/c").done(&mut Reader(&answer)).unwrap().unwrap()
+        let read = |reply: Message, stat: &[u8]| {
+            let reply = [body(reply), stat.to_vec(), body(last_part(Message::new(0)))].concat();
+            Chroot("/c").multi_reply(&mut Reader(&reply)).unwrap().unwrap()
         };
         let path = || "/new".to_owned();
         assert_eq!(read(created(PLAIN_CREATE), &[]), [Done::Created(path(), None)]);
@@ -357,10 +360,10 @@ mod tests {
     #[test]
     fn what_was_refused_is_the_one_that_could_not_be_done() {
         let failed = |message: Message, code: i32| part(message, FAILED).int(code);
-        let answer = failed(failed(failed(Message::new(0), 0), -103), -2);
-        let answer = body(last_part(answer));
-        let refused = Below("").done(&mut Reader(&answer)).unwrap().unwrap_err();
+        let reply = failed(failed(failed(Message::new(0), 0), -103), -2);
+        let reply = body(last_part(reply));
+        let refused = Chroot("").multi_reply(&mut Reader(&reply)).unwrap().unwrap_err();
         assert_eq!(refused, MultiError::Refused { index: 1, source: Error::BadVersion });
-        assert!(Below("").done(&mut Reader(&answer[..answer.len() - 1])).is_err(), "it has no end");
+        assert!(Chroot("").multi_reply(&mut Reader(&reply[..reply.len() - 1])).is_err(), "it has no end");
     }
 }

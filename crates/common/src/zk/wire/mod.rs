@@ -6,16 +6,22 @@
 //! | file | what it has | imports of these |
 //! |---|---|---|
 //! | `jute` | how ZooKeeper writes numbers, texts and lists of them | |
-//! | `messages` | requests and answers | `jute` |
+//! | `messages` | requests, replies and watch events | `jute` |
 //! | `pem` | keys and certificates as they come | |
 //! | `tls` | whom we trust, and our certificate, as rustls wants them | |
 //! | `target` | from the configuration to addresses, chroot, TLS | `pem` `tls` |
-//! | `diagnose` | why nobody could be reached, in words | `target` `tls` |
-//! | `connection` | one connection to one server, up to the session's beginning or resumption | `jute` `messages` `target` `tls` |
-//! | `keeper` | the task that keeps a session: sends, hears, pings, resumes | `connection` `jute` `messages` `target` |
-//! | `session` | [`Session`](super::protocol::Session), by orders to a keeper | `jute` `keeper` `messages` |
+//! | `addresses` | the addresses of a server's name, one after the other | `target` |
+//! | `diagnose` | why nobody could be reached, in words | `addresses` `target` `tls` |
+//! | `connection` | one connection to one server, up to the session's beginning or resumption | `addresses` `jute` `messages` `target` `tls` |
+//! | `received` | what a server has sent | `addresses` `connection` |
+//! | `watches` | the watches of a connection, and who gets their events | `messages` |
+//! | `backoff` | how long to wait before the next server is tried | |
+//! | `keeper` | the task that keeps a session: sends, receives, pings, resumes | all of these but `pem` `tls` |
+//! | `session` | [`Session`](super::protocol::Session), by commands to a keeper | `jute` `keeper` `messages` `watches` |
 //! | `connector` | [`Connector`](super::protocol::Connector) | `connection` `diagnose` `keeper` `session` `target` |
 
+mod addresses;
+mod backoff;
 mod connection;
 mod connector;
 mod diagnose;
@@ -23,8 +29,10 @@ mod jute;
 mod keeper;
 mod messages;
 mod pem;
+mod received;
 mod session;
 mod target;
 mod tls;
+mod watches;
 
 pub(super) use self::target::Target;

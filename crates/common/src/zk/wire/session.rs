@@ -1,62 +1,67 @@
-//! [`Session`] by a [`Keeper`](super::keeper::Keeper): each call is a message to it, and its answer is read by whoever waits.
+//! [`Session`] by a [`Keeper`](super::keeper::Keeper): each call is a request that it sends, and whose reply is read by whoever
+//! waits for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::protocol::{
         self, Changed, Done, Error, Events, Found, Mode, MultiError, Op, Read, Session, SessionId, Stat, State,
     },
     jute::{Malformed, Message, Reader},
-    keeper::{Order, Watch},
-    messages::{self, Below},
+    keeper::Command,
+    messages::{self, Chroot},
+    watches::{PersistentWatch, Watch},
 };
 
 /// A session; it ends with this value.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct WireSession {
     pub id: SessionId,
     /// Empty: none.
     pub chroot: String,
     pub state: watch::Receiver<State>,
-    pub orders: mpsc::UnboundedSender<Order>,
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// Where it is cancelled, the keeper looks for no other server.
+    pub given_up: CancellationToken,
     /// How many watches there have been.
     pub watches: AtomicU64,
 }
 
 type Answer<'a, T, E = Error> = protocol::Answer<'a, T, E>;
 
-impl Wire {
-    fn below(&self) -> Below<'_> {
-        Below(&self.chroot)
+impl WireSession {
+    fn paths(&self) -> Chroot<'_> {
+        Chroot(&self.chroot)
     }
 
     /// Creates an empty persistent znode, whose path is a full one.
     pub(super) async fn create_outside(&self, full: &str) -> Result<(), Error> {
-        self.ask(Below("").create(full, b"", Mode::Persistent), None, |_| Ok(())).await
+        self.send(Chroot("").create(full, b"", Mode::Persistent), None, |_| Ok(())).await
     }
 
-    /// Is asked now; what is returned only waits for the answer, and reads it.
-    fn ask<'a, T: 'a>(
+    /// Is sent now; what is returned only waits for the reply, and reads it.
+    fn send<'a, T: 'a>(
         &'a self,
         message: Message,
         watch: Option<Watch>,
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, Malformed> + Send + 'a,
     ) -> Answer<'a, T> {
-        let (answer, answered) = oneshot::channel();
-        // Where it cannot be sent, the channel of the answer is closed with it.
-        let _ = self.orders.send(Order::Ask { message, watch, answer });
+        let (reply, replied) = oneshot::channel();
+        // Where it cannot be sent, the channel of the reply is closed with it.
+        let _ = self.commands.send(Command::Request { message, watch, reply });
         async move {
-            let body = answered.await.unwrap_or(Err(Error::SessionEnded))?;
+            let body = replied.await.unwrap_or(Err(Error::SessionEnded))?;
             read(&mut Reader(&body)).map_err(|error| Error::Unanswered(error.to_string()))
         }
         .boxed()
     }
 }
 
-impl Session for Wire {
+impl Session for WireSession {
     fn id(&self) -> SessionId {
         self.id
     }
@@ -77,82 +82,86 @@ impl Session for Wire {
         .boxed()
     }
 
+    fn give_up(&self) {
+        self.given_up.cancel();
+    }
+
     fn create<'a>(&'a self, path: &'a str, data: &[u8], mode: Mode) -> Answer<'a, (String, Stat)> {
-        self.ask(self.below().create(path, data, mode), None, |answer| self.below().created(answer))
+        self.send(self.paths().create(path, data, mode), None, |reply| self.paths().create_reply(reply))
     }
 
     fn delete(&self, path: &str, version: Option<i32>) -> Answer<'_, ()> {
-        self.ask(self.below().delete(path, version), None, |_| Ok(()))
+        self.send(self.paths().delete(path, version), None, |_| Ok(()))
     }
 
     fn set(&self, path: &str, data: &[u8], version: Option<i32>) -> Answer<'_, Stat> {
-        self.ask(self.below().set(path, data, version), None, messages::stat)
+        self.send(self.paths().set(path, data, version), None, messages::stat_reply)
     }
 
     fn get(&self, path: &str) -> Answer<'_, (Vec<u8>, Stat)> {
-        self.ask(self.below().get(path, false), None, messages::data)
+        self.send(self.paths().get(path, false), None, messages::data_reply)
     }
 
     fn get_and_watch(&self, path: &str) -> Answer<'_, (Vec<u8>, Stat, Changed)> {
-        let (changed, told) = oneshot::channel();
-        let watch = Watch::Once { path: self.below().full(path), changed };
-        self.ask(self.below().get(path, true), Some(watch), |answer| {
-            let (data, stat) = messages::data(answer)?;
-            Ok((data, stat, told.map(drop).boxed()))
+        let (changed, change) = oneshot::channel();
+        let watch = Watch::Once { path: self.paths().full(path), changed };
+        self.send(self.paths().get(path, true), Some(watch), |reply| {
+            let (data, stat) = messages::data_reply(reply)?;
+            Ok((data, stat, change.map(drop).boxed()))
         })
     }
 
     fn exists(&self, path: &str) -> Answer<'_, Option<Stat>> {
-        let asked = self.ask(self.below().exists(path), None, messages::stat);
-        asked
-            .map(|answer| match answer {
-                Err(Error::NoNode) => Ok(None),
-                answer => answer.map(Some),
-            })
-            .boxed()
+        let sent = self.send(self.paths().exists(path), None, messages::stat_reply);
+        sent.map(|found| match found {
+            Err(Error::NoNode) => Ok(None),
+            found => found.map(Some),
+        })
+        .boxed()
     }
 
     fn children(&self, path: &str) -> Answer<'_, Vec<String>> {
-        self.ask(self.below().children(path), None, messages::names)
+        self.send(self.paths().children(path), None, messages::children_reply)
     }
 
     fn sync(&self, path: &str) -> Answer<'_, ()> {
-        self.ask(self.below().sync(path), None, |_| Ok(()))
+        self.send(self.paths().sync(path), None, |_| Ok(()))
     }
 
     fn read(&self, reads: &[Read<'_>]) -> Answer<'_, Vec<Result<Found, Error>>> {
-        self.ask(self.below().read(reads), None, messages::found)
+        self.send(self.paths().multi_read(reads), None, messages::multi_read_reply)
     }
 
     fn multi(&self, operations: &[Op<'_>]) -> Answer<'_, Vec<Done>, MultiError> {
-        let asked = self.ask(self.below().multi(operations), None, |answer| self.below().done(answer));
-        asked.map(|answer| answer?).boxed()
+        let sent = self.send(self.paths().multi(operations), None, |reply| self.paths().multi_reply(reply));
+        sent.map(|done| done?).boxed()
     }
 
     fn watch(&self, path: &str) -> Answer<'_, Events> {
-        let number = self.watches.fetch_add(1, Ordering::Relaxed);
-        let (events, told) = mpsc::unbounded_channel();
-        let watch = Watch::Below { number, path: self.below().full(path), events };
-        let told = Told { events: told, number, orders: self.orders.downgrade() };
-        self.ask(self.below().watch(path), Some(watch), |_| {
-            let events = stream::unfold(told, |mut told| async move { Some((told.events.recv().await?, told)) });
-            Ok(events.boxed())
+        let id = self.watches.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let watch = Watch::Persistent(PersistentWatch { id, path: self.paths().full(path), events: sender });
+        let events = WatchEvents { receiver, id, commands: self.commands.downgrade() };
+        self.send(self.paths().add_watch(path), Some(watch), |_| {
+            let next = |mut events: WatchEvents| async move { Some((events.receiver.recv().await?, events)) };
+            Ok(stream::unfold(events, next).boxed())
         })
     }
 }
 
-/// What a watch tells. It is over when this is dropped.
-struct Told {
-    events: mpsc::UnboundedReceiver<protocol::Event>,
-    number: u64,
-    /// Nobody who only listens keeps the session alive.
-    orders: mpsc::WeakUnboundedSender<Order>,
+/// The events of a persistent watch, which is removed when this is dropped.
+struct WatchEvents {
+    receiver: mpsc::UnboundedReceiver<protocol::Event>,
+    /// Which one of the session's watches it is.
+    id: u64,
+    /// Weak: a watch does not keep the session alive.
+    commands: mpsc::WeakUnboundedSender<Command>,
 }
 
-impl Drop for Told {
+impl Drop for WatchEvents {
     fn drop(&mut self) {
-        if let Some(orders) = self.orders.upgrade() {
-            let _ = orders.send(Order::Forget(self.number));
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.send(Command::RemoveWatch(self.id));
         }
     }
 }

@@ -12,7 +12,10 @@ use super::{
     pem,
     tls::{Tls, client_config},
 };
-use crate::{config, sys::crypto};
+use crate::{
+    config,
+    sys::{crypto, entropy::Entropy},
+};
 
 const LOGGER: &str = "nodepool.zk.ZooKeeper";
 /// What rustls does not take, and OpenSSL does.
@@ -25,6 +28,11 @@ pub(super) const REISSUE: &str = "issue it anew with an extension (`openssl x509
 #[derive(Clone)]
 pub(in crate::zk) struct Target {
     pub servers: Vec<config::ZooKeeperServer>,
+    /// The same in an order of chance, in which they are tried, as kazoo does: else all clients of a site would be served by
+    /// the first one.
+    pub ring: Vec<config::ZooKeeperServer>,
+    /// Spreads attempts of several clients.
+    pub entropy: Entropy,
     /// Before each path; empty: none.
     pub chroot: String,
     /// How long a session lasts without a connection.
@@ -42,9 +50,13 @@ impl fmt::Debug for Target {
 
 impl Target {
     /// Reads and checks the files; names the one that cannot be used.
-    pub fn new(config: &config::ZooKeeper) -> Result<Self, ZkError> {
+    pub fn new(config: &config::ZooKeeper, entropy: &Entropy) -> Result<Self, ZkError> {
+        let mut ring = config.servers.clone();
+        ring.sort_by_cached_key(|_| entropy.seed());
         Ok(Self {
             servers: config.servers.clone(),
+            ring,
+            entropy: entropy.clone(),
             chroot: chroot(config)?,
             timeout: config.timeout,
             tls: config.tls.as_ref().map(load_tls).transpose()?,
@@ -68,9 +80,14 @@ impl Target {
     }
 }
 
+/// The host's name, or its address without brackets.
+pub(super) fn host(server: &config::ZooKeeperServer) -> &str {
+    server.host.trim_matches(['[', ']'])
+}
+
 /// `host:port`, with brackets around an IPv6 address.
 pub(super) fn address(server: &config::ZooKeeperServer) -> String {
-    let host = server.host.trim_matches(['[', ']']);
+    let host = host(server);
     if host.contains(':') { format!("[{host}]:{}", server.port) } else { format!("{host}:{}", server.port) }
 }
 
@@ -82,7 +99,7 @@ fn chroot(config: &config::ZooKeeper) -> Result<String, ZkError> {
     }
     let mut chroot: Option<String> = None;
     for server in &config.servers {
-        if ServerName::try_from(server.host.trim_matches(['[', ']'])).is_err() {
+        if ServerName::try_from(host(server)).is_err() {
             return Err(ZkError::config(format!(
                 "zookeeper-servers: {:?} is neither a host name nor an address",
                 server.host
@@ -173,7 +190,24 @@ mod tests {
         assert_eq!(of(&[("a", 1, Some("/x")), ("b", 2, Some("x"))]), "/x");
         assert_eq!(of(&[("fd00::1", 1, None), ("[fd00::2]", 2, Some("/"))]), "");
         let bracketed = config(&[("fd00::1", 1, None), ("[fd00::2]", 2, None)]);
-        assert_eq!(Target::new(&bracketed).unwrap().addresses(), "[fd00::1]:1, [fd00::2]:2");
+        assert_eq!(target(&bracketed, 1).addresses(), "[fd00::1]:1, [fd00::2]:2");
+    }
+
+    fn target(config: &config::ZooKeeper, seed: u64) -> Target {
+        Target::new(config, &Entropy::seeded(seed)).unwrap()
+    }
+
+    #[test]
+    fn several_clients_begin_with_several_servers_and_try_all() {
+        let config = config(&[("a", 1, None), ("b", 1, None), ("c", 1, Some("/x"))]);
+        let rings: Vec<String> = (0..40)
+            .map(|seed| target(&config, seed).ring.iter().map(|server| server.host.as_str()).collect())
+            .collect();
+        for order in ["abc", "acb", "bac", "bca", "cab", "cba"] {
+            assert!(rings.iter().any(|ring| ring == order), "{order}: {rings:?}");
+        }
+        assert_eq!(target(&config, 1).chroot, "/x");
+        assert_eq!(target(&config, 1).addresses(), "a:1, b:1, c:1", "as people have configured them");
     }
 
     #[test]

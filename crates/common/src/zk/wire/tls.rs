@@ -25,7 +25,7 @@ pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, rustls::Erro
     let general = |error: rustls::pki_types::pem::Error| rustls::Error::General(error.to_string());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(tls.ca.as_bytes()) {
-        // What is no authority cannot vouch for anybody.
+        // A certificate that is no authority's is left out.
         let _ = roots.add(certificate.map_err(general)?);
     }
     let verifier = WebPkiServerVerifier::builder(Arc::new(roots))

@@ -504,6 +504,25 @@ async fn one_candidate_leads_and_the_next_follows() {
 }
 
 #[tokio::test]
+async fn who_has_no_connection_does_not_lead_and_leads_again_with_it() {
+    let mut server = ZooKeeperServer::start();
+    // Its end is not what is waited for.
+    let zk = connect(&config::ZooKeeper { timeout: 3 * SOON, ..config(&server, "") });
+    let first = zk.connected().await;
+    let mut leads = zk.stand_for_election("stats", "first");
+    tokio::time::timeout(SOON, leads.wait_for(|leads| *leads)).await.unwrap().unwrap();
+    server.stop();
+    tokio::time::timeout(SOON, leads.wait_for(|leads| !leads)).await.expect("it does not lead any more").unwrap();
+    let mut other = zk.stand_for_election("other", "first");
+    tokio::time::sleep(Duration::from_millis(500)).await; // it stands while there is no connection
+    server.restart();
+    tokio::time::timeout(SOON, leads.wait_for(|leads| *leads)).await.expect("it leads again").unwrap();
+    tokio::time::timeout(SOON, other.wait_for(|leads| *leads)).await.expect("it leads here, too").unwrap();
+    assert_eq!(zk.connected().await, first);
+    zk.close().await;
+}
+
+#[tokio::test]
 async fn a_candidate_leaves_the_servers_that_are_no_longer_configured() {
     let (old, new) = (ZooKeeperServer::start(), ZooKeeperServer::start());
     let first = connect(&config(&old, ""));

@@ -1,16 +1,20 @@
 //! kazoo's Election: whoever holds the lock of that name leads, until its session ends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     ZooKeeper,
     lock::{Waited, acquire},
-    paths, repeated,
+    paths,
+    protocol::{Client, Error, SessionId},
+    repeated,
     session::Shared,
 };
 use crate::sys::watch;
 
 const LOGGER: &str = "nodepool.zk.Election";
+/// Between two attempts of which the first has failed.
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl ZooKeeper {
     /// Stands for election at `/nodepool/elections/<name>`; `identifier` is what others see of us there. True while we
@@ -39,7 +43,7 @@ impl ZooKeeper {
 
 /// From standing in line to the end of leading.
 async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch::Sender<bool>) {
-    let pause = tokio::time::sleep(std::time::Duration::from_millis(500));
+    let pause = tokio::time::sleep(PAUSE);
     let (session, client) = shared.next_session().await;
     let contender = match acquire(shared, session, &client, dir, identifier.as_bytes(), None).await {
         Ok(Waited::Acquired(contender)) => contender,
@@ -58,41 +62,46 @@ async fn term(shared: &Arc<Shared>, dir: &str, identifier: &str, leading: &watch
         }
     };
     tracing::info!(logger = LOGGER, "Won the election {dir} as {identifier}");
-    let path = contender.path();
-    let mut connected = shared.session.subscribe();
-    loop {
-        // Asked anew after each interruption: while we were away somebody may have deleted our contender.
-        let watching = tokio::select! {
-            biased;
-            () = shared.ended(session) => None,
-            watching = client.get_and_watch(&path) => watching.ok(),
-        };
-        let Some((_, _, changed)) = watching else {
-            if shared.client_of(session).is_none() {
-                break;
-            }
-            match client.exists(&path).await {
-                Ok(None) => break,
-                _ => continue,
-            }
-        };
-        leading.send_replace(true);
-        tokio::select! {
-            biased;
-            () = shared.ended(session) => break,
-            () = changed => {}
-            () = async { drop(connected.wait_for(|now| *now != Some(session)).await) } => {}
-        }
-        if *shared.session.borrow() != Some(session) {
-            leading.send_replace(false);
-            tokio::select! {
-                biased;
-                () = shared.ended(session) => break,
-                () = async { drop(connected.wait_for(Option::is_some).await) } => {}
-            }
-        }
-    }
+    lead(shared, session, &client, &contender.path(), leading).await;
     leading.send_replace(false);
     tracing::info!(logger = LOGGER, "No longer leading {dir}");
     let _ = contender.release(&client).await;
+}
+
+/// Leads whenever there is a connection, until the contender is gone, by somebody else's deletion or with its session.
+async fn lead(shared: &Shared, session: SessionId, client: &Client, contender: &str, leading: &watch::Sender<bool>) {
+    let (mut connection, mut loss) = (shared.session.subscribe(), shared.session.subscribe());
+    loop {
+        // What is asked without a connection waits for one, and may wait for long.
+        tokio::select! {
+            biased;
+            () = shared.ended(session) => return,
+            _ = connection.wait_for(|now| *now == Some(session)) => {}
+        }
+        let watching = async {
+            // Asked anew after each interruption: while we were away somebody may have deleted our contender.
+            let (_, _, changed) = client.get_and_watch(contender).await?;
+            leading.send_replace(true);
+            changed.await;
+            Ok(())
+        };
+        let watched = tokio::select! {
+            biased;
+            () = shared.ended(session) => return,
+            _ = loss.wait_for(|now| *now != Some(session)) => {
+                leading.send_replace(false);
+                continue;
+            }
+            watched = watching => watched,
+        };
+        match watched {
+            Err(Error::NoNode | Error::SessionEnded) => return,
+            // It broke just now, and whether there is another connection is not known yet.
+            Err(_) => {
+                leading.send_replace(false);
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(()) => {}
+        }
+    }
 }

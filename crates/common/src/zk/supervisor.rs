@@ -133,7 +133,9 @@ async fn serve(shared: &Shared, client: Client, target: &mut watch::Receiver<Arc
     });
     if ended.await.is_err() {
         // What still waits in it would do so for as long as there is no connection.
-        unused.upgrade().inspect(|client| client.give_up());
+        if let Some(client) = unused.upgrade() {
+            client.give_up();
+        }
     }
     stop
 }

@@ -52,10 +52,10 @@ where
     try_each(&addresses, !is_address, until, attempt).await
 }
 
-/// `named`: the error is to say which address each of its parts is about.
+/// `says_address`: the error is to say which address each of its parts is about.
 async fn try_each<T, F>(
     addresses: &[SocketAddr],
-    named: bool,
+    says_address: bool,
     until: Instant,
     attempt: impl Fn(SocketAddr) -> F,
 ) -> Result<T, Failed>
@@ -76,7 +76,7 @@ where
             Ok(Err(Failed::Broken(why))) => why,
             Err(_) => format!("no answer within {} ms", share.as_millis()),
         };
-        problems.push(if named { format!("{problem} (at {address})") } else { problem });
+        problems.push(if says_address { format!("{problem} (at {address})") } else { problem });
     }
     if problems.is_empty() {
         problems.push("the name has no address".to_owned());

@@ -5,6 +5,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use futures::future::join_all;
 use rustls::{CertificateError, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -27,16 +28,15 @@ const ANSWER: Duration = Duration::from_millis(1500);
 
 /// Tries to connect to each server; one sentence for each of their addresses.
 pub(super) async fn diagnose(target: &Target) -> String {
-    let mut seen = Vec::new();
-    for server in &target.servers {
+    let seen = target.servers.iter().map(async |server| {
         let found = first_that_serves(server, WITHIN, |at| try_one(server, at, target.tls.as_ref())).await;
         let problem = match found {
             Ok(()) => "accepts connections but gives no session; see the server's own log".to_owned(),
             Err(failed) => failed.to_string(),
         };
-        seen.push(format!("{}: {problem}", address(server)));
-    }
-    seen.join("; ")
+        format!("{}: {problem}", address(server))
+    });
+    join_all(seen).await.join("; ")
 }
 
 async fn try_one(server: &config::ZooKeeperServer, at: SocketAddr, tls: Option<&Tls>) -> Result<(), Failed> {

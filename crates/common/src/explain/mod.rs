@@ -17,6 +17,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 mod text;
+mod verdict;
 mod view;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ pub use self::{
     ask::{VIEW, ask},
     node::of_node,
     request::of_request,
+    verdict::Verdict,
     view::{Answer, Asked, LauncherView, Launching, PoolView, Said, Silent},
 };
 use crate::model::{NodeId, RequestId, Timestamp};
@@ -48,31 +50,6 @@ impl Subject {
             }
             None if is_number(id) => Some(Self::Node(NodeId::from(id))),
             _ => None,
-        }
-    }
-}
-
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// It is served, or is as it should be.
-    Fine,
-    /// It waits for what comes by itself.
-    Wait,
-    /// A person of the site has to do something: a cloud, an image, a launcher is in trouble.
-    Act,
-    /// It will never be served as it is: the request or the configuration has to be changed.
-    Change,
-}
-
-impl Verdict {
-    /// The exit code of `nodepool explain`.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Fine => 0,
-            Self::Wait | Self::Act => 2,
-            Self::Change => 3,
         }
     }
 }

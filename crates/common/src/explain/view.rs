@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Verdict;
+use super::verdict::Verdict;
 use crate::model::Timestamp;
 
 /// What a launcher makes of a request: the body of `/api/v1/view?request=ID`.

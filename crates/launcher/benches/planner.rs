@@ -1,13 +1,19 @@
 //! What a pass of the planner costs on a large site: `cargo bench --package nodepool-launcher`.
 //!
 //! 20 pools of ours of 40 that are registered, 50 labels each, 100,000 nodes, 10,000 requests that wait. Everything is taken
-//! in and decided once; then one event after another, each with its pass. Each figure is printed beside what is wanted.
+//! in and decided once; then one event after another, each with its pass, whose outcome is published as the loop does it. Each figure
+//! is printed beside what is wanted.
 
 // Measures by the host's clock.
 #![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::format_push_string, missing_docs)] // a benchmark fails that way, and may be slow to begin
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nodepool_common::{
     config,
@@ -15,9 +21,14 @@ use nodepool_common::{
         Changes, Contenders, Entry, LabelName, Node, NodeId, NodeRequest, NodeState, PoolComponent, ProviderName,
         Records, Resources, Stat, Uptime,
     },
+    sys::watch,
+    zk::Freshness,
 };
-use nodepool_launcher::plan::{
-    CloudImage, Decision, Holdings, News, Planner, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World,
+use nodepool_launcher::{
+    plan::{
+        CloudImage, Decision, Ledger, News, Planner, PoolKey, PoolState, ProjectQuota, ProviderState, Timing, World,
+    },
+    run::{PassMade, Published, PublishedPool},
 };
 
 const NOW: f64 = 1_760_000_000.0;
@@ -90,7 +101,8 @@ struct Site {
     records: Records,
     pools: Vec<PoolState>,
     providers: BTreeMap<ProviderName, ProviderState>,
-    holdings: Holdings,
+    ledger: Ledger,
+    published: watch::Sender<Option<Arc<Published>>>,
     version: i64,
     labels: Vec<LabelName>,
 }
@@ -107,7 +119,8 @@ impl Site {
             records: Records::default(),
             pools: Vec::new(),
             providers: BTreeMap::new(),
-            holdings: Holdings::default(),
+            ledger: Ledger::default(),
+            published: watch::Sender::default(),
             version: 1,
             labels,
         };
@@ -229,7 +242,8 @@ impl Site {
 
     /// One pass. What it decides is not carried out: it is counted, and what it is about is busy from then on.
     fn pass(&mut self, planner: &mut Planner, changes: Changes) -> (usize, Looks) {
-        let touched = self.holdings.take_touched();
+        let began = Instant::now();
+        let touched = self.ledger.holdings_mut().take_touched();
         let providers = self.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
         let world = World {
             now: NOW,
@@ -239,7 +253,7 @@ impl Site {
             pools: &self.pools,
             providers: &providers,
             session: 1,
-            holdings: &self.holdings,
+            holdings: &self.ledger,
             timing: Timing::default(),
             stopping: false,
             renewing: false,
@@ -248,16 +262,32 @@ impl Site {
         let count = plan.decisions.len();
         let looks = Looks { requests: plan.looks, nodes: plan.node_looks };
         for decision in plan.decisions {
-            match decision {
-                Decision::Accept { request, pool } => {
-                    self.holdings.busy_requests.insert(request.clone());
-                    self.holdings.accepting.insert(request, pool);
-                }
-                Decision::Delete { node } => self.holdings.busy_nodes.insert(node),
-                other => panic!("not expected here: {other:?}"),
-            }
+            let is_expected = matches!(decision, Decision::Accept { .. } | Decision::Delete { .. });
+            assert!(is_expected, "not expected here: {decision:?}");
+            self.ledger.begin(&decision);
         }
+        self.publish(planner, began.elapsed());
         (count, looks)
+    }
+
+    /// Shows what is so now to those who read it.
+    fn publish(&self, planner: &Planner, took: Duration) {
+        let pool = |state: &PoolState| PublishedPool {
+            key: state.key.clone(),
+            launcher_id: state.launcher_id.clone(),
+            paused: false,
+        };
+        let published = Published {
+            pools: self.pools.iter().map(pool).collect(),
+            pass: Some(PassMade { at: NOW, uptime: Uptime(1.0), took }),
+            records: Freshness::Current,
+            stopping: false,
+            config: Arc::clone(&self.config),
+            troubles: Vec::new(),
+            held: self.ledger.snapshot(),
+            planned: planner.snapshot(),
+        };
+        self.published.send_replace(Some(Arc::new(published)));
     }
 }
 

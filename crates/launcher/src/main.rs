@@ -93,10 +93,7 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
         clock: frame.ambient.clock.clone(),
         readiness: Arc::new(move || ready.readiness()),
         metrics: Arc::new(move || stats.render()),
-        pools: Arc::new(move || {
-            let launcher = Arc::clone(&pools);
-            Box::pin(async move { launcher.pool_list().await })
-        }),
+        pools: Arc::new(move || pools.pool_list()),
     };
     let listener = listener.into_std()?;
     frame.serve("HTTP server", |end| async move {

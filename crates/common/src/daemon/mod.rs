@@ -10,7 +10,7 @@
 //!        │
 //!        v       ┌── the clock was set?      ──> Daemon::clock_stepped
 //!        │       ├── another session?        ──> Daemon::session_lost; then Daemon::catch_up
-//!      loop ─────┼── the tree is known?      ──> Daemon::pass ──> when to pass again at the latest
+//!      loop ─────┼── the tree is known?      ──> Daemon::pass ──> when to pass again at the latest; else Daemon::stand_by
 //!        ^       └── stopping, and idle?     ──> the end
 //!        │                        SIGINT, SIGUSR1 ──> Daemon::drain, and on; SIGTERM ──> Daemon::quit, and the end
 //!        └── no more often than Daemon::PACE says

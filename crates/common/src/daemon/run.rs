@@ -82,6 +82,9 @@ pub trait Daemon: Sized + Send + Sync + 'static {
     /// tree is known, if [`Self::PASSES_WHILE_RENEWING`] also while it is being renewed.
     fn pass(self: &Arc<Self>, core: &mut Self::Core, stopping: bool) -> Option<Timestamp>;
 
+    /// A turn of the loop in which no pass can be made: what is in ZooKeeper is not known.
+    fn stand_by(&self, _core: &Self::Core, _stopping: bool) {}
+
     /// Whether nothing runs that a graceful stop waits for.
     fn is_idle(&self, core: &Self::Core) -> bool;
 
@@ -209,6 +212,8 @@ async fn make_passes<D: Daemon>(daemon: Arc<D>, mut core: D::Core) {
             let mut pass = || daemon.pass(&mut core, stopping);
             let is_long = known.is_other(frame) || set_by.is_some();
             wake_at = if is_long { beside_other_tasks(pass) } else { pass() };
+        } else {
+            daemon.stand_by(&core, stopping);
         }
         if let Some(Found::Again(after)) = frame.passes.end() {
             warn!(logger = D::LOGGER, "A pass has ended, after {after} s: the daemon goes on");

@@ -14,7 +14,6 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashSet},
-    ops::Bound::{Excluded, Unbounded},
 };
 
 use nodepool_common::{
@@ -103,8 +102,7 @@ impl<'a> Pass<'a> {
         }
         self.plan.decisions.extend(order.into_iter().map(|(request, pool)| Decision::Accept { pool, request }));
         // One of ours that is about to be seen may be able to serve what the others decline, and keeps it from failing.
-        let registered: HashSet<_> = world.records.registered_pool_ids().collect();
-        if !world.pools.iter().all(|state| registered.contains(&state.launcher_id)) {
+        if !world.pools.iter().all(|state| self.registered.contains(&state.launcher_id)) {
             for (request, pools) in declines {
                 for (pool, reason) in pools {
                     self.plan.wait(&request, &pool, Waiting { reason, paused: false });
@@ -118,7 +116,6 @@ impl<'a> Pass<'a> {
     /// Our pools that may take on work, those first that are to be asked first.
     pub(super) fn deciding_pools(&self) -> Vec<(&'a PoolState, &'a Provider, &'a Pool)> {
         let world = self.world;
-        let registered: HashSet<_> = world.records.registered_pool_ids().collect();
         let configured = |state: &'a PoolState| {
             let (provider, pool) = world.pool_config(&state.key)?;
             Some((state, provider, pool))
@@ -129,7 +126,7 @@ impl<'a> Pass<'a> {
             .iter()
             .filter_map(configured)
             .filter(|(state, provider, _)| {
-                provider.max_concurrency != Some(0) && registered.contains(&state.launcher_id)
+                provider.max_concurrency != Some(0) && self.registered.contains(&state.launcher_id)
             })
             .collect();
         pools.sort_by_key(|(_, _, pool)| pool.priority);
@@ -154,7 +151,7 @@ impl<'a> Pass<'a> {
         let mut queue = Queue::new();
         let place = |id: &ClassId| {
             let class = classes.get(id).filter(|class| !class.shape.declined_by.contains(&state.launcher_id))?;
-            Some(Reverse((missing(pool, class), class.requests.first()?, *id)))
+            Some(Reverse((missing(pool, class), class.first()?, *id)))
         };
         match &some {
             None => queue.extend(classes.keys().filter_map(place)),
@@ -194,7 +191,7 @@ impl<'a> Pass<'a> {
                     declines.entry(rank.id.clone()).or_default().push((key.clone(), reason));
                 }
                 Some(Verdict::AllWait(verdict)) if !self.one_by_one => {
-                    let (reason, is_first) = (verdict.reason.clone(), class.requests.first() == Some(rank));
+                    let (reason, is_first) = (verdict.reason.clone(), class.first() == Some(rank));
                     if memory.wait(id, rank.clone(), verdict, is_first, self.world.now) {
                         self.plan.newly_waiting.push(NewlyWaiting {
                             pool: key.clone(),
@@ -215,7 +212,7 @@ impl<'a> Pass<'a> {
                     self.plan.wait(&rank.id, key, Waiting { reason, paused: false });
                 }
             }
-            if let Some(next) = class.requests.range((Excluded(rank), Unbounded)).next() {
+            if let Some(next) = class.after(rank) {
                 queue.push(Reverse((missing, next, id)));
             }
         }
@@ -232,7 +229,7 @@ impl<'a> Pass<'a> {
         if self.one_by_one {
             return None;
         }
-        Grounds::now(self.world, &self.index.nodes, &mut self.budget, &self.taken, self.common, key)
+        Grounds::now(self.world, &self.index.nodes, &self.budget, &self.taken, self.common, key)
     }
 
     /// Which verdicts have to be made again once a pool has accepted a request: those that rest on this, or on more. There is no
@@ -248,8 +245,9 @@ impl<'a> Pass<'a> {
     /// Remembers what a request waited for as part of its class before it was looked at by itself.
     fn leave_class(&mut self, memory: &Memory, class: ClassId, rank: &Rank, key: &PoolKey) {
         if let Some(before) = memory.before(class, rank) {
-            let came = self.index.requests.place(&rank.id).map_or(before.since, |place| place.since);
-            let was = self.waits.of_class(&rank.id, key, before, came);
+            let class = self.index.requests.classes.get(&class);
+            let came = class.and_then(|class| class.since(rank)).unwrap_or(before.since);
+            let was = self.waits.left().of_class(&rank.id, key, before, came);
             self.waits.leave(&rank.id, key, was, self.world.now);
         }
     }
@@ -296,12 +294,12 @@ impl<'a> Pass<'a> {
     /// them. Not at once: it may be coming back. All of a class have been declined by the same pools.
     fn give_up_on_the_orphaned(&mut self, declines: &mut Declines) {
         let world = self.world;
-        let registered: Vec<_> = world.records.registered_pool_ids().collect();
+        let registered = &self.registered;
         if world.pools.is_empty() || registered.is_empty() {
             return;
         }
-        let is_orphaned = |class: &&Class| registered.iter().all(|pool| class.shape.declined_by.contains(pool));
-        for id in self.index.requests.classes.values().filter(is_orphaned).flat_map(|class| &class.requests) {
+        let is_orphaned = |class: &&Class| registered.iter().all(|pool| class.shape.declined_by.contains(*pool));
+        for id in self.index.requests.classes.values().filter(is_orphaned).flat_map(Class::ranks) {
             self.plan.looks += 1;
             let id = &id.id;
             let Some(entry) = world.records.requests.get(id).filter(|entry| !entry.is_locked()) else { continue };

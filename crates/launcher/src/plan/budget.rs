@@ -7,22 +7,48 @@
 //! pool, and for its tenant, it counts as long as it is of use. Once it is to be deleted, which nobody can until the settings
 //! lead there again, it does not: a pool whose nodes were all made there would stand still for a day.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use nodepool_common::{
     config::Pool,
     model::{LabelName, NodeRequest, ProviderName, Resources, TenantName},
 };
 
-use super::{Bound, BrokenLabel, Excess, PoolKey, Short, Want, World, index::Nodes, usage::label_resources};
+use super::{
+    Bound, BrokenLabel, Excess, PoolKey, Short, Want, World,
+    index::{Nodes, Sum},
+    usage::label_resources,
+};
 
 /// Usage so far, by provider, pool and tenant: what the index says, plus what this pass has decided.
 pub struct Budget<'a> {
     nodes: &'a Nodes,
-    providers: BTreeMap<ProviderName, Resources>,
-    pools: BTreeMap<PoolKey, Resources>,
+    nothing: Arc<Resources>,
+    /// Those that this pass has changed.
+    providers: BTreeMap<ProviderName, Arc<Resources>>,
+    /// The same.
+    pools: BTreeMap<PoolKey, Arc<Resources>>,
     tenants: BTreeMap<TenantName, Resources>,
     has_promised_tenants: bool,
+}
+
+/// What is used of a pool's provider, and in the pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Used {
+    /// Of the quota of its provider.
+    pub of_provider: Arc<Resources>,
+    /// Of its own limits.
+    pub of_pool: Arc<Resources>,
+}
+
+impl Used {
+    /// Whether of nothing less is used than then.
+    pub fn is_no_less_than(&self, then: &Self) -> bool {
+        let no_less = |now: &Arc<Resources>, then: &Arc<Resources>| {
+            Arc::ptr_eq(now, then) || then.iter().all(|(name, amount)| now.amount(name) >= amount)
+        };
+        no_less(&self.of_provider, &then.of_provider) && no_less(&self.of_pool, &then.of_pool)
+    }
 }
 
 /// Whether something fits.
@@ -45,12 +71,13 @@ impl<'a> Budget<'a> {
     pub fn new(world: &World<'_>, nodes: &'a Nodes) -> Self {
         let mut budget = Self {
             nodes,
+            nothing: Arc::default(),
             providers: BTreeMap::new(),
             pools: BTreeMap::new(),
             tenants: BTreeMap::new(),
             has_promised_tenants: false,
         };
-        for (_, key, label) in &world.holdings.starting {
+        for (_, key, label) in world.holdings.starting.iter() {
             if let Ok(Ok(resources)) = label_resources(world, key, label) {
                 budget.take(key, resources);
             }
@@ -71,8 +98,8 @@ impl<'a> Budget<'a> {
     }
 
     /// What is used of a pool's provider, and in the pool.
-    pub fn used(&mut self, key: &PoolKey) -> (Resources, Resources) {
-        (self.of_provider(&key.provider).clone(), self.of_pool(key).clone())
+    pub fn used(&self, key: &PoolKey) -> Used {
+        Used { of_provider: Arc::clone(self.of_provider(&key.provider)), of_pool: Arc::clone(self.of_pool(key)) }
     }
 
     /// Counts what tenants were promised and have no node for yet; and for requests that are just being accepted,
@@ -108,33 +135,36 @@ impl<'a> Budget<'a> {
         }
     }
 
-    fn of_provider(&mut self, provider: &ProviderName) -> &mut Resources {
-        let known = || self.nodes.of_providers.get(provider).map(|sum| sum.total().clone()).unwrap_or_default();
-        self.providers.entry(provider.clone()).or_insert_with(known)
+    fn of_provider(&self, provider: &ProviderName) -> &Arc<Resources> {
+        let known = || self.nodes.of_providers.get(provider).map(Sum::total);
+        self.providers.get(provider).or_else(known).unwrap_or(&self.nothing)
     }
 
-    fn of_pool(&mut self, key: &PoolKey) -> &mut Resources {
-        let known = || self.nodes.of_pools.get(key).map(|sum| sum.total().clone()).unwrap_or_default();
-        self.pools.entry(key.clone()).or_insert_with(known)
+    fn of_pool(&self, key: &PoolKey) -> &Arc<Resources> {
+        let known = || self.nodes.of_pools.get(key).map(Sum::total);
+        self.pools.get(key).or_else(known).unwrap_or(&self.nothing)
+    }
+
+    /// Changes what is used of a pool's provider, and in the pool.
+    fn change(&mut self, key: &PoolKey, change: impl Fn(&mut Resources)) {
+        let Used { of_provider, of_pool } = self.used(key);
+        change(Arc::make_mut(self.providers.entry(key.provider.clone()).or_insert(of_provider)));
+        change(Arc::make_mut(self.pools.entry(key.clone()).or_insert(of_pool)));
     }
 
     fn of_tenant(&mut self, tenant: &TenantName) -> &mut Resources {
-        let known = || self.nodes.of_tenants.get(tenant).map(|sum| sum.total().clone()).unwrap_or_default();
+        let known = || self.nodes.of_tenants.get(tenant).map(|sum| (**sum.total()).clone()).unwrap_or_default();
         self.tenants.entry(tenant.clone()).or_insert_with(known)
     }
 
     /// Counts a launch that was just decided.
     pub fn take(&mut self, key: &PoolKey, resources: &Resources) {
-        self.of_provider(&key.provider).add(resources);
-        self.of_pool(key).add(resources);
+        self.change(key, |used| used.add(resources));
     }
 
     /// Undoes [`Self::take`].
     pub fn give_back(&mut self, key: &PoolKey, resources: &Resources) {
-        let used = self.of_provider(&key.provider);
-        *used = used.less(resources);
-        let used = self.of_pool(key);
-        *used = used.less(resources);
+        self.change(key, |used| *used = used.less(resources));
     }
 
     /// Whether a request could ever be served by the pool, whatever else runs there (the check at acceptance).
@@ -166,7 +196,7 @@ impl<'a> Budget<'a> {
     }
 
     /// Whether one more node of a label fits now.
-    pub fn fits(&mut self, world: &World<'_>, key: &PoolKey, pool: &Pool, label: &LabelName) -> Fit {
+    pub fn fits(&self, world: &World<'_>, key: &PoolKey, pool: &Pool, label: &LabelName) -> Fit {
         let need = match label_resources(world, key, label) {
             Ok(Ok(resources)) => resources,
             Ok(Err(error)) => return Fit::Broken(BrokenLabel { label: label.clone(), why: error.clone() }),

@@ -1,10 +1,10 @@
 //! [`Grounds`]: what all verdicts of a pool rest on.
 
-use nodepool_common::model::{Resources, Timestamp, Uptime};
+use nodepool_common::model::{Timestamp, Uptime};
 
 use super::{
     PoolKey, ProjectQuota, ProviderState, World,
-    budget::Budget,
+    budget::{Budget, Used},
     index::Nodes,
     taken::{Pressure, Taken},
 };
@@ -41,21 +41,6 @@ struct OfAll {
     is_accepting_most: bool,
     /// With `max-concurrency`.
     running: Option<usize>,
-}
-
-/// What is used of a pool's provider, and in the pool.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Used {
-    of_provider: Resources,
-    of_pool: Resources,
-}
-
-impl Used {
-    /// Whether of nothing less is used than then.
-    fn is_no_less_than(&self, then: &Self) -> bool {
-        let no_less = |now: &Resources, then: &Resources| then.iter().all(|(name, amount)| now.amount(name) >= amount);
-        no_less(&self.of_provider, &then.of_provider) && no_less(&self.of_pool, &then.of_pool)
-    }
 }
 
 /// What of the grounds has changed.
@@ -131,7 +116,7 @@ impl Grounds {
     pub fn now(
         world: &World<'_>,
         nodes: &Nodes,
-        budget: &mut Budget<'_>,
+        budget: &Budget<'_>,
         taken: &Taken<'_>,
         common: Common,
         key: &PoolKey,
@@ -145,7 +130,6 @@ impl Grounds {
             // Whether it leaves requests to another depends on what that one is placing.
             return None;
         }
-        let (of_provider, of_pool) = budget.used(key);
         Some(Self {
             common: OfAll {
                 cloud: world.provider(&key.provider).map(Answers::of),
@@ -155,7 +139,7 @@ impl Grounds {
                 is_accepting_most: taken.is_accepting_most(),
                 running: provider.max_concurrency.map(|_| running()),
             },
-            used: Used { of_provider, of_pool },
+            used: budget.used(key),
             pressure: taken.pressure_on(key).cloned().collect(),
             is_in_motion: taken.in_motion.contains(key),
         })

@@ -2,13 +2,13 @@
 //!
 //! What the planner has derived from it stays right because each change is noted ([`Tracked`]): the next pass asks for
 //! that with [`Holdings::take_touched`] and looks at nothing else again.
+//!
+//! All collections are persistent: [`Holdings::snapshot`] costs a few counters however much is held, and what changes afterwards
+//! is copied by some entries.
 
-use std::{
-    borrow::Borrow,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{borrow::Borrow, collections::BTreeSet, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use nodepool_common::{
     config::StaticHost,
     model::{LabelName, NodeId, Place, PoolName, ProviderName, RequestId, Uptime},
@@ -18,18 +18,18 @@ use super::{HostKey, PoolKey};
 
 /// A map that notes whose entries were changed.
 #[derive(Clone, Debug)]
-pub struct Tracked<K, V> {
-    items: BTreeMap<K, V>,
+pub struct Tracked<K: Ord + Clone, V: Clone> {
+    items: OrdMap<K, V>,
     touched: BTreeSet<K>,
 }
 
-impl<K, V> Default for Tracked<K, V> {
+impl<K: Ord + Clone, V: Clone> Default for Tracked<K, V> {
     fn default() -> Self {
-        Self { items: BTreeMap::new(), touched: BTreeSet::new() }
+        Self { items: OrdMap::new(), touched: BTreeSet::new() }
     }
 }
 
-impl<K: Ord + Clone, V> Tracked<K, V> {
+impl<K: Ord + Clone, V: Clone> Tracked<K, V> {
     /// Sets an entry.
     pub fn insert(&mut self, key: K, value: V) {
         self.touched.insert(key.clone());
@@ -82,13 +82,18 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
+
+    /// The entries as they are now, of which none has changed yet.
+    fn snapshot(&self) -> Self {
+        Self { items: self.items.clone(), touched: BTreeSet::new() }
+    }
 }
 
 /// A set that notes what was put in and taken out.
 #[derive(Clone, Debug)]
-pub struct Marks<K>(Tracked<K, ()>);
+pub struct Marks<K: Ord + Clone>(Tracked<K, ()>);
 
-impl<K> Default for Marks<K> {
+impl<K: Ord + Clone> Default for Marks<K> {
     fn default() -> Self {
         Self(Tracked::default())
     }
@@ -149,38 +154,38 @@ pub struct Holdings {
     /// Nodes that an action is working on: hands off.
     pub busy_nodes: Marks<NodeId>,
     /// Labels for which `min-ready` requests are being written.
-    pub busy_labels: BTreeSet<LabelName>,
+    pub busy_labels: OrdSet<LabelName>,
     /// Launches that were decided and have no record yet.
-    pub starting: Vec<(RequestId, PoolKey, LabelName)>,
+    pub starting: Arc<Vec<(RequestId, PoolKey, LabelName)>>,
     /// Requests that are being accepted, by the pool that will serve them.
-    pub accepting: BTreeMap<RequestId, PoolKey>,
+    pub accepting: OrdMap<RequestId, PoolKey>,
     /// Labels whose last `min-ready` request failed: not to be asked again before this time.
-    pub min_ready_after: BTreeMap<LabelName, Uptime>,
+    pub min_ready_after: OrdMap<LabelName, Uptime>,
     /// Nodes whose last handling failed: not to be tried again before this time.
-    pub nodes_after: BTreeMap<NodeId, Uptime>,
+    pub nodes_after: OrdMap<NodeId, Uptime>,
     /// Requests whose last handling failed: not to be tried again before this time.
-    pub requests_after: BTreeMap<RequestId, Uptime>,
+    pub requests_after: OrdMap<RequestId, Uptime>,
     /// Labels of metastatic providers for which backing nodes are being asked for.
-    pub busy_backing: BTreeSet<(ProviderName, LabelName)>,
+    pub busy_backing: OrdSet<(ProviderName, LabelName)>,
     /// The same, of which the last such request failed: not to be asked again before this time.
-    pub backing_after: BTreeMap<(ProviderName, LabelName), Uptime>,
+    pub backing_after: OrdMap<(ProviderName, LabelName), Uptime>,
     /// Launches that wait for a place on a backing node: their pool and label.
-    pub seeking: BTreeMap<NodeId, (PoolKey, LabelName)>,
+    pub seeking: OrdMap<NodeId, (PoolKey, LabelName)>,
     /// Launches that are just being placed, and where. Each is among those that wait until it stands there.
-    pub placing: BTreeMap<NodeId, Place>,
+    pub placing: OrdMap<NodeId, Place>,
     /// Up to where the records are known to show all that was placed on a backing node.
-    pub shown: BTreeMap<NodeId, Shown>,
+    pub shown: OrdMap<NodeId, Shown>,
     /// Nodes that say that they are backing nodes of a provider of ours, and were not locked for it: left out of account
     /// until this time.
-    pub not_kept: BTreeMap<NodeId, Uptime>,
+    pub not_kept: OrdMap<NodeId, Uptime>,
     /// Since when nothing stands on a backing node.
-    pub idle_since: BTreeMap<NodeId, Uptime>,
+    pub idle_since: OrdMap<NodeId, Uptime>,
     /// Static hosts that an action is looking at: hands off.
-    pub busy_hosts: BTreeSet<HostKey>,
+    pub busy_hosts: OrdSet<HostKey>,
     /// Static hosts that were looked at, as they and their pool were then.
-    pub hosts_seen: BTreeMap<HostKey, (Arc<StaticHost>, PoolName)>,
+    pub hosts_seen: OrdMap<HostKey, (Arc<StaticHost>, PoolName)>,
     /// Static hosts that could not be reached: not to be looked at before this time.
-    pub hosts_after: BTreeMap<HostKey, Uptime>,
+    pub hosts_after: OrdMap<HostKey, Uptime>,
     /// Whether [`Self::take_touched`] was called before.
     is_known: bool,
 }
@@ -193,6 +198,34 @@ impl Holdings {
         let mut nodes = std::mem::take(&mut self.nodes.touched);
         nodes.append(&mut self.busy_nodes.0.touched);
         Touched { everything: !std::mem::replace(&mut self.is_known, true), requests, nodes }
+    }
+
+    /// All of it as it is now, for those who read it while it changes. It shares what is the same.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        Self {
+            requests: self.requests.snapshot(),
+            nodes: self.nodes.snapshot(),
+            busy_requests: Marks(self.busy_requests.0.snapshot()),
+            busy_nodes: Marks(self.busy_nodes.0.snapshot()),
+            busy_labels: self.busy_labels.clone(),
+            starting: Arc::clone(&self.starting),
+            accepting: self.accepting.clone(),
+            min_ready_after: self.min_ready_after.clone(),
+            nodes_after: self.nodes_after.clone(),
+            requests_after: self.requests_after.clone(),
+            busy_backing: self.busy_backing.clone(),
+            backing_after: self.backing_after.clone(),
+            seeking: self.seeking.clone(),
+            placing: self.placing.clone(),
+            shown: self.shown.clone(),
+            not_kept: self.not_kept.clone(),
+            idle_since: self.idle_since.clone(),
+            busy_hosts: self.busy_hosts.clone(),
+            hosts_seen: self.hosts_seen.clone(),
+            hosts_after: self.hosts_after.clone(),
+            is_known: self.is_known,
+        }
     }
 }
 

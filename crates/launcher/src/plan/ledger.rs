@@ -9,8 +9,9 @@
 //!
 //! Pure: whoever calls it says what time it is.
 
-use std::{collections::BTreeMap, ops::Deref};
+use std::{ops::Deref, sync::Arc};
 
+use imbl::OrdMap;
 use nodepool_common::model::{Failures, LabelName, NodeId, Place, ProviderName, RequestId, Uptime};
 
 use super::{Decision, HeldNode, HeldRequest, Holdings, HostKey, PoolKey};
@@ -35,9 +36,18 @@ pub enum Attempted {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     holdings: Holdings,
-    actions: BTreeMap<ActionId, Decision>,
+    actions: OrdMap<ActionId, Arc<Decision>>,
     last_action: ActionId,
     failures: Failures<Attempted>,
+}
+
+/// What a [`Ledger`] said at a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// What was held and done.
+    pub holdings: Holdings,
+    /// What was being carried out.
+    pub actions: OrdMap<ActionId, Arc<Decision>>,
 }
 
 impl Deref for Ledger {
@@ -62,9 +72,9 @@ impl Ledger {
 
     /// Whether an action runs that has locks, or is about to tell of one that it has taken.
     pub fn has_locks_under_way(&self) -> bool {
-        let has_locks = |decision: &Decision| {
+        let has_locks = |decision: &Arc<Decision>| {
             matches!(
-                decision,
+                **decision,
                 Decision::Accept { .. }
                     | Decision::Supply { .. }
                     | Decision::Fulfil { .. }
@@ -86,7 +96,8 @@ impl Ledger {
         match decision {
             Decision::Supply { pool, request, reuse, launch } => {
                 held.busy_nodes.extend(reuse.iter().map(|(node, _)| node.clone()));
-                held.starting.extend(launch.iter().map(|new| (request.clone(), pool.clone(), new.label.clone())));
+                let starting = Arc::make_mut(&mut held.starting);
+                starting.extend(launch.iter().map(|new| (request.clone(), pool.clone(), new.label.clone())));
             }
             Decision::Accept { pool, request } => {
                 held.accepting.insert(request.clone(), pool.clone());
@@ -108,12 +119,12 @@ impl Ledger {
             _ => {}
         }
         self.last_action += 1;
-        self.actions.insert(self.last_action, decision.clone());
+        self.actions.insert(self.last_action, Arc::new(decision.clone()));
         self.last_action
     }
 
     /// A decision has been carried out, or could not be. What it was; `None`: it is not known.
-    pub fn end(&mut self, action: ActionId) -> Option<Decision> {
+    pub fn end(&mut self, action: ActionId) -> Option<Arc<Decision>> {
         let decision = self.actions.remove(&action)?;
         let held = &mut self.holdings;
         let (request, node) = decision.subjects();
@@ -123,13 +134,15 @@ impl Ledger {
         if let Some(node) = node {
             held.busy_nodes.remove(node);
         }
-        match &decision {
+        match &*decision {
             Decision::Supply { request, reuse, .. } => {
                 for (node, _) in reuse {
                     held.busy_nodes.remove(node);
                 }
                 // Those that have a record are no longer among them.
-                held.starting.retain(|(of, _, _)| of != request);
+                if held.starting.iter().any(|(of, _, _)| of == request) {
+                    Arc::make_mut(&mut held.starting).retain(|(of, _, _)| of != request);
+                }
             }
             Decision::Accept { request, .. } => {
                 held.accepting.remove(request);
@@ -195,7 +208,7 @@ impl Ledger {
     pub fn on_record(&mut self, node: NodeId, request: RequestId, pool: &PoolKey, label: LabelName) {
         let starting = &mut self.holdings.starting;
         if let Some(at) = starting.iter().position(|(of, by, what)| *of == request && by == pool && *what == label) {
-            starting.swap_remove(at);
+            Arc::make_mut(starting).swap_remove(at);
         }
         self.holdings.nodes.insert(node, HeldNode { request, label, launching: true, failure: None });
     }
@@ -238,17 +251,30 @@ impl Ledger {
     /// Forgets what is known of nodes that have gone meanwhile: how often their deletion failed, what was placed on them.
     pub fn forget_gone(&mut self, is_on_record: impl Fn(&NodeId) -> bool) {
         self.failures.retain(|what| !matches!(what, Attempted::Deletion(node) if !is_on_record(node)));
-        self.holdings.shown.retain(|node, _| is_on_record(node));
+        remove_where(&mut self.holdings.shown, |node, _| !is_on_record(node));
     }
 
     /// Forgets what was to wait until a time that has come.
     pub fn tidy(&mut self, now: Uptime) {
         let held = &mut self.holdings;
-        held.nodes_after.retain(|_, at| *at > now);
-        held.requests_after.retain(|_, at| *at > now);
-        held.min_ready_after.retain(|_, at| *at > now);
-        held.hosts_after.retain(|_, at| *at > now);
-        held.backing_after.retain(|_, at| *at > now);
-        held.not_kept.retain(|_, at| *at > now);
+        remove_where(&mut held.nodes_after, |_, at| *at <= now);
+        remove_where(&mut held.requests_after, |_, at| *at <= now);
+        remove_where(&mut held.min_ready_after, |_, at| *at <= now);
+        remove_where(&mut held.hosts_after, |_, at| *at <= now);
+        remove_where(&mut held.backing_after, |_, at| *at <= now);
+        remove_where(&mut held.not_kept, |_, at| *at <= now);
+    }
+
+    /// What it says now, for those who read it while it changes. It shares what is the same.
+    pub fn snapshot(&self) -> Held {
+        Held { holdings: self.holdings.snapshot(), actions: self.actions.clone() }
+    }
+}
+
+/// Removes the entries for which something is so. A map in which it is so for none is only read.
+pub fn remove_where<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, is_so: impl Fn(&K, &V) -> bool) {
+    let those: Vec<K> = map.iter().filter(|(key, value)| is_so(key, value)).map(|(key, _)| key.clone()).collect();
+    for key in &those {
+        map.remove(key);
     }
 }

@@ -12,13 +12,18 @@
 //!
 //! It changes no decision: a planner without a memory decides the same (`tests/histories.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use nodepool_common::model::{NodeId, Resources, TenantName, Timestamp, Uptime};
+use imbl::OrdMap;
+use nodepool_common::model::{NodeId, Resources, TenantName, Timestamp, Uptime, change_each};
 
 use super::{
     PoolKey, Reason, Want, World,
-    grounds::{Changed, Common, Grounds, Until, Used},
+    budget::Used,
+    grounds::{Changed, Common, Grounds, Until},
     index::{ClassId, Rank},
 };
 
@@ -78,8 +83,8 @@ pub struct Memory {
     has_accepted: bool,
     /// When time alone may change a verdict.
     until: Until,
-    /// Classes that wait.
-    pub waiting: BTreeMap<ClassId, WaitingClass>,
+    /// Classes that wait. Persistent: readers have it as it was after a pass.
+    pub waiting: OrdMap<ClassId, Arc<WaitingClass>>,
     /// Classes to be looked at in the next pass in any case.
     open: BTreeSet<ClassId>,
     /// Waiting classes with questions to the cloud, starved by other users of the project, or whose tenants have all that they may:
@@ -88,7 +93,7 @@ pub struct Memory {
     /// Waiting classes whose wait the cloud may end.
     of_the_cloud: BTreeSet<ClassId>,
     /// What was known of those that are looked at again in this pass.
-    before: BTreeMap<ClassId, WaitingClass>,
+    before: OrdMap<ClassId, Arc<WaitingClass>>,
 }
 
 impl Memory {
@@ -163,13 +168,13 @@ impl Memory {
         let is_new = before.is_none_or(|before| before.verdict.reason != verdict.reason);
         let since =
             before.filter(|before| before.verdict.reason.is_like(&verdict.reason)).map_or(now, |before| before.since);
-        self.waiting.insert(class, WaitingClass { from, verdict, since });
+        self.waiting.insert(class, Arc::new(WaitingClass { from, verdict, since }));
         is_new
     }
 
     /// What a request of a class waited for, where the class is looked at again.
     pub fn before(&self, class: ClassId, rank: &Rank) -> Option<&WaitingClass> {
-        self.before.get(&class).filter(|before| before.from <= *rank)
+        self.before.get(&class).map(Arc::as_ref).filter(|before| before.from <= *rank)
     }
 
     /// Ends a pass. `grounds`: on what the verdicts rest, with all that this pass has decided; `None` where that cannot be said.
@@ -198,7 +203,7 @@ impl Memory {
 #[derive(Debug, Default)]
 pub struct Memories {
     pools: BTreeMap<PoolKey, Memory>,
-    back_offs: Noted<BTreeMap<NodeId, Uptime>>,
+    back_offs: Noted<OrdMap<NodeId, Uptime>>,
     tenants: Noted<(u64, BTreeMap<TenantName, Resources>)>,
 }
 
@@ -227,8 +232,9 @@ impl Memories {
 
     /// The clock was set by that many seconds.
     pub fn clock_stepped(&mut self, step: f64) {
-        let waiting = self.pools.values_mut().flat_map(|memory| memory.waiting.values_mut());
-        waiting.for_each(|waiting| waiting.since += step);
+        for memory in self.pools.values_mut() {
+            change_each(&mut memory.waiting, |waiting| Arc::make_mut(waiting).since += step);
+        }
     }
 
     /// All pools.
@@ -240,7 +246,9 @@ impl Memories {
     pub fn note(&mut self, world: &World<'_>, tenants: (u64, &BTreeMap<TenantName, Resources>)) -> Common {
         let nodes_after = &world.holdings.nodes_after;
         Common {
-            back_offs: self.back_offs.note(|known| known == nodes_after, || nodes_after.clone()),
+            back_offs: self
+                .back_offs
+                .note(|known| known.ptr_eq(nodes_after) || known == nodes_after, || nodes_after.clone()),
             tenants: self.tenants.note(|known| (known.0, &known.1) == tenants, || (tenants.0, tenants.1.clone())),
             back_off_ends: nodes_after.values().copied().filter(|at| *at > world.uptime).min(),
         }

@@ -46,6 +46,7 @@
 //! | [`ledger`] | what is set aside while a decision is carried out |
 //! | [`memory`] | what each pool made of what waits, and when it has to look again |
 //! | [`since`] | since when requests wait for what they wait for |
+//! | [`snapshot`] | what waits and what is used after a pass, for readers |
 //! | [`planner`] | the parts of a pass in their order; what is remembered |
 
 mod assign;
@@ -68,6 +69,7 @@ mod reason;
 mod renewing;
 mod serve;
 mod since;
+mod snapshot;
 mod supply;
 mod taken;
 mod upkeep;
@@ -75,6 +77,7 @@ mod usage;
 mod want;
 mod world;
 
+pub use budget::Used;
 pub use decision::{Decision, NewNode, NewlyWaiting, Plan, Waiting, WaitingSince};
 pub use holdings::{HeldNode, HeldRequest, Holdings, Marks, Shown, Touched, Tracked};
 pub use host_nodes::host_of;
@@ -82,10 +85,11 @@ pub use hosts::free_slots;
 pub use index::News;
 pub use keys::{HostKey, PoolKey};
 pub use leaks::{LeakSearch, Tagged, is_unclaimed};
-pub use ledger::{ActionId, Attempted, Ledger};
+pub use ledger::{ActionId, Attempted, Held, Ledger, remove_where};
 pub use placing::seekers_of;
 pub use planner::Planner;
 pub use reason::{Bound, BrokenLabel, Excess, Reason, Short};
+pub use snapshot::{InUse, Snapshot};
 pub use want::Want;
 pub use world::{CloudImage, PoolState, ProjectQuota, ProviderState, Timing, Versioned, World, keeper_of};
 

@@ -1,6 +1,8 @@
 //! [`Pass`]: a pass under way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use nodepool_common::model::LauncherId;
 
 use super::{
     Plan, PoolKey, Reason, World,
@@ -20,6 +22,8 @@ pub type LeftToOthers = HashMap<(ClassId, PoolKey), Option<Reason>>;
 pub(super) struct Pass<'a> {
     pub(super) world: &'a World<'a>,
     pub(super) index: &'a Index,
+    /// The pools that are registered, by whichever launcher.
+    pub(super) registered: HashSet<&'a LauncherId>,
     pub(super) left: &'a mut LeftToOthers,
     /// What each pool made of what waits, in the last pass.
     pub(super) memories: &'a mut Memories,

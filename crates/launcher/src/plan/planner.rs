@@ -13,11 +13,12 @@ use super::{
     budget::Budget,
     hosts,
     index::{ClassId, Index},
-    memory::{Memories, WaitingClass},
+    memory::{Memories, Memory, WaitingClass},
     metastatic,
     pass::{LeftToOthers, Pass},
     renewing,
-    since::Waits,
+    since::{Single, Waits},
+    snapshot::{InUse, Snapshot},
     taken::Taken,
     upkeep,
 };
@@ -34,6 +35,8 @@ pub struct Planner {
     waits: Waits,
     /// Accepted requests that have to be looked at in each pass.
     unsettled: BTreeSet<RequestId>,
+    /// What the last plan has found to be used.
+    used: Arc<[InUse]>,
     setting: Option<Setting>,
     /// Looks at each request by itself, as a simple planner would.
     one_by_one: bool,
@@ -97,6 +100,7 @@ impl Planner {
         let mut pass = Pass {
             world,
             index: &self.index,
+            registered: world.records.registered_pool_ids().collect(),
             left: &mut self.left,
             memories: &mut self.memories,
             waits: &mut self.waits,
@@ -107,6 +111,7 @@ impl Planner {
             budget,
             taken: Taken::new(world, &self.index.nodes),
         };
+        self.used = pass.in_use();
         let unsettled = pass.serve(&self.unsettled);
         pass.let_go_of_strays(&concerned);
         if world.renewing {
@@ -124,7 +129,7 @@ impl Planner {
         metastatic::metastatic(world, &self.index, &mut plan);
         self.unsettled = unsettled;
         let requests = &self.index.requests;
-        plan.newly_waiting.extend(self.waits.note(&plan.waiting, world.now, |id| requests.place(id).is_some()));
+        plan.newly_waiting.extend(self.waits.note(&plan.waiting, world.now, |id| requests.waits(id)));
         plan
     }
 
@@ -138,7 +143,7 @@ impl Planner {
             }
             for (pool, memory) in self.memories.iter() {
                 if let Some(class) = memory.waiting.get(&place.class).filter(|class| class.from <= place.rank) {
-                    let was = self.waits.of_class(id, pool, class, place.since);
+                    let was = self.waits.left().of_class(id, pool, class, place.since);
                     self.waits.leave(id, pool, was, world.now);
                 }
             }
@@ -149,21 +154,21 @@ impl Planner {
     /// Decides from everything, and goes on from that. Also returns how it differs from `plan`, which this planner has just made of
     /// the same world, for people: each difference is a bug, something has changed that was not noted.
     pub fn check(&mut self, world: &World<'_>, plan: &Plan) -> (Plan, Vec<String>) {
-        let (classes, single) = (self.waiting_classes(), self.waits.single().clone());
+        let (classes, single) = (self.waiting_classes(), by_key(self.waits.single()));
         let mut right = self.plan(world, News::everything());
         right.newly_waiting.clone_from(&plan.newly_waiting);
         let mut differences = right.differences(plan);
         differences.extend(others(&classes, &self.waiting_classes()));
-        differences.extend(others(&single, self.waits.single()));
+        differences.extend(others(&single, &by_key(self.waits.single())));
         (right, differences)
     }
 
     /// What waits as part of a class: not by request, of which there may be ten thousand in each of twenty pools.
-    fn waiting_classes(&self) -> BTreeMap<(PoolKey, ClassId), WaitingClass> {
+    fn waiting_classes(&self) -> BTreeMap<(PoolKey, ClassId), Arc<WaitingClass>> {
         let mut all = BTreeMap::new();
         for (pool, memory) in self.memories.iter() {
             for (class, waiting) in &memory.waiting {
-                all.insert((pool.clone(), *class), waiting.clone());
+                all.insert((pool.clone(), *class), Arc::clone(waiting));
             }
         }
         all
@@ -177,22 +182,26 @@ impl Planner {
     }
 
     /// Why each request waits that the last plan of this planner has left waiting, and since when.
+    #[cfg(test)]
     pub fn waiting(&self) -> BTreeMap<(RequestId, PoolKey), WaitingSince> {
-        let mut all = self.waits.single().clone();
-        for (pool, memory) in self.memories.iter() {
-            for (id, of_class) in &memory.waiting {
-                let Some(class) = self.index.requests.classes.get(id) else { continue };
-                for rank in class.requests.range(&of_class.from..) {
-                    let waiting = || {
-                        let came = self.index.requests.place(&rank.id).map_or(of_class.since, |place| place.since);
-                        self.waits.of_class(&rank.id, pool, of_class, came)
-                    };
-                    all.entry((rank.id.clone(), pool.clone())).or_insert_with(waiting);
-                }
-            }
-        }
-        all
+        self.snapshot().waiting()
     }
+
+    /// What the last plan has left waiting, and what it has found to be used.
+    pub fn snapshot(&self) -> Snapshot {
+        let in_pool = |(pool, memory): (&PoolKey, &Memory)| (pool.clone(), memory.waiting.clone());
+        Snapshot {
+            used: Arc::clone(&self.used),
+            classes: self.index.requests.classes.clone(),
+            by_class: self.memories.iter().map(in_pool).collect(),
+            single: self.waits.single().clone(),
+            left: self.waits.left().clone(),
+        }
+    }
+}
+
+fn by_key(single: &Single) -> BTreeMap<(RequestId, PoolKey), Arc<WaitingSince>> {
+    single.iter().map(|(key, waiting)| (key.clone(), Arc::clone(waiting))).collect()
 }
 
 /// How what waits was and what it should have been, where that is not the same. For people.

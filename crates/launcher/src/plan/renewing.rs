@@ -36,7 +36,6 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    ops::Bound::{Excluded, Unbounded},
 };
 
 use nodepool_common::{
@@ -145,7 +144,7 @@ impl Pass<'_> {
             let classes = &index.requests.classes;
             let candidates = classes.iter().filter(|(_, class)| is_candidate(class));
             let mut queue: BinaryHeap<_> =
-                candidates.filter_map(|(id, class)| Some(Reverse((class.requests.first()?, *id)))).collect();
+                candidates.filter_map(|(id, class)| Some(Reverse((class.first()?, *id)))).collect();
             while let Some(Reverse((rank, id))) = queue.pop() {
                 let running = self.taken.running.get(&provider.name).copied().unwrap_or(0);
                 if accepted.len() + world.holdings.accepting.len() >= world.timing.accepts_at_once
@@ -169,7 +168,7 @@ impl Pass<'_> {
                     *self.taken.running.entry(provider.name.clone()).or_default() += class.shape.labels.len();
                     accepted.insert(rank.id.clone(), key.clone());
                 }
-                queue.extend(class.requests.range((Excluded(rank), Unbounded)).next().map(|next| Reverse((next, id))));
+                queue.extend(class.after(rank).map(|next| Reverse((next, id))));
             }
         }
         let mut order: Vec<_> = accepted.into_iter().collect();

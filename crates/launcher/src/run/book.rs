@@ -18,10 +18,10 @@ use nodepool_common::{
 use tokio::sync::mpsc;
 
 use super::{
-    events::{Inbox, Questions, Reports, SessionNumber},
+    events::{Inbox, Reports, SessionNumber},
     placing::{Answer, NoPlace, Seeker, Seekers},
 };
-use crate::plan::{Decision, Ledger, PoolKey};
+use crate::plan::{Decision, Ledger, PoolKey, remove_where};
 
 /// What this launcher holds and does.
 #[derive(Debug)]
@@ -67,19 +67,17 @@ impl DerefMut for Book {
 }
 
 impl Book {
-    /// An empty book, and where questions to its owner go.
-    pub fn new() -> (Self, Questions) {
+    /// An empty book.
+    pub fn new() -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let (reports, questions) = Reports::new(sender);
-        let book = Self {
+        Self {
             ledger: Ledger::default(),
             requests: BTreeMap::new(),
             nodes: BTreeMap::new(),
             seekers: HashMap::new(),
-            reports,
+            reports: Reports::new(sender),
             inbox: Inbox::new(receiver),
-        };
-        (book, questions)
+        }
     }
 
     /// Begins anew: the session is lost. Launches stop, and what is told of the old session is no longer heard.
@@ -214,9 +212,11 @@ impl Book {
     /// Notes since when nothing stands on the backing nodes.
     pub fn note_idle(&mut self, idle: BTreeSet<NodeId>, now: Uptime) {
         let since = &mut self.ledger.holdings_mut().idle_since;
-        since.retain(|node, _| idle.contains(node));
+        remove_where(since, |node, _| !idle.contains(node));
         for node in idle {
-            since.entry(node).or_insert(now);
+            if !since.contains_key(&node) {
+                since.insert(node, now);
+            }
         }
     }
 }

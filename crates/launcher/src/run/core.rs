@@ -2,31 +2,29 @@
 //!
 //! The loop applies each [`Event`] in the order in which it was told, then makes a pass, which reads records and clouds and
 //! plans. Nobody else has a reference to the core, so no lock guards it, and a pass holds none: it looks at a snapshot of the
-//! records. Who wants to know what is held and what waits asks ([`Questions`]) and gets a copy, which all share who
-//! have asked since the last pass.
+//! records. Who wants to know what is held and what waits takes what it has published after its last pass
+//! ([`Published`](super::published::Published)).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
     model::{LabelName, NodeId, ProviderName, Records, RequestId, Timestamp, Uptime},
     zk::TakenIn,
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{
     LOGGER, Launcher,
     book::Book,
     clouds::Waited,
-    events::{Event, Outcome, Questions, Told},
+    events::{Event, Outcome, Told},
     metastatic::{FIRST_PAUSE, LONGEST_PAUSE, NOT_KEPT},
     placing::NoPlace,
+    published::PassMade,
 };
-use crate::plan::{
-    Attempted, Decision, Holdings, HostKey, News, Plan, Planner, PoolKey, PoolState, Timing, WaitingSince, World,
-    seekers_of,
-};
+use crate::plan::{Attempted, Decision, Holdings, HostKey, News, Plan, Planner, PoolState, Timing, World, seekers_of};
 
 /// How often what the planner remembers is compared with everything.
 const CHECK_EVERY: Duration = Duration::from_secs(300);
@@ -38,44 +36,23 @@ const AFTER_AN_ERROR: f64 = 1.0;
 pub struct Core {
     pub(super) book: Book,
     /// In memory of its own: the loop's future would have room for all of it in each of its states.
-    planner: Box<Planner>,
+    pub(super) planner: Box<Planner>,
+    /// The last pass that was made.
+    pub(super) last_pass: Option<PassMade>,
     /// When what the planner remembers was last compared with everything.
     checked: Option<Instant>,
-    /// Who wants to know what is held and what waits.
-    asked: Vec<oneshot::Sender<Arc<Standing>>>,
-}
-
-/// What is held and what waits: a copy for all who have asked at the same time.
-#[derive(Debug, Default)]
-pub struct Standing {
-    /// What this launcher holds and does.
-    pub holdings: Holdings,
-    /// Requests that wait, with why and since when.
-    pub waiting: BTreeMap<(RequestId, PoolKey), WaitingSince>,
 }
 
 impl Core {
-    /// A core that knows nothing yet, and how it is told.
-    pub(super) fn new() -> (Self, Questions) {
-        let (book, questions) = Book::new();
-        let core = Self { book, planner: Box::default(), checked: None, asked: Vec::new() };
-        (core, questions)
+    /// A core that knows nothing yet.
+    pub(super) fn new() -> Self {
+        Self { book: Book::new(), planner: Box::default(), last_pass: None, checked: None }
     }
 
     pub(super) fn clock_stepped(&mut self, step: f64) {
         self.planner.clock_stepped(step);
-    }
-
-    /// Answers all who have asked what is held and what waits: copies it once, if anybody has.
-    pub(super) fn answer(&mut self) {
-        // Who asked may have gone.
-        self.asked.retain(|asked| !asked.is_closed());
-        if self.asked.is_empty() {
-            return;
-        }
-        let standing = Arc::new(Standing { holdings: Holdings::clone(&self.book), waiting: self.planner.waiting() });
-        for asked in self.asked.drain(..) {
-            let _ = asked.send(Arc::clone(&standing));
+        if let Some(pass) = &mut self.last_pass {
+            pass.at += step;
         }
     }
 
@@ -99,10 +76,7 @@ impl Core {
 impl Launcher {
     /// Applies what was told in a session of ours; what is told of one that has ended has no meaning any more.
     pub(super) fn apply(&self, core: &mut Core, told: Told) {
-        let (session, event) = match told {
-            Told::Happened { session, event } => (session, event),
-            Told::Asked(answer) => return core.asked.push(answer),
-        };
+        let Told { session, event } = told;
         let book = &mut core.book;
         if !book.is_of_this_session(session) {
             return;
@@ -263,7 +237,7 @@ impl Launcher {
         for decision in decisions {
             self.carry_out(&mut core.book, decision);
         }
-        self.note_pass();
+        core.last_pass = Some(PassMade { at: now, uptime, took: started.elapsed() });
         [wake_at, recheck_at, refresh_at, look_again_at, core.check_again_at(now)]
             .into_iter()
             .flatten()

@@ -5,17 +5,17 @@
 //! action reports exactly once that it has ended, also where it panics ([`Ending`]). What it tells before that is what the
 //! loop must know earlier: a launch that has a record, a request for a backing node that failed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use nodepool_common::{
     config::MetastaticLabel,
     model::{LabelName, Node, NodeId, NodeRequest, ProviderName, RequestId},
     zk::{Held, SessionId, ZkError},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{core::Standing, placing::Seeker};
+use super::placing::Seeker;
 use crate::plan::{ActionId, PoolKey, Shown};
 
 /// What is told to the loop.
@@ -79,22 +79,11 @@ pub type SessionNumber = u64;
 
 /// What arrives at the loop.
 #[derive(Debug)]
-pub enum Told {
-    /// What has happened, with the session in which it was told.
-    Happened { session: SessionNumber, event: Event },
-    /// Somebody wants to know what is held and what waits.
-    Asked(oneshot::Sender<Arc<Standing>>),
-}
-
-/// Asks the loop, in whichever session.
-#[derive(Clone, Debug)]
-pub struct Questions(mpsc::UnboundedSender<Told>);
-
-impl Questions {
-    /// Asks what is held and what waits. After the end of the loop the answer is dropped.
-    pub fn ask(&self, answer: oneshot::Sender<Arc<Standing>>) {
-        let _ = self.0.send(Told::Asked(answer));
-    }
+pub struct Told {
+    /// The session in which it was told.
+    pub session: SessionNumber,
+    /// What has happened.
+    pub event: Event,
 }
 
 /// Tells the loop what happens in one session.
@@ -108,10 +97,9 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Of the first session, and how questions reach the same loop.
-    pub(super) fn new(events: mpsc::UnboundedSender<Told>) -> (Self, Questions) {
-        let questions = Questions(events.clone());
-        (Self { events, number: 1, id: SessionId(0), session: CancellationToken::new() }, questions)
+    /// Of the first session.
+    pub(super) fn new(events: mpsc::UnboundedSender<Told>) -> Self {
+        Self { events, number: 1, id: SessionId(0), session: CancellationToken::new() }
     }
 
     /// Ends this session, for all who report of it.
@@ -151,7 +139,7 @@ impl Reports {
 
     /// Tells something. After the end of the loop nobody hears it.
     pub fn tell(&self, event: Event) {
-        let _ = self.events.send(Told::Happened { session: self.number, event });
+        let _ = self.events.send(Told { session: self.number, event });
     }
 }
 

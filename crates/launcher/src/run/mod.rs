@@ -21,6 +21,7 @@
 //! | [`nodes`] | actions on nodes: free, retire, delete |
 //! | [`leaks`] | resources without a record |
 //! | [`gone`] | ready nodes whose server has gone |
+//! | [`published`] | what the loop shows of itself after each pass |
 //! | [`report`] | metrics, and what people can ask |
 
 mod actions;
@@ -35,6 +36,7 @@ mod leaks;
 mod metastatic;
 mod nodes;
 mod placing;
+mod published;
 mod report;
 mod requests;
 #[cfg(test)]
@@ -54,7 +56,7 @@ use nodepool_common::{
     daemon::{Daemon, Frame, Pace, Wake},
     model::{Extra, LauncherId, PoolComponent, ProviderName, Timestamp},
     stats::Stats,
-    sys::{clock::Clock, entropy::Entropy, host},
+    sys::{clock::Clock, entropy::Entropy, host, watch},
     zk::{InSession, Registration, ZooKeeper},
 };
 use tokio::time::Instant;
@@ -62,11 +64,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 pub use self::core::Core;
+pub use self::published::{PassMade, Published, PublishedPool, Trouble};
 pub use self::report::Readiness;
-use self::{
-    clouds::Clouds,
-    events::{Questions, Reports},
-};
+use self::{clouds::Clouds, events::Reports};
 use crate::plan::{Plan, PoolKey, keeper_of};
 
 /// The logger's name in the log, as upstream's.
@@ -100,8 +100,8 @@ pub struct Launcher {
     wake: Wake,
     tasks: TaskTracker,
     ending: CancellationToken,
-    /// How the loop is asked.
-    questions: Questions,
+    /// What the loop shows of itself.
+    published: watch::Sender<Arc<Published>>,
     clouds: Clouds,
     context: nodepool_drivers::Context,
     pools: Mutex<BTreeMap<PoolKey, RunningPool>>,
@@ -179,7 +179,6 @@ impl Daemon for Launcher {
         while let Some(told) = core.book.inbox().try_next() {
             self.apply(core, told);
         }
-        core.answer();
     }
 
     async fn hear(&self, core: &mut Core) {
@@ -189,7 +188,13 @@ impl Daemon for Launcher {
     }
 
     fn pass(self: &Arc<Self>, core: &mut Core, stopping: bool) -> Option<Timestamp> {
-        self.plan_and_act(core, stopping)
+        let wake_at = self.plan_and_act(core, stopping);
+        self.publish(core, stopping);
+        wake_at
+    }
+
+    fn stand_by(&self, core: &Core, stopping: bool) {
+        self.publish(core, stopping);
     }
 
     fn is_idle(&self, core: &Core) -> bool {
@@ -210,7 +215,7 @@ impl Daemon for Launcher {
     }
 
     async fn state_dump(&self) -> String {
-        self.describe().await
+        self.describe()
     }
 }
 
@@ -227,7 +232,6 @@ impl Launcher {
 
     /// The same with another environment for its drivers; they have the frame's metrics, time and chance.
     pub fn with_context(options: Options, frame: Frame, context: nodepool_drivers::Context) -> (Arc<Self>, Core) {
-        let (core, questions) = Core::new();
         let launcher = Arc::new(Self {
             options,
             zk: frame.zk.clone(),
@@ -237,7 +241,7 @@ impl Launcher {
             wake: frame.wake.clone(),
             tasks: frame.tasks.clone(),
             ending: frame.ending.clone(),
-            questions,
+            published: watch::Sender::new(Arc::new(Published::nothing(frame.config()))),
             clouds: Clouds::new(frame.ambient.clock.clone()),
             context: context.with_stats(frame.stats.clone()).with_ambient(frame.ambient.clone()),
             pools: Mutex::default(),
@@ -248,7 +252,7 @@ impl Launcher {
             withheld: Mutex::default(),
             frame,
         });
-        (launcher, core)
+        (launcher, Core::new())
     }
 
     /// The running configuration.
@@ -258,11 +262,6 @@ impl Launcher {
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolKey, RunningPool>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A pass has ended.
-    fn note_pass(&self) {
-        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).passed = true;
     }
 
     /// Whether it is on this launcher to do what only one may do for a provider ([`keeper_of`]), as far as is known now.

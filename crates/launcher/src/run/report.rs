@@ -8,29 +8,24 @@ use std::{
 
 use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
-    model::{ProviderName, Resources},
+    model::{ProviderName, Resources, Timestamp},
     stats::{Ages, RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
     sys::{clock, host},
     zk::Freshness,
 };
 use serde_json::{Value, json};
-use tokio::{sync::oneshot, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info};
 
-use super::{Launcher, core::Standing, requests::pool_logger};
+use super::{Launcher, Published, requests::pool_logger};
 use crate::{
     plan::{NewlyWaiting, Plan, PoolKey, WaitingSince},
     web,
 };
 
-/// How long who asks what is held and what waits is kept waiting.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// What `/ready` is made from.
+/// What `/ready` says of the configuration.
 #[derive(Debug, Default)]
 pub struct Readiness {
-    /// The first pass is done.
-    pub passed: bool,
     /// Why the file is not the running configuration.
     invalid: Option<String>,
     /// Why the file with our own keys does not count as it is.
@@ -48,7 +43,7 @@ impl Launcher {
             return web::Readiness { ready: false, remarks: vec![overdue] };
         }
         // Nothing from here on is locked while a pass plans: it may be one that hangs, and who asks must not.
-        let troubles = self.clouds.troubles();
+        let published = self.published();
         let readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
         let mut remarks = Vec::new();
         if let Some(invalid) = &readiness.invalid {
@@ -70,8 +65,8 @@ impl Launcher {
                 held.why
             ));
         }
-        for (provider, why) in troubles {
-            remarks.push(format!("Provider {provider} has trouble: {why}"));
+        for trouble in &published.troubles {
+            remarks.push(format!("Provider {} has trouble: {}", trouble.provider, trouble.why));
         }
         match self.zk.cache().freshness() {
             Freshness::Current => {}
@@ -80,7 +75,7 @@ impl Launcher {
             ),
             Freshness::Stale => remarks.push("There is no connection to ZooKeeper.".to_owned()),
         }
-        web::Readiness { ready: readiness.passed, remarks }
+        web::Readiness { ready: published.pass.is_some(), remarks }
     }
 
     /// Notes the outcome of a load that worked.
@@ -129,29 +124,13 @@ impl Launcher {
         }
     }
 
-    /// What is held and what waits. `None` where the loop does not answer: it has ended, or is held up.
-    pub(super) async fn standing(&self) -> Option<Arc<Standing>> {
-        let (answer, answered) = oneshot::channel();
-        self.questions.ask(answer);
-        tokio::time::timeout(ANSWER_WITHIN, answered).await.ok()?.ok()
+    /// `/pool-list`: this launcher's pools and what they are busy with, after the last pass.
+    pub fn pool_list(&self) -> Value {
+        self.list_pools(&self.published())
     }
 
-    /// `/pool-list`: this launcher's pools and what they are busy with. `None` where the launcher is too busy to say.
-    pub async fn pool_list(&self) -> Option<Value> {
-        let standing = self.standing().await?;
-        Some(self.list_pools(&standing))
-    }
-
-    fn list_pools(&self, standing: &Standing) -> Value {
-        let config = self.config();
-        let Standing { holdings, waiting } = standing;
-        let held = &holdings.requests;
-        let pools: Vec<(PoolKey, String, bool)> = self
-            .pools()
-            .iter()
-            .map(|(key, pool)| (key.clone(), pool.launcher_id.to_string(), pool.said.paused))
-            .collect();
-        let troubles: BTreeMap<_, _> = self.clouds.troubles().into_iter().collect();
+    fn list_pools(&self, published: &Published) -> Value {
+        let (held, waiting) = (&published.held.holdings.requests, published.planned.waiting());
         let mut used: BTreeMap<PoolKey, Resources> = BTreeMap::new();
         self.zk.cache().read(|records| {
             for node in records.nodes.values().filter_map(|entry| entry.usable()) {
@@ -162,15 +141,16 @@ impl Launcher {
             }
         });
         let mut list = Vec::new();
-        for (key, launcher_id, paused) in pools {
-            let limits = config.providers.get(&key.provider).and_then(|p| p.pool(&key.pool)).map(|p| &p.limits);
-            let active: Vec<_> = held.iter().filter(|(_, request)| request.pool == key).map(|(id, _)| id).collect();
-            let mine = waiting.iter().filter(|((_, pool), _)| *pool == key);
+        for pool in &published.pools {
+            let key = &pool.key;
+            let provider = published.config.providers.get(&key.provider);
+            let limits = provider.and_then(|p| p.pool(&key.pool)).map(|p| &p.limits);
+            let active: Vec<_> = held.iter().filter(|(_, request)| request.pool == *key).map(|(id, _)| id).collect();
+            let mine = waiting.iter().filter(|((_, pool), _)| pool == key);
             let reasons: Vec<_> = mine
                 .clone()
                 .map(|((id, _), WaitingSince { waiting, since })| {
-                    #[allow(clippy::cast_possible_truncation)] // whole seconds since the epoch
-                    let since = clock::utc(*since as i64);
+                    let since = clock::utc(whole_seconds(*since));
                     json!({
                         "request": id,
                         "reason": waiting.reason.to_string(),
@@ -186,25 +166,41 @@ impl Launcher {
             list.push(json!({
                 "provider": key.provider,
                 "pool": key.pool,
-                "launcher": launcher_id,
-                "paused": paused,
+                "launcher": pool.launcher_id,
+                "paused": pool.paused,
                 "active_requests": active,
                 "paused_requests": paused_requests,
                 "waiting": reasons,
                 "limits": limits.map(Resources::to_json),
-                "used": used.get(&key).map(Resources::to_json),
-                "trouble": troubles.get(&key.provider),
+                "used": used.get(key).map(Resources::to_json),
+                "trouble": published.trouble(&key.provider).map(|trouble| &trouble.why),
             }));
         }
         Value::Array(list)
     }
 
     /// SIGUSR2: everything this launcher holds and waits for.
-    pub(super) async fn describe(&self) -> String {
-        let Some(standing) = self.standing().await else {
-            return format!("The launcher's loop did not answer within {} s", ANSWER_WITHIN.as_secs());
+    pub(super) fn describe(&self) -> String {
+        let published = self.published();
+        let made = match &published.pass {
+            Some(pass) => format!(
+                "{} ({:.1} s ago, it took {:.1} ms)",
+                clock::utc(whole_seconds(pass.at)),
+                self.clock.uptime() - pass.uptime,
+                pass.took.as_secs_f64() * 1000.0
+            ),
+            None => "none yet".to_owned(),
         };
-        format!("Pools: {:#}\nHeld and under way: {:#?}", self.list_pools(&standing), standing.holdings)
+        let records = match published.records {
+            Freshness::Current => "current",
+            Freshness::Renewing => "being read again",
+            Freshness::Stale => "of a connection that is lost, or not read yet",
+        };
+        format!(
+            "Last pass: {made}; records: {records}\nPools: {:#}\nHeld and under way: {:#?}",
+            self.list_pools(&published),
+            published.held.holdings
+        )
     }
 
     /// What follows from the configuration alone.
@@ -291,4 +287,9 @@ impl Launcher {
         self.stats.providers_up(&self.clouds.health());
         self.report_withheld();
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // whole seconds since the epoch
+fn whole_seconds(time: Timestamp) -> i64 {
+    time as i64
 }

@@ -63,9 +63,9 @@ fn options() -> Options {
 
 /// A lock that a pass needs and never gets: what a bug in the launcher would look like.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_launcher_whose_pass_hangs_is_not_ready_and_says_why() {
+async fn a_launcher_whose_pass_hangs_is_not_ready_and_says_why_and_shows_what_was_before() {
     let server = ZooKeeperServer::start();
-    let (launcher, core, loaded, _dir) = launcher(server.port(), &[]);
+    let (launcher, core, loaded, _dir) = launcher(server.port(), &[provider()]);
     let running = Arc::clone(&launcher);
     let running = tokio::spawn(async move { daemon::run(&running, core, &loaded).await });
     let is_ready = |wanted: bool| {
@@ -73,6 +73,7 @@ async fn a_launcher_whose_pass_hangs_is_not_ready_and_says_why() {
         ready((readiness.ready == wanted).then_some(readiness))
     };
     wait_for(SOON, "the launcher is ready", || is_ready(true)).await;
+    let list = wait_for(SOON, "its pool is listed", || ready(listed(&launcher))).await;
 
     let (held, (locked, is_locked), (release, released)) =
         (Arc::clone(&launcher), mpsc::channel(), mpsc::channel::<()>());
@@ -85,9 +86,42 @@ async fn a_launcher_whose_pass_hangs_is_not_ready_and_says_why() {
     launcher.wake.notify_one();
     let readiness = wait_for(SOON, "the launcher is not ready any more", || is_ready(false)).await;
     assert!(readiness.remarks[0].contains("the one that has begun does not end"), "{readiness:?}");
+    let reader = Arc::clone(&launcher);
+    let read = tokio::task::spawn_blocking(move || (reader.pool_list(), reader.describe()));
+    let (list_now, dump) = tokio::time::timeout(SOON, read).await.expect("who reads does not wait").unwrap();
+    assert_eq!((&list_now[0]["pool"], &list_now[0]["launcher"]), (&list[0]["pool"], &list[0]["launcher"]));
+    let (_, age) = dump.lines().next().unwrap().split_once('(').unwrap();
+    assert!(age.split_once(" s ago").unwrap().0.parse::<f64>().unwrap() >= 1.0, "{dump}");
     drop(release);
     holder.join().unwrap();
     wait_for(SOON, "the launcher is ready again", || is_ready(true)).await;
+    launcher.frame.shutdown.request(ShutdownReason::Terminate);
+    running.await.unwrap();
+}
+
+/// A provider with one pool, `main`.
+fn provider() -> Value {
+    json!({
+        "name": "p", "driver": "fake", "cloud": "fake",
+        "cloud-images": [{"name": "image", "username": "zuul"}],
+        "pools": [{"name": "main", "labels": [{"name": "a", "cloud-image": "image", "min-ram": 1}]}],
+    })
+}
+
+/// `/pool-list`, once a pool is in it.
+fn listed(launcher: &Launcher) -> Option<Value> {
+    Some(launcher.pool_list()).filter(|list| list[0]["pool"] == "main")
+}
+
+#[tokio::test]
+async fn the_pools_are_listed_before_there_is_a_connection_to_zookeeper() {
+    // Nobody listens there.
+    let (launcher, core, loaded, _dir) = launcher(free_port(), &[provider()]);
+    let running = Arc::clone(&launcher);
+    let running = tokio::spawn(async move { daemon::run(&running, core, &loaded).await });
+    let list = wait_for(SOON, "its pool is listed", || ready(listed(&launcher))).await;
+    assert_eq!(list[0]["waiting"], json!([]));
+    assert!(!launcher.readiness().ready && launcher.describe().starts_with("Last pass: none yet"));
     launcher.frame.shutdown.request(ShutdownReason::Terminate);
     running.await.unwrap();
 }
@@ -137,20 +171,16 @@ impl Provider for Buggy {
 
 #[tokio::test]
 async fn a_driver_that_panics_while_it_is_asked_is_in_trouble_and_asked_again_after_a_pause() {
-    let provider = json!({
-        "name": "p", "driver": "fake", "cloud": "fake",
-        "cloud-images": [{"name": "image", "username": "zuul"}],
-        "pools": [{"name": "main", "labels": [{"name": "a", "cloud-image": "image", "min-ram": 1}]}],
-    });
     // Nobody listens there: no ZooKeeper is needed.
-    let (launcher, _core, ..) = launcher(free_port(), &[provider]);
+    let (launcher, _core, ..) = launcher(free_port(), &[provider()]);
     let name = ProviderName::from("p");
     let config = Arc::clone(&launcher.config().providers[&name]);
     launcher.clouds.add_started(config, Arc::new(Buggy(name.clone())));
     let want = Want::LabelResources(name, "main".into(), "a".into());
     launcher.find_out(want.clone());
     let trouble = || ready(launcher.clouds.troubles().pop());
-    let (_, why) = wait_for(SOON, "the provider is in trouble", trouble).await;
+    let Trouble { why, since, .. } = wait_for(SOON, "the provider is in trouble", trouble).await;
+    assert!((-1.0..SOON.as_secs_f64()).contains(&(clock::now() - since)), "since {since}");
     assert!(why.contains("its driver panicked") && why.contains("as the test wants it"), "{why}");
     // The planner wants to know in each pass, and is woken when asking has a point again.
     assert!(launcher.clouds.ask(want.clone()).is_none(), "it is asked again at once");
@@ -235,26 +265,4 @@ async fn the_node_of_a_launch_that_ends_while_the_launcher_leaves_is_released_to
     let launch = async { reports.tell(Event::Launched { held: ready, failure: None }) };
     tokio::join!(launcher.leave(&mut core), launch);
     are_released(&launcher.zk, &request, &node).await;
-}
-
-#[tokio::test]
-async fn who_asks_at_the_same_time_gets_the_same_copy_of_what_is_held() {
-    // Nobody listens there: no ZooKeeper is needed.
-    let (launcher, mut core, ..) = launcher(free_port(), &[]);
-    let label = LabelName::from("a");
-    let loop_of_the_launcher = async {
-        launcher.hear(&mut core).await;
-        launcher.catch_up(&mut core);
-        // Later ones see what has changed since.
-        core.book.begin(&Decision::CreateMinReady { label: label.clone(), count: 1 });
-        launcher.hear(&mut core).await;
-        launcher.catch_up(&mut core);
-    };
-    let asking = async {
-        let (first, second) = tokio::join!(launcher.standing(), launcher.standing());
-        [first, second, launcher.standing().await].map(Option::unwrap)
-    };
-    let ([first, second, later], ()) = tokio::join!(asking, loop_of_the_launcher);
-    assert!(Arc::ptr_eq(&first, &second));
-    assert!(!first.holdings.busy_labels.contains(&label) && later.holdings.busy_labels.contains(&label));
 }

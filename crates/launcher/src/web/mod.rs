@@ -26,7 +26,6 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::Response,
 };
-use futures::future::BoxFuture;
 use nodepool_common::{
     model::{Records, Timestamp, wire::to_python_json},
     status::{self, Table},
@@ -76,8 +75,8 @@ pub struct WebState {
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// `/metrics`: Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// `/pool-list`: this launcher's pools with their pauses, limits and usage. `None`: it cannot say now.
-    pub pools: Arc<dyn Fn() -> BoxFuture<'static, Option<Value>> + Send + Sync>,
+    /// `/pool-list`: this launcher's pools with their pauses, limits and usage.
+    pub pools: Arc<dyn Fn() -> Value + Send + Sync>,
 }
 
 /// Answers until shutdown; returns when the last answer is out, or a little later.
@@ -113,18 +112,11 @@ async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
             return reply::plain("text/plain; version=0.0.4; charset=utf-8", (server.state.metrics)());
         }
         "/pool-list" => {
-            // Made anew once a second at most: it takes the planner's time.
+            // Made anew once a second at most: there may be many nodes and requests.
             let key = (uri.path().to_owned(), Vec::new(), Format::Json);
-            let now = server.state.clock.now();
-            let pools = match server.memo.get(&key, now) {
-                Some(known) => known,
-                None => match (server.state.pools)().await {
-                    Some(pools) => {
-                        server.memo.put(key, now, String::from_utf8_lossy(&to_python_json(&pools)).into_owned())
-                    }
-                    None => return reply::refusal(&busy(), None),
-                },
-            };
+            let pools = server.memo.get_or_make(key, server.state.clock.now(), || {
+                String::from_utf8_lossy(&to_python_json(&(server.state.pools)())).into_owned()
+            });
             return reply::plain(reply::JSON, pools.body.to_string());
         }
         _ => {}
@@ -137,10 +129,6 @@ async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
         Ok(document) => reply::document(&document, format, headers.get(header::IF_MODIFIED_SINCE)),
         Err(refusal) => reply::refusal(&refusal, accept.as_deref()),
     }
-}
-
-fn busy() -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "The launcher is too busy to say; ask again later.")
 }
 
 fn document(server: &Server, uri: &Uri, format: Format) -> Result<Document, Refusal> {

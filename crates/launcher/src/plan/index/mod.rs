@@ -22,6 +22,7 @@ use nodepool_common::model::{Changes, LabelName, NodeId, PoolName, ProviderName,
 pub use self::{
     nodes::{Nodes, hold_limit},
     requests::{Class, ClassId, Rank, Requests},
+    sum::Sum,
 };
 use super::{Touched, World};
 

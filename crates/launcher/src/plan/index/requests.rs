@@ -4,11 +4,18 @@
 //! whole class: where one has to wait for room, all behind it have to, so a pool looks at the first of each class only, until it
 //! has accepted that. Where id or age matters (the zone of several nodes, an image that was missing before the request was made)
 //! each request is looked at.
+//!
+//! The classes are persistent: who reads what waits ([`Snapshot`](crate::plan::Snapshot)) has them as they were after a pass.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound::{Excluded, Included, Unbounded},
+    sync::Arc,
+};
 
+use imbl::OrdMap;
 use nodepool_common::model::{
-    LabelName, LauncherId, NodeRequest, ProviderName, RequestId, RequestState, TenantName, Timestamp,
+    LabelName, LauncherId, NodeRequest, ProviderName, RequestId, RequestState, TenantName, Timestamp, change_each,
     metastatic_provider,
 };
 
@@ -82,24 +89,51 @@ impl PartialOrd for Rank {
 pub type ClassId = u64;
 
 /// Requests of one shape.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Class {
     /// What they have in common.
-    pub shape: Shape,
-    /// They, in their order.
-    pub requests: BTreeSet<Rank>,
+    pub shape: Arc<Shape>,
+    /// They, in their order, each with when it came into this class.
+    requests: OrdMap<Rank, Timestamp>,
+}
+
+impl Class {
+    /// The first one.
+    pub fn first(&self) -> Option<&Rank> {
+        self.requests.get_min().map(|(rank, _)| rank)
+    }
+
+    /// The first one after another.
+    pub fn after(&self, rank: &Rank) -> Option<&Rank> {
+        self.requests.range::<_, Rank>((Excluded(rank), Unbounded)).next().map(|(rank, _)| rank)
+    }
+
+    /// All of them, in their order.
+    pub fn ranks(&self) -> impl Iterator<Item = &Rank> {
+        self.requests.keys()
+    }
+
+    /// Those from one on, each with when it came into this class.
+    pub fn from(&self, rank: &Rank) -> impl Iterator<Item = (&Rank, Timestamp)> {
+        self.requests.range::<_, Rank>((Included(rank), Unbounded)).map(|(rank, since)| (rank, *since))
+    }
+
+    /// When one came into it; `None`: it is not in it.
+    pub fn since(&self, rank: &Rank) -> Option<Timestamp> {
+        self.requests.get(rank).copied()
+    }
 }
 
 /// All requests, by what is asked of them.
 #[derive(Debug, Default)]
 pub struct Requests {
     facts: HashMap<RequestId, Facts>,
-    by_shape: BTreeMap<Shape, ClassId>,
+    by_shape: BTreeMap<Arc<Shape>, ClassId>,
     /// What classes were called before everything was looked at again.
-    known: BTreeMap<Shape, ClassId>,
+    known: BTreeMap<Arc<Shape>, ClassId>,
     next: ClassId,
     /// Those that wait, and that nobody has locked.
-    pub classes: BTreeMap<ClassId, Class>,
+    pub classes: OrdMap<ClassId, Class>,
     /// See [`Self::take_renewed`].
     renewed: BTreeSet<ClassId>,
     /// See [`Self::take_left`].
@@ -114,7 +148,7 @@ pub struct Requests {
     pub litter: BTreeSet<(i64, RequestId)>,
 }
 
-/// Where a request is that waits.
+/// Where a request was that waited.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// Its class.
@@ -125,15 +159,10 @@ pub struct Place {
     pub since: Timestamp,
 }
 
-impl Place {
-    fn is_at(&self, other: &Self) -> bool {
-        self.class == other.class && self.rank == other.rank
-    }
-}
-
 #[derive(Debug, Default)]
 struct Facts {
-    place: Option<Place>,
+    /// Its class, and its place there.
+    place: Option<(ClassId, Rank)>,
     litter: Option<i64>,
 }
 
@@ -141,7 +170,11 @@ impl Requests {
     /// Nothing, but classes of shapes that there are now will have the same names, and others names that none had before.
     pub fn emptied(&mut self) -> Self {
         let facts = std::mem::take(&mut self.facts).into_iter();
-        let mut before: BTreeMap<_, _> = facts.filter_map(|(id, facts)| Some((id, facts.place?))).collect();
+        let place = |(id, facts): (RequestId, Facts)| {
+            let (class, rank) = facts.place?;
+            Some((id, self.place_of(class, rank)?))
+        };
+        let mut before: BTreeMap<_, _> = facts.filter_map(place).collect();
         before.extend(std::mem::take(&mut self.before));
         Self {
             next: self.next,
@@ -184,7 +217,7 @@ impl Requests {
             match request.state {
                 RequestState::Requested if !is_locked && !is_ours => {
                     let class = self.class_of(Shape::of(request));
-                    facts.place = Some(Place { class, rank: Rank::of(request), since: world.now });
+                    facts.place = Some((class, Rank::of(request)));
                 }
                 RequestState::Pending if !is_locked && !is_ours => {
                     self.lost.insert(id.clone());
@@ -192,28 +225,20 @@ impl Requests {
                 _ => {}
             }
         }
-        let was = old.place.or_else(|| self.before.remove(id));
-        let stays = match (&was, &mut facts.place) {
-            (Some(was), Some(place)) if was.is_at(place) => {
-                place.since = was.since;
-                true
-            }
-            _ => false,
+        let was = match old.place {
+            Some((class, rank)) => self.place_of(class, rank),
+            None => self.before.remove(id),
         };
-        // It enters before it leaves: a class that becomes empty ends.
-        if let Some(Place { class, rank, .. }) = &facts.place
-            && let Some(class) = self.classes.get_mut(class)
-        {
-            class.requests.insert(rank.clone());
+        let mut stays = false;
+        if let Some((id, rank)) = &facts.place {
+            stays = was.as_ref().is_some_and(|was| was.class == *id && was.rank == *rank);
+            let since = was.as_ref().filter(|_| stays).map_or(world.now, |was| was.since);
+            // It enters before it leaves: a class that becomes empty ends.
+            self.enter(*id, rank, since);
         }
         if let Some(was) = was.filter(|_| !stays) {
             self.leave(was.class, &was.rank);
             self.left.push(was);
-        }
-        if let Some(Place { class: id, rank, .. }) = &facts.place
-            && self.classes.get(id).is_some_and(|class| class.requests.first() == Some(rank))
-        {
-            self.renewed.insert(*id);
         }
         if facts.place.is_some() || facts.litter.is_some() {
             self.facts.insert(id.clone(), facts);
@@ -232,14 +257,19 @@ impl Requests {
         std::mem::take(&mut self.left)
     }
 
-    /// Where a request is; `None`: it does not wait.
-    pub fn place(&self, id: &RequestId) -> Option<&Place> {
-        self.facts.get(id)?.place.as_ref()
+    /// Whether a request is in a class: it waits.
+    pub fn waits(&self, id: &RequestId) -> bool {
+        self.facts.get(id).is_some_and(|facts| facts.place.is_some())
+    }
+
+    fn place_of(&self, class: ClassId, rank: Rank) -> Option<Place> {
+        let since = self.classes.get(&class)?.since(&rank)?;
+        Some(Place { class, rank, since })
     }
 
     /// The clock was set by that many seconds.
     pub fn clock_stepped(&mut self, step: f64) {
-        self.facts.values_mut().filter_map(|facts| facts.place.as_mut()).for_each(|place| place.since += step);
+        change_each(&mut self.classes, |class| change_each(&mut class.requests, |since| *since += step));
     }
 
     fn class_of(&mut self, shape: Shape) -> ClassId {
@@ -250,14 +280,28 @@ impl Requests {
             self.next += 1;
             self.next
         });
-        self.classes.insert(id, Class { shape: shape.clone(), requests: BTreeSet::new() });
+        let shape = Arc::new(shape);
+        self.classes.insert(id, Class { shape: Arc::clone(&shape), requests: OrdMap::new() });
         self.by_shape.insert(shape, id);
         id
     }
 
+    fn enter(&mut self, id: ClassId, rank: &Rank, since: Timestamp) {
+        let Some(class) = self.classes.get(&id) else { return };
+        let is_first = class.first().is_none_or(|first| rank <= first);
+        if class.since(rank).is_none()
+            && let Some(class) = self.classes.get_mut(&id)
+        {
+            class.requests.insert(rank.clone(), since);
+        }
+        if is_first {
+            self.renewed.insert(id);
+        }
+    }
+
     fn leave(&mut self, id: ClassId, rank: &Rank) {
         let Some(class) = self.classes.get_mut(&id) else { return };
-        if class.requests.first() == Some(rank) {
+        if class.first() == Some(rank) {
             self.renewed.insert(id);
         }
         class.requests.remove(rank);

@@ -1,6 +1,6 @@
 //! Sums of resources that stay exact while amounts come and go.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use nodepool_common::model::Resources;
 
@@ -15,12 +15,13 @@ const MOST: f64 = 1e24;
 #[derive(Clone, Debug, Default)]
 pub struct Sum {
     parts: BTreeMap<String, i128>,
-    total: Resources,
+    /// Shared with those who have it as it was.
+    total: Arc<Resources>,
 }
 
 impl Sum {
     /// The sum.
-    pub fn total(&self) -> &Resources {
+    pub fn total(&self) -> &Arc<Resources> {
         &self.total
     }
 
@@ -46,7 +47,7 @@ impl Sum {
                 }
                 None => *self.parts.entry(name.to_owned()).or_insert(operation(0, parts)),
             };
-            self.total.set(name, sum as f64 / PARTS);
+            Arc::make_mut(&mut self.total).set(name, sum as f64 / PARTS);
         }
     }
 }
@@ -61,7 +62,7 @@ mod tests {
         (0..7).for_each(|_| sum.add(&tenth));
         assert!((sum.total().amount("cores") - 0.7).abs() < 1e-12);
         (0..7).for_each(|_| sum.subtract(&tenth));
-        assert_eq!(sum.total(), &Resources::new().with("cores", 0.0));
+        assert_eq!(**sum.total(), Resources::new().with("cores", 0.0));
         sum.add(&Resources::new().with("ram", 1e300));
         sum.add(&Resources::new().with("ram", f64::NAN));
         sum.add(&Resources::new().with("ram", 5.0));

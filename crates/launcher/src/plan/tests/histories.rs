@@ -9,6 +9,7 @@
 //!   that looking at the first of a class is enough. It does not show that a rule is right;
 //! * what is used, idle, promised, running, waiting and lost, and what the ledger says, is what [`model`] makes of all records and of
 //!   all actions that run. It shares no code with the index, the budget and the ledger;
+//! * what is published for readers is what all of that comes to, and what was published before is as it was;
 //! * the plan keeps what [`promises`] asks of any plan: nothing is decided twice, no limit is exceeded, what is more urgent comes
 //!   first, what is due is decided and nothing else, and each reason is there and true.
 //!
@@ -68,6 +69,8 @@ struct History {
     is_check_due: bool,
     /// Providers that are being replaced, and have not started yet.
     away: std::collections::BTreeSet<nodepool_common::model::ProviderName>,
+    /// What was published after the last step: of the planner, with what waits by that; of the ledger, in words.
+    published: Option<((Snapshot, BTreeMap<(RequestId, PoolKey), WaitingSince>), Held, String)>,
     /// What kinds of decisions were made.
     kinds: std::collections::BTreeSet<String>,
     /// Where nodes really stand that stand on others.
@@ -158,9 +161,35 @@ impl History {
         prop_assert_eq!(model.differences(planner.index(), &self.launches), Vec::<String>::new());
         prop_assert_eq!(model.broken_by(&plan, &waiting), Vec::<String>::new());
         prop_assert_eq!(&self.truth.broken, &Vec::<String>::new());
+        let published = (planner.snapshot(), waiting);
+        for request in self.setting.records.requests.values().filter_map(|entry| entry.usable()) {
+            let its = published.1.iter().filter(|((id, _), _)| *id == request.id);
+            let its = its.map(|((_, pool), waiting)| (pool.clone(), waiting.clone())).collect();
+            prop_assert_eq!(published.0.waiting_of(request), its);
+        }
+        prop_assert_eq!(model.published(&published.0), Vec::<String>::new());
         self.planner = planner;
         self.note_idle(plan.idle_backing);
         self.begin(plan.decisions);
+        self.check_published(published)
+    }
+
+    /// What is published after this step is as it is, and what was published after the last one is as it was: though nothing
+    /// was copied, and the planner and the ledger have gone on.
+    fn check_published(
+        &mut self,
+        planned: (Snapshot, BTreeMap<(RequestId, PoolKey), WaitingSince>),
+    ) -> Result<(), TestCaseError> {
+        let held = self.ledger.snapshot();
+        let providers = self.setting.providers.iter().map(|(name, state)| (name.clone(), state)).collect();
+        let world = World { holdings: &held.holdings, ..self.world(&providers) };
+        let model = Model { world: &world, running: &self.running };
+        prop_assert_eq!(model.published_held(&held, &self.launches), Vec::<String>::new());
+        let said = format!("{held:?}");
+        if let Some(((snapshot, waiting), held, said)) = self.published.replace((planned, held, said)) {
+            prop_assert_eq!(snapshot.waiting(), waiting);
+            prop_assert_eq!(format!("{held:?}"), said);
+        }
         Ok(())
     }
 

@@ -47,7 +47,7 @@ fn what_an_action_works_on_is_set_aside_until_it_has_ended() {
         let (request, node) = decision.subjects();
         assert!(request.is_none_or(|request| ledger.busy_requests.contains(request)), "{decision:?}");
         assert!(node.is_none_or(|node| ledger.busy_nodes.contains(node)), "{decision:?}");
-        assert_eq!(ledger.end(action).as_ref(), Some(&decision));
+        assert_eq!(ledger.end(action).as_deref(), Some(&decision));
         assert_eq!(ledger.end(action), None, "it ends once");
         assert!(ledger.is_idle(), "{decision:?}");
         let held = &ledger;
@@ -69,7 +69,7 @@ fn a_launch_is_in_one_place_from_its_decision_to_its_end() {
     ledger.on_record("1".into(), "r".into(), &pool(), "small".into());
     ledger.on_record("2".into(), "r".into(), &pool(), "big".into());
     assert_eq!((ledger.starting.len(), all(&ledger)), (1, 3));
-    assert_eq!(ledger.starting, [("r".into(), pool(), "small".into())]);
+    assert_eq!(*ledger.starting, [("r".into(), pool(), "small".into())]);
     // The record of the third cannot be made: with the end of the action nothing is left of it.
     ledger.end(action);
     assert_eq!((ledger.starting.len(), all(&ledger)), (0, 2));

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     plan::{CloudImage, Plan, PoolKey, ProjectQuota, ProviderState, Want},
-    run::gone::Lost,
+    run::{gone::Lost, published::Trouble},
 };
 
 /// Seconds that a quota is believed (`nodepool 11.0.0: driver/utils.py MAX_QUOTA_AGE`).
@@ -56,6 +56,8 @@ pub(super) struct Entry {
     pub takes_part: bool,
     /// What the planner may know. A pass has it as it was when the pass began.
     state: Arc<ProviderState>,
+    /// Since when it has trouble; it has none: `None`.
+    trouble_since: Option<Timestamp>,
     /// Questions on their way.
     asked: BTreeSet<Want>,
     /// When an answer is to be forgotten, or a question that failed may be asked again.
@@ -78,6 +80,7 @@ impl Entry {
                 Some(old) => known.following(&old.state),
                 None => known,
             }),
+            trouble_since: None,
             asked: BTreeSet::new(),
             until: BTreeMap::new(),
             failures: Failures::default(),
@@ -90,10 +93,16 @@ impl Entry {
         Arc::make_mut(&mut self.state)
     }
 
-    fn has_trouble(&mut self, why: String) {
+    /// Notes why it does not answer; `None`: it does.
+    pub fn set_trouble(&mut self, trouble: Option<String>, now: Timestamp) {
+        self.trouble_since = trouble.as_ref().map(|_| self.trouble_since.unwrap_or(now));
+        self.state().trouble = trouble;
+    }
+
+    fn has_trouble(&mut self, why: String, now: Timestamp) {
         if self.state.trouble.as_ref() != Some(&why) {
             warn!(logger = LOGGER, "Provider {} has trouble: {why}", self.cloud.config.name);
-            self.state().trouble = Some(why);
+            self.set_trouble(Some(why), now);
         }
     }
 
@@ -103,9 +112,9 @@ impl Entry {
         self.state.cloud_images.get(&(pool.clone(), label.clone()))?.missing_at()
     }
 
-    fn answered(&mut self) {
+    fn answered(&mut self, now: Timestamp) {
         if self.state.trouble.is_some() {
-            self.state().trouble = None;
+            self.set_trouble(None, now);
             info!(logger = LOGGER, "Provider {} answers again", self.cloud.config.name);
         }
     }
@@ -218,10 +227,13 @@ impl Clouds {
         entries.iter().map(|(name, e)| (name.clone(), e.started && e.state.trouble.is_none())).collect()
     }
 
-    /// Providers that do not answer, with why.
-    pub fn troubles(&self) -> Vec<(ProviderName, String)> {
-        let entries = self.open();
-        entries.iter().filter_map(|(name, e)| Some((name.clone(), e.state.trouble.clone()?))).collect()
+    /// Providers that do not answer.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        let trouble = |(name, entry): (&ProviderName, &Entry)| {
+            let (why, since) = (entry.state.trouble.clone()?, entry.trouble_since?);
+            Some(Trouble { provider: name.clone(), why, since })
+        };
+        self.open().iter().filter_map(trouble).collect()
     }
 
     /// The cloud's zones, where they are known.
@@ -263,6 +275,9 @@ impl Clouds {
     pub fn clock_stepped(&self, step: f64) {
         for entry in self.open().values_mut() {
             entry.state().clock_stepped(step);
+            if let Some(since) = &mut entry.trouble_since {
+                *since += step;
+            }
         }
     }
 
@@ -335,14 +350,14 @@ impl Clouds {
         if let Some(entry) = self.open().get_mut(name) {
             entry.quota_errors = 0;
             entry.state().launch_after = None;
-            entry.answered();
+            entry.answered(self.clock.now());
         }
     }
 
     /// A cloud has answered something that the planner did not ask.
     pub fn answered(&self, name: &ProviderName) {
         if let Some(entry) = self.open().get_mut(name) {
-            entry.answered();
+            entry.answered(self.clock.now());
         }
     }
 
@@ -356,7 +371,7 @@ impl Clouds {
     /// The cloud was away for a launch. What is known of its trouble stays: each launch would word it differently.
     pub fn away(&self, name: &ProviderName, why: String) {
         if let Some(entry) = self.open().get_mut(name).filter(|entry| entry.state.trouble.is_none()) {
-            entry.has_trouble(why);
+            entry.has_trouble(why, self.clock.now());
         }
     }
 
@@ -389,11 +404,11 @@ impl Clouds {
         let (now, uptime) = (self.clock.now(), self.clock.uptime());
         let answer = match answer {
             Ok(answer) => {
-                entry.answered();
+                entry.answered(now);
                 answer
             }
             Err(error) => {
-                entry.has_trouble(error.to_string());
+                entry.has_trouble(error.to_string(), now);
                 if let Want::LabelReady(_, pool, label) = want {
                     entry.state().cloud_images.remove(&(pool.clone(), label.clone()));
                 }

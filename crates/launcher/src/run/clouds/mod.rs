@@ -147,7 +147,7 @@ impl Launcher {
                 said.clone_from(&trouble);
             }
             if let Some(entry) = self.clouds.open().get_mut(name) {
-                entry.state().trouble = Some(trouble);
+                entry.set_trouble(Some(trouble), self.clock.now());
                 entry.takes_part = is_away || entry.ever_started;
             }
             self.match_pools();
@@ -159,7 +159,7 @@ impl Launcher {
             entry.started = true;
             entry.ever_started = true;
             entry.takes_part = true;
-            entry.state().trouble = None;
+            entry.set_trouble(None, self.clock.now());
         }
         info!(logger = LOGGER, "Provider {name} started");
         self.match_pools();

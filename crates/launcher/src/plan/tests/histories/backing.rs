@@ -548,7 +548,7 @@ impl History {
     pub fn note_idle(&mut self, idle: BTreeSet<NodeId>) {
         let uptime = self.uptime;
         let since = &mut self.ledger.holdings_mut().idle_since;
-        since.retain(|node, _| idle.contains(node));
+        remove_where(since, |node, _| !idle.contains(node));
         for node in idle {
             since.entry(node).or_insert(uptime);
         }

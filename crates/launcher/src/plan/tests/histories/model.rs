@@ -10,7 +10,7 @@ use nodepool_common::model::{ProviderName, TenantName};
 use super::*;
 use crate::plan::{
     budget::Budget,
-    index::{Index, Rank},
+    index::{Class, Index, Rank},
     taken::Taken,
 };
 
@@ -202,22 +202,56 @@ impl<'a> Model<'a> {
         differences
     }
 
+    /// How what is published of the ledger differs from this, the holdings of whose world are what is published.
+    pub fn published_held(&self, held: &Held, launches: &BTreeMap<ActionId, Vec<LabelName>>) -> Vec<String> {
+        let mut differences = Vec::new();
+        self.book(launches, &mut differences);
+        let actions: Vec<_> = held.actions.iter().map(|(action, decision)| (*action, (**decision).clone())).collect();
+        let mut running = self.running.to_vec();
+        running.sort_by_key(|(action, _)| *action);
+        equal("published actions", &actions, &running, &mut differences);
+        differences
+    }
+
+    /// How what is published of a plan differs from this.
+    pub fn published(&self, planned: &Snapshot) -> Vec<String> {
+        let mut differences = Vec::new();
+        let order: Vec<_> = planned.order().into_iter().cloned().collect();
+        equal("published requests", &order, &self.waiting(), &mut differences);
+        let pools: Vec<_> = self.world.pools.iter().map(|state| &state.key).collect();
+        equal("published pools", &planned.used.iter().map(|in_use| &in_use.pool).collect(), &pools, &mut differences);
+        for (in_use, state) in planned.used.iter().zip(self.world.pools) {
+            let (key, used) = (&in_use.pool, &in_use.used);
+            let of_provider = self.used_of_provider(&key.provider);
+            same(&format!("{} is published to use", key.provider), &used.of_provider, &of_provider, &mut differences);
+            same(&format!("{key} is published to use"), &used.of_pool, &self.used_of_pool(key), &mut differences);
+            let is_registered = self.world.records.pools.values().any(|p| p.id.as_ref() == Some(&state.launcher_id));
+            equal(
+                &format!("{key} is published as registered"),
+                &in_use.is_registered,
+                &is_registered,
+                &mut differences,
+            );
+        }
+        differences
+    }
+
     /// Used, idle and promised: by provider, pool and tenant.
     fn sums(&self, index: &Index, differences: &mut Vec<String>) {
         let world = self.world;
-        let mut budget = Budget::new(world, &index.nodes);
+        let budget = Budget::new(world, &index.nodes);
         let taken = Taken::new(world, &index.nodes);
         let promised = budget.tenants().1.clone();
         for tenant in world.config.tenant_limits.keys() {
             let right = self.used_of_tenant(tenant);
-            let on_record = || index.nodes.of_tenants.get(tenant).map(|sum| sum.total().clone());
+            let on_record = || index.nodes.of_tenants.get(tenant).map(|sum| (**sum.total()).clone());
             let was = promised.get(tenant).cloned().or_else(on_record).unwrap_or_default();
             same(&format!("{tenant} has"), &was, &right, differences);
         }
         for provider in world.config.providers.values() {
             for pool in &provider.pools {
                 let key = PoolKey { provider: provider.name.clone(), pool: pool.name.clone() };
-                let (of_provider, of_pool) = budget.used(&key);
+                let Used { of_provider, of_pool } = budget.used(&key);
                 same(
                     &format!("{} uses", provider.name),
                     &of_provider,
@@ -246,7 +280,7 @@ impl<'a> Model<'a> {
 
     /// Which requests wait, in which order.
     fn order(&self, index: &Index, differences: &mut Vec<String>) {
-        let mut known: Vec<&Rank> = index.requests.classes.values().flat_map(|class| &class.requests).collect();
+        let mut known: Vec<&Rank> = index.requests.classes.values().flat_map(Class::ranks).collect();
         known.sort();
         let known: Vec<_> = known.into_iter().map(|rank| rank.id.clone()).collect();
         equal("waiting requests", &known, &self.waiting(), differences);
@@ -278,7 +312,7 @@ impl<'a> Model<'a> {
                 starting.extend(labels.map(|label| (request.clone(), pool.clone(), label.clone())));
             }
         }
-        let mut known = held.starting.clone();
+        let mut known = (*held.starting).clone();
         known.sort();
         starting.sort();
         equal("launches without a record", &known, &starting, differences);

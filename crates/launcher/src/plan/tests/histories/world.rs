@@ -46,6 +46,7 @@ impl History {
             planner: Planner::default(),
             is_check_due: false,
             away: BTreeSet::new(),
+            published: None,
             kinds: BTreeSet::new(),
             truth: Truth::default(),
         }

@@ -95,12 +95,17 @@ impl Memory {
 
     /// The connection breaks with the session's next request, which is carried out: its answer is lost.
     pub fn lose_answer(&self, session: SessionId) {
-        self.lose(session, Lost::Answer);
+        self.lose(session, Some(Lost::Answer));
     }
 
     /// The connection breaks with the session's next request, which is never carried out.
     pub fn lose_request(&self, session: SessionId) {
-        self.lose(session, Lost::Request);
+        self.lose(session, Some(Lost::Request));
+    }
+
+    /// The connection does not break with the session's next request, whatever was said before.
+    pub fn lose_nothing(&self, session: SessionId) {
+        self.lose(session, None);
     }
 
     /// From now on a session's reads of many that list children are not sent: a walk of the tree takes as long as the caller wants.
@@ -119,9 +124,9 @@ impl Memory {
         }
     }
 
-    fn lose(&self, session: SessionId, lost: Lost) {
+    fn lose(&self, session: SessionId, lost: Option<Lost>) {
         if let Some(of) = self.server().sessions.get_mut(&session.0) {
-            of.lost = Some(lost);
+            of.lost = lost;
         }
     }
 

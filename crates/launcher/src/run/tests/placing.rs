@@ -176,6 +176,9 @@ async fn break_connections(memory: &Memory, sessions: &[SessionId]) {
             memory.lose_answer(session);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+        // Where nothing was sent, what comes later is not meant: else each attempt to read the tree, after a pause, could lose its
+        // first request.
+        memory.lose_nothing(session);
         memory.resume(session);
         // A walk of the tree that has failed is tried again after a pause, and no pass is made until then.
         if turn % 8 == 7 {

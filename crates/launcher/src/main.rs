@@ -1,10 +1,10 @@
 //! `nodepool-launcher`: wiring.
 
-use std::{io, process::ExitCode, sync::Arc};
+use std::{io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use nodepool_common::{
-    config::WebApp,
+    config::{self, WebApp},
     daemon::{self, Daemon, Program, Start, VERSION, seconds},
     stats::Stats,
     sys::host,
@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tracing::error;
 
 const WEB_LOGGER: &str = "nodepool.WebApp";
+/// How long the name of a ZooKeeper server may take to be resolved.
+const RESOLVED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Serves the node requests of Zuul.
 #[derive(Debug, Parser)]
@@ -58,12 +60,17 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     // Bound before anything else, and answered from the first moment: the probes of a pod must not wait for clouds.
     let listener = if arguments.no_webapp { None } else { Some(listen(arguments, &start.loaded.config.webapp).await?) };
     let (frame, loaded) = start.connect(Stats::from_env())?;
+    let fqdn = host::fqdn();
     let options = Options {
         cleanup_interval: seconds(arguments.cleanup_interval),
         delete_interval: seconds(arguments.delete_interval),
         request_lock_age: seconds(arguments.request_lock_age),
         version: VERSION.to_owned(),
-        fqdn: host::fqdn(),
+        web_url: match &listener {
+            Some(listener) => web_url(listener, &loaded.config.zookeeper, &fqdn).await,
+            None => None,
+        },
+        fqdn,
     };
     let (launcher, core) = Launcher::new(options, frame);
     if let Some(listener) = listener {
@@ -84,8 +91,24 @@ async fn listen(arguments: &Arguments, webapp: &WebApp) -> Result<TcpListener, E
     })
 }
 
+/// Where other launchers and `nodepool explain` can ask this one. Where it listens on all addresses, it is that from which it reaches
+/// ZooKeeper, which they reach, too; as a last resort the host's name.
+async fn web_url(listener: &TcpListener, zookeeper: &config::ZooKeeper, fqdn: &str) -> Option<String> {
+    let own = listener.local_addr().ok()?;
+    if !own.ip().is_unspecified() {
+        return Some(format!("http://{own}"));
+    }
+    for server in &zookeeper.servers {
+        let towards = host::address_towards(&server.host, server.port);
+        if let Ok(Ok(address)) = tokio::time::timeout(RESOLVED_WITHIN, towards).await {
+            return Some(format!("http://{}", SocketAddr::new(address, own.port())));
+        }
+    }
+    Some(format!("http://{fqdn}:{}", own.port()))
+}
+
 fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
-    let (ready, pools) = (Arc::clone(launcher), Arc::clone(launcher));
+    let (ready, pools, explain, view) = (launcher.clone(), launcher.clone(), launcher.clone(), launcher.clone());
     let frame = launcher.frame();
     let stats = frame.stats.clone();
     let sources = web::WebState {
@@ -94,6 +117,13 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
         readiness: Arc::new(move || ready.readiness()),
         metrics: Arc::new(move || stats.render()),
         pools: Arc::new(move || pools.pool_list()),
+        explain: web::Explain {
+            explain: Arc::new(move |subject| {
+                let launcher = explain.clone();
+                Box::pin(async move { launcher.explain(&subject).await })
+            }),
+            view: Arc::new(move |request| view.view_of(request)),
+        },
     };
     let listener = listener.into_std()?;
     frame.serve("HTTP server", |end| async move {

@@ -56,6 +56,7 @@ fn options(name: &str) -> Options {
         request_lock_age: Duration::from_secs(600),
         version: "simulated".to_owned(),
         fqdn: format!("{name}.example"),
+        web_url: None,
     }
 }
 

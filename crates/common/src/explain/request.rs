@@ -1,6 +1,8 @@
 //! Why a request waits, has failed, or is served.
 
-use super::{Answer, Asked, Explanation, PoolSays, PoolView, Verdict, text};
+use std::collections::BTreeSet;
+
+use super::{Answer, Asked, Explanation, Launching, PoolSays, PoolView, Verdict, text};
 use crate::model::{
     Entry, LauncherId, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState, Timestamp,
 };
@@ -120,7 +122,7 @@ fn pending(
             let sentence = "The launcher that served it has ended. Another one puts it back, and it is served anew";
             Explanation::new(KIND, id, Verdict::Wait, "launcher-lost", sentence)
         };
-        return Explanation { since, ..explanation }.with_nodes(records, request, now);
+        return Explanation { since, ..explanation }.with_nodes(records, request, &[], now);
     };
     let wanted = request.node_types.len();
     let name = pool_name(pool);
@@ -147,7 +149,7 @@ fn pending(
             Explanation { since, ..explanation }.ended_by("the end of these launches")
         }
     };
-    explanation.with_nodes(records, request, now)
+    explanation.with_nodes(records, request, launching, now)
 }
 
 /// Nobody has accepted it yet.
@@ -280,17 +282,19 @@ fn nodes_of(records: &Records, id: &RequestId) -> Vec<(NodeId, NodeState)> {
 }
 
 impl Explanation {
-    fn with_nodes(mut self, records: &Records, request: &NodeRequest, now: Timestamp) -> Self {
-        for (id, state) in nodes_of(records, &request.id) {
-            let Some(entry) = records.nodes.get(&id) else { continue };
+    /// With the nodes that are set aside for a request, and those that are being launched for it.
+    fn with_nodes(mut self, records: &Records, request: &NodeRequest, launching: &[Launching], now: Timestamp) -> Self {
+        let set_aside = nodes_of(records, &request.id).into_iter().map(|(id, _)| id);
+        let launching = launching.iter().filter(|launch| !launch.node.is_empty());
+        let nodes: BTreeSet<NodeId> = set_aside.chain(launching.map(|launch| launch.node.as_str().into())).collect();
+        for id in nodes {
+            let Some((entry, node)) = records.nodes.get(&id).and_then(|entry| Some((entry, entry.usable()?))) else {
+                continue;
+            };
             let since =
                 entry.since(now).map(|since| format!(" since {}", text::moment(since, now))).unwrap_or_default();
-            let label = entry
-                .usable()
-                .and_then(|node| node.labels.first())
-                .map(|label| format!(" {label}"))
-                .unwrap_or_default();
-            self = self.fact(&format!("node {id}"), format!("{state}{label}{since}"));
+            let label = node.labels.first().map(|label| format!(" {label}")).unwrap_or_default();
+            self = self.fact(&format!("node {id}"), format!("{}{label}{since}", node.state));
         }
         self
     }

@@ -6,9 +6,11 @@
 //! plain host name, as in Python.
 
 use std::{
-    fs,
-    net::{IpAddr, ToSocketAddrs},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs},
 };
+
+use tokio::net::UdpSocket;
 
 /// `gethostname()`; `localhost` where the kernel gives none.
 pub fn hostname() -> String {
@@ -28,6 +30,21 @@ pub fn fqdn() -> String {
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     let names = names_in_hosts_file(&hosts, address.ip()).or_else(|| reverse_lookup(address.ip()));
     names.and_then(|names| qualified(&names)).unwrap_or(name)
+}
+
+/// The address of this host from which it would reach another one. Nothing is sent. An error: the name has no address, or there
+/// is no way there.
+pub async fn address_towards(host: &str, port: u16) -> io::Result<IpAddr> {
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for there in tokio::net::lookup_host((host, port)).await? {
+        let any: IpAddr = if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        match socket.connect(there).await.and_then(|()| socket.local_addr()) {
+            Ok(here) => return Ok(here.ip()),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// This process' id.
@@ -58,6 +75,12 @@ fn reverse_lookup(address: IpAddr) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_way_to_a_host_says_from_which_address_it_is_reached() {
+        assert_eq!(address_towards("127.0.0.1", 2181).await.unwrap(), Ipv4Addr::LOCALHOST);
+        assert!(address_towards("", 2181).await.is_err());
+    }
 
     #[test]
     fn the_first_name_with_a_dot_is_the_qualified_one() {

@@ -23,6 +23,7 @@
 //! | [`gone`] | ready nodes whose server has gone |
 //! | [`published`] | what the loop shows of itself after each pass |
 //! | [`report`] | metrics, and what people can ask |
+//! | [`view`] | what our pools make of a request, for `explain` |
 
 mod actions;
 mod book;
@@ -41,6 +42,7 @@ mod report;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     collections::BTreeMap,
@@ -85,6 +87,8 @@ pub struct Options {
     pub version: String,
     /// This host's full name, for the pools' ids. Found out once: the resolver may take its time.
     pub fqdn: String,
+    /// Where others can ask this launcher over HTTP; `None`: nowhere.
+    pub web_url: Option<String>,
 }
 
 /// A launcher at work.
@@ -307,7 +311,7 @@ impl Launcher {
                         self.options.fqdn,
                         self.entropy.uuid().simple()
                     ));
-                    let said = PoolComponent {
+                    let mut said = PoolComponent {
                         hostname: host::hostname(),
                         state: "running".to_owned(),
                         version: Some(self.options.version.clone()),
@@ -320,6 +324,9 @@ impl Launcher {
                         paused: self.clouds.is_absent(&provider.name),
                         extra: Extra::default(),
                     };
+                    if let Some(url) = &self.options.web_url {
+                        said.set_web_url(url);
+                    }
                     let registration = self.zk.register_pool(said.clone());
                     info!(logger = LOGGER, "Pool {key} takes part as {launcher_id}");
                     pools.insert(key, RunningPool { launcher_id, registration, said });

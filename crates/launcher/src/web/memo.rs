@@ -26,12 +26,12 @@ impl Memo {
     }
 
     /// The answer of the last second.
-    fn get(&self, key: &Key, now: Timestamp) -> Option<Document> {
+    pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<Document> {
         self.documents().get(key).filter(|document| document.is_fresh(now)).cloned()
     }
 
     /// Keeps a new one.
-    fn put(&self, key: Key, now: Timestamp, body: String) -> Document {
+    pub(super) fn put(&self, key: Key, now: Timestamp, body: String) -> Document {
         let document = Document { made: now, body: body.into() };
         let mut documents = self.documents();
         // Queries can be anything; what is old must not stay.

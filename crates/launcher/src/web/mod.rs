@@ -9,10 +9,11 @@
 //! 2. The path selects a table; the result is kept for one second per path, query and format ([`memo`]).
 //! 3. Headers let browsers on other sites read it and everybody cache it for that second ([`reply`]).
 //!
-//! `/metrics` and `/pool-list` are ours. They have one format each and ignore `Accept`. A dashboard would be routes
-//! of its own beside the fallback in [`router`].
+//! `/metrics`, `/pool-list` and the pages of [`api`] are ours. They have one format each and ignore `Accept`. A dashboard would be
+//! routes of its own beside the fallback in [`router`].
 
 mod accept;
+mod api;
 mod memo;
 mod reply;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::api::Explain;
 use self::{
     accept::Format,
     memo::Memo,
@@ -77,6 +79,8 @@ pub struct WebState {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// `/pool-list`: this launcher's pools with their pauses, limits and usage.
     pub pools: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// `/api/v1/explain/…` and `/api/v1/view`.
+    pub explain: Explain,
 }
 
 /// Answers until shutdown; returns when the last answer is out, or a little later.
@@ -119,6 +123,7 @@ async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
             });
             return reply::plain(reply::JSON, pools.body.to_string());
         }
+        path if path.starts_with(api::PREFIX) => return api::answer(&server, &uri).await,
         _ => {}
     }
     let accept = accept::header(&headers);

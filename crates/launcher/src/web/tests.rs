@@ -7,6 +7,7 @@ use std::{
 
 use chrono::Utc;
 use nodepool_common::{
+    explain::LauncherView,
     model::{Entry, Node, NodeRequest, PoolComponent, Stat},
     sys::clock::Clock,
 };
@@ -59,6 +60,10 @@ impl Running {
             },
             metrics: Arc::new(|| "nodepool_nodes 2\n".to_owned()),
             pools: Arc::new(|| json!([{"provider": "rdo", "pool": "main", "paused": false}])),
+            explain: Explain {
+                explain: Arc::new(|_| Box::pin(std::future::ready(None))),
+                view: Arc::new(|_| LauncherView { hostname: "host".to_owned(), as_of: None, pools: Vec::new() }),
+            },
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

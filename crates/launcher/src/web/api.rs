@@ -18,12 +18,12 @@ use axum::{
 use futures::future::BoxFuture;
 use nodepool_common::{
     explain::{Explanation, LauncherView, Subject, VIEW},
-    model::RequestId,
+    model::{RequestId, Timestamp},
 };
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Server, accept::Format, reply};
+use super::{accept::Format, memo::Memo, reply};
 
 /// What all pages of this kind begin with.
 pub(super) const PREFIX: &str = "/api/v1/";
@@ -39,11 +39,11 @@ pub struct Explain {
 }
 
 /// Answers a page that begins with [`PREFIX`].
-pub(super) async fn answer(server: &Server, uri: &Uri) -> Response {
+pub(super) async fn answer(source: &Explain, memo: &Memo, now: Timestamp, uri: &Uri) -> Response {
     if uri.path() == VIEW {
         let query = Query::<BTreeMap<String, String>>::try_from_uri(uri).unwrap_or_default();
         return match query.get("request").map(|id| Subject::of(id)) {
-            Some(Some(Subject::Request(id))) => json_page(&(server.state.explain.view)(&id)),
+            Some(Some(Subject::Request(id))) => json_page(&(source.view)(&id)),
             _ => error(StatusCode::BAD_REQUEST, "request=ID is needed, with the id of a request"),
         };
     }
@@ -54,13 +54,13 @@ pub(super) async fn answer(server: &Server, uri: &Uri) -> Response {
         return error(StatusCode::NOT_FOUND, "this is no id of a request (200-0000000123) or of a node (0000000123)");
     };
     // Kept for a second as all else: each explanation may ask all launchers.
-    let (key, now) = ((uri.path().to_owned(), Vec::new(), Format::Json), server.state.clock.now());
-    if let Some(known) = server.memo.get(&key, now) {
+    let key = (uri.path().to_owned(), Vec::new(), Format::Json);
+    if let Some(known) = memo.get(&key, now) {
         return reply::plain(reply::JSON, known.body.to_string());
     }
-    match (server.state.explain.explain)(subject).await {
+    match (source.explain)(subject).await {
         Some(explanation) => match serde_json::to_string(&explanation) {
-            Ok(body) => reply::plain(reply::JSON, server.memo.put(key, now, body).body.to_string()),
+            Ok(body) => reply::plain(reply::JSON, memo.put(key, now, body).body.to_string()),
             Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
         },
         None => {

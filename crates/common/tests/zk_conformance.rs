@@ -67,6 +67,7 @@ async fn cases(connector: &dyn Connector, faults: &Faults) {
     one_change_is_told(&one, &two).await;
     requests_are_carried_out_in_the_order_of_their_calls(&one).await;
     answers_and_requests_are_lost_with_the_connection(&one, faults).await;
+    watches_end_with_the_connection(&one, &two, faults).await;
     a_session_takes_its_ephemerals_along(&one, two).await;
 }
 
@@ -241,6 +242,26 @@ async fn answers_and_requests_are_lost_with_the_connection(zk: &Client, faults: 
     assert!(lost.is_unanswered(), "{lost:?}");
     faults.reconnect(zk.id());
     assert_eq!(zk.get("/lost").await.unwrap(), (b"done".to_vec(), stat));
+}
+
+/// The server has forgotten both sorts with the connection: whoever waits for one change looks again, and what is watched for ever
+/// is to be watched anew.
+async fn watches_end_with_the_connection(one: &Client, two: &Client, faults: &Faults) {
+    two.create("/watched", b"", Mode::Persistent).await.unwrap();
+    let mut events = one.watch("/watched").await.unwrap();
+    let (_, _, changed) = one.get_and_watch("/watched").await.unwrap();
+    faults.lose_request(one.id());
+    one.set("/watched", b"not done", None).await.unwrap_err();
+    tokio::time::timeout(SOON, changed).await.expect("nothing has changed, and nothing is watched any more");
+    faults.reconnect(one.id());
+    let (_, stat, changed) = one.get_and_watch("/watched").await.unwrap();
+    assert_eq!(stat.version, 0);
+    two.set("/watched", b"1", None).await.unwrap();
+    tokio::time::timeout(SOON, changed).await.expect("what is watched since then is told");
+    one.sync("/watched").await.unwrap();
+    let rest = async { events.by_ref().collect::<Vec<_>>().await };
+    let rest = tokio::time::timeout(SOON, rest).await.expect("the end of what was watched for ever");
+    assert_eq!(rest.last(), Some(&Event::Gap), "{rest:?}");
 }
 
 async fn a_session_takes_its_ephemerals_along(one: &Client, two: Client) {

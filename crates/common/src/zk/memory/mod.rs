@@ -88,9 +88,9 @@ impl Memory {
         self.server().expire(session.0);
     }
 
-    /// The same, unless the session's client is connected.
-    pub fn expire_if_away(&self, session: SessionId) {
-        self.server().expire_if_away(session.0);
+    /// Whether a session is not over, and its client not connected: a server would let it expire.
+    pub fn is_away(&self, session: SessionId) -> bool {
+        self.server().is_away(session.0)
     }
 
     /// The connection breaks with the session's next request, which is carried out: its answer is lost.

@@ -14,7 +14,8 @@ use crate::sys::watch;
 /// A request: carried out where the second value says so, otherwise lost.
 pub(super) type Request = Box<dyn FnOnce(&mut Server, bool) + Send>;
 
-/// Is told of each transaction: whose it is, what it has changed, and what there is now.
+/// Is told of each transaction: whose it is, what it has changed, and what there is now. What goes with a session that has ended
+/// is nobody's: session 0.
 pub type Observer = Box<dyn FnMut(SessionId, &[(Change, String)], &Tree) + Send>;
 
 pub(super) struct SessionOfServer {
@@ -62,13 +63,12 @@ struct Recursive {
     events: mpsc::UnboundedSender<Event>,
 }
 
-/// A watch for one change of a znode's data, or its deletion.
+/// A watch for one change of a znode's data, or its deletion. It is gone with that, and with the connection: who waits is told
+/// by the end of the channel, too, and looks again.
 struct Once {
     session: i64,
     path: String,
     changed: oneshot::Sender<()>,
-    /// It has changed while the connection was broken: told once that works again.
-    is_due: bool,
 }
 
 pub(super) struct Server {
@@ -338,7 +338,7 @@ impl Server {
     /// A watch for the next change of a znode that is there.
     pub fn watch_once(&mut self, session: i64, path: String) -> oneshot::Receiver<()> {
         let (changed, told) = oneshot::channel();
-        self.once.push(Once { session, path, changed, is_due: false });
+        self.once.push(Once { session, path, changed });
         told
     }
 
@@ -349,7 +349,7 @@ impl Server {
         told
     }
 
-    /// Who is connected is told of a change; of one-shot watches also who comes back.
+    /// Who is connected is told of a change.
     fn tell(&mut self, change: Change, path: &str) {
         let Self { sessions, recursive, once, zxid, .. } = self;
         let is_connected = |session| sessions.get(&session).is_some_and(|of| of.is(&State::Connected));
@@ -367,10 +367,7 @@ impl Server {
             deliveries.push((watch.session, Box::new(delivery)));
         }
         if change != Change::Created {
-            for watch in once.iter_mut().filter(|watch| watch.path == path) {
-                watch.is_due = true;
-            }
-            for watch in once.extract_if(.., |watch| watch.is_due && is_connected(watch.session)) {
+            for watch in once.extract_if(.., |watch| watch.path == path) {
                 let session = watch.session;
                 // What is lost with the connection is told when that breaks.
                 deliveries.push((
@@ -392,6 +389,7 @@ impl Server {
         of.states.send_replace(State::Suspended);
         of.is_unheard = false;
         let (requests, deliveries) = of.under_way.lose();
+        self.once.retain(|watch| watch.session != session);
         for watch in self.recursive.iter().filter(|watch| watch.session == session) {
             let _ = watch.events.send(Event::Suspended);
         }
@@ -420,9 +418,6 @@ impl Server {
         for watch in self.recursive.extract_if(.., |watch| watch.session == session) {
             let _ = watch.events.send(Event::Gap);
         }
-        for watch in self.once.extract_if(.., |watch| watch.session == session && watch.is_due) {
-            let _ = watch.changed.send(());
-        }
         for (writes, request) in waiting {
             // What is to be lost with the next request is not meant for these: whoever breaks connections on and on would let
             // none of them through.
@@ -430,11 +425,9 @@ impl Server {
         }
     }
 
-    /// The same for a session of which nobody has been heard for as long as it lasts.
-    pub fn expire_if_away(&mut self, session: i64) {
-        if self.sessions.get(&session).is_some_and(|of| of.is_abandoned || !of.is(&State::Connected)) {
-            self.expire(session);
-        }
+    /// Whether a session that is not over has no client that is connected.
+    pub fn is_away(&self, session: i64) -> bool {
+        self.sessions.get(&session).is_some_and(|of| !of.is_over && (of.is_abandoned || !of.is(&State::Connected)))
     }
 
     /// A session is over. Its client learns of that when it is connected.
@@ -456,7 +449,6 @@ impl Server {
                 of.is_abandoned = true;
                 of.waiting.clear();
                 self.recursive.retain(|watch| watch.session != session);
-                self.once.retain(|watch| watch.session != session);
             }
             Some(of) if of.is(&State::Connected) && self.wire.is_some() => {
                 of.is_abandoned = true;
@@ -495,6 +487,6 @@ impl Server {
         let ephemeral = self.tree.0.iter().filter(|(_, znode)| znode.stat.ephemeral_owner == session);
         let deletions = ephemeral.map(|(path, _)| OwnedOp::Delete(path.clone(), None)).collect();
         // They have no children: nothing can refuse.
-        let _ = self.transact(session, deletions);
+        let _ = self.transact(0, deletions);
     }
 }

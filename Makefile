@@ -1,5 +1,5 @@
 # The front door. Each target is one script; what they need is installed by tests/setup.
-.PHONY: help sim images test-images demo test test-zuul lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
+.PHONY: help sim sim-campaign images test-images demo test test-zuul lint bench conformance interop openstack-faults openstack-two-hundred openstack-up openstack-down
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -12,6 +12,10 @@ test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and O
 
 sim: ## launchers in a simulated world, as in `make test` (SEED=n: that history; CASES=n: so many, FROM=n on; TWICE=n: lived twice)
 	SEED=$(SEED) CASES=$(CASES) FROM=$(FROM) TWICE=$(TWICE) cargo test --package nodepool-sim --lib -- --nocapture
+
+sim-campaign: ## such histories on all cores for HOURS=n, from seed FROM=n on
+	HOURS=$(HOURS) FROM=$(FROM) CASES=$(CASES) SHRINK=$(SHRINK) cargo test --profile campaign --package nodepool-sim --lib -- \
+	  --ignored --nocapture campaign
 
 test-zuul: ## a real Zuul: every scenario on static hosts and on OpenStack servers, with kill -9, beside Python, latency
 	tests/setup test openstack zuul && cargo build --workspace

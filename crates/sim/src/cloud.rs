@@ -26,6 +26,7 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    causes::Fault,
     chance::Chance,
     network::Calm,
     plan::{Plan, Trouble},
@@ -37,6 +38,8 @@ const CORES: f64 = 2.0;
 const RAM: f64 = 2048.0;
 /// How long a driver waits for a deletion.
 const DELETION: Duration = Duration::from_secs(120);
+/// After so long nobody waits for a server.
+const TOO_LONG: Duration = Duration::from_secs(250);
 /// The metadata of others' servers.
 const OTHERS: &str = "others";
 
@@ -137,6 +140,7 @@ impl Clouds {
     /// Others use so many servers from now on.
     pub fn others(&self, provider: &str, count: usize) {
         tell!(self.story, "cloud {provider}: others have {count} servers");
+        self.truth.open().causes.others(provider, count);
         self.with(provider, |cloud| {
             cloud.servers.retain(|_, server| server.node.is_some());
             for _ in 0..count {
@@ -168,6 +172,7 @@ impl Clouds {
     /// Troubles are over.
     pub fn calm_down(&self) {
         for provider in self.plan.providers() {
+            self.truth.open().causes.others(provider, 0);
             self.with(provider, |cloud| {
                 cloud.away_until = None;
                 cloud.servers.retain(|_, server| server.node.is_some());
@@ -188,6 +193,13 @@ impl Clouds {
             });
         }
         seen
+    }
+
+    /// Whether there is a server of that id.
+    pub fn has_server(&self, id: &str) -> bool {
+        let now = Instant::now();
+        let is_there = |server: &Server| server.gone_at.is_none_or(|at| at > now);
+        self.open().values().any(|cloud| cloud.servers.get(id).is_some_and(is_there))
     }
 
     /// How often they were asked so far.
@@ -281,6 +293,7 @@ impl Driver {
             Err(ProviderError { away, ..self.error(class, doing, why) })
         };
         if self.with(|cloud| cloud.away_until.is_some_and(|until| until > Instant::now())) {
+            clouds.truth.open().causes.away(self.name.as_str());
             return fails(true, ErrorClass::Transient, "503 Service Unavailable");
         }
         if hangs {
@@ -310,7 +323,58 @@ impl Driver {
             tell!(clouds.story, "cloud {}: {} deletes server {id}", self.name, self.process);
             self.may_delete(id, &server);
         }
+        if lingers && let Some(node) = &server.node {
+            clouds.truth.open().causes.fault(node, Fault::Deletion);
+        }
         true
+    }
+
+    /// S2: what is removed as leaked is none of what somebody looks after, and was not when the cloud was listed.
+    fn may_remove(&self, id: &str) {
+        let Some(node) = self.with(|cloud| cloud.servers.get(id).and_then(|server| server.node.clone())) else {
+            return;
+        };
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(at, _)| *at);
+        let truth = self.clouds.truth.open();
+        let why = match truth.nodes.get(&node) {
+            Some(record) => {
+                let is_another = record.external_id_text().is_some_and(|other| other != id);
+                let is_left = is_another && record.state != NodeState::Building;
+                (!is_left).then(|| format!("is there, {}", record.state.as_str()))
+            }
+            None => {
+                let was_there = truth.gone_at(&node).zip(listed).is_some_and(|(gone, listed)| gone >= listed);
+                was_there.then(|| "was there when the cloud was listed".to_owned())
+            }
+        };
+        if let Some(why) = why {
+            let story = &self.clouds.story;
+            broken!(story, "S2", "{} removes server {id} as leaked: its node {node} {why}", self.process);
+        }
+    }
+
+    /// How many servers there are that no record names.
+    fn note_others(&self) {
+        let servers: Vec<_> =
+            self.with(|cloud| cloud.servers.iter().map(|(id, server)| (id.clone(), server.node.clone())).collect());
+        let mut truth = self.clouds.truth.open();
+        let is_others = |(id, node): &&(String, Option<NodeId>)| {
+            let record = node.as_ref().and_then(|node| truth.nodes.get(node));
+            record.is_none_or(|record| record.external_id_text() != Some(id))
+        };
+        let others = servers.iter().filter(is_others).count();
+        truth.causes.others(self.name.as_str(), others);
+    }
+
+    /// An attempt to launch a node has come to nothing.
+    fn spoiled(&self, node: &NodeId, error: &ProviderError) {
+        let fault = match error.class {
+            ErrorClass::Quota => return,
+            ErrorClass::Capacity => Fault::Elsewhere,
+            _ if error.away => Fault::Elsewhere,
+            _ => Fault::Attempt,
+        };
+        self.clouds.truth.open().causes.fault(node, fault);
     }
 
     /// S2: nothing that another owner uses is deleted.
@@ -348,6 +412,13 @@ impl Driver {
             fails,
             gone_at: None,
         };
+        let another = self.with(|cloud| {
+            let is_its = |server: &&Server| server.node.as_ref() == Some(&launch.node) && server.gone_at.is_none();
+            cloud.servers.values().any(|server| is_its(&server))
+        });
+        if another {
+            broken!(clouds.story, "S3", "{} makes another server for node {}", self.process, launch.node);
+        }
         let made = self.with(|cloud| {
             if cloud.servers.len() >= cloud.quota {
                 return None;
@@ -357,6 +428,7 @@ impl Driver {
             Some(id)
         });
         let Some(id) = made else {
+            self.may_be_refused(&launch.node);
             tell!(clouds.story, "cloud {}: the quota is used up, no server for node {}", self.name, launch.node);
             return Err(self.error(ErrorClass::Quota, &doing, "Quota exceeded for instances"));
         };
@@ -364,55 +436,32 @@ impl Driver {
         Ok(id)
     }
 
+    /// S3: who is alone asks for no more than there is, where all servers are on record.
+    fn may_be_refused(&self, node: &NodeId) {
+        let servers: Vec<_> = self.with(|cloud| cloud.servers.values().map(|server| server.node.clone()).collect());
+        let truth = self.clouds.truth.open();
+        let is_known = |of: &Option<NodeId>| of.as_ref().is_some_and(|of| truth.nodes.contains_key(of));
+        if truth.is_alone && servers.iter().all(is_known) {
+            let count = servers.len();
+            broken!(self.clouds.story, "S3", "{} launches node {node}, there are {count} servers", self.process);
+        }
+    }
+
     /// What is listed; and what is known by that of who has gone.
     async fn list(&self, doing: &str) -> Result<Vec<CloudResource>, ProviderError> {
         self.call(doing).await?;
         let resources: Vec<_> = self.with(|cloud| cloud.resources().collect());
         let ids = resources.iter().map(|resource| resource.id.clone()).collect();
-        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ids));
+        let at = Instant::now();
+        self.note_others();
+        // A long list is of the moment when it was begun.
+        tokio::time::sleep(self.clouds.chance.seconds(0.01, 1.5)).await;
+        self.live().await;
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, ids));
         Ok(resources)
     }
-}
 
-#[async_trait]
-impl Provider for Driver {
-    fn name(&self) -> &ProviderName {
-        &self.name
-    }
-
-    async fn start(&self) -> Result<(), ProviderError> {
-        self.call("starting").await
-    }
-
-    fn profile(&self, _: &PoolName, _: &LabelName) -> Result<NodeProfile, ProviderError> {
-        Ok(NodeProfile {
-            username: Some("zuul".to_owned()),
-            python_path: Some("auto".to_owned()),
-            shell_type: None,
-            connection_type: "ssh".to_owned(),
-            connection_port: 22,
-            host_key_checking: true,
-            image: Some(CloudImageSource::Cloud("image".to_owned())),
-        })
-    }
-
-    async fn label_resources(&self, _: &PoolName, _: &LabelName) -> Result<Resources, ProviderError> {
-        self.call("reading flavors").await?;
-        Ok(of_a_server())
-    }
-
-    #[allow(clippy::cast_precision_loss)] // some tens
-    async fn quota(&self) -> Result<Quota, ProviderError> {
-        self.call("reading the quota").await?;
-        let limits = Resources::new().with("instances", self.with(|cloud| cloud.quota) as f64);
-        Ok(Quota { limits, used: Resources::new() })
-    }
-
-    async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError> {
-        self.list("listing servers").await
-    }
-
-    async fn launch(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance, ProviderError> {
+    async fn attempt(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance, ProviderError> {
         let clouds = &self.clouds;
         let doing = format!("creating server {}", launch.hostname);
         self.call(&doing).await?;
@@ -456,6 +505,72 @@ impl Provider for Driver {
             ..Instance::default()
         })
     }
+}
+
+/// An attempt to launch a node; dropped after too long a time, it has come to nothing.
+struct Attempt<'a> {
+    driver: &'a Driver,
+    node: &'a NodeId,
+    /// `None`: it has ended.
+    too_long: Option<Instant>,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.too_long.is_some_and(|too_long| too_long <= Instant::now()) {
+            self.driver.clouds.truth.open().causes.fault(self.node, Fault::Attempt);
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Driver {
+    fn name(&self) -> &ProviderName {
+        &self.name
+    }
+
+    async fn start(&self) -> Result<(), ProviderError> {
+        let started = self.call("starting").await;
+        if started.is_err() {
+            self.clouds.truth.open().causes.not_started(self.name.as_str());
+        }
+        started
+    }
+
+    fn profile(&self, _: &PoolName, _: &LabelName) -> Result<NodeProfile, ProviderError> {
+        Ok(NodeProfile {
+            username: Some("zuul".to_owned()),
+            python_path: Some("auto".to_owned()),
+            shell_type: None,
+            connection_type: "ssh".to_owned(),
+            connection_port: 22,
+            host_key_checking: true,
+            image: Some(CloudImageSource::Cloud("image".to_owned())),
+        })
+    }
+
+    async fn label_resources(&self, _: &PoolName, _: &LabelName) -> Result<Resources, ProviderError> {
+        self.call("reading flavors").await?;
+        Ok(of_a_server())
+    }
+
+    #[allow(clippy::cast_precision_loss)] // some tens
+    async fn quota(&self) -> Result<Quota, ProviderError> {
+        self.call("reading the quota").await?;
+        let limits = Resources::new().with("instances", self.with(|cloud| cloud.quota) as f64);
+        Ok(Quota { limits, used: Resources::new() })
+    }
+
+    async fn list_resources(&self) -> Result<Vec<CloudResource>, ProviderError> {
+        self.list("listing servers").await
+    }
+
+    async fn launch(&self, launch: &Launch, progress: &dyn LaunchProgress) -> Result<Instance, ProviderError> {
+        let mut attempt = Attempt { driver: self, node: &launch.node, too_long: Some(Instant::now() + TOO_LONG) };
+        let result = self.attempt(launch, progress).await;
+        attempt.too_long = None;
+        result.inspect_err(|error| self.spoiled(&launch.node, error))
+    }
 
     async fn delete(&self, external_id: &Value, _: Option<&Value>) -> Result<(), ProviderError> {
         let id = external_id.as_str().unwrap_or_default();
@@ -474,6 +589,7 @@ impl Provider for Driver {
 
     async fn delete_resource(&self, resource: &CloudResource) -> Result<(), ProviderError> {
         self.call(&format!("deleting leaked server {}", resource.id)).await?;
+        self.may_remove(&resource.id);
         self.remove(&resource.id);
         Ok(())
     }
@@ -491,6 +607,7 @@ impl Provider for Driver {
         self.live().await;
         if self.clouds.goes_wrong(Trouble::BootsFail, 10) {
             tell!(self.clouds.story, "cloud {}: node {node} cannot be reached", self.name);
+            self.clouds.truth.open().causes.fault(node, Fault::Attempt);
             return Some(Err(self.error(ErrorClass::Timeout, "scanning host keys", "no answer")));
         }
         Some(Ok(vec!["ssh-rsa KEY".to_owned()]))

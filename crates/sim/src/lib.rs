@@ -17,23 +17,27 @@
 //!   than a session; errors of each class from the clouds, servers made although the answer was an error, calls that hang,
 //!   quotas that others use, servers that fail, linger or vanish ([`cloud`]); a Zuul that withdraws, revises, holds and
 //!   dies ([`zuul`]); launchers killed at any time and right between a cloud's answer and its record, stopped in both ways, new
-//!   configurations, clocks that are set ([`world`]).
-//! * **Promises**: what the records say and who has which lock is followed through each transaction ([`truth`]: S1, S3, S4),
-//!   each deletion in a cloud is judged when it happens ([`cloud`]: S2), and nobody may spin ([`network`]). After some time troubles
+//!   configurations, clocks that are set, locks that people delete ([`world`]).
+//! * **Promises**: what the records say and who has which lock is followed through each transaction ([`truth`]: S1 to S4),
+//!   what is declined is declined for causes that are true ([`causes`]: L1), each deletion in a cloud is judged when it happens ([`cloud`]: S2), and nobody may spin ([`network`]). After some time troubles
 //!   end; then every request has to be answered and every node given back, all that leaked has to go, the stock has to be as
 //!   configured, and finally little may be asked for ([`world`]: L1, L2, L3).
 //! * **When one is broken**: the test says the seed, the plan, the least part of it that still breaks the same promise
 //!   ([`shrink`]) and the last events before; the whole [`story`] with the launchers' log is in a file.
-//!   `make sim SEED=n` tells it again, `make sim CASES=n` lives that many histories.
+//!   `make sim SEED=n` tells it again, `make sim CASES=n` lives that many histories, `make sim-campaign HOURS=n` as many as fit.
 //!
 //! What it does not have yet: Python peers, builders, static and metastatic providers, tenants' limits.
 //!
-//! Imports go one way: `chance` `story`, `plan`, `truth`, `network`, `cloud` `zuul`, `process`, `world`, `shrink`.
+//! Imports go one way: `chance` `ends` `story`, `plan`, `causes`, `truth`, `network`, `cloud` `zuul`, `process`, `world`, `shrink`.
 
+#[cfg(test)]
+mod causes;
 #[cfg(test)]
 mod chance;
 #[cfg(test)]
 mod cloud;
+#[cfg(test)]
+mod ends;
 #[cfg(test)]
 mod network;
 #[cfg(test)]

@@ -65,6 +65,16 @@ impl SharedPeers {
     }
 }
 
+impl Peers {
+    /// Whether a session's process was killed.
+    fn is_dead(&self, session: SessionId) -> bool {
+        let is_dead = |peer: &Arc<Mutex<Peer>>| {
+            peer.lock().unwrap_or_else(PoisonError::into_inner).is_dead.load(Ordering::SeqCst)
+        };
+        self.by_session.get(&session).is_some_and(is_dead)
+    }
+}
+
 /// Whether troubles are over. Clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Calm(Arc<AtomicBool>);
@@ -143,6 +153,10 @@ impl Wire for SlowWire {
         let owner = self.peers.open().by_session.get(&session).map(name_of);
         let takes = self.takes();
         let Some(owner) = owner else { return Passage { takes, lost: None } };
+        if self.peers.open().is_dead(session) {
+            // Nothing of it arrives any more.
+            return Passage { takes, lost: Some(Lost::Request) };
+        }
         self.count(&owner);
         let mut lost = None;
         if !self.calm.is_now() {
@@ -185,41 +199,36 @@ pub async fn mend(
     // How often each has broken: a connection that has broken again has its own pause.
     let times: Arc<Mutex<HashMap<SessionId, u32>>> = Arc::default();
     while let Some(session) = breaks.recv().await {
-        let is_dead = peers
-            .open()
-            .by_session
-            .get(&session)
-            .is_some_and(|peer| peer.lock().unwrap_or_else(PoisonError::into_inner).is_dead.load(Ordering::SeqCst));
         let is_long = plan.has(Trouble::Expiry) && !calm.is_now() && chance.one_in(4);
         let pause = if is_long { chance.seconds(10.5, 60.0) } else { chance.seconds(0.02, 8.0) };
-        let pause = (!is_dead).then_some(pause);
         let number = {
             let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
             let number = times.entry(session).or_default();
             *number += 1;
             *number
         };
-        let (memory, story, times) = (memory.clone(), story.clone(), Arc::clone(&times));
+        let (memory, story, times, peers) = (memory.clone(), story.clone(), Arc::clone(&times), peers.clone());
         tokio::spawn(async move {
             let is_last = || times.lock().unwrap_or_else(PoisonError::into_inner).get(&session) == Some(&number);
-            if let Some(pause) = pause.filter(|pause| *pause < SESSION) {
-                tokio::time::sleep(pause).await;
-                memory.resume(session);
-                tokio::time::sleep(SESSION.saturating_sub(pause)).await;
-                if is_last() {
-                    // Only where the client has gone meanwhile.
-                    memory.expire_if_away(session);
+            // A process may be killed while its connection is broken: then nobody resumes the session, and it ends when its time
+            // is over.
+            let resume = || {
+                if !peers.open().is_dead(session) {
+                    memory.resume(session);
                 }
-                return;
+            };
+            tokio::time::sleep(pause.min(SESSION)).await;
+            if pause < SESSION {
+                resume();
+                tokio::time::sleep(SESSION.saturating_sub(pause)).await;
             }
-            tokio::time::sleep(SESSION).await;
-            if is_last() {
+            if is_last() && memory.is_away(session) {
                 tell!(story, "zookeeper: session {session} expires");
-                memory.expire_if_away(session);
+                memory.expire(session);
             }
-            if let Some(pause) = pause {
+            if pause > SESSION {
                 tokio::time::sleep(pause.saturating_sub(SESSION)).await;
-                memory.resume(session);
+                resume();
             }
         });
     }

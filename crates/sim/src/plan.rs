@@ -68,7 +68,12 @@ troubles! {
     Reconfigured,
     /// A launcher's clock is set.
     ClockSet,
+    /// Somebody deletes contenders for locks that launchers have.
+    LocksBroken,
 }
+
+/// `launch-retries` of each provider.
+pub const LAUNCH_RETRIES: usize = 2;
 
 /// Room for all that ten requests of five nodes each may ask for, and for the stock.
 const ROOMY: usize = 60;
@@ -88,6 +93,13 @@ pub struct Pool {
     pub name: &'static str,
     pub max_servers: usize,
     pub labels: Vec<&'static str>,
+}
+
+impl Pool {
+    /// As launchers name it.
+    pub fn full_name(&self) -> String {
+        format!("{}-{}", self.provider, self.name)
+    }
 }
 
 /// See the module's comment.
@@ -115,11 +127,13 @@ impl Plan {
         let chance = Chance::of(seed, "plan");
         // Each history leaves some out, and some have few.
         let share = *chance.pick(&[2, 2, 3, 5]);
-        let troubles = if chance.one_in(20) {
-            BTreeSet::new()
-        } else {
-            TROUBLES.iter().copied().filter(|_| chance.one_in(share)).collect()
-        };
+        let mut troubles = BTreeSet::new();
+        if !chance.one_in(20) {
+            let drawn = TROUBLES.iter().filter(|trouble| **trouble != Trouble::LocksBroken);
+            troubles.extend(drawn.copied().filter(|_| chance.one_in(share)));
+            // Came later than the others, and does not change what they are in a history.
+            troubles.extend(Chance::of(seed, "locks").one_in(4).then_some(Trouble::LocksBroken));
+        }
         let names = ["a", "b", "c"];
         let labels: Vec<_> = names[..=chance.below(3)]
             .iter()
@@ -184,7 +198,7 @@ impl Plan {
                 let pools: Vec<_> = self.pools.iter().filter(|pool| pool.provider == provider).map(config_of).collect();
                 json!({
                     "name": provider, "driver": "fake", "cloud": "fake", "launch-timeout": 300, "boot-timeout": 120,
-                    "launch-retries": 2, "cloud-images": [{"name": "image", "username": "zuul"}], "pools": pools,
+                    "launch-retries": LAUNCH_RETRIES, "cloud-images": [{"name": "image", "username": "zuul"}], "pools": pools,
                 })
             })
             .collect();

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -47,6 +47,9 @@ pub struct Process {
     line: Line,
     running: JoinHandle<()>,
     story: Story,
+    truth: SharedTruth,
+    /// By how many seconds its clock is set.
+    set_by: Mutex<f64>,
 }
 
 fn options(name: &str) -> Options {
@@ -77,12 +80,15 @@ impl Process {
         let running = tokio::spawn(async move {
             daemon::run(&ours, core, &loaded).await;
         });
-        Self { name: name.to_owned(), launcher, clock, is_dead, line, running, story: story.clone() }
+        let (story, truth, set_by) = (story.clone(), truth.clone(), Mutex::default());
+        Self { name: name.to_owned(), launcher, clock, is_dead, line, running, story, truth, set_by }
     }
 
-    /// Nothing of it is heard any more; its session expires later. (What is left of it in this process ends by itself.)
+    /// Nothing of it is heard any more, whether its connection works or is broken already; its session expires later. (What is
+    /// left of it in this process ends by itself.)
     pub fn kill(&self) {
         tell!(self.story, "{}: is killed", self.name);
+        self.truth.open().stops(&self.name);
         self.is_dead.store(true, Ordering::SeqCst);
         self.line.cut();
         self.launcher.frame().shutdown.request(ShutdownReason::Terminate);
@@ -91,6 +97,7 @@ impl Process {
     /// Tells it to stop, and waits for that; kills it where that takes too long.
     pub async fn stop(mut self, reason: ShutdownReason, patience: Duration) {
         tell!(self.story, "{}: is told to stop: {reason:?}", self.name);
+        self.truth.open().stops(&self.name);
         self.launcher.frame().shutdown.request(reason);
         if tokio::time::timeout(patience, &mut self.running).await.is_err() {
             if reason == ShutdownReason::Terminate {
@@ -111,7 +118,16 @@ impl Process {
     /// Sets its host's clock.
     pub fn set_clock(&self, seconds: f64) {
         tell!(self.story, "{}: its clock is set by {seconds} s", self.name);
+        *self.set_by.lock().unwrap_or_else(PoisonError::into_inner) += seconds;
         self.clock.set_by(seconds);
+    }
+
+    /// Its host's clock is right again.
+    pub fn set_clock_right(&self) {
+        let set_by = *self.set_by.lock().unwrap_or_else(PoisonError::into_inner);
+        if set_by != 0.0 {
+            self.set_clock(-set_by);
+        }
     }
 
     /// Whether it was killed from elsewhere.

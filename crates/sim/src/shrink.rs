@@ -43,8 +43,8 @@ pub fn shrink(plan: &Plan, broken: &[String]) -> Plan {
 }
 
 /// Writes a whole story into a file; where that is, or why it is not.
-pub fn keep(plan: &Plan, outcome: &Outcome) -> String {
-    let file = std::env::temp_dir().join(format!("nodepool-sim-{}.story", plan.seed));
+pub fn keep(name: &str, plan: &Plan, outcome: &Outcome) -> String {
+    let file = std::env::temp_dir().join(format!("nodepool-sim-{name}.story"));
     let story = format!("{plan}\n\n{}\n", outcome.lines.join("\n"));
     std::fs::write(&file, story).map_or_else(|error| error.to_string(), |()| file.display().to_string())
 }
@@ -53,7 +53,7 @@ pub fn keep(plan: &Plan, outcome: &Outcome) -> String {
 pub fn tell(plan: &Plan, outcome: &Outcome) -> String {
     let small = shrink(plan, &outcome.broken);
     let again = live(&small, true);
-    let written = keep(&small, &again);
+    let written = keep(&format!("{}-small", plan.seed), &small, &again);
     let events: Vec<_> = again.lines.iter().filter(|line| !line.contains("        | ")).cloned().collect();
     let at = events.iter().position(|line| line.contains("!!!")).unwrap_or(events.len());
     let shown = events[at.saturating_sub(60)..(at + 12).min(events.len())].join("\n");

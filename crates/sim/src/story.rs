@@ -5,6 +5,7 @@ use std::{
     fmt::{self, Write as _},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -35,6 +36,11 @@ impl Story {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For how long it has been told.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Something has happened.
     pub fn tell(&self, what: fmt::Arguments<'_>) {
         let mut line = format!("{:10.3} ", self.began.elapsed().as_secs_f64());
@@ -49,6 +55,11 @@ impl Story {
     pub fn broken(&self, promise: &str, how: fmt::Arguments<'_>) {
         self.tell(format_args!("!!! {promise}: {how}"));
         self.told().broken.push(format!("{promise}: {how}"));
+    }
+
+    /// Takes the launchers' own log, and tells only of what they call a bug.
+    pub fn bugs(&self) -> Bugs {
+        Bugs(self.clone())
     }
 
     /// The promises that were broken so far.
@@ -74,6 +85,24 @@ pub(crate) use {broken, tell};
 impl io::Write for Story {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         tell!(self, "        | {}", String::from_utf8_lossy(line).trim_end());
+        self.bugs().write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// See [`Story::bugs`].
+#[derive(Clone, Debug)]
+pub struct Bugs(Story);
+
+impl io::Write for Bugs {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        if text.contains("A bug in the launcher") {
+            broken!(self.0, "no bug", "{}", text.trim_end());
+        }
         Ok(line.len())
     }
 

@@ -1,9 +1,11 @@
 //! Histories that are lived in each run of the tests, and those that were asked for.
 
+mod campaign;
 mod promises;
 
 use std::{
     env,
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -23,24 +25,29 @@ const FOUND: [u64; 1] = [
     11,
 ];
 
+fn given<T: FromStr>(name: &str) -> Option<T> {
+    let text = env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
+}
+
 fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
+    given(name)
 }
 
 fn judge(plan: &Plan, outcome: &Outcome) {
     assert!(outcome.broken.is_empty(), "{}", shrink::tell(plan, outcome));
 }
 
-/// `SEED`: that history alone. `CASES`: so many from `FROM` on; without it the ordinary ones, for half a minute.
+/// `SEED`: that history alone, with the launchers' log (`LOG=0`: without). `CASES`: so many from `FROM` on; without it the ordinary ones, for half a minute.
 #[test]
 fn no_history_breaks_a_promise() {
     if let Some(seed) = number("SEED") {
         let plan = Plan::of(seed);
-        let outcome = live(&plan, true);
+        let outcome = live(&plan, number("LOG") != Some(0));
         println!(
             "{plan}\n{} lines of its story, with the launchers' log: {}",
             outcome.lines.len(),
-            shrink::keep(&plan, &outcome)
+            shrink::keep(&seed.to_string(), &plan, &outcome)
         );
         judge(&plan, &outcome);
         return;

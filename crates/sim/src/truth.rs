@@ -1,12 +1,17 @@
 //! [`Truth`]: what the records say and who has which lock, as of each transaction; and the promises about them.
 //!
-//! It hears of each transaction in the middle of it, so nothing goes unseen, however short it lasts. Promises, as the design has them:
+//! It is told of each transaction in the middle of it, so nothing goes unseen, however short it lasts. Promises, as the design has
+//! them:
 //!
 //! * **S1** A node belongs to one request at a time, as long as that lives. A fulfilled request has one node for each label that it
 //!   asked for, in that order, all of them ready, its own and unlocked. What is fulfilled or failed stays so.
+//! * **S2** A launcher deletes no node that somebody may use: what is judged is the state before its own `deleting` ([`ends`](super::ends)).
 //! * **S3** A launcher that is alone makes no node beyond its pool's `max-servers`. (Of several with the same pools each
 //!   learns of the others' nodes only when they are on record, like upstream's: they may overstep by what they make at once.)
-//! * **S4** A launcher writes records only with their locks, and deletes no node that somebody may use.
+//! * **S4** A launcher writes and deletes records only with their locks. While it lives and is not told to stop, it lets go of
+//!   no node that it is making, and of no request that it has made `pending`.
+//! * **L1** A pool declines a request for a cause that is true ([`causes`](super::causes)); a request fails only when every pool has
+//!   declined it that is registered.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,23 +24,32 @@ use nodepool_common::{
     zk::{
         SessionId,
         memory::Tree,
-        paths::{self, NODES, REQUEST_LOCKS, REQUESTS},
+        paths::{self, NODES, POOLS, REQUEST_LOCKS, REQUESTS},
         protocol::Change,
     },
 };
 use tokio::time::Instant;
 
-use super::story::{Story, broken, tell};
+use super::{
+    causes::Causes,
+    ends::{Before, why_not},
+    story::{Story, broken, tell},
+};
 
 /// For so long after a change of the configuration the limits of before may still be in force.
 const UNTIL_IN_FORCE: Duration = Duration::from_secs(15);
+/// For so long a pool may be registered without being known to all.
+const UNTIL_KNOWN: Duration = Duration::from_secs(20);
+/// Who deletes what goes with a session that has ended.
+const NOBODY: SessionId = SessionId(0);
 
-/// What `max-servers` of a pool is.
-#[derive(Clone, Copy, Debug)]
-struct Limit {
-    now: usize,
-    before: usize,
-    since: Instant,
+/// Tells whether there is a server of that id.
+pub struct HasServer(pub Box<dyn Fn(&str) -> bool + Send>);
+
+impl std::fmt::Debug for HasServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HasServer")
+    }
 }
 
 /// See the module's comment.
@@ -48,7 +62,24 @@ pub struct Truth {
     pub requests: BTreeMap<RequestId, NodeRequest>,
     /// By the lock's directory: which session has it.
     holders: HashMap<String, i64>,
-    limits: BTreeMap<(String, String), Limit>,
+    /// What is so beside the records.
+    pub causes: Causes,
+    /// When nodes that are gone went.
+    gone: HashMap<NodeId, Instant>,
+    /// Which session has a node in use.
+    users: HashMap<NodeId, SessionId>,
+    /// Which session has made a request `pending`.
+    pending: HashMap<RequestId, SessionId>,
+    /// Registered pools by their znodes: each one's id, and since when it is there.
+    pools: BTreeMap<String, (String, Instant)>,
+    /// Zuul's session.
+    zuul: Option<SessionId>,
+    /// Who was told to stop.
+    stopping: BTreeSet<String>,
+    /// Whether a cloud has a server.
+    pub has_server: Option<HasServer>,
+    /// Whether somebody breaks locks: then who has one may find it gone, and lets go of the rest.
+    pub breaks_locks: bool,
     /// Whether one launcher is alone at work.
     pub is_alone: bool,
 }
@@ -62,14 +93,22 @@ pub const ZUUL: &str = "zuul";
 
 impl SharedTruth {
     /// Nothing is there yet.
-    pub fn new(story: Story) -> Self {
+    pub fn new(story: Story, causes: Causes) -> Self {
         Self(Arc::new(Mutex::new(Truth {
             story,
             owners: HashMap::new(),
             nodes: BTreeMap::new(),
             requests: BTreeMap::new(),
             holders: HashMap::new(),
-            limits: BTreeMap::new(),
+            causes,
+            gone: HashMap::new(),
+            users: HashMap::new(),
+            pending: HashMap::new(),
+            pools: BTreeMap::new(),
+            zuul: None,
+            stopping: BTreeSet::new(),
+            has_server: None,
+            breaks_locks: false,
             is_alone: true,
         })))
     }
@@ -96,23 +135,42 @@ fn holder_now(tree: &Tree, dir: &str) -> Option<i64> {
 }
 
 impl Truth {
-    /// A session has begun.
+    /// A session has begun. Of Zuul's, the one before is over.
     pub fn owns(&mut self, session: SessionId, owner: &str) {
+        if owner == ZUUL {
+            self.zuul = Some(session);
+        }
         self.owners.insert(session, owner.to_owned());
+    }
+
+    /// Zuul's session is over.
+    pub fn zuul_ends(&mut self) {
+        self.zuul = None;
+    }
+
+    /// Locks of records that launchers have now, by their directories.
+    pub fn held_by_launchers(&self) -> Vec<String> {
+        let is_launchers = |session: i64| self.zuul != Some(SessionId(session));
+        let mut held: Vec<_> =
+            self.holders.iter().filter(|(_, session)| is_launchers(**session)).map(|(dir, _)| dir.clone()).collect();
+        held.sort();
+        held
     }
 
     /// Who a session's is.
     pub fn owner(&self, session: SessionId) -> &str {
-        self.owners.get(&session).map_or("?", String::as_str)
+        let unknown = if session == NOBODY { "zookeeper" } else { "?" };
+        self.owners.get(&session).map_or(unknown, String::as_str)
     }
 
-    /// A pool may have that many servers from now on.
-    pub fn limit(&mut self, provider: &str, pool: &str, max_servers: usize) {
-        let limit = self.limits.entry((provider.to_owned(), pool.to_owned()));
-        let now = Instant::now();
-        limit
-            .and_modify(|limit| *limit = Limit { now: max_servers, before: limit.now.max(limit.before), since: now })
-            .or_insert(Limit { now: max_servers, before: max_servers, since: now });
+    /// A launcher was told to stop: what it has it may let go of.
+    pub fn stops(&mut self, owner: &str) {
+        self.stopping.insert(owner.to_owned());
+    }
+
+    /// When a node went that is gone.
+    pub fn gone_at(&self, node: &NodeId) -> Option<Instant> {
+        self.gone.get(node).copied()
     }
 
     /// Which session has a node's lock.
@@ -123,22 +181,75 @@ impl Truth {
     /// A transaction.
     pub fn apply(&mut self, by: SessionId, changes: &[(Change, String)], tree: &Tree) {
         let owner = self.owner(by).to_owned();
-        let is_launcher = owner != ZUUL;
+        let is_launcher = owner != ZUUL && by != NOBODY;
         for (change, path) in changes {
             if let Some(id) = below(path, NODES).filter(|rest| !rest.contains('/')) {
                 self.node(by, &owner, is_launcher, *change, &NodeId::from(id), tree);
             } else if let Some(id) = below(path, REQUESTS).filter(|rest| !rest.contains('/')) {
                 self.request(by, &owner, is_launcher, *change, &RequestId::from(id), tree);
+            } else if below(path, POOLS).is_some() {
+                self.pool(path, tree);
             }
         }
         let dirs: BTreeSet<&str> = changes.iter().filter_map(|(_, path)| lock_of(path)).collect();
         for dir in dirs {
             if below(dir, NODES).is_some() || below(dir, REQUEST_LOCKS).is_some() {
-                match holder_now(tree, dir) {
+                let before = self.holders.get(dir).copied();
+                let now = holder_now(tree, dir);
+                if is_launcher
+                    && before == Some(by.0)
+                    && now != before
+                    && !self.breaks_locks
+                    && !self.stopping.contains(&owner)
+                {
+                    self.let_go(by, &owner, dir);
+                }
+                match now {
                     Some(holder) => self.holders.insert(dir.to_owned(), holder),
                     None => self.holders.remove(dir),
                 };
             }
+        }
+    }
+
+    /// A launcher has let go of a lock.
+    fn let_go(&self, by: SessionId, owner: &str, dir: &str) {
+        if let Some(id) = below(dir, REQUEST_LOCKS) {
+            let id = RequestId::from(id);
+            // One for stock may go as soon as its nodes are there.
+            let pending = |request: &NodeRequest| request.state == RequestState::Pending && !request.is_min_ready();
+            let is_pending = self.requests.get(&id).is_some_and(pending);
+            if is_pending && self.pending.get(&id) == Some(&by) {
+                broken!(self.story, "S4", "{owner} lets go of request {id}, which it has made pending");
+            }
+        } else if let Some(id) = below(dir, NODES).and_then(|rest| rest.strip_suffix("/lock")) {
+            let making = |node: &&Node| matches!(node.state, NodeState::Init | NodeState::Building);
+            if self.nodes.get(&NodeId::from(id)).filter(making).is_some() {
+                broken!(self.story, "S4", "{owner} lets go of node {id}, which it is making");
+            }
+        }
+    }
+
+    fn pool(&mut self, path: &str, tree: &Tree) {
+        let id = tree.get(path).and_then(|(data, _)| {
+            let document: serde_json::Value = serde_json::from_slice(data).ok()?;
+            Some(document.get("id")?.as_str()?.to_owned())
+        });
+        match id {
+            Some(id) => drop(self.pools.entry(path.to_owned()).or_insert_with(|| (id, Instant::now()))),
+            None => drop(self.pools.remove(path)),
+        }
+    }
+
+    /// A node is deleted, or about to be.
+    fn ends(&self, owner: &str, node: &Node) {
+        let before = Before {
+            node,
+            request: node.allocated_to.as_ref().and_then(|request| self.requests.get(request)),
+            is_user_alive: self.users.get(&node.id).is_some_and(|user| self.zuul == Some(*user)),
+        };
+        if let Some(why) = why_not(before) {
+            broken!(self.story, "S2", "{owner} deletes node {}, which {why}", node.id);
         }
     }
 
@@ -153,14 +264,17 @@ impl Truth {
             self.nodes.remove(id);
             let Some(before) = before else { return };
             tell!(self.story, "{owner}: node {id} is gone, {} before", before.state.as_str());
-            let may_be_used = matches!(before.state, NodeState::Ready | NodeState::InUse | NodeState::Hold);
-            if is_launcher && may_be_used {
-                broken!(
-                    self.story,
-                    "S4",
-                    "{owner} deletes the record of node {id}, which is {}",
-                    before.state.as_str()
-                );
+            self.gone.insert(id.clone(), Instant::now());
+            if is_launcher {
+                if !self.has_lock(by, &paths::node_lock(id), tree) {
+                    broken!(self.story, "S4", "{owner} deletes node {id} without its lock");
+                }
+                self.ends(owner, &before);
+                let server = before.external_id_text();
+                let is_there = |server: &&str| self.has_server.as_ref().is_some_and(|has| has.0(server));
+                if let Some(server) = server.filter(is_there) {
+                    broken!(self.story, "S2", "{owner} deletes node {id}, whose server {server} is there");
+                }
             }
             return;
         }
@@ -183,6 +297,15 @@ impl Truth {
         let dir = paths::node_lock(id);
         if is_launcher && change == Change::Written && !self.has_lock(by, &dir, tree) {
             broken!(self.story, "S4", "{owner} writes node {id} without its lock");
+        }
+        if now.state == NodeState::InUse && owner == ZUUL {
+            self.users.insert(id.clone(), by);
+        }
+        let is_ending = |state| matches!(state, NodeState::Deleting | NodeState::Deleted);
+        if let Some(before) = before.as_ref().filter(|before| is_launcher && !is_ending(before.state))
+            && is_ending(now.state)
+        {
+            self.ends(owner, before);
         }
         if let Some(before) = &before
             && let Some(request) = &before.allocated_to
@@ -218,10 +341,8 @@ impl Truth {
                 node.provider.as_ref() == Some(&provider) && node.pool.as_ref() == Some(&pool) && !has_none(node)
             };
             let there = self.nodes.values().filter(of_pool).count();
-            let limit = self.limits.get(&(provider.to_string(), pool.to_string()));
-            let limit = limit.map_or(0, |limit| {
-                if limit.since.elapsed() < UNTIL_IN_FORCE { limit.now.max(limit.before) } else { limit.now }
-            });
+            let name = format!("{provider}-{pool}");
+            let limit = self.causes.limits(&name, UNTIL_IN_FORCE).max().unwrap_or(0);
             if there > limit {
                 broken!(self.story, "S3", "{owner} makes node {id}: pool {provider}-{pool} has {there} of {limit}");
             }
@@ -270,8 +391,40 @@ impl Truth {
             if now.state == RequestState::Fulfilled && before.state != now.state {
                 self.fulfilled(owner, &now, tree);
             }
+            if !now.is_min_ready() {
+                self.declined(owner, &before, &now);
+            }
+            let forgets = before.declined_by.iter().find(|pool| !now.declined_by.contains(pool));
+            if forgets.is_some() || before.relative_priority != now.relative_priority {
+                broken!(self.story, "S4", "{owner} writes request {id} over what it has not read");
+            }
+        }
+        if now.state == RequestState::Pending && is_launcher {
+            self.pending.insert(id.clone(), by);
         }
         self.requests.insert(id.clone(), now);
+    }
+
+    /// A request of Zuul's was written: declines, and a failure, are justified.
+    fn declined(&self, owner: &str, before: &NodeRequest, now: &NodeRequest) {
+        let id = &now.id;
+        for said in now.decline_reasons.iter().skip(before.decline_reasons.len()) {
+            if let Some(why) = self.causes.why_not(now, said) {
+                broken!(self.story, "L1", "{owner} declines request {id} for {:?}, {said}: {why}", now.node_types);
+            }
+        }
+        if now.state != RequestState::Failed || before.state == now.state {
+            return;
+        }
+        if now.decline_reasons.is_empty() {
+            broken!(self.story, "L1", "{owner} fails request {id} without a reason");
+        }
+        for (pool, since) in self.pools.values() {
+            let has_declined = now.declined_by.iter().any(|declined| declined.as_str() == pool);
+            if since.elapsed() > UNTIL_KNOWN && !has_declined {
+                broken!(self.story, "L1", "{owner} fails request {id}, which {pool} has not declined");
+            }
+        }
     }
 
     fn fulfilled(&self, owner: &str, request: &NodeRequest, tree: &Tree) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nodepool_common::{
-    model::{NodeState, Timestamp},
+    model::{Node, NodeId, NodeState, Timestamp},
     sys::{clock::Simulated, shutdown::ShutdownReason},
     zk::memory::Memory,
 };
@@ -17,13 +17,14 @@ use tempfile::TempDir;
 use tokio::{runtime, sync::mpsc, time::Instant};
 
 use super::{
+    causes::Causes,
     chance::Chance,
     cloud::Clouds,
     network::{Calm, Line, SharedPeers, SlowWire, mend},
     plan::{Plan, Trouble},
     process::{Around, Process},
     story::{Story, broken, tell},
-    truth::{SharedTruth, ZUUL},
+    truth::{HasServer, SharedTruth, ZUUL},
     zuul::Zuul,
 };
 
@@ -37,6 +38,9 @@ const SETTLED: Duration = Duration::from_secs(1800);
 const IDLE: Duration = Duration::from_secs(300);
 const ASKED_WHEN_IDLE: u64 = 400;
 const CALLS_WHEN_IDLE: u64 = 200;
+/// As much again for each node in stock that is too old by then: its end, and its successor's launch.
+const ASKED_FOR_A_NODE: u64 = 150;
+const CALLS_FOR_A_NODE: u64 = 60;
 
 /// What came of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Outcome {
     pub broken: Vec<String>,
     /// What happened.
     pub lines: Vec<String>,
+    /// For how long.
+    pub lived: Duration,
 }
 
 /// A launcher's place: it may be empty for a while.
@@ -70,16 +76,16 @@ pub fn live(plan: &Plan, log: bool) -> Outcome {
     let plan = plan.clone();
     let history = async {
         let story = Story::begin();
-        if log {
-            let writer = story.clone();
-            let subscriber =
-                tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || writer.clone()).finish();
-            let _log = tracing::subscriber::set_default(subscriber);
-            World::live(plan, story.clone()).await;
+        let (writer, bugs) = (story.clone(), story.bugs());
+        let format = tracing_subscriber::fmt().with_ansi(false).without_time();
+        let _log = if log {
+            tracing::subscriber::set_default(format.with_writer(move || writer.clone()).finish())
         } else {
-            World::live(plan, story.clone()).await;
-        }
-        Outcome { broken: story.all_broken(), lines: story.lines() }
+            let format = format.with_max_level(tracing::Level::ERROR);
+            tracing::subscriber::set_default(format.with_writer(move || bugs.clone()).finish())
+        };
+        World::live(plan, story.clone()).await;
+        Outcome { broken: story.all_broken(), lines: story.lines(), lived: story.age() }
     };
     runtime.block_on(history)
 }
@@ -95,7 +101,7 @@ impl World {
     async fn live(plan: Plan, story: Story) {
         let began = Instant::now();
         let calm = Calm::default();
-        let truth = SharedTruth::new(story.clone());
+        let truth = SharedTruth::new(story.clone(), Causes::of(&plan));
         let peers = SharedPeers::default();
         let server_clock = Simulated::starting_at(START).clock();
         let clock = server_clock.clone();
@@ -110,6 +116,12 @@ impl World {
         let line = Line::new(ZUUL, Arc::default(), memory.clone(), truth.clone(), peers.clone());
         let zuul = Zuul::new(&plan, calm.clone(), story.clone(), clock, line);
         zuul.connect().await;
+        let of_server = clouds.clone();
+        {
+            let mut truth = truth.open();
+            truth.has_server = Some(HasServer(Box::new(move |id| of_server.has_server(id))));
+            truth.breaks_locks = plan.has(Trouble::LocksBroken);
+        }
         let around = Around { memory, clouds, truth, peers, story: story.clone() };
         let (dir, chance) = (TempDir::with_prefix("nodepool-sim-").unwrap(), Chance::of(plan.seed, "operators"));
         let places = Places::default();
@@ -122,6 +134,9 @@ impl World {
         }
         tokio::spawn(Arc::clone(&world).bury(dying));
         tokio::spawn(Arc::clone(&world.zuul).make_requests());
+        if world.plan.has(Trouble::LocksBroken) {
+            tokio::spawn(Arc::clone(&world).break_locks());
+        }
         let troubles = Arc::clone(&world).make_trouble();
         if tokio::time::timeout(world.plan.calm_after, troubles).await.is_err() {
             tell!(world.story, "--- troubles end");
@@ -143,7 +158,7 @@ impl World {
         let mut truth = self.around.truth.open();
         truth.is_alone = self.plan.replicas == 1;
         for pool in &self.plan.pools {
-            truth.limit(pool.provider, pool.name, pool.max_servers);
+            truth.causes.limit(&pool.full_name(), pool.max_servers);
         }
     }
 
@@ -231,6 +246,7 @@ impl World {
                 Trouble::Vanishing => self.around.clouds.lose_a_server(&self.chance),
                 Trouble::ZuulDies => {
                     tell!(self.story, "zuul: its session ends");
+                    self.around.truth.open().zuul_ends();
                     if let Some(session) = self.zuul.line().session() {
                         self.around.memory.expire(session);
                     }
@@ -258,6 +274,30 @@ impl World {
         }
     }
 
+    /// Now and then somebody breaks a lock, until troubles end.
+    async fn break_locks(self: Arc<Self>) {
+        let chance = Chance::of(self.plan.seed, "lock breakers");
+        while !self.calm.is_now() {
+            self.break_a_lock(&chance).await;
+            tokio::time::sleep(chance.seconds(5.0, 150.0)).await;
+        }
+    }
+
+    /// Somebody deletes the contender of a launcher that has a lock, as people do who tidy up.
+    async fn break_a_lock(&self, chance: &Chance) {
+        let held = self.around.truth.open().held_by_launchers();
+        let Some(dir) = (!held.is_empty()).then(|| chance.pick(&held)) else { return };
+        let number = |name: &str| name[name.len().saturating_sub(10)..].to_owned();
+        let first = self.around.memory.look(|tree| {
+            let contenders = tree.children(dir).filter(|name| name.contains("__lock__"));
+            contenders.min_by_key(|name| number(name)).map(|name| format!("{dir}/{name}"))
+        });
+        if let Some(contender) = first {
+            tell!(self.story, "operator: deletes {contender}");
+            self.zuul.delete(&contender).await;
+        }
+    }
+
     fn reconfigure(&self, config: &mut Plan, version: u64) {
         let label = self.chance.below(config.labels.len());
         config.labels[label].min_ready = self.chance.below(3);
@@ -274,7 +314,7 @@ impl World {
             of.name,
             of.max_servers
         );
-        self.around.truth.open().limit(of.provider, of.name, of.max_servers);
+        self.around.truth.open().causes.limit(&of.full_name(), of.max_servers);
         write_config(&self.file(), config, version);
     }
 
@@ -284,6 +324,9 @@ impl World {
         self.around.clouds.calm_down();
         self.tell_limits();
         write_config(&self.file(), &self.plan, 1_000_000);
+        for process in self.places().values() {
+            process.set_clock_right();
+        }
         // Until who is being started again has been.
         let until = Instant::now() + Duration::from_secs(700);
         while self.places().len() < self.plan.replicas && Instant::now() < until {
@@ -322,22 +365,69 @@ impl World {
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
         tell!(self.story, "--- all is as it is to be");
-        if self.plan.labels.iter().any(|label| label.max_ready_age > 0) {
-            return;
-        }
+        self.look_at_rest().await;
+    }
+
+    /// Nothing is asked for any more: little happens, and each thing that does is due.
+    async fn look_at_rest(&self) {
         let asked = |world: &Self| world.around.peers.open().asked.values().sum::<u64>();
         let (asked_before, calls_before) = (asked(self), self.around.clouds.calls());
+        let stock = self.stock();
         tokio::time::sleep(IDLE).await;
         let (asked, calls) = (asked(self) - asked_before, self.around.clouds.calls() - calls_before);
+        // What was in stock may grow too old, once, and what replaces it cannot within that time.
+        let now = self.stock();
+        let is_aging = |label: &str| self.plan.labels.iter().any(|of| of.name == label && of.max_ready_age > 0);
+        let left: Vec<_> = stock.iter().filter(|(node, _)| !now.contains_key(*node)).collect();
+        if let Some((node, label)) = left.iter().find(|(_, label)| !is_aging(label)) {
+            broken!(self.story, "L2", "node {node} of label {label} was in stock, and is gone: nothing was asked for");
+        }
+        let renewed = u64::try_from(left.len()).unwrap();
+        // Several launchers may see the same one go at the same moment.
+        let came = now.keys().filter(|node| !stock.contains_key(*node)).count();
+        if came > left.len() * self.plan.replicas {
+            broken!(self.story, "L2", "{came} nodes were made for {} in stock that went", left.len());
+        }
         let replicas = u64::try_from(self.plan.replicas).unwrap();
-        if asked > ASKED_WHEN_IDLE * replicas || calls > CALLS_WHEN_IDLE * replicas {
+        let may_ask = ASKED_WHEN_IDLE * replicas + ASKED_FOR_A_NODE * renewed;
+        let may_call = CALLS_WHEN_IDLE * replicas + CALLS_FOR_A_NODE * renewed;
+        if asked > may_ask || calls > may_call {
             let idle = IDLE.as_secs();
             broken!(
                 self.story,
                 "no busy loop",
-                "idle for {idle} s, ZooKeeper is asked {asked} times, clouds {calls} times"
+                "idle for {idle} s, ZooKeeper is asked {asked} times of {may_ask}, clouds {calls} times of {may_call}"
             );
         }
+        if let Some((node, age)) = self.too_old() {
+            broken!(self.story, "L2", "node {node} has been in stock for {age:.0} s, longer than it may");
+        }
+        if let Some(lacks) = self.lacks().filter(|_| renewed == 0) {
+            broken!(self.story, "L2", "nothing was asked for, and {lacks}");
+        }
+    }
+
+    /// A free node that is older than nodes of its label may be, by more than a minute.
+    fn too_old(&self) -> Option<(NodeId, f64)> {
+        let now = START + self.began.elapsed().as_secs_f64();
+        let truth = self.around.truth.open();
+        let free = truth.nodes.values().filter(|node| node.state == NodeState::Ready && node.allocated_to.is_none());
+        free.filter_map(|node| {
+            let label = self.plan.labels.iter().find(|label| node.labels.iter().any(|of| *of == label.name))?;
+            #[allow(clippy::cast_precision_loss)] // some minutes
+            let most = label.max_ready_age as f64;
+            let age = now - node.state_time;
+            (most > 0.0 && age > most + 60.0).then(|| (node.id.clone(), age))
+        })
+        .next()
+    }
+
+    /// Nodes that are free, each with its label.
+    fn stock(&self) -> BTreeMap<NodeId, String> {
+        let truth = self.around.truth.open();
+        let is_free = |node: &&Node| node.state == NodeState::Ready && node.allocated_to.is_none();
+        let free = truth.nodes.values().filter(is_free);
+        free.map(|node| (node.id.clone(), node.labels.first().map(ToString::to_string).unwrap_or_default())).collect()
     }
 
     /// What is not as it is to be when nothing is asked for any more.
@@ -374,14 +464,11 @@ impl World {
     }
 
     /// Whether some pool with that label could have one more node.
-    fn has_room(&self, label: &str, nodes: &[&nodepool_common::model::Node]) -> bool {
+    fn has_room(&self, label: &str, nodes: &[&Node]) -> bool {
         self.plan.pools.iter().filter(|pool| pool.labels.contains(&label)).any(|pool| {
-            let of_provider = |node: &&&nodepool_common::model::Node| {
-                node.provider.as_ref().is_some_and(|name| *name == pool.provider)
-            };
-            let of_pool = |node: &&&nodepool_common::model::Node| {
-                of_provider(node) && node.pool.as_ref().is_some_and(|name| *name == pool.name)
-            };
+            let of_provider = |node: &&&Node| node.provider.as_ref().is_some_and(|name| *name == pool.provider);
+            let of_pool =
+                |node: &&&Node| of_provider(node) && node.pool.as_ref().is_some_and(|name| *name == pool.name);
             nodes.iter().filter(of_provider).count() < self.plan.quota
                 && nodes.iter().filter(of_pool).count() < pool.max_servers
         })

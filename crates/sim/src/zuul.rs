@@ -110,6 +110,11 @@ impl Zuul {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
+    /// Deletes a znode, whatever that is.
+    pub async fn delete(&self, path: &str) {
+        let _ = self.client().await.delete(path, None).await;
+    }
+
     async fn client(&self) -> Client {
         let mut client = self.client.subscribe();
         loop {

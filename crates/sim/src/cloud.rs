@@ -5,7 +5,7 @@
 //! record goes in the end (the world's last look).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -38,6 +38,9 @@ const CORES: f64 = 2.0;
 const RAM: f64 = 2048.0;
 /// How long a driver waits for a deletion.
 const DELETION: Duration = Duration::from_secs(120);
+/// A window in which failures of one call are counted, and how many a launcher may not have in one.
+const WINDOW: Duration = Duration::from_secs(30);
+const IN_A_WINDOW: usize = 20;
 /// After so long nobody waits for a server.
 const TOO_LONG: Duration = Duration::from_secs(250);
 /// The metadata of others' servers.
@@ -79,6 +82,8 @@ pub struct Clouds {
     /// Who is to die as soon as it has had a server made.
     dies_at_creation: Arc<Mutex<BTreeSet<String>>>,
     deaths: mpsc::UnboundedSender<String>,
+    /// When the same call of a process failed, of late.
+    failures: Arc<Mutex<HashMap<(String, String), VecDeque<Instant>>>>,
 }
 
 /// A server of ours, for a look from outside.
@@ -104,6 +109,7 @@ impl Clouds {
             truth,
             dies_at_creation: Arc::default(),
             deaths,
+            failures: Arc::default(),
         };
         (clouds, dying)
     }
@@ -279,6 +285,21 @@ impl Driver {
         }
     }
 
+    /// A call about one server has failed: it is made again after pauses that grow.
+    fn may_ask_again(&self, doing: &str) {
+        if !doing.contains(" server ") {
+            return;
+        }
+        let mut failures = self.clouds.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_late = failures.entry((self.process.clone(), doing.to_owned())).or_default();
+        of_late.push_back(Instant::now());
+        of_late.retain(|at| at.elapsed() < WINDOW);
+        if of_late.len() == IN_A_WINDOW {
+            let (story, seconds) = (&self.clouds.story, WINDOW.as_secs());
+            broken!(story, "no busy loop", "{}: {doing}: {IN_A_WINDOW} times in {seconds} s", self.process);
+        }
+    }
+
     /// What each call begins with: it takes its time, and may come to nothing.
     async fn call(&self, doing: &str) -> Result<(), ProviderError> {
         let clouds = &self.clouds;
@@ -290,6 +311,7 @@ impl Driver {
         self.live().await;
         let fails = |away: bool, class, why: &str| {
             tell!(clouds.story, "cloud {}: {}: {doing}: {why}", self.name, self.process);
+            self.may_ask_again(doing);
             Err(ProviderError { away, ..self.error(class, doing, why) })
         };
         if self.with(|cloud| cloud.away_until.is_some_and(|until| until > Instant::now())) {

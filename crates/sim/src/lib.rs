@@ -25,6 +25,8 @@
 //! * **When one is broken**: the test says the seed, the plan, the least part of it that still breaks the same promise
 //!   ([`shrink`]) and the last events before; the whole [`story`] with the launchers' log is in a file.
 //!   `make sim SEED=n` tells it again, `make sim CASES=n` lives that many histories, `make sim-campaign HOURS=n` as many as fit.
+//! * **Whether anybody would notice**: places that promises rest on are guards with names, in the launcher's own code
+//!   (`nodepool_common::model::guard`). A test removes each by itself, and some history has to break a promise then.
 //!
 //! What it does not have yet: Python peers, builders, static and metastatic providers, tenants' limits.
 //!

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// Lines of a story that are kept.
 const LONGEST: usize = 200_000;
@@ -18,6 +18,8 @@ const LONGEST: usize = 200_000;
 pub struct Story {
     began: Instant,
     told: Arc<Mutex<Told>>,
+    /// Told when a promise is broken.
+    is_broken: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -29,7 +31,7 @@ struct Told {
 impl Story {
     /// One that begins now.
     pub fn begin() -> Self {
-        Self { began: Instant::now(), told: Arc::default() }
+        Self { began: Instant::now(), told: Arc::default(), is_broken: Arc::default() }
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -55,11 +57,17 @@ impl Story {
     pub fn broken(&self, promise: &str, how: fmt::Arguments<'_>) {
         self.tell(format_args!("!!! {promise}: {how}"));
         self.told().broken.push(format!("{promise}: {how}"));
+        self.is_broken.notify_one();
     }
 
     /// Takes the launchers' own log, and tells only of what they call a bug.
     pub fn bugs(&self) -> Bugs {
         Bugs(self.clone())
+    }
+
+    /// Waits until a promise is broken.
+    pub async fn until_broken(&self) {
+        self.is_broken.notified().await;
     }
 
     /// The promises that were broken so far.

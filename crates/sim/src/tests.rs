@@ -1,6 +1,8 @@
 //! Histories that are lived in each run of the tests, and those that were asked for.
 
 mod campaign;
+#[cfg(debug_assertions)]
+mod mutations;
 mod promises;
 
 use std::{

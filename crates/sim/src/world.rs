@@ -9,7 +9,7 @@ use std::{
 };
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeState, Timestamp},
+    model::{Node, NodeId, NodeRequest, NodeState, RequestState, Timestamp},
     sys::{clock::Simulated, shutdown::ShutdownReason},
     zk::memory::Memory,
 };
@@ -72,6 +72,15 @@ struct World {
 
 /// Lives a history. `log`: with the launchers' own log.
 pub fn live(plan: &Plan, log: bool) -> Outcome {
+    live_for(plan, log, false)
+}
+
+/// The same until the first promise is broken: for who wants to know no more.
+pub fn live_until_broken(plan: &Plan) -> Outcome {
+    live_for(plan, false, true)
+}
+
+fn live_for(plan: &Plan, log: bool, until_broken: bool) -> Outcome {
     let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let plan = plan.clone();
     let history = async {
@@ -84,7 +93,11 @@ pub fn live(plan: &Plan, log: bool) -> Outcome {
             let format = format.with_max_level(tracing::Level::ERROR);
             tracing::subscriber::set_default(format.with_writer(move || bugs.clone()).finish())
         };
-        World::live(plan, story.clone()).await;
+        tokio::select! {
+            biased;
+            () = story.until_broken(), if until_broken => {}
+            () = World::live(plan, story.clone()) => {}
+        }
         Outcome { broken: story.all_broken(), lines: story.lines(), lived: story.age() }
     };
     runtime.block_on(history)
@@ -436,6 +449,12 @@ impl World {
         let truth = self.around.truth.open();
         if let Some(request) = truth.requests.values().find(|request| !request.is_min_ready()) {
             return Some(format!("request {} is there", request.id));
+        }
+        let is_open = |request: &&NodeRequest| {
+            matches!(request.state, RequestState::Requested | RequestState::Pending) && request.is_min_ready()
+        };
+        if let Some(request) = truth.requests.values().find(is_open) {
+            return Some(format!("request {} for nodes in stock is {}", request.id, request.state.as_str()));
         }
         let mut free: BTreeMap<&str, usize> = BTreeMap::new();
         let mut used: BTreeSet<String> = BTreeSet::new();

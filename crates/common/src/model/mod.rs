@@ -13,6 +13,7 @@ pub mod brake;
 mod component;
 mod contenders;
 mod failures;
+pub mod guard;
 mod held_back;
 mod ids;
 mod image;

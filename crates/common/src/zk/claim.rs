@@ -24,7 +24,7 @@ use super::{
     repeated::repeat,
     session::Shared,
 };
-use crate::model::Stat;
+use crate::model::{Stat, guard};
 
 /// What is claimed.
 struct Claim<'a> {
@@ -99,7 +99,10 @@ impl Claim<'_> {
         multi.push(Op::Create(self.dir, b"", Mode::Persistent));
         multi.push(Op::Create(&path, b"", Mode::EphemeralSequential));
         match self.data {
-            Some(data) => multi.push(Op::Set(self.record, data, Some(self.version))),
+            Some(data) => {
+                let version = (!guard::is_removed("version of a claim")).then_some(self.version);
+                multi.push(Op::Set(self.record, data, version));
+            }
             None => multi.push(Op::Check(self.record, Some(self.version))),
         }
         match client.multi(&multi).await {
@@ -132,8 +135,8 @@ impl Claim<'_> {
     ) -> Result<Option<(Contender, Option<Stat>)>, Error> {
         let deadline = shared.deadline();
         match contender.look_for(client, deadline).await {
-            Ok(true) => {}
-            Ok(false) | Err(Error::NoNode) => {
+            Ok(true) if !guard::is_removed("look after a lost answer of a claim") => {}
+            Ok(_) | Err(Error::NoNode) => {
                 contender.disarm();
                 return Ok(None);
             }

@@ -21,7 +21,7 @@ use super::{
     record::{Record, stat},
     repeated::{self, repeat},
 };
-use crate::model::{Node, NodeState, Stat, Timestamp};
+use crate::model::{Node, NodeState, Stat, Timestamp, guard};
 
 /// How often a deletion that others get in the way of starts again.
 const DELETE_ATTEMPTS: usize = 10;
@@ -249,7 +249,8 @@ impl<T: Record> Held<T> {
         loop {
             let client = self.client(verb)?;
             let kept;
-            let mut multi = vec![Op::Check(&contender, None)];
+            let fence = if guard::is_removed("fence of a write") { paths::ROOT } else { &contender };
+            let mut multi = vec![Op::Check(fence, None)];
             multi.extend(others.iter().map(|other| Op::Delete(other, None)));
             multi.push(Op::Set(&path, data, None));
             match &then {
@@ -263,7 +264,7 @@ impl<T: Record> Held<T> {
                     multi.push(Op::Set(&kept.path, kept.owner.as_bytes(), Some(kept.version)));
                 }
             }
-            if unlock {
+            if unlock || guard::is_removed("lock kept after a write") {
                 multi.push(Op::Delete(&contender, None));
             }
             let error = match client.multi(&multi).await {
@@ -309,6 +310,9 @@ impl<T: Record> Held<T> {
             };
             if !error.is_unanswered() || Instant::now() >= deadline {
                 return Err(fail(error));
+            }
+            if guard::is_removed("look after a lost answer of a write") {
+                return Ok(self.stat);
             }
             doubtful = true;
             match repeat(deadline, || client.get(&path)).await {

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use nodepool_common::{
     config::Pool,
-    model::{LabelName, NodeRequest, ProviderName, Resources, TenantName},
+    model::{LabelName, NodeRequest, ProviderName, Resources, TenantName, guard},
 };
 
 use super::{
@@ -185,7 +185,7 @@ impl<'a> Budget<'a> {
             if !fits && !quota_is_fresh(world, key) {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             }
-            if !quota.limits.fits(&need) {
+            if !quota.limits.fits(&need) || guard::is_removed("decline only for what is true") {
                 return Fit::No(excess(Bound::ProviderQuota, &quota.limits, &need));
             }
             if !quota.ours.fits(&need) {
@@ -207,12 +207,16 @@ impl<'a> Budget<'a> {
                 return Fit::Unknown(Want::Quota(key.provider.clone()));
             };
             let remaining = quota.ours.less(self.of_provider(&key.provider));
-            if !remaining.fits(need) {
+            if !remaining.fits(need) && !guard::is_removed("quota of a provider") {
                 return Fit::No(excess(Bound::ProviderRest, &remaining, need));
             }
         }
         let remaining = pool.limits.less(self.of_pool(key));
-        if remaining.fits(need) { Fit::Yes } else { Fit::No(excess(Bound::PoolRest, &remaining, need)) }
+        if remaining.fits(need) || guard::is_removed("limit of a pool") {
+            Fit::Yes
+        } else {
+            Fit::No(excess(Bound::PoolRest, &remaining, need))
+        }
     }
 
     /// What these nodes would take more than a tenant may have; `None`: nothing. A tenant without limits may have anything.

@@ -12,7 +12,7 @@
 use std::{ops::Deref, sync::Arc};
 
 use imbl::OrdMap;
-use nodepool_common::model::{Failures, LabelName, NodeId, Place, ProviderName, RequestId, Uptime};
+use nodepool_common::model::{Failures, LabelName, NodeId, Place, ProviderName, RequestId, Uptime, guard};
 
 use super::{Decision, HeldNode, HeldRequest, Holdings, HostKey, PoolKey};
 
@@ -96,8 +96,10 @@ impl Ledger {
         match decision {
             Decision::Supply { pool, request, reuse, launch } => {
                 held.busy_nodes.extend(reuse.iter().map(|(node, _)| node.clone()));
-                let starting = Arc::make_mut(&mut held.starting);
-                starting.extend(launch.iter().map(|new| (request.clone(), pool.clone(), new.label.clone())));
+                if !guard::is_removed("ledger entry of a launch") {
+                    let starting = Arc::make_mut(&mut held.starting);
+                    starting.extend(launch.iter().map(|new| (request.clone(), pool.clone(), new.label.clone())));
+                }
             }
             Decision::Accept { pool, request } => {
                 held.accepting.insert(request.clone(), pool.clone());
@@ -240,7 +242,7 @@ impl Ledger {
 
     /// The pause after another failure in a row, in seconds: doubling from `first` to `most`.
     pub fn failed_again(&mut self, what: Attempted, first: f64, most: f64) -> f64 {
-        self.failures.failed_again(what, first, most)
+        if guard::is_removed("pause after a failure") { 0.0 } else { self.failures.failed_again(what, first, most) }
     }
 
     /// Something worked: the pause after its next failure is the first one again.

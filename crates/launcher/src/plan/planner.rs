@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use nodepool_common::{config::Config, model::RequestId};
+use nodepool_common::{
+    config::Config,
+    model::{RequestId, guard},
+};
 
 use super::{
     News, Plan, PoolKey, PoolState, WaitingSince, World,
@@ -83,6 +86,9 @@ impl Planner {
                 session: world.session,
                 stopping: world.stopping,
             });
+        }
+        if guard::is_removed("index update after a change") && !news.is_everything() {
+            news.changes.nodes.clear();
         }
         let concerned = self.index.update(world, &news);
         let most = (self.index.requests.classes.len() + 100) * (world.pools.len() + 1) * 2;

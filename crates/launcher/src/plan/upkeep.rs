@@ -10,7 +10,7 @@ use std::{
 
 use nodepool_common::{
     config::Pool,
-    model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState},
+    model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState, guard},
 };
 
 use super::{
@@ -90,7 +90,7 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
     match node.state {
         NodeState::Ready => match &node.allocated_to {
             Some(request) => {
-                if !world.records.requests.contains_key(request) {
+                if !world.records.requests.contains_key(request) && !guard::is_removed("end of an allocation") {
                     let request = request.clone();
                     plan.decisions.push(Decision::Deallocate { node: id.clone(), request });
                 }
@@ -141,7 +141,8 @@ fn idle_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, node: &Node, age: 
     for label in node.labels.iter().filter_map(|l| world.config.labels.get(l)) {
         if let Some(max) = label.max_ready_age {
             let reason = Reason::TooOld { label: label.name.clone() };
-            if due(plan, world.now, age, max.as_secs_f64(), Decision::Retire { node: id.clone(), reason }) {
+            let is_kept = guard::is_removed("end of what is too old");
+            if !is_kept && due(plan, world.now, age, max.as_secs_f64(), Decision::Retire { node: id.clone(), reason }) {
                 return;
             }
         }
@@ -173,7 +174,9 @@ fn lost_requests(world: &World<'_>, index: &Index, plan: &mut Plan) {
             continue;
         }
         let free_for = world.now - entry.free_since.unwrap_or(world.now);
-        due(plan, world.now, free_for, world.timing.lost_request, Decision::ResetLost { request: id.clone() });
+        if !guard::is_removed("return of a lost request") {
+            due(plan, world.now, free_for, world.timing.lost_request, Decision::ResetLost { request: id.clone() });
+        }
     }
 }
 
@@ -233,7 +236,8 @@ fn create_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
             continue;
         }
         let stock = index.nodes.stock(&label.name).saturating_sub(count_of(&gone, &label.name));
-        let count = label.min_ready.saturating_sub(stock + count_of(&ordered, &label.name));
+        let ordered = if guard::is_removed("count of what is ordered") { 0 } else { count_of(&ordered, &label.name) };
+        let count = label.min_ready.saturating_sub(stock + ordered);
         if count > 0 && some_pool_can_serve(world, plan, &label.name) {
             plan.decisions.push(Decision::CreateMinReady { label: label.name.clone(), count });
         }

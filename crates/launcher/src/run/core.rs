@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
-    model::{LabelName, NodeId, ProviderName, Records, RequestId, Timestamp, Uptime},
+    model::{LabelName, NodeId, ProviderName, Records, RequestId, Timestamp, Uptime, guard},
     zk::TakenIn,
 };
 use tokio::time::Instant;
@@ -125,7 +125,9 @@ impl Launcher {
         match (outcome, decision) {
             (Outcome::Failed(error), _) => {
                 error.say_of(decision, LOGGER);
-                book.put_off(decision, now + AFTER_AN_ERROR);
+                if !guard::is_removed("pause after an error") {
+                    book.put_off(decision, now + AFTER_AN_ERROR);
+                }
             }
             // Whatever made it panic may still be so.
             (Outcome::Vanished, _) => book.put_off(decision, now + AFTER_AN_ERROR),

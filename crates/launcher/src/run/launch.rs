@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use nodepool_common::{
-    model::{ImageUpload, Json, LabelName, Node, NodeId, NodeRequest, NodeState, SharedText},
+    model::{ImageUpload, Json, LabelName, Node, NodeId, NodeRequest, NodeState, SharedText, guard},
     zk::{Held, ZkError},
 };
 use nodepool_drivers::{
@@ -252,10 +252,15 @@ impl NodeLaunch {
                 || (failure.is_never_begun() && failure.counts(never_begun))
                 || (no_room && zones.is_empty());
             let pointless = class == ErrorClass::Config || (elsewhere && goes_elsewhere);
-            if pointless || (counts && attempt >= retries) {
+            if pointless || (counts && (attempt >= retries || guard::is_removed("attempts of a launch"))) {
                 break Some(failure);
             }
-            match self.undo(&held).await {
+            let undone = if guard::is_removed("end of a failed attempt's server") {
+                Undone::Yes
+            } else {
+                self.undo(&held).await
+            };
+            match undone {
                 Undone::Yes => {}
                 Undone::No => break Some(failure),
                 Undone::OutOfSight(why) => {

@@ -23,6 +23,7 @@ use nodepool_common::{
     model::{
         Entry, HeldBack, Holder, NodeId, ProviderName, Records, Timestamp,
         brake::{Standing, Verdict},
+        guard,
     },
     sys::{host, watch},
     zk::SessionId,
@@ -165,7 +166,7 @@ impl Findings {
                 is_image: resource.kind == ResourceKind::Image,
                 node: resource.tag("nodepool_node_id").map(NodeId::from),
                 standing: standing(records, &provider.name, &resource)?,
-                is_confirmed: suspects.has(&resource.id),
+                is_confirmed: suspects.has(&resource.id) || guard::is_removed("second look at a leak"),
             };
             Some((resource, tagged))
         };
@@ -275,7 +276,8 @@ impl Launcher {
             let suspicion = suspects.found(&resource.id);
             let Some(why) = found.why_free(resource) else { continue };
             match suspicion {
-                Suspicion::New => continue,
+                Suspicion::New if !guard::is_removed("second look at a leak") => continue,
+                Suspicion::New => {}
                 Suspicion::Confirmed => warn!(
                     logger = LOGGER,
                     "Deleting leaked resource of provider {name}: {} of {kind}: {why}", resource.id

@@ -3,7 +3,7 @@
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeState, RequestId},
+    model::{Node, NodeId, NodeState, RequestId, guard},
     zk::{Held, TryLock, ZkError},
 };
 use tracing::{debug, error, info};
@@ -54,7 +54,7 @@ impl Launcher {
             NodeState::Hold | NodeState::Init => true,
             _ => false,
         };
-        if !still {
+        if !still && !guard::is_removed("state of an idle node under its lock") {
             return held.unlock().await;
         }
         info!(logger = "nodepool.CleanupWorker", node = %id, "Deleting node: {reason}");
@@ -88,6 +88,7 @@ impl Launcher {
         // A node that is `deleted` has no server any more; its record was all that was left.
         if node.state != NodeState::Deleted
             && let Some(external_id) = &node.external_id
+            && !guard::is_removed("end of a server before its record")
         {
             let Some(cloud) = node.provider.as_ref().and_then(|provider| self.clouds.get(provider)) else {
                 return held.unlock().await.map(|()| Outcome::Done);

@@ -5,7 +5,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 use nodepool_common::{
     config::Provider,
     daemon::Daemon,
-    model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState},
+    model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState, guard},
     stats::RequestDecision,
     sys::clock,
     zk::{Held, NotUnlocked, TryLock, ZkError},
@@ -48,7 +48,7 @@ impl Launcher {
     /// Locks a waiting request; `None` where it is not to be had or not waiting any more.
     async fn lock_waiting(&self, id: &RequestId, reports: &Reports) -> Result<Option<Held<NodeRequest>>, ZkError> {
         let Some(held) = self.lock_request(id, reports).await? else { return Ok(None) };
-        if held.record().state == RequestState::Requested {
+        if held.record().state == RequestState::Requested || guard::is_removed("state of a request under its lock") {
             Ok(Some(held))
         } else {
             held.unlock().await?;
@@ -123,7 +123,8 @@ impl Launcher {
         let all = self.zk.cache().snapshot_in(held.session()).map(|records| {
             // Where nobody is registered, as while the last launcher stops, nobody has declined either.
             let mut registered = records.registered_pool_ids().peekable();
-            registered.peek().is_some() && registered.all(|id| declined.contains(id))
+            let is_one_enough = guard::is_removed("decline of every pool");
+            registered.peek().is_some() && registered.all(|id| declined.contains(id) || is_one_enough)
         });
         // Who is registered was read in another session: it says nothing of who is now, and the lock is void.
         let Some(all) = all else { return held.unlock().await };
@@ -211,7 +212,8 @@ impl Launcher {
             }
         };
         let node = held.record();
-        if node.state != NodeState::Ready || node.allocated_to.is_some() || !node.labels.contains(label) {
+        let is_free = node.state == NodeState::Ready && node.allocated_to.is_none() && node.labels.contains(label);
+        if !is_free && !guard::is_removed("state of a ready node under its lock") {
             return held.unlock().await;
         }
         if self.notices_gone(node) {

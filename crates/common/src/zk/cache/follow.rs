@@ -26,6 +26,7 @@ use super::{
     tree::Tree,
     walk::{BATCH, walk},
 };
+use crate::model::guard;
 
 const LOGGER: &str = "nodepool.zk.Cache";
 /// Requests in flight, each for as many paths as have gathered by then.
@@ -75,6 +76,7 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
         // A server that lags behind would show what was before.
         client.sync(paths::ROOT).await?;
         let walking = walk(&client, cache.heir(), &cache.inner.clock);
+        let is_first = !cache.is_of(session);
         let (walked, heard) = if cache.is_of(session) {
             cache.set_freshness(Freshness::Renewing);
             tracing::debug!(
@@ -91,7 +93,9 @@ async fn session_long(session: SessionId, client: Client, cache: &Cache) -> Resu
             Walked::Interrupted(end) => end,
             Walked::Done(tree) => {
                 let (nodes, requests) = (tree.records.nodes.len(), tree.records.requests.len());
-                cache.walked(*tree, session);
+                if is_first || !guard::is_removed("walk after a gap") {
+                    cache.walked(*tree, session);
+                }
                 tracing::info!(
                     logger = LOGGER,
                     "Read /nodepool: {nodes} nodes, {requests} requests in {:.1} s",

@@ -52,7 +52,7 @@ impl Changing {
     /// What it is, and what it was at any moment of that time until now.
     pub fn within(&self, time: Duration) -> impl Iterator<Item = usize> {
         let is_old = |(_, (at, _)): &(usize, &(Instant, usize))| at.elapsed() > time;
-        let first = self.0.iter().enumerate().filter(is_old).map(|(index, _)| index).last().unwrap_or(0);
+        let first = self.0.iter().enumerate().filter(is_old).map(|(index, _)| index).next_back().unwrap_or(0);
         self.0[first..].iter().map(|(_, value)| *value)
     }
 }

@@ -83,8 +83,11 @@ pub struct Clouds {
     dies_at_creation: Arc<Mutex<BTreeSet<String>>>,
     deaths: mpsc::UnboundedSender<String>,
     /// When the same call of a process failed, of late.
-    failures: Arc<Mutex<HashMap<(String, String), VecDeque<Instant>>>>,
+    failures: Arc<Mutex<Failures>>,
 }
+
+/// The moments of failures, by process and call.
+type Failures = HashMap<(String, String), VecDeque<Instant>>;
 
 /// A server of ours, for a look from outside.
 #[derive(Clone, Debug)]
@@ -358,16 +361,13 @@ impl Driver {
         };
         let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(at, _)| *at);
         let truth = self.clouds.truth.open();
-        let why = match truth.nodes.get(&node) {
-            Some(record) => {
-                let is_another = record.external_id_text().is_some_and(|other| other != id);
-                let is_left = is_another && record.state != NodeState::Building;
-                (!is_left).then(|| format!("is there, {}", record.state.as_str()))
-            }
-            None => {
-                let was_there = truth.gone_at(&node).zip(listed).is_some_and(|(gone, listed)| gone >= listed);
-                was_there.then(|| "was there when the cloud was listed".to_owned())
-            }
+        let why = if let Some(record) = truth.nodes.get(&node) {
+            let is_another = record.external_id_text().is_some_and(|other| other != id);
+            let is_left = is_another && record.state != NodeState::Building;
+            (!is_left).then(|| format!("is there, {}", record.state.as_str()))
+        } else {
+            let was_there = truth.gone_at(&node).zip(listed).is_some_and(|(gone, listed)| gone >= listed);
+            was_there.then(|| "was there when the cloud was listed".to_owned())
         };
         if let Some(why) = why {
             let story = &self.clouds.story;

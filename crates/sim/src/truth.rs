@@ -223,8 +223,8 @@ impl Truth {
                 broken!(self.story, "S4", "{owner} lets go of request {id}, which it has made pending");
             }
         } else if let Some(id) = below(dir, NODES).and_then(|rest| rest.strip_suffix("/lock")) {
-            let making = |node: &&Node| matches!(node.state, NodeState::Init | NodeState::Building);
-            if self.nodes.get(&NodeId::from(id)).filter(making).is_some() {
+            let making = |node: &Node| matches!(node.state, NodeState::Init | NodeState::Building);
+            if self.nodes.get(&NodeId::from(id)).is_some_and(making) {
                 broken!(self.story, "S4", "{owner} lets go of node {id}, which it is making");
             }
         }

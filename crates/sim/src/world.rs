@@ -424,15 +424,15 @@ impl World {
     fn too_old(&self) -> Option<(NodeId, f64)> {
         let now = START + self.began.elapsed().as_secs_f64();
         let truth = self.around.truth.open();
-        let free = truth.nodes.values().filter(|node| node.state == NodeState::Ready && node.allocated_to.is_none());
-        free.filter_map(|node| {
+        let mut free =
+            truth.nodes.values().filter(|node| node.state == NodeState::Ready && node.allocated_to.is_none());
+        free.find_map(|node| {
             let label = self.plan.labels.iter().find(|label| node.labels.iter().any(|of| *of == label.name))?;
             #[allow(clippy::cast_precision_loss)] // some minutes
             let most = label.max_ready_age as f64;
             let age = now - node.state_time;
             (most > 0.0 && age > most + 60.0).then(|| (node.id.clone(), age))
         })
-        .next()
     }
 
     /// Nodes that are free, each with its label.

@@ -1,7 +1,7 @@
 //! Why a node is as it is.
 
 use super::{Explanation, Verdict, text};
-use crate::model::{Entry, Node, NodeId, NodeState, Records, Timestamp};
+use crate::model::{Entry, LabelName, Node, NodeId, NodeState, Records, Timestamp};
 
 const KIND: &str = "node";
 
@@ -68,7 +68,7 @@ fn judge(records: &Records, node: &Node, entry: &Entry<Node>) -> (Verdict, &'sta
 }
 
 fn with_facts(mut explanation: Explanation, node: &Node, now: Timestamp) -> Explanation {
-    let labels: Vec<_> = node.labels.iter().map(|label| label.as_str()).collect();
+    let labels: Vec<_> = node.labels.iter().map(LabelName::as_str).collect();
     explanation = explanation.fact("state", node.state.as_str()).fact("labels", labels.join(", "));
     if let Some(provider) = &node.provider {
         let pool = node.pool.as_ref().map(|pool| format!("-{pool}")).unwrap_or_default();

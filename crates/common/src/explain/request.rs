@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Answer, Asked, Explanation, Launching, PoolSays, PoolView, Verdict, text};
 use crate::model::{
-    Entry, LauncherId, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState, Timestamp,
+    Entry, LabelName, LauncherId, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
+    Timestamp,
 };
 
 const KIND: &str = "request";
@@ -46,7 +47,7 @@ fn gone(records: &Records, id: &RequestId) -> Option<Explanation> {
 }
 
 fn with_facts(explanation: Explanation, request: &NodeRequest, now: Timestamp) -> Explanation {
-    let labels: Vec<_> = request.node_types.iter().map(|label| label.as_str()).collect();
+    let labels: Vec<_> = request.node_types.iter().map(LabelName::as_str).collect();
     let mut explanation = explanation.fact("labels", labels.join(", "));
     if let Some(who) = &request.requestor {
         explanation = explanation.fact("requestor", who);
@@ -177,7 +178,7 @@ fn requested(
                 .node_types
                 .iter()
                 .filter(|label| !records.pools.values().any(|pool| pool.supports(std::slice::from_ref(*label))))
-                .map(|label| label.as_str())
+                .map(LabelName::as_str)
                 .collect();
             let explanation = if nobody.is_empty() {
                 let sentence =
@@ -197,7 +198,7 @@ fn requested(
         },
     };
     let before = Some(before(records, request));
-    Explanation { pools, before, ..explanation }
+    Explanation { before, pools, ..explanation }
 }
 
 /// What a registered pool makes of a request that nobody has accepted. `None`: it declines nothing, as it has no id.
@@ -252,8 +253,8 @@ fn says(request: &NodeRequest, pool: &PoolComponent, asked: &Asked) -> Option<Po
 /// In the words of the record, which has one of them for each decline by a launcher of ours.
 fn declined_because(request: &NodeRequest, name: &str, id: &LauncherId) -> String {
     let prefix = format!("{name}: ");
-    let reasons = request.decline_reasons.iter().filter_map(|reason| reason.strip_prefix(&prefix));
-    reasons.last().map_or_else(
+    let mut reasons = request.decline_reasons.iter().filter_map(|reason| reason.strip_prefix(&prefix));
+    reasons.next_back().map_or_else(
         || format!("it has declined the request; why is in the log of {id}'s launcher"),
         |reason| format!("it has declined the request: {reason}"),
     )

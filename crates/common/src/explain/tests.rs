@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
@@ -20,7 +20,7 @@ struct Site {
 }
 
 impl Site {
-    fn request(mut self, id: &str, change: serde_json::Value) -> Self {
+    fn request(mut self, id: &str, change: &Value) -> Self {
         let mut data = json!({"state": "requested", "state_time": 1_760_000_000.0, "node_types": ["small"], "declined_by": [],
             "nodes": [], "reuse": true, "requestor": "zuul", "relative_priority": 0});
         data.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
@@ -30,7 +30,7 @@ impl Site {
         self
     }
 
-    fn node(mut self, id: &str, is_locked: bool, data: serde_json::Value) -> Self {
+    fn node(mut self, id: &str, is_locked: bool, data: &Value) -> Self {
         let id = NodeId::from(id);
         let record = Node::read(id.clone(), data.to_string().as_bytes()).map(|(node, _)| Arc::new(node));
         self.records.nodes.insert(id, entry(record, is_locked));
@@ -108,10 +108,10 @@ fn waits(verdict: Verdict, code: &str, sentence: &str) -> Answer {
 #[test]
 fn a_request_waits_for_what_the_pool_says_that_is_likeliest_to_serve_it() {
     let site = Site::default()
-        .request("200-0000000001", json!({}))
-        .request("200-0000000003", json!({}))
-        .request("100-0000000009", json!({"node_types": ["big"]}))
-        .request(REQUEST, json!({"declined_by": ["id-p"], "decline_reasons": ["p-main: it is too large"]}))
+        .request("200-0000000001", &json!({}))
+        .request("200-0000000003", &json!({}))
+        .request("100-0000000009", &json!({"node_types": ["big"]}))
+        .request(REQUEST, &json!({"declined_by": ["id-p"], "decline_reasons": ["p-main: it is too large"]}))
         .pool("p", &["small"])
         .pool("q", &["small"])
         .pool("r", &["small"])
@@ -138,18 +138,18 @@ fn a_request_waits_for_what_the_pool_says_that_is_likeliest_to_serve_it() {
 
 #[test]
 fn nobody_that_could_serve_it_is_told_apart_from_nobody_that_wants_to() {
-    let site = || Site::default().request(REQUEST, json!({}));
+    let site = || Site::default().request(REQUEST, &json!({}));
     site().is(Verdict::Act, "no-launcher", "No launcher is running");
     site().pool("s", &["big"]).is(Verdict::Change, "no-pool-has-label", "No registered pool has label small");
-    let declined = || Site::default().request(REQUEST, json!({"declined_by": ["id-p"]})).pool("p", &["small"]);
+    let declined = || Site::default().request(REQUEST, &json!({"declined_by": ["id-p"]})).pool("p", &["small"]);
     declined().is(Verdict::Change, "declined-by-all", "Each registered pool has declined it");
     let failed = json!({"state": "failed", "declined_by": ["id-p"], "decline_reasons": ["p-main: image of label small is not available"]});
-    Site::default().request(REQUEST, failed).is(Verdict::Change, "failed", "image of label small is not available");
+    Site::default().request(REQUEST, &failed).is(Verdict::Change, "failed", "image of label small is not available");
 }
 
 #[test]
 fn a_launcher_that_was_not_asked_is_named() {
-    let mut site = Site::default().request(REQUEST, json!({})).pool("p", &["small"]);
+    let mut site = Site::default().request(REQUEST, &json!({})).pool("p", &["small"]);
     site.asked.silent.push(Silent {
         hostname: "host".to_owned(),
         pools: vec!["p-main".to_owned()],
@@ -161,14 +161,14 @@ fn a_launcher_that_was_not_asked_is_named() {
 
 #[test]
 fn a_provider_in_trouble_is_a_thing_to_act_on() {
-    let site = Site::default().request(REQUEST, json!({})).pool("p", &["small"]);
+    let site = Site::default().request(REQUEST, &json!({})).pool("p", &["small"]);
     let site = site.says("p", Answer::Nothing).trouble("keystone: connection refused");
     site.is(Verdict::Act, "provider-in-trouble", "keystone: connection refused");
 }
 
 #[test]
 fn an_accepted_request_is_told_what_is_under_way() {
-    let pending = || Site::default().request(REQUEST, json!({"state": "pending", "node_types": ["small", "small"]}));
+    let pending = || Site::default().request(REQUEST, &json!({"state": "pending", "node_types": ["small", "small"]}));
     pending().is(Verdict::Wait, "launcher-lost", "has ended");
     pending().locked(REQUEST).is(Verdict::Wait, "accepted", "A launcher serves it");
     let launching = vec![Launching { node: "0000000007".to_owned(), label: "small".to_owned() }];
@@ -184,15 +184,15 @@ fn an_accepted_request_is_told_what_is_under_way() {
 
 #[test]
 fn a_request_that_has_its_nodes_says_whether_they_were_taken() {
-    let fulfilled = || Site::default().request(REQUEST, json!({"state": "fulfilled", "nodes": ["0000000007"]}));
+    let fulfilled = || Site::default().request(REQUEST, &json!({"state": "fulfilled", "nodes": ["0000000007"]}));
     let node = json!({"state": "ready", "state_time": NOW, "type": ["small"], "allocated_to": REQUEST});
-    fulfilled().node("0000000007", false, node.clone()).is(
+    fulfilled().node("0000000007", false, &node).is(
         Verdict::Fine,
         "waits-for-requestor",
         "not taken them yet: 0000000007",
     );
-    fulfilled().node("0000000007", true, node.clone()).is(Verdict::Fine, "served", "has taken them");
-    Site::default().node("0000000007", true, node).is(Verdict::Fine, "gone", "0000000007 (ready)");
+    fulfilled().node("0000000007", true, &node).is(Verdict::Fine, "served", "has taken them");
+    Site::default().node("0000000007", true, &node).is(Verdict::Fine, "gone", "0000000007 (ready)");
     assert_eq!(of_request(&Records::default(), &REQUEST.into(), &Asked::default(), NOW), None);
 }
 
@@ -214,7 +214,7 @@ fn a_node_is_explained_by_its_state_and_its_lock() {
     for (state, is_locked, request, verdict, code) in cases {
         let data = json!({"state": state, "state_time": NOW - 5.0, "type": ["small"], "allocated_to": request, "provider": "p",
             "pool": "main", "external_id": "server-1"});
-        let site = Site::default().request(REQUEST, json!({})).node("0000000007", is_locked, data);
+        let site = Site::default().request(REQUEST, &json!({})).node("0000000007", is_locked, &data);
         let explanation = of_node(&site.records, &"0000000007".into(), NOW).unwrap();
         assert_eq!(
             (explanation.verdict, explanation.code.as_str()),
@@ -238,7 +238,7 @@ fn requests_and_nodes_are_told_apart_by_their_ids() {
 
 #[test]
 fn what_a_program_reads_is_what_was_explained() {
-    let site = Site::default().request(REQUEST, json!({})).pool("p", &["small"]);
+    let site = Site::default().request(REQUEST, &json!({})).pool("p", &["small"]);
     let explanation = site.says("p", waits(Verdict::Wait, "no-room", "no core is left")).explain();
     let json = serde_json::to_string(&explanation).unwrap();
     assert_eq!(serde_json::from_str::<Explanation>(&json).unwrap(), explanation);

@@ -97,8 +97,8 @@ fn every_guard_is_listed_and_is_there() {
     }
     let mut named = BTreeSet::new();
     for text in files.iter().map(|file| fs::read_to_string(file).unwrap()) {
-        let names = text.split("guard::is_removed(\"").skip(1).filter_map(|rest| rest.split('"').next());
-        named.extend(names.filter(|name| *name != "…").map(str::to_owned));
+        let found = text.split("guard::is_removed(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        named.extend(found.filter(|name| *name != "…").map(str::to_owned));
     }
     let listed = GUARDS.iter().map(|(name, _)| name).chain(NOT_MISSED_YET);
     let listed: BTreeSet<String> = listed.map(|name| (*name).to_owned()).collect();

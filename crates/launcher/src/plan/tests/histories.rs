@@ -44,6 +44,9 @@ use nodepool_common::model::{Changes, LauncherId, MIN_READY_REQUESTOR, PoolName}
 pub use self::promises::kind;
 use self::{backing::Truth, model::Model};
 
+/// What was published of the plan, and what that said then.
+type PlannedThen = (Snapshot, BTreeMap<(RequestId, PoolKey), WaitingSince>);
+
 /// Labels: those of ours, and one that only another launcher has.
 const LABELS: [&str; 3] = ["small", "big", "elsewhere"];
 
@@ -70,7 +73,7 @@ struct History {
     /// Providers that are being replaced, and have not started yet.
     away: std::collections::BTreeSet<nodepool_common::model::ProviderName>,
     /// What was published after the last step: of the planner, with what waits by that; of the ledger, in words.
-    published: Option<((Snapshot, BTreeMap<(RequestId, PoolKey), WaitingSince>), Held, String)>,
+    published: Option<(PlannedThen, Held, String)>,
     /// What kinds of decisions were made.
     kinds: std::collections::BTreeSet<String>,
     /// Where nodes really stand that stand on others.

@@ -436,7 +436,7 @@ impl Asking {
         self.put(&spot, |tree| tree.put(&spot, b"", stat, self.cache.now()));
     }
 
-    /// We created something whose record is as yet unknown to us, or may be another's by now.
+    /// We created something, and do not know what its record says by now: it is read.
     pub(super) fn created(&self, spot: &Spot) {
         if self.start.is_some() {
             self.cache.change(|tree| tree.learn(self.session, spot, |tree| self.unsettle(tree, spot)));
@@ -455,6 +455,8 @@ impl Asking {
                 tree.learn(self.session, spot, |tree| match tree.removals.fate(start, spot) {
                     Fate::Spared => put(tree),
                     Fate::Removed => false,
+                    // What is there can only become newer.
+                    Fate::Unknown if tree.knows(spot) == Some(true) => put(tree),
                     Fate::Unknown => self.unsettle(tree, spot),
                 })
             });

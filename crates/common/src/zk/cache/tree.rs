@@ -132,6 +132,13 @@ impl Tree {
             Spot::Request(id) => Some(records.requests.contains_key(id)),
             Spot::Build(image, build) => Some(records.builds.contains_key(&(image.clone(), build.clone()))),
             Spot::Upload(key) => Some(records.uploads.contains_key(key)),
+            Spot::RequestLock(id) => Some(records.request_locks.contains_key(id)),
+            Spot::Contender(Lock::Request(id), name) => {
+                Some(records.request_locks.get(id).is_some_and(|lock| lock.contenders.contains(name)))
+            }
+            Spot::Contender(lock @ (Lock::Node(_) | Lock::Build(..) | Lock::Upload(_)), name) => {
+                Some(self.locks.get(lock).is_some_and(|contenders| contenders.contains(name)))
+            }
             _ => None,
         }
     }

@@ -27,9 +27,12 @@ impl Connector for Target {
                     Ok(connection) => {
                         let session = begin(&now, index, connection);
                         let chroot = &session.chroot;
-                        return match ensure_chroot(&session).await {
-                            Ok(()) => Ok(Arc::new(session) as Client),
-                            Err(error) => Err(format!("cannot create the chroot {chroot}: {error}")),
+                        // Where the connection breaks meanwhile, the session waits for another one, and other servers may be
+                        // configured by then.
+                        return match tokio::time::timeout(now.timeout, ensure_chroot(&session)).await {
+                            Ok(Ok(())) => Ok(Arc::new(session) as Client),
+                            Ok(Err(error)) => Err(format!("cannot create the chroot {chroot}: {error}")),
+                            Err(_) => Err(format!("cannot create the chroot {chroot}: no answer")),
                         };
                     }
                     Err(failed) => {

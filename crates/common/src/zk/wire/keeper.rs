@@ -234,15 +234,7 @@ impl Keeper {
             self.server = (self.server + 1) % target.ring.len();
             let server = &target.ring[self.server];
             match Connection::open(&target, server, &self.credentials).await {
-                Ok(connection) => {
-                    let now = Instant::now();
-                    self.credentials = connection.credentials;
-                    self.server_name = connection.server;
-                    (self.connected_at, self.last_received, self.last_sent) = (now, now, now);
-                    let (id, server) = (self.id(), &self.server_name);
-                    tracing::info!(logger = LOGGER, "Session {id} is resumed by {server}");
-                    return Ok(connection.stream);
-                }
+                Ok(connection) => return Ok(self.resumed(connection)),
                 Err(Failed::Expired) => return Err("expired"),
                 Err(failed) => {
                     self.backoff.failed();
@@ -255,11 +247,26 @@ impl Keeper {
                     }
                     let is_old = self.last_received.elapsed() >= self.credentials.timeout * 7 / 5;
                     if is_old && matches!(failed, Failed::Refused(_)) && begins_sessions(&target, server).await {
-                        return Err("refused by a server that begins others");
+                        // It may have begun to serve a moment ago.
+                        match Connection::open(&target, server, &self.credentials).await {
+                            Ok(connection) => return Ok(self.resumed(connection)),
+                            Err(Failed::Refused(_)) => return Err("refused by a server that begins others"),
+                            Err(Failed::Expired) => return Err("expired"),
+                            Err(Failed::Broken(_)) => {}
+                        }
                     }
                 }
             }
         }
+    }
+
+    fn resumed(&mut self, connection: Connection) -> Box<dyn Stream> {
+        let now = Instant::now();
+        self.credentials = connection.credentials;
+        self.server_name = connection.server;
+        (self.connected_at, self.last_received, self.last_sent) = (now, now, now);
+        tracing::info!(logger = LOGGER, "Session {} is resumed by {}", self.id(), self.server_name);
+        connection.stream
     }
 
     /// Serves on a connection until it ends.

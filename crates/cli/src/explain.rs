@@ -22,13 +22,17 @@ use crate::{
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Between two looks with `--watch`.
 const LOOK: Duration = Duration::from_secs(2);
+const GONE: &str = "it is gone by now: it was served and taken, failed, or was withdrawn";
 const NO_TRACE: &str = "it never was, or it is done and its record deleted, which Zuul does at once";
 
 /// `explain ID [--format FORMAT] [--watch]`; the exit status says what is to be done.
 pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failure> {
-    let mut last = None;
+    let mut last: Option<Explanation> = None;
     loop {
-        let explanation = explain(zk, &what.id).await?;
+        let Some(explanation) = explain(zk, &what.id).await? else {
+            let why = if last.is_some() { GONE } else { NO_TRACE };
+            return Err(Failure::Refused(format!("there is no trace of {}: {why}", what.id)));
+        };
         let verdict = explanation.verdict;
         let goes_on = what.watch && matches!(verdict, Verdict::Wait | Verdict::Act);
         if last.as_ref() != Some(&explanation) {
@@ -42,8 +46,8 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
     }
 }
 
-async fn explain(zk: &ZooKeeper, id: &str) -> Result<Explanation, Failure> {
-    let explanation = match Subject::of(id) {
+async fn explain(zk: &ZooKeeper, id: &str) -> Result<Option<Explanation>, Failure> {
+    Ok(match Subject::of(id) {
         Some(Subject::Request(request)) => {
             let records = walk::around_request(zk, &request).await?;
             let asked =
@@ -56,8 +60,7 @@ async fn explain(zk: &ZooKeeper, id: &str) -> Result<Explanation, Failure> {
                 "{id} is no id of a request (200-0000000123) or of a node (0000000123); only those are explained"
             )));
         }
-    };
-    explanation.ok_or_else(|| Failure::Refused(format!("there is no trace of {id}: {NO_TRACE}")))
+    })
 }
 
 fn print(explanation: &Explanation, format: Format) -> Result<(), Failure> {

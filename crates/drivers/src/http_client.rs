@@ -1,6 +1,6 @@
 //! The beginning of every HTTP client of ours, and the fetching of a page.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use nodepool_common::sys::causes::with_causes;
 
@@ -17,8 +17,7 @@ pub fn builder() -> reqwest::ClientBuilder {
 /// The body of a page; why not, for people, where it is none with status 200, or does not come in that time.
 pub async fn fetch(url: &str, within: Duration) -> Result<Vec<u8>, String> {
     let fetching = async {
-        let client = builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().map_err(said)?;
-        let mut answer = client.get(url).send().await.map_err(said)?;
+        let mut answer = plain()?.get(url).send().await.map_err(said)?;
         if answer.status() != reqwest::StatusCode::OK {
             return Err(format!("it answers with {}", answer.status()));
         }
@@ -35,6 +34,13 @@ pub async fn fetch(url: &str, within: Duration) -> Result<Vec<u8>, String> {
         Ok(result) => result,
         Err(_) => Err(format!("no answer within {} s", within.as_secs())),
     }
+}
+
+/// The one for pages of ours.
+fn plain() -> Result<&'static reqwest::Client, String> {
+    static CLIENT: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
+    let client = || builder().redirect(reqwest::redirect::Policy::none()).no_proxy().pool_max_idle_per_host(0).build();
+    CLIENT.get_or_init(|| client().map_err(said)).as_ref().map_err(Clone::clone)
 }
 
 fn said(error: reqwest::Error) -> String {

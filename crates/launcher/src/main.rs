@@ -13,10 +13,12 @@ use nodepool_launcher::{
     run::{Launcher, Options},
     web,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::error;
 
 const WEB_LOGGER: &str = "nodepool.WebApp";
+/// Explanations that are made at once; others wait.
+const EXPLANATIONS_AT_ONCE: usize = 4;
 /// How long the name of a ZooKeeper server may take to be resolved.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -66,18 +68,18 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         delete_interval: seconds(arguments.delete_interval),
         request_lock_age: seconds(arguments.request_lock_age),
         version: VERSION.to_owned(),
-        web_url: match &listener {
-            Some(listener) => web_url(listener, &loaded.config.zookeeper, &fqdn).await,
-            None => None,
-        },
-        fqdn,
+        fqdn: fqdn.clone(),
     };
     let (launcher, core) = Launcher::new(options, frame);
     if let Some(listener) = listener {
+        let own = listener.local_addr();
         serve(&launcher, listener).map_err(|error| {
             error!(logger = WEB_LOGGER, "The HTTP server cannot be started: {error}");
             ExitCode::FAILURE
         })?;
+        if let Ok(own) = own {
+            launcher.set_web_url(web_url(own, &loaded.config.zookeeper, &fqdn).await);
+        }
     }
     Ok(daemon::run(&launcher, core, &loaded).await)
 }
@@ -93,22 +95,24 @@ async fn listen(arguments: &Arguments, webapp: &WebApp) -> Result<TcpListener, E
 
 /// Where other launchers and `nodepool explain` can ask this one. Where it listens on all addresses, it is that from which it reaches
 /// ZooKeeper, which they reach, too; as a last resort the host's name.
-async fn web_url(listener: &TcpListener, zookeeper: &config::ZooKeeper, fqdn: &str) -> Option<String> {
-    let own = listener.local_addr().ok()?;
+async fn web_url(own: SocketAddr, zookeeper: &config::ZooKeeper, fqdn: &str) -> String {
     if !own.ip().is_unspecified() {
-        return Some(format!("http://{own}"));
+        return format!("http://{own}");
     }
     for server in &zookeeper.servers {
         let towards = host::address_towards(&server.host, server.port);
-        if let Ok(Ok(address)) = tokio::time::timeout(RESOLVED_WITHIN, towards).await {
-            return Some(format!("http://{}", SocketAddr::new(address, own.port())));
+        let Ok(Ok(address)) = tokio::time::timeout(RESOLVED_WITHIN, towards).await else { continue };
+        // Nobody else can use the loopback's; and who listens on all of IPv4 does not on IPv6.
+        if !address.is_loopback() && (own.is_ipv6() || address.is_ipv4()) {
+            return format!("http://{}", SocketAddr::new(address, own.port()));
         }
     }
-    Some(format!("http://{fqdn}:{}", own.port()))
+    format!("http://{fqdn}:{}", own.port())
 }
 
 fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
-    let (ready, pools, explain, view) = (launcher.clone(), launcher.clone(), launcher.clone(), launcher.clone());
+    let (ready, pools, explain) = (launcher.clone(), launcher.clone(), launcher.clone());
+    let (view, known) = (launcher.clone(), launcher.clone());
     let frame = launcher.frame();
     let stats = frame.stats.clone();
     let sources = web::WebState {
@@ -123,6 +127,8 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
                 Box::pin(async move { launcher.explain(&subject).await })
             }),
             view: Arc::new(move |request| view.view_of(request)),
+            is_known: Arc::new(move || known.knows_records()),
+            at_once: Arc::new(Semaphore::new(EXPLANATIONS_AT_ONCE)),
         },
     };
     let listener = listener.into_std()?;

@@ -59,7 +59,6 @@ fn options(name: &str) -> Options {
         request_lock_age: Duration::from_secs(600),
         version: "simulated".to_owned(),
         fqdn: format!("{name}.example"),
-        web_url: None,
     }
 }
 

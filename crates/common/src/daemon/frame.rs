@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::AssertUnwindSafe,
     path::Path,
     process::ExitCode,
     sync::{
@@ -173,7 +174,7 @@ impl Frame {
         });
     }
 
-    /// The same with a task without which the daemon would be deaf; `what` it is, for the log.
+    /// The same with a task without which the daemon cannot do its work; `what` it is, for the log.
     pub fn guard(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn(self.shutdown.guard(what, task));
     }
@@ -190,17 +191,24 @@ impl Frame {
     where
         F: Future<Output = ()>,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (shutdown, end) = (self.shutdown.clone(), self.end.clone());
-        let (done, is_done) = oneshot::channel::<()>();
+        let end = self.end.clone();
+        let (done, is_done) = oneshot::channel::<thread::Result<io::Result<()>>>();
         thread::Builder::new().name(what.to_owned()).spawn(move || {
-            runtime.block_on(shutdown.guard(what, async { server(end).await }));
-            drop(done);
+            let serve = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async { server(end).await });
+                Ok(())
+            };
+            let _ = done.send(std::panic::catch_unwind(AssertUnwindSafe(serve)));
         })?;
-        // The end of the process waits for it, as for the tasks.
-        self.shutdown.spawn(async move {
-            let _ = is_done.await;
-        });
+        // The end of the process waits for it, as for the tasks, and its panic ends the process.
+        self.shutdown.spawn(self.shutdown.guard(what, async move {
+            match is_done.await {
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Ok(Ok(Err(error))) => error!(logger = LOGGER, "The {what} cannot be started: {error}"),
+                Ok(Ok(Ok(()))) | Err(_) => {}
+            }
+        }));
         Ok(())
     }
 }

@@ -48,6 +48,6 @@ pub use self::{
     arguments::{Arguments, seconds},
     frame::{Frame, Start, Wake},
     process::{Program, VERSION, main},
-    run::{Daemon, run},
+    run::{Daemon, beside_other_tasks, run},
 };
 pub use crate::sys::pace::Pace;

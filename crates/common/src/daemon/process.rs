@@ -18,7 +18,7 @@ pub struct Program {
     pub name: &'static str,
     /// Its log file's, without `.log`.
     pub log: &'static str,
-    /// Threads of the runtime beside the main one, which makes the passes; `None`: as many as there are processors.
+    /// Threads of the runtime, on which all tasks run; the main one only waits. `None`: as many as there are processors.
     pub threads: Option<usize>,
 }
 

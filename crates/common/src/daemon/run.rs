@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
+use imbl::OrdMap;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     time::{Instant, MissedTickBehavior},
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, ConfigErrors, Loaded},
-    model::Timestamp,
+    model::{PoolComponent, Timestamp},
     stats::Stats,
     sys::{
         clock,
@@ -117,7 +118,7 @@ pub trait Daemon: Sized + Send + Sync + 'static {
         self.frame().spawn(task(Arc::clone(self)));
     }
 
-    /// The same with a task without which it would be deaf; `what` it is, for the log.
+    /// The same with a task without which the daemon cannot do its work; `what` it is, for the log.
     fn guard<F>(self: &Arc<Self>, what: &'static str, task: impl FnOnce(Arc<Self>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -210,7 +211,7 @@ async fn make_passes<D: Daemon>(daemon: Arc<D>, mut core: D::Core) {
         if is_known {
             frame.passes.begin();
             let mut pass = || daemon.pass(&mut core, stopping);
-            let is_long = known.is_other(frame) || set_by.is_some();
+            let is_long = known.is_other(frame, stopping) || set_by.is_some();
             wake_at = if is_long { beside_other_tasks(pass) } else { pass() };
         } else {
             daemon.stand_by(&core, stopping);
@@ -263,22 +264,28 @@ async fn make_passes<D: Daemon>(daemon: Arc<D>, mut core: D::Core) {
 #[derive(Default)]
 struct Known {
     walks: u64,
+    stopping: bool,
+    pools: OrdMap<String, Arc<PoolComponent>>,
     config: Option<Arc<Config>>,
 }
 
 impl Known {
     /// Whether something of it is another than at the last call.
-    fn is_other(&mut self, frame: &Frame) -> bool {
+    fn is_other(&mut self, frame: &Frame, stopping: bool) -> bool {
         let (walks, config) = (frame.zk.cache().walks(), frame.config());
-        let is_same = self.walks == walks && self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, &config));
-        (self.walks, self.config) = (walks, Some(config));
+        let pools = frame.zk.cache().snapshot().pools;
+        let is_same = self.walks == walks
+            && self.stopping == stopping
+            && self.pools.ptr_eq(&pools)
+            && self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, &config));
+        *self = Self { walks, stopping, pools, config: Some(config) };
         !is_same
     }
 }
 
 /// Runs what may take a second, while another thread goes on with the tasks of this one: the session is to be pinged. That other
 /// thread has to be woken, so it is not worth while for what takes a millisecond.
-fn beside_other_tasks<T>(work: impl FnOnce() -> T) -> T {
+pub fn beside_other_tasks<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         // In tests, where all is on one thread.

@@ -5,16 +5,23 @@
 use std::collections::BTreeMap;
 
 use super::{Asked, LauncherView, Silent};
-use crate::model::{PoolComponent, Records, RequestId};
+use crate::model::{NodeRequest, PoolComponent, Records, RequestId, RequestState};
 
-/// Where a launcher tells its view, below its address.
+/// Where a launcher's view is, below its address.
 pub const VIEW: &str = "/api/v1/view";
 
-/// Asks each launcher that says where it can be asked for its view of a request. `get` fetches a page, or says why not.
+/// Asks each launcher that says where it can be asked for its view of a request, if that is open: accepted, or waiting for it. `get`
+/// fetches a page, or says why not.
 pub async fn ask<F>(records: &Records, request: &RequestId, get: impl Fn(String) -> F) -> Asked
 where
     F: Future<Output = Result<Vec<u8>, String>>,
 {
+    let mut asked = Asked::default();
+    // Only of those do launchers know more than the records.
+    let is_open = |request: &NodeRequest| matches!(request.state, RequestState::Requested | RequestState::Pending);
+    if !records.requests.get(request).and_then(|entry| entry.usable()).is_some_and(|request| is_open(request)) {
+        return asked;
+    }
     let mut launchers: BTreeMap<String, Vec<&PoolComponent>> = BTreeMap::new();
     for pool in records.pools.values() {
         if let Some(url) = pool.web_url() {
@@ -23,7 +30,6 @@ where
     }
     let answers = launchers.keys().map(|url| get(format!("{url}{VIEW}?request={request}")));
     let answers = futures::future::join_all(answers).await;
-    let mut asked = Asked::default();
     for (pools, answer) in launchers.values().zip(answers) {
         let view = answer.and_then(|body| {
             serde_json::from_slice::<LauncherView>(&body)
@@ -48,6 +54,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::{Entry, Stat};
 
     fn pool(name: &str, url: Option<&str>) -> Arc<PoolComponent> {
         let data = json!({"hostname": format!("host-of-{name}"), "id": name, "name": "main", "provider_name": name});
@@ -67,8 +74,16 @@ mod tests {
             records.pools.insert(name.to_owned(), pool(name, url));
         }
         records.pools.insert("e".to_owned(), pool("e", Some("http://three")));
-        let view = LauncherView { hostname: "one".to_owned(), as_of: None, pools: Vec::new() };
-        let request = "200-0000000001".into();
+        let view = LauncherView { hostname: "one".to_owned(), as_of: None, caution: None, pools: Vec::new() };
+        let request = RequestId::from("200-0000000001");
+        let open = json!({"state": "requested", "state_time": 1.0, "node_types": ["a"]}).to_string();
+        let record = NodeRequest::read(request.clone(), open.as_bytes()).unwrap().0;
+        assert_eq!(
+            ask(&records, &request, async |url: String| panic!("{url}")).await,
+            Asked::default(),
+            "there is none"
+        );
+        records.requests.insert(request.clone(), Entry::unlocked(Ok(Arc::new(record)), Stat::default()));
         let asked = ask(&records, &request, async |url: String| match url.as_str() {
             "http://one/api/v1/view?request=200-0000000001" => Ok(serde_json::to_vec(&view).unwrap()),
             "http://two/api/v1/view?request=200-0000000001" => Ok(b"<html>".to_vec()),

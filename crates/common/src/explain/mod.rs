@@ -94,6 +94,9 @@ pub struct Fact {
     pub name: String,
     /// What.
     pub value: String,
+    /// Since when, or when.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub at: Option<Timestamp>,
 }
 
 /// What a pool makes of a request.
@@ -147,7 +150,12 @@ impl Explanation {
     }
 
     fn fact(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.facts.push(Fact { name: name.to_owned(), value: value.into() });
+        self.facts.push(Fact { name: name.to_owned(), value: value.into(), at: None });
+        self
+    }
+
+    fn fact_at(mut self, name: &str, value: impl Into<String>, at: Option<Timestamp>) -> Self {
+        self.facts.push(Fact { name: name.to_owned(), value: value.into(), at });
         self
     }
 }

@@ -1,7 +1,7 @@
 //! Why a node is as it is.
 
-use super::{Explanation, Verdict, text};
-use crate::model::{Entry, LabelName, Node, NodeId, NodeState, Records, Timestamp};
+use super::{Explanation, Verdict};
+use crate::model::{Backing, Entry, LabelName, Node, NodeId, NodeState, Records, RequestId, RequestState, Timestamp};
 
 const KIND: &str = "node";
 
@@ -19,7 +19,7 @@ pub fn of_node(records: &Records, id: &NodeId, now: Timestamp) -> Option<Explana
     let mut explanation = Explanation::new(KIND, id.as_str(), verdict, code, sentence);
     explanation.since = entry.since(now);
     explanation.ended_by = ended_by.map(str::to_owned);
-    Some(with_facts(explanation, node, now))
+    Some(with_facts(explanation, node))
 }
 
 /// Verdict, code, sentence, what ends it.
@@ -30,6 +30,12 @@ fn judge(records: &Records, node: &Node, entry: &Entry<Node>) -> (Verdict, &'sta
             (Verdict::Wait, "launching", "It is being launched".to_owned(), Some("the end of its launch"))
         }
         NodeState::Ready => match (&node.allocated_to, is_locked) {
+            (Some(request), true) if is_pending(records, request) => (
+                Verdict::Wait,
+                "waits-for-others",
+                format!("It is ready, and kept for request {request} until the others of it are"),
+                Some("the other nodes of the request"),
+            ),
             (Some(request), true) => {
                 (Verdict::Fine, "taken", format!("It is ready, and taken for request {request}"), None)
             }
@@ -47,6 +53,12 @@ fn judge(records: &Records, node: &Node, entry: &Entry<Node>) -> (Verdict, &'sta
             ),
             (None, _) => (Verdict::Fine, "in-stock", "It is ready, and nobody has asked for it yet".to_owned(), None),
         },
+        NodeState::InUse if is_locked && Backing::of(node).is_some() => (
+            Verdict::Fine,
+            "carries-nodes",
+            "It carries nodes of another provider".to_owned(),
+            Some("the end of those nodes, and the grace time of its label"),
+        ),
         NodeState::InUse if is_locked => {
             (Verdict::Fine, "in-use", "A job runs on it".to_owned(), Some("the end of the job"))
         }
@@ -67,7 +79,12 @@ fn judge(records: &Records, node: &Node, entry: &Entry<Node>) -> (Verdict, &'sta
     }
 }
 
-fn with_facts(mut explanation: Explanation, node: &Node, now: Timestamp) -> Explanation {
+fn is_pending(records: &Records, request: &RequestId) -> bool {
+    let request = records.requests.get(request).and_then(|entry| entry.usable());
+    request.is_some_and(|request| request.state == RequestState::Pending)
+}
+
+fn with_facts(mut explanation: Explanation, node: &Node) -> Explanation {
     let labels: Vec<_> = node.labels.iter().map(LabelName::as_str).collect();
     explanation = explanation.fact("state", node.state.as_str()).fact("labels", labels.join(", "));
     if let Some(provider) = &node.provider {
@@ -87,7 +104,7 @@ fn with_facts(mut explanation: Explanation, node: &Node, now: Timestamp) -> Expl
         explanation = explanation.fact("comment", comment);
     }
     if let Some(created) = node.created_time {
-        explanation = explanation.fact("created", text::moment(created, now));
+        explanation = explanation.fact_at("created", "", Some(created));
     }
     explanation
 }

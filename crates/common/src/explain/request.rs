@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answer, Asked, Explanation, Launching, PoolSays, PoolView, Verdict, text};
+use super::{Answer, Asked, Explanation, Launching, PoolSays, PoolView, Verdict};
 use crate::model::{
     Entry, LabelName, LauncherId, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
     Timestamp,
 };
 
 const KIND: &str = "request";
+const NO_LAUNCHER_ENDS: &str = "a launcher that is started, and whose providers answer";
 
 /// Explains a request by the records, and by what launchers say of it. `None`: there is no trace of it.
 pub fn of_request(records: &Records, id: &RequestId, asked: &Asked, now: Timestamp) -> Option<Explanation> {
@@ -27,7 +28,13 @@ pub fn of_request(records: &Records, id: &RequestId, asked: &Asked, now: Timesta
         RequestState::Pending => pending(records, request, entry, asked, now),
         RequestState::Requested => requested(records, request, entry, asked, now),
     };
-    Some(Explanation { silent: asked.silent.clone(), ..with_facts(explanation, request, now) })
+    let mut explanation = with_facts(explanation, request);
+    for view in &asked.views {
+        if let Some(caution) = &view.caution {
+            explanation = explanation.fact("caution", format!("the launcher on {}: {caution}", view.hostname));
+        }
+    }
+    Some(Explanation { silent: asked.silent.clone(), ..explanation })
 }
 
 /// Zuul deletes the record of a request at once, whatever became of it.
@@ -46,7 +53,7 @@ fn gone(records: &Records, id: &RequestId) -> Option<Explanation> {
     )
 }
 
-fn with_facts(explanation: Explanation, request: &NodeRequest, now: Timestamp) -> Explanation {
+fn with_facts(explanation: Explanation, request: &NodeRequest) -> Explanation {
     let labels: Vec<_> = request.node_types.iter().map(LabelName::as_str).collect();
     let mut explanation = explanation.fact("labels", labels.join(", "));
     if let Some(who) = &request.requestor {
@@ -62,7 +69,7 @@ fn with_facts(explanation: Explanation, request: &NodeRequest, now: Timestamp) -
         explanation = explanation.fact("event", event);
     }
     if let Some(created) = request.created_time {
-        explanation = explanation.fact("asked for", text::moment(created, now));
+        explanation = explanation.fact_at("asked for", "", Some(created));
     }
     explanation
 }
@@ -97,7 +104,8 @@ fn failed(request: &NodeRequest, entry: &Entry<NodeRequest>, now: Timestamp) -> 
     } else {
         format!("Every pool that was registered has declined it: {}", request.decline_reasons.join("; "))
     };
-    let explanation = Explanation::new(KIND, request.id.as_str(), Verdict::Change, "failed", sentence);
+    let explanation = Explanation::new(KIND, request.id.as_str(), Verdict::Change, "failed", sentence)
+        .ended_by("nothing: once the cause is mended, whoever needs the nodes has to ask again");
     Explanation { since: entry.since(now), ..explanation }
 }
 
@@ -117,8 +125,12 @@ fn pending(
     });
     let Some((pool, ready, launching, waits)) = serving else {
         let explanation = if entry.is_locked() {
-            let sentence = "A launcher serves it, and has not said what it does: it is Python's, or does not answer";
+            let sentence = "A launcher serves it, and what it does is not known: it has begun just now, is stopping, does not answer, \
+                            or is Python's";
             Explanation::new(KIND, id, Verdict::Wait, "accepted", sentence)
+        } else if records.pools.is_empty() {
+            let sentence = "The launcher that served it has ended, and no other one is running";
+            Explanation::new(KIND, id, Verdict::Act, "no-launcher", sentence).ended_by(NO_LAUNCHER_ENDS)
         } else {
             let sentence = "The launcher that served it has ended. Another one puts it back, and it is served anew";
             Explanation::new(KIND, id, Verdict::Wait, "launcher-lost", sentence)
@@ -137,14 +149,20 @@ fn pending(
             ended_by: said.ended_by.clone(),
             ..Explanation::new(KIND, id, said.verdict, "", "")
         },
-        (None, Some((trouble, since))) if !launching.is_empty() => {
+        (None, Some((trouble, since))) => {
             let sentence =
                 format!("{done}, {} under way; its provider has trouble: {trouble}", count(launching.len(), "launch"));
             Explanation::new(KIND, id, Verdict::Act, "provider-in-trouble", sentence)
                 .since(*since)
                 .ended_by("the cloud answers again")
         }
-        (None, _) => {
+        (None, None) if launching.is_empty() => {
+            let sentence =
+                format!("{done}; the next step is about to begin, or waits for a pause after an error to end");
+            let explanation = Explanation::new(KIND, id, Verdict::Wait, "between-steps", sentence);
+            Explanation { since, ..explanation }.ended_by("time: such a pause takes a minute at most")
+        }
+        (None, None) => {
             let sentence = format!("{done}, {} under way", count(launching.len(), "launch"));
             let explanation = Explanation::new(KIND, id, Verdict::Wait, "launching", sentence);
             Explanation { since, ..explanation }.ended_by("the end of these launches")
@@ -171,7 +189,7 @@ fn requested(
         None => {
             let sentence = "No launcher is running that could serve it: no pool is registered";
             Explanation { since, ..Explanation::new(KIND, id, Verdict::Act, "no-launcher", sentence) }
-                .ended_by("a launcher that is started, and whose providers answer")
+                .ended_by(NO_LAUNCHER_ENDS)
         }
         Some(first) if first.is_out => {
             let nobody: Vec<_> = request
@@ -239,12 +257,17 @@ fn says(request: &NodeRequest, pool: &PoolComponent, asked: &Asked) -> Option<Po
             ..says(Verdict::Act, "provider-in-trouble", format!("its provider has trouble: {trouble}"), false)
         },
         Some((Answer::Nothing, None)) => {
-            says(Verdict::Wait, "not-looked-at", "it has not decided about the request yet".to_owned(), false)
+            let sentence = "it has not decided about the request: it will within moments, unless its provider has max-concurrency: 0 or its \
+                            launcher is stopping";
+            says(Verdict::Wait, "not-looked-at", sentence.to_owned(), false)
         }
         None => says(
             Verdict::Wait,
             "not-asked",
-            format!("its launcher on {} was not asked: Python's, or without an answer", pool.hostname),
+            format!(
+                "its launcher on {} has not said: it is Python's, has just started, or does not answer",
+                pool.hostname
+            ),
             false,
         ),
     })
@@ -292,10 +315,8 @@ impl Explanation {
             let Some((entry, node)) = records.nodes.get(&id).and_then(|entry| Some((entry, entry.usable()?))) else {
                 continue;
             };
-            let since =
-                entry.since(now).map(|since| format!(" since {}", text::moment(since, now))).unwrap_or_default();
             let label = node.labels.first().map(|label| format!(" {label}")).unwrap_or_default();
-            self = self.fact(&format!("node {id}"), format!("{}{label}{since}", node.state));
+            self = self.fact_at(&format!("node {id}"), format!("{}{label}", node.state), entry.since(now));
         }
         self
     }

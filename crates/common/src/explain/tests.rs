@@ -54,7 +54,12 @@ impl Site {
             answer,
             trouble: None,
         };
-        self.asked.views.push(LauncherView { hostname: "host".to_owned(), as_of: Some(NOW), pools: vec![pool] });
+        self.asked.views.push(LauncherView {
+            hostname: "host".to_owned(),
+            as_of: Some(NOW),
+            caution: None,
+            pools: vec![pool],
+        });
         self
     }
 
@@ -155,7 +160,7 @@ fn a_launcher_that_was_not_asked_is_named() {
         pools: vec!["p-main".to_owned()],
         why: "connection refused".to_owned(),
     });
-    site.is(Verdict::Wait, "not-asked", "its launcher on host was not asked");
+    site.is(Verdict::Wait, "not-asked", "its launcher on host has not said");
     assert!(site.explain().render(NOW).contains("connection refused"));
 }
 
@@ -169,12 +174,19 @@ fn a_provider_in_trouble_is_a_thing_to_act_on() {
 #[test]
 fn an_accepted_request_is_told_what_is_under_way() {
     let pending = || Site::default().request(REQUEST, &json!({"state": "pending", "node_types": ["small", "small"]}));
-    pending().is(Verdict::Wait, "launcher-lost", "has ended");
+    pending().pool("p", &["small"]).is(Verdict::Wait, "launcher-lost", "Another one puts it back");
+    pending().is(Verdict::Act, "no-launcher", "no other one is running");
     pending().locked(REQUEST).is(Verdict::Wait, "accepted", "A launcher serves it");
     let launching = vec![Launching { node: "0000000007".to_owned(), label: "small".to_owned() }];
     let serves = |waits| Answer::Serves { ready: 1, launching: launching.clone(), waits };
     let site = pending().locked(REQUEST).pool("p", &["small"]).says("p", serves(None));
     site.is(Verdict::Wait, "launching", "1 of 2 nodes ready, 1 launch under way");
+    let between = Answer::Serves { ready: 1, launching: Vec::new(), waits: None };
+    pending().locked(REQUEST).says("p", between).is(
+        Verdict::Wait,
+        "between-steps",
+        "1 of 2 nodes ready; the next step",
+    );
     let Answer::Waits(said) = waits(Verdict::Wait, "no-room", "no core is left") else { unreachable!() };
     let site = pending().locked(REQUEST).says("p", serves(Some(said)));
     site.is(Verdict::Wait, "no-room", "the rest waits: no core is left");
@@ -225,6 +237,18 @@ fn a_node_is_explained_by_its_state_and_its_lock() {
         assert!(text.contains("server-1") && text.contains("p-main") && text.contains("(5 s ago)"), "{text}");
     }
     assert_eq!(of_node(&Records::default(), &"0000000007".into(), NOW), None);
+}
+
+#[test]
+fn a_node_that_is_kept_for_others_or_carries_others_says_so() {
+    let explain = |site: Site| of_node(&site.records, &"0000000007".into(), NOW).unwrap().code;
+    let ready = json!({"state": "ready", "state_time": NOW, "type": ["small"], "allocated_to": REQUEST});
+    let pending = Site::default().request(REQUEST, &json!({"state": "pending"}));
+    assert_eq!(explain(pending.node("0000000007", true, &ready)), "waits-for-others");
+    let backing =
+        json!({"owner": "NodePool:metastatic:meta", "label": "small", "slots": 2, "failed": false, "launched": NOW});
+    let carries = json!({"state": "in-use", "state_time": NOW, "type": ["large"], "user_data": backing.to_string()});
+    assert_eq!(explain(Site::default().node("0000000007", true, &carries)), "carries-nodes");
 }
 
 #[test]

@@ -53,7 +53,12 @@ impl Explanation {
             line("requests before it", &before.to_string());
         }
         for fact in &self.facts {
-            line(&fact.name, &fact.value);
+            let at = fact.at.map(|at| moment(at, now));
+            let parts: Vec<&str> = [fact.value.as_str(), at.as_deref().unwrap_or_default()]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect();
+            line(&fact.name, &parts.join(" since "));
         }
         for pool in &self.pools {
             let since = pool.since.map(|since| format!(", since {}", moment(since, now))).unwrap_or_default();

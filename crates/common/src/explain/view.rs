@@ -13,6 +13,9 @@ pub struct LauncherView {
     pub hostname: String,
     /// When the pass began that has left it so, in seconds since the epoch; `None`: it has made none yet.
     pub as_of: Option<Timestamp>,
+    /// Why what it says may be old.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub caution: Option<String>,
     /// Each of its pools that takes part.
     pub pools: Vec<PoolView>,
 }

@@ -21,13 +21,15 @@ use std::{
     sync::{
         Arc, Once,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
 use futures::FutureExt;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -73,6 +75,26 @@ impl Default for Shutdown {
     }
 }
 
+/// The signals that mean something.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    stop: Signal,
+    dump: Signal,
+}
+
+impl Signals {
+    /// From now on, in the runtime that is entered.
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            stop: signal(SignalKind::user_defined1())?,
+            dump: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
 impl Shutdown {
     /// One that nothing has stopped yet and that does not listen to signals.
     pub fn new() -> Self {
@@ -85,47 +107,61 @@ impl Shutdown {
         }
     }
 
-    /// Listens to the process' signals for as long as it lives. Must be called within a tokio runtime. The error is
-    /// the kernel's refusal to install a handler.
+    /// Follows the process' signals for as long as it lives, whatever its other threads do. The error is the kernel's refusal to
+    /// install a handler, or to make a thread.
     pub fn listen_for_signals(&self) -> io::Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut stop = signal(SignalKind::user_defined1())?;
-        let mut dump = signal(SignalKind::user_defined2())?;
         let this = self.clone();
-        // Not tracked: it must still hear the second signal while the tracked tasks are being waited for.
-        tokio::spawn(self.guard("listener to signals", async move {
-            loop {
-                let (name, number, reason) = tokio::select! {
-                    biased;
-                    Some(()) = interrupt.recv() => ("SIGINT", 2, ShutdownReason::Graceful),
-                    Some(()) = terminate.recv() => ("SIGTERM", 15, ShutdownReason::Terminate),
-                    Some(()) = stop.recv() => ("SIGUSR1", 0, ShutdownReason::Graceful),
-                    Some(()) = dump.recv() => {
-                        this.dumps.send_modify(|n| *n += 1);
-                        continue;
-                    }
-                    else => return,
-                };
-                match this.request(reason) {
-                    Requested::Begun => {
-                        tracing::info!(signal = name, "Stopping; SIGTERM makes it quick, SIGINT again exits at once");
-                    }
-                    Requested::Hastened => {
-                        tracing::info!(
-                            signal = name,
-                            "Stopping quickly: what is under way is not waited for any longer"
-                        );
-                    }
-                    Requested::Again if number != 0 => {
-                        tracing::warn!(signal = name, "Another signal while stopping: exiting at once");
-                        std::process::exit(128 + number);
-                    }
-                    Requested::Again => {}
+        let (ready, is_ready) = mpsc::channel();
+        // On a thread of its own, because they count most where the others are stuck; and not among the tasks that are waited for:
+        // the second signal may come while that happens.
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+                let _entered = runtime.enter();
+                let signals = Signals::new()?;
+                Ok((runtime, signals))
+            });
+            match signals {
+                Ok((runtime, signals)) => {
+                    let _ = ready.send(Ok(()));
+                    runtime.block_on(async {
+                        this.guard("listener to signals", this.take(signals)).await;
+                        // What a failure has begun goes on.
+                        std::future::pending::<()>().await;
+                    });
                 }
+                Err(error) => drop(ready.send(Err(error))),
             }
-        }));
-        Ok(())
+        })?;
+        is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread for signals has ended")))
+    }
+
+    async fn take(&self, mut signals: Signals) {
+        loop {
+            let (name, number, reason) = tokio::select! {
+                biased;
+                Some(()) = signals.interrupt.recv() => ("SIGINT", 2, ShutdownReason::Graceful),
+                Some(()) = signals.terminate.recv() => ("SIGTERM", 15, ShutdownReason::Terminate),
+                Some(()) = signals.stop.recv() => ("SIGUSR1", 0, ShutdownReason::Graceful),
+                Some(()) = signals.dump.recv() => {
+                    self.dumps.send_modify(|n| *n += 1);
+                    continue;
+                }
+                else => return,
+            };
+            match self.request(reason) {
+                Requested::Begun => {
+                    tracing::info!(signal = name, "Stopping; SIGTERM makes it quick, SIGINT again exits at once");
+                }
+                Requested::Hastened => {
+                    tracing::info!(signal = name, "Stopping quickly: what is under way is not waited for any longer");
+                }
+                Requested::Again if number != 0 => {
+                    tracing::warn!(signal = name, "Another signal while stopping: exiting at once");
+                    std::process::exit(128 + number);
+                }
+                Requested::Again => {}
+            }
+        }
     }
 
     /// Stops everything. A later request can only make it quicker.

@@ -4,9 +4,8 @@
 //! itself it is kept here, from pass to pass. A request may leave either for a moment: another launcher has it locked, an action
 //! works on it, somebody declines it and it is of another class from then on. If it waits in the same pool for a reason of the
 //! same kind within [`A_MOMENT`], it has waited all the time.
-
 //!
-//! Both are persistent: readers have them as they were after a pass ([`Snapshot`](super::Snapshot)).
+//! What is kept is persistent: readers have it as it was after a pass ([`Snapshot`](super::Snapshot)).
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
+    daemon::beside_other_tasks,
     model::{LabelName, NodeId, ProviderName, Records, RequestId, Timestamp, Uptime, guard},
     zk::TakenIn,
 };
@@ -218,7 +219,12 @@ impl Launcher {
             renewing,
         };
         let news = News { changes, touched, setting: false };
-        let mut plan = if is_check_due { plan_and_check(planner, &world, news) } else { planner.plan(&world, news) };
+        let mut plan = if is_check_due {
+            // It looks at everything, twice.
+            beside_other_tasks(|| plan_and_check(planner, &world, news))
+        } else {
+            planner.plan(&world, news)
+        };
         // Not kept while decisions are handed out: what changes from here on need not be copied.
         drop(records);
         self.stats.plan(started.elapsed());

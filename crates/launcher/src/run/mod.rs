@@ -47,7 +47,7 @@ mod view;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -87,8 +87,6 @@ pub struct Options {
     pub version: String,
     /// This host's full name, for the pools' ids. Found out once: the resolver may take its time.
     pub fqdn: String,
-    /// Where others can ask this launcher over HTTP; `None`: nowhere.
-    pub web_url: Option<String>,
 }
 
 /// A launcher at work.
@@ -117,6 +115,8 @@ pub struct Launcher {
     hosts_met: hosts::HostsMet,
     /// What the searches for leaks have held back.
     withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
+    /// Where others can ask this launcher over HTTP.
+    web_url: OnceLock<String>,
 }
 
 /// A pool that takes part: its id and its component.
@@ -254,9 +254,15 @@ impl Launcher {
             readiness: Mutex::default(),
             hosts_met: hosts::HostsMet::default(),
             withheld: Mutex::default(),
+            web_url: OnceLock::new(),
             frame,
         });
         (launcher, Core::new())
+    }
+
+    /// Says where others can ask this launcher over HTTP. To be called once, before its pools register.
+    pub fn set_web_url(&self, url: String) {
+        let _ = self.web_url.set(url);
     }
 
     /// The running configuration.
@@ -324,7 +330,7 @@ impl Launcher {
                         paused: self.clouds.is_absent(&provider.name),
                         extra: Extra::default(),
                     };
-                    if let Some(url) = &self.options.web_url {
+                    if let Some(url) = self.web_url.get() {
                         said.set_web_url(url);
                     }
                     let registration = self.zk.register_pool(said.clone());

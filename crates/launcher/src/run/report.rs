@@ -73,7 +73,10 @@ impl Launcher {
             Freshness::Renewing => remarks.push(
                 "The connection to ZooKeeper was lost for a while, and the records are being read again.".to_owned(),
             ),
-            Freshness::Stale => remarks.push("There is no connection to ZooKeeper.".to_owned()),
+            Freshness::Stale if self.session_id() == 0 => {
+                remarks.push("There is no connection to ZooKeeper.".to_owned())
+            }
+            Freshness::Stale => remarks.push("The records in ZooKeeper are being read.".to_owned()),
         }
         web::Readiness { ready: published.pass.is_some(), remarks }
     }

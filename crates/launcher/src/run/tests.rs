@@ -58,7 +58,6 @@ fn options() -> Options {
         request_lock_age: Duration::from_secs(60),
         version: "test".to_owned(),
         fqdn: "host.example".to_owned(),
-        web_url: None,
     }
 }
 

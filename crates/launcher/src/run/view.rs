@@ -1,11 +1,12 @@
 //! What our pools make of a request, for `explain` ([`nodepool_common::explain`]): read off the last [`Published`].
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use nodepool_common::{
     explain::{self, Answer, Explanation, LauncherView, Launching, PoolView, Said, Subject, Verdict},
-    model::{NodeRequest, RequestId},
+    model::RequestId,
     sys::host,
+    zk::Freshness,
 };
 use nodepool_drivers::http_client;
 
@@ -24,8 +25,30 @@ impl Launcher {
         let records = self.zk.cache().snapshot();
         let request = records.requests.get(id).and_then(|entry| entry.usable());
         let published = self.published();
-        let pools = published.pools.iter().map(|pool| published.view_of(pool, id, request.map(Arc::as_ref)));
-        LauncherView { hostname: host::hostname(), as_of: published.pass.map(|pass| pass.at), pools: pools.collect() }
+        let waiting = request.map(|request| published.planned.waiting_of(request)).unwrap_or_default();
+        let pools = published.pools.iter().map(|pool| published.view_of(pool, id, &waiting));
+        LauncherView {
+            hostname: host::hostname(),
+            as_of: published.pass.map(|pass| pass.at),
+            caution: self.caution(&published),
+            pools: pools.collect(),
+        }
+    }
+
+    /// Why what was published last may be old.
+    fn caution(&self, published: &Published) -> Option<String> {
+        let overdue = self.frame.overdue();
+        let of_records = || match published.records {
+            Freshness::Current => None,
+            Freshness::Renewing => Some("the records in ZooKeeper are being read again".to_owned()),
+            Freshness::Stale => Some("there is no connection to ZooKeeper, or its records are being read".to_owned()),
+        };
+        overdue.or_else(of_records)
+    }
+
+    /// Whether anything has been read of ZooKeeper.
+    pub fn knows_records(&self) -> bool {
+        self.zk.cache().walks() > 0
     }
 
     /// What a request waits for, or why a node is as it is, by what all launchers say; `None`: there is no trace of it.
@@ -38,9 +61,10 @@ impl Launcher {
 
     async fn explain_request(&self, id: &RequestId) -> Option<Explanation> {
         let records = self.zk.cache().snapshot();
-        let own = self.options.web_url.as_deref();
+        let own = self.web_url.get();
+        let is_own = |url: &str| own.and_then(|own| url.strip_prefix(own)).is_some_and(|rest| rest.starts_with('/'));
         let get = async |url: String| {
-            if own.is_some_and(|own| url.starts_with(own)) {
+            if is_own(&url) {
                 return serde_json::to_vec(&self.view_of(id)).map_err(|error| error.to_string());
             }
             http_client::fetch(&url, ANSWER_WITHIN).await
@@ -51,25 +75,25 @@ impl Launcher {
 }
 
 impl Published {
-    fn view_of(&self, pool: &PublishedPool, id: &RequestId, request: Option<&NodeRequest>) -> PoolView {
+    fn view_of(&self, pool: &PublishedPool, id: &RequestId, waiting: &BTreeMap<PoolKey, WaitingSince>) -> PoolView {
         let key = &pool.key;
         PoolView {
             id: pool.launcher_id.to_string(),
             provider: key.provider.to_string(),
             pool: key.pool.to_string(),
-            answer: self.answer(key, id, request),
+            answer: self.answer(key, id, waiting.get(key)),
             trouble: self.trouble(&key.provider).map(|trouble| (trouble.why.clone(), trouble.since)),
         }
     }
 
-    fn answer(&self, pool: &PoolKey, id: &RequestId, request: Option<&NodeRequest>) -> Answer {
+    fn answer(&self, pool: &PoolKey, id: &RequestId, waiting: Option<&WaitingSince>) -> Answer {
         let holdings = &self.held.holdings;
-        let waits = || self.planned.waiting_of(request?).get(pool).map(said);
+        let waits = waiting.map(said);
         if holdings.accepting.get(id) == Some(pool) {
             return Answer::Accepting;
         }
         if holdings.requests.get(id).is_none_or(|held| held.pool != *pool) {
-            return waits().map_or(Answer::Nothing, Answer::Waits);
+            return waits.map_or(Answer::Nothing, Answer::Waits);
         }
         let nodes = || holdings.nodes.iter().filter(|(_, held)| held.request == *id);
         let ready = nodes().filter(|(_, held)| !held.launching && held.failure.is_none()).count();
@@ -79,7 +103,7 @@ impl Published {
         let starting = holdings.starting.iter().filter(|(request, ..)| request == id);
         let starting = starting.map(|(_, _, label)| (String::new(), label.to_string()));
         let launching = launching.chain(starting).map(|(node, label)| Launching { node, label }).collect();
-        Answer::Serves { ready, launching, waits: waits() }
+        Answer::Serves { ready, launching, waits }
     }
 }
 

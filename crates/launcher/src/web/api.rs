@@ -22,6 +22,7 @@ use nodepool_common::{
 };
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::{accept::Format, memo::Memo, reply};
 
@@ -36,16 +37,26 @@ pub struct Explain {
     pub explain: Arc<dyn Fn(Subject) -> BoxFuture<'static, Option<Explanation>> + Send + Sync>,
     /// By what this launcher's pools make of it.
     pub view: Arc<dyn Fn(&RequestId) -> LauncherView + Send + Sync>,
+    /// Whether anything has been read of ZooKeeper: before that, nothing has a trace.
+    pub is_known: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// How many explanations are made at once: each may ask all launchers.
+    pub at_once: Arc<Semaphore>,
 }
 
 /// Answers a page that begins with [`PREFIX`].
 pub(super) async fn answer(source: &Explain, memo: &Memo, now: Timestamp, uri: &Uri) -> Response {
+    if !(source.is_known)() {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "the records in ZooKeeper have not been read yet");
+    }
+    // Each is kept for a second, as all else.
+    let kept = |page: &str| (page.to_owned(), Vec::new(), Format::Json);
     if uri.path() == VIEW {
         let query = Query::<BTreeMap<String, String>>::try_from_uri(uri).unwrap_or_default();
-        return match query.get("request").map(|id| Subject::of(id)) {
-            Some(Some(Subject::Request(id))) => json_page(&(source.view)(&id)),
-            _ => error(StatusCode::BAD_REQUEST, "request=ID is needed, with the id of a request"),
+        let Some(Some(Subject::Request(id))) = query.get("request").map(|id| Subject::of(id)) else {
+            return error(StatusCode::BAD_REQUEST, "request=ID is needed, with the id of a request");
         };
+        let view = memo.get_or_make(kept(&format!("{VIEW}/{id}")), now, || json_of(&(source.view)(&id)));
+        return reply::plain(reply::JSON, view.body.to_string());
     }
     let Some(id) = uri.path().strip_prefix(EXPLAIN) else {
         return error(StatusCode::NOT_FOUND, "there is no such page");
@@ -53,27 +64,26 @@ pub(super) async fn answer(source: &Explain, memo: &Memo, now: Timestamp, uri: &
     let Some(subject) = Subject::of(id) else {
         return error(StatusCode::NOT_FOUND, "this is no id of a request (200-0000000123) or of a node (0000000123)");
     };
-    // Kept for a second as all else: each explanation may ask all launchers.
-    let key = (uri.path().to_owned(), Vec::new(), Format::Json);
-    if let Some(known) = memo.get(&key, now) {
+    let Ok(_turn) = source.at_once.acquire().await else {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "the launcher is stopping");
+    };
+    if let Some(known) = memo.get(&kept(uri.path()), now) {
         return reply::plain(reply::JSON, known.body.to_string());
     }
     match (source.explain)(subject).await {
-        Some(explanation) => match serde_json::to_string(&explanation) {
-            Ok(body) => reply::plain(reply::JSON, memo.put(key, now, body).body.to_string()),
-            Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
-        },
+        Some(explanation) => {
+            let made = memo.put(kept(uri.path()), now, json_of(&explanation));
+            reply::plain(reply::JSON, made.body.to_string())
+        }
         None => {
             error(StatusCode::NOT_FOUND, "there is no trace of it: it never was, or it is done and its record deleted")
         }
     }
 }
 
-fn json_page(page: &impl Serialize) -> Response {
-    match serde_json::to_string(page) {
-        Ok(body) => reply::plain(reply::JSON, body),
-        Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
-    }
+/// What is explained is texts, numbers and lists: it can be written.
+fn json_of(page: &impl Serialize) -> String {
+    serde_json::to_string(page).unwrap_or_else(|problem| json!({"error": problem.to_string()}).to_string())
 }
 
 fn error(status: StatusCode, what: &str) -> Response {

@@ -88,7 +88,7 @@ pub async fn serve(listener: TcpListener, state: WebState, shutdown: Cancellatio
     let over = shutdown.clone();
     let serving = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.cancelled_owned());
     tokio::select! {
-            biased;
+        biased;
         result = serving => {
             if let Err(error) = result {
                 tracing::error!("The HTTP server ended: {error}");

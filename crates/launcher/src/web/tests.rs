@@ -62,7 +62,14 @@ impl Running {
             pools: Arc::new(|| json!([{"provider": "rdo", "pool": "main", "paused": false}])),
             explain: Explain {
                 explain: Arc::new(|_| Box::pin(std::future::ready(None))),
-                view: Arc::new(|_| LauncherView { hostname: "host".to_owned(), as_of: None, pools: Vec::new() }),
+                is_known: Arc::new(|| true),
+                at_once: Arc::new(tokio::sync::Semaphore::new(1)),
+                view: Arc::new(|_| LauncherView {
+                    hostname: "host".to_owned(),
+                    as_of: None,
+                    caution: None,
+                    pools: Vec::new(),
+                }),
             },
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -103,11 +103,16 @@ async fn a_launch_that_is_under_way_and_one_whose_cloud_is_away_are_told_apart()
     stage.script(&json!({"p": {"boot_delay": 600}}));
     let launcher = stage.launcher().await;
     let slow = stage.request(&["a"]).await;
-    let explanation =
-        is_explained(&stage, &launcher, &slow, Verdict::Wait, "launching", "0 of 1 node ready, 1 launch under way")
-            .await;
-    let node = explanation.facts.iter().find_map(|fact| fact.name.strip_prefix("node ")).expect("its node");
-    is_explained(&stage, &launcher, node, Verdict::Wait, "launching", "It is being launched").await;
+    is_explained(&stage, &launcher, &slow, Verdict::Wait, "launching", "0 of 1 node ready, 1 launch under way").await;
+    // It has a record a moment later.
+    let mut node = None;
+    let has_node = async || {
+        let facts = explain(&launcher, &slow).unwrap().facts;
+        node = facts.iter().find_map(|fact| fact.name.strip_prefix("node ").map(str::to_owned));
+        node.is_some()
+    };
+    stage.wait("the explanation names the node", has_node).await;
+    is_explained(&stage, &launcher, &node.unwrap(), Verdict::Wait, "launching", "It is being launched").await;
     stage.script(&json!({"p": {"fail_create": {"status": 503, "message": "the API is down for maintenance"}}}));
     let away = stage.request(&["a"]).await;
     is_explained(&stage, &launcher, &away, Verdict::Act, "provider-in-trouble", "the API is down for maintenance")

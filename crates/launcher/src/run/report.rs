@@ -74,7 +74,7 @@ impl Launcher {
                 "The connection to ZooKeeper was lost for a while, and the records are being read again.".to_owned(),
             ),
             Freshness::Stale if self.session_id() == 0 => {
-                remarks.push("There is no connection to ZooKeeper.".to_owned())
+                remarks.push("There is no connection to ZooKeeper.".to_owned());
             }
             Freshness::Stale => remarks.push("The records in ZooKeeper are being read.".to_owned()),
         }

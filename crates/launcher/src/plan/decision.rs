@@ -21,7 +21,7 @@ pub struct Plan {
     /// What the planner needs to know to decide more.
     pub wants: BTreeSet<Want>,
     /// Requests whose wait was judged one by one, per pool of ours: accepted ones, and those of which not all alike wait. All
-    /// others wait as part of a class: [`Planner::waiting`](super::Planner::waiting) has both.
+    /// others wait as part of a class: [`Snapshot::waiting`](super::Snapshot::waiting) has both.
     pub waiting: BTreeMap<(RequestId, PoolKey), Waiting>,
     /// Requests that wait, and did not before, or for another reason.
     pub newly_waiting: Vec<NewlyWaiting>,

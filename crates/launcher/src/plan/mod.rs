@@ -1,8 +1,8 @@
 //! Deciding: what should happen next, and why.
 //!
 //! A [`Planner`] looks at the [`World`] (configuration, records, what we hold, what we know of the clouds, the time) and
-//! returns a [`Plan`]: the decisions to carry out now, what the planner would like to know, why each request that
-//! waits does so, and when to look again if nothing else happens. It is pure and total: no clock, no I/O, no error.
+//! returns a [`Plan`]: the decisions to carry out now, what the planner would like to know, why requests wait that were judged
+//! one by one, and when to look again if nothing else happens. Why all of them wait is in its [`Snapshot`]. It is pure and total: no clock, no I/O, no error.
 //! `run/` carries the decisions out, and forgets them: each action reads again under its lock, does its step, and the
 //! next pass decides what follows.
 //!
@@ -48,6 +48,9 @@
 //! | [`since`] | since when requests wait for what they wait for |
 //! | [`snapshot`] | what waits and what is used after a pass, for readers |
 //! | [`planner`] | the parts of a pass in their order; what is remembered |
+//! | [`world`], [`holdings`] | what is looked at |
+//! | [`decision`] | what comes of it |
+//! | [`pass`], [`usage`], [`keys`], [`host_nodes`] | what several of these share |
 
 mod assign;
 mod budget;

@@ -45,7 +45,7 @@ pub enum Reason {
         /// The diskimage without a ready upload; `None`: it is an image of the cloud's.
         image: Option<ImageName>,
     },
-    /// It takes more than there is when nothing else runs.
+    /// It takes more than there is when nothing else of ours runs; where others in the project use the rest, it waits.
     AloneTooLarge(Excess),
     /// What is left is not enough for one more node of a label.
     NoRoom {
@@ -85,7 +85,8 @@ pub enum Reason {
         /// What is short.
         of: Box<Reason>,
     },
-    /// Earlier requests of this pool wait for room, or are being served, and what they still need is not known at this moment.
+    /// Earlier requests of this pool wait for room; or they are being served, and what they will still need is not known at this
+    /// moment.
     BehindOthers {
         /// Whether it is accepted itself.
         is_accepted: bool,

@@ -1,8 +1,8 @@
 //! What actions and launches tell the loop, and how it reaches the loop.
 //!
-//! Everything that changes what the launcher holds or does is an [`Event`]: they arrive in one channel, in the order in
-//! which they were sent, and only the loop applies them ([`Core::apply`](super::core::Core::apply)), before each pass. An
-//! action reports exactly once that it has ended, also where it panics ([`Ending`]). What it tells before that is what the
+//! Whatever becomes of what the launcher has begun is an [`Event`]: they arrive in one channel, in the order in
+//! which they were sent, and only the loop applies them (`Launcher::apply`), before each pass. (What it begins, it notes itself; what
+//! clouds answer is kept in [`Clouds`](super::clouds::Clouds).) An action reports exactly once that it has ended, also where it panics ([`Ending`]). What it tells before that is what the
 //! loop must know earlier: a launch that has a record, a request for a backing node that failed.
 
 use std::time::Duration;

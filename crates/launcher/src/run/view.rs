@@ -14,7 +14,7 @@ use super::{
     Launcher,
     published::{Published, PublishedPool},
 };
-use crate::plan::{PoolKey, Reason, WaitingSince};
+use crate::plan::{Bound, PoolKey, Reason, WaitingSince};
 
 /// How long other launchers have for their answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -131,6 +131,8 @@ fn verdict(reason: &Reason) -> Verdict {
         Reason::Unknown { trouble: Some(_), .. }
         | Reason::ImageMissing { image: None, .. }
         | Reason::LaunchFailed { .. } => Verdict::Act,
+        // Others in the project use what it needs: that comes back.
+        Reason::AloneTooLarge(excess) if excess.bound == Bound::ProviderQuotaLessOthers => Verdict::Wait,
         Reason::PoolDisabled
         | Reason::LabelsMissing { .. }
         | Reason::LabelUnusable(_)
@@ -140,5 +142,19 @@ fn verdict(reason: &Reason) -> Verdict {
         Reason::AtCapacity { of } => verdict(of),
         // Of requests, all others end by themselves; those of nodes do not come here.
         _ => Verdict::Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Excess;
+
+    #[test]
+    fn what_others_use_comes_back_and_what_is_larger_than_the_quota_never_fits() {
+        let of = |bound| verdict(&Reason::AloneTooLarge(Excess { bound, short: Vec::new() }));
+        assert_eq!(of(Bound::ProviderQuotaLessOthers), Verdict::Wait);
+        assert_eq!(of(Bound::ProviderQuota), Verdict::Change);
+        assert_eq!(of(Bound::PoolLimits), Verdict::Change);
     }
 }

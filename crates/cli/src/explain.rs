@@ -6,7 +6,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use nodepool_common::{
-    explain::{Explanation, Subject, Verdict, ask, of_node, of_request},
+    explain::{ANSWER_WITHIN, Explanation, Subject, Verdict, ask, of_node, of_request},
     sys::clock,
     zk::ZooKeeper,
 };
@@ -18,8 +18,6 @@ use crate::{
     walk,
 };
 
-/// How long launchers have for their answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Between two looks with `--watch`.
 const LOOK: Duration = Duration::from_secs(2);
 const GONE: &str = "it is gone by now: it was served and taken, failed, or was withdrawn";

@@ -2,13 +2,15 @@
 //!
 //! Which there are, and where, stands in the components of their pools ([`PoolComponent::web_url`]). All are asked at once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Asked, LauncherView, Silent};
 use crate::model::{NodeRequest, PoolComponent, Records, RequestId, RequestState};
 
 /// Where a launcher's view is, below its address.
 pub const VIEW: &str = "/api/v1/view";
+/// How long launchers have for their answer.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Asks each launcher that says where it can be asked for its view of a request, if that is open: accepted, or waiting for it. `get`
 /// fetches a page, or says why not.

@@ -23,7 +23,7 @@ mod view;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    ask::{VIEW, ask},
+    ask::{ANSWER_WITHIN, VIEW, ask},
     node::of_node,
     request::of_request,
     verdict::Verdict,
@@ -149,9 +149,8 @@ impl Explanation {
         self
     }
 
-    fn fact(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.facts.push(Fact { name: name.to_owned(), value: value.into(), at: None });
-        self
+    fn fact(self, name: &str, value: impl Into<String>) -> Self {
+        self.fact_at(name, value, None)
     }
 
     fn fact_at(mut self, name: &str, value: impl Into<String>, at: Option<Timestamp>) -> Self {

@@ -1,9 +1,9 @@
 //! What our pools make of a request, for `explain` ([`nodepool_common::explain`]): read off the last [`Published`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use nodepool_common::{
-    explain::{self, Answer, Explanation, LauncherView, Launching, PoolView, Said, Subject, Verdict},
+    explain::{self, ANSWER_WITHIN, Answer, Explanation, LauncherView, Launching, PoolView, Said, Subject, Verdict},
     model::RequestId,
     sys::host,
     zk::Freshness,
@@ -15,9 +15,6 @@ use super::{
     published::{Published, PublishedPool},
 };
 use crate::plan::{Bound, PoolKey, Reason, WaitingSince};
-
-/// How long other launchers have for their answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 impl Launcher {
     /// What each of our pools makes of a request.

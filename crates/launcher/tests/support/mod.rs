@@ -389,9 +389,23 @@ impl Launcher {
 
     /// Waits for such a line: what the records show may be there before it is logged.
     pub async fn has_logged(&self, words: &[&str]) {
+        self.wait_for_lines(words, |count| count > 0).await;
+    }
+
+    /// Waits until there are that many such lines, and not more.
+    pub async fn has_logged_times(&self, times: usize, words: &[&str]) {
+        self.wait_for_lines(words, |count| count >= times).await;
+        assert_eq!(self.count(words), times, "lines with all of {words:?}:\n{}", self.log());
+    }
+
+    async fn wait_for_lines(&self, words: &[&str], enough: impl Fn(usize) -> bool) {
         let start = Instant::now();
-        while !self.logged(words) {
-            assert!(start.elapsed() < SOON, "no line has all of {words:?}:\n{}", self.log());
+        loop {
+            let count = self.count(words);
+            if enough(count) {
+                return;
+            }
+            assert!(start.elapsed() < SOON, "{count} lines have all of {words:?}:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -134,15 +134,40 @@ impl Fault {
 }
 
 impl Server {
+    /// The members of Nova's JSON that [`Self::read`] looks at: less than half of what Nova says of a server.
+    pub const MEMBERS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "status",
+        "addresses",
+        "accessIPv4",
+        "accessIPv6",
+        "fault",
+        "flavor",
+        "hostId",
+        "metadata",
+        "OS-EXT-AZ:availability_zone",
+        "OS-EXT-STS:task_state",
+        "os-extended-volumes:volumes_attached",
+        "interface_ip",
+        "public_v4",
+        "public_v6",
+        "private_v4",
+    ];
+
     /// `None`: no object with an id.
     pub fn read(json: &Value) -> Option<Self> {
-        let text = |key: &str| json.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
-        let addresses = json.get("addresses").and_then(Value::as_object).into_iter().flatten();
-        let fault = json.get("fault").filter(|fault| fault.is_object()).map(|fault| Fault {
+        let get = |key: &str| {
+            debug_assert!(Self::MEMBERS.contains(&key), "{key} is not among the members that are kept of a listing");
+            json.get(key)
+        };
+        let text = |key: &str| get(key).and_then(Value::as_str).map(ToOwned::to_owned);
+        let addresses = get("addresses").and_then(Value::as_object).into_iter().flatten();
+        let fault = get("fault").filter(|fault| fault.is_object()).map(|fault| Fault {
             message: fault.get("message").and_then(Value::as_str).unwrap_or_default().to_owned(),
             code: fault.get("code").and_then(Value::as_i64),
         });
-        let known_addresses = json.get("interface_ip").is_some().then(|| KnownAddresses {
+        let known_addresses = get("interface_ip").is_some().then(|| KnownAddresses {
             interface_ip: text("interface_ip"),
             public_v4: text("public_v4"),
             public_v6: text("public_v6"),
@@ -155,7 +180,7 @@ impl Server {
             .collect();
         // Most have one, and room for four.
         addresses.shrink_to_fit();
-        let volumes = json.get("os-extended-volumes:volumes_attached").and_then(Value::as_array).into_iter().flatten();
+        let volumes = get("os-extended-volumes:volumes_attached").and_then(Value::as_array).into_iter().flatten();
         Some(Self {
             scope: None,
             id: text("id")?,
@@ -167,8 +192,8 @@ impl Server {
             access_ipv6: text("accessIPv6").filter(|text| !text.is_empty()),
             host_id: text("hostId"),
             az: text("OS-EXT-AZ:availability_zone"),
-            metadata: json.get("metadata").and_then(Value::as_object).map(Metadata::from).unwrap_or_default(),
-            flavor: json.get("flavor").map(ServerFlavor::read).unwrap_or_default(),
+            metadata: get("metadata").and_then(Value::as_object).map(Metadata::from).unwrap_or_default(),
+            flavor: get("flavor").map(ServerFlavor::read).unwrap_or_default(),
             volumes: volumes.filter_map(|volume| Some(volume.get("id")?.as_str()?.to_owned())).collect(),
             fault: fault.map(Box::new),
             known_addresses: known_addresses.map(Box::new),

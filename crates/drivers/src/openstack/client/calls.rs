@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{
     http::{Call, is_older},
     nova::{Answer, Nova},
+    page::Items,
     service::Service,
 };
 use crate::{
@@ -121,8 +122,9 @@ impl Cloud for Nova {
 
     async fn list_servers(&self) -> Result<Vec<Arc<Server>>, CloudError> {
         let (name, path) = ("detailed server list", "/servers/detail");
-        let read = |server: Value| Server::read(&server);
-        let servers = self.list_read(name, Service::Compute, path, "servers", &[], read).await?;
+        let items =
+            Items { key: "servers", members: Some(Server::MEMBERS), convert: |server: Value| Server::read(&server) };
+        let servers = self.list_read(name, Service::Compute, path, items, &[]).await?;
         Ok(servers.into_iter().map(|(server, scope)| Arc::new(Server { scope, ..server })).collect())
     }
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     http::Call,
     nova::{Answer, Nova},
-    page::Page,
+    page::{Items, Page},
     service::Service,
 };
 use crate::{
@@ -37,21 +37,20 @@ impl Nova {
         key: &str,
         query: &[(&'static str, &str)],
     ) -> Result<Vec<Value>, CloudError> {
-        let all = self.list_read(name, service, path, key, query, Some).await?;
+        let items = Items { key, members: None, convert: Some };
+        let all = self.list_read(name, service, path, items, query).await?;
         Ok(all.into_iter().map(|(item, _)| item).collect())
     }
 
-    /// All pages of a listing. Of each item only what `convert` makes of it is kept, and nothing where that is `None`: what a
-    /// service says of thousands of servers takes many times the memory of what we need of it. Each comes
-    /// with where its page came from.
+    /// All pages of a listing. Of each item only what `items.convert` makes of it is kept: what a service says of thousands of
+    /// servers takes many times the memory of what we need of it. Each comes with where its page came from.
     pub(super) async fn list_read<T: Send>(
         &self,
         name: &'static str,
         service: Service,
         path: &str,
-        key: &str,
+        items: Items<'_, impl Fn(Value) -> Option<T> + Send + Sync>,
         query: &[(&'static str, &str)],
-        convert: impl Fn(Value) -> Option<T> + Send + Sync,
     ) -> Result<Vec<(T, Option<Arc<Scope>>)>, CloudError> {
         let first: Query = query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let mut all = Vec::new();
@@ -65,10 +64,10 @@ impl Nova {
             }
             let mut call = Call::get(name, service, path);
             call.query = query;
-            let page = self.page(call, &|data| Page::read(data, key, &convert)).await?;
+            let page = self.page(call, &|data| Page::read(data, &items)).await?;
             let Answer { value: page, took, scope } = page;
             lesson.came(took);
-            let next = next_query(&page.rest, key).filter(|_| page.had_items);
+            let next = next_query(&page.rest, items.key).filter(|_| page.had_items);
             all.extend(page.items.into_iter().map(|item| (item, scope.clone())));
             let Some(next) = next else {
                 lesson.ended();

@@ -19,7 +19,8 @@ use nodepool_drivers::{CloudResource, Context, ProviderError};
 use serde_json::json;
 
 use crate::{
-    failure::{Failure, say},
+    failure::Failure,
+    output::{self, Format},
     session::Session,
     walk,
 };
@@ -27,7 +28,7 @@ use crate::{
 const LOGGER: &str = "nodepool.cmd.nodepoolcmd";
 
 /// `alien-image-list [PROVIDER]`. As upstream's, it ends well whatever the clouds say: what cannot be listed is a warning.
-pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> {
+pub async fn list(session: &Session, only: Option<&str>, format: Format) -> Result<(), Failure> {
     let providers = &session.config.providers;
     if let Some(name) = only.filter(|name| !providers.contains_key(*name)) {
         let names: Vec<&str> = providers.keys().map(AsRef::as_ref).collect();
@@ -55,7 +56,7 @@ pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> 
     for (name, image) in found {
         table.push(Row::of(vec![json!(name), json!(image.tag("name")), json!(image.id)]));
     }
-    say(&table.render_text(None))
+    output::print(&table, None, format)
 }
 
 /// A provider's images that a builder has uploaded; none where its driver has no images.

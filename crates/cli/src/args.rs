@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::output::{Format, Output};
+
 /// Node pool.
 #[derive(Debug, Parser)]
 #[command(name = "nodepool", infer_long_args = true, disable_help_subcommand = true, subcommand_value_name = "COMMAND")]
@@ -40,13 +42,16 @@ pub enum Command {
         /// Output detailed node info
         #[arg(long)]
         detail: bool,
+        /// How.
+        #[command(flatten)]
+        output: Output,
     },
     /// list images from providers
-    ImageList,
+    ImageList(Output),
     /// list images built with diskimage-builder
-    DibImageList,
+    DibImageList(Output),
     /// list image status
-    ImageStatus,
+    ImageStatus(Output),
     /// build image using diskimage-builder
     ImageBuild {
         /// image name
@@ -56,6 +61,9 @@ pub enum Command {
     AlienImageList {
         /// provider name
         provider: Option<String>,
+        /// How.
+        #[command(flatten)]
+        output: Output,
     },
     /// print the log of an image's running build, or of its newest one
     BuildLog(WhichLog),
@@ -66,11 +74,17 @@ pub enum Command {
         /// delete the node in the foreground
         #[arg(long)]
         now: bool,
+        /// How the node is shown.
+        #[command(flatten)]
+        output: Output,
     },
     /// place a node in the HOLD state e.g. for running maintenance tasks
     Hold {
         /// node id
         id: String,
+        /// How the node is shown.
+        #[command(flatten)]
+        output: Output,
     },
     /// delete an image
     ImageDelete(WhichUpload),
@@ -87,7 +101,7 @@ pub enum Command {
         extensions: Option<PathBuf>,
     },
     /// list the current node requests
-    RequestList,
+    RequestList(Output),
     /// say what a request waits for, since when, what ends it and who has to act; the same of a node. Ends with status 0: it is
     /// served, or fine; 2: it waits; 3: it will not be served as it is
     Explain(WhatToExplain),
@@ -99,12 +113,18 @@ pub enum Command {
         /// let what is held back be removed, once: what this command then lists, and nothing that is found later
         #[arg(long)]
         remove: bool,
+        /// How.
+        #[command(flatten)]
+        output: Output,
     },
     /// Show provider data from zookeeper
     Info {
         /// Provider name
         #[arg(value_name = "PROVIDER")]
         provider: String,
+        /// table, json or yaml: one object with the lists "images" and "nodes"
+        #[arg(long, default_value = "table", value_parser = without_csv, value_name = "FORMAT")]
+        format: Format,
     },
     /// Erase provider data from zookeeper
     Erase {
@@ -141,6 +161,14 @@ pub enum Command {
         /// Import file path
         path: PathBuf,
     },
+}
+
+/// Two tables are not one CSV.
+fn without_csv(word: &str) -> Result<Format, String> {
+    match <Format as clap::ValueEnum>::from_str(word, false) {
+        Ok(format) if format != Format::Csv => Ok(format),
+        _ => Err("these are two tables: table, json or yaml".to_owned()),
+    }
 }
 
 /// Which upload `image-delete` means.
@@ -200,16 +228,16 @@ pub struct WhatToExplain {
     /// id of a request, as Zuul shows it, or of a node
     pub id: String,
     /// for people or for programs
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = ExplanationFormat::Text)]
+    pub format: ExplanationFormat,
     /// print it again whenever it changes, until it is served or never will be
     #[arg(long)]
     pub watch: bool,
 }
 
-/// How something is printed.
+/// How an explanation is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum ExplanationFormat {
     /// For people.
     Text,
     /// For programs.

@@ -13,7 +13,7 @@ use nodepool_common::{
 use nodepool_drivers::http_client;
 
 use crate::{
-    args::{Format, WhatToExplain},
+    args::{ExplanationFormat as Format, WhatToExplain},
     failure::{Failure, say},
     walk,
 };

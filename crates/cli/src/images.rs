@@ -12,22 +12,23 @@ use nodepool_common::{
 use crate::{
     args::WhichUpload,
     failure::{Failure, say},
+    output::{self, Format},
     session::Session,
     walk::{self, IMAGES},
 };
 
 /// `image-list`.
-pub async fn image_list(zk: &ZooKeeper) -> Result<(), Failure> {
-    say(&status::image_list(&walk::uploads(zk).await?, clock::now()).render_text(None))
+pub async fn image_list(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
+    output::print(&status::image_list(&walk::uploads(zk).await?, clock::now()), None, format)
 }
 
 /// `dib-image-list`.
-pub async fn dib_image_list(zk: &ZooKeeper) -> Result<(), Failure> {
-    say(&status::dib_image_list(&walk::builds(zk).await?, clock::now()).render_text(None))
+pub async fn dib_image_list(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
+    output::print(&status::dib_image_list(&walk::builds(zk).await?, clock::now()), None, format)
 }
 
 /// `image-status`.
-pub async fn image_status(zk: &ZooKeeper) -> Result<(), Failure> {
+pub async fn image_status(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
     let records = walk::builds(zk).await?;
     let mut building = BTreeSet::new();
     for image in records.build_requests.keys() {
@@ -35,7 +36,7 @@ pub async fn image_status(zk: &ZooKeeper) -> Result<(), Failure> {
             building.insert(image.clone());
         }
     }
-    say(&status::image_status(&records, |image| building.contains(image), clock::now()).render_text(None))
+    output::print(&status::image_status(&records, |image| building.contains(image), clock::now()), None, format)
 }
 
 /// A builder works on an image where it holds the lock for building, and has begun: its build is no older than the

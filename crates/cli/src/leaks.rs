@@ -22,6 +22,7 @@ use serde_json::json;
 
 use crate::{
     failure::{Failure, say, say_aside},
+    output::{self, Format},
     session::Session,
     walk,
 };
@@ -30,7 +31,7 @@ use crate::{
 type AllHeld = BTreeMap<Holder, (HeldBack, i32)>;
 
 /// `leaks [--provider PROVIDER]`.
-pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> {
+pub async fn list(session: &Session, only: Option<&str>, format: Format) -> Result<(), Failure> {
     let held = held_back(&current(session).await?, only).await?;
     known(session, only, &held)?;
     let mut table = table();
@@ -60,7 +61,7 @@ pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> 
     for ((holder, ..), item) in rest {
         table.push(row(&where_it_is(&holder, &held[&holder].0), item));
     }
-    say(&table.render_text(None))?;
+    output::print(&table, None, format)?;
     for (holder, (held, _)) in held.iter().filter(|(_, (held, _))| held.held().next().is_some()) {
         say_aside(&format!(
             "{} holds back {}{} since {}: {}. They stay until they are on record again, or `nodepool leaks --remove` lets \
@@ -76,7 +77,7 @@ pub async fn list(session: &Session, only: Option<&str>) -> Result<(), Failure> 
 }
 
 /// `leaks --remove [--provider PROVIDER]`.
-pub async fn allow(session: &Session, only: Option<&str>) -> Result<(), Failure> {
+pub async fn allow(session: &Session, only: Option<&str>, format: Format) -> Result<(), Failure> {
     // What was listed is allowed, or nothing.
     let zk = current(session).await?;
     let all = held_back(&zk, only).await?;
@@ -84,13 +85,17 @@ pub async fn allow(session: &Session, only: Option<&str>) -> Result<(), Failure>
     let mut table = table();
     let all: Vec<_> = all.iter().filter(|(_, (held, _))| held.held().next().is_some()).collect();
     if all.is_empty() {
-        return say("Nothing is held back.");
+        return if format == Format::Table {
+            say("Nothing is held back.")
+        } else {
+            output::print(&table, None, format)
+        };
     }
     for (holder, (held, _)) in &all {
         let place = where_it_is(holder, held);
         held.held().for_each(|item| table.push(row(&place, item)));
     }
-    say(&table.render_text(None))?;
+    output::print(&table, None, format)?;
     let mut failed = Vec::new();
     for (holder, (held, version)) in all {
         let mut now = held.clone();

@@ -15,6 +15,7 @@ mod failure;
 mod images;
 mod leaks;
 mod nodes;
+mod output;
 mod providers;
 mod session;
 mod transfer;
@@ -28,28 +29,32 @@ use nodepool_common::sys::logging;
 
 use crate::{
     args::{Arguments, Command},
-    failure::Failure,
+    failure::{Failure, say},
     session::Session,
 };
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.version {
-        println!("Nodepool version: {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+        return end(say(&format!("Nodepool version: {}", env!("CARGO_PKG_VERSION"))).map(done));
     }
     let Some(command) = arguments.command else {
         // A failure to write it could only be reported to the same place.
         let _ = Arguments::command().print_help();
         return ExitCode::FAILURE;
     };
-    match start(
+    end(start(
         &arguments.config,
         arguments.secure.as_deref(),
         arguments.log_config.as_deref(),
         arguments.debug,
         command,
-    ) {
+    ))
+}
+
+/// The exit status; says what went wrong.
+fn end(result: Result<ExitCode, Failure>) -> ExitCode {
+    match result {
         Ok(status) => status,
         // Whoever reads us has read enough (`| head`).
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -96,20 +101,24 @@ async fn run(session: &Session, command: Command) -> Result<ExitCode, Failure> {
         Command::Explain(what) => return explain::run(zk, &what).await,
         // Handled before, without ZooKeeper.
         Command::ConfigValidate { .. } | Command::Create { .. } => Ok(()),
-        Command::List { detail } => nodes::list(zk, detail).await,
-        Command::RequestList => nodes::request_list(zk).await,
-        Command::Delete { id, now: false } => nodes::delete(zk, &id).await,
-        Command::Delete { id, now: true } => nodes::delete_now(session, &id).await,
-        Command::Hold { id } => nodes::hold(zk, &id).await,
-        Command::Leaks { provider, remove: false } => leaks::list(session, provider.as_deref()).await,
-        Command::Leaks { provider, remove: true } => leaks::allow(session, provider.as_deref()).await,
-        Command::Info { provider } => providers::info(zk, &provider).await,
+        Command::List { detail, output } => nodes::list(zk, detail, output.format).await,
+        Command::RequestList(output) => nodes::request_list(zk, output.format).await,
+        Command::Delete { id, now: false, output } => nodes::delete(zk, &id, output.format).await,
+        Command::Delete { id, now: true, output } => nodes::delete_now(session, &id, output.format).await,
+        Command::Hold { id, output } => nodes::hold(zk, &id, output.format).await,
+        Command::Leaks { provider, remove: false, output } => {
+            leaks::list(session, provider.as_deref(), output.format).await
+        }
+        Command::Leaks { provider, remove: true, output } => {
+            leaks::allow(session, provider.as_deref(), output.format).await
+        }
+        Command::Info { provider, format } => providers::info(zk, &provider, format).await,
         Command::Erase { provider, force } => providers::erase(zk, &provider, force).await,
-        Command::ImageList => images::image_list(zk).await,
-        Command::DibImageList => images::dib_image_list(zk).await,
-        Command::ImageStatus => images::image_status(zk).await,
+        Command::ImageList(output) => images::image_list(zk, output.format).await,
+        Command::DibImageList(output) => images::dib_image_list(zk, output.format).await,
+        Command::ImageStatus(output) => images::image_status(zk, output.format).await,
         Command::ImageBuild { image } => images::build(session, &image).await,
-        Command::AlienImageList { provider } => aliens::list(session, provider.as_deref()).await,
+        Command::AlienImageList { provider, output } => aliens::list(session, provider.as_deref(), output.format).await,
         Command::BuildLog(wanted) => build_log::print(session, &wanted).await,
         Command::ImagePause { image } => images::pause(zk, &image).await,
         Command::ImageUnpause { image } => images::unpause(zk, &image).await,

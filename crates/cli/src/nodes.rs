@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeState},
+    model::{Node, NodeId, NodeState, Records},
     status,
     sys::clock,
     zk::{Held, ZooKeeper},
@@ -11,7 +11,8 @@ use nodepool_common::{
 use nodepool_drivers::Context;
 
 use crate::{
-    failure::{Failure, say},
+    failure::{Failure, say, say_aside},
+    output::{self, Format},
     session::Session,
     walk,
 };
@@ -20,40 +21,41 @@ use crate::{
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `list [--detail]`.
-pub async fn list(zk: &ZooKeeper, detail: bool) -> Result<(), Failure> {
+pub async fn list(zk: &ZooKeeper, detail: bool, format: Format) -> Result<(), Failure> {
     let table = status::node_list(&walk::nodes(zk).await?, None, clock::now());
-    say(&table.render_text((!detail).then_some(status::NODE_FIELDS)))
+    output::print(&table, (!detail).then_some(status::NODE_FIELDS), format)
 }
 
 /// `request-list`.
-pub async fn request_list(zk: &ZooKeeper) -> Result<(), Failure> {
-    say(&status::request_list(&walk::requests(zk).await?, clock::now()).render_text(None))
+pub async fn request_list(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
+    output::print(&status::request_list(&walk::requests(zk).await?, clock::now()), None, format)
 }
 
 /// `delete ID`: a launcher does the rest.
-pub async fn delete(zk: &ZooKeeper, id: &str) -> Result<(), Failure> {
-    set_state(zk, id, NodeState::Deleting).await
+pub async fn delete(zk: &ZooKeeper, id: &str, format: Format) -> Result<(), Failure> {
+    set_state(zk, id, NodeState::Deleting, format).await
 }
 
 /// `hold ID`.
-pub async fn hold(zk: &ZooKeeper, id: &str) -> Result<(), Failure> {
-    set_state(zk, id, NodeState::Hold).await
+pub async fn hold(zk: &ZooKeeper, id: &str, format: Format) -> Result<(), Failure> {
+    set_state(zk, id, NodeState::Hold, format).await
 }
 
-async fn set_state(zk: &ZooKeeper, id: &str, state: NodeState) -> Result<(), Failure> {
-    let Some((id, held)) = lock(zk, id).await? else { return Ok(()) };
+async fn set_state(zk: &ZooKeeper, id: &str, state: NodeState, format: Format) -> Result<(), Failure> {
+    let Some((id, held)) = lock(zk, id).await? else { return no_node(id, format) };
     held.update_and_unlock(|node| node.set_state(state, clock::now())).await.map_err(|(_, error)| error)?;
-    show(zk, &id).await
+    show(zk, &id, format).await
 }
 
 /// `delete --now ID`: we do it ourselves, through the node's provider.
-pub async fn delete_now(session: &Session, id: &str) -> Result<(), Failure> {
+pub async fn delete_now(session: &Session, id: &str, format: Format) -> Result<(), Failure> {
     let zk = &session.zk;
-    let Some((id, mut held)) = lock(zk, id).await? else { return Ok(()) };
+    let Some((id, mut held)) = lock(zk, id).await? else { return no_node(id, format) };
     let node = held.record().clone();
     let Some(config) = node.provider.as_ref().and_then(|name| session.config.providers.get(name)) else {
         let provider = node.provider.as_ref().map_or("None", |name| name.as_str());
-        say(&format!("Provider {provider} for node {id} not defined on this launcher"))?;
+        let refusal = format!("Provider {provider} for node {id} not defined on this launcher");
+        instead_of_a_node(&refusal, format)?;
         return Ok(held.unlock().await?);
     };
     let provider = nodepool_drivers::make(config, &Context::from_env())?;
@@ -63,20 +65,31 @@ pub async fn delete_now(session: &Session, id: &str) -> Result<(), Failure> {
         provider.delete(external_id, node.driver_data.as_deref()).await?;
     }
     held.delete(clock::now()).await?;
-    show(zk, &id).await
+    show(zk, &id, format).await
 }
 
-/// Locks a node, or says that there is none.
+/// Locks a node; `None`: there is none.
 async fn lock(zk: &ZooKeeper, id: &str) -> Result<Option<(NodeId, Held<Node>)>, Failure> {
     let held = if walk::is_name(id) { zk.lock_node(&NodeId::from(id), LOCK_TIMEOUT).await? } else { None };
-    match held {
-        Some(held) => Ok(Some((NodeId::from(id), held))),
-        None => say(&format!("Node id {id} not found")).map(|()| None),
+    Ok(held.map(|held| (NodeId::from(id), held)))
+}
+
+fn no_node(id: &str, format: Format) -> Result<(), Failure> {
+    instead_of_a_node(&format!("Node id {id} not found"), format)
+}
+
+/// Upstream has this in place of the table. A program gets an empty list there.
+fn instead_of_a_node(line: &str, format: Format) -> Result<(), Failure> {
+    if format == Format::Table {
+        return say(line);
     }
+    say_aside(line);
+    output::print(&status::node_list(&Records::default(), None, clock::now()), Some(status::NODE_FIELDS), format)
 }
 
 /// The node as it is now, as `list` shows it; without a row once it is gone.
-async fn show(zk: &ZooKeeper, id: &NodeId) -> Result<(), Failure> {
+async fn show(zk: &ZooKeeper, id: &NodeId, format: Format) -> Result<(), Failure> {
     let records = walk::node(zk, id).await?;
-    say(&status::node_list(&records, Some(id.as_str()), clock::now()).render_text(Some(status::NODE_FIELDS)))
+    let table = status::node_list(&records, Some(id.as_str()), clock::now());
+    output::print(&table, Some(status::NODE_FIELDS), format)
 }

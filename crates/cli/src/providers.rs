@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 
 use crate::{
     failure::{Failure, say},
+    output::{self, Format},
     walk,
 };
 
 /// `info PROVIDER`.
-pub async fn info(zk: &ZooKeeper, provider: &str) -> Result<(), Failure> {
+pub async fn info(zk: &ZooKeeper, provider: &str, format: Format) -> Result<(), Failure> {
     let provider = ProviderName::from(provider);
     let uploads = walk::uploads(zk).await?.uploads;
     let mut images = Table::new(&[("image", "Image Name"), ("build", "Build ID"), ("uploads", "Upload IDs")], 0.0);
@@ -33,8 +34,13 @@ pub async fn info(zk: &ZooKeeper, provider: &str) -> Result<(), Failure> {
     let mut nodes = Table::new(&[("id", "ID"), ("server_id", "Server ID")], 0.0);
     for (id, node) in nodes_of(&records, &provider) {
         // Alone among the tables, this one shows Python's None.
-        let server = node.external_id.clone().unwrap_or_else(|| Value::from("None"));
+        let none = if format == Format::Table { Value::from("None") } else { Value::Null };
+        let server = node.external_id.clone().unwrap_or(none);
         nodes.push(Row::of(vec![json!(id), server]));
+    }
+    if format != Format::Table {
+        let all = json!({"provider": provider, "images": images.records(), "nodes": nodes.records()});
+        return say(&output::document(&all, format)?);
     }
     say(&format!("ZooKeeper data for provider {provider}\n\nImage data:\n{}", images.render_text(None)))?;
     say(&format!("\nNodes:\n{}", nodes.render_text(None)))

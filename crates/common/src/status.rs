@@ -16,7 +16,7 @@ pub use table::{Cell, Column, Row, Table, age};
 use crate::model::{BuildState, ImageName, Json, LabelName, Node, NodeId, Records, Timestamp};
 
 /// `/node-list` and `nodepool list --detail`.
-const NODE_COLUMNS: &[Column] = &[
+pub const NODE_COLUMNS: &[Column] = &[
     ("id", "ID"),
     ("provider", "Provider"),
     ("label", "Label"),
@@ -44,6 +44,51 @@ const NODE_COLUMNS: &[Column] = &[
 pub const NODE_FIELDS: &[&str] =
     &["id", "provider", "label", "server_id", "public_ipv4", "ipv6", "state", "age", "locked"];
 
+/// `/request-list`.
+pub const REQUEST_COLUMNS: &[Column] = &[
+    ("id", "Request ID"),
+    ("relative_priority", "Priority"),
+    ("state", "State"),
+    ("requestor", "Requestor"),
+    ("node_types", "Node Types"),
+    ("nodes", "Nodes"),
+    ("declined_by", "Declined By"),
+    ("event_id", "Event ID"),
+];
+
+/// `/image-list`.
+pub const UPLOAD_COLUMNS: &[Column] = &[
+    ("id", "Build ID"),
+    ("upload_id", "Upload ID"),
+    ("provider", "Provider"),
+    ("image", "Image"),
+    ("external_name", "Provider Image Name"),
+    ("external_id", "Provider Image ID"),
+    ("state", "State"),
+    ("age", "Age"),
+];
+
+/// `/dib-image-list`.
+pub const BUILD_COLUMNS: &[Column] = &[
+    ("id", "ID"),
+    ("image", "Image"),
+    ("builder", "Builder"),
+    ("formats", "Formats"),
+    ("state", "State"),
+    ("age", "Age"),
+];
+
+/// What `/dib-image-list` shows in place of a state.
+pub const PAUSED: &str = "paused";
+
+/// `/image-status`.
+pub const IMAGE_COLUMNS: &[Column] = &[
+    ("image", "Image"),
+    ("paused", "Paused"),
+    ("build_request", "Build Request"),
+    ("build_request_age", "Build Request Age"),
+];
+
 /// All nodes, or the one of an id: no row where there is none.
 pub fn node_list(records: &Records, only: Option<&str>, now: Timestamp) -> Table {
     let mut table = Table::new(NODE_COLUMNS, now);
@@ -51,14 +96,14 @@ pub fn node_list(records: &Records, only: Option<&str>, now: Timestamp) -> Table
         if only.is_none_or(|only| only == id.as_str())
             && let Some(node) = entry.usable()
         {
-            table.push(node_row(id, node, entry.is_locked(), now));
+            table.push(node_row(id, node, entry.is_locked()));
         }
     }
     table
 }
 
-fn node_row(id: &NodeId, node: &Node, locked: bool, now: Timestamp) -> Row {
-    Row::of(vec![
+fn node_row(id: &NodeId, node: &Node, locked: bool) -> Row {
+    let before = [
         json!(id),
         json!(node.provider),
         json!(node.labels),
@@ -66,8 +111,8 @@ fn node_row(id: &NodeId, node: &Node, locked: bool, now: Timestamp) -> Row {
         json!(node.public_ipv4),
         json!(node.public_ipv6),
         json!(node.state.as_str()),
-        // A text, in JSON too; the other tables have epoch seconds there.
-        json!(age(node.state_time, now)),
+    ];
+    let after = [
         json!(if locked { "locked" } else { "unlocked" }),
         json!(node.pool),
         json!(node.hostname),
@@ -81,7 +126,11 @@ fn node_row(id: &NodeId, node: &Node, locked: bool, now: Timestamp) -> Row {
         json!(node.comment),
         node.user_data.as_ref().map_or(Value::Null, Json::view),
         json!(node.driver_data),
-    ])
+    ];
+    // The other tables have epoch seconds in JSON.
+    let age = Cell::SinceAsText(node.state_time);
+    let cells = before.into_iter().map(Cell::Value).chain([age]).chain(after.into_iter().map(Cell::Value));
+    Row { cells: cells.collect(), json_only: Map::new() }
 }
 
 /// For pods the "port" is a kubeconfig with its token: whatever is not a number is not for everybody's eyes.
@@ -96,19 +145,7 @@ fn port(port: &Value) -> Value {
 
 /// All node requests.
 pub fn request_list(records: &Records, now: Timestamp) -> Table {
-    let mut table = Table::new(
-        &[
-            ("id", "Request ID"),
-            ("relative_priority", "Priority"),
-            ("state", "State"),
-            ("requestor", "Requestor"),
-            ("node_types", "Node Types"),
-            ("nodes", "Nodes"),
-            ("declined_by", "Declined By"),
-            ("event_id", "Event ID"),
-        ],
-        now,
-    );
+    let mut table = Table::new(REQUEST_COLUMNS, now).with_json_only(&["decline_reasons"]);
     for (id, request) in records.requests.iter().filter_map(|(id, entry)| Some((id, entry.usable()?))) {
         let mut row = Row::of(vec![
             json!(id),
@@ -130,19 +167,7 @@ pub fn request_list(records: &Records, now: Timestamp) -> Table {
 
 /// All uploads.
 pub fn image_list(records: &Records, now: Timestamp) -> Table {
-    let mut table = Table::new(
-        &[
-            ("id", "Build ID"),
-            ("upload_id", "Upload ID"),
-            ("provider", "Provider"),
-            ("image", "Image"),
-            ("external_name", "Provider Image Name"),
-            ("external_id", "Provider Image ID"),
-            ("state", "State"),
-            ("age", "Age"),
-        ],
-        now,
-    );
+    let mut table = Table::new(UPLOAD_COLUMNS, now);
     let mut uploads: Vec<_> = records.uploads.iter().filter_map(|(key, entry)| Some((key, entry.usable()?))).collect();
     // The records have the provider before the build; people look for a build's uploads.
     uploads.sort_by(|(a, _), (b, _)| {
@@ -168,17 +193,7 @@ pub fn image_list(records: &Records, now: Timestamp) -> Table {
 
 /// All builds. A paused image's builds show `paused` in place of their state.
 pub fn dib_image_list(records: &Records, now: Timestamp) -> Table {
-    let mut table = Table::new(
-        &[
-            ("id", "ID"),
-            ("image", "Image"),
-            ("builder", "Builder"),
-            ("formats", "Formats"),
-            ("state", "State"),
-            ("age", "Age"),
-        ],
-        now,
-    );
+    let mut table = Table::new(BUILD_COLUMNS, now);
     for ((image, id), build) in records.builds.iter().filter_map(|(key, entry)| Some((key, entry.usable()?))) {
         let paused = records.paused_images.contains(image);
         table.push(Row {
@@ -187,7 +202,7 @@ pub fn dib_image_list(records: &Records, now: Timestamp) -> Table {
                 json!(image).into(),
                 json!(build.builder).into(),
                 json!(build.formats).into(),
-                json!(if paused { "paused" } else { build.state.as_str() }).into(),
+                json!(if paused { PAUSED } else { build.state.as_str() }).into(),
                 Cell::since(build.state_time),
             ],
             json_only: Map::new(),
@@ -199,15 +214,7 @@ pub fn dib_image_list(records: &Records, now: Timestamp) -> Table {
 /// All images: whether they are paused, and what became of a manual build request. `building` tells whether a
 /// builder is at work on an image's request; [`is_building`] answers from the records.
 pub fn image_status(records: &Records, building: impl Fn(&ImageName) -> bool, now: Timestamp) -> Table {
-    let mut table = Table::new(
-        &[
-            ("image", "Image"),
-            ("paused", "Paused"),
-            ("build_request", "Build Request"),
-            ("build_request_age", "Build Request Age"),
-        ],
-        now,
-    );
+    let mut table = Table::new(IMAGE_COLUMNS, now);
     for image in &records.images {
         let (request, since) = match records.build_requests.get(image) {
             None => (Value::Null, Value::Null.into()),
@@ -290,6 +297,10 @@ mod tests {
 | 0000000002 | rdo      | a,b   | x1        |             |      | in-use | 01:00:00:01 | locked   |
 +------------+----------+-------+-----------+-------------+------+--------+-------------+----------+"
         );
+        assert!(
+            node_list(&records, None, NOW).render_json().contains(r#""age": "01:00:00:01""#),
+            "a text, as upstream's"
+        );
         assert_eq!(node_list(&records, Some("0000000002"), NOW).rows().len(), 1);
         assert_eq!(node_list(&records, Some("0000000003"), NOW).render_json(), "[]");
     }
@@ -365,6 +376,41 @@ mod tests {
         let order: Vec<_> = json.as_array().unwrap().iter().map(|r| format!("{}{}", r["id"], r["provider"])).collect();
         assert_eq!(order, ["\"b1\"\"p1\"", "\"b1\"\"p2\"", "\"b2\"\"p1\""]);
         assert_eq!(json[0]["age"], json!(1_759_999_940));
+    }
+
+    /// Of each table one row, with every kind of value.
+    #[test]
+    fn records_have_all_keys_and_ages_in_seconds() {
+        let mut records = Records::default();
+        add_node(
+            &mut records,
+            "0000000001",
+            &[],
+            r#"{"state": "ready", "state_time": 1759999939.9, "type": ["a", "b"]}"#,
+        );
+        let nodes = node_list(&records, None, NOW).records();
+        assert_eq!(
+            (&nodes[0]["age"], &nodes[0]["label"], &nodes[0]["ipv6"]),
+            (&json!(60), &json!(["a", "b"]), &Value::Null)
+        );
+        let keys: Vec<_> = nodes[0].keys().map(String::as_str).collect();
+        assert_eq!(keys, NODE_COLUMNS.iter().map(|(key, _)| *key).collect::<Vec<_>>());
+
+        let (request, _) = NodeRequest::read("200-0000000001".into(), br#"{"state": "requested"}"#).unwrap();
+        records.requests.insert("200-0000000001".into(), entry(request, &[]));
+        assert_eq!(
+            request_list(&records, NOW).records()[0]["decline_reasons"],
+            Value::Null,
+            "also where there is none"
+        );
+
+        let (build, _) =
+            ImageBuild::read("img".into(), "c0ffee".into(), br#"{"state": "ready", "state_time": 1759999940.9}"#)
+                .unwrap();
+        records.builds.insert(("img".into(), "c0ffee".into()), entry(build, &[]));
+        assert_eq!(dib_image_list(&records, NOW).records()[0]["age"], json!(60));
+        records.images.insert("img".into());
+        assert_eq!(image_status(&records, |_| false, NOW).records()[0]["build_request_age"], Value::Null);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! [`Table`]: rows of JSON values, rendered as PrettyTable 0.7 draws them or as Python's `json.dumps` writes them.
+//! [`Table`]: rows of JSON values, rendered as PrettyTable 0.7 draws them or as Python's `json.dumps` writes them; and as plain
+//! records ([`Table::records`]), for whoever writes them in another format.
 //!
 //! Both programs' outputs are parsed by people's scripts, so the rules are PrettyTable's own, with its idea of how
 //! wide a character is; `comfy-table` measures and wraps differently.
@@ -17,6 +18,8 @@ pub enum Cell {
     Value(Value),
     /// A time in epoch seconds: as it is in JSON, as an age in text.
     Since(i64),
+    /// The same where upstream has the age as a text in its JSON, too.
+    SinceAsText(Timestamp),
 }
 
 impl Cell {
@@ -26,10 +29,32 @@ impl Cell {
         Self::Since(time as i64)
     }
 
-    fn json(&self) -> Value {
+    /// How many seconds ago, at `now`; `None`: it is no time.
+    #[allow(clippy::cast_precision_loss)] // seconds since the epoch fit
+    pub fn age(&self, now: Timestamp) -> Option<f64> {
+        match self {
+            Self::Value(_) => None,
+            Self::Since(time) => Some(now - *time as Timestamp),
+            Self::SinceAsText(time) => Some(now - time),
+        }
+    }
+
+    /// For programs: a time is its age in whole seconds at `now`, all else is as it is.
+    #[allow(clippy::cast_possible_truncation)] // cut as in the text
+    pub fn plain(&self, now: Timestamp) -> Value {
+        match self {
+            Self::Value(value) => value.clone(),
+            Self::Since(_) | Self::SinceAsText(_) => {
+                self.age(now).map_or(Value::Null, |age| (age.floor() as i64).into())
+            }
+        }
+    }
+
+    fn json(&self, now: Timestamp) -> Value {
         match self {
             Self::Value(value) => value.clone(),
             Self::Since(time) => Value::from(*time),
+            Self::SinceAsText(time) => age(*time, now).into(),
         }
     }
 
@@ -40,6 +65,7 @@ impl Cell {
             Self::Value(value) => python_str(value),
             #[allow(clippy::cast_precision_loss)] // seconds since the epoch fit
             Self::Since(time) => age(*time as Timestamp, now),
+            Self::SinceAsText(time) => age(*time, now),
         }
     }
 }
@@ -70,6 +96,7 @@ impl Row {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     columns: Vec<Column>,
+    json_only: &'static [&'static str],
     rows: Vec<Row>,
     now: Timestamp,
 }
@@ -77,7 +104,14 @@ pub struct Table {
 impl Table {
     /// Without rows. Ages will be those at `now`.
     pub fn new(columns: &[Column], now: Timestamp) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new(), now }
+        Self { columns: columns.to_vec(), json_only: &[], rows: Vec::new(), now }
+    }
+
+    /// With these keys beside the columns, each of which a row may have ([`Row::json_only`]).
+    #[must_use]
+    pub fn with_json_only(mut self, keys: &'static [&'static str]) -> Self {
+        self.json_only = keys;
+        self
     }
 
     /// Adds a row at the end.
@@ -91,13 +125,47 @@ impl Table {
         &self.rows
     }
 
+    /// The same, to be sorted or thinned out.
+    pub fn rows_mut(&mut self) -> &mut Vec<Row> {
+        &mut self.rows
+    }
+
+    /// The time of which it is.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Which cell of a row has the column of that key.
+    pub fn position(&self, key: &str) -> Option<usize> {
+        self.columns.iter().position(|(name, _)| *name == key)
+    }
+
+    /// The columns.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The places of the columns that are selected by `fields`, as for [`Self::render_text`].
+    pub fn shown(&self, fields: Option<&[&str]>) -> Vec<usize> {
+        let fields = fields.filter(|fields| !fields.is_empty());
+        (0..self.columns.len()).filter(|&i| fields.is_none_or(|fields| fields.contains(&self.columns[i].0))).collect()
+    }
+
+    /// Each row for programs, by the columns' keys ([`Cell::plain`]) and those that only JSON has: each has all of them, `null`
+    /// where there is nothing.
+    pub fn records(&self) -> Vec<Map<String, Value>> {
+        let record = |row: &Row| {
+            let cells = self.columns.iter().zip(&row.cells).map(|((key, _), cell)| (*key, cell.plain(self.now)));
+            let further = self.json_only.iter().map(|key| (*key, row.json_only.get(*key).cloned().unwrap_or_default()));
+            cells.chain(further).map(|(key, value)| (key.to_owned(), value)).collect()
+        };
+        self.rows.iter().map(record).collect()
+    }
+
     /// As PrettyTable draws it, without a newline at the end. `fields` selects columns by key; their order stays the
     /// table's, unknown keys are ignored, an empty list selects all (`nodepool 11.0.0: status.py`).
     pub fn render_text(&self, fields: Option<&[&str]>) -> String {
-        let fields = fields.filter(|fields| !fields.is_empty());
-        let shown: Vec<usize> = (0..self.columns.len())
-            .filter(|&i| fields.is_none_or(|fields| fields.contains(&self.columns[i].0)))
-            .collect();
+        let shown = self.shown(fields);
         let header: Vec<String> = shown.iter().map(|&i| self.columns[i].1.to_owned()).collect();
         let rows: Vec<Vec<String>> =
             self.rows.iter().map(|row| shown.iter().map(|&i| row.cells[i].text(self.now)).collect()).collect();
@@ -110,8 +178,11 @@ impl Table {
             .rows
             .iter()
             .map(|row| {
-                let fields =
-                    self.columns.iter().zip(&row.cells).map(|((key, _), cell)| ((*key).to_owned(), cell.json()));
+                let fields = self
+                    .columns
+                    .iter()
+                    .zip(&row.cells)
+                    .map(|((key, _), cell)| ((*key).to_owned(), cell.json(self.now)));
                 Value::Object(fields.chain(row.json_only.clone()).collect())
             })
             .collect();

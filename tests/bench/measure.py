@@ -165,20 +165,21 @@ def idle(at, settle, seconds):
 
 
 @contextlib.contextmanager
-def profiled(at, path):
-    """Records where the launcher's CPU time goes, by function, to `path` (a file of text); nothing where it is None."""
+def profiled(at, path, starts=False):
+    """Records where the launcher's CPU time goes, by function, to `path` (a file of text); nothing where it is None.
+    `starts`: the launcher is not there yet; then the whole machine is recorded, more often, and the launcher's part read."""
     if path is None:
         yield
         return
     data = at.directory / 'perf.data'
-    with subprocess.Popen(['perf', 'record', '--quiet', '--freq', '199', '--call-graph', 'dwarf,8192', '--pid',
-                           str(at.launcher.pid), '--output', str(data)]) as recorder:
+    whom = ['--freq', '999', '--all-cpus'] if starts else ['--freq', '199', '--pid', str(at.launcher.pid)]
+    with subprocess.Popen(['perf', 'record', '--quiet', '--call-graph', 'dwarf,8192', '--output', str(data), *whom]) as recorder:
         try:
             yield
         finally:
             recorder.terminate()
     report = ['perf', 'report', '--stdio', '--no-inline', '--call-graph', 'none', '--input', str(data),
-              '--sort', 'symbol', '--percent-limit', '0.3']
+              '--percentage', 'relative', '--pid', str(at.launcher.pid), '--sort', 'symbol', '--percent-limit', '0.3']
     with open(path, 'w') as out:
         # Time of a function itself, and with all that it calls.
         for kind in ('--no-children', '--children'):

@@ -13,22 +13,19 @@ use futures::future::join_all;
 use nodepool_common::{
     config,
     model::{ProviderName, Records},
-    status::{Row, Table},
+    status::{Column, Row, Table},
 };
 use nodepool_drivers::{CloudResource, Context, ProviderError};
 use serde_json::json;
 
-use crate::{
-    failure::Failure,
-    output::{self, Format},
-    session::Session,
-    walk,
-};
+use crate::{failure::Failure, listing::View, session::Session, walk};
 
+/// The table's columns.
+pub const COLUMNS: &[Column] = &[("provider", "Provider"), ("name", "Name"), ("id", "Image ID")];
 const LOGGER: &str = "nodepool.cmd.nodepoolcmd";
 
 /// `alien-image-list [PROVIDER]`. As upstream's, it ends well whatever the clouds say: what cannot be listed is a warning.
-pub async fn list(session: &Session, only: Option<&str>, format: Format) -> Result<(), Failure> {
+pub async fn list(session: &Session, only: Option<&str>, view: &View) -> Result<(), Failure> {
     let providers = &session.config.providers;
     if let Some(name) = only.filter(|name| !providers.contains_key(*name)) {
         let names: Vec<&str> = providers.keys().map(AsRef::as_ref).collect();
@@ -51,12 +48,11 @@ pub async fn list(session: &Session, only: Option<&str>, format: Format) -> Resu
         let after = walk::uploads(&session.zk).await?;
         found.retain(|image| unknown(&after, image));
     }
-    let columns = [("provider", "Provider"), ("name", "Name"), ("id", "Image ID")];
-    let mut table = Table::new(&columns, 0.0);
+    let mut table = Table::new(COLUMNS, 0.0);
     for (name, image) in found {
         table.push(Row::of(vec![json!(name), json!(image.tag("name")), json!(image.id)]));
     }
-    output::print(&table, None, format)
+    view.print(table, None)
 }
 
 /// A provider's images that a builder has uploaded; none where its driver has no images.

@@ -8,7 +8,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::output::{Format, Output};
+use nodepool_common::{
+    model::{BuildState, NodeState, RequestState, UploadState},
+    status::{self, Column},
+};
+
+use crate::{
+    aliens, leaks,
+    listing::{Kind, Listing},
+    output::{Format, Output},
+};
 
 /// Node pool.
 #[derive(Debug, Parser)]
@@ -42,16 +51,16 @@ pub enum Command {
         /// Output detailed node info
         #[arg(long)]
         detail: bool,
-        /// How.
+        /// Which, and how.
         #[command(flatten)]
-        output: Output,
+        listing: Listing<Nodes>,
     },
     /// list images from providers
-    ImageList(Output),
+    ImageList(Listing<Uploads>),
     /// list images built with diskimage-builder
-    DibImageList(Output),
+    DibImageList(Listing<Builds>),
     /// list image status
-    ImageStatus(Output),
+    ImageStatus(Listing<Images>),
     /// build image using diskimage-builder
     ImageBuild {
         /// image name
@@ -63,7 +72,7 @@ pub enum Command {
         provider: Option<String>,
         /// How.
         #[command(flatten)]
-        output: Output,
+        listing: Listing<AlienImages>,
     },
     /// print the log of an image's running build, or of its newest one
     BuildLog(WhichLog),
@@ -101,7 +110,7 @@ pub enum Command {
         extensions: Option<PathBuf>,
     },
     /// list the current node requests
-    RequestList(Output),
+    RequestList(Listing<Requests>),
     /// say what a request waits for, since when, what ends it and who has to act; the same of a node. Ends with status 0: it is
     /// served, or fine; 2: it waits; 3: it will not be served as it is
     Explain(WhatToExplain),
@@ -115,7 +124,7 @@ pub enum Command {
         remove: bool,
         /// How.
         #[command(flatten)]
-        output: Output,
+        listing: Listing<Leaks>,
     },
     /// Show provider data from zookeeper
     Info {
@@ -169,6 +178,76 @@ fn without_csv(word: &str) -> Result<Format, String> {
         Ok(format) if format != Format::Csv => Ok(format),
         _ => Err("these are two tables: table, json or yaml".to_owned()),
     }
+}
+
+/// `list`.
+#[derive(Clone, Debug)]
+pub struct Nodes;
+
+impl Kind for Nodes {
+    const COLUMNS: &'static [Column] = status::NODE_COLUMNS;
+    fn states() -> Vec<&'static str> {
+        NodeState::ALL.iter().map(|state| state.as_str()).collect()
+    }
+}
+
+/// `request-list`.
+#[derive(Clone, Debug)]
+pub struct Requests;
+
+impl Kind for Requests {
+    const COLUMNS: &'static [Column] = status::REQUEST_COLUMNS;
+    fn states() -> Vec<&'static str> {
+        RequestState::ALL.iter().map(|state| state.as_str()).collect()
+    }
+}
+
+/// `image-list`.
+#[derive(Clone, Debug)]
+pub struct Uploads;
+
+impl Kind for Uploads {
+    const COLUMNS: &'static [Column] = status::UPLOAD_COLUMNS;
+    fn states() -> Vec<&'static str> {
+        UploadState::ALL.iter().map(|state| state.as_str()).collect()
+    }
+}
+
+/// `dib-image-list`.
+#[derive(Clone, Debug)]
+pub struct Builds;
+
+impl Kind for Builds {
+    const COLUMNS: &'static [Column] = status::BUILD_COLUMNS;
+    fn states() -> Vec<&'static str> {
+        BuildState::ALL.iter().map(|state| state.as_str()).chain([status::PAUSED]).collect()
+    }
+}
+
+/// `image-status`.
+#[derive(Clone, Debug)]
+pub struct Images;
+
+impl Kind for Images {
+    const COLUMNS: &'static [Column] = status::IMAGE_COLUMNS;
+}
+
+/// `alien-image-list`.
+#[derive(Clone, Debug)]
+pub struct AlienImages;
+
+impl Kind for AlienImages {
+    const COLUMNS: &'static [Column] = aliens::COLUMNS;
+    const HAS_FILTERS: bool = false;
+}
+
+/// `leaks`.
+#[derive(Clone, Debug)]
+pub struct Leaks;
+
+impl Kind for Leaks {
+    const COLUMNS: &'static [Column] = leaks::COLUMNS;
+    const HAS_FILTERS: bool = false;
 }
 
 /// Which upload `image-delete` means.

@@ -12,23 +12,23 @@ use nodepool_common::{
 use crate::{
     args::WhichUpload,
     failure::{Failure, say},
-    output::{self, Format},
+    listing::View,
     session::Session,
     walk::{self, IMAGES},
 };
 
 /// `image-list`.
-pub async fn image_list(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
-    output::print(&status::image_list(&walk::uploads(zk).await?, clock::now()), None, format)
+pub async fn image_list(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
+    view.print(status::image_list(&walk::uploads(zk).await?, clock::now()), None)
 }
 
 /// `dib-image-list`.
-pub async fn dib_image_list(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
-    output::print(&status::dib_image_list(&walk::builds(zk).await?, clock::now()), None, format)
+pub async fn dib_image_list(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
+    view.print(status::dib_image_list(&walk::builds(zk).await?, clock::now()), None)
 }
 
 /// `image-status`.
-pub async fn image_status(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
+pub async fn image_status(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
     let records = walk::builds(zk).await?;
     let mut building = BTreeSet::new();
     for image in records.build_requests.keys() {
@@ -36,7 +36,7 @@ pub async fn image_status(zk: &ZooKeeper, format: Format) -> Result<(), Failure>
             building.insert(image.clone());
         }
     }
-    output::print(&status::image_status(&records, |image| building.contains(image), clock::now()), None, format)
+    view.print(status::image_status(&records, |image| building.contains(image), clock::now()), None)
 }
 
 /// A builder works on an image where it holds the lock for building, and has begun: its build is no older than the

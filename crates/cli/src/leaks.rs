@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use nodepool_common::{
     config,
     model::{HeldBack, HeldItem, Holder, ProviderName, Records},
-    status::{Row, Table},
+    status::{Column, Row, Table},
     sys::clock,
     zk::{InSession, ZkError, paths},
 };
@@ -22,16 +22,21 @@ use serde_json::json;
 
 use crate::{
     failure::{Failure, say, say_aside},
-    output::{self, Format},
+    listing::View,
+    output::Format,
     session::Session,
     walk,
 };
+
+/// The table's columns.
+pub const COLUMNS: &[Column] =
+    &[("provider", "Provider"), ("kind", "Resource"), ("id", "ID"), ("why", "Reason"), ("removal", "Removal")];
 
 /// What is held back, with the version of each record.
 type AllHeld = BTreeMap<Holder, (HeldBack, i32)>;
 
 /// `leaks [--provider PROVIDER]`.
-pub async fn list(session: &Session, only: Option<&str>, format: Format) -> Result<(), Failure> {
+pub async fn list(session: &Session, only: Option<&str>, view: &View) -> Result<(), Failure> {
     let held = held_back(&current(session).await?, only).await?;
     known(session, only, &held)?;
     let mut table = table();
@@ -61,7 +66,7 @@ pub async fn list(session: &Session, only: Option<&str>, format: Format) -> Resu
     for ((holder, ..), item) in rest {
         table.push(row(&where_it_is(&holder, &held[&holder].0), item));
     }
-    output::print(&table, None, format)?;
+    view.print(table, None)?;
     for (holder, (held, _)) in held.iter().filter(|(_, (held, _))| held.held().next().is_some()) {
         say_aside(&format!(
             "{} holds back {}{} since {}: {}. They stay until they are on record again, or `nodepool leaks --remove` lets \
@@ -77,7 +82,7 @@ pub async fn list(session: &Session, only: Option<&str>, format: Format) -> Resu
 }
 
 /// `leaks --remove [--provider PROVIDER]`.
-pub async fn allow(session: &Session, only: Option<&str>, format: Format) -> Result<(), Failure> {
+pub async fn allow(session: &Session, only: Option<&str>, view: &View) -> Result<(), Failure> {
     // What was listed is allowed, or nothing.
     let zk = current(session).await?;
     let all = held_back(&zk, only).await?;
@@ -85,17 +90,13 @@ pub async fn allow(session: &Session, only: Option<&str>, format: Format) -> Res
     let mut table = table();
     let all: Vec<_> = all.iter().filter(|(_, (held, _))| held.held().next().is_some()).collect();
     if all.is_empty() {
-        return if format == Format::Table {
-            say("Nothing is held back.")
-        } else {
-            output::print(&table, None, format)
-        };
+        return if view.format == Format::Table { say("Nothing is held back.") } else { view.print(table, None) };
     }
     for (holder, (held, _)) in &all {
         let place = where_it_is(holder, held);
         held.held().for_each(|item| table.push(row(&place, item)));
     }
-    output::print(&table, None, format)?;
+    view.print(table, None)?;
     let mut failed = Vec::new();
     for (holder, (held, version)) in all {
         let mut now = held.clone();
@@ -151,9 +152,7 @@ fn known(session: &Session, only: Option<&str>, held: &AllHeld) -> Result<(), Fa
 }
 
 fn table() -> Table {
-    let columns =
-        [("provider", "Provider"), ("kind", "Resource"), ("id", "ID"), ("why", "Reason"), ("removal", "Removal")];
-    Table::new(&columns, 0.0)
+    Table::new(COLUMNS, 0.0)
 }
 
 fn row(place: &str, item: &HeldItem) -> Row {

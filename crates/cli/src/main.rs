@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 mod images;
 mod leaks;
+mod listing;
 mod nodes;
 mod output;
 mod providers;
@@ -101,24 +102,26 @@ async fn run(session: &Session, command: Command) -> Result<ExitCode, Failure> {
         Command::Explain(what) => return explain::run(zk, &what).await,
         // Handled before, without ZooKeeper.
         Command::ConfigValidate { .. } | Command::Create { .. } => Ok(()),
-        Command::List { detail, output } => nodes::list(zk, detail, output.format).await,
-        Command::RequestList(output) => nodes::request_list(zk, output.format).await,
+        Command::List { detail, listing } => nodes::list(zk, detail, &listing.view).await,
+        Command::RequestList(listing) => nodes::request_list(zk, &listing.view).await,
         Command::Delete { id, now: false, output } => nodes::delete(zk, &id, output.format).await,
         Command::Delete { id, now: true, output } => nodes::delete_now(session, &id, output.format).await,
         Command::Hold { id, output } => nodes::hold(zk, &id, output.format).await,
-        Command::Leaks { provider, remove: false, output } => {
-            leaks::list(session, provider.as_deref(), output.format).await
+        Command::Leaks { provider, remove: false, listing } => {
+            leaks::list(session, provider.as_deref(), &listing.view).await
         }
-        Command::Leaks { provider, remove: true, output } => {
-            leaks::allow(session, provider.as_deref(), output.format).await
+        Command::Leaks { provider, remove: true, listing } => {
+            leaks::allow(session, provider.as_deref(), &listing.view).await
         }
         Command::Info { provider, format } => providers::info(zk, &provider, format).await,
         Command::Erase { provider, force } => providers::erase(zk, &provider, force).await,
-        Command::ImageList(output) => images::image_list(zk, output.format).await,
-        Command::DibImageList(output) => images::dib_image_list(zk, output.format).await,
-        Command::ImageStatus(output) => images::image_status(zk, output.format).await,
+        Command::ImageList(listing) => images::image_list(zk, &listing.view).await,
+        Command::DibImageList(listing) => images::dib_image_list(zk, &listing.view).await,
+        Command::ImageStatus(listing) => images::image_status(zk, &listing.view).await,
         Command::ImageBuild { image } => images::build(session, &image).await,
-        Command::AlienImageList { provider, output } => aliens::list(session, provider.as_deref(), output.format).await,
+        Command::AlienImageList { provider, listing } => {
+            aliens::list(session, provider.as_deref(), &listing.view).await
+        }
         Command::BuildLog(wanted) => build_log::print(session, &wanted).await,
         Command::ImagePause { image } => images::pause(zk, &image).await,
         Command::ImageUnpause { image } => images::unpause(zk, &image).await,

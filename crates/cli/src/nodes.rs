@@ -12,6 +12,7 @@ use nodepool_drivers::Context;
 
 use crate::{
     failure::{Failure, say, say_aside},
+    listing::View,
     output::{self, Format},
     session::Session,
     walk,
@@ -21,14 +22,14 @@ use crate::{
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `list [--detail]`.
-pub async fn list(zk: &ZooKeeper, detail: bool, format: Format) -> Result<(), Failure> {
+pub async fn list(zk: &ZooKeeper, detail: bool, view: &View) -> Result<(), Failure> {
     let table = status::node_list(&walk::nodes(zk).await?, None, clock::now());
-    output::print(&table, (!detail).then_some(status::NODE_FIELDS), format)
+    view.print(table, (!detail).then_some(status::NODE_FIELDS))
 }
 
 /// `request-list`.
-pub async fn request_list(zk: &ZooKeeper, format: Format) -> Result<(), Failure> {
-    output::print(&status::request_list(&walk::requests(zk).await?, clock::now()), None, format)
+pub async fn request_list(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
+    view.print(status::request_list(&walk::requests(zk).await?, clock::now()), None)
 }
 
 /// `delete ID`: a launcher does the rest.

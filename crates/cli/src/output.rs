@@ -12,14 +12,11 @@ use crate::failure::{Failure, say};
 /// How something is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people, as upstream's
+    // Without documentation, which would take the help a line for each.
     #[default]
     Table,
-    /// A list of objects
     Json,
-    /// The same
     Yaml,
-    /// A line with the columns' names, then one for each record
     Csv,
 }
 

@@ -4,7 +4,7 @@
 //! sub-command, a usage error is status 2. `explain`, `leaks`, `build-log` and `create` are ours alone; the last one
 //! has the words and options of the operator's command of that name.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -38,6 +38,9 @@ pub struct Arguments {
     /// show DEBUG level logging
     #[arg(long)]
     pub debug: bool,
+    /// end with status 1 after so long without a connection to ZooKeeper; without it, wait for it for ever
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
+    pub timeout: Option<Duration>,
     /// What to do; without one the help is shown.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -170,6 +173,13 @@ pub enum Command {
         /// Import file path
         path: PathBuf,
     },
+}
+
+/// More than none; fractions are fine.
+fn seconds(word: &str) -> Result<Duration, String> {
+    let seconds = word.parse().ok().filter(|seconds: &f64| *seconds >= 0.001);
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| "a number of seconds, such as 10 or 0.5".to_owned())
 }
 
 /// Two tables are not one CSV.
@@ -367,6 +377,12 @@ mod tests {
         assert_eq!(parse("nodepool -c/a/b -s c list").unwrap().config, PathBuf::from("/a/b"));
         assert_eq!(parse("nodepool list").unwrap().config, PathBuf::from("/etc/nodepool/nodepool.yaml"));
         assert_eq!(parse("nodepool list -c x").unwrap_err().exit_code(), 2);
+        for line in ["nodepool --timeout 2.5 list", "nodepool list --timeout 2.5"] {
+            assert_eq!(parse(line).unwrap().timeout, Some(Duration::from_millis(2500)), "this one anywhere");
+        }
+        for seconds in ["0", "-1", "nan", "inf", "2s", "1e300"] {
+            assert!(parse(&format!("nodepool --timeout={seconds} list")).is_err(), "{seconds}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write as _},
     path::PathBuf,
+    time::Duration,
 };
 
 use nodepool_common::{config::ConfigErrors, sys::logging::LogError, zk::ZkError};
@@ -20,6 +21,14 @@ pub enum Failure {
     /// ZooKeeper refused or was lost.
     #[error(transparent)]
     ZooKeeper(#[from] ZkError),
+    /// There is no connection to ZooKeeper, and `--timeout` is over.
+    #[error("no connection to ZooKeeper within {timeout:?}: {problem}")]
+    NoConnection {
+        /// How long it was waited for.
+        timeout: Duration,
+        /// What each server does.
+        problem: String,
+    },
     /// A cloud refused.
     #[error(transparent)]
     Provider(#[from] ProviderError),

@@ -23,7 +23,7 @@ mod transfer;
 mod validate;
 mod walk;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser as _};
 use nodepool_common::sys::logging;
@@ -31,7 +31,7 @@ use nodepool_common::sys::logging;
 use crate::{
     args::{Arguments, Command},
     failure::{Failure, say},
-    session::Session,
+    session::{Session, Surroundings},
 };
 
 fn main() -> ExitCode {
@@ -44,13 +44,13 @@ fn main() -> ExitCode {
         let _ = Arguments::command().print_help();
         return ExitCode::FAILURE;
     };
-    end(start(
-        &arguments.config,
-        arguments.secure.as_deref(),
-        arguments.log_config.as_deref(),
-        arguments.debug,
-        command,
-    ))
+    let with = Surroundings {
+        config: &arguments.config,
+        secure: arguments.secure.as_deref(),
+        timeout: arguments.timeout,
+        is_log_seen: arguments.log_config.is_none() || arguments.debug,
+    };
+    end(start(with, arguments.log_config.as_deref(), arguments.debug, command))
 }
 
 /// The exit status; says what went wrong.
@@ -68,27 +68,37 @@ fn end(result: Result<ExitCode, Failure>) -> ExitCode {
 }
 
 fn start(
-    config: &std::path::Path,
-    secure: Option<&std::path::Path>,
-    log_config: Option<&std::path::Path>,
+    with: Surroundings<'_>,
+    log_config: Option<&Path>,
     debug: bool,
     command: Command,
 ) -> Result<ExitCode, Failure> {
     let _log = logging::init_command_line(log_config, debug)?;
     if let Command::ConfigValidate { extensions } = &command {
-        return validate::run(config, extensions.as_deref()).map(done);
+        return validate::run(with.config, extensions.as_deref()).map(done);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    if let Command::Create { what } = &command {
-        return runtime.block_on(create::run(what)).map(done);
-    }
-    runtime.block_on(async {
-        let session = Session::open(config, secure).await?;
-        let result = run(&session, command).await;
-        // Also after an error: our locks go with the session.
-        session.close().await;
-        result
-    })
+    let result = if let Command::Create { what } = &command {
+        runtime.block_on(create::run(what)).map(done)
+    } else {
+        runtime.block_on(run_with_zookeeper(with, command))
+    };
+    // Not one that still waits for the address of a server.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run_with_zookeeper(with: Surroundings<'_>, command: Command) -> Result<ExitCode, Failure> {
+    let session = Session::open(with).await?;
+    let result = tokio::select! {
+        biased;
+        result = run(&session, command) => result,
+        // What it has locked ends with the session, which a server ends.
+        gone = session.gone() => return Err(gone),
+    };
+    // Also after an error: our locks go with the session.
+    session.close().await;
+    result
 }
 
 /// The status of a command that has done what it was to do.

@@ -1,6 +1,8 @@
 //! What every command but `config-validate` begins with: the configuration, and a connection to ZooKeeper.
 //!
-//! As upstream's, it waits for ZooKeeper for as long as it takes; the log says which servers do not answer and why.
+//! As upstream's, it waits for ZooKeeper for as long as it takes; the log says which servers do not answer and why. Where a
+//! server answers nothing at all that takes a while, and a log that goes elsewhere is not seen: then a line on stderr says what is
+//! waited for. With `--timeout` a command ends when it has had no connection for so long, at its start or later.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -13,10 +15,26 @@ use nodepool_common::{
     zk::ZooKeeper,
 };
 
-use crate::failure::Failure;
+use crate::failure::{Failure, say_aside};
 
 /// For what is left to do when a command is done: locks of abandoned actions are released.
 const LAST_TASKS: Duration = Duration::from_secs(10);
+
+/// After which a command that has no connection yet says so, unless the log has.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a command is started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// nodepool.yaml.
+    pub config: &'a Path,
+    /// Its secure file.
+    pub secure: Option<&'a Path>,
+    /// How long it goes on without a connection to ZooKeeper; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// Whether the log is on stderr.
+    pub is_log_seen: bool,
+}
 
 /// A command's surroundings.
 pub struct Session {
@@ -24,13 +42,14 @@ pub struct Session {
     pub config: Arc<Config>,
     /// Connected.
     pub zk: ZooKeeper,
+    timeout: Option<Duration>,
     shutdown: Shutdown,
 }
 
 impl Session {
     /// Loads the configuration and connects.
-    pub async fn open(path: &Path, secure: Option<&Path>) -> Result<Self, Failure> {
-        let loaded = config::load(path, secure)?;
+    pub async fn open(with: Surroundings<'_>) -> Result<Self, Failure> {
+        let loaded = config::load(with.config, with.secure)?;
         if let Some(broken) = &loaded.broken_extensions {
             tracing::warn!(logger = "nodepool.config", "{broken}");
         }
@@ -49,13 +68,46 @@ impl Session {
         if config.zookeeper.servers.is_empty() {
             return Err(Failure::Refused(format!(
                 "{} names no ZooKeeper: add zookeeper-servers, or pass the secure file that has them with -s",
-                path.display()
+                with.config.display()
             )));
         }
         let shutdown = Shutdown::new();
         let zk = ZooKeeper::start(&config.zookeeper, Ambient::system(), &shutdown, shutdown.token().clone())?;
-        zk.connected().await;
-        Ok(Self { config, zk, shutdown })
+        let session = Self { config, zk, timeout: with.timeout, shutdown };
+        tokio::select! {
+            biased;
+            _ = session.zk.connected() => Ok(()),
+            gone = session.gone() => Err(gone),
+            () = session.say_what_it_waits_for(with.is_log_seen) => Ok(()),
+        }?;
+        Ok(session)
+    }
+
+    /// Says it once, and goes on for ever.
+    async fn say_what_it_waits_for(&self, is_log_seen: bool) {
+        tokio::time::sleep(PATIENCE).await;
+        let problem = self.zk.problem();
+        if problem.is_none() || !is_log_seen {
+            let problem = problem.unwrap_or_else(|| format!("{}: no answer yet", self.zk.servers()));
+            say_aside(&format!("waiting for ZooKeeper (--timeout SECONDS ends that): {problem}"));
+        }
+        std::future::pending().await
+    }
+
+    /// Ends when there has been no connection for the time of `--timeout`, and says why there is none.
+    pub async fn gone(&self) -> Failure {
+        let Some(timeout) = self.timeout else { return std::future::pending().await };
+        let mut session = self.zk.session();
+        let mut otherwise = "no answer";
+        loop {
+            if tokio::time::timeout(timeout, session.wait_for(Option::is_some)).await.is_err() {
+                let problem = self.zk.problem().unwrap_or_else(|| format!("{}: {otherwise}", self.zk.servers()));
+                return Failure::NoConnection { timeout, problem };
+            }
+            // The sender lives as long as we do.
+            let _ = session.wait_for(Option::is_none).await;
+            otherwise = "the connection was lost, and did not come back";
+        }
     }
 
     /// Ends the ZooKeeper session, so that what it locked is free at once.

@@ -32,6 +32,8 @@ pub(super) struct Shared {
     cache: Cache,
     runtime: Handle,
     shutdown: Shutdown,
+    /// Why the last attempt to begin a session has failed, while none has succeeded since.
+    problem: Mutex<Option<String>>,
     pub(super) stop: CancellationToken,
     pub(super) closed: watch::Sender<bool>,
     timeout: Duration,
@@ -63,6 +65,7 @@ impl Shared {
             cache: Cache::new(ambient.clock.clone()),
             runtime: Handle::current(),
             shutdown: shutdown.clone(),
+            problem: Mutex::new(None),
             stop,
             closed: watch::Sender::new(false),
             timeout,
@@ -79,6 +82,14 @@ impl Shared {
         if session.is_none() {
             self.connected(None);
         }
+    }
+
+    pub(super) fn set_problem(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn connected(&self, session: Option<SessionId>) {

@@ -51,11 +51,13 @@ async fn connect(shared: &Shared, target: &mut watch::Receiver<Arc<dyn Connector
                 Ok(client) => {
                     let session = client.id();
                     tracing::info!(logger = LOGGER, "Connected to ZooKeeper {}, session {session}", now.addresses());
+                    shared.set_problem(None);
                     return Some(client);
                 }
                 Err(problem) => problem,
             },
         };
+        shared.set_problem(Some(problem.clone()));
         if problem == reported {
             tracing::debug!(logger = LOGGER, "Still no connection to ZooKeeper: {problem}");
         } else {

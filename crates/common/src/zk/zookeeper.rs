@@ -112,6 +112,11 @@ impl ZooKeeper {
         let _ = closed.wait_for(|closed| *closed).await;
     }
 
+    /// Why no session could be begun: for each server what was seen. `None`: one was, or none was refused yet.
+    pub fn problem(&self) -> Option<String> {
+        self.shared.problem()
+    }
+
     /// The configured servers, for messages.
     pub fn servers(&self) -> String {
         self.shared.target.borrow().addresses()

@@ -1,12 +1,11 @@
 //! Reads the part of `/nodepool` that a command needs into [`Records`].
 //!
 //! The launcher's tree cache would read everything and then keep watching; a command reads what it shows, once, many
-//! paths at a time. It creates nothing: upstream's `nodepool list` makes a lock directory under each node it looks at.
+//! paths in one request. It creates nothing: upstream's `nodepool list` makes a lock directory under each node it looks at.
 //! What cannot be used is left out and named in the log.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use nodepool_common::{
     model::{
         BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent, ProviderName,
@@ -14,9 +13,6 @@ use nodepool_common::{
     },
     zk::{ZkError, ZooKeeper, paths},
 };
-
-/// Reads under way at a time: enough to hide the round trips, too few to fill a server's queue.
-const AT_ONCE: usize = 200;
 
 /// `/nodepool/nodes`.
 pub const NODES: &str = "/nodepool/nodes";
@@ -41,36 +37,41 @@ pub fn is_record_id(word: &str) -> bool {
 /// All nodes with the contenders for their locks.
 pub async fn nodes(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let ids = zk.children(NODES).await?;
-    let entries = each(ids, |id| read_node(zk, NodeId::from(id))).await?;
-    Ok(Records { nodes: entries.into_iter().flatten().collect(), ..Records::default() })
+    read_nodes(zk, ids).await
 }
 
 /// One node, or no entry.
 pub async fn node(zk: &ZooKeeper, id: &NodeId) -> Result<Records, ZkError> {
-    Ok(Records { nodes: read_node(zk, id.clone()).await?.into_iter().collect(), ..Records::default() })
+    read_nodes(zk, vec![id.to_string()]).await
 }
 
-async fn read_node(zk: &ZooKeeper, id: NodeId) -> Result<Option<(NodeId, Arc<Entry<Node>>)>, ZkError> {
-    let path = format!("{NODES}/{id}");
-    let lock = format!("{path}/lock");
-    let (record, contenders) = futures::try_join!(zk.get(&path), zk.children(&lock))?;
-    let Some((data, stat)) = record else { return Ok(None) };
-    let mut entry = entry(&path, Node::read(id.clone(), &data), stat);
-    Arc::make_mut(&mut entry).contenders = contenders.into_iter().collect();
-    Ok(Some((id, entry)))
+async fn read_nodes(zk: &ZooKeeper, ids: Vec<String>) -> Result<Records, ZkError> {
+    let paths: Vec<String> = ids.iter().map(|id| format!("{NODES}/{id}")).collect();
+    let locks: Vec<String> = paths.iter().map(|path| format!("{path}/lock")).collect();
+    let (found, contenders) = futures::try_join!(zk.get_many(&paths), zk.children_of_many(&locks))?;
+    let mut records = Records::default();
+    for (((id, path), found), contenders) in ids.into_iter().zip(paths).zip(found).zip(contenders) {
+        let Some((data, stat)) = found else { continue };
+        let id = NodeId::from(id);
+        let mut entry = entry(&path, Node::read(id.clone(), &data), stat);
+        Arc::make_mut(&mut entry).contenders = contenders.into_iter().collect();
+        records.nodes.insert(id, entry);
+    }
+    Ok(records)
 }
 
 /// All node requests, without their locks.
 pub async fn requests(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let ids = zk.children(REQUESTS).await?;
-    let entries = each(ids, |id| async move {
-        let path = format!("{REQUESTS}/{id}");
+    let paths: Vec<String> = ids.iter().map(|id| format!("{REQUESTS}/{id}")).collect();
+    let found = zk.get_many(&paths).await?;
+    let mut records = Records::default();
+    for ((id, path), found) in ids.into_iter().zip(paths).zip(found) {
+        let Some((data, stat)) = found else { continue };
         let id = RequestId::from(id);
-        let found = zk.get(&path).await?;
-        Ok(found.map(|(data, stat)| (id.clone(), entry(&path, NodeRequest::read(id, &data), stat))))
-    })
-    .await?;
-    Ok(Records { requests: entries.into_iter().flatten().collect(), ..Records::default() })
+        records.requests.insert(id.clone(), entry(&path, NodeRequest::read(id, &data), stat));
+    }
+    Ok(records)
 }
 
 /// One request with the contenders for its lock, or no entry.
@@ -110,30 +111,28 @@ pub async fn around_node(zk: &ZooKeeper, id: &NodeId) -> Result<Records, ZkError
 /// The registered pools.
 async fn pools(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let names = zk.children(POOLS).await?;
-    let found = each(names, |name| async move {
-        let record = zk.get(&format!("{POOLS}/{name}")).await?;
-        let pool = record.and_then(|(data, _)| PoolComponent::read(&name, &data).ok());
-        Ok(pool.map(|(pool, _)| (name, Arc::new(pool))))
-    })
-    .await?;
-    Ok(Records { pools: found.into_iter().flatten().collect(), ..Records::default() })
+    let paths: Vec<String> = names.iter().map(|name| format!("{POOLS}/{name}")).collect();
+    let found = zk.get_many(&paths).await?;
+    let pool = |(name, found): (String, Option<(Vec<u8>, Stat)>)| {
+        let (pool, _) = PoolComponent::read(&name, &found?.0).ok()?;
+        Some((name, Arc::new(pool)))
+    };
+    Ok(Records { pools: names.into_iter().zip(found).filter_map(pool).collect(), ..Records::default() })
 }
 
 /// All images with their pauses and build requests; no builds.
 pub async fn images(zk: &ZooKeeper) -> Result<Records, ZkError> {
-    let mut records = Records::default();
     let names = zk.children(IMAGES).await?;
-    let found = each(names, |name| async move {
-        let (pause, request) = (format!("{IMAGES}/{name}/pause"), format!("{IMAGES}/{name}/request-build"));
-        let (pause, request) = futures::try_join!(zk.get(&pause), zk.get(&request))?;
-        Ok((ImageName::from(name), pause.is_some(), request.map(|(_, stat)| stat)))
-    })
-    .await?;
-    for (image, paused, request) in found {
-        if paused {
+    let paths = |what: &str| -> Vec<String> { names.iter().map(|name| format!("{IMAGES}/{name}/{what}")).collect() };
+    let (pauses, requests) = (paths("pause"), paths("request-build"));
+    let (pauses, requests) = futures::try_join!(zk.get_many(&pauses), zk.get_many(&requests))?;
+    let mut records = Records::default();
+    for ((name, pause), request) in names.into_iter().zip(pauses).zip(requests) {
+        let image = ImageName::from(name);
+        if pause.is_some() {
             records.paused_images.insert(image.clone());
         }
-        if let Some(stat) = request {
+        if let Some((_, stat)) = request {
             records.build_requests.insert(image.clone(), stat);
         }
         records.images.insert(image);
@@ -145,43 +144,43 @@ pub async fn images(zk: &ZooKeeper) -> Result<Records, ZkError> {
 pub async fn builds(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let mut records = images(zk).await?;
     let ids = build_ids(zk, records.images.iter().cloned().collect()).await?;
-    let entries = each(ids, |(image, id)| async move {
-        let path = build_path(&image, &id);
-        let found = zk.get(&path).await?;
-        Ok(found.map(|(data, stat)| {
-            let build = entry(&path, ImageBuild::read(image.clone(), id.clone(), &data), stat);
-            ((image, id), build)
-        }))
-    })
-    .await?;
-    records.builds = entries.into_iter().flatten().collect();
+    let paths: Vec<String> = ids.iter().map(|(image, id)| build_path(image, id)).collect();
+    let found = zk.get_many(&paths).await?;
+    for (((image, id), path), found) in ids.into_iter().zip(paths).zip(found) {
+        let Some((data, stat)) = found else { continue };
+        let build = entry(&path, ImageBuild::read(image.clone(), id.clone(), &data), stat);
+        records.builds.insert((image, id), build);
+    }
     Ok(records)
 }
 
 /// All uploads, and nothing else.
 pub async fn uploads(zk: &ZooKeeper) -> Result<Records, ZkError> {
-    let keys = each(provider_directories(zk).await?, |directory| async move {
-        let ids = zk.children(&format!("{}/images", directory.path())).await?;
-        let ProviderDirectory { image, build, provider } = directory;
-        let key = move |id: String| UploadKey {
-            image: image.clone(),
-            provider: provider.clone(),
-            build: build.clone(),
-            id: UploadId::from(id),
-        };
-        Ok(ids.into_iter().filter(|id| is_record_id(id)).map(key).collect::<Vec<_>>())
-    })
-    .await?;
-    let entries = each(keys.into_iter().flatten().collect(), |key: UploadKey| async move {
-        let path = upload_path(&key);
-        let found = zk.get(&path).await?;
-        Ok(found.map(|(data, stat)| {
-            let UploadKey { image, provider, build, id } = key.clone();
-            (key, entry(&path, ImageUpload::read(image, build, provider, id, &data), stat))
-        }))
-    })
-    .await?;
-    Ok(Records { uploads: entries.into_iter().flatten().collect(), ..Records::default() })
+    let directories = provider_directories(zk).await?;
+    let paths: Vec<String> = directories.iter().map(|directory| format!("{}/images", directory.path())).collect();
+    let ids = zk.children_of_many(&paths).await?;
+    let keys: Vec<UploadKey> = directories
+        .into_iter()
+        .zip(ids)
+        .flat_map(|(ProviderDirectory { image, build, provider }, ids)| {
+            let key = move |id: String| UploadKey {
+                image: image.clone(),
+                provider: provider.clone(),
+                build: build.clone(),
+                id: UploadId::from(id),
+            };
+            ids.into_iter().filter(|id| is_record_id(id)).map(key)
+        })
+        .collect();
+    let paths: Vec<String> = keys.iter().map(upload_path).collect();
+    let found = zk.get_many(&paths).await?;
+    let mut records = Records::default();
+    for ((key, path), found) in keys.into_iter().zip(paths).zip(found) {
+        let Some((data, stat)) = found else { continue };
+        let UploadKey { image, provider, build, id } = key.clone();
+        records.uploads.insert(key, entry(&path, ImageUpload::read(image, build, provider, id, &data), stat));
+    }
+    Ok(records)
 }
 
 /// A provider's part of a build: there from the first attempt to upload, also when no upload is left.
@@ -206,29 +205,32 @@ impl ProviderDirectory {
 pub async fn provider_directories(zk: &ZooKeeper) -> Result<Vec<ProviderDirectory>, ZkError> {
     let images = zk.children(IMAGES).await?.into_iter().map(ImageName::from).collect();
     let ids = build_ids(zk, images).await?;
-    let found = each(ids, |(image, build)| async move {
-        let providers = zk.children(&format!("{}/providers", build_path(&image, &build))).await?;
-        let directory = move |provider: String| ProviderDirectory {
-            image: image.clone(),
-            build: build.clone(),
-            provider: ProviderName::from(provider),
-        };
-        Ok(providers.into_iter().map(directory).collect::<Vec<_>>())
-    })
-    .await?;
-    let mut directories: Vec<_> = found.into_iter().flatten().collect();
+    let paths: Vec<String> = ids.iter().map(|(image, id)| format!("{}/providers", build_path(image, id))).collect();
+    let found = zk.children_of_many(&paths).await?;
+    let mut directories: Vec<_> = ids
+        .into_iter()
+        .zip(found)
+        .flat_map(|((image, build), providers)| {
+            let directory = move |provider: String| ProviderDirectory {
+                image: image.clone(),
+                build: build.clone(),
+                provider: ProviderName::from(provider),
+            };
+            providers.into_iter().map(directory)
+        })
+        .collect();
     directories.sort();
     Ok(directories)
 }
 
 async fn build_ids(zk: &ZooKeeper, images: Vec<ImageName>) -> Result<Vec<(ImageName, BuildId)>, ZkError> {
-    let found = each(images, |image: ImageName| async move {
-        let ids = zk.children(&format!("{IMAGES}/{image}/builds")).await?;
+    let paths: Vec<String> = images.iter().map(|image| format!("{IMAGES}/{image}/builds")).collect();
+    let found = zk.children_of_many(&paths).await?;
+    let of_image = |(image, ids): (ImageName, Vec<String>)| {
         let ids = ids.into_iter().filter(|id| is_record_id(id));
-        Ok(ids.map(|id| (image.clone(), BuildId::from(id))).collect::<Vec<_>>())
-    })
-    .await?;
-    Ok(found.into_iter().flatten().collect())
+        ids.map(move |id| (image.clone(), BuildId::from(id)))
+    };
+    Ok(images.into_iter().zip(found).flat_map(of_image).collect())
 }
 
 /// A build's znode.
@@ -239,14 +241,6 @@ pub fn build_path(image: &ImageName, build: &BuildId) -> String {
 /// An upload's znode.
 pub fn upload_path(key: &UploadKey) -> String {
     paths::upload(key)
-}
-
-/// Does one thing for many, [`AT_ONCE`]; ends at the first error.
-async fn each<T, R, F: Future<Output = Result<R, ZkError>>>(
-    items: Vec<T>,
-    work: impl Fn(T) -> F,
-) -> Result<Vec<R>, ZkError> {
-    stream::iter(items).map(work).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 fn entry<T: fmt::Debug>(path: &str, read: Result<(T, Vec<String>), RecordError>, stat: Stat) -> Arc<Entry<T>> {

@@ -112,14 +112,13 @@ async fn web_url(own: SocketAddr, zookeeper: &config::ZooKeeper, fqdn: &str) -> 
 
 fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
     let (ready, pools, explain) = (launcher.clone(), launcher.clone(), launcher.clone());
-    let (view, known) = (launcher.clone(), launcher.clone());
+    let (view, known, metrics) = (launcher.clone(), launcher.clone(), launcher.clone());
     let frame = launcher.frame();
-    let stats = frame.stats.clone();
     let sources = web::WebState {
         records: web::read_cache(frame.zk.clone()),
         clock: frame.ambient.clock.clone(),
         readiness: Arc::new(move || ready.readiness()),
-        metrics: Arc::new(move || stats.render()),
+        metrics: Arc::new(move || metrics.metrics()),
         pools: Arc::new(move || pools.pool_list()),
         explain: web::Explain {
             explain: Arc::new(move |subject| {

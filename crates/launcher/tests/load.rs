@@ -156,3 +156,43 @@ async fn a_burst_against_max_servers_ends_well() {
     // Servers of failed attempts stand beside the nodes until they are gone.
     load(200, 20 + 4, script, provider).await;
 }
+
+#[tokio::test]
+async fn the_metrics_say_what_is_allowed_what_is_used_and_what_waits_for_which_reason() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.script(
+        &json!({"*": {"state_dir": stage.state_dir()}, "p": {"quota": {"instances": 2, "cores": 40, "ram": -1}}}),
+    );
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let launcher = stage.launcher().await;
+    let mut requests = Vec::new();
+    for _ in 0..4 {
+        requests.push(stage.request(&["a"]).await);
+    }
+    for request in &requests[..2] {
+        stage.fulfilled(request).await;
+    }
+    let is = |name: &str, value: f64| launcher.metric(name) == Some(value);
+    let waiting = |reason: &str| format!(r#"nodepool_waiting_requests{{pool="main",provider="p",reason="{reason}"}}"#);
+    let lines = || {
+        let (_, text) = launcher.get("/metrics").unwrap();
+        text.lines().filter(|line| line.starts_with("nodepool_waiting_requests")).collect::<Vec<_>>().join("\n")
+    };
+    stage.wait("one waits for room", async || is(&waiting("no-room"), 1.0)).await;
+    stage.wait("one waits behind it", async || is(&waiting("behind-others"), 1.0)).await;
+    for (name, value) in [
+        (r#"nodepool_provider_quota{provider="p",resource="instances"}"#, 2.0),
+        (r#"nodepool_provider_quota{provider="p",resource="cores"}"#, 40.0),
+        (r#"nodepool_provider_used_by_others{provider="p",resource="instances"}"#, 0.0),
+        (r#"nodepool_provider_used{provider="p",resource="instances"}"#, 2.0),
+        (r#"nodepool_pool_limit{pool="main",provider="p",resource="instances"}"#, 5.0),
+        (r#"nodepool_pool_used{pool="main",provider="p",resource="instances"}"#, 2.0),
+    ] {
+        assert!(is(name, value), "{name} {value}:\n{}", launcher.get("/metrics").unwrap().1);
+    }
+    assert_eq!(launcher.metric(r#"nodepool_provider_quota{provider="p",resource="ram"}"#), None, "it is unlimited");
+    for request in &requests[..2] {
+        stage.release(request).await;
+    }
+    stage.wait("nothing waits", async || lines().is_empty()).await;
+}

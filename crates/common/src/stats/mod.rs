@@ -90,6 +90,22 @@ pub struct BuilderWork {
     pub requests: BTreeMap<ImageName, usize>,
 }
 
+/// How much there is of what launchers may use, and how much is used, by resource (`instances`, `cores`, `ram` in MiB, …). What is
+/// unlimited is not in the limits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Amounts {
+    /// What each cloud allows the project, whoever uses it.
+    pub quota: BTreeMap<(ProviderName, String), f64>,
+    /// What others in the project use of that.
+    pub used_by_others: BTreeMap<(ProviderName, String), f64>,
+    /// What all nodes of the provider use of that, whichever launcher has them.
+    pub used: BTreeMap<(ProviderName, String), f64>,
+    /// The limits of each of this launcher's pools.
+    pub pool_limits: BTreeMap<(ProviderName, PoolName, String), f64>,
+    /// What is used of those.
+    pub used_in_pools: BTreeMap<(ProviderName, PoolName, String), f64>,
+}
+
 /// Where to report to. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stats(Arc<Inner>);
@@ -309,6 +325,36 @@ impl Stats {
             Some(paused) => self.0.metrics.pool_paused.with_label_values(&labels).set(flag(paused)),
             // It fails for one that was never reported.
             None => drop(self.0.metrics.pool_paused.remove_label_values(&labels)),
+        }
+    }
+
+    /// How many requests each of this launcher's pools leaves waiting, by the code of the reason, and the amounts that decide it.
+    /// Prometheus only.
+    pub fn measured(&self, waiting: &BTreeMap<(ProviderName, PoolName, String), usize>, amounts: &Amounts) {
+        let metrics = &self.0.metrics;
+        let _whole = self.whole();
+        let of_providers = [
+            (&metrics.provider_quota, &amounts.quota),
+            (&metrics.provider_used_by_others, &amounts.used_by_others),
+            (&metrics.provider_used, &amounts.used),
+        ];
+        for (gauges, values) in of_providers {
+            gauges.reset();
+            for ((provider, resource), value) in values {
+                gauges.with_label_values(&[provider.as_str(), resource]).set(*value);
+            }
+        }
+        let waiting = waiting.iter().map(|(key, count)| (key.clone(), number(*count))).collect();
+        let of_pools = [
+            (&metrics.waiting_requests, &waiting),
+            (&metrics.pool_limit, &amounts.pool_limits),
+            (&metrics.pool_used, &amounts.used_in_pools),
+        ];
+        for (gauges, values) in of_pools {
+            gauges.reset();
+            for ((provider, pool, what), value) in values {
+                gauges.with_label_values(&[provider.as_str(), pool.as_str(), what]).set(*value);
+            }
         }
     }
 

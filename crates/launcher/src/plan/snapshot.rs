@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
-use nodepool_common::model::{NodeRequest, RequestId};
+use nodepool_common::model::{NodeRequest, RequestId, Timestamp};
 
 use super::{
     PoolKey, PoolState, Used, WaitingSince,
@@ -74,6 +74,31 @@ impl Snapshot {
             }
         }
         all
+    }
+
+    /// How many requests wait in each pool for each reason, by the reason's [code](super::Reason::code). It looks at each request, but
+    /// puts nothing together for it.
+    pub fn count(&self) -> BTreeMap<(PoolKey, String), usize> {
+        let mut counts = BTreeMap::new();
+        for ((_, pool), single) in &self.single {
+            *counts.entry((pool.clone(), single.waiting.reason.code())).or_default() += 1;
+        }
+        for (pool, by_class) in &self.by_class {
+            for (id, of_class) in by_class {
+                let Some(class) = self.classes.get(id) else { continue };
+                let of_class_only =
+                    |(rank, _): &(&Rank, Timestamp)| !self.single.contains_key(&(rank.id.clone(), pool.clone()));
+                let count = if self.single.is_empty() {
+                    class.from(&of_class.from).count()
+                } else {
+                    class.from(&of_class.from).filter(of_class_only).count()
+                };
+                if count > 0 {
+                    *counts.entry((pool.clone(), of_class.verdict.reason.code())).or_default() += count;
+                }
+            }
+        }
+        counts
     }
 
     /// The requests that wait and that nobody has locked, in the order in which they are served.

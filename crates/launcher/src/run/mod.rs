@@ -23,6 +23,7 @@
 //! | [`gone`] | ready nodes whose server has gone |
 //! | [`published`] | what the loop shows of itself after each pass |
 //! | [`report`] | metrics, and what people can ask |
+//! | [`metrics`] | what is measured when somebody reads the metrics |
 //! | [`view`] | what our pools make of a request, for `explain` |
 
 mod actions;
@@ -35,6 +36,7 @@ mod hosts;
 mod launch;
 mod leaks;
 mod metastatic;
+mod metrics;
 mod nodes;
 mod placing;
 mod published;

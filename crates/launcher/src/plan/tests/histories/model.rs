@@ -218,6 +218,11 @@ impl<'a> Model<'a> {
         let mut differences = Vec::new();
         let order: Vec<_> = planned.order().into_iter().cloned().collect();
         equal("published requests", &order, &self.waiting(), &mut differences);
+        let mut counts = BTreeMap::new();
+        for ((_, pool), waiting) in planned.waiting() {
+            *counts.entry((pool, waiting.waiting.reason.code())).or_default() += 1;
+        }
+        equal("published numbers of waiting requests", &planned.count(), &counts, &mut differences);
         let pools: Vec<_> = self.world.pools.iter().map(|state| &state.key).collect();
         equal("published pools", &planned.used.iter().map(|in_use| &in_use.pool).collect(), &pools, &mut differences);
         for (in_use, state) in planned.used.iter().zip(self.world.pools) {

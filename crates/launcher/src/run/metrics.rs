@@ -1,0 +1,47 @@
+//! What is measured at the moment at which somebody reads `/metrics`.
+//!
+//! How many requests wait for which reason, what the clouds allow and what is used of it are in the last [`Published`]. To count
+//! them takes a look at each request that waits, so it is done for whoever asks, in the HTTP server's thread, and not after
+//! each pass.
+
+use nodepool_common::stats::Amounts;
+
+use super::{Launcher, Published};
+
+impl Launcher {
+    /// `/metrics`: everything, in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        let published = self.published();
+        let waiting = published.planned.count();
+        let waiting = waiting.into_iter().map(|((pool, reason), count)| ((pool.provider, pool.pool, reason), count));
+        self.stats.measured(&waiting.collect(), &self.amounts(&published));
+        self.stats.render()
+    }
+
+    /// What there is of the clouds' resources, and what is used. Of what is unlimited there is no limit.
+    fn amounts(&self, published: &Published) -> Amounts {
+        let mut amounts = Amounts::default();
+        for (provider, state) in self.clouds.known() {
+            let Some(quota) = &state.quota else { continue };
+            for (resource, limit) in quota.limits.iter() {
+                let key = (provider.clone(), resource.to_owned());
+                amounts.used_by_others.insert(key.clone(), limit - quota.ours.limit(resource));
+                amounts.quota.insert(key, limit);
+            }
+        }
+        for in_use in published.planned.used.iter() {
+            let (provider, pool) = (&in_use.pool.provider, &in_use.pool.pool);
+            for (resource, used) in in_use.used.of_provider.iter() {
+                amounts.used.insert((provider.clone(), resource.to_owned()), used);
+            }
+            for (resource, used) in in_use.used.of_pool.iter() {
+                amounts.used_in_pools.insert((provider.clone(), pool.clone(), resource.to_owned()), used);
+            }
+            let config = published.config.providers.get(provider).and_then(|config| config.pool(pool));
+            for (resource, limit) in config.into_iter().flat_map(|config| config.limits.iter()) {
+                amounts.pool_limits.insert((provider.clone(), pool.clone(), resource.to_owned()), limit);
+            }
+        }
+        amounts
+    }
+}

@@ -253,12 +253,6 @@ impl Bound {
 }
 
 impl Reason {
-    /// The code by which programs know its kind: the one in its data, such as `no-room`.
-    pub fn code(&self) -> String {
-        let data = serde_json::to_value(self).unwrap_or_default();
-        data.get("code").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
-    }
-
     /// Whether it is of the same kind, maybe with other numbers.
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)

@@ -7,10 +7,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
-use nodepool_common::model::{NodeRequest, RequestId, Timestamp};
+use nodepool_common::model::{NodeRequest, RequestId};
 
 use super::{
-    PoolKey, PoolState, Used, WaitingSince,
+    PoolKey, PoolState, Reason, Used, WaitingSince,
     index::{Class, ClassId, Rank},
     memory::WaitingClass,
     pass::Pass,
@@ -76,26 +76,19 @@ impl Snapshot {
         all
     }
 
-    /// How many requests wait in each pool for each reason, by the reason's [code](super::Reason::code). It looks at each request, but
-    /// puts nothing together for it.
-    pub fn count(&self) -> BTreeMap<(PoolKey, String), usize> {
-        let mut counts = BTreeMap::new();
-        for ((_, pool), single) in &self.single {
-            *counts.entry((pool.clone(), single.waiting.reason.code())).or_default() += 1;
-        }
+    /// How many requests wait in each pool for each reason; a pool and a kind of reason may be there several times. It looks at
+    /// each request, but puts nothing together for it.
+    pub fn count(&self) -> Vec<(&PoolKey, &Reason, usize)> {
+        let mut counts: Vec<_> =
+            self.single.iter().map(|((_, pool), single)| (pool, &single.waiting.reason, 1)).collect();
         for (pool, by_class) in &self.by_class {
             for (id, of_class) in by_class {
                 let Some(class) = self.classes.get(id) else { continue };
-                let of_class_only =
-                    |(rank, _): &(&Rank, Timestamp)| !self.single.contains_key(&(rank.id.clone(), pool.clone()));
-                let count = if self.single.is_empty() {
-                    class.from(&of_class.from).count()
-                } else {
-                    class.from(&of_class.from).filter(of_class_only).count()
-                };
-                if count > 0 {
-                    *counts.entry((pool.clone(), of_class.verdict.reason.code())).or_default() += count;
-                }
+                let is_single = |rank: &Rank| self.single.contains_key(&(rank.id.clone(), pool.clone()));
+                let all = class.from(&of_class.from);
+                let count =
+                    if self.single.is_empty() { all.count() } else { all.filter(|(rank, _)| !is_single(rank)).count() };
+                counts.push((pool, &of_class.verdict.reason, count));
             }
         }
         counts

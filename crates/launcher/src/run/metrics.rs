@@ -4,17 +4,22 @@
 //! them takes a look at each request that waits, so it is done for whoever asks, in the HTTP server's thread, and not after
 //! each pass.
 
+use std::collections::BTreeMap;
+
 use nodepool_common::stats::Amounts;
 
 use super::{Launcher, Published};
+use crate::plan::Reason;
 
 impl Launcher {
     /// `/metrics`: everything, in Prometheus' text format.
     pub fn metrics(&self) -> String {
         let published = self.published();
-        let waiting = published.planned.count();
-        let waiting = waiting.into_iter().map(|((pool, reason), count)| ((pool.provider, pool.pool, reason), count));
-        self.stats.measured(&waiting.collect(), &self.amounts(&published));
+        let mut waiting = BTreeMap::new();
+        for (pool, reason, count) in published.planned.count().into_iter().filter(|(_, _, count)| *count > 0) {
+            *waiting.entry((pool.provider.clone(), pool.pool.clone(), code(reason))).or_default() += count;
+        }
+        self.stats.measured(&waiting, &self.amounts(&published));
         self.stats.render()
     }
 
@@ -44,4 +49,10 @@ impl Launcher {
         }
         amounts
     }
+}
+
+/// The code by which programs know the kind of a reason: the one in its data, such as `no-room`.
+fn code(reason: &Reason) -> String {
+    let data = serde_json::to_value(reason).unwrap_or_default();
+    data.get("code").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }

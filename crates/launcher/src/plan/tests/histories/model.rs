@@ -218,11 +218,15 @@ impl<'a> Model<'a> {
         let mut differences = Vec::new();
         let order: Vec<_> = planned.order().into_iter().cloned().collect();
         equal("published requests", &order, &self.waiting(), &mut differences);
-        let mut counts = BTreeMap::new();
-        for ((_, pool), waiting) in planned.waiting() {
-            *counts.entry((pool, waiting.waiting.reason.code())).or_default() += 1;
+        let kind = |reason: &Reason| format!("{reason:?}").split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+        let (mut counted, mut counts) = (BTreeMap::new(), BTreeMap::new());
+        for (pool, reason, count) in planned.count().into_iter().filter(|(_, _, count)| *count > 0) {
+            *counted.entry((pool.clone(), kind(reason))).or_insert(0) += count;
         }
-        equal("published numbers of waiting requests", &planned.count(), &counts, &mut differences);
+        for ((_, pool), waiting) in planned.waiting() {
+            *counts.entry((pool, kind(&waiting.waiting.reason))).or_insert(0) += 1;
+        }
+        equal("published numbers of waiting requests", &counted, &counts, &mut differences);
         let pools: Vec<_> = self.world.pools.iter().map(|state| &state.key).collect();
         equal("published pools", &planned.used.iter().map(|in_use| &in_use.pool).collect(), &pools, &mut differences);
         for (in_use, state) in planned.used.iter().zip(self.world.pools) {

@@ -97,7 +97,7 @@ HOST = r'''
 set -e
 cp -a /etc "$0/etc"
 mount --bind "$0/etc" /etc
-for at in /usr/local/bin /var/lib; do mkdir -p "$0$at"; mount --bind "$0$at" "$at"; done
+for at in /usr/local/bin /usr/local/share /var/lib; do mkdir -p "$0$at"; mount --bind "$0$at" "$at"; done
 exec "$@"
 '''
 
@@ -117,6 +117,9 @@ def host(directory):
     check(config.st_gid == int(user[3]) and oct(config.st_mode & 0o777) == '0o640', config)
     for name in programs():
         check(os.access(directory / 'usr/local/bin' / name, os.X_OK), f'{name} is not installed')
+    for name in ('etc/bash_completion.d/nodepool', 'etc/fish/completions/nodepool.fish',
+                 'usr/local/share/zsh/site-functions/_nodepool', 'usr/local/share/man/man1/nodepool-list.1'):
+        check((directory / name).stat().st_size > 1000, f'{name} has not much in it')
     return found
 
 

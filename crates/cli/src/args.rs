@@ -15,8 +15,8 @@ use nodepool_common::{
 
 use crate::{
     aliens, leaks,
-    listing::{Kind, Listing},
-    output::{Format, Output},
+    listing::{Kind, Listing, seconds},
+    output::{Colour, Format, Output},
 };
 
 /// Node pool.
@@ -41,6 +41,9 @@ pub struct Arguments {
     /// end with status 1 after so long without a connection to ZooKeeper; without it, wait for it for ever
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
     pub timeout: Option<Duration>,
+    /// colours in tables: auto is on a terminal, unless NO_COLOR is set
+    #[arg(long = "color", value_name = "WHEN", value_enum, default_value_t, global = true)]
+    pub colour: Colour,
     /// What to do; without one the help is shown.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -157,6 +160,17 @@ pub enum Command {
         /// image name
         image: String,
     },
+    /// print the completion of commands and options for a shell
+    Completion {
+        /// which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// write manual pages, one for each command
+    Man {
+        /// into this directory
+        directory: PathBuf,
+    },
     /// make what a provider needs before it can begin
     Create {
         /// What.
@@ -173,13 +187,6 @@ pub enum Command {
         /// Import file path
         path: PathBuf,
     },
-}
-
-/// More than none; fractions are fine.
-fn seconds(word: &str) -> Result<Duration, String> {
-    let seconds = word.parse().ok().filter(|seconds: &f64| *seconds >= 0.001);
-    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    duration.ok_or_else(|| "a number of seconds, such as 10 or 0.5".to_owned())
 }
 
 /// Two tables are not one CSV.
@@ -275,6 +282,15 @@ pub struct WhichUpload {
     /// image build id
     #[arg(long)]
     pub build_id: String,
+}
+
+/// Whose completion there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs)] // their names
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// What `create` makes.

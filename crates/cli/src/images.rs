@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nodepool_common::{
     model::{BuildId, ImageName, Json, UploadKey, wire},
-    status,
+    status::{self, Table},
     sys::clock,
     zk::ZooKeeper,
 };
@@ -19,16 +19,20 @@ use crate::{
 
 /// `image-list`.
 pub async fn image_list(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
-    view.print(status::image_list(&walk::uploads(zk).await?, clock::now()), None)
+    view.show(None, async || Ok(status::image_list(&walk::uploads(zk).await?, clock::now()))).await
 }
 
 /// `dib-image-list`.
 pub async fn dib_image_list(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
-    view.print(status::dib_image_list(&walk::builds(zk).await?, clock::now()), None)
+    view.show(None, async || Ok(status::dib_image_list(&walk::builds(zk).await?, clock::now()))).await
 }
 
 /// `image-status`.
 pub async fn image_status(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
+    view.show(None, async || read_status(zk).await).await
+}
+
+async fn read_status(zk: &ZooKeeper) -> Result<Table, Failure> {
     let records = walk::builds(zk).await?;
     let mut building = BTreeSet::new();
     for image in records.build_requests.keys() {
@@ -36,7 +40,7 @@ pub async fn image_status(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
             building.insert(image.clone());
         }
     }
-    view.print(status::image_status(&records, |image| building.contains(image), clock::now()), None)
+    Ok(status::image_status(&records, |image| building.contains(image), clock::now()))
 }
 
 /// A builder works on an image where it holds the lock for building, and has begun: its build is no older than the

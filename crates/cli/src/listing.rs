@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::{
     failure::Failure,
     output::{self, Format},
+    watch::watch,
 };
 
 /// What is listed.
@@ -47,6 +48,8 @@ pub struct View {
     pub sort: Vec<String>,
     /// The last row first.
     pub reverse: bool,
+    /// Again and again, with that pause.
+    pub watch: Option<Duration>,
 }
 
 /// The [`View`] of one kind of list, as clap takes it.
@@ -95,6 +98,12 @@ impl<K: Kind> clap::Args for Listing<K> {
         }
         let sort = Arg::new("sort").long("sort").value_name("COLUMN").value_delimiter(',').action(ArgAction::Append);
         let sort = sort.allow_hyphen_values(true).ignore_case(true).value_parser(SortKeys::new(K::COLUMNS));
+        if K::HAS_FILTERS {
+            let watch =
+                Arg::new("watch").long("watch").value_name("SECONDS").num_args(0..=1).default_missing_value("2");
+            let help = "again every 2 seconds, or every SECONDS, until Ctrl-C; on a terminal in place";
+            command = command.arg(watch.value_parser(seconds).help(help));
+        }
         command
             .arg(sort.help("order by this column, or by several; -COLUMN: the largest, or the last, first"))
             .arg(Arg::new("reverse").long("reverse").action(ArgAction::SetTrue).help("the last row first"))
@@ -145,6 +154,7 @@ impl<K: Kind> clap::FromArgMatches for Listing<K> {
             older_than: matches.try_get_one("older-than").ok().flatten().copied(),
             sort: many("sort"),
             reverse: matches.get_flag("reverse"),
+            watch: matches.try_get_one("watch").ok().flatten().copied(),
         };
         let view = if K::HAS_FILTERS { view } else { View { providers: Vec::new(), ..view } };
         Ok(Self { view, kind: PhantomData })
@@ -154,6 +164,13 @@ impl<K: Kind> clap::FromArgMatches for Listing<K> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
+}
+
+/// A time on the command line: more than none; fractions are fine.
+pub fn seconds(word: &str) -> Result<Duration, String> {
+    let seconds = word.parse().ok().filter(|seconds: &f64| *seconds >= 0.001);
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| "a number of seconds, such as 10 or 0.5".to_owned())
 }
 
 /// A whole number with a unit.
@@ -175,6 +192,21 @@ impl View {
     pub fn print(&self, mut table: Table, fields: Option<&[&str]>) -> Result<(), Failure> {
         self.apply(&mut table);
         output::print(&table, fields, self.format)
+    }
+
+    /// Prints what `read` finds, as [`Self::print`] does: once, or again and again.
+    pub async fn show(
+        &self,
+        fields: Option<&[&str]>,
+        read: impl AsyncFn() -> Result<Table, Failure>,
+    ) -> Result<(), Failure> {
+        let Some(pause) = self.watch else { return self.print(read().await?, fields) };
+        let render = async || {
+            let mut table = read().await?;
+            self.apply(&mut table);
+            output::render(&table, fields, self.format)
+        };
+        watch(pause, render).await
     }
 
     /// Leaves the rows that are asked for, in the order that is asked for.

@@ -12,6 +12,7 @@ mod build_log;
 mod create;
 mod explain;
 mod failure;
+mod generate;
 mod images;
 mod leaks;
 mod listing;
@@ -22,6 +23,7 @@ mod session;
 mod transfer;
 mod validate;
 mod walk;
+mod watch;
 
 use std::{path::Path, process::ExitCode};
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         let _ = Arguments::command().print_help();
         return ExitCode::FAILURE;
     };
+    output::set_colour(arguments.colour);
     let with = Surroundings {
         config: &arguments.config,
         secure: arguments.secure.as_deref(),
@@ -73,6 +76,11 @@ fn start(
     debug: bool,
     command: Command,
 ) -> Result<ExitCode, Failure> {
+    match &command {
+        Command::Completion { shell } => return generate::completion(*shell).map(done),
+        Command::Man { directory } => return generate::man(directory).map(done),
+        _ => {}
+    }
     let _log = logging::init_command_line(log_config, debug)?;
     if let Command::ConfigValidate { extensions } = &command {
         return validate::run(with.config, extensions.as_deref()).map(done);
@@ -111,7 +119,9 @@ async fn run(session: &Session, command: Command) -> Result<ExitCode, Failure> {
     let result = match command {
         Command::Explain(what) => return explain::run(zk, &what).await,
         // Handled before, without ZooKeeper.
-        Command::ConfigValidate { .. } | Command::Create { .. } => Ok(()),
+        Command::ConfigValidate { .. } | Command::Create { .. } | Command::Completion { .. } | Command::Man { .. } => {
+            Ok(())
+        }
         Command::List { detail, listing } => nodes::list(zk, detail, &listing.view).await,
         Command::RequestList(listing) => nodes::request_list(zk, &listing.view).await,
         Command::Delete { id, now: false, output } => nodes::delete(zk, &id, output.format).await,

@@ -23,13 +23,13 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `list [--detail]`.
 pub async fn list(zk: &ZooKeeper, detail: bool, view: &View) -> Result<(), Failure> {
-    let table = status::node_list(&walk::nodes(zk).await?, None, clock::now());
-    view.print(table, (!detail).then_some(status::NODE_FIELDS))
+    let read = async || Ok(status::node_list(&walk::nodes(zk).await?, None, clock::now()));
+    view.show((!detail).then_some(status::NODE_FIELDS), read).await
 }
 
 /// `request-list`.
 pub async fn request_list(zk: &ZooKeeper, view: &View) -> Result<(), Failure> {
-    view.print(status::request_list(&walk::requests(zk).await?, clock::now()), None)
+    view.show(None, async || Ok(status::request_list(&walk::requests(zk).await?, clock::now()))).await
 }
 
 /// `delete ID`: a launcher does the rest.

@@ -4,10 +4,58 @@
 //! differences for programs: an age is a number of seconds, and each record has every field, `null` where there is nothing.
 //! `json` and `yaml` have all fields of a record, `csv` the columns that the table shows.
 
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
 use nodepool_common::status::Table;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, say};
+
+/// When there are colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs)] // would be in the help
+pub enum Colour {
+    // On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Whether tables are in colour: one answer for the process, as there is one standard output.
+static IN_COLOUR: AtomicBool = AtomicBool::new(false);
+
+/// Decides it (<https://no-color.org>: any value of `NO_COLOR` but the empty one).
+pub fn set_colour(when: Colour) {
+    let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    let in_colour = match when {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto => io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb,
+    };
+    IN_COLOUR.store(in_colour, Ordering::Relaxed);
+}
+
+/// The colour of a state; other columns have none.
+fn colour(column: &str, text: &str) -> Option<u8> {
+    // Numbers of ECMA-48, and bright black.
+    let (red, green, yellow, magenta, cyan, grey) = (31, 32, 33, 35, 36, 90);
+    match text {
+        _ if column != "state" => None,
+        "ready" | "fulfilled" => Some(green),
+        "init" | "building" | "testing" | "uploading" | "requested" | "pending" => Some(yellow),
+        "in-use" | "used" => Some(cyan),
+        "hold" | "paused" => Some(magenta),
+        "failed" | "aborted" => Some(red),
+        "deleting" | "deleted" => Some(grey),
+        _ => None,
+    }
+}
 
 /// How something is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -36,6 +84,7 @@ pub fn print(table: &Table, fields: Option<&[&str]>, format: Format) -> Result<(
 /// The same, as text without a newline at the end.
 pub fn render(table: &Table, fields: Option<&[&str]>, format: Format) -> Result<String, Failure> {
     match format {
+        Format::Table if IN_COLOUR.load(Ordering::Relaxed) => Ok(table.render_in_colour(fields, colour)),
         Format::Table => Ok(table.render_text(fields)),
         Format::Json | Format::Yaml => document(&json!(table.records()), format),
         Format::Csv => csv(table, fields),

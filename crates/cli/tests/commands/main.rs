@@ -9,6 +9,7 @@ mod build_log;
 mod filters;
 mod formats;
 mod images;
+mod terminal;
 mod timeout;
 mod world;
 

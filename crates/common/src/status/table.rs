@@ -165,10 +165,23 @@ impl Table {
     /// As PrettyTable draws it, without a newline at the end. `fields` selects columns by key; their order stays the
     /// table's, unknown keys are ignored, an empty list selects all (`nodepool 11.0.0: status.py`).
     pub fn render_text(&self, fields: Option<&[&str]>) -> String {
+        self.render_in_colour(fields, |_, _| None)
+    }
+
+    /// The same on a terminal. `colour` has the number of a cell's colour (`ESC [ … m`), by the column's key and the text;
+    /// `None`: as it is.
+    pub fn render_in_colour(&self, fields: Option<&[&str]>, colour: impl Fn(&str, &str) -> Option<u8>) -> String {
         let shown = self.shown(fields);
         let header: Vec<String> = shown.iter().map(|&i| self.columns[i].1.to_owned()).collect();
+        let cell = |row: &Row, i: usize| {
+            let text = row.cells[i].text(self.now);
+            match colour(self.columns[i].0, &text) {
+                Some(number) => format!("\u{1b}[{number}m{text}\u{1b}[0m"),
+                None => text,
+            }
+        };
         let rows: Vec<Vec<String>> =
-            self.rows.iter().map(|row| shown.iter().map(|&i| row.cells[i].text(self.now)).collect()).collect();
+            self.rows.iter().map(|row| shown.iter().map(|&i| cell(row, i)).collect()).collect();
         draw(&header, &rows)
     }
 
@@ -380,6 +393,14 @@ mod tests {
 | \u{1b}[31mred\u{1b}[0m  | a,b                                                     |
 +------+---------------------------------------------------------+"
         );
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        let table = table(&[[json!("1"), json!("ready")], [json!("ready"), json!("used")]]);
+        let in_colour = table.render_in_colour(None, |key, text| (key == "a" && text == "ready").then_some(32));
+        assert!(in_colour.contains("| 1     | \u{1b}[32mready\u{1b}[0m |\n| ready | used  |"), "{in_colour}");
+        assert_eq!(in_colour.replace("\u{1b}[32m", "").replace("\u{1b}[0m", ""), table.render_text(None));
     }
 
     #[test]

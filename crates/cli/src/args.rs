@@ -41,7 +41,7 @@ pub struct Arguments {
     /// end with status 1 after so long without a connection to ZooKeeper; without it, wait for it for ever
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
     pub timeout: Option<Duration>,
-    /// colours in tables: auto is on a terminal, unless NO_COLOR is set
+    /// colours in tables: auto is on a terminal, unless `NO_COLOR` is set
     #[arg(long = "color", value_name = "WHEN", value_enum, default_value_t, global = true)]
     pub colour: Colour,
     /// What to do; without one the help is shown.

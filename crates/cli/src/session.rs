@@ -91,7 +91,7 @@ impl Session {
             let problem = problem.unwrap_or_else(|| format!("{}: no answer yet", self.zk.servers()));
             say_aside(&format!("waiting for ZooKeeper (--timeout SECONDS ends that): {problem}"));
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Ends when there has been no connection for the time of `--timeout`, and says why there is none.

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -13,6 +13,7 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::world::{NODEPOOL, World, nodepool, run, stderr, stdout};
 
@@ -29,7 +30,7 @@ fn terminal(rows: u16) -> (File, Receiver<String>) {
     let theirs = fs::OpenOptions::new().read(true).write(true).open(path.to_str().unwrap()).unwrap();
     let (sender, received) = mpsc::channel();
     std::thread::spawn(move || {
-        let (mut ours, mut buffer) = (File::from(ours), [0; 65_536]);
+        let (mut ours, mut buffer) = (File::from(ours), [0; 8192]);
         // An error: the program is gone.
         while let Ok(read) = ours.read(&mut buffer) {
             if sender.send(String::from_utf8_lossy(&buffer[..read]).into_owned()).is_err() {

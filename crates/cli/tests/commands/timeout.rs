@@ -6,13 +6,14 @@ use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
     sync::mpsc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nodepool_common::sys::host;
 use nodepool_testing::{ZooKeeperServer, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::world::{NODEPOOL, World, run, stderr};
 

@@ -9,6 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use nodepool_common::{
+    explain,
     model::{BuildState, NodeState, RequestState, UploadState},
     status::{self, Column},
 };
@@ -117,8 +118,10 @@ pub enum Command {
     },
     /// list the current node requests
     RequestList(Listing<Requests>),
-    /// say what a request waits for, since when, what ends it and who has to act; the same of a node. Ends with status 0: it is
-    /// served, or fine; 2: it waits; 3: it will not be served as it is
+    /// say what a request waits for, since when, what ends it and who has to act; the same of a node, and of a label, an image or a
+    /// provider by its name: of each of that name. Ends with status 0: it is served, or fine; 2: it waits, or somebody has to act
+    /// (a command line that is wrong is 2 as well, with nothing on stdout); 3: it will not be served as it is; 1: there is no trace
+    /// of it. Of several things the gravest counts: 3, then 2, then 0
     Explain(WhatToExplain),
     /// list resources of ours without a record: those that are removed, and those that are held back
     Leaks {
@@ -327,11 +330,19 @@ pub struct PodsNamespaceOptions {
     pub dry_run: bool,
 }
 
+/// The kind of a word of the command line.
+fn kind_to_explain(word: &str) -> Result<explain::Kind, String> {
+    explain::Kind::parse(word).ok_or_else(|| format!("it is one of {}", explain::Kind::words()))
+}
+
 /// What `explain` explains, and how.
 #[derive(Debug, Args)]
 pub struct WhatToExplain {
-    /// id of a request, as Zuul shows it, or of a node
+    /// id of a request, as Zuul shows it, or of a node; or the name of a label, an image or a provider
     pub id: String,
+    /// what it is the name of, where several things have it: label, image, provider, request, node
+    #[arg(long, value_name = "KIND", value_parser = kind_to_explain)]
+    pub kind: Option<explain::Kind>,
     /// for people or for programs
     #[arg(long, value_enum, default_value_t = ExplanationFormat::Text)]
     pub format: ExplanationFormat,

@@ -1,71 +1,122 @@
-//! `explain`: what a request waits for, or why a node is as it is.
+//! `explain`: what a request waits for, why a node is as it is, how it stands with a label, an image, a provider.
 //!
 //! What stands in ZooKeeper is read here; what pools have decided is asked of their launchers. Those that cannot be asked are
-//! named, and the rest is said without them.
+//! named, and the rest is said without them. Only what the id needs is read, as with `--watch` that happens every two seconds:
+//! first the registered pools and the request itself, then what the launchers' answers lead to.
 
 use std::{process::ExitCode, time::Duration};
 
 use nodepool_common::{
-    explain::{ANSWER_WITHIN, Explanation, Subject, Verdict, ask, of_node, of_request},
+    explain::{ANSWER_WITHIN, Asked, Explanation, Subject, Verdict, ask, explain, gravest, no_id, no_trace},
+    model::{ImageName, NodeId, NodeRequest, Records, RequestId, RequestState},
     sys::clock,
     zk::ZooKeeper,
 };
 use nodepool_drivers::http_client;
 
 use crate::{
-    args::{ExplanationFormat as Format, WhatToExplain},
+    args::{ExplanationFormat, WhatToExplain},
     failure::{Failure, say},
     walk,
 };
 
 /// Between two looks with `--watch`.
 const LOOK: Duration = Duration::from_secs(2);
-const GONE: &str = "it is gone by now: it was served and taken, failed, or was withdrawn";
-const NO_TRACE: &str = "it never was, or it is done and its record deleted, which Zuul does at once";
 
-/// `explain ID [--format FORMAT] [--watch]`; the exit status says what is to be done.
+/// `explain ID [--kind KIND] [--format FORMAT] [--watch]`; the exit status says what is to be done.
 pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failure> {
-    let mut last: Option<Explanation> = None;
+    let subjects = Subject::of(&what.id, what.kind);
+    if subjects.is_empty() {
+        return Err(Failure::Refused(no_id(&what.id, what.kind)));
+    }
+    let is_one = what.kind.is_some() || subjects.len() == 1;
+    let mut last = Vec::new();
     loop {
-        let Some(explanation) = explain(zk, &what.id).await? else {
-            let why = if last.is_some() { GONE } else { NO_TRACE };
-            return Err(Failure::Refused(format!("there is no trace of {}: {why}", what.id)));
-        };
-        let verdict = explanation.verdict;
-        let goes_on = what.watch && matches!(verdict, Verdict::Wait | Verdict::Act);
-        if last.as_ref() != Some(&explanation) {
-            print(&explanation, what.format)?;
-            last = Some(explanation);
+        let mut explanations = Vec::new();
+        for subject in &subjects {
+            explanations.extend(look(zk, subject).await?);
         }
-        if !goes_on {
+        let Some(verdict) = gravest(&explanations) else {
+            let why = if last.is_empty() {
+                no_trace(&what.id, what.kind)
+            } else {
+                format!("{} is gone by now: it was served and taken, failed, or was withdrawn", what.id)
+            };
+            return Err(Failure::Refused(why));
+        };
+        if last != explanations {
+            print(&explanations, is_one, what.format)?;
+            last = explanations;
+        }
+        if !what.watch || !matches!(verdict, Verdict::Wait | Verdict::Act) {
             return Ok(ExitCode::from(verdict.exit_code()));
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-async fn explain(zk: &ZooKeeper, id: &str) -> Result<Option<Explanation>, Failure> {
-    Ok(match Subject::of(id) {
-        Some(Subject::Request(request)) => {
-            let records = walk::around_request(zk, &request).await?;
-            let asked =
-                ask(&records, &request, async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await).await;
-            of_request(&records, &request, &asked, clock::now())
+async fn look(zk: &ZooKeeper, subject: &Subject) -> Result<Option<Explanation>, Failure> {
+    let mut records = match subject {
+        Subject::Node(node) => {
+            let records = walk::around_node(zk, node).await?;
+            return Ok(explain(&records, subject, &Asked::default(), clock::now()));
         }
-        Some(Subject::Node(node)) => of_node(&walk::around_node(zk, &node).await?, &node, clock::now()),
-        None => {
-            return Err(Failure::Refused(format!(
-                "{id} is no id of a request (200-0000000123) or of a node (0000000123); only those are explained"
-            )));
+        Subject::Request(request) => walk::request_and_pools(zk, request).await?,
+        Subject::Label(_) | Subject::Image(_) | Subject::Provider(_) => walk::pools(zk).await?,
+    };
+    let asked = ask(&records, subject, async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await).await;
+    match subject {
+        Subject::Request(request) => read_around(zk, &mut records, request, &asked).await?,
+        Subject::Label(_) => {
+            records.nodes = walk::nodes(zk).await?.nodes;
+            records.requests = walk::requests(zk).await?.requests;
+            let images = asked.pools().filter_map(|pool| pool.image.as_deref()).map(ImageName::from);
+            walk::add_images(zk, &mut records, images.collect()).await?;
         }
-    })
+        Subject::Image(image) => walk::add_images(zk, &mut records, vec![image.clone()]).await?,
+        Subject::Provider(_) => records.nodes = walk::nodes(zk).await?.nodes,
+        Subject::Node(_) => {}
+    }
+    Ok(explain(&records, subject, &asked, clock::now()))
 }
 
-fn print(explanation: &Explanation, format: Format) -> Result<(), Failure> {
+/// What a request's explanation needs besides: those that are before it where it waits to be accepted, and its nodes. All nodes
+/// only where nobody says which those are.
+async fn read_around(zk: &ZooKeeper, records: &mut Records, id: &RequestId, asked: &Asked) -> Result<(), Failure> {
+    let request = records.requests.get(id).and_then(|entry| entry.usable()).cloned();
+    let nodes: Option<Vec<NodeId>> = match request.as_deref() {
+        Some(NodeRequest { state: RequestState::Requested, .. }) => {
+            let own = records.requests.get(id).cloned();
+            records.requests = walk::requests(zk).await?.requests;
+            if let Some(own) = own {
+                records.requests.insert(id.clone(), own);
+            }
+            Some(Vec::new())
+        }
+        Some(NodeRequest { state: RequestState::Pending, .. }) => asked.nodes(),
+        Some(request) => Some(request.nodes.clone()),
+        // Its record cannot be read, or is gone.
+        None if records.requests.contains_key(id) => Some(Vec::new()),
+        None => None,
+    };
+    records.nodes = match nodes {
+        Some(nodes) => walk::some_nodes(zk, &nodes).await?.nodes,
+        None => walk::nodes(zk).await?.nodes,
+    };
+    Ok(())
+}
+
+fn print(explanations: &[Explanation], is_one: bool, format: ExplanationFormat) -> Result<(), Failure> {
     match format {
-        Format::Text => say(explanation.render(clock::now()).trim_end()),
-        Format::Json => {
-            let json = serde_json::to_string_pretty(explanation);
+        ExplanationFormat::Text => {
+            let texts: Vec<_> = explanations.iter().map(|explanation| explanation.render(clock::now())).collect();
+            say(texts.join("\n").trim_end())
+        }
+        ExplanationFormat::Json => {
+            let json = match explanations {
+                [only] if is_one => serde_json::to_string_pretty(only),
+                all => serde_json::to_string_pretty(all),
+            };
             say(&json.map_err(|error| Failure::Refused(format!("the explanation cannot be written: {error}")))?)
         }
     }

@@ -8,8 +8,8 @@ use std::{fmt, sync::Arc};
 
 use nodepool_common::{
     model::{
-        BuildId, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent, ProviderName,
-        RecordError, Records, RequestId, Stat, UploadId, UploadKey,
+        BuildId, BuilderComponent, Entry, ImageBuild, ImageName, ImageUpload, Node, NodeId, NodeRequest, PoolComponent,
+        ProviderName, RecordError, Records, RequestId, Stat, UploadId, UploadKey,
     },
     zk::{ZkError, ZooKeeper, paths},
 };
@@ -20,6 +20,8 @@ pub const NODES: &str = "/nodepool/nodes";
 pub const REQUESTS: &str = "/nodepool/requests";
 /// Where pools are registered.
 const POOLS: &str = "/nodepool/components/pool";
+/// Where builders are registered.
+const BUILDERS: &str = "/nodepool/components/builder";
 /// `/nodepool/images`.
 pub const IMAGES: &str = "/nodepool/images";
 
@@ -38,6 +40,11 @@ pub fn is_record_id(word: &str) -> bool {
 pub async fn nodes(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let ids = zk.children(NODES).await?;
     read_nodes(zk, ids).await
+}
+
+/// These nodes with the contenders for their locks.
+pub async fn some_nodes(zk: &ZooKeeper, ids: &[NodeId]) -> Result<Records, ZkError> {
+    read_nodes(zk, ids.iter().map(ToString::to_string).collect()).await
 }
 
 /// One node, or no entry.
@@ -84,15 +91,10 @@ async fn locked_request(zk: &ZooKeeper, id: &RequestId) -> Result<Option<Arc<Ent
     Ok(Some(entry))
 }
 
-/// What there is to say of a request: itself with its lock, those that wait beside it, the nodes, the registered pools.
-pub async fn around_request(zk: &ZooKeeper, id: &RequestId) -> Result<Records, ZkError> {
-    let (own, others, nodes, pools) = futures::try_join!(locked_request(zk, id), requests(zk), nodes(zk), pools(zk))?;
-    let mut records =
-        Records { requests: others.requests, nodes: nodes.nodes, pools: pools.pools, ..Records::default() };
-    match own {
-        Some(own) => records.requests.insert(id.clone(), own),
-        None => records.requests.remove(id),
-    };
+/// A request with its lock, and the registered pools.
+pub async fn request_and_pools(zk: &ZooKeeper, id: &RequestId) -> Result<Records, ZkError> {
+    let (own, mut records) = futures::try_join!(locked_request(zk, id), pools(zk))?;
+    records.requests.extend(own.map(|own| (id.clone(), own)));
     Ok(records)
 }
 
@@ -109,7 +111,7 @@ pub async fn around_node(zk: &ZooKeeper, id: &NodeId) -> Result<Records, ZkError
 }
 
 /// The registered pools.
-async fn pools(zk: &ZooKeeper) -> Result<Records, ZkError> {
+pub async fn pools(zk: &ZooKeeper) -> Result<Records, ZkError> {
     let names = zk.children(POOLS).await?;
     let paths: Vec<String> = names.iter().map(|name| format!("{POOLS}/{name}")).collect();
     let found = zk.get_many(&paths).await?;
@@ -120,9 +122,38 @@ async fn pools(zk: &ZooKeeper) -> Result<Records, ZkError> {
     Ok(Records { pools: names.into_iter().zip(found).filter_map(pool).collect(), ..Records::default() })
 }
 
+/// Adds all that there is of these images, and which builders are registered.
+pub async fn add_images(zk: &ZooKeeper, records: &mut Records, images: Vec<ImageName>) -> Result<(), ZkError> {
+    if images.is_empty() {
+        return Ok(());
+    }
+    let there = zk.children(IMAGES).await?;
+    let is_asked_for = |name: &String| images.iter().any(|image| image.as_str() == name);
+    let names: Vec<String> = there.into_iter().filter(is_asked_for).collect();
+    let of_images = names.iter().map(|name| ImageName::from(name.as_str())).collect();
+    let read = builds_of(zk, some_images(zk, names).await?).await?;
+    records.uploads = uploads_in(zk, directories_of(zk, of_images).await?).await?.uploads;
+    records.builds = read.builds;
+    records.images = read.images;
+    records.paused_images = read.paused_images;
+    records.build_requests = read.build_requests;
+    let names = zk.children(BUILDERS).await?;
+    let paths: Vec<String> = names.iter().map(|name| format!("{BUILDERS}/{name}")).collect();
+    let found = zk.get_many(&paths).await?;
+    let builder = |(name, found): (String, Option<(Vec<u8>, Stat)>)| {
+        let (builder, _) = BuilderComponent::read(&found?.0).ok()?;
+        Some((name, Arc::new(builder)))
+    };
+    records.builders = names.into_iter().zip(found).filter_map(builder).collect();
+    Ok(())
+}
+
 /// All images with their pauses and build requests; no builds.
 pub async fn images(zk: &ZooKeeper) -> Result<Records, ZkError> {
-    let names = zk.children(IMAGES).await?;
+    some_images(zk, zk.children(IMAGES).await?).await
+}
+
+async fn some_images(zk: &ZooKeeper, names: Vec<String>) -> Result<Records, ZkError> {
     let paths = |what: &str| -> Vec<String> { names.iter().map(|name| format!("{IMAGES}/{name}/{what}")).collect() };
     let (pauses, requests) = (paths("pause"), paths("request-build"));
     let (pauses, requests) = futures::try_join!(zk.get_many(&pauses), zk.get_many(&requests))?;
@@ -142,7 +173,10 @@ pub async fn images(zk: &ZooKeeper) -> Result<Records, ZkError> {
 
 /// All images with their pauses, build requests and builds; no uploads.
 pub async fn builds(zk: &ZooKeeper) -> Result<Records, ZkError> {
-    let mut records = images(zk).await?;
+    builds_of(zk, images(zk).await?).await
+}
+
+async fn builds_of(zk: &ZooKeeper, mut records: Records) -> Result<Records, ZkError> {
     let ids = build_ids(zk, records.images.iter().cloned().collect()).await?;
     let paths: Vec<String> = ids.iter().map(|(image, id)| build_path(image, id)).collect();
     let found = zk.get_many(&paths).await?;
@@ -156,7 +190,10 @@ pub async fn builds(zk: &ZooKeeper) -> Result<Records, ZkError> {
 
 /// All uploads, and nothing else.
 pub async fn uploads(zk: &ZooKeeper) -> Result<Records, ZkError> {
-    let directories = provider_directories(zk).await?;
+    uploads_in(zk, provider_directories(zk).await?).await
+}
+
+async fn uploads_in(zk: &ZooKeeper, directories: Vec<ProviderDirectory>) -> Result<Records, ZkError> {
     let paths: Vec<String> = directories.iter().map(|directory| format!("{}/images", directory.path())).collect();
     let ids = zk.children_of_many(&paths).await?;
     let keys: Vec<UploadKey> = directories
@@ -204,6 +241,10 @@ impl ProviderDirectory {
 /// The providers' parts of all builds, in order.
 pub async fn provider_directories(zk: &ZooKeeper) -> Result<Vec<ProviderDirectory>, ZkError> {
     let images = zk.children(IMAGES).await?.into_iter().map(ImageName::from).collect();
+    directories_of(zk, images).await
+}
+
+async fn directories_of(zk: &ZooKeeper, images: Vec<ImageName>) -> Result<Vec<ProviderDirectory>, ZkError> {
     let ids = build_ids(zk, images).await?;
     let paths: Vec<String> = ids.iter().map(|(image, id)| format!("{}/providers", build_path(image, id))).collect();
     let found = zk.children_of_many(&paths).await?;

@@ -125,7 +125,10 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
                 let launcher = explain.clone();
                 Box::pin(async move { launcher.explain(&subject).await })
             }),
-            view: Arc::new(move |request| view.view_of(request)),
+            view: Arc::new(move |subject| {
+                let launcher = view.clone();
+                Box::pin(async move { launcher.view_of(&subject).await })
+            }),
             is_known: Arc::new(move || known.knows_records()),
             at_once: Arc::new(Semaphore::new(EXPLANATIONS_AT_ONCE)),
         },

@@ -18,6 +18,62 @@ fn explain(launcher: &Launcher, id: &str) -> Option<Explanation> {
     }
 }
 
+/// What `explain` is asked about, where a name may be that of several things.
+fn of(kind: &str, name: &str) -> String {
+    format!("{name}?kind={kind}")
+}
+
+fn fact<'a>(explanation: &'a Explanation, name: &str) -> &'a str {
+    let fact = explanation.facts.iter().find(|fact| fact.name == name);
+    &fact.unwrap_or_else(|| panic!("no fact {name}: {explanation:#?}")).value
+}
+
+/// A provider whose labels boot from a diskimage.
+fn with_image(provider: &str, labels: &[&str], image: &str) -> Value {
+    let mut provider = fake(provider, labels, 5);
+    provider["diskimages"] = json!([{"name": image}]);
+    for label in provider["pools"][0]["labels"].as_array_mut().unwrap() {
+        label.as_object_mut().unwrap().remove("cloud-image");
+        label["diskimage"] = json!(image);
+    }
+    provider
+}
+
+impl Stage {
+    /// As [`Stage::configure`], with a diskimage.
+    fn configure_with_image(&self, providers: &[Value], image: &str) {
+        let mut configuration = self.configuration(providers);
+        configuration["diskimages"] = json!([{"name": image}]);
+        self.write_config(&configuration.to_string());
+    }
+
+    /// Writes a record, and what is above it, as a builder does.
+    async fn put(&self, path: &str, record: &Value) {
+        let path = format!("/nodepool/{path}");
+        let (above, _) = path.rsplit_once('/').unwrap();
+        let options = zookeeper_client::CreateMode::Persistent.with_acls(zookeeper_client::Acls::anyone_all());
+        let _ = self.zk.mkdir(above, &options).await;
+        let data = record.to_string();
+        if self.zk.set_data(&path, data.as_bytes(), None).await.is_err() {
+            self.create(&path, data.as_bytes()).await;
+        }
+    }
+
+    async fn build(&self, image: &str, build: &str, state: &str, more: &Value) {
+        let mut record = json!({"state": state, "state_time": now(), "builder": "builder-1", "formats": "qcow2"});
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.put(&format!("images/{image}/builds/{build}"), &record).await;
+    }
+
+    async fn upload(&self, image: &str, build: &str, provider: &str, state: &str, more: &Value) {
+        let mut record =
+            json!({"state": state, "state_time": now(), "external_id": "fake-image", "external_name": "x"});
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let path = format!("images/{image}/builds/{build}/providers/{provider}/images/0000000001");
+        self.put(&path, &record).await;
+    }
+}
+
 /// Waits until a request or a node is explained so, with these words in the sentence.
 async fn is_explained(
     stage: &Stage,
@@ -27,19 +83,20 @@ async fn is_explained(
     code: &str,
     words: &str,
 ) -> Explanation {
-    let mut last = None;
-    let is_so = |explanation: &Explanation| {
-        explanation.verdict == verdict && explanation.code == code && explanation.sentence.contains(words)
-    };
-    let mut found = None;
-    let looked = async || {
-        last = explain(launcher, id);
-        found = last.clone().filter(is_so);
-        found.is_some()
-    };
-    let what = format!("{id} is explained by {code}, {words:?}");
-    stage.wait(&what, looked).await;
-    found.unwrap_or_else(|| panic!("{what}: {last:?}"))
+    let start = std::time::Instant::now();
+    loop {
+        let last = explain(launcher, id);
+        match last {
+            Some(found) if found.verdict == verdict && found.code == code && found.sentence.contains(words) => {
+                return found;
+            }
+            last if start.elapsed() > SOON => {
+                let all = stage.everything().await;
+                panic!("{id} is not explained by {verdict} {code}, {words:?}, but by {last:#?}\n{all}");
+            }
+            _ => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+        }
+    }
 }
 
 #[tokio::test]
@@ -158,6 +215,10 @@ async fn no_secret_is_in_what_is_explained() {
     let request = stage.request_of(&request.to_string()).await;
     let node = stage.fulfilled(&request).await["nodes"][0].as_str().unwrap().to_owned();
     for page in [
+        "/api/v1/explain/a".to_owned(),
+        "/api/v1/explain/p".to_owned(),
+        "/api/v1/view?label=a".to_owned(),
+        "/api/v1/view?provider=p".to_owned(),
         format!("/api/v1/explain/{request}"),
         format!("/api/v1/explain/{node}"),
         format!("/api/v1/view?request={request}"),
@@ -166,5 +227,145 @@ async fn no_secret_is_in_what_is_explained() {
         assert_eq!(status, 200, "{page}");
         assert!(serde_json::from_str::<Value>(&body).is_ok(), "{body}");
         assert!(!body.contains(CANARY), "{page}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_label_says_whether_it_can_be_served_now_and_what_a_request_would_wait_for() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a", "b"], 1), fake("q", &["b"], 0)]);
+    let launcher = stage.launcher().await;
+    let a = of("label", "a");
+    let free = is_explained(&stage, &launcher, &a, Verdict::Fine, "would-launch", "a node would be launched").await;
+    assert_eq!((fact(&free, "ready nodes"), fact(&free, "nodes in use")), ("0", "0"));
+    assert_eq!(free.pools.iter().map(|pool| pool.pool.as_str()).collect::<Vec<_>>(), ["p-main"]);
+    // Its only node is taken.
+    let first = stage.request(&["a"]).await;
+    stage.fulfilled(&first).await;
+    let full = is_explained(&stage, &launcher, &a, Verdict::Wait, "no-room", "1 instances needed, 0 there").await;
+    assert!(full.ended_by.unwrap().contains("higher limits"));
+    assert_eq!(full.since, None, "nobody waits for it");
+    // And somebody waits: a request would be behind that one.
+    let second = stage.request(&["a"]).await;
+    let behind = is_explained(&stage, &launcher, &a, Verdict::Wait, "behind-others", "earlier request waits").await;
+    assert!(behind.since.is_some());
+    assert_eq!(fact(&behind, "asked for by"), "0 requests to be accepted, 1 being served");
+    assert_eq!(fact(&behind, "oldest request"), second);
+    assert_eq!(fact(&behind, "other nodes"), "1 ready and set aside");
+    // Each pool says for itself.
+    let b = is_explained(&stage, &launcher, &of("label", "b"), Verdict::Wait, "behind-others", "p-main").await;
+    let pools: Vec<_> = b.pools.iter().map(|pool| (pool.pool.as_str(), pool.code.as_str(), pool.is_out)).collect();
+    assert_eq!(pools, [("p-main", "behind-others", false), ("q-main", "pool-disabled", true)]);
+    // Nobody was asked anything: no request has appeared, and none was declined.
+    assert_eq!(stage.records("requests").await.len(), 2);
+    assert_eq!(stage.record(&format!("requests/{second}")).await["declined_by"], json!([]));
+    assert_eq!(explain(&launcher, &of("label", "c")), None);
+}
+
+#[tokio::test]
+async fn a_label_with_a_ready_node_says_so_and_one_of_a_provider_that_is_gone_that_no_pool_has_it() {
+    let stage = Stage::new(zookeeper()).await;
+    let mut configuration = stage.configuration(&[fake("p", &["a"], 1)]);
+    configuration["labels"] = json!([{"name": "a", "min-ready": 1}]);
+    stage.write_config(&configuration.to_string());
+    let launcher = stage.launcher().await;
+    let ready =
+        is_explained(&stage, &launcher, &of("label", "a"), Verdict::Fine, "has-ready", "a ready node at once").await;
+    assert_eq!(fact(&ready, "ready nodes"), "1");
+    // Of a provider that is gone a node is left, which somebody keeps.
+    let node = json!({"state": "hold", "state_time": now(), "type": ["old"], "provider": "gone", "pool": "main"});
+    stage.create("/nodepool/nodes/0000000900", node.to_string().as_bytes()).await;
+    is_explained(&stage, &launcher, &of("label", "old"), Verdict::Change, "no-pool-has-label", "No registered pool")
+        .await;
+    is_explained(&stage, &launcher, &of("provider", "gone"), Verdict::Act, "no-launcher", "No launcher").await;
+}
+
+#[tokio::test]
+async fn an_image_says_where_it_is_missing_and_why_and_so_does_its_label() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure_with_image(&[with_image("p", &["noble"], "noble")], "noble");
+    let launcher = stage.launcher().await;
+    let (label, image) = (of("label", "noble"), of("image", "noble"));
+    let both = async |verdict, code: &str, words: &str| {
+        is_explained(&stage, &launcher, &label, verdict, code, words).await;
+        let explanation = is_explained(&stage, &launcher, &image, verdict, code, words).await;
+        assert_eq!(fact(&explanation, "needed by label"), "noble in p-main");
+    };
+    both(Verdict::Act, "no-builder", "no builder is running").await;
+    stage.put("components/builder/builder0000000000", &json!({"state": "running"})).await;
+    both(Verdict::Wait, "image-to-be-built", "it has not been built").await;
+    stage.put("images/noble/pause", &Value::Null).await;
+    both(Verdict::Act, "image-paused", "it is paused").await;
+    stage.zk.delete("/nodepool/images/noble/pause", None).await.unwrap();
+    stage.build("noble", "0b1", "building", &json!({})).await;
+    both(Verdict::Wait, "image-building", "build 0b1 runs on builder-1").await;
+    stage.build("noble", "0b1", "failed", &json!({"reason": "no space left on /var/lib/nodepool"})).await;
+    both(Verdict::Act, "image-build-failed", "build 0b1 has failed: no space left").await;
+    stage.build("noble", "0b2", "building", &json!({})).await;
+    both(Verdict::Wait, "image-building", "the one before it failed: no space left").await;
+    stage.build("noble", "0b2", "ready", &json!({})).await;
+    both(Verdict::Wait, "image-to-be-uploaded", "build 0b2 is ready").await;
+    stage.upload("noble", "0b2", "p", "uploading", &json!({})).await;
+    both(Verdict::Wait, "image-uploading", "build 0b2 is being uploaded").await;
+    stage.upload("noble", "0b2", "p", "failed", &json!({"reason": "413: the image is too large"})).await;
+    both(Verdict::Act, "image-upload-failed", "413: the image is too large").await;
+    stage.upload("noble", "0b2", "p", "ready", &json!({})).await;
+    is_explained(&stage, &launcher, &label, Verdict::Fine, "would-launch", "would be launched").await;
+    let ready = is_explained(&stage, &launcher, &image, Verdict::Fine, "ready", "in each provider").await;
+    assert!(fact(&ready, "build 0b1").contains("failed on builder-1, qcow2: no space left"), "{ready:?}");
+    assert!(fact(&ready, "in p").contains("ready, of build 0b2"), "{ready:?}");
+    // What is newer has failed, what is older serves.
+    stage.build("noble", "0b3", "failed", &json!({"reason": "mirror is down"})).await;
+    is_explained(&stage, &launcher, &image, Verdict::Act, "build-failed", "mirror is down; an older build serves")
+        .await;
+    // Who does not say what the name is of gets all that there are.
+    let (status, body) = launcher.get("/api/v1/explain/noble").unwrap();
+    let all: Vec<Explanation> = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, all.iter().map(|of| of.kind.as_str()).collect::<Vec<_>>()), (200, vec!["label", "image"]));
+    let (_, body) = launcher.get("/api/v1/explain/p").unwrap();
+    let all: Vec<Explanation> = serde_json::from_str(&body).unwrap();
+    assert_eq!(all.iter().map(|of| of.kind.as_str()).collect::<Vec<_>>(), ["provider"]);
+}
+
+#[tokio::test]
+async fn a_provider_says_how_its_cloud_its_quota_and_its_pools_are() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 2)]);
+    let launcher = stage.launcher().await;
+    let p = of("provider", "p");
+    let first = stage.request(&["a"]).await;
+    stage.fulfilled(&first).await;
+    let serving = is_explained(&stage, &launcher, &p, Verdict::Fine, "serving", "no request waits").await;
+    assert_eq!(fact(&serving, "nodes"), "1 ready");
+    assert_eq!(fact(&serving, "quota instances"), "20: 1 ours, 0 others'");
+    assert!(serving.pools[0].sentence.contains("1 of 2 instances used"), "{serving:?}");
+    let second = stage.request(&["a", "a"]).await;
+    let waits = is_explained(&stage, &launcher, &p, Verdict::Wait, "requests-wait", "1 request wait").await;
+    assert!(waits.since.is_some() && waits.pools[0].sentence.contains("1 no-room"), "{waits:?}");
+    stage.release(&first).await;
+    stage.fulfilled(&second).await;
+    // Its file cannot be used any more.
+    let mut broken = fake("p", &["a"], 2);
+    broken["launch-retries"] = json!("many");
+    stage.configure(&[broken, fake("q", &["b"], 0)]);
+    is_explained(&stage, &launcher, &of("provider", "q"), Verdict::Change, "out-of-service", "max-servers is 0").await;
+    is_explained(&stage, &launcher, &p, Verdict::Change, "left-out", "as it is configured").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_name_is_refused_and_odd_names_are_found() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["c++ 20"], 1)]);
+    let launcher = stage.launcher().await;
+    is_explained(&stage, &launcher, "c++%2020?kind=label", Verdict::Fine, "would-launch", "would be launched").await;
+    for page in ["/api/v1/explain/p?kind=pool", "/api/v1/view?pool=p", "/api/v1/view?label=../x", "/api/v1/view?label="]
+    {
+        assert_eq!(launcher.get(page).unwrap().0, 400, "{page}");
+    }
+    let long = "x".repeat(300);
+    for page in
+        [&format!("/api/v1/explain/{long}"), "/api/v1/explain/a%2Fb", "/api/v1/explain/%ff", "/api/v1/explain/x"]
+    {
+        assert_eq!(launcher.get(page).unwrap().0, 404, "{page}");
     }
 }

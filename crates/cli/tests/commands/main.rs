@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
 mod build_log;
+mod explain;
 mod filters;
 mod formats;
 mod images;

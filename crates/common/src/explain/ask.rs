@@ -4,24 +4,35 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Asked, LauncherView, Silent};
-use crate::model::{NodeRequest, PoolComponent, Records, RequestId, RequestState};
+use super::{Asked, LauncherView, Silent, Subject};
+use crate::model::{NodeRequest, PoolComponent, Records, RequestState};
 
 /// Where a launcher's view is, below its address.
 pub const VIEW: &str = "/api/v1/view";
 /// How long launchers have for their answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Asks each launcher that says where it can be asked for its view of a request, if that is open: accepted, or waiting for it. `get`
-/// fetches a page, or says why not.
-pub async fn ask<F>(records: &Records, request: &RequestId, get: impl Fn(String) -> F) -> Asked
+/// Whether launchers know more of something than the records: not of a node, nor of a request that is done.
+pub fn is_asked(records: &Records, subject: &Subject) -> bool {
+    let is_open = |request: &NodeRequest| matches!(request.state, RequestState::Requested | RequestState::Pending);
+    match subject {
+        Subject::Request(id) => {
+            records.requests.get(id).and_then(|entry| entry.usable()).is_some_and(|request| is_open(request))
+        }
+        Subject::Node(_) => false,
+        Subject::Label(_) | Subject::Image(_) | Subject::Provider(_) => true,
+    }
+}
+
+/// Asks each launcher that says where it can be asked for its view of something, where it may know more than the records
+/// ([`is_asked`]). Of these, registered pools are needed, and the request that is asked about. `get` fetches a page, or says why
+/// not.
+pub async fn ask<F>(records: &Records, subject: &Subject, get: impl Fn(String) -> F) -> Asked
 where
     F: Future<Output = Result<Vec<u8>, String>>,
 {
     let mut asked = Asked::default();
-    // Only of those do launchers know more than the records.
-    let is_open = |request: &NodeRequest| matches!(request.state, RequestState::Requested | RequestState::Pending);
-    if !records.requests.get(request).and_then(|entry| entry.usable()).is_some_and(|request| is_open(request)) {
+    if !is_asked(records, subject) {
         return asked;
     }
     let mut launchers: BTreeMap<String, Vec<&PoolComponent>> = BTreeMap::new();
@@ -30,7 +41,7 @@ where
             launchers.entry(url.trim_end_matches('/').to_owned()).or_default().push(pool);
         }
     }
-    let answers = launchers.keys().map(|url| get(format!("{url}{VIEW}?request={request}")));
+    let answers = launchers.keys().map(|url| get(format!("{url}{VIEW}?{}", subject.query())));
     let answers = futures::future::join_all(answers).await;
     for (pools, answer) in launchers.values().zip(answers) {
         let view = answer.and_then(|body| {
@@ -56,7 +67,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{Entry, Stat};
+    use crate::model::{Entry, RequestId, Stat};
 
     fn pool(name: &str, url: Option<&str>) -> Arc<PoolComponent> {
         let data = json!({"hostname": format!("host-of-{name}"), "id": name, "name": "main", "provider_name": name});
@@ -76,17 +87,18 @@ mod tests {
             records.pools.insert(name.to_owned(), pool(name, url));
         }
         records.pools.insert("e".to_owned(), pool("e", Some("http://three")));
-        let view = LauncherView { hostname: "one".to_owned(), as_of: None, caution: None, pools: Vec::new() };
+        let view = LauncherView { hostname: "one".to_owned(), ..LauncherView::default() };
         let request = RequestId::from("200-0000000001");
+        let subject = Subject::Request(request.clone());
         let open = json!({"state": "requested", "state_time": 1.0, "node_types": ["a"]}).to_string();
         let record = NodeRequest::read(request.clone(), open.as_bytes()).unwrap().0;
         assert_eq!(
-            ask(&records, &request, async |url: String| panic!("{url}")).await,
+            ask(&records, &subject, async |url: String| panic!("{url}")).await,
             Asked::default(),
             "there is none"
         );
         records.requests.insert(request.clone(), Entry::unlocked(Ok(Arc::new(record)), Stat::default()));
-        let asked = ask(&records, &request, async |url: String| match url.as_str() {
+        let asked = ask(&records, &subject, async |url: String| match url.as_str() {
             "http://one/api/v1/view?request=200-0000000001" => Ok(serde_json::to_vec(&view).unwrap()),
             "http://two/api/v1/view?request=200-0000000001" => Ok(b"<html>".to_vec()),
             "http://three/api/v1/view?request=200-0000000001" => Err("connection refused".to_owned()),

@@ -1,63 +1,47 @@
 //! Why something is as it is: what `nodepool explain` prints, and what a launcher answers at `/api/v1/explain/…`.
 //!
 //! Zuul shows people an id while a job waits: "Waiting on node request: 300-0000123". This module says for such an id what it
-//! waits for, since when, what ends that, and who has to act.
+//! waits for, since when, what ends that, and who has to act; the same of a node, and of a label, an image or a provider by its
+//! name, which several of these may have ([`Subject::of`]).
 //!
 //! There are two sources. The records of ZooKeeper are everybody's. What a pool has decided, and why, only its launcher
-//! knows: [`LauncherView`], for which it can be [asked](ask). [`of_request`] and [`of_node`] make an [`Explanation`] of both,
+//! knows: [`LauncherView`], for which it can be [asked](ask). [`explain()`] makes an [`Explanation`] of both,
 //! and nothing else does, so that every surface says the same. A launcher that cannot be asked (it does not answer, or it is
 //! Python's, which has no such page) is named in it: then the records say what they can.
 //!
 //! All of it is data with one text for people in it, which is made here or was made by the planner's `Reason`. Nothing of it
 //! is secret: no text of a configuration, no user data.
 
+mod any;
 mod ask;
+mod image;
+mod label;
 mod node;
+mod provider;
 mod request;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod text;
 mod verdict;
 mod view;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    ask::{ANSWER_WITHIN, VIEW, ask},
-    node::of_node,
-    request::of_request,
+    any::{explain, gravest, no_id, no_trace},
+    ask::{ANSWER_WITHIN, VIEW, ask, is_asked},
+    subject::{Kind, Subject, decoded},
     verdict::Verdict,
-    view::{Answer, Asked, LauncherView, Launching, PoolView, Said, Silent},
+    view::{Answer, Asked, LauncherView, Launching, PoolView, ProviderView, Said, Silent, WaitingView},
 };
-use crate::model::{NodeId, RequestId, Timestamp};
-
-/// What can be explained.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// `<priority>-<sequence>`.
-    Request(RequestId),
-    /// `<sequence>`.
-    Node(NodeId),
-}
-
-impl Subject {
-    /// Of what something is the id; `None`: of nothing that is explained.
-    pub fn of(id: &str) -> Option<Self> {
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        match id.split_once('-') {
-            Some((priority, sequence)) if is_number(priority) && is_number(sequence) => {
-                Some(Self::Request(RequestId::from(id)))
-            }
-            None if is_number(id) => Some(Self::Node(NodeId::from(id))),
-            _ => None,
-        }
-    }
-}
+use crate::model::{LauncherId, PoolComponent, Timestamp};
 
 /// What something waits for, or why it is as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// What kind of thing is explained: `request`, `node`.
+    /// What kind of thing is explained, by the word of its [`Kind`].
     pub kind: String,
     /// Its id.
     pub id: String,
@@ -79,7 +63,7 @@ pub struct Explanation {
     /// What there is to know of it, each with its name.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub facts: Vec<Fact>,
-    /// What each pool makes of it.
+    /// What each pool makes of it, or would make of it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub pools: Vec<PoolSays>,
     /// Launchers that could not be asked.
@@ -99,7 +83,7 @@ pub struct Fact {
     pub at: Option<Timestamp>,
 }
 
-/// What a pool makes of a request.
+/// What a pool makes of a request, or would make of one for a label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolSays {
     /// Its provider and its name.
@@ -156,5 +140,76 @@ impl Explanation {
     fn fact_at(mut self, name: &str, value: impl Into<String>, at: Option<Timestamp>) -> Self {
         self.facts.push(Fact { name: name.to_owned(), value: value.into(), at });
         self
+    }
+
+    /// With what is to be known of the launchers that were asked.
+    fn with_launchers(mut self, asked: &Asked) -> Self {
+        for view in &asked.views {
+            if let Some(caution) = &view.caution {
+                self = self.fact("caution", format!("the launcher on {}: {caution}", view.hostname));
+            }
+        }
+        Self { silent: asked.silent.clone(), ..self }
+    }
+}
+
+impl PoolSays {
+    fn new(pool: &str, launcher: &str, verdict: Verdict, code: &str, sentence: impl Into<String>) -> Self {
+        Self {
+            pool: pool.to_owned(),
+            launcher: launcher.to_owned(),
+            verdict,
+            code: code.to_owned(),
+            sentence: sentence.into(),
+            since: None,
+            ended_by: None,
+            is_out: false,
+        }
+    }
+
+    /// A planner's reason.
+    fn of(pool: &str, launcher: &str, said: &Said) -> Self {
+        Self {
+            since: said.since,
+            ended_by: said.ended_by.clone(),
+            ..Self::new(pool, launcher, said.verdict, &said.code, &said.sentence)
+        }
+    }
+
+    /// Why a pool serves nothing at all.
+    fn idle(name: &str, launcher: &str, pool: &PoolView) -> Self {
+        match (&pool.out_of_service, &pool.trouble) {
+            (Some(why), _) => Self {
+                ended_by: Some("another configuration".to_owned()),
+                is_out: true,
+                ..Self::new(name, launcher, Verdict::Change, "out-of-service", format!("it is out of service: {why}"))
+            },
+            (None, Some((trouble, since))) => Self {
+                since: Some(*since),
+                ended_by: Some("the cloud answers again".to_owned()),
+                ..Self::new(
+                    name,
+                    launcher,
+                    Verdict::Act,
+                    "provider-in-trouble",
+                    format!("its provider has trouble: {trouble}"),
+                )
+            },
+            (None, None) => Self::not_looked_at(name, launcher),
+        }
+    }
+
+    fn not_looked_at(pool: &str, launcher: &str) -> Self {
+        let sentence = "it has not decided: it will within moments, unless its launcher is stopping";
+        Self::new(pool, launcher, Verdict::Wait, "not-looked-at", sentence)
+    }
+
+    /// Of a pool whose launcher has said nothing.
+    fn not_asked(pool: &PoolComponent, id: &LauncherId) -> Self {
+        let sentence = format!(
+            "its launcher on {} has not said: it is Python's, has just started, or does not answer",
+            pool.hostname
+        );
+        Self::new(&pool.title(), id.as_str(), Verdict::Wait, "not-asked", sentence)
     }
 }

@@ -1,7 +1,9 @@
 //! Why a node is as it is.
 
 use super::{Explanation, Verdict};
-use crate::model::{Backing, Entry, LabelName, Node, NodeId, NodeState, Records, RequestId, RequestState, Timestamp};
+use crate::model::{
+    Backing, Entry, LabelName, Node, NodeId, NodeState, Records, RequestId, RequestState, Timestamp, pool_title,
+};
 
 const KIND: &str = "node";
 
@@ -88,8 +90,10 @@ fn with_facts(mut explanation: Explanation, node: &Node) -> Explanation {
     let labels: Vec<_> = node.labels.iter().map(LabelName::as_str).collect();
     explanation = explanation.fact("state", node.state.as_str()).fact("labels", labels.join(", "));
     if let Some(provider) = &node.provider {
-        let pool = node.pool.as_ref().map(|pool| format!("-{pool}")).unwrap_or_default();
-        explanation = explanation.fact("pool", format!("{provider}{pool}"));
+        explanation = match &node.pool {
+            Some(pool) => explanation.fact("pool", pool_title(provider.as_str(), pool.as_str())),
+            None => explanation.fact("provider", provider.as_str()),
+        };
     }
     if let Some(id) = node.external_id_text() {
         explanation = explanation.fact("server", id);

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answer, Asked, Explanation, Launching, PoolSays, PoolView, Verdict};
+use super::{
+    Answer, Asked, Explanation, Launching, PoolSays, Verdict,
+    words::{count, labels},
+};
 use crate::model::{
     Entry, LabelName, LauncherId, NodeId, NodeRequest, NodeState, PoolComponent, Records, RequestId, RequestState,
     Timestamp,
 };
 
 const KIND: &str = "request";
-const NO_LAUNCHER_ENDS: &str = "a launcher that is started, and whose providers answer";
+/// What ends that no launcher is running.
+pub(super) const NO_LAUNCHER_ENDS: &str = "a launcher that is started, and whose providers answer";
 
 /// Explains a request by the records, and by what launchers say of it. `None`: there is no trace of it.
 pub fn of_request(records: &Records, id: &RequestId, asked: &Asked, now: Timestamp) -> Option<Explanation> {
@@ -28,13 +32,7 @@ pub fn of_request(records: &Records, id: &RequestId, asked: &Asked, now: Timesta
         RequestState::Pending => pending(records, request, entry, asked, now),
         RequestState::Requested => requested(records, request, entry, asked, now),
     };
-    let mut explanation = with_facts(explanation, request);
-    for view in &asked.views {
-        if let Some(caution) = &view.caution {
-            explanation = explanation.fact("caution", format!("the launcher on {}: {caution}", view.hostname));
-        }
-    }
-    Some(Explanation { silent: asked.silent.clone(), ..explanation })
+    Some(with_facts(explanation, request).with_launchers(asked))
 }
 
 /// Zuul deletes the record of a request at once, whatever became of it.
@@ -120,7 +118,7 @@ fn pending(
     let id = request.id.as_str();
     let since = entry.since(now);
     let serving = asked.views.iter().flat_map(|view| &view.pools).find_map(|pool| match &pool.answer {
-        Answer::Serves { ready, launching, waits } => Some((pool, *ready, launching, waits.as_ref())),
+        Answer::Serves { ready, launching, waits, .. } => Some((pool, *ready, launching, waits.as_ref())),
         _ => None,
     });
     let Some((pool, ready, launching, waits)) = serving else {
@@ -138,14 +136,14 @@ fn pending(
         return Explanation { since, ..explanation }.with_nodes(records, request, &[], now);
     };
     let wanted = request.node_types.len();
-    let name = pool_name(pool);
+    let name = pool.title();
     let done = format!("Pool {name} serves it: {ready} of {} ready", count(wanted, "node"));
     let explanation = match (waits, &pool.trouble) {
         (Some(said), _) => Explanation {
             verdict: said.verdict,
             code: said.code.clone(),
             sentence: format!("{done}; the rest waits: {}", said.sentence),
-            since: Some(said.since),
+            since: said.since,
             ended_by: said.ended_by.clone(),
             ..Explanation::new(KIND, id, said.verdict, "", "")
         },
@@ -223,53 +221,27 @@ fn requested(
 fn says(request: &NodeRequest, pool: &PoolComponent, asked: &Asked) -> Option<PoolSays> {
     let id = pool.id.as_ref()?;
     let name = pool.title();
-    let says = |verdict, code: &str, sentence: String, is_out| PoolSays {
-        pool: name.clone(),
-        launcher: id.to_string(),
-        verdict,
-        code: code.to_owned(),
-        sentence,
-        since: None,
-        ended_by: None,
-        is_out,
+    let id_text = id.as_str();
+    let out = |code, sentence: String| PoolSays {
+        is_out: true,
+        ..PoolSays::new(&name, id_text, Verdict::Change, code, sentence)
     };
     if request.declined_by.contains(id) {
-        return Some(says(Verdict::Change, "declined", declined_because(request, &name, id), true));
+        return Some(out("declined", declined_because(request, &name, id)));
     }
     let missing: Vec<_> = request.node_types.iter().filter(|label| !pool.supported_labels.contains(label)).collect();
     if !missing.is_empty() {
         let missing: Vec<_> = missing.iter().map(|label| label.as_str()).collect();
-        return Some(says(Verdict::Change, "labels-missing", format!("it does not have {}", labels(&missing)), true));
+        return Some(out("labels-missing", format!("it does not have {}", labels(&missing))));
     }
-    let view = asked.pool(id.as_str());
-    Some(match view.map(|pool| (&pool.answer, &pool.trouble)) {
-        Some((Answer::Waits(said), _)) => PoolSays {
-            since: Some(said.since),
-            ended_by: said.ended_by.clone(),
-            ..says(said.verdict, &said.code, said.sentence.clone(), false)
-        },
-        Some((Answer::Accepting | Answer::Serves { .. }, _)) => {
-            says(Verdict::Wait, "accepting", "it is accepting the request".to_owned(), false)
+    let Some(view) = asked.pool(id_text) else { return Some(PoolSays::not_asked(pool, id)) };
+    Some(match &view.answer {
+        Answer::Waits(said) => PoolSays::of(&name, id_text, said),
+        Answer::Accepting | Answer::Serves { .. } => {
+            PoolSays::new(&name, id_text, Verdict::Wait, "accepting", "it is accepting the request")
         }
-        Some((Answer::Nothing, Some((trouble, since)))) => PoolSays {
-            since: Some(*since),
-            ended_by: Some("the cloud answers again".to_owned()),
-            ..says(Verdict::Act, "provider-in-trouble", format!("its provider has trouble: {trouble}"), false)
-        },
-        Some((Answer::Nothing, None)) => {
-            let sentence = "it has not decided about the request: it will within moments, unless its provider has max-concurrency: 0 or its \
-                            launcher is stopping";
-            says(Verdict::Wait, "not-looked-at", sentence.to_owned(), false)
-        }
-        None => says(
-            Verdict::Wait,
-            "not-asked",
-            format!(
-                "its launcher on {} has not said: it is Python's, has just started, or does not answer",
-                pool.hostname
-            ),
-            false,
-        ),
+        // The rest is said of labels.
+        _ => PoolSays::idle(&name, id_text, view),
     })
 }
 
@@ -320,17 +292,4 @@ impl Explanation {
         }
         self
     }
-}
-
-fn pool_name(pool: &PoolView) -> String {
-    format!("{}-{}", pool.provider, pool.pool)
-}
-
-fn labels(labels: &[&str]) -> String {
-    format!("{} {}", if labels.len() == 1 { "label" } else { "labels" }, labels.join(", "))
-}
-
-fn count(number: usize, what: &str) -> String {
-    let plural = if what.ends_with("ch") { "es" } else { "s" };
-    format!("{number} {what}{}", if number == 1 { "" } else { plural })
 }

@@ -1,13 +1,15 @@
-//! [`LauncherView`]: what a launcher knows of a request and nobody else does.
+//! [`LauncherView`]: what a launcher knows of a request, a label, an image or a provider and nobody else does.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::verdict::Verdict;
-use crate::model::Timestamp;
+use crate::model::{NodeId, Timestamp, pool_title};
 
-/// What a launcher makes of a request: the body of `/api/v1/view?request=ID`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a launcher says of what it is asked about: the body of `/api/v1/view?…`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LauncherView {
     /// The host it runs on.
     pub hostname: String,
@@ -16,12 +18,18 @@ pub struct LauncherView {
     /// Why what it says may be old.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub caution: Option<String>,
-    /// Each of its pools that takes part.
+    /// Each of its pools that takes part; of a label, an image and a provider, those that have to do with it.
     pub pools: Vec<PoolView>,
+    /// The provider that is asked about, where the configuration has it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub provider: Option<ProviderView>,
+    /// Whether the file says `pause: true` of the image that is asked about.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub pauses_image: bool,
 }
 
-/// What a pool makes of a request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a pool makes of what it is asked about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PoolView {
     /// The id of its component.
     pub id: String,
@@ -29,15 +37,40 @@ pub struct PoolView {
     pub provider: String,
     /// Its name.
     pub pool: String,
-    /// What it makes of it.
+    /// What it makes of the request, or would make of one for a node of the label.
     pub answer: Answer,
     /// Why its provider does not answer, and since when.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<(String, Timestamp)>,
+    /// What of the configuration keeps it from serving anything.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub out_of_service: Option<String>,
+    /// Of a label: the diskimage that its nodes boot from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub image: Option<String>,
+    /// Of an image: the pool's labels whose nodes boot from it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub labels: Vec<String>,
+    /// Of a label and a provider: what requests wait for here.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub waiting: Vec<WaitingView>,
+    /// Of a provider: the pool's limits.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub limits: BTreeMap<String, f64>,
+    /// Of a provider: what its nodes take.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub used: BTreeMap<String, f64>,
 }
 
-/// What a pool makes of a request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+impl PoolView {
+    /// Its provider and its name, as people read it.
+    pub fn title(&self) -> String {
+        pool_title(&self.provider, &self.pool)
+    }
+}
+
+/// What a pool makes of a request, or would make of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum Answer {
     /// It has left it waiting.
@@ -48,6 +81,9 @@ pub enum Answer {
     Serves {
         /// How many of its nodes are done.
         ready: usize,
+        /// Which those are.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        done: Vec<String>,
         /// Those that are being launched.
         launching: Vec<Launching>,
         /// What the rest waits for.
@@ -55,7 +91,14 @@ pub enum Answer {
         waits: Option<Said>,
     },
     /// Nothing: it has not looked at it yet, or has declined it, or has nothing to do with it.
+    #[default]
     Nothing,
+    /// It would hand out ready nodes.
+    HasReady,
+    /// It would launch nodes at once.
+    WouldLaunch,
+    /// It would decline it.
+    Declines(Said),
 }
 
 /// A planner's reason.
@@ -69,11 +112,56 @@ pub struct Said {
     pub sentence: String,
     /// Its numbers.
     pub why: Value,
-    /// Since when.
-    pub since: Timestamp,
+    /// Since when; `None`: of a request that is only thought of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since: Option<Timestamp>,
     /// What ends it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended_by: Option<String>,
+}
+
+/// What some requests wait for in a pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitingView {
+    /// The code of their reason.
+    pub code: String,
+    /// The words of one of them.
+    pub sentence: String,
+    /// How many.
+    pub requests: usize,
+    /// Since when the first of them does.
+    pub since: Timestamp,
+}
+
+/// What is known of a provider.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProviderView {
+    /// Why it is left out, as it cannot be used as it is configured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub left_out: Option<String>,
+    /// Why its cloud does not answer, and since when.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trouble: Option<(String, Timestamp)>,
+    /// What the cloud allows the project in all.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub quota: BTreeMap<String, f64>,
+    /// The same less what others in the project use.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub ours: BTreeMap<String, f64>,
+    /// What nodes of ours take, those that are being deleted too.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub used: BTreeMap<String, f64>,
+    /// When the cloud said so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quota_at: Option<Timestamp>,
+    /// Until when nothing is launched, as the cloud has refused a launch for lack of quota.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub launch_after: Option<Timestamp>,
+    /// `max-concurrency`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_concurrency: Option<usize>,
+    /// Launches that are under way.
+    pub launching: usize,
 }
 
 /// A launch that is under way.
@@ -106,8 +194,24 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// What is said of each pool.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolView> {
+        self.views.iter().flat_map(|view| &view.pools)
+    }
+
+    /// The nodes of an accepted request; `None`: nobody that was asked serves it.
+    pub fn nodes(&self) -> Option<Vec<NodeId>> {
+        self.pools().find_map(|pool| match &pool.answer {
+            Answer::Serves { launching, done, .. } => {
+                let launching = launching.iter().map(|launch| &launch.node).filter(|node| !node.is_empty());
+                Some(launching.chain(done).map(|node| node.as_str().into()).collect())
+            }
+            _ => None,
+        })
+    }
+
     /// What is known of a pool, by the id of its component.
     pub(super) fn pool(&self, id: &str) -> Option<&PoolView> {
-        self.views.iter().flat_map(|view| &view.pools).find(|pool| pool.id == id)
+        self.pools().find(|pool| pool.id == id)
     }
 }

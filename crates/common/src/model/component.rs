@@ -56,6 +56,11 @@ pub struct PoolComponent {
 
 const WEB_URL: &str = "web_url";
 
+/// A pool as people read it: it is unique within its provider only.
+pub fn pool_title(provider: &str, pool: &str) -> String {
+    format!("{provider}-{pool}")
+}
+
 impl PoolComponent {
     /// Reads a record; the second value lists keys that had to be read as absent. `name` is the znode's.
     pub fn read(name: &str, data: &[u8]) -> Result<(Self, Vec<String>), RecordError> {
@@ -105,7 +110,7 @@ impl PoolComponent {
     /// Its provider and its name, as people read it.
     pub fn title(&self) -> String {
         match (&self.provider_name, &self.name) {
-            (Some(provider), Some(name)) => format!("{provider}-{name}"),
+            (Some(provider), Some(name)) => pool_title(provider.as_str(), name.as_str()),
             _ => self.id.as_ref().map_or_else(|| self.hostname.clone(), ToString::to_string),
         }
     }

@@ -27,7 +27,7 @@ mod shared;
 mod uptime;
 pub mod wire;
 
-pub use component::{BuilderComponent, PoolComponent};
+pub use component::{BuilderComponent, PoolComponent, pool_title};
 pub use contenders::Contenders;
 pub use failures::Failures;
 pub use held_back::{HeldBack, HeldItem, Holder, LARGEST};

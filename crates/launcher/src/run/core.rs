@@ -239,7 +239,7 @@ impl Launcher {
             self.say_what_waits(&plan);
         }
         let Plan { decisions, wants, wake_at, .. } = plan;
-        for want in wants.into_iter().chain(refresh) {
+        for want in wants.into_iter().chain(refresh).chain(self.take_wanted()) {
             self.find_out(want);
         }
         for decision in decisions {

@@ -24,7 +24,8 @@
 //! | [`published`] | what the loop shows of itself after each pass |
 //! | [`report`] | metrics, and what people can ask |
 //! | [`metrics`] | what is measured when somebody reads the metrics |
-//! | [`view`] | what our pools make of a request, for `explain` |
+//! | [`view`] | what our pools make of a request, a label, an image, a provider, for `explain` |
+//! | [`outlook`] | what would become of a request that nobody has made |
 
 mod actions;
 mod book;
@@ -38,6 +39,7 @@ mod leaks;
 mod metastatic;
 mod metrics;
 mod nodes;
+mod outlook;
 mod placing;
 mod published;
 mod report;
@@ -47,7 +49,7 @@ mod tests;
 mod view;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -63,7 +65,7 @@ use nodepool_common::{
     sys::{clock::Clock, entropy::Entropy, host, watch},
     zk::{InSession, Registration, ZooKeeper},
 };
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -71,7 +73,7 @@ pub use self::core::Core;
 pub use self::published::{PassMade, Published, PublishedPool, Trouble};
 pub use self::report::Readiness;
 use self::{clouds::Clouds, events::Reports};
-use crate::plan::{Plan, PoolKey, keeper_of};
+use crate::plan::{Plan, PoolKey, Want, keeper_of};
 
 /// The logger's name in the log, as upstream's.
 const LOGGER: &str = "nodepool.NodePool";
@@ -119,6 +121,10 @@ pub struct Launcher {
     withheld: Mutex<BTreeMap<ProviderName, leaks::Withheld>>,
     /// Where others can ask this launcher over HTTP.
     web_url: OnceLock<String>,
+    /// Whoever looks at everything for somebody who asks has this ([`view`]).
+    long_looks: Arc<Semaphore>,
+    /// What clouds are to be asked for somebody who asks us ([`view`]).
+    wanted: Mutex<BTreeSet<Want>>,
 }
 
 /// A pool that takes part: its id and its component.
@@ -257,6 +263,8 @@ impl Launcher {
             hosts_met: hosts::HostsMet::default(),
             withheld: Mutex::default(),
             web_url: OnceLock::new(),
+            long_looks: Arc::new(Semaphore::new(1)),
+            wanted: Mutex::default(),
             frame,
         });
         (launcher, Core::new())

@@ -36,6 +36,13 @@ pub struct Readiness {
     broken_parts: Vec<String>,
 }
 
+impl Readiness {
+    /// Why a provider is left out.
+    pub(super) fn broken(&self, provider: &ProviderName) -> Option<String> {
+        self.broken.get(provider).cloned()
+    }
+}
+
 impl Launcher {
     /// What `/ready` answers. The operator's start-up, readiness and liveness probes all ask it.
     pub fn readiness(&self) -> web::Readiness {

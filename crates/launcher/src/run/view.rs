@@ -1,35 +1,226 @@
-//! What our pools make of a request, for `explain` ([`nodepool_common::explain`]): read off the last [`Published`].
+//! What our pools make of a request, and what there is to say of a label, an image or a provider, for `explain`
+//! ([`nodepool_common::explain`]): read off the last [`Published`].
+//!
+//! What a pool would do with a request for a label, the planner is [asked](super::outlook). That, and to put together what all
+//! requests wait for, takes as long as a pass over everything: it is done in a thread beside the others, one at a time, and at
+//! most a fifth of the time, however many ask.
+//!
+//! Of a label for which nobody has asked for long a launcher may not know what its nodes take. It asks the cloud, as it would for a
+//! request, and no more often; who asks us waits for that answer, for a moment.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use nodepool_common::{
-    explain::{self, ANSWER_WITHIN, Answer, Explanation, LauncherView, Launching, PoolView, Said, Subject, Verdict},
-    model::RequestId,
+    explain::{
+        self, ANSWER_WITHIN, Answer, Asked, Explanation, LauncherView, Launching, PoolView, ProviderView, Said,
+        Subject, Verdict, WaitingView,
+    },
+    model::{ImageName, LabelName, NodeRequest, ProviderName, Records, RequestId, Resources, Timestamp},
     sys::host,
     zk::Freshness,
 };
 use nodepool_drivers::http_client;
+use tokio::time::Instant;
 
 use super::{
     Launcher,
+    outlook::{Outlook, Outlooks, for_one, outlook},
     published::{Published, PublishedPool},
 };
-use crate::plan::{Bound, PoolKey, Reason, WaitingSince};
+use crate::plan::{Bound, PoolKey, PoolState, Reason, Timing, WaitingSince, Want, World};
+
+/// So many times as long as a look at everything has taken, nobody may look again.
+const REST: u32 = 4;
+/// For so long an answer waits for what clouds are asked for its sake.
+const CLOUDS_ANSWER: Duration = Duration::from_millis(1500);
+/// Between two looks whether they have answered.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Launcher {
-    /// What each of our pools makes of a request.
-    pub fn view_of(&self, id: &RequestId) -> LauncherView {
-        let records = self.zk.cache().snapshot();
-        let request = records.requests.get(id).and_then(|entry| entry.usable());
+    /// What there is to say of something that only this launcher knows.
+    pub async fn view_of(self: &Arc<Self>, subject: &Subject) -> LauncherView {
         let published = self.published();
-        let waiting = request.map(|request| published.planned.waiting_of(request)).unwrap_or_default();
-        let pools = published.pools.iter().map(|pool| published.view_of(pool, id, &waiting));
-        LauncherView {
+        let view = LauncherView {
             hostname: host::hostname(),
             as_of: published.pass.map(|pass| pass.at),
             caution: self.caution(&published),
-            pools: pools.collect(),
+            ..LauncherView::default()
+        };
+        match subject {
+            Subject::Request(id) => {
+                let records = self.zk.cache().snapshot();
+                let request = records.requests.get(id).and_then(|entry| entry.usable());
+                let waiting = request.map(|request| published.planned.waiting_of(request)).unwrap_or_default();
+                let pools =
+                    published.pools.iter().map(|pool| published.view_of_request(pool, id, waiting.get(&pool.key)));
+                LauncherView { pools: pools.collect(), ..view }
+            }
+            Subject::Node(_) => view,
+            Subject::Label(label) => LauncherView { pools: self.look_at_label(label).await, ..view },
+            Subject::Image(image) => LauncherView {
+                pools: published.pools_of_image(image),
+                pauses_image: published.config.diskimages.get(image).is_some_and(|image| image.pause),
+                ..view
+            },
+            Subject::Provider(name) => {
+                let (provider, name) = (self.view_of_provider(&published, name), name.clone());
+                let pools = self.beside_others(move |own| own.pools_of_provider(&published, &name));
+                LauncherView { pools: pools.await, provider, ..view }
+            }
         }
+    }
+
+    /// Does what takes long: see the module.
+    async fn beside_others<T: Default + Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        // It is never closed.
+        let Ok(turn) = Arc::clone(&self.long_looks).acquire_owned().await else { return T::default() };
+        let (own, began) = (Arc::clone(self), Instant::now());
+        let done = tokio::task::spawn_blocking(move || work(&own)).await;
+        let rest = began.elapsed() * REST;
+        tokio::spawn(async move {
+            tokio::time::sleep(rest).await;
+            drop(turn);
+        });
+        // A panic is in the log.
+        done.unwrap_or_default()
+    }
+
+    async fn look_at_label(self: &Arc<Self>, label: &LabelName) -> Vec<PoolView> {
+        let began = Instant::now();
+        loop {
+            let label = label.clone();
+            let (pools, waits_for_answer) =
+                self.beside_others(move |own| own.pools_of_label(&own.published(), &label)).await;
+            if !waits_for_answer || began.elapsed() > CLOUDS_ANSWER {
+                return pools;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Has the loop ask clouds for something.
+    fn want(&self, wants: BTreeSet<Want>) {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).extend(wants);
+        self.wake.notify_one();
+    }
+
+    /// What clouds are to be asked for others.
+    pub(super) fn take_wanted(&self) -> BTreeSet<Want> {
+        std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What each of our pools that has a label, or would have it, would do with a request for one node; and whether clouds that
+    /// were asked for that will know more.
+    fn pools_of_label(&self, published: &Published, label: &LabelName) -> (Vec<PoolView>, bool) {
+        let records = self.zk.cache().snapshot();
+        let has = |pool: &&PublishedPool| {
+            let config = published.config.providers.get(&pool.key.provider).and_then(|p| p.pool(&pool.key.pool));
+            config.is_some_and(|pool| pool.labels.contains_key(label) || pool.broken_labels.contains_key(label))
+        };
+        let pools: Vec<&PublishedPool> = published.pools.iter().filter(has).collect();
+        if pools.is_empty() {
+            return (Vec::new(), false);
+        }
+        let asks = |request: &RequestId| {
+            let request = records.requests.get(request).and_then(|entry| entry.usable());
+            request.is_some_and(|request| request.node_types.contains(label))
+        };
+        let mut waiting = published.waiting(asks);
+        let Outlooks { of_pools: mut would, wants } =
+            self.outlook_of(published, &records, &for_one(label, self.clock.now()), &pools);
+        let is_to_be_answered =
+            |outlook: &Outlook| matches!(outlook, Outlook::Waits(Reason::Unknown { trouble: None, .. }));
+        let waits_for_answer = would.values().any(is_to_be_answered);
+        if waits_for_answer {
+            self.want(wants);
+        }
+        let view = |pool: &PublishedPool| PoolView {
+            answer: would.remove(&pool.key).map(answer_of).unwrap_or_default(),
+            image: published.image_of(&pool.key, label).map(ToString::to_string),
+            waiting: waiting.remove(&pool.key).unwrap_or_default(),
+            ..published.view_of(pool)
+        };
+        (pools.into_iter().map(view).collect(), waits_for_answer)
+    }
+
+    /// What pools of ours would do with a request.
+    fn outlook_of(
+        &self,
+        published: &Published,
+        records: &Records,
+        request: &NodeRequest,
+        pools: &[&PublishedPool],
+    ) -> Outlooks {
+        let state = |pool: &PublishedPool| PoolState { key: pool.key.clone(), launcher_id: pool.launcher_id.clone() };
+        let (all, known): (Vec<_>, _) = (published.pools.iter().map(state).collect(), self.clouds.known());
+        let world = World {
+            now: self.clock.now(),
+            uptime: self.clock.uptime(),
+            config: &published.config,
+            records,
+            pools: &all,
+            providers: &known.iter().map(|(name, state)| (name.clone(), &**state)).collect(),
+            session: self.session_id(),
+            holdings: &published.held.holdings,
+            timing: Timing::default(),
+            stopping: published.stopping,
+            renewing: false,
+        };
+        let asked: Vec<_> = pools.iter().map(|pool| state(pool)).collect();
+        outlook(&world, request, &asked)
+    }
+
+    /// What each of our pools of a provider is busy with.
+    fn pools_of_provider(&self, published: &Published, provider: &ProviderName) -> Vec<PoolView> {
+        let mut waiting = published.waiting(|_| true);
+        let view = |pool: &PublishedPool| PoolView {
+            waiting: waiting.remove(&pool.key).unwrap_or_default(),
+            limits: published.limits(&pool.key),
+            used: published.used(&pool.key).map(|used| amounts(&used.of_pool)).unwrap_or_default(),
+            ..published.view_of(pool)
+        };
+        published.pools.iter().filter(|pool| pool.key.provider == *provider).map(view).collect()
+    }
+
+    /// What is known of a provider; `None`: the configuration does not have it.
+    fn view_of_provider(&self, published: &Published, name: &ProviderName) -> Option<ProviderView> {
+        let left_out = self.left_out(name);
+        let config = published.config.providers.get(name);
+        if config.is_none() && left_out.is_none() {
+            return None;
+        }
+        let known = self.clouds.known();
+        let state = known.get(name);
+        let quota = state.and_then(|state| state.quota.as_ref());
+        let used = published.planned.used.iter().find(|in_use| in_use.pool.provider == *name);
+        let holdings = &published.held.holdings;
+        let of_it =
+            |request: &RequestId| holdings.requests.get(request).is_some_and(|held| held.pool.provider == *name);
+        let launching = holdings.nodes.iter().filter(|(_, node)| node.launching && of_it(&node.request)).count();
+        let starting = holdings.starting.iter().filter(|(_, pool, _)| pool.provider == *name).count();
+        Some(ProviderView {
+            left_out,
+            trouble: published.trouble(name).map(|trouble| (trouble.why.clone(), trouble.since)),
+            quota: quota.map(|quota| amounts(&quota.limits)).unwrap_or_default(),
+            ours: quota.map(|quota| amounts(&quota.ours)).unwrap_or_default(),
+            used: used.map(|in_use| amounts(&in_use.used.of_provider)).unwrap_or_default(),
+            quota_at: state.map(|state| state.quota_at).filter(|at| *at > 0.0),
+            launch_after: state.and_then(|state| state.launch_after).filter(|at| *at > self.clock.now()),
+            max_concurrency: config.and_then(|config| config.max_concurrency),
+            launching: launching + starting,
+        })
+    }
+
+    /// Why a provider is left out of the configuration, or stays as it was.
+    fn left_out(&self, name: &ProviderName) -> Option<String> {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).broken(name)
     }
 
     /// Why what was published last may be old.
@@ -48,44 +239,104 @@ impl Launcher {
         self.zk.cache().walks() > 0
     }
 
-    /// What a request waits for, or why a node is as it is, by what all launchers say; `None`: there is no trace of it.
-    pub async fn explain(&self, subject: &Subject) -> Option<Explanation> {
-        match subject {
-            Subject::Request(id) => self.explain_request(id).await,
-            Subject::Node(id) => explain::of_node(&self.zk.cache().snapshot(), id, self.clock.now()),
-        }
+    /// What a request waits for, or how it stands with anything else, by what all launchers say; `None`: there is no trace of it.
+    pub async fn explain(self: &Arc<Self>, subject: &Subject) -> Option<Explanation> {
+        let asked = self.ask(subject).await;
+        // As it is by now: what the launchers speak of may be younger than the question.
+        explain::explain(&self.zk.cache().snapshot(), subject, &asked, self.clock.now())
     }
 
-    async fn explain_request(&self, id: &RequestId) -> Option<Explanation> {
+    async fn ask(self: &Arc<Self>, subject: &Subject) -> Asked {
         let records = self.zk.cache().snapshot();
         let own = self.web_url.get();
         let is_own = |url: &str| own.and_then(|own| url.strip_prefix(own)).is_some_and(|rest| rest.starts_with('/'));
         let get = async |url: String| {
             if is_own(&url) {
-                return serde_json::to_vec(&self.view_of(id)).map_err(|error| error.to_string());
+                return serde_json::to_vec(&self.view_of(subject).await).map_err(|error| error.to_string());
             }
             http_client::fetch(&url, ANSWER_WITHIN).await
         };
-        let asked = explain::ask(&records, id, get).await;
-        explain::of_request(&records, id, &asked, self.clock.now())
+        explain::ask(&records, subject, get).await
     }
 }
 
 impl Published {
-    fn view_of(&self, pool: &PublishedPool, id: &RequestId, waiting: &BTreeMap<PoolKey, WaitingSince>) -> PoolView {
+    /// A pool, and what keeps it from serving.
+    fn view_of(&self, pool: &PublishedPool) -> PoolView {
         let key = &pool.key;
+        let config = self.config.providers.get(&key.provider);
+        let out_of_service = match config.and_then(|provider| Some((provider, provider.pool(&key.pool)?))) {
+            Some((_, pool)) if pool.disabled => Some("max-servers is 0".to_owned()),
+            Some((provider, _)) if provider.max_concurrency == Some(0) => Some("max-concurrency is 0".to_owned()),
+            _ => None,
+        };
         PoolView {
             id: pool.launcher_id.to_string(),
             provider: key.provider.to_string(),
             pool: key.pool.to_string(),
-            answer: self.answer(key, id, waiting.get(key)),
             trouble: self.trouble(&key.provider).map(|trouble| (trouble.why.clone(), trouble.since)),
+            out_of_service,
+            ..PoolView::default()
         }
+    }
+
+    fn view_of_request(&self, pool: &PublishedPool, id: &RequestId, waiting: Option<&WaitingSince>) -> PoolView {
+        PoolView { answer: self.answer(&pool.key, id, waiting), ..self.view_of(pool) }
+    }
+
+    /// The diskimage that a pool's nodes of a label boot from.
+    fn image_of(&self, pool: &PoolKey, label: &LabelName) -> Option<&ImageName> {
+        self.config.providers.get(&pool.provider)?.pool(&pool.pool)?.labels.get(label)?.diskimage.as_ref()
+    }
+
+    /// Our pools with labels that boot from an image.
+    fn pools_of_image(&self, image: &ImageName) -> Vec<PoolView> {
+        let view = |pool: &PublishedPool| {
+            let config = self.config.providers.get(&pool.key.provider)?.pool(&pool.key.pool)?;
+            let labels = config.labels.iter().filter(|(_, label)| label.diskimage.as_ref() == Some(image));
+            let labels: Vec<String> = labels.map(|(name, _)| name.to_string()).collect();
+            (!labels.is_empty()).then(|| PoolView { labels, ..self.view_of(pool) })
+        };
+        self.pools.iter().filter_map(view).collect()
+    }
+
+    fn used(&self, pool: &PoolKey) -> Option<&crate::plan::Used> {
+        self.planned.used.iter().find(|in_use| in_use.pool == *pool).map(|in_use| &in_use.used)
+    }
+
+    fn limits(&self, pool: &PoolKey) -> BTreeMap<String, f64> {
+        let config = self.config.providers.get(&pool.provider).and_then(|provider| provider.pool(&pool.pool));
+        config.map(|pool| amounts(&pool.limits)).unwrap_or_default()
+    }
+
+    /// What requests wait for in each pool, by the kind of the reason.
+    fn waiting(&self, counts: impl Fn(&RequestId) -> bool) -> BTreeMap<PoolKey, Vec<WaitingView>> {
+        let mut kinds: BTreeMap<PoolKey, Vec<(Reason, usize, Timestamp)>> = BTreeMap::new();
+        for ((request, pool), WaitingSince { waiting, since }) in self.planned.waiting() {
+            if !counts(&request) {
+                continue;
+            }
+            let known = kinds.entry(pool).or_default();
+            match known.iter_mut().find(|(reason, ..)| reason.is_like(&waiting.reason)) {
+                Some((reason, number, first)) => {
+                    *number += 1;
+                    if since < *first {
+                        (*reason, *first) = (waiting.reason, since);
+                    }
+                }
+                None => known.push((waiting.reason, 1, since)),
+            }
+        }
+        let view = |(reason, requests, since): (Reason, usize, Timestamp)| {
+            let Said { code, sentence, .. } = said(&reason, None);
+            WaitingView { code, sentence, requests, since }
+        };
+        kinds.into_iter().map(|(pool, kinds)| (pool, kinds.into_iter().map(view).collect())).collect()
     }
 
     fn answer(&self, pool: &PoolKey, id: &RequestId, waiting: Option<&WaitingSince>) -> Answer {
         let holdings = &self.held.holdings;
-        let waits = waiting.map(said);
+        let waits = waiting.map(|waiting| said(&waiting.waiting.reason, Some(waiting.since)));
         if holdings.accepting.get(id) == Some(pool) {
             return Answer::Accepting;
         }
@@ -93,26 +344,41 @@ impl Published {
             return waits.map_or(Answer::Nothing, Answer::Waits);
         }
         let nodes = || holdings.nodes.iter().filter(|(_, held)| held.request == *id);
-        let ready = nodes().filter(|(_, held)| !held.launching && held.failure.is_none()).count();
+        let done = nodes().filter(|(_, held)| !held.launching && held.failure.is_none());
+        let done: Vec<String> = done.map(|(node, _)| node.to_string()).collect();
         let launching = nodes().filter(|(_, held)| held.launching);
         let launching = launching.map(|(node, held)| (node.to_string(), held.label.to_string()));
         // Those that have no record yet.
         let starting = holdings.starting.iter().filter(|(request, ..)| request == id);
         let starting = starting.map(|(_, _, label)| (String::new(), label.to_string()));
         let launching = launching.chain(starting).map(|(node, label)| Launching { node, label }).collect();
-        Answer::Serves { ready, launching, waits }
+        Answer::Serves { ready: done.len(), done, launching, waits }
     }
 }
 
-fn said(waiting: &WaitingSince) -> Said {
-    let reason = &waiting.waiting.reason;
+fn answer_of(outlook: Outlook) -> Answer {
+    match outlook {
+        Outlook::HasReady => Answer::HasReady,
+        Outlook::WouldLaunch => Answer::WouldLaunch,
+        Outlook::Waits(reason) => Answer::Waits(said(&reason, None)),
+        Outlook::Declines(reason) => Answer::Declines(said(&reason, None)),
+        Outlook::Undecided => Answer::Nothing,
+    }
+}
+
+fn amounts(resources: &Resources) -> BTreeMap<String, f64> {
+    // What is unlimited cannot be written.
+    resources.iter().filter(|(_, amount)| amount.is_finite()).map(|(name, amount)| (name.to_owned(), amount)).collect()
+}
+
+fn said(reason: &Reason, since: Option<Timestamp>) -> Said {
     let why = serde_json::to_value(reason).unwrap_or_default();
     Said {
         verdict: verdict(reason),
         code: code(&why),
         sentence: reason.to_string(),
         why,
-        since: waiting.since,
+        since,
         ended_by: reason.ended_by().map(str::to_owned),
     }
 }

@@ -64,12 +64,7 @@ impl Running {
                 explain: Arc::new(|_| Box::pin(std::future::ready(None))),
                 is_known: Arc::new(|| true),
                 at_once: Arc::new(tokio::sync::Semaphore::new(1)),
-                view: Arc::new(|_| LauncherView {
-                    hostname: "host".to_owned(),
-                    as_of: None,
-                    caution: None,
-                    pools: Vec::new(),
-                }),
+                view: Arc::new(|_| Box::pin(std::future::ready(LauncherView::default()))),
             },
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

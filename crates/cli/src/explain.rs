@@ -7,7 +7,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use nodepool_common::{
-    explain::{ANSWER_WITHIN, Asked, Explanation, Subject, Verdict, ask, explain, gravest, no_id, no_trace},
+    explain::{ANSWER_WITHIN, Asked, Explanation, Subject, ask, explain, gravest, no_id, no_trace},
     model::{ImageName, NodeId, NodeRequest, Records, RequestId, RequestState},
     sys::clock,
     zk::ZooKeeper,
@@ -36,7 +36,7 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
         for subject in &subjects {
             explanations.extend(look(zk, subject).await?);
         }
-        let Some(verdict) = gravest(&explanations) else {
+        let Some(status) = gravest(&explanations) else {
             let why = if last.is_empty() {
                 no_trace(&what.id, what.kind)
             } else {
@@ -44,12 +44,13 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
             };
             return Err(Failure::Refused(why));
         };
+        let goes_on = explanations.iter().any(Explanation::goes_on);
         if last != explanations {
             print(&explanations, is_one, what.format)?;
             last = explanations;
         }
-        if !what.watch || !matches!(verdict, Verdict::Wait | Verdict::Act) {
-            return Ok(ExitCode::from(verdict.exit_code()));
+        if !what.watch || !goes_on {
+            return Ok(ExitCode::from(status));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -1,4 +1,29 @@
-//! What a launcher says of requests and nodes that wait, in situations that are made for real.
+//! What a launcher says of requests, nodes, labels, images and providers, in situations that are made for real.
+//!
+//! | situation | code | made in |
+//! |---|---|---|
+//! | waits for quota or limits: needs, has | `no-room` | `a_request_that_waits_for_room…` |
+//! | behind others | `behind-others` | `a_request_that_waits_for_room…` |
+//! | larger than the limits will ever be | `failed`: "2 instances needed" | `a_request_that_nobody_can_serve…` |
+//! | no pool has the label | `failed`: "not available" | `a_request_that_nobody_can_serve…` |
+//! | the same of a label | `no-pool-has-label` | `a_label_with_a_ready_node…` |
+//! | image missing, to be built, building, failed, paused, uploading, upload failed | `image-…`, `no-builder` | `an_image_says_where…` |
+//! | provider in trouble: the cloud's error, since | `provider-in-trouble` | `a_launch_that_is_under_way…` |
+//! | provider left out, as its configuration is wrong | `left-out` | `a_provider_says…` |
+//! | out of service: `max-servers: 0` | `out-of-service`, `pool-disabled` | `a_provider_says…`, `declined_by_all…` |
+//! | left to another pool | `left-to-priority` | `what_is_left_to_another_pool…` |
+//! | `max-concurrency` | `max-concurrency` | `what_is_left_to_another_pool…` |
+//! | tenant limit | `tenant-full` | `a_tenant_that_has_all_it_may…` |
+//! | quota refused: until when | `quota-refused` | `a_cloud_that_refuses…` |
+//! | launches under way | `launching` | `a_launch_that_is_under_way…` |
+//! | host keys cannot be read; launches fail | `failed`, to act on | `launches_that_fail…` |
+//! | declined by all, each reason | `failed` | `declined_by_all…` |
+//! | fulfilled and not taken | `waits-for-requestor` | `a_request_that_waits_for_room…` |
+//! | node taken, job runs on it | `served`, `taken`, `in-use` | `what_zuul_has_taken…` |
+//! | a launcher that cannot be asked | named beside all else | `each_launcher_answers_for_all…` |
+//! | its launcher has ended | `launcher-lost`, `no-launcher` | `common/src/explain/tests.rs`, of records |
+//! | others use the quota, the keeper of hosts, nodes that carry others | | `common/src/explain/tests.rs` and the planner's, of records |
+//! | which attempt and step a launch is at | | not told: nobody publishes it |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails that way
 
@@ -368,4 +393,101 @@ async fn what_cannot_be_a_name_is_refused_and_odd_names_are_found() {
     {
         assert_eq!(launcher.get(page).unwrap().0, 404, "{page}");
     }
+}
+
+#[tokio::test]
+async fn what_is_left_to_another_pool_says_which_and_that_one_why_it_waits() {
+    let stage = Stage::new(zookeeper()).await;
+    let (mut first, mut other) = (fake("p", &["a"], 5), fake("q", &["a"], 5));
+    first["max-concurrency"] = json!(1);
+    first["pools"][0]["priority"] = json!(1);
+    other["pools"][0]["priority"] = json!(2);
+    stage.configure(&[first, other]);
+    stage.script(&json!({"p": {"boot_delay": 600}}));
+    let launcher = stage.launcher().await;
+    let slow = stage.request(&["a"]).await;
+    is_explained(&stage, &launcher, &slow, Verdict::Wait, "launching", "p-main serves it").await;
+    let waits = stage.request(&["a"]).await;
+    let words = "1 launches are running, of max-concurrency 1";
+    let explanation = is_explained(&stage, &launcher, &waits, Verdict::Wait, "max-concurrency", words).await;
+    let of_q = explanation.pools.iter().find(|pool| pool.pool == "q-main").unwrap();
+    assert_eq!((of_q.code.as_str(), of_q.is_out), ("left-to-priority", false));
+    assert!(of_q.sentence.contains("PoolWorker.p-main"), "{}", of_q.sentence);
+    assert_eq!(of_q.ended_by.as_deref().map(|by| by.contains("that pool")), Some(true));
+}
+
+#[tokio::test]
+async fn a_tenant_that_has_all_it_may_have_waits_for_its_own_nodes() {
+    let stage = Stage::new(zookeeper()).await;
+    let mut configuration = stage.configuration(&[fake("p", &["a"], 5)]);
+    configuration["tenant-resource-limits"] = json!([{"tenant-name": "tenant", "max-servers": 1}]);
+    stage.write_config(&configuration.to_string());
+    let launcher = stage.launcher().await;
+    let first = stage.request(&["a"]).await;
+    stage.fulfilled(&first).await;
+    let second = stage.request(&["a"]).await;
+    let words = "tenant tenant: it exceeds what remains of the tenant's limits: 1 instances needed, 0 there";
+    let full = is_explained(&stage, &launcher, &second, Verdict::Wait, "tenant-full", words).await;
+    assert!(full.ended_by.unwrap().contains("nodes of the tenant"));
+    // The label is not short of anything: others get it.
+    is_explained(&stage, &launcher, &of("label", "a"), Verdict::Fine, "would-launch", "p-main").await;
+    stage.release(&first).await;
+    is_explained(&stage, &launcher, &second, Verdict::Fine, "waits-for-requestor", "It has its nodes").await;
+}
+
+#[tokio::test]
+async fn a_cloud_that_refuses_for_lack_of_quota_says_until_when_nothing_is_launched() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    stage.script(&json!({"p": {"fail_create": {"message": "Quota exceeded for cores"}}}));
+    let launcher = stage.launcher().await;
+    let request = stage.request(&["a"]).await;
+    let words = "for lack of quota; nothing is launched before 20";
+    is_explained(&stage, &launcher, &request, Verdict::Wait, "quota-refused", words).await;
+    let label = is_explained(&stage, &launcher, &of("label", "a"), Verdict::Wait, "behind-others", "p-main").await;
+    assert!(label.facts.iter().any(|fact| fact.name == "oldest request" && fact.value == request), "{label:?}");
+}
+
+#[tokio::test]
+async fn launches_that_fail_are_for_the_site_to_act_on_with_the_reason() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 5), fake("q", &["b"], 5)]);
+    stage.script(&json!({"p": {"fail_boot": {"message": "No valid host was found."}}, "q": {"fail_host_keys": true}}));
+    let launcher = stage.launcher().await;
+    let (no_host, no_keys) = (stage.request(&["a"]).await, stage.request(&["b"]).await);
+    is_explained(&stage, &launcher, &no_host, Verdict::Act, "failed", "No valid host was found").await;
+    is_explained(&stage, &launcher, &no_keys, Verdict::Act, "failed", "host key").await;
+}
+
+#[tokio::test]
+async fn declined_by_all_gives_the_reason_of_each() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 0), fake("q", &["a"], 1)]);
+    let launcher = stage.launcher().await;
+    let request = stage.request(&["a", "a"]).await;
+    let failed = is_explained(&stage, &launcher, &request, Verdict::Change, "failed", "p-main: pool is disabled").await;
+    assert!(failed.sentence.contains("q-main: it would exceed quota: the request alone"), "{}", failed.sentence);
+    let codes = &stage.record(&format!("requests/{request}")).await["decline_codes"];
+    let mut codes: Vec<&str> = codes.as_array().unwrap().iter().map(|code| code.as_str().unwrap()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["alone-too-large", "pool-disabled"]);
+}
+
+#[tokio::test]
+async fn what_zuul_has_taken_is_served_and_its_node_says_what_it_does() {
+    let stage = Stage::new(zookeeper()).await;
+    stage.configure(&[fake("p", &["a"], 5)]);
+    let launcher = stage.launcher().await;
+    let request = stage.request(&["a"]).await;
+    let node = stage.fulfilled(&request).await["nodes"][0].as_str().unwrap().to_owned();
+    stage.put(&format!("nodes/{node}/lock/0123456789abcdef__lock__0000000009"), &Value::Null).await;
+    is_explained(&stage, &launcher, &request, Verdict::Fine, "served", "has taken them").await;
+    is_explained(&stage, &launcher, &node, Verdict::Fine, "taken", &request).await;
+    let mut record = stage.record(&format!("nodes/{node}")).await;
+    record["state"] = json!("in-use");
+    stage.put(&format!("nodes/{node}"), &record).await;
+    let runs = is_explained(&stage, &launcher, &node, Verdict::Fine, "in-use", "A job runs on it").await;
+    assert!(runs.since.is_some());
+    let label = is_explained(&stage, &launcher, &of("label", "a"), Verdict::Fine, "would-launch", "p-main").await;
+    assert_eq!(fact(&label, "nodes in use"), "1");
 }

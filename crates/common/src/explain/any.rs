@@ -1,7 +1,7 @@
 //! Explaining whatever it is, and what is said where there is nothing to explain.
 
 use super::{
-    Asked, Explanation, Kind, Subject, Verdict, image::of_image, label::of_label, node::of_node, provider::of_provider,
+    Asked, Explanation, Kind, Subject, image::of_image, label::of_label, node::of_node, provider::of_provider,
     request::of_request,
 };
 use crate::model::{Records, Timestamp};
@@ -17,9 +17,9 @@ pub fn explain(records: &Records, subject: &Subject, asked: &Asked, now: Timesta
     }
 }
 
-/// What is to be done about several things: the gravest of their verdicts. `None`: there are none.
-pub fn gravest<'a>(explanations: impl IntoIterator<Item = &'a Explanation>) -> Option<Verdict> {
-    explanations.into_iter().map(|explanation| explanation.verdict).max()
+/// The exit code of `nodepool explain` for several things: that of the gravest. `None`: there are none.
+pub fn gravest<'a>(explanations: impl IntoIterator<Item = &'a Explanation>) -> Option<u8> {
+    explanations.into_iter().map(Explanation::exit_code).max()
 }
 
 /// That nothing which is explained can have an id.

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     any::{explain, gravest, no_id, no_trace},
     ask::{ANSWER_WITHIN, VIEW, ask, is_asked},
+    request::PROVIDER_IN_TROUBLE,
     subject::{Kind, Subject, decoded},
     verdict::Verdict,
     view::{Answer, Asked, LauncherView, Launching, PoolView, ProviderView, Said, Silent, WaitingView},
@@ -107,6 +108,17 @@ pub struct PoolSays {
 }
 
 impl Explanation {
+    /// The exit code of `nodepool explain`.
+    pub fn exit_code(&self) -> u8 {
+        // Nothing serves it any more, whoever has to act.
+        if self.code == request::FAILED { Verdict::Change.exit_code() } else { self.verdict.exit_code() }
+    }
+
+    /// Whether it may become something else by itself, or by what people do.
+    pub fn goes_on(&self) -> bool {
+        matches!(self.verdict, Verdict::Wait | Verdict::Act) && self.code != request::FAILED
+    }
+
     fn new(kind: &str, id: &str, verdict: Verdict, code: &str, sentence: impl Into<String>) -> Self {
         Self {
             kind: kind.to_owned(),
@@ -191,7 +203,7 @@ impl PoolSays {
                     name,
                     launcher,
                     Verdict::Act,
-                    "provider-in-trouble",
+                    PROVIDER_IN_TROUBLE,
                     format!("its provider has trouble: {trouble}"),
                 )
             },

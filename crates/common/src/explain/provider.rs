@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Asked, Explanation, PoolSays, PoolView, ProviderView, Verdict,
-    request::NO_LAUNCHER_ENDS,
+    request::{NO_LAUNCHER_ENDS, PROVIDER_IN_TROUBLE},
     words::{amounts, count},
 };
 use crate::model::{PoolComponent, ProviderName, Records};
@@ -61,7 +61,7 @@ fn judge(
             .ended_by("a configuration that is right; it is taken within two seconds");
     }
     if let Some((why, since)) = known.iter().find_map(|known| known.trouble.as_ref()) {
-        return is(Verdict::Act, "provider-in-trouble", format!("Its cloud does not serve it: {why}"))
+        return is(Verdict::Act, PROVIDER_IN_TROUBLE, format!("Its cloud does not serve it: {why}"))
             .since(*since)
             .ended_by(CLOUD_ANSWERS);
     }

@@ -12,6 +12,12 @@ use crate::model::{
 };
 
 const KIND: &str = "request";
+/// The code of a request that has failed.
+pub(super) const FAILED: &str = "failed";
+/// The code of what waits, or was declined, as a cloud does not answer.
+pub const PROVIDER_IN_TROUBLE: &str = "provider-in-trouble";
+/// The codes of reasons for a decline that people of the site can do away with, and nobody else.
+const OF_THE_SITE: [&str; 3] = ["launch-failed", "image-missing", PROVIDER_IN_TROUBLE];
 /// What ends that no launcher is running.
 pub(super) const NO_LAUNCHER_ENDS: &str = "a launcher that is started, and whose providers answer";
 
@@ -102,7 +108,9 @@ fn failed(request: &NodeRequest, entry: &Entry<NodeRequest>, now: Timestamp) -> 
     } else {
         format!("Every pool that was registered has declined it: {}", request.decline_reasons.join("; "))
     };
-    let explanation = Explanation::new(KIND, request.id.as_str(), Verdict::Change, "failed", sentence)
+    let is_of_the_site = request.decline_codes.iter().any(|code| OF_THE_SITE.contains(&code.as_str()));
+    let verdict = if is_of_the_site { Verdict::Act } else { Verdict::Change };
+    let explanation = Explanation::new(KIND, request.id.as_str(), verdict, FAILED, sentence)
         .ended_by("nothing: once the cause is mended, whoever needs the nodes has to ask again");
     Explanation { since: entry.since(now), ..explanation }
 }
@@ -150,7 +158,7 @@ fn pending(
         (None, Some((trouble, since))) => {
             let sentence =
                 format!("{done}, {} under way; its provider has trouble: {trouble}", count(launching.len(), "launch"));
-            Explanation::new(KIND, id, Verdict::Act, "provider-in-trouble", sentence)
+            Explanation::new(KIND, id, Verdict::Act, PROVIDER_IN_TROUBLE, sentence)
                 .since(*since)
                 .ended_by("the cloud answers again")
         }

@@ -150,6 +150,12 @@ fn nobody_that_could_serve_it_is_told_apart_from_nobody_that_wants_to() {
     declined().is(Verdict::Change, "declined-by-all", "Each registered pool has declined it");
     let failed = json!({"state": "failed", "declined_by": ["id-p"], "decline_reasons": ["p-main: image of label small is not available"]});
     Site::default().request(REQUEST, &failed).is(Verdict::Change, "failed", "image of label small is not available");
+    // Where the record says that it was the site's, somebody of the site has to act; served it will not be, either way.
+    let mut of_the_site = failed;
+    of_the_site["decline_codes"] = json!(["pool-disabled", "image-missing"]);
+    let site = Site::default().request(REQUEST, &of_the_site);
+    site.is(Verdict::Act, "failed", "image of label small is not available");
+    assert_eq!((site.explain().exit_code(), site.explain().goes_on()), (3, false));
 }
 
 #[test]

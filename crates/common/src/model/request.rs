@@ -58,6 +58,8 @@ pub struct NodeRequest {
     /// Ours, beyond upstream: `"<provider>-<pool>: <why>"` for each decline and failure, for people. Zuul keeps
     /// keys that it doesn't know; Python launchers drop them at their next write.
     pub decline_reasons: Vec<String>,
+    /// Ours, beyond upstream: the codes of these reasons, for programs.
+    pub decline_codes: Vec<String>,
     /// What is not ours to change.
     pub extra: Extra,
 }
@@ -82,6 +84,7 @@ impl NodeRequest {
             created_time: None,
             tenant_name: None,
             decline_reasons: Vec::new(),
+            decline_codes: Vec::new(),
             extra: Extra::default(),
         }
     }
@@ -122,6 +125,7 @@ impl NodeRequest {
             created_time: r.number("created_time"),
             tenant_name: r.text("tenant_name").map(Into::into),
             decline_reasons: r.texts("decline_reasons").unwrap_or_default(),
+            decline_codes: r.texts("decline_codes").unwrap_or_default(),
             extra: Extra::default(),
         };
         let (extra, oddities) = r.rest(&request.ours());
@@ -135,7 +139,7 @@ impl NodeRequest {
     }
 
     fn ours(&self) -> OurKeys {
-        let ours = OurKeys::of(14)
+        let ours = OurKeys::of(15)
             .with("state", self.state.as_str())
             .with("state_time", &self.state_time)
             .with("declined_by", &self.declined_by)
@@ -149,7 +153,9 @@ impl NodeRequest {
             .with("event_id", &self.event_id)
             .with("created_time", &self.created_time)
             .with("tenant_name", &self.tenant_name);
-        if self.decline_reasons.is_empty() { ours } else { ours.with("decline_reasons", &self.decline_reasons) }
+        let of_declines = [("decline_reasons", &self.decline_reasons), ("decline_codes", &self.decline_codes)];
+        let there = of_declines.into_iter().filter(|(_, list)| !list.is_empty());
+        there.fold(ours, |ours, (key, list)| ours.with(key, list))
     }
 
     /// Sets the state and its time, as upstream's setter does (also when the state stays the same).

@@ -5,6 +5,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 use nodepool_common::{
     config::Provider,
     daemon::Daemon,
+    explain::PROVIDER_IN_TROUBLE,
     model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState, guard},
     stats::RequestDecision,
     sys::clock,
@@ -17,6 +18,7 @@ use super::{
     core::Core,
     events::{Event, LaunchEnds, Outcome, Reports},
     launch::NodeLaunch,
+    view::code_of,
 };
 use crate::plan::{NewNode, PoolKey, Reason};
 
@@ -130,7 +132,7 @@ impl Launcher {
         let Some(all) = all else { return held.unlock().await };
         let state = if all { RequestState::Failed } else { RequestState::Requested };
         let request = Arc::clone(held.record());
-        let mut reasons = request.decline_reasons.clone();
+        let (mut reasons, mut codes) = (request.decline_reasons.clone(), request.decline_codes.clone());
         for (pool, reason) in pools {
             info!(
                 logger = %pool_logger(pool), request = %request.id, event_id = request.event_id,
@@ -138,14 +140,18 @@ impl Launcher {
             );
             self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Declined);
             reasons.push(format!("{pool}: {reason}"));
+            codes.push(code_of(reason));
         }
         if all {
-            reasons.extend(self.absentees(&request));
+            let absentees = self.absentees(&request);
+            codes.extend(absentees.iter().map(|_| PROVIDER_IN_TROUBLE.to_owned()));
+            reasons.extend(absentees);
         }
         let why = reasons.join("; ");
         held.update_and_unlock(|request| {
             request.declined_by = declined;
             request.decline_reasons = reasons;
+            request.decline_codes = codes;
             request.set_state(state, self.clock.now());
         })
         .await?;

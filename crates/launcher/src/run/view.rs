@@ -20,7 +20,7 @@ use nodepool_common::{
         Subject, Verdict, WaitingView,
     },
     model::{ImageName, LabelName, NodeRequest, ProviderName, Records, RequestId, Resources, Timestamp},
-    sys::host,
+    sys::{clock, host},
     zk::Freshness,
 };
 use nodepool_drivers::http_client;
@@ -376,11 +376,25 @@ fn said(reason: &Reason, since: Option<Timestamp>) -> Said {
     Said {
         verdict: verdict(reason),
         code: code(&why),
-        sentence: reason.to_string(),
+        sentence: sentence(reason),
         why,
         since,
         ended_by: reason.ended_by().map(str::to_owned),
     }
+}
+
+/// In its words, with what is a moment in it: whoever reads that does so later.
+#[allow(clippy::cast_possible_truncation)] // whole seconds since the epoch
+fn sentence(reason: &Reason) -> String {
+    match reason {
+        Reason::QuotaRefused { until } => format!("{reason}; nothing is launched before {}", clock::utc(*until as i64)),
+        _ => reason.to_string(),
+    }
+}
+
+/// The code of a reason.
+pub(super) fn code_of(reason: &Reason) -> String {
+    code(&serde_json::to_value(reason).unwrap_or_default())
 }
 
 /// That of a reason as it is written.

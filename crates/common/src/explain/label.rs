@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Answer, Asked, Explanation, PoolSays, PoolView, Verdict,
+    codes::NO_LAUNCHER_ENDS,
     image::{self, Gap},
-    request::NO_LAUNCHER_ENDS,
     words::count,
 };
 use crate::model::{LabelName, NodeState, PoolComponent, Records, RequestState, Timestamp};

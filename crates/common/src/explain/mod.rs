@@ -14,6 +14,7 @@
 
 mod any;
 mod ask;
+mod codes;
 mod image;
 mod label;
 mod node;
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     any::{explain, gravest, no_id, no_trace},
     ask::{ANSWER_WITHIN, VIEW, ask, is_asked},
-    request::PROVIDER_IN_TROUBLE,
+    codes::PROVIDER_IN_TROUBLE,
     subject::{Kind, Subject, decoded},
     verdict::Verdict,
     view::{Answer, Asked, LauncherView, Launching, PoolView, ProviderView, Said, Silent, WaitingView},
@@ -111,12 +112,12 @@ impl Explanation {
     /// The exit code of `nodepool explain`.
     pub fn exit_code(&self) -> u8 {
         // Nothing serves it any more, whoever has to act.
-        if self.code == request::FAILED { Verdict::Change.exit_code() } else { self.verdict.exit_code() }
+        if self.code == codes::FAILED { Verdict::Change.exit_code() } else { self.verdict.exit_code() }
     }
 
     /// Whether it may become something else by itself, or by what people do.
     pub fn goes_on(&self) -> bool {
-        matches!(self.verdict, Verdict::Wait | Verdict::Act) && self.code != request::FAILED
+        matches!(self.verdict, Verdict::Wait | Verdict::Act) && self.code != codes::FAILED
     }
 
     fn new(kind: &str, id: &str, verdict: Verdict, code: &str, sentence: impl Into<String>) -> Self {

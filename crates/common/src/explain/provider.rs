@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Asked, Explanation, PoolSays, PoolView, ProviderView, Verdict,
-    request::{NO_LAUNCHER_ENDS, PROVIDER_IN_TROUBLE},
+    codes::{NO_LAUNCHER_ENDS, PROVIDER_IN_TROUBLE},
     words::{amounts, count},
 };
 use crate::model::{PoolComponent, ProviderName, Records};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Answer, Asked, Explanation, Launching, PoolSays, Verdict,
+    codes::{FAILED, NO_LAUNCHER_ENDS, PROVIDER_IN_TROUBLE},
     words::{count, labels},
 };
 use crate::model::{
@@ -12,14 +13,8 @@ use crate::model::{
 };
 
 const KIND: &str = "request";
-/// The code of a request that has failed.
-pub(super) const FAILED: &str = "failed";
-/// The code of what waits, or was declined, as a cloud does not answer.
-pub const PROVIDER_IN_TROUBLE: &str = "provider-in-trouble";
 /// The codes of reasons for a decline that people of the site can do away with, and nobody else.
 const OF_THE_SITE: [&str; 3] = ["launch-failed", "image-missing", PROVIDER_IN_TROUBLE];
-/// What ends that no launcher is running.
-pub(super) const NO_LAUNCHER_ENDS: &str = "a launcher that is started, and whose providers answer";
 
 /// Explains a request by the records, and by what launchers say of it. `None`: there is no trace of it.
 pub fn of_request(records: &Records, id: &RequestId, asked: &Asked, now: Timestamp) -> Option<Explanation> {

@@ -27,7 +27,7 @@ use super::{
     questions::{Answer, Question},
 };
 use crate::{
-    plan::{CloudImage, Plan, PoolKey, ProjectQuota, ProviderState, Want},
+    plan::{CloudImage, Decision, Plan, PoolKey, ProjectQuota, ProviderState, Reason, Want},
     run::{gone::Lost, published::Trouble},
 };
 
@@ -126,6 +126,8 @@ pub struct Waited<'a> {
     for_quota: BTreeSet<&'a ProviderName>,
     /// For that or anything else of theirs.
     at_all: BTreeSet<&'a ProviderName>,
+    /// Those in which requests do not wait, as they were declined for want of room.
+    declining: BTreeSet<&'a ProviderName>,
     /// Whether any waits because its tenant has all that it may: a node of any provider makes room for it.
     for_tenants: bool,
 }
@@ -137,13 +139,24 @@ impl<'a> Waited<'a> {
         let single = plan.waiting.iter().filter(|(_, waiting)| waiting.reason.concerns_the_cloud());
         let pools = single.map(|((_, pool), _)| pool).chain(&plan.pools_waited_for);
         let at_all = pools.map(|pool| &pool.provider).chain(for_quota.iter().copied()).collect();
-        Self { for_quota, at_all, for_tenants: plan.is_tenant_full }
+        let declining = declined_for_room(plan).map(|pool| &pool.provider).collect();
+        Self { for_quota, at_all, declining, for_tenants: plan.is_tenant_full }
     }
 
     /// Whether any waits for what the end of a provider's nodes may make room for.
     fn wants_room_of(&self, provider: &ProviderName) -> bool {
         self.for_tenants || self.at_all.contains(provider)
     }
+}
+
+/// Pools in which a request for stock was declined because there is no room: it does not wait, and the next one is judged by the same
+/// quota.
+fn declined_for_room(plan: &Plan) -> impl Iterator<Item = &PoolKey> {
+    let declines = plan.decisions.iter().filter_map(|decision| match decision {
+        Decision::Decline { pools, .. } => Some(pools),
+        _ => None,
+    });
+    declines.flatten().filter(|(_, reason)| matches!(reason, Reason::AtCapacity { .. })).map(|(pool, _)| pool)
 }
 
 /// Of static hosts nothing has to be found out. Were it asked, requests would be accepted in the order of the answers.
@@ -311,7 +324,8 @@ impl Clouds {
         let mut wants = Vec::new();
         let mut next = None;
         for (name, entry) in self.open().iter() {
-            let (paused, relied_on) = (waited.for_quota.contains(name), waited.at_all.contains(name));
+            let paused = waited.for_quota.contains(name);
+            let relied_on = waited.at_all.contains(name) || waited.declining.contains(name);
             let due = entry.state.quota_at + if paused { QUOTA_AGE_PAUSED } else { QUOTA_AGE };
             if !entry.started || entry.state.quota.is_none() || !(relied_on || entry.state.quota_at == 0.0) {
                 continue;
@@ -470,7 +484,7 @@ fn provider_of(want: &Want) -> &ProviderName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Reason, Waiting};
+    use crate::plan::Waiting;
 
     #[test]
     fn room_is_wanted_where_requests_wait_and_everywhere_for_a_tenant_at_its_limits() {

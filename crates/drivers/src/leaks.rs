@@ -2,7 +2,7 @@
 //!
 //! Pure, because two ask: the launcher before it removes them, and `nodepool leaks`, which only lists them.
 
-use nodepool_common::model::{BuildId, NodeId, NodeState, ProviderName, Records, UploadId, brake::Standing};
+use nodepool_common::model::{BuildId, NodeId, NodeState, ProviderName, Records, UploadId, brake::Standing, guard};
 
 use crate::CloudResource;
 
@@ -19,7 +19,8 @@ pub fn standing(records: &Records, provider: &ProviderName, resource: &CloudReso
         return None;
     }
     if let Some(id) = resource.tag("nodepool_node_id") {
-        let Some(entry) = records.nodes.get(&NodeId::from(id)) else {
+        let entry = records.nodes.get(&NodeId::from(id)).filter(|_| !guard::is_removed("node of a resource"));
+        let Some(entry) = entry else {
             return Some(Standing::Leaked(format!("there is no node {id}")));
         };
         let Some(node) = entry.usable().filter(|_| resource.kind.is_node()) else { return Some(Standing::Known) };

@@ -10,7 +10,7 @@
 //! | it exceeds the pool's limits | it asks for more than `max-servers`, as that is or was until a moment ago |
 //! | it exceeds what others leave of the quota | so many servers that no record names (others', or what leaked) were there within the last minutes, and another provider has its labels |
 //! | the launch of a node has failed | the world has spoiled as many attempts of this very node as there are; or one, where the cloud is away or full and another provider has the labels, or where the attempt's server could not be deleted |
-//! | a provider takes no part | its cloud failed when it was started |
+//! | a provider takes no part | it did not come to start in this launcher, by now or until a moment ago |
 //! | anything else | never in a world in which images and flavors are there and no pool is disabled |
 
 use std::{
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::plan::{LAUNCH_RETRIES, Plan};
 
-/// For so long after a change of the configuration the limits of before may be those of which a decline says.
+/// For so long after a change of the configuration, or the start of a provider, a decline may say what was so before.
 const UNTIL_DECLINED: Duration = Duration::from_secs(45);
 /// For so long what was seen of others may be what a decline rests on.
 const OTHERS_KNOWN: Duration = Duration::from_secs(240);
@@ -68,7 +68,8 @@ pub struct Causes {
     /// When a provider's cloud was away last.
     away: BTreeMap<String, Instant>,
     faults: BTreeMap<NodeId, Vec<Fault>>,
-    not_started: BTreeSet<String>,
+    /// By the launcher and the name of a provider: since when that has started; `None`: it has not.
+    not_started: BTreeMap<(String, String), Option<Instant>>,
 }
 
 impl Causes {
@@ -109,9 +110,22 @@ impl Causes {
         self.faults.entry(node.clone()).or_default().push(fault);
     }
 
-    /// A provider's cloud failed when it was started.
-    pub fn not_started(&mut self, provider: &str) {
-        self.not_started.insert(provider.to_owned());
+    /// A launcher begins to start a provider.
+    pub fn not_started(&mut self, launcher: &str, provider: &str) {
+        self.not_started.insert((launcher.to_owned(), provider.to_owned()), None);
+    }
+
+    /// A launcher has started a provider.
+    pub fn started(&mut self, launcher: &str, provider: &str) {
+        if let Some(since) = self.not_started.get_mut(&(launcher.to_owned(), provider.to_owned())) {
+            since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether a launcher may say of a provider that it takes no part.
+    fn is_absent(&self, launcher: &str, provider: &str) -> bool {
+        let since = self.not_started.get(&(launcher.to_owned(), provider.to_owned()));
+        since.is_some_and(|since| since.is_none_or(|since| since.elapsed() < UNTIL_DECLINED))
     }
 
     /// Whether a pool of another provider has all labels of a request.
@@ -120,11 +134,11 @@ impl Causes {
         self.labels.iter().any(|(pool, labels)| self.provider_of[pool] != provider && has(labels))
     }
 
-    /// Why a decline in these words is not justified; `None`: it is.
-    pub fn why_not(&self, request: &NodeRequest, said: &str) -> Option<&'static str> {
+    /// Why a launcher's decline in these words is not justified; `None`: it is.
+    pub fn why_not(&self, launcher: &str, request: &NodeRequest, said: &str) -> Option<&'static str> {
         if let Some(rest) = said.strip_prefix("provider ") {
             let provider = rest.split(',').next().unwrap_or_default();
-            return (!self.not_started.contains(provider)).then_some("its cloud has not failed");
+            return (!self.is_absent(launcher, provider)).then_some("it has started");
         }
         let Some((pool, why)) = said.split_once(": ") else { return Some("it names no pool") };
         let (Some(labels), Some(provider)) = (self.labels.get(pool), self.provider_of.get(pool)) else {

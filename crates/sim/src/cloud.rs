@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use nodepool_common::{
     config,
     model::{LabelName, NodeId, NodeState, PoolName, ProviderName, Resources},
+    zk::SessionId,
 };
 use nodepool_drivers::{
     CloudImageSource, CloudResource, ErrorClass, Instance, Launch, LaunchProgress, NodeProfile, OtherClouds, Provider,
@@ -41,6 +42,10 @@ const DELETION: Duration = Duration::from_secs(120);
 /// A window in which failures of one call are counted, and how many a launcher may not have in one.
 const WINDOW: Duration = Duration::from_secs(30);
 const IN_A_WINDOW: usize = 20;
+/// How many launches the quota may refuse a launcher in one: several begin at once, and each refusal makes the next ones wait.
+const REFUSED_IN_A_WINDOW: usize = 40;
+const STARTING: &str = "starting";
+const READING_THE_QUOTA: &str = "reading the quota";
 /// After so long nobody waits for a server.
 const TOO_LONG: Duration = Duration::from_secs(250);
 /// The metadata of others' servers.
@@ -86,8 +91,8 @@ pub struct Clouds {
     failures: Arc<Mutex<Failures>>,
 }
 
-/// The moments of failures, by process and call.
-type Failures = HashMap<(String, String), VecDeque<Instant>>;
+/// The moments of failures, by process, provider and call.
+type Failures = HashMap<(String, ProviderName, String), VecDeque<Instant>>;
 
 /// A server of ours, for a look from outside.
 #[derive(Clone, Debug)]
@@ -288,18 +293,22 @@ impl Driver {
         }
     }
 
-    /// A call about one server has failed: it is made again after pauses that grow.
+    /// A call about one server, or one that is made by itself, has failed: it is made again after pauses that grow.
     fn may_ask_again(&self, doing: &str) {
-        if !doing.contains(" server ") {
-            return;
+        if doing.contains(" server ") || [STARTING, READING_THE_QUOTA].contains(&doing) {
+            self.may_repeat(doing, IN_A_WINDOW);
         }
+    }
+
+    /// Nothing fails more often than that within [`WINDOW`].
+    fn may_repeat(&self, doing: &str, most: usize) {
         let mut failures = self.clouds.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_late = failures.entry((self.process.clone(), doing.to_owned())).or_default();
+        let of_late = failures.entry((self.process.clone(), self.name.clone(), doing.to_owned())).or_default();
         of_late.push_back(Instant::now());
         of_late.retain(|at| at.elapsed() < WINDOW);
-        if of_late.len() == IN_A_WINDOW {
+        if of_late.len() == most {
             let (story, seconds) = (&self.clouds.story, WINDOW.as_secs());
-            broken!(story, "no busy loop", "{}: {doing}: {IN_A_WINDOW} times in {seconds} s", self.process);
+            broken!(story, "no busy loop", "{}: {doing}: fails {most} times in {seconds} s", self.process);
         }
     }
 
@@ -322,6 +331,8 @@ impl Driver {
             return fails(true, ErrorClass::Transient, "503 Service Unavailable");
         }
         if hangs {
+            // As far as anybody can tell.
+            clouds.truth.open().causes.away(self.name.as_str());
             return fails(true, ErrorClass::Timeout, "no answer");
         }
         if clouds.goes_wrong(Trouble::CloudErrors, 15) {
@@ -414,6 +425,21 @@ impl Driver {
         }
     }
 
+    /// S2: a server that was made is on record as soon as its maker knows it: who comes after a maker that dies finds it there.
+    fn is_on_record(&self, node: &NodeId, id: &str) {
+        use Trouble::{AnswersLost, Breaks, Expiry, LocksBroken, RequestsLost};
+        if [AnswersLost, RequestsLost, Breaks, Expiry, LocksBroken].into_iter().any(|of| self.clouds.plan.has(of)) {
+            // A write may have failed.
+            return;
+        }
+        let truth = self.clouds.truth.open();
+        let holder = truth.holder_of_node(node).map(|session| truth.owner(SessionId(session)));
+        let Some(record) = truth.nodes.get(node).filter(|_| holder == Some(&self.process)) else { return };
+        if record.external_id_text() != Some(id) {
+            broken!(self.clouds.story, "S2", "{} does not put server {id} on record of node {node}", self.process);
+        }
+    }
+
     /// Makes a server, as far as the cloud has room.
     fn create(&self, launch: &Launch) -> Result<String, ProviderError> {
         let clouds = &self.clouds;
@@ -451,6 +477,7 @@ impl Driver {
         });
         let Some(id) = made else {
             self.may_be_refused(&launch.node);
+            self.may_repeat("launching beyond the quota", REFUSED_IN_A_WINDOW);
             tell!(clouds.story, "cloud {}: the quota is used up, no server for node {}", self.name, launch.node);
             return Err(self.error(ErrorClass::Quota, &doing, "Quota exceeded for instances"));
         };
@@ -501,6 +528,8 @@ impl Driver {
         tokio::time::sleep(clouds.chance.seconds(0.01, 0.5)).await;
         self.live().await;
         progress.created(json!(id), None).await;
+        self.live().await;
+        self.is_on_record(&launch.node, &id);
         loop {
             self.live().await;
             let now = Instant::now();
@@ -552,11 +581,11 @@ impl Provider for Driver {
     }
 
     async fn start(&self) -> Result<(), ProviderError> {
-        let started = self.call("starting").await;
-        if started.is_err() {
-            self.clouds.truth.open().causes.not_started(self.name.as_str());
-        }
-        started
+        // Also where nobody waits for its end.
+        self.clouds.truth.open().causes.not_started(&self.process, self.name.as_str());
+        self.call(STARTING).await?;
+        self.clouds.truth.open().causes.started(&self.process, self.name.as_str());
+        Ok(())
     }
 
     fn profile(&self, _: &PoolName, _: &LabelName) -> Result<NodeProfile, ProviderError> {
@@ -578,7 +607,7 @@ impl Provider for Driver {
 
     #[allow(clippy::cast_precision_loss)] // some tens
     async fn quota(&self) -> Result<Quota, ProviderError> {
-        self.call("reading the quota").await?;
+        self.call(READING_THE_QUOTA).await?;
         let limits = Resources::new().with("instances", self.with(|cloud| cloud.quota) as f64);
         Ok(Quota { limits, used: Resources::new() })
     }

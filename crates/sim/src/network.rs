@@ -105,6 +105,7 @@ pub struct SlowWire {
     calm: Calm,
     story: Story,
     peers: SharedPeers,
+    truth: SharedTruth,
     windows: BTreeMap<String, Window>,
     broken: mpsc::UnboundedSender<SessionId>,
 }
@@ -116,10 +117,11 @@ impl SlowWire {
         calm: Calm,
         story: Story,
         peers: SharedPeers,
+        truth: SharedTruth,
     ) -> (Self, mpsc::UnboundedReceiver<SessionId>) {
         let (broken, breaks) = mpsc::unbounded_channel();
         let chance = Chance::of(plan.seed, "network");
-        (Self { chance, plan: plan.clone(), calm, story, peers, windows: BTreeMap::new(), broken }, breaks)
+        (Self { chance, plan: plan.clone(), calm, story, peers, truth, windows: BTreeMap::new(), broken }, breaks)
     }
 
     fn takes(&self) -> Duration {
@@ -168,6 +170,7 @@ impl Wire for SlowWire {
             }
             if let Some(lost) = lost {
                 tell!(self.story, "network: the {lost:?} of {owner} is lost");
+                self.truth.open().is_disturbed(&owner);
             }
         }
         Passage { takes, lost }
@@ -178,6 +181,9 @@ impl Wire for SlowWire {
     }
 
     fn broken(&mut self, session: SessionId) {
+        if let Some(owner) = self.peers.open().by_session.get(&session).map(name_of) {
+            self.truth.open().is_disturbed(&owner);
+        }
         let _ = self.broken.send(session);
     }
 }

@@ -70,6 +70,8 @@ troubles! {
     ClockSet,
     /// Somebody deletes contenders for locks that launchers have.
     LocksBroken,
+    /// Zuul makes several requests in the same moment.
+    Bursts,
 }
 
 /// `launch-retries` of each provider.
@@ -129,10 +131,12 @@ impl Plan {
         let share = *chance.pick(&[2, 2, 3, 5]);
         let mut troubles = BTreeSet::new();
         if !chance.one_in(20) {
-            let drawn = TROUBLES.iter().filter(|trouble| **trouble != Trouble::LocksBroken);
+            // Those that came later than the others do not change which of these a history has.
+            let later = [(Trouble::LocksBroken, "locks"), (Trouble::Bursts, "bursts")];
+            let drawn = TROUBLES.iter().filter(|trouble| later.iter().all(|(of, _)| of != *trouble));
             troubles.extend(drawn.copied().filter(|_| chance.one_in(share)));
-            // Came later than the others, and does not change what they are in a history.
-            troubles.extend(Chance::of(seed, "locks").one_in(4).then_some(Trouble::LocksBroken));
+            troubles
+                .extend(later.iter().filter(|(_, name)| Chance::of(seed, name).one_in(4)).map(|(trouble, _)| *trouble));
         }
         let names = ["a", "b", "c"];
         let labels: Vec<_> = names[..=chance.below(3)]

@@ -52,11 +52,14 @@ pub struct Process {
     set_by: Mutex<f64>,
 }
 
+/// After so long the directory of a request's lock goes, where its request is gone.
+pub const LOCK_AGE: Duration = Duration::from_secs(600);
+
 fn options(name: &str) -> Options {
     Options {
         cleanup_interval: Duration::from_secs(60),
         delete_interval: Duration::from_secs(5),
-        request_lock_age: Duration::from_secs(600),
+        request_lock_age: LOCK_AGE,
         version: "simulated".to_owned(),
         fqdn: format!("{name}.example"),
     }

@@ -22,9 +22,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Those of an ordinary run, after [`FOUND`].
 const ORDINARY: std::ops::Range<u64> = 1000..1036;
 /// Histories that broke a promise once, and what was mended.
-const FOUND: [u64; 1] = [
+const FOUND: [u64; 2] = [
     // A walk ended while a node was created: the cache did not have it when room was counted, and one too many was made.
     11,
+    // What others had taken of a quota was believed for ever where only requests for stock were declined for it.
+    92,
 ];
 
 fn given<T: FromStr>(name: &str) -> Option<T> {
@@ -36,15 +38,22 @@ fn number(name: &str) -> Option<u64> {
     given(name)
 }
 
+/// `WITHOUT`: the guard of that name is removed.
+fn without_a_guard() {
+    #[cfg(debug_assertions)]
+    nodepool_common::model::guard::remove(given::<String>("WITHOUT").map(|name| &*name.leak()));
+}
+
 fn judge(plan: &Plan, outcome: &Outcome) {
     assert!(outcome.broken.is_empty(), "{}", shrink::tell(plan, outcome));
 }
 
-/// `SEED`: that history alone, with the launchers' log (`LOG=0`: without). `CASES`: so many from `FROM` on; without it the ordinary ones, for half a minute.
+/// `SEED`: that history alone, with the launchers' log (`LOG=0`: without), where it says so `WITHOUT` a guard. `CASES`: so many from `FROM` on; without it the ordinary ones, for half a minute.
 #[test]
 fn no_history_breaks_a_promise() {
     if let Some(seed) = number("SEED") {
         let plan = Plan::of(seed);
+        without_a_guard();
         let outcome = live(&plan, number("LOG") != Some(0));
         println!(
             "{plan}\n{} lines of its story, with the launchers' log: {}",

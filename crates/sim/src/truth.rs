@@ -8,8 +8,8 @@
 //! * **S2** A launcher deletes no node that somebody may use: what is judged is the state before its own `deleting` ([`ends`](super::ends)).
 //! * **S3** A launcher that is alone makes no node beyond its pool's `max-servers`. (Of several with the same pools each
 //!   learns of the others' nodes only when they are on record, like upstream's: they may overstep by what they make at once.)
-//! * **S4** A launcher writes and deletes records only with their locks. While it lives and is not told to stop, it lets go of
-//!   no node that it is making, and of no request that it has made `pending`.
+//! * **S4** A launcher writes and deletes records only with their locks. While it lives, is not told to stop and is answered, it lets
+//!   go of no node that it is making, and of no request that it has made `pending`.
 //! * **L1** A pool declines a request for a cause that is true ([`causes`](super::causes)); a request fails only when every pool has
 //!   declined it that is registered.
 
@@ -38,6 +38,8 @@ use super::{
 
 /// For so long after a change of the configuration the limits of before may still be in force.
 const UNTIL_IN_FORCE: Duration = Duration::from_secs(15);
+/// For so long what a launcher does may follow from answers that were lost: it gives up then what it is not sure of.
+const UNTIL_GIVEN_UP: Duration = Duration::from_secs(30);
 /// For so long a pool may be registered without being known to all.
 const UNTIL_KNOWN: Duration = Duration::from_secs(20);
 /// Who deletes what goes with a session that has ended.
@@ -76,6 +78,8 @@ pub struct Truth {
     zuul: Option<SessionId>,
     /// Who was told to stop.
     stopping: BTreeSet<String>,
+    /// When something that a launcher asked or was answered was lost last.
+    disturbed: BTreeMap<String, Instant>,
     /// Whether a cloud has a server.
     pub has_server: Option<HasServer>,
     /// Whether somebody breaks locks: then who has one may find it gone, and lets go of the rest.
@@ -107,6 +111,7 @@ impl SharedTruth {
             pools: BTreeMap::new(),
             zuul: None,
             stopping: BTreeSet::new(),
+            disturbed: BTreeMap::new(),
             has_server: None,
             breaks_locks: false,
             is_alone: true,
@@ -168,6 +173,11 @@ impl Truth {
         self.stopping.insert(owner.to_owned());
     }
 
+    /// Something that a launcher asked or was answered is lost.
+    pub fn is_disturbed(&mut self, owner: &str) {
+        self.disturbed.insert(owner.to_owned(), Instant::now());
+    }
+
     /// When a node went that is gone.
     pub fn gone_at(&self, node: &NodeId) -> Option<Instant> {
         self.gone.get(node).copied()
@@ -201,6 +211,7 @@ impl Truth {
                     && now != before
                     && !self.breaks_locks
                     && !self.stopping.contains(&owner)
+                    && self.disturbed.get(&owner).is_none_or(|at| at.elapsed() > UNTIL_GIVEN_UP)
                 {
                     self.let_go(by, &owner, dir);
                 }
@@ -409,7 +420,7 @@ impl Truth {
     fn declined(&self, owner: &str, before: &NodeRequest, now: &NodeRequest) {
         let id = &now.id;
         for said in now.decline_reasons.iter().skip(before.decline_reasons.len()) {
-            if let Some(why) = self.causes.why_not(now, said) {
+            if let Some(why) = self.causes.why_not(owner, now, said) {
                 broken!(self.story, "L1", "{owner} declines request {id} for {:?}, {said}: {why}", now.node_types);
             }
         }
@@ -451,7 +462,9 @@ impl Truth {
             if !record.labels.contains(label) {
                 broken!(self.story, "S1", "{owner} fulfils request {id} with node {node} of {:?}", record.labels);
             }
-            if holder_now(tree, &paths::node_lock(node)).is_some() {
+            // Somebody else may stand in line, and goes away when he sees that he is not the first.
+            let lock = paths::node_lock(node);
+            if self.holders.get(&lock).is_some_and(|holder| holder_now(tree, &lock) == Some(*holder)) {
                 broken!(self.story, "S1", "{owner} fulfils request {id} with node {node}, which is locked");
             }
             let other = self

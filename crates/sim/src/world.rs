@@ -11,7 +11,7 @@ use std::{
 use nodepool_common::{
     model::{Node, NodeId, NodeRequest, NodeState, RequestState, Timestamp},
     sys::{clock::Simulated, shutdown::ShutdownReason},
-    zk::memory::Memory,
+    zk::{memory::Memory, paths},
 };
 use tempfile::TempDir;
 use tokio::{runtime, sync::mpsc, time::Instant};
@@ -22,7 +22,7 @@ use super::{
     cloud::Clouds,
     network::{Calm, Line, SharedPeers, SlowWire, mend},
     plan::{Plan, Trouble},
-    process::{Around, Process},
+    process::{Around, LOCK_AGE, Process},
     story::{Story, broken, tell},
     truth::{HasServer, SharedTruth, ZUUL},
     zuul::Zuul,
@@ -120,7 +120,7 @@ impl World {
         let clock = server_clock.clone();
         #[allow(clippy::cast_possible_truncation)] // ms since the epoch fit
         let memory = Memory::new(move || (server_clock.now() * 1000.0) as i64);
-        let (wire, breaks) = SlowWire::new(&plan, calm.clone(), story.clone(), peers.clone());
+        let (wire, breaks) = SlowWire::new(&plan, calm.clone(), story.clone(), peers.clone(), truth.clone());
         memory.set_wire(wire);
         let observed = truth.clone();
         memory.set_observer(move |by, changes, tree| observed.open().apply(by, changes, tree));
@@ -369,7 +369,7 @@ impl World {
         }
         tell!(self.story, "--- all requests are over");
         let until = Instant::now() + SETTLED;
-        while let Some(lacks) = self.lacks() {
+        while let Some(lacks) = self.lacks().or_else(|| self.is_left()) {
             if Instant::now() > until {
                 broken!(self.story, "L2", "{} s after the last request {lacks}", SETTLED.as_secs());
                 self.tell_state();
@@ -457,6 +457,7 @@ impl World {
             return Some(format!("request {} for nodes in stock is {}", request.id, request.state.as_str()));
         }
         let mut free: BTreeMap<&str, usize> = BTreeMap::new();
+        let there: BTreeSet<&str> = servers.iter().map(|server| server.id.as_str()).collect();
         let mut used: BTreeSet<String> = BTreeSet::new();
         for node in truth.nodes.values() {
             let is_stock = node.state == NodeState::Ready && node.allocated_to.is_none();
@@ -465,6 +466,9 @@ impl World {
                 return Some(format!("node {} is {state}, of {:?}", node.id, node.allocated_to));
             }
             if let Some(server) = node.external_id_text() {
+                if !there.contains(server) {
+                    return Some(format!("node {} is in stock, and its server {server} is gone", node.id));
+                }
                 used.insert(server.to_owned());
             }
             for label in &node.labels {
@@ -480,6 +484,26 @@ impl World {
             has < label.min_ready && self.has_room(label.name, &truth.nodes.values().collect::<Vec<_>>())
         });
         short.map(|label| format!("label {} has too few nodes in stock: {free:?}", label.name))
+    }
+
+    /// What is of no use to anybody any more, and there for longer than it takes to remove it.
+    fn is_left(&self) -> Option<String> {
+        let truth = self.around.truth.open();
+        let is_over = |request: &&NodeRequest| {
+            matches!(request.state, RequestState::Fulfilled | RequestState::Failed) && request.is_min_ready()
+        };
+        if let Some(request) = truth.requests.values().find(is_over) {
+            return Some(format!("request {} for nodes in stock is {}", request.id, request.state.as_str()));
+        }
+        #[allow(clippy::cast_possible_truncation)] // ms since the epoch fit
+        let old = ((START + self.began.elapsed().as_secs_f64() - LOCK_AGE.as_secs_f64() - 60.0) * 1000.0) as i64;
+        self.around.memory.look(|tree| {
+            let mut locks = tree.children(paths::REQUEST_LOCKS).filter(|id| !truth.requests.contains_key(*id));
+            let is_old = |id: &&str| {
+                tree.get(&format!("{}/{id}", paths::REQUEST_LOCKS)).is_some_and(|(_, stat)| stat.ctime < old)
+            };
+            locks.find(is_old).map(|id| format!("the lock's directory of request {id} is there, which is gone"))
+        })
     }
 
     /// Whether some pool with that label could have one more node.

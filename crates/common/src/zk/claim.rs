@@ -93,10 +93,13 @@ impl Claim<'_> {
         let mut contender = Contender::planned(shared, session, self.dir);
         let path = contender.create_path();
         let mut multi = Vec::new();
-        if self.dir_exists {
+        let is_kept = self.dir_exists && guard::is_removed("empty directory of a claimed lock");
+        if self.dir_exists && !is_kept {
             multi.push(Op::Delete(self.dir, None));
         }
-        multi.push(Op::Create(self.dir, b"", Mode::Persistent));
+        if !is_kept {
+            multi.push(Op::Create(self.dir, b"", Mode::Persistent));
+        }
         multi.push(Op::Create(&path, b"", Mode::EphemeralSequential));
         match self.data {
             Some(data) => {

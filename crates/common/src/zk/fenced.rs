@@ -153,7 +153,8 @@ impl<T: Record> Held<T> {
         let mut next = T::clone(&self.record);
         change(&mut next);
         let _writing = self.writing();
-        let locks: Vec<String> = nodes.iter().map(|node| node.contender.path()).collect();
+        let unlocked = nodes.iter().filter(|_| !guard::is_removed("unlocking of nodes with the answer"));
+        let locks: Vec<String> = unlocked.map(|node| node.contender.path()).collect();
         match self.write(&next.document(), Then::UnlockWith(&locks)).await {
             Ok(stat) => {
                 for node in nodes {

@@ -23,6 +23,7 @@ use super::{
     repeated::repeat,
     session::Shared,
 };
+use crate::model::guard;
 
 const MARK: &str = "__lock__";
 const DIGITS: usize = 10;
@@ -294,7 +295,8 @@ pub(super) async fn try_acquire(
             Err(error) => return Err(error),
         };
         contender.settle(client, &mut children, deadline).await?;
-        if predecessor(&children, contender.name()) != Ok(None) {
+        let is_first = predecessor(&children, contender.name()) == Ok(None);
+        if !is_first && !guard::is_removed("place in line for a lock") {
             // Best effort, as kazoo; if it fails, dropping the contender tries on.
             let _ = contender.release(client).await;
             return Ok(Attempt::Busy);

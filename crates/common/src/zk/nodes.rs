@@ -14,7 +14,7 @@ use super::{
     repeated::{self, repeat},
     session::Shared,
 };
-use crate::model::{Node, NodeId, NodeState, ProviderName};
+use crate::model::{Node, NodeId, NodeState, ProviderName, guard};
 
 /// How many of the newest records are searched for one whose creation was not answered.
 pub(super) const LOOK_BACK: usize = 200;
@@ -120,7 +120,9 @@ impl InSession {
                     }
                 }
                 let new = new.ok_or_else(|| fail(Error::unexpected(&"multi without set")))?;
-                asking.created_node(&building.clone().into(), stat(&new));
+                if !guard::is_removed("new node in the records at once") {
+                    asking.created_node(&building.clone().into(), stat(&new));
+                }
                 return Ok(Held::new(building, stat(&new), contender, Some(&asking)));
             }
             // A peer was faster, or the answer is lost: find out by the ordinary way.

@@ -91,7 +91,7 @@ impl Ledger {
     pub fn begin(&mut self, decision: &Decision) -> ActionId {
         let held = &mut self.holdings;
         let (request, node) = decision.subjects();
-        held.busy_requests.extend(request.cloned());
+        held.busy_requests.extend(request.filter(|_| !guard::is_removed("request set aside for its action")).cloned());
         held.busy_nodes.extend(node.cloned());
         match decision {
             Decision::Supply { pool, request, reuse, launch } => {

@@ -106,7 +106,9 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
         // Its maker died between two steps. A live one locks it within milliseconds.
         NodeState::Init => {
             let reason = Reason::LeftInInit;
-            due(plan, world.now, free_for, world.timing.orphan_node, Decision::Retire { node: id.clone(), reason });
+            if !guard::is_removed("end of a node left in init") {
+                due(plan, world.now, free_for, world.timing.orphan_node, Decision::Retire { node: id.clone(), reason });
+            }
         }
         NodeState::Testing => {}
         // Somebody is between writing that and removing the record; if he died there, it is left to us.
@@ -115,7 +117,9 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
         }
         // The cloud refused it, so nothing has to be deleted. Its record stays for a moment, for whoever looks why.
         NodeState::Aborted if node.external_id.is_none() => {
-            due(plan, world.now, age, world.timing.aborted_node, Decision::Delete { node: id.clone() });
+            if !guard::is_removed("end of an aborted node") {
+                due(plan, world.now, age, world.timing.aborted_node, Decision::Delete { node: id.clone() });
+            }
         }
         NodeState::Building
         | NodeState::InUse
@@ -133,7 +137,9 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
 
 /// A ready node that nobody has: it goes when its server has gone, or when it is too old.
 fn idle_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, node: &Node, age: f64) {
-    if let Some(why) = world.has_gone(node) {
+    if let Some(why) = world.has_gone(node)
+        && !guard::is_removed("end of a node whose server is gone")
+    {
         let reason = Reason::Gone { why: why.clone() };
         plan.decisions.push(Decision::Retire { node: id.clone(), reason });
         return;
@@ -185,7 +191,7 @@ fn request_locks(world: &World<'_>, index: &Index, plan: &mut Plan) {
     for (ctime, id) in &index.requests.litter {
         #[allow(clippy::cast_precision_loss)] // milliseconds since the epoch
         let age = world.now - *ctime as f64 / 1000.0;
-        if world.holdings.busy_requests.contains(id) {
+        if world.holdings.busy_requests.contains(id) || guard::is_removed("end of a request's lock directory") {
             continue;
         }
         if let Some(at) = world.pause_ends(world.holdings.requests_after.get(id)) {
@@ -212,6 +218,7 @@ fn finish_min_ready(world: &World<'_>, index: &Index, plan: &mut Plan) {
         if matches!(request.state, RequestState::Fulfilled | RequestState::Failed)
             && !world.holdings.busy_requests.contains(id)
             && !world.holdings.requests.contains_key(id)
+            && !guard::is_removed("end of a request for stock")
         {
             plan.decisions.push(Decision::FinishMinReady { request: id.clone() });
         }

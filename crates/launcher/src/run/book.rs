@@ -12,7 +12,7 @@ use std::{
 };
 
 use nodepool_common::{
-    model::{LabelName, Node, NodeId, NodeRequest, RequestId, Uptime},
+    model::{LabelName, Node, NodeId, NodeRequest, RequestId, Uptime, guard},
     zk::{Held, SessionId},
 };
 use tokio::sync::mpsc;
@@ -83,6 +83,9 @@ impl Book {
     /// Begins anew: the session is lost. Launches stop, and what is told of the old session is no longer heard.
     pub fn start_over(&mut self) {
         self.reports = self.reports.of_next_session();
+        if guard::is_removed("end of what a lost session held") {
+            return;
+        }
         self.ledger = Ledger::default();
         self.requests.clear();
         self.nodes.clear();

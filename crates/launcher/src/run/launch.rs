@@ -445,6 +445,7 @@ impl NodeLaunch {
             let deleting = async {
                 let servers = match &known {
                     Some(made) => vec![made.clone()],
+                    None if guard::is_removed("look for a server after a lost answer") => Vec::new(),
                     None => self.unanswered(node.as_str()).await?,
                 };
                 for server in servers {
@@ -561,6 +562,9 @@ impl LaunchProgress for OnRecord<'_> {
         let logger = &self.launch.logger;
         let mut held = self.held.lock().await;
         if held.record().external_id.as_ref() == Some(&external_id) {
+            return;
+        }
+        if guard::is_removed("record of a server's id") {
             return;
         }
         let text = plain(&external_id);

@@ -192,7 +192,18 @@ async fn a_pool_declines_for_what_is_so() {
     assert!(is_noticed(&["c"], failed).await);
     spoil(Fault::Attempt);
     assert!(!is_noticed(&["c"], failed).await, "there are two attempts");
-    assert!(is_noticed(&["a"], "provider p, which has a, takes no part: 500").await);
+    let absent = "provider p, which has a, takes no part: 500";
+    assert!(is_noticed(&["a"], absent).await);
+    site.truth.open().causes.not_started("another", "p");
+    assert!(is_noticed(&["a"], absent).await, "it has failed to start elsewhere");
+    site.truth.open().causes.not_started("launcher", "p");
+    site.truth.open().causes.started("launcher", "p");
+    assert!(!is_noticed(&["a"], absent).await, "it has only just started");
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    assert!(is_noticed(&["a"], absent).await, "it has started a minute ago");
+    site.truth.open().causes.not_started("launcher", "p");
+    assert!(!is_noticed(&["a"], absent).await, "it has failed again");
     assert!(is_noticed(&["a"], "p-main: at capacity").await);
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use nodepool_common::{
     config,
-    model::{Failures, LabelName, NodeId, ProviderName, Resources, Timestamp, Uptime},
+    model::{Failures, LabelName, NodeId, ProviderName, Resources, Timestamp, Uptime, guard},
     sys::clock::Clock,
 };
 use nodepool_drivers::ProviderError;
@@ -427,7 +427,9 @@ impl Clouds {
                     entry.state().cloud_images.remove(&(pool.clone(), label.clone()));
                 }
                 let pause = entry.failures.failed_again(want.clone(), 1.0, 30.0);
-                entry.until.insert(want.clone(), uptime + pause);
+                if !guard::is_removed("pause after a question that failed") {
+                    entry.until.insert(want.clone(), uptime + pause);
+                }
                 return;
             }
         };

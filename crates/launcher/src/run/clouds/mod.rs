@@ -17,6 +17,7 @@ use futures::FutureExt;
 use nodepool_common::{
     config::{self, Config},
     daemon::Daemon,
+    model::guard,
     sys::shutdown,
 };
 use nodepool_drivers::{ErrorClass, Provider};
@@ -152,7 +153,9 @@ impl Launcher {
             }
             self.match_pools();
             self.wake.notify_one();
-            tokio::time::sleep(pause).await;
+            if !guard::is_removed("pause before a cloud is started again") {
+                tokio::time::sleep(pause).await;
+            }
             pause = (pause * 2).min(Duration::from_secs(60));
         }
         if let Some(entry) = self.clouds.open().get_mut(name) {

@@ -28,7 +28,7 @@ impl ZooKeeper {
 
     /// As [`Self::get`] of many paths, many in one request, in their order.
     pub async fn get_many(&self, paths: &[String]) -> Result<Vec<Option<(Vec<u8>, Stat)>>, ZkError> {
-        let found = self.read_many("reading", paths, |path| Read::Data(path)).await?;
+        let found = self.read_many("reading", paths, Read::Data).await?;
         let data = |found| match found {
             Some(Found::Data(data, now)) => Some((data, stat(&now))),
             _ => None,
@@ -38,7 +38,7 @@ impl ZooKeeper {
 
     /// As [`Self::children`] of many paths, many in one request, in their order.
     pub async fn children_of_many(&self, paths: &[String]) -> Result<Vec<Vec<String>>, ZkError> {
-        let found = self.read_many("listing", paths, |path| Read::Children(path)).await?;
+        let found = self.read_many("listing", paths, Read::Children).await?;
         let names = |found| match found {
             Some(Found::Children(mut names)) => {
                 names.sort_unstable();

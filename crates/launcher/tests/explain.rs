@@ -108,7 +108,7 @@ async fn is_explained(
     code: &str,
     words: &str,
 ) -> Explanation {
-    let start = std::time::Instant::now();
+    let start = tokio::time::Instant::now();
     loop {
         let last = explain(launcher, id);
         match last {

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 
 use nodepool_common::stats::Amounts;
 
-use super::{Launcher, Published};
-use crate::plan::Reason;
+use super::{Launcher, Published, view::code_of};
 
 impl Launcher {
     /// `/metrics`: everything, in Prometheus' text format.
@@ -17,7 +16,7 @@ impl Launcher {
         let published = self.published();
         let mut waiting = BTreeMap::new();
         for (pool, reason, count) in published.planned.count().into_iter().filter(|(_, _, count)| *count > 0) {
-            *waiting.entry((pool.provider.clone(), pool.pool.clone(), code(reason))).or_default() += count;
+            *waiting.entry((pool.provider.clone(), pool.pool.clone(), code_of(reason))).or_default() += count;
         }
         self.stats.measured(&waiting, &self.amounts(&published));
         self.stats.render()
@@ -49,10 +48,4 @@ impl Launcher {
         }
         amounts
     }
-}
-
-/// The code by which programs know the kind of a reason: the one in its data, such as `no-room`.
-fn code(reason: &Reason) -> String {
-    let data = serde_json::to_value(reason).unwrap_or_default();
-    data.get("code").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }

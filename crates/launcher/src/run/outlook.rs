@@ -57,15 +57,15 @@ pub fn outlook(world: &World<'_>, request: &NodeRequest, pools: &[PoolState]) ->
     while !left.is_empty() {
         // Pools of one provider share its quota: each is asked as if the others had not been.
         let mut providers = BTreeSet::new();
-        let (round, later) = left.into_iter().partition(|state| providers.insert(&state.key.provider));
-        ask(world, request, round, &mut found);
+        let (round, later): (Vec<_>, _) = left.into_iter().partition(|state| providers.insert(&state.key.provider));
+        ask(world, request, &round, &mut found);
         left = later;
     }
     found
 }
 
 /// Asks pools of different providers.
-fn ask(world: &World<'_>, request: &NodeRequest, pools: Vec<&PoolState>, found: &mut Outlooks) {
+fn ask(world: &World<'_>, request: &NodeRequest, pools: &[&PoolState], found: &mut Outlooks) {
     let registered: BTreeSet<&LauncherId> = world.records.registered_pool_ids().collect();
     let requests = pools.iter().zip(0_u64..).map(|(state, number)| {
         let others = registered.iter().filter(|id| ***id != state.launcher_id);
@@ -83,15 +83,12 @@ fn ask(world: &World<'_>, request: &NodeRequest, pools: Vec<&PoolState>, found: 
     let mut accepted = Vec::new();
     found.wants.extend(plan.wants.iter().cloned());
     for (state, request) in requests {
-        match first_answer(&plan, &planner, state, &request) {
-            Some(answer) => {
-                found.of_pools.insert(state.key.clone(), answer);
-            }
-            None => {
-                holdings.requests.insert(request.id.clone(), HeldRequest { pool: state.key.clone() });
-                let request = NodeRequest { state: RequestState::Pending, ..Arc::unwrap_or_clone(request) };
-                accepted.push((state, Arc::new(request)));
-            }
+        if let Some(answer) = first_answer(&plan, &planner, state, &request) {
+            found.of_pools.insert(state.key.clone(), answer);
+        } else {
+            holdings.requests.insert(request.id.clone(), HeldRequest { pool: state.key.clone() });
+            let request = NodeRequest { state: RequestState::Pending, ..Arc::unwrap_or_clone(request) };
+            accepted.push((state, Arc::new(request)));
         }
     }
     if !accepted.is_empty() {

@@ -68,7 +68,7 @@ impl Launcher {
             },
             Subject::Provider(name) => {
                 let (provider, name) = (self.view_of_provider(&published, name), name.clone());
-                let pools = self.beside_others(move |own| own.pools_of_provider(&published, &name));
+                let pools = self.beside_others(move |_| Self::pools_of_provider(&published, &name));
                 LauncherView { pools: pools.await, provider, ..view }
             }
         }
@@ -178,7 +178,7 @@ impl Launcher {
     }
 
     /// What each of our pools of a provider is busy with.
-    fn pools_of_provider(&self, published: &Published, provider: &ProviderName) -> Vec<PoolView> {
+    fn pools_of_provider(published: &Published, provider: &ProviderName) -> Vec<PoolView> {
         let mut waiting = published.waiting(|_| true);
         let view = |pool: &PublishedPool| PoolView {
             waiting: waiting.remove(&pool.key).unwrap_or_default(),
@@ -392,7 +392,7 @@ fn sentence(reason: &Reason) -> String {
     }
 }
 
-/// The code of a reason.
+/// The code by which programs know the kind of a reason: the one in its data, such as `no-room`.
 pub(super) fn code_of(reason: &Reason) -> String {
     code(&serde_json::to_value(reason).unwrap_or_default())
 }

@@ -37,7 +37,8 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
             explanations.extend(look(zk, subject).await?);
         }
         let Some(status) = gravest(&explanations) else {
-            let why = if last.is_empty() {
+            let is_request = matches!(subjects[..], [Subject::Request(_)]);
+            let why = if last.is_empty() || !is_request {
                 no_trace(&what.id, what.kind)
             } else {
                 format!("{} is gone by now: it was served and taken, failed, or was withdrawn", what.id)

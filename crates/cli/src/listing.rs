@@ -102,7 +102,7 @@ impl<K: Kind> clap::Args for Listing<K> {
             let watch =
                 Arg::new("watch").long("watch").value_name("SECONDS").num_args(0..=1).default_missing_value("2");
             let help = "again every 2 seconds, or every SECONDS, until Ctrl-C; on a terminal in place";
-            command = command.arg(watch.value_parser(seconds).help(help));
+            command = command.arg(watch.value_parser(pause).help(help));
         }
         command
             .arg(sort.help("order by this column, or by several; -COLUMN: the largest, or the last, first"))
@@ -171,6 +171,12 @@ pub fn seconds(word: &str) -> Result<Duration, String> {
     let seconds = word.parse().ok().filter(|seconds: &f64| *seconds >= 0.001);
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     duration.ok_or_else(|| "a number of seconds, such as 10 or 0.5".to_owned())
+}
+
+/// How long to wait between two lists: each reads all that it shows.
+pub fn pause(word: &str) -> Result<Duration, String> {
+    let least = Duration::from_millis(100);
+    seconds(word).ok().filter(|pause| *pause >= least).ok_or_else(|| "0.1 seconds or more, such as 2 or 0.5".to_owned())
 }
 
 /// A whole number with a unit.

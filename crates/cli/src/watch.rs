@@ -28,18 +28,30 @@ const ROWS: usize = 24;
 pub async fn watch(pause: Duration, render: impl AsyncFn() -> Result<String, Failure>) -> Result<(), Failure> {
     let mut ends = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
     let is_terminal = io::stdout().is_terminal();
-    if is_terminal {
-        put(BEGIN)?;
-    }
-    let result = tokio::select! {
+    let _screen = if is_terminal { Some(Screen::begin()?) } else { None };
+    tokio::select! {
         biased;
         () = any(&mut ends) => Ok(()),
         result = repeat(pause, is_terminal, render) => result,
-    };
-    if is_terminal {
-        put(END)?;
     }
-    result
+}
+
+/// The terminal while lists are drawn on it. It is as before when this ends, also where nobody waits for the lists any more because
+/// the connection is lost for good.
+struct Screen;
+
+impl Screen {
+    fn begin() -> Result<Self, Failure> {
+        put(BEGIN)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // Where it cannot be written to, nothing is seen either.
+        let _ = put(END);
+    }
 }
 
 /// Ends with one of these signals.

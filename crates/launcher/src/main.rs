@@ -19,6 +19,8 @@ use tracing::error;
 const WEB_LOGGER: &str = "nodepool.WebApp";
 /// Explanations that are made at once; others wait.
 const EXPLANATIONS_AT_ONCE: usize = 4;
+/// How many others may wait for what this launcher knows of a label or a provider.
+const LONG_VIEWS_AT_ONCE: usize = 16;
 /// How long the name of a ZooKeeper server may take to be resolved.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -131,6 +133,7 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
             }),
             is_known: Arc::new(move || known.knows_records()),
             at_once: Arc::new(Semaphore::new(EXPLANATIONS_AT_ONCE)),
+            long_views: Arc::new(Semaphore::new(LONG_VIEWS_AT_ONCE)),
         },
     };
     let listener = listener.into_std()?;

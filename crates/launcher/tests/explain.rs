@@ -365,7 +365,7 @@ async fn a_provider_says_how_its_cloud_its_quota_and_its_pools_are() {
     assert_eq!(fact(&serving, "quota instances"), "20: 1 ours, 0 others'");
     assert!(serving.pools[0].sentence.contains("1 of 2 instances used"), "{serving:?}");
     let second = stage.request(&["a", "a"]).await;
-    let waits = is_explained(&stage, &launcher, &p, Verdict::Wait, "requests-wait", "1 request wait").await;
+    let waits = is_explained(&stage, &launcher, &p, Verdict::Wait, "requests-wait", "1 request waits").await;
     assert!(waits.since.is_some() && waits.pools[0].sentence.contains("1 no-room"), "{waits:?}");
     stage.release(&first).await;
     stage.fulfilled(&second).await;

@@ -133,6 +133,21 @@ async fn on_a_terminal_a_watched_list_is_redrawn_in_colour_and_the_terminal_left
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_terminal_is_left_as_it_was_also_where_zookeeper_is_gone_for_good() {
+    let mut world = World::start().await;
+    world.add_node("0000000001", &json!({"state": "ready"})).await;
+    let (screen, received) = terminal(10);
+    let mut command = world.command(&["list", "--watch", "0.2", "--timeout", "1"]);
+    let mut child = command.stdout(screen.try_clone().unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((command, screen));
+    until(&received, "every 200ms", 1);
+    world.server.stop();
+    until(&received, "\u{1b}[?7h\u{1b}[?25h", 1);
+    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn colours_are_for_terminals_and_for_who_wants_them() {
     let world = World::start().await;
     world.add_node("0000000001", &json!({"state": "ready", "comment": "failed"})).await;

@@ -13,6 +13,7 @@ pub(super) const MISSING: &str = "image-missing";
 /// So many of its builds and uploads are shown, the newest ones.
 const SHOWN: usize = 40;
 const UNPAUSE: &str = "`nodepool image-unpause`, or `pause: false` in the file";
+const BUILDER: &str = "a builder that is started, and has the image in its file";
 
 /// Why a provider does not have an image.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +63,7 @@ pub fn of_image(records: &Records, image: &ImageName, asked: &Asked, now: Timest
             )
         }
         .ended_by(&gap.ended_by),
-        None => there(image, &builds, providers.len(), is_paused, now),
+        None => there(image, &builds, providers.len(), (is_paused, !records.builders.is_empty()), now),
     };
     let mut explanation = explanation.fact("paused", if is_paused { "yes" } else { "no" });
     if records.build_requests.contains_key(image) {
@@ -87,7 +88,13 @@ pub fn of_image(records: &Records, image: &ImageName, asked: &Asked, now: Timest
 }
 
 /// It is wherever it is needed.
-fn there(image: &ImageName, builds: &[Build], providers: usize, is_paused: bool, now: Timestamp) -> Explanation {
+fn there(
+    image: &ImageName,
+    builds: &[Build],
+    providers: usize,
+    (is_paused, has_builders): (bool, bool),
+    now: Timestamp,
+) -> Explanation {
     let name = image.as_str();
     let newest = builds.first().and_then(|(id, entry)| Some((id, entry, entry.usable()?)));
     let serves =
@@ -96,8 +103,11 @@ fn there(image: &ImageName, builds: &[Build], providers: usize, is_paused: bool,
         Some((id, entry, build)) if build.state == BuildState::Failed => {
             let sentence = format!("Its newest build {id} has failed: {}; {}", why(build), serves(providers));
             let failed = Explanation::new(KIND, name, Verdict::Act, "build-failed", sentence);
-            Explanation { since: entry.since(now), ..failed }
-                .ended_by("a build that works: it is tried again by itself")
+            Explanation { since: entry.since(now), ..failed }.ended_by(&again(
+                "a build that works",
+                is_paused,
+                has_builders,
+            ))
         }
         Some((_, entry, build)) if build.state == BuildState::Building => {
             let sentence = format!("A build of it runs{}; {}", on(build), serves(providers));
@@ -118,6 +128,15 @@ fn there(image: &ImageName, builds: &[Build], providers: usize, is_paused: bool,
             Explanation::new(KIND, name, Verdict::Fine, "paused", sentence).ended_by(UNPAUSE)
         }
         _ => Explanation::new(KIND, name, Verdict::Fine, "ready", is_in(providers)),
+    }
+}
+
+/// What ends a failure: what is tried again by itself, unless something has to be done first.
+fn again(what: &str, is_paused: bool, has_builders: bool) -> String {
+    match (is_paused, has_builders) {
+        (true, _) => UNPAUSE.to_owned(),
+        (false, true) => format!("{what}: it is tried again by itself"),
+        (false, false) => BUILDER.to_owned(),
     }
 }
 
@@ -150,6 +169,7 @@ fn gap_of(
         since,
         ended_by: ended_by.to_owned(),
     };
+    let has_builders = !records.builders.is_empty();
     let (builds, uploads) = (builds(records, image), uploads(records, image));
     let upload = uploads.iter().find_map(|entry| {
         let upload = entry.usable().filter(|upload| upload.provider == *provider)?;
@@ -165,35 +185,31 @@ fn gap_of(
             let sentence = format!("build {} is being uploaded", upload.build);
             gap(Verdict::Wait, "image-uploading", sentence, since, "the end of the upload")
         }
-        (_, Some((id, build, since))) if build.state == BuildState::Building => {
+        (_, Some((id, build, since))) if build.state == BuildState::Building && has_builders => {
             let sentence = format!("build {id} runs{}{}", on(build), before());
             gap(Verdict::Wait, "image-building", sentence, since, "the end of the build, and of its upload")
         }
         (Some((upload, since)), _) if upload.state == UploadState::Failed => {
             let why = upload.reason().unwrap_or_else(|| "why is in its builder's log".to_owned());
             let sentence = format!("the upload of build {} has failed: {why}", upload.build);
-            gap(
-                Verdict::Act,
-                "image-upload-failed",
-                sentence,
-                since,
-                "an upload that works: it is tried again by itself",
-            )
+            let ended_by = again("an upload that works", false, has_builders);
+            gap(Verdict::Act, "image-upload-failed", sentence, since, &ended_by)
         }
         (_, Some((id, build, since))) if build.state == BuildState::Failed => {
             let sentence = format!("build {id} has failed: {}", why(build));
-            gap(Verdict::Act, "image-build-failed", sentence, since, "a build that works: it is tried again by itself")
+            let ended_by = again("a build that works", is_paused, has_builders);
+            gap(Verdict::Act, "image-build-failed", sentence, since, &ended_by)
         }
-        (_, Some((id, build, since))) if build.state == BuildState::Ready && !records.builders.is_empty() => {
+        (_, Some((id, build, since))) if build.state == BuildState::Ready && has_builders => {
             let sentence = format!("build {id} is ready, and has not been uploaded");
             gap(Verdict::Wait, "image-to-be-uploaded", sentence, since, "its upload")
         }
         _ if is_paused => {
             gap(Verdict::Act, "image-paused", "it is paused, so nobody builds it".to_owned(), None, UNPAUSE)
         }
-        _ if records.builders.is_empty() => {
+        _ if !has_builders => {
             let sentence = "no builder is running".to_owned();
-            gap(Verdict::Act, "no-builder", sentence, None, "a builder that is started, and has the image in its file")
+            gap(Verdict::Act, "no-builder", sentence, None, BUILDER)
         }
         _ => {
             let sentence = "it has not been built, or what there was of it is being deleted".to_owned();

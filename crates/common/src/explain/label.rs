@@ -48,7 +48,11 @@ pub fn of_label(records: &Records, label: &LabelName, asked: &Asked, now: Timest
                 label.as_str(),
                 first.verdict,
                 &first.code,
-                format!("Pool {}: {}", first.pool, first.sentence),
+                if first.is_out {
+                    format!("A request would be declined now. Pool {}: {}", first.pool, first.sentence)
+                } else {
+                    format!("Pool {}: {}", first.pool, first.sentence)
+                },
             )
         },
     };

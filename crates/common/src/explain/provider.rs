@@ -88,10 +88,11 @@ fn judge(
     if let Some(first) = waiting().min_by(|a, b| a.since.total_cmp(&b.since)) {
         let most = asked.pools().map(|pool| pool.waiting.iter().map(|waiting| waiting.requests).sum()).max();
         let number = count(most.unwrap_or(0), "request");
+        let wait = if most == Some(1) { "waits" } else { "wait" };
         return is(
             Verdict::Wait,
             "requests-wait",
-            format!("Its cloud answers; {number} wait for it: {}", first.sentence),
+            format!("Its cloud answers; {number} {wait} for it: {}", first.sentence),
         )
         .since(first.since)
         .ended_by("see each pool, and `nodepool explain` of a request");

@@ -4,7 +4,10 @@
 //! much waits, because all that it consists of is persistent: what is the same in two of them is shared. What each request waits
 //! for is put together only where somebody asks ([`Snapshot::waiting`]): there may be ten thousand in each of twenty pools.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use nodepool_common::model::{NodeRequest, RequestId};
@@ -82,12 +85,12 @@ impl Snapshot {
         let mut counts: Vec<_> =
             self.single.iter().map(|((_, pool), single)| (pool, &single.waiting.reason, 1)).collect();
         for (pool, by_class) in &self.by_class {
+            let of_pool = self.single.keys().filter(|(_, other)| other == pool);
+            let single: BTreeSet<&RequestId> = of_pool.map(|(id, _)| id).collect();
             for (id, of_class) in by_class {
                 let Some(class) = self.classes.get(id) else { continue };
-                let is_single = |rank: &Rank| self.single.contains_key(&(rank.id.clone(), pool.clone()));
-                let all = class.from(&of_class.from);
-                let count =
-                    if self.single.is_empty() { all.count() } else { all.filter(|(rank, _)| !is_single(rank)).count() };
+                let is_single = |rank: &Rank| single.contains(&rank.id);
+                let count = class.from(&of_class.from).filter(|(rank, _)| !is_single(rank)).count();
                 counts.push((pool, &of_class.verdict.reason, count));
             }
         }

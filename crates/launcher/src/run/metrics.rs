@@ -30,6 +30,8 @@ impl Launcher {
             for (resource, limit) in quota.limits.iter() {
                 let key = (provider.clone(), resource.to_owned());
                 amounts.used_by_others.insert(key.clone(), limit - quota.ours.limit(resource));
+                // Of what no node has taken yet there is no amount in use.
+                amounts.used.insert(key.clone(), 0.0);
                 amounts.quota.insert(key, limit);
             }
         }
@@ -38,12 +40,14 @@ impl Launcher {
             for (resource, used) in in_use.used.of_provider.iter() {
                 amounts.used.insert((provider.clone(), resource.to_owned()), used);
             }
-            for (resource, used) in in_use.used.of_pool.iter() {
-                amounts.used_in_pools.insert((provider.clone(), pool.clone(), resource.to_owned()), used);
-            }
             let config = published.config.providers.get(provider).and_then(|config| config.pool(pool));
             for (resource, limit) in config.into_iter().flat_map(|config| config.limits.iter()) {
-                amounts.pool_limits.insert((provider.clone(), pool.clone(), resource.to_owned()), limit);
+                let key = (provider.clone(), pool.clone(), resource.to_owned());
+                amounts.used_in_pools.insert(key.clone(), 0.0);
+                amounts.pool_limits.insert(key, limit);
+            }
+            for (resource, used) in in_use.used.of_pool.iter() {
+                amounts.used_in_pools.insert((provider.clone(), pool.clone(), resource.to_owned()), used);
             }
         }
         amounts

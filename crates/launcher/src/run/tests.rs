@@ -266,3 +266,29 @@ async fn the_node_of_a_launch_that_ends_while_the_launcher_leaves_is_released_to
     tokio::join!(launcher.leave(&mut core), launch);
     are_released(&launcher.zk, &request, &node).await;
 }
+
+/// A look at everything takes as long as a pass over everything, and cannot be broken off.
+#[tokio::test]
+async fn who_goes_away_during_a_long_look_makes_no_room_for_another_one() {
+    let (launcher, ..) = launcher(free_port(), &[provider()]);
+    let (begins, begun) = mpsc::channel();
+    let (long, other) = (Duration::from_millis(300), begins.clone());
+    let asking = tokio::spawn({
+        let launcher = launcher.clone();
+        async move {
+            launcher
+                .beside_others(move |_| {
+                    begins.send(Instant::now()).unwrap();
+                    thread::sleep(long);
+                })
+                .await;
+        }
+    });
+    let first = tokio::task::spawn_blocking(move || (begun.recv_timeout(SOON).unwrap(), begun)).await.unwrap();
+    let (first, begun) = first;
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    launcher.beside_others(move |_| other.send(Instant::now()).unwrap()).await;
+    let between = begun.recv_timeout(SOON).unwrap() - first;
+    assert!(between >= long * 5, "the next look began after {between:?}");
+}

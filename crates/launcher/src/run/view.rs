@@ -24,7 +24,7 @@ use nodepool_common::{
     zk::Freshness,
 };
 use nodepool_drivers::http_client;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Launcher,
@@ -68,6 +68,9 @@ impl Launcher {
             },
             Subject::Provider(name) => {
                 let (provider, name) = (self.view_of_provider(&published, name), name.clone());
+                if !published.pools.iter().any(|pool| pool.key.provider == name) {
+                    return LauncherView { provider, ..view };
+                }
                 let pools = self.beside_others(move |_| Self::pools_of_provider(&published, &name));
                 LauncherView { pools: pools.await, provider, ..view }
             }
@@ -75,30 +78,35 @@ impl Launcher {
     }
 
     /// Does what takes long: see the module.
-    async fn beside_others<T: Default + Send + 'static>(
+    pub(super) async fn beside_others<T: Default + Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> T {
         // It is never closed.
         let Ok(turn) = Arc::clone(&self.long_looks).acquire_owned().await else { return T::default() };
-        let (own, began) = (Arc::clone(self), Instant::now());
-        let done = tokio::task::spawn_blocking(move || work(&own)).await;
-        let rest = began.elapsed() * REST;
+        let (own, (done, answer)) = (Arc::clone(self), oneshot::channel());
+        // In a task of its own: who has asked may have gone before it is done, and the turn is over only after the rest.
         tokio::spawn(async move {
+            let began = Instant::now();
+            // A panic is in the log.
+            let made = tokio::task::spawn_blocking(move || work(&own)).await.unwrap_or_default();
+            let rest = began.elapsed() * REST;
+            let _ = done.send(made);
             tokio::time::sleep(rest).await;
             drop(turn);
         });
-        // A panic is in the log.
-        done.unwrap_or_default()
+        answer.await.unwrap_or_default()
     }
 
     async fn look_at_label(self: &Arc<Self>, label: &LabelName) -> Vec<PoolView> {
         let began = Instant::now();
         loop {
-            let label = label.clone();
+            let (label, looks) = (label.clone(), Instant::now());
             let (pools, waits_for_answer) =
                 self.beside_others(move |own| own.pools_of_label(&own.published(), &label)).await;
-            if !waits_for_answer || began.elapsed() > CLOUDS_ANSWER {
+            // The next look begins after the rest of this one.
+            let next_ends = began.elapsed() + looks.elapsed() * (REST + 1);
+            if !waits_for_answer || next_ends > CLOUDS_ANSWER {
                 return pools;
             }
             tokio::time::sleep(LOOK).await;
@@ -252,7 +260,9 @@ impl Launcher {
         let is_own = |url: &str| own.and_then(|own| url.strip_prefix(own)).is_some_and(|rest| rest.starts_with('/'));
         let get = async |url: String| {
             if is_own(&url) {
-                return serde_json::to_vec(&self.view_of(subject).await).map_err(|error| error.to_string());
+                let view = tokio::time::timeout(ANSWER_WITHIN, self.view_of(subject)).await;
+                let view = view.map_err(|_| format!("no answer within {ANSWER_WITHIN:?}"))?;
+                return serde_json::to_vec(&view).map_err(|error| error.to_string());
             }
             http_client::fetch(&url, ANSWER_WITHIN).await
         };

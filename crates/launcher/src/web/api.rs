@@ -20,7 +20,7 @@ use axum::{
 use futures::future::BoxFuture;
 use nodepool_common::{
     explain::{self, Explanation, Kind, LauncherView, Subject, VIEW},
-    model::Timestamp,
+    sys::clock::Clock,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -47,16 +47,18 @@ pub struct Explain {
     pub is_known: Arc<dyn Fn() -> bool + Send + Sync>,
     /// How many explanations are made at once: each may ask all launchers.
     pub at_once: Arc<Semaphore>,
+    /// How many may wait for what this launcher alone knows of a label or a provider, which takes long.
+    pub long_views: Arc<Semaphore>,
 }
 
 /// Answers a page that begins with [`PREFIX`].
-pub(super) async fn answer(source: &Explain, memo: &Memo, now: Timestamp, uri: &Uri) -> Response {
+pub(super) async fn answer(source: &Explain, memo: &Memo, clock: &Clock, uri: &Uri) -> Response {
     if !(source.is_known)() {
         return error(StatusCode::SERVICE_UNAVAILABLE, "the records in ZooKeeper have not been read yet");
     }
     let query = Query::<BTreeMap<String, String>>::try_from_uri(uri).unwrap_or_default();
     if uri.path() == VIEW {
-        return view(source, memo, now, &query).await;
+        return view(source, memo, clock, &query).await;
     }
     let Some(id) = uri.path().strip_prefix(EXPLAIN) else {
         return error(StatusCode::NOT_FOUND, "there is no such page");
@@ -76,11 +78,11 @@ pub(super) async fn answer(source: &Explain, memo: &Memo, now: Timestamp, uri: &
     let mut known = Vec::new();
     for subject in subjects {
         let key = kept(EXPLAIN, &subject);
-        let page = match memo.get(&key, now) {
+        let page = match memo.get(&key, clock.now()) {
             Some(page) => Some(page.body.to_string()),
             None => (source.explain)(subject.clone())
                 .await
-                .map(|explanation| memo.put(key, now, json_of(&explanation)).body.to_string()),
+                .map(|explanation| memo.put(key, clock.now(), json_of(&explanation)).body.to_string()),
         };
         known.extend(page);
     }
@@ -99,17 +101,23 @@ fn kept(page: &str, subject: &Subject) -> memo::Key {
 }
 
 /// What this launcher alone knows.
-async fn view(source: &Explain, memo: &Memo, now: Timestamp, query: &BTreeMap<String, String>) -> Response {
+async fn view(source: &Explain, memo: &Memo, clock: &Clock, query: &BTreeMap<String, String>) -> Response {
     let asked = Kind::ALL.into_iter().find_map(|kind| Some((kind, query.get(kind.as_str())?)));
     let Some(subject) = asked.and_then(|(kind, id)| Subject::of(id, Some(kind)).into_iter().next()) else {
         return error(StatusCode::BAD_REQUEST, "KIND=ID is needed, of a request, a label, an image or a provider");
     };
     let key = kept(VIEW, &subject);
-    if let Some(known) = memo.get(&key, now) {
+    if let Some(known) = memo.get(&key, clock.now()) {
         return reply::plain(reply::JSON, known.body.to_string());
     }
+    let takes_long = matches!(subject, Subject::Label(_) | Subject::Provider(_));
+    let _turn = match takes_long.then(|| source.long_views.try_acquire()) {
+        Some(Err(_)) => return error(StatusCode::SERVICE_UNAVAILABLE, "too many look at labels and providers"),
+        Some(Ok(turn)) => Some(turn),
+        None => None,
+    };
     let view = (source.view)(subject).await;
-    let made = memo.put(key, now, json_of(&view));
+    let made = memo.put(key, clock.now(), json_of(&view));
     reply::plain(reply::JSON, made.body.to_string())
 }
 

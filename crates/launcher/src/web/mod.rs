@@ -124,7 +124,7 @@ async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
             return reply::plain(reply::JSON, pools.body.to_string());
         }
         path if path.starts_with(api::PREFIX) => {
-            return api::answer(&server.state.explain, &server.memo, server.state.clock.now(), &uri).await;
+            return api::answer(&server.state.explain, &server.memo, &server.state.clock, &uri).await;
         }
         _ => {}
     }

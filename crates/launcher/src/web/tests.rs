@@ -64,6 +64,7 @@ impl Running {
                 explain: Arc::new(|_| Box::pin(std::future::ready(None))),
                 is_known: Arc::new(|| true),
                 at_once: Arc::new(tokio::sync::Semaphore::new(1)),
+                long_views: Arc::new(tokio::sync::Semaphore::new(1)),
                 view: Arc::new(|_| Box::pin(std::future::ready(LauncherView::default()))),
             },
         };

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    Contenders, Entry, Node, NodeId, NodeRequest, PoolComponent, RecordError, Records, RequestId, Stat,
+    Contenders, Entry, ImageBuild, ImageName, Node, NodeId, NodeRequest, PoolComponent, RecordError, Records,
+    RequestId, Stat,
 };
 
 const NOW: Timestamp = 1_760_000_100.0;
@@ -269,4 +270,25 @@ fn what_a_program_reads_is_what_was_explained() {
     let json = serde_json::to_string(&explanation).unwrap();
     assert_eq!(serde_json::from_str::<Explanation>(&json).unwrap(), explanation);
     assert!(json.contains(r#""verdict":"wait""#), "{json}");
+}
+
+#[test]
+fn an_image_that_nobody_builds_is_not_said_to_be_built_again_by_itself() {
+    let image = ImageName::from("noble");
+    let gap = |state: &str, is_paused: bool| {
+        let mut records = Records::default();
+        let data = json!({"state": state, "state_time": NOW, "builder": "b1"}).to_string();
+        let build = ImageBuild::read(image.clone(), "1".into(), data.as_bytes()).map(|(build, _)| Arc::new(build));
+        records.builds.insert((image.clone(), "1".into()), entry(build, false));
+        if is_paused {
+            records.paused_images.insert(image.clone());
+        }
+        let gap = image::gap(&records, &image, &"p".into(), NOW).unwrap();
+        (gap.code, gap.ended_by)
+    };
+    let without_builder = "a builder that is started, and has the image in its file".to_owned();
+    assert_eq!(gap("failed", false), ("image-build-failed", without_builder.clone()));
+    assert_eq!(gap("building", false), ("no-builder", without_builder));
+    let (code, ended_by) = gap("failed", true);
+    assert!(code == "image-build-failed" && ended_by.contains("image-unpause"), "{code}: {ended_by}");
 }

@@ -137,7 +137,8 @@ async fn the_terminal_is_left_as_it_was_also_where_zookeeper_is_gone_for_good() 
     let mut world = World::start().await;
     world.add_node("0000000001", &json!({"state": "ready"})).await;
     let (screen, received) = terminal(10);
-    let mut command = world.command(&["list", "--watch", "0.2", "--timeout", "1"]);
+    // Long enough for the first connection, on a busy machine too.
+    let mut command = world.command(&["list", "--watch", "0.2", "--timeout", "8"]);
     let mut child = command.stdout(screen.try_clone().unwrap()).stderr(Stdio::piped()).spawn().unwrap();
     drop((command, screen));
     until(&received, "every 200ms", 1);

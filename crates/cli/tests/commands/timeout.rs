@@ -35,17 +35,18 @@ fn configured(servers: &Value, tls: Option<&Value>) -> (TempDir, Command) {
 
 fn ends_with(mut command: Command, named: &[&str]) {
     let begun = Instant::now();
-    command.args(["--timeout", "2", "list"]);
+    // Long enough for a whole handshake, on a busy machine too.
+    command.args(["--timeout", "6", "list"]);
     let ended = run(command, "");
     let took = begun.elapsed();
     assert_eq!((ended.status.code(), ended.stdout.len()), (Some(1), 0), "{ended:?}");
     let said = stderr(&ended);
     let last = said.lines().last().unwrap_or_default();
-    assert!(last.starts_with("nodepool: error: no connection to ZooKeeper within 2s: "), "{said}");
+    assert!(last.starts_with("nodepool: error: no connection to ZooKeeper within 6s: "), "{said}");
     for name in named {
         assert!(last.contains(name), "{name}: {said}");
     }
-    assert!(took >= Duration::from_secs(2) && took < SOON, "{took:?}");
+    assert!(took >= Duration::from_secs(6) && took < SOON, "{took:?}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ class Site:
             label |= {'cloud-image': 'fake-image', 'min-ram': 8192}
         return provider | {'pools': [pool]}
 
-    def _environment(self):
+    def environment(self):
         if self.driver == 'fake':
             script = self.directory / 'cloud.json'
             script.write_text(json.dumps({'*': {'boot_delay': 0, 'api_delay': 0, 'quota': {
@@ -109,14 +109,18 @@ class Site:
                      'project_name': 'bench', 'project_domain_name': 'Default', 'user_domain_name': 'Default'}}}}))
         return {'OS_CLIENT_CONFIG_FILE': str(clouds)}
 
-    def start_launcher(self):
-        """Returns when it was started, in seconds since the epoch."""
+    def configure(self):
+        """The site's nodepool.yaml."""
         config = self.directory / 'nodepool.yaml'
         config.write_text(json.dumps({
             **self.zookeeper.config(), 'webapp': {'port': free_port(), 'listen_address': '127.0.0.1'},
             'labels': [{'name': LABEL}], 'providers': [self._provider()]}))
-        self.launcher = Launcher(config, self.directory / 'launcher.log', python=self.python, debug=False,
-                                 env=self._environment() | ({} if self.python else OUR_ENVIRONMENT),
+        return config
+
+    def start_launcher(self):
+        """Returns when it was started, in seconds since the epoch."""
+        self.launcher = Launcher(self.configure(), self.directory / 'launcher.log', python=self.python, debug=False,
+                                 env=self.environment() | ({} if self.python else OUR_ENVIRONMENT),
                                  arguments=self.arguments)
         if self.python and self.driver == 'fake':
             self.launcher.command[:1] = [VENV / 'bin/python', pathlib.Path(__file__).parent / 'python_fake_launcher.py']

@@ -4,10 +4,13 @@ import json
 import os
 import pathlib
 import re
+import resource
+import statistics
 import subprocess
 import time
 
 import bench_site as site
+from harness import VENV, binary
 
 # zookeeper-client pings each 3/20 of its session's 10 s.
 PING_S = 1.5
@@ -162,6 +165,22 @@ def idle(at, settle, seconds):
     costs = Costs(at)
     time.sleep(seconds)
     return costs.report() | {'launcher_alive': at.launcher.running()}
+
+
+def listing(at, nodes, times):
+    """The median of `nodepool list`, with its start and end."""
+    environment = at.environment()
+    command = [VENV / 'bin/nodepool' if at.python else binary('nodepool'), '-c', at.configure(), 'list']
+    took = []
+    for _ in range(times):
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        shown = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True).stdout.decode()
+        seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        # A line above the names, two below, one at the end.
+        assert shown.count('\n') == nodes + 4, shown[-200:]
+        took.append((seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+    return {'seconds': statistics.median(seconds for seconds, _ in took),
+            'cpu_s': statistics.median(cpu for _, cpu in took)}
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 //! paths in one request. It creates nothing: upstream's `nodepool list` makes a lock directory under each node it looks at.
 //! What cannot be used is left out and named in the log.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, panic::resume_unwind, sync::Arc, thread};
 
 use nodepool_common::{
     model::{
@@ -13,6 +13,9 @@ use nodepool_common::{
     },
     zk::{ZkError, ZooKeeper, paths},
 };
+
+/// From so many records on they are read by several threads.
+const WORTH_SHARING: usize = 500;
 
 /// `/nodepool/nodes`.
 pub const NODES: &str = "/nodepool/nodes";
@@ -56,15 +59,45 @@ async fn read_nodes(zk: &ZooKeeper, ids: Vec<String>) -> Result<Records, ZkError
     let paths: Vec<String> = ids.iter().map(|id| format!("{NODES}/{id}")).collect();
     let locks: Vec<String> = paths.iter().map(|path| format!("{path}/lock")).collect();
     let (found, contenders) = futures::try_join!(zk.get_many(&paths), zk.children_of_many(&locks))?;
+    let mut all: Vec<AsFound> = ids
+        .into_iter()
+        .zip(paths)
+        .zip(found.into_iter().zip(contenders))
+        .filter_map(|((id, path), (found, contenders))| Some(AsFound { id, path, found: found?, contenders }))
+        .collect();
+    let read = |node: &mut AsFound| {
+        let id = NodeId::from(std::mem::take(&mut node.id));
+        let mut entry = entry(&node.path, Node::read(id.clone(), &node.found.0), node.found.1);
+        Arc::make_mut(&mut entry).contenders = std::mem::take(&mut node.contenders).into_iter().collect();
+        (id, entry)
+    };
     let mut records = Records::default();
-    for (((id, path), found), contenders) in ids.into_iter().zip(paths).zip(found).zip(contenders) {
-        let Some((data, stat)) = found else { continue };
-        let id = NodeId::from(id);
-        let mut entry = entry(&path, Node::read(id.clone(), &data), stat);
-        Arc::make_mut(&mut entry).contenders = contenders.into_iter().collect();
-        records.nodes.insert(id, entry);
-    }
+    records.nodes.extend(on_all_processors(&mut all, read));
     Ok(records)
+}
+
+/// A node as it was found in ZooKeeper.
+struct AsFound {
+    id: String,
+    path: String,
+    found: (Vec<u8>, Stat),
+    contenders: Vec<String>,
+}
+
+/// What `work` makes of each, in their order. Much is shared out among the processors: nothing else is to be done meanwhile.
+fn on_all_processors<T: Send, R: Send>(all: &mut [T], work: impl Fn(&mut T) -> R + Sync) -> Vec<R> {
+    let processors = if all.len() < WORTH_SHARING { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
+    if processors == 1 {
+        return all.iter_mut().map(work).collect();
+    }
+    let (work, share) = (&work, all.len().div_ceil(processors));
+    thread::scope(|scope| {
+        let parts: Vec<_> =
+            all.chunks_mut(share).map(|part| scope.spawn(move || part.iter_mut().map(work).collect())).collect();
+        let part =
+            |part: thread::ScopedJoinHandle<'_, Vec<R>>| part.join().unwrap_or_else(|panic| resume_unwind(panic));
+        parts.into_iter().flat_map(part).collect()
+    })
 }
 
 /// All node requests, without their locks.

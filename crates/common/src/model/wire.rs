@@ -55,6 +55,10 @@ fn members(data: &[u8]) -> Result<Vec<Written<'_>>, RecordError> {
 pub struct Reading<'a> {
     /// Those that nobody has taken yet.
     members: Vec<Option<Written<'a>>>,
+    /// Whether each name is there once, and written without escapes: then the first one found is the one.
+    has_plain_names: bool,
+    /// Where the member after the last one taken is. Keys are asked for in the order in which they are written, mostly.
+    next: usize,
     taken: Vec<(&'static str, &'a str)>,
     /// One sentence per key whose value had another type than the key has.
     pub oddities: Vec<String>,
@@ -65,11 +69,24 @@ impl<'a> Reading<'a> {
     pub fn new(data: &'a [u8]) -> Result<Self, RecordError> {
         let members = members(data)?;
         let taken = Vec::with_capacity(members.len());
-        Ok(Self { members: members.into_iter().map(Some).collect(), taken, oddities: Vec::new() })
+        let has_plain_names = has_plain_names(&members);
+        let members = members.into_iter().map(Some).collect();
+        Ok(Self { members, has_plain_names, next: 0, taken, oddities: Vec::new() })
     }
 
     /// Takes a key out as it is written; of two of one name, the last one counts, as for Python.
     fn take_out(&mut self, key: &str) -> Option<&'a str> {
+        if self.has_plain_names {
+            let is_key = |member: &Option<Written<'a>>| {
+                member.is_some_and(|(name, _)| {
+                    name.len() == key.len() + 2 && name.as_bytes()[1..=key.len()] == *key.as_bytes()
+                })
+            };
+            let after = self.members[self.next..].iter().position(is_key).map(|at| self.next + at);
+            let at = after.or_else(|| self.members[..self.next].iter().position(is_key))?;
+            self.next = at + 1;
+            return self.members[at].take().map(|(_, value)| value);
+        }
         let of_key = self.members.iter_mut().filter_map(|member| member.take_if(|(name, _)| is_name(name, key)));
         of_key.last().map(|(_, value)| value)
     }
@@ -154,12 +171,35 @@ impl<'a> Reading<'a> {
 
     /// What is not ours, and the notes. `ours`: what we would write for what was taken.
     pub fn rest(self, ours: &OurKeys) -> (Extra, Vec<String>) {
+        // Both are in the same order, mostly.
+        let mut next = 0;
         let otherwise = self.taken.into_iter().filter_map(|(key, original)| {
-            let ours = ours.get(key);
+            let ours = ours.get_from(&mut next, key);
             (ours != Some(original)).then(|| AsRead { key, original: original.into(), ours: ours.map(Into::into) })
         });
         (Extra { as_read: otherwise.collect(), others: self.members.into_iter().flatten().collect() }, self.oddities)
     }
+}
+
+/// Whether each name is there once and has no escapes. `false` costs time and nothing else, so a hash is enough.
+fn has_plain_names(members: &[Written<'_>]) -> bool {
+    let mut seen = [0_u64; 64];
+    members.iter().all(|(name, _)| {
+        // FNV-1a: names are short.
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for byte in name.bytes() {
+            if byte == b'\\' {
+                return false;
+            }
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        // Twelve of the upper bits, which depend on all bytes; by these all names of ours are told apart.
+        let [_, word, bit, ..] = hash.to_be_bytes();
+        let (word, bit) = (usize::from(word & 63), 1 << (bit & 63));
+        let is_new = seen[word] & bit == 0;
+        seen[word] |= bit;
+        is_new
+    })
 }
 
 /// The keys of a record that are ours, in their order, with the values that we would write.
@@ -204,7 +244,15 @@ impl OurKeys {
     }
 
     fn get(&self, key: &str) -> Option<&str> {
-        let at = self.keys.iter().position(|(name, _)| *name == key)?;
+        self.get_from(&mut 0, key)
+    }
+
+    /// Looks from `next` on first, and leaves there what is behind the key.
+    fn get_from(&self, next: &mut usize, key: &str) -> Option<&str> {
+        let is_key = |(name, _): &(&'static str, usize)| *name == key;
+        let after = self.keys[*next..].iter().position(is_key).map(|at| *next + at);
+        let at = after.or_else(|| self.keys[..*next].iter().position(is_key))?;
+        *next = at + 1;
         let begin = at.checked_sub(1).map_or(0, |before| self.keys[before].1);
         std::str::from_utf8(&self.values[begin..self.keys[at].1]).ok()
     }
@@ -267,6 +315,7 @@ impl Extra {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Node;
 
     #[test]
     fn what_cannot_be_a_record_says_why() {
@@ -276,6 +325,37 @@ mod tests {
         let mut reading = Reading::new(br#"{"state": "flying"}"#).unwrap();
         let error = reading.state(|_| None::<()>).unwrap_err();
         assert_eq!(error.to_string(), "the record has the unknown state \"flying\"");
+    }
+
+    #[test]
+    fn keys_are_found_in_any_order_and_of_two_the_last_one_counts() {
+        for (record, a, b) in [
+            (r#"{"state": "x", "a": 1, "b": 2}"#, Some(1), Some(2)),
+            (r#"{"b": 2, "state": "x", "a": 1}"#, Some(1), Some(2)),
+            (r#"{"a": 1, "b": 2, "a": 3}"#, Some(3), Some(2)),
+            (r#"{"a": 1, "\u0061": 3, "b": 2}"#, Some(3), Some(2)),
+            (r#"{"\u0061": 3, "aa": 4}"#, Some(3), None),
+            (r#"{"é": 3, "b": null}"#, None, None),
+        ] {
+            for reversed in [false, true] {
+                let mut reading = Reading::new(record.as_bytes()).unwrap();
+                let mut found: Vec<_> = ["a", "b"].into();
+                if reversed {
+                    found.reverse();
+                }
+                let mut found: Vec<_> = found.into_iter().map(|key| (key, reading.integer(key))).collect();
+                found.sort_unstable();
+                assert_eq!(found, [("a", a), ("b", b)], "{record}");
+                assert_eq!((reading.integer("a"), reading.integer("b")), (None, None), "each is taken once: {record}");
+                assert_eq!(reading.integer("éx"), None, "as long as two others: {record}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_keys_of_records_are_told_apart() {
+        let node = Node::new(0.0).write();
+        assert!(Reading::new(&node).unwrap().has_plain_names, "or each node is read slowly");
     }
 
     #[test]

@@ -40,8 +40,7 @@ impl Ages {
         }
         for request in records.requests.values().filter_map(|entry| entry.usable()) {
             *ages.requests.entry(request.state).or_default() += 1;
-            let waits = matches!(request.state, RequestState::Requested | RequestState::Pending);
-            if let Some(created) = request.created_time.filter(|_| waits) {
+            if let Some(created) = request.created_time.filter(|_| request.is_open()) {
                 for label in &request.node_types {
                     earliest(&mut ages.waiting, label.clone(), created);
                 }

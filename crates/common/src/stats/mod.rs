@@ -9,6 +9,7 @@
 mod ages;
 mod count;
 mod prometheus;
+mod replaced;
 mod route;
 mod statsd;
 
@@ -24,7 +25,7 @@ use ::prometheus::GaugeVec;
 pub use self::ages::Ages;
 pub use self::count::{NodeCounts, StateCounts, count_addressable_requests, count_nodes};
 use self::{prometheus::Metrics, route::Route, statsd::Statsd};
-use crate::model::{ImageName, PoolName, ProviderName, Timestamp};
+use crate::model::{ImageName, LabelName, PoolName, ProviderName, Timestamp};
 
 /// What became of a request in a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +181,7 @@ impl Stats {
         &self,
         provider: &ProviderName,
         az: Option<&str>,
+        label: &LabelName,
         requestor: Option<&str>,
         result: &str,
         duration: Duration,
@@ -188,7 +190,8 @@ impl Stats {
         let requestor = requestor.filter(|requestor| !requestor.is_empty());
         let metrics = &self.0.metrics;
         metrics.launches.with_label_values(&[provider.as_str(), az.unwrap_or_default(), result]).inc();
-        metrics.launch_seconds.with_label_values(&[provider.as_str(), result]).observe(duration.as_secs_f64());
+        let of_label = metrics.launch_seconds.with_label_values(&[provider.as_str(), label.as_str(), result]);
+        of_label.observe(duration.as_secs_f64());
         if let Some(requestor) = requestor {
             metrics.requestor_launches.with_label_values(&[requestor, result]).inc();
         }
@@ -210,43 +213,45 @@ impl Stats {
     /// not changed too.
     pub fn nodes(&self, counts: &NodeCounts, force: bool) {
         let metrics = &self.0.metrics;
-        let mut gauges = BTreeMap::new();
         let whole = self.whole();
         for (state, n) in counts.all.iter() {
             metrics.nodes.with_label_values(&[state.as_str()]).set(number(n));
-            gauges.insert(format!("nodepool.nodes.{state}"), number(n));
         }
-        // Reset first: a provider or label that has gone must not stay on display.
-        metrics.provider_nodes.reset();
+        let mut of_providers = metrics.provider_nodes.replace();
         for (provider, states) in &counts.providers {
-            for (state, n) in states.iter() {
-                metrics.provider_nodes.with_label_values(&[provider.as_str(), state.as_str()]).set(number(n));
-                gauges.insert(format!("nodepool.provider.{provider}.nodes.{state}"), number(n));
-            }
+            states.iter().for_each(|(state, n)| of_providers.set(&[provider.as_str(), state.as_str()], number(n)));
         }
-        metrics.label_nodes.reset();
+        let mut of_labels = metrics.label_nodes.replace();
         for (label, states) in &counts.labels {
-            for (state, n) in states.iter() {
-                metrics.label_nodes.with_label_values(&[label.as_str(), state.as_str()]).set(number(n));
-                gauges.insert(format!("nodepool.label.{label}.nodes.{state}"), number(n));
-            }
+            states.iter().for_each(|(state, n)| of_labels.set(&[label.as_str(), state.as_str()], number(n)));
         }
-        drop(whole);
-        self.report("nodes", gauges, force);
+        drop((of_providers, of_labels, whole));
+        if !self.has_statsd() {
+            return;
+        }
+        let all = counts.all.iter().map(|(state, n)| (format!("nodepool.nodes.{state}"), n));
+        let of_providers = counts.providers.iter().flat_map(|(provider, states)| {
+            states.iter().map(move |(state, n)| (format!("nodepool.provider.{provider}.nodes.{state}"), n))
+        });
+        let of_labels = counts.labels.iter().flat_map(|(label, states)| {
+            states.iter().map(move |(state, n)| (format!("nodepool.label.{label}.nodes.{state}"), n))
+        });
+        let gauges = all.chain(of_providers).chain(of_labels).map(|(name, n)| (name, number(n)));
+        self.report("nodes", gauges.collect(), force);
     }
 
     /// The requests that each pool could serve; reported together with [`Self::nodes`].
     pub fn addressable_requests(&self, counts: &BTreeMap<(ProviderName, PoolName), usize>, force: bool) {
-        let mut gauges = BTreeMap::new();
         let whole = self.whole();
-        self.0.metrics.addressable_requests.reset();
+        let mut of_pools = self.0.metrics.addressable_requests.replace();
         for ((provider, pool), n) in counts {
-            let gauge = self.0.metrics.addressable_requests.with_label_values(&[provider.as_str(), pool.as_str()]);
-            gauge.set(number(*n));
-            gauges.insert(format!("nodepool.provider.{provider}.pool.{pool}.addressable_requests"), number(*n));
+            of_pools.set(&[provider.as_str(), pool.as_str()], number(*n));
         }
-        drop(whole);
-        self.report("addressable_requests", gauges, force);
+        drop((of_pools, whole));
+        let gauges = counts.iter().map(|((provider, pool), n)| {
+            (format!("nodepool.provider.{provider}.pool.{pool}.addressable_requests"), number(*n))
+        });
+        self.report("addressable_requests", gauges.collect(), force);
     }
 
     /// How old requests, nodes and images are; reported together with [`Self::nodes`]. Prometheus only.
@@ -256,49 +261,46 @@ impl Stats {
         for (state, n) in &ages.requests {
             metrics.node_requests.with_label_values(&[state.as_str()]).set(number(*n));
         }
-        self.forget_ages();
         metrics.builders.with_label_values::<&str>(&[]).set(number(ages.builders));
+        let mut oldest_request = metrics.oldest_request.replace();
         for (label, since) in &ages.waiting {
-            metrics.oldest_request.with_label_values(&[label.as_str()]).set(*since);
+            oldest_request.set(&[label.as_str()], *since);
         }
+        let mut oldest_node = metrics.oldest_node.replace();
         for ((provider, state), since) in &ages.nodes {
-            metrics.oldest_node.with_label_values(&[provider.as_str(), state.as_str()]).set(*since);
+            oldest_node.set(&[provider.as_str(), state.as_str()], *since);
         }
-        for (image, at) in &ages.built {
-            metrics.image_built_at.with_label_values(&[image.as_str()]).set(*at);
+        for (gauges, ages) in [(&metrics.image_built_at, &ages.built), (&metrics.image_failed_at, &ages.failed)] {
+            let mut at = gauges.replace();
+            for (image, time) in ages {
+                at.set(&[image.as_str()], *time);
+            }
         }
-        for (image, at) in &ages.failed {
-            metrics.image_failed_at.with_label_values(&[image.as_str()]).set(*at);
-        }
+        let mut uploaded_at = metrics.image_uploaded_at.replace();
         for ((image, provider), at) in &ages.uploaded {
-            metrics.image_uploaded_at.with_label_values(&[image.as_str(), provider.as_str()]).set(*at);
+            uploaded_at.set(&[image.as_str(), provider.as_str()], *at);
         }
-    }
-
-    /// The caller has `whole`.
-    fn forget_ages(&self) {
-        let metrics = &self.0.metrics;
-        let gauges = [
-            &metrics.builders,
-            &metrics.oldest_request,
-            &metrics.oldest_node,
-            &metrics.image_built_at,
-            &metrics.image_failed_at,
-            &metrics.image_uploaded_at,
-        ];
-        gauges.into_iter().for_each(GaugeVec::reset);
     }
 
     /// This launcher is no longer the elected leader: another one reports the nodes and requests now.
     pub fn stop_leading(&self) {
         let metrics = &self.0.metrics;
         let _whole = self.whole();
-        metrics.nodes.reset();
-        metrics.provider_nodes.reset();
-        metrics.label_nodes.reset();
-        metrics.addressable_requests.reset();
-        metrics.node_requests.reset();
-        self.forget_ages();
+        [&metrics.nodes, &metrics.node_requests, &metrics.builders].into_iter().for_each(GaugeVec::reset);
+        let replaced = [
+            &metrics.provider_nodes,
+            &metrics.label_nodes,
+            &metrics.addressable_requests,
+            &metrics.oldest_request,
+            &metrics.oldest_node,
+            &metrics.image_built_at,
+            &metrics.image_failed_at,
+            &metrics.image_uploaded_at,
+        ];
+        // By nothing.
+        for gauges in replaced {
+            drop(gauges.replace());
+        }
         self.0.reported.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -311,10 +313,9 @@ impl Stats {
     /// Whether each provider's cloud answers; those that are not named are not there any more.
     pub fn providers_up(&self, providers: &BTreeMap<ProviderName, bool>) {
         let _whole = self.whole();
-        let up = &self.0.metrics.provider_up;
-        up.reset();
+        let mut up = self.0.metrics.provider_up.replace();
         for (provider, is_up) in providers {
-            up.with_label_values(&[provider.as_str()]).set(flag(*is_up));
+            up.set(&[provider.as_str()], flag(*is_up));
         }
     }
 
@@ -339,9 +340,9 @@ impl Stats {
             (&metrics.provider_used, &amounts.used),
         ];
         for (gauges, values) in of_providers {
-            gauges.reset();
+            let mut amounts = gauges.replace();
             for ((provider, resource), value) in values {
-                gauges.with_label_values(&[provider.as_str(), resource]).set(*value);
+                amounts.set(&[provider.as_str(), resource], *value);
             }
         }
         let waiting = waiting.iter().map(|(key, count)| (key.clone(), number(*count))).collect();
@@ -351,9 +352,9 @@ impl Stats {
             (&metrics.pool_used, &amounts.used_in_pools),
         ];
         for (gauges, values) in of_pools {
-            gauges.reset();
+            let mut amounts = gauges.replace();
             for ((provider, pool, what), value) in values {
-                gauges.with_label_values(&[provider.as_str(), pool.as_str(), what]).set(*value);
+                amounts.set(&[provider.as_str(), pool.as_str(), what], *value);
             }
         }
     }
@@ -378,15 +379,14 @@ impl Stats {
 
     /// What searches for leaks hold back, by provider and the kind's plural; those that are not named hold nothing back.
     pub fn held_back(&self, counts: &BTreeMap<(ProviderName, String), usize>) {
-        let metric = &self.0.metrics.held_back;
         let mut gauges = BTreeMap::new();
         let whole = self.whole();
-        metric.reset();
+        let mut held_back = self.0.metrics.held_back.replace();
         for ((provider, plural), n) in counts {
-            metric.with_label_values(&[provider.as_str(), plural.as_str()]).set(number(*n));
+            held_back.set(&[provider.as_str(), plural.as_str()], number(*n));
             gauges.insert(format!("nodepool.provider.{provider}.held_back.{plural}"), number(*n));
         }
-        drop(whole);
+        drop((held_back, whole));
         self.report("held_back", gauges, true);
     }
 
@@ -427,6 +427,11 @@ impl Stats {
         self.0.metrics.zk_sessions.inc();
     }
 
+    /// A server of ZooKeeper has replied to a request after so long.
+    pub fn zk_reply(&self, took: Duration) {
+        self.0.metrics.zk_replies.observe(took.as_secs_f64());
+    }
+
     /// Whether the configuration file as it is now is the one in use.
     pub fn config_valid(&self, valid: bool) {
         self.0.metrics.config_valid.set(flag(valid));
@@ -443,10 +448,17 @@ impl Stats {
         self.0.metrics.requests.with_label_values(&[provider.as_str(), pool.as_str(), decision.as_str()]).inc();
     }
 
-    /// The time from a request's creation to its fulfilment.
-    pub fn request_fulfilled_after(&self, provider: &ProviderName, pool: &PoolName, duration: Duration) {
-        let histogram = self.0.metrics.request_seconds.with_label_values(&[provider.as_str(), pool.as_str()]);
-        histogram.observe(duration.as_secs_f64());
+    /// The time from a request's creation to its fulfilment. `label`: that of all nodes that it asks for; `None`: they have
+    /// several, of which there may be any number of combinations.
+    pub fn request_fulfilled_after(
+        &self,
+        provider: &ProviderName,
+        pool: &PoolName,
+        label: Option<&LabelName>,
+        duration: Duration,
+    ) {
+        let names = [provider.as_str(), pool.as_str(), label.map_or("", LabelName::as_str)];
+        self.0.metrics.request_seconds.with_label_values(&names).observe(duration.as_secs_f64());
     }
 
     /// A call of a cloud's API has returned. `operation` is a short constant such as `create_server`; `error` is an HTTP
@@ -519,7 +531,7 @@ impl Stats {
         }
         let now = at.floor();
         if ok {
-            metrics.image_built_at.with_label_values(&[image.as_str()]).set(now);
+            metrics.image_built_at.set(&[image.as_str()], now);
         }
         let Some(statsd) = &self.0.statsd else { return };
         let pipeline = statsd.pipeline(true);

@@ -5,6 +5,8 @@ use prometheus::{
     TextEncoder, core::Collector,
 };
 
+use super::replaced::Replaced;
+
 /// Seconds: from a cached lookup to a slow cloud call.
 const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// Seconds: launches and requests take from a second to an hour.
@@ -12,6 +14,8 @@ const LAUNCHES: &[f64] =
     &[1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1800.0, 3600.0];
 /// Seconds: planning is a matter of microseconds to, at a million requests, seconds.
 const PLANS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+/// Seconds: a reply takes less than a millisecond where ZooKeeper has nothing else to do, and a session is over after ten seconds.
+const REPLIES: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// Every metric. The help texts are the documentation.
 #[derive(Debug)]
@@ -22,28 +26,29 @@ pub struct Metrics {
     pub launch_seconds: HistogramVec,
     pub requestor_launches: IntCounterVec,
     pub nodes: GaugeVec,
-    pub provider_nodes: GaugeVec,
-    pub label_nodes: GaugeVec,
-    pub addressable_requests: GaugeVec,
+    pub provider_nodes: Replaced,
+    pub label_nodes: Replaced,
+    pub addressable_requests: Replaced,
     pub node_requests: GaugeVec,
     pub builders: GaugeVec,
-    pub oldest_request: GaugeVec,
-    pub oldest_node: GaugeVec,
+    pub oldest_request: Replaced,
+    pub oldest_node: Replaced,
     pub pool_paused: GaugeVec,
     pub max_servers: GaugeVec,
-    pub provider_up: GaugeVec,
-    pub waiting_requests: GaugeVec,
-    pub provider_quota: GaugeVec,
-    pub provider_used: GaugeVec,
-    pub provider_used_by_others: GaugeVec,
-    pub pool_limit: GaugeVec,
-    pub pool_used: GaugeVec,
+    pub provider_up: Replaced,
+    pub waiting_requests: Replaced,
+    pub provider_quota: Replaced,
+    pub provider_used: Replaced,
+    pub provider_used_by_others: Replaced,
+    pub pool_limit: Replaced,
+    pub pool_used: Replaced,
     pub tenant_limit: GaugeVec,
     pub leaked: IntCounterVec,
-    pub held_back: GaugeVec,
+    pub held_back: Replaced,
     pub zk_queue: GaugeVec,
     pub zk_connected: Gauge,
     pub zk_sessions: IntCounter,
+    pub zk_replies: Histogram,
     pub config_valid: Gauge,
     pub config_reload_failures: IntCounter,
     pub requests: IntCounterVec,
@@ -56,9 +61,9 @@ pub struct Metrics {
     pub pass_due: Gauge,
     pub image_builds: IntCounterVec,
     pub image_build_seconds: GaugeVec,
-    pub image_built_at: GaugeVec,
-    pub image_failed_at: GaugeVec,
-    pub image_uploaded_at: GaugeVec,
+    pub image_built_at: Replaced,
+    pub image_failed_at: Replaced,
+    pub image_uploaded_at: Replaced,
     pub image_bytes: GaugeVec,
     pub image_uploads: IntCounterVec,
     pub image_upload_seconds: GaugeVec,
@@ -82,7 +87,7 @@ impl Metrics {
                 r,
                 "nodepool_launch_seconds",
                 "Duration of launch attempts",
-                &["provider", "result"],
+                &["provider", "label", "result"],
                 LAUNCHES,
             ),
             requestor_launches: counters(
@@ -92,19 +97,19 @@ impl Metrics {
                 &["requestor", "result"],
             ),
             nodes: gauges(r, "nodepool_nodes", "Nodes by state; only the elected leader reports", &["state"]),
-            provider_nodes: gauges(
+            provider_nodes: replaced(
                 r,
                 "nodepool_provider_nodes",
                 "Nodes of a provider by state; only the elected leader reports",
                 &["provider", "state"],
             ),
-            label_nodes: gauges(
+            label_nodes: replaced(
                 r,
                 "nodepool_label_nodes",
                 "Nodes with a label by state; only the elected leader reports",
                 &["label", "state"],
             ),
-            addressable_requests: gauges(
+            addressable_requests: replaced(
                 r,
                 "nodepool_pool_addressable_requests",
                 "Requests all of whose labels the pool supports; only the elected leader reports",
@@ -117,14 +122,14 @@ impl Metrics {
                 &["state"],
             ),
             builders: gauges(r, "nodepool_builders", "Registered builders; only the elected leader reports", &[]),
-            oldest_request: gauges(
+            oldest_request: replaced(
                 r,
                 "nodepool_oldest_request_timestamp_seconds",
                 "When the oldest request of Zuul's for the label was made that still waits, in seconds since the epoch; \
                  only the elected leader reports",
                 &["label"],
             ),
-            oldest_node: gauges(
+            oldest_node: replaced(
                 r,
                 "nodepool_oldest_node_timestamp_seconds",
                 "Since when the provider's node is in the state that is longest in it, in seconds since the epoch; \
@@ -143,43 +148,43 @@ impl Metrics {
                 "Sum of max-servers of the provider's pools; +Inf: unlimited",
                 &["provider"],
             ),
-            provider_up: gauges(
+            provider_up: replaced(
                 r,
                 "nodepool_provider_up",
                 "Whether the provider has started and its cloud answers",
                 &["provider"],
             ),
-            waiting_requests: gauges(
+            waiting_requests: replaced(
                 r,
                 "nodepool_waiting_requests",
                 "Requests that a pool of this launcher leaves waiting, by the code of the reason",
                 &["provider", "pool", "reason"],
             ),
-            provider_quota: gauges(
+            provider_quota: replaced(
                 r,
                 "nodepool_provider_quota",
                 "What the cloud allows the project, as it was last asked; ram in MiB; not there where it is unlimited",
                 &["provider", "resource"],
             ),
-            provider_used: gauges(
+            provider_used: replaced(
                 r,
                 "nodepool_provider_used",
                 "What nodes of the provider use, by the records; ram in MiB",
                 &["provider", "resource"],
             ),
-            provider_used_by_others: gauges(
+            provider_used_by_others: replaced(
                 r,
                 "nodepool_provider_used_by_others",
                 "What others in the project use of the quota, as the cloud was last asked; ram in MiB",
                 &["provider", "resource"],
             ),
-            pool_limit: gauges(
+            pool_limit: replaced(
                 r,
                 "nodepool_pool_limit",
                 "The limits of a pool of this launcher (max-servers and the like); ram in MiB",
                 &["provider", "pool", "resource"],
             ),
-            pool_used: gauges(
+            pool_used: replaced(
                 r,
                 "nodepool_pool_used",
                 "What is used of a pool's limits; ram in MiB",
@@ -197,7 +202,7 @@ impl Metrics {
                 "Cloud resources without a record that were deleted",
                 &["provider", "resource"],
             ),
-            held_back: gauges(
+            held_back: replaced(
                 r,
                 "nodepool_leaks_held_back",
                 "Cloud resources without a record that are not removed until nodepool leaks --remove allows it",
@@ -206,6 +211,13 @@ impl Metrics {
             zk_queue: gauges(r, "nodepool_zk_queue", "Work that waits in the ZooKeeper client", &["queue"]),
             zk_connected: gauge(r, "nodepool_zk_connected", "Whether there is a ZooKeeper session"),
             zk_sessions: counter(r, "nodepool_zk_sessions_total", "ZooKeeper sessions established"),
+            zk_replies: register(
+                r,
+                Histogram::with_opts(
+                    HistogramOpts::new("nodepool_zk_reply_seconds", "From each request to ZooKeeper to its reply")
+                        .buckets(REPLIES.to_vec()),
+                ),
+            ),
             config_valid: gauge(r, "nodepool_config_valid", "Whether the configuration file as it is now is in use"),
             config_reload_failures: counter(
                 r,
@@ -222,7 +234,7 @@ impl Metrics {
                 r,
                 "nodepool_request_seconds",
                 "From a request's creation to its fulfilment",
-                &["provider", "pool"],
+                &["provider", "pool", "label"],
                 LAUNCHES,
             ),
             cloud_calls: counters(
@@ -266,20 +278,20 @@ impl Metrics {
                 &["image", "result"],
             ),
             image_build_seconds: gauges(r, "nodepool_image_build_seconds", "Duration of the last build", &["image"]),
-            image_built_at: gauges(
+            image_built_at: replaced(
                 r,
                 "nodepool_image_built_timestamp_seconds",
                 "When the last build that worked ended, in seconds since the epoch; 0: all have failed. \
                  Of launchers only the elected leader reports",
                 &["image"],
             ),
-            image_failed_at: gauges(
+            image_failed_at: replaced(
                 r,
                 "nodepool_image_failed_timestamp_seconds",
                 "When the last build that failed ended, in seconds since the epoch; only the elected leader reports",
                 &["image"],
             ),
-            image_uploaded_at: gauges(
+            image_uploaded_at: replaced(
                 r,
                 "nodepool_image_uploaded_timestamp_seconds",
                 "When the last upload that worked ended, in seconds since the epoch; 0: there is none; \
@@ -346,6 +358,10 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
     register(registry, GaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn replaced(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Replaced {
+    Replaced::new(gauges(registry, name, help, labels))
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

@@ -50,7 +50,14 @@ impl Server {
 #[test]
 fn a_launch_is_reported_under_upstreams_four_names() {
     let (server, stats) = Server::start();
-    stats.launch_result(&"rdo".into(), Some("nova"), Some("zuul.a:b"), "error.quota", Duration::from_millis(12_345));
+    stats.launch_result(
+        &"rdo".into(),
+        Some("nova"),
+        &"small".into(),
+        Some("zuul.a:b"),
+        "error.quota",
+        Duration::from_millis(12_345),
+    );
     let lines = server.lines(8);
     for name in [
         "nodepool.launch.error.quota",
@@ -60,7 +67,7 @@ fn a_launch_is_reported_under_upstreams_four_names() {
     ] {
         assert_eq!(lines[name], ["12345|ms", "1|c"], "{name}");
     }
-    stats.launch_result(&"rdo".into(), None, None, "ready", Duration::from_secs(1));
+    stats.launch_result(&"rdo".into(), None, &"small".into(), None, "ready", Duration::from_secs(1));
     let lines = server.lines(4);
     assert_eq!(lines.keys().collect::<Vec<_>>(), ["nodepool.launch.provider.rdo.ready", "nodepool.launch.ready"]);
 }
@@ -166,24 +173,27 @@ fn what_has_vanished_is_set_to_zero_once() {
 fn prometheus_has_labels_and_what_statsd_has_not() {
     let stats = Stats::new(None);
     let (provider, pool) = ("rdo".into(), "main".into());
-    stats.launch_result(&provider, None, Some("zs"), "ready", Duration::from_secs(20));
+    stats.launch_result(&provider, None, &"small".into(), Some("zs"), "ready", Duration::from_secs(20));
     stats.max_servers(&provider, f64::INFINITY);
     stats.request_decision(&provider, &pool, RequestDecision::Accepted);
-    stats.request_fulfilled_after(&provider, &pool, Duration::from_secs(21));
+    stats.request_fulfilled_after(&provider, &pool, Some(&"small".into()), Duration::from_secs(21));
+    stats.request_fulfilled_after(&provider, &pool, None, Duration::from_secs(21));
     stats.cloud_call(&provider, "create_server", Some("quota"), Duration::from_millis(300));
     stats.host_key_scan(&provider, true, Duration::from_secs(1));
     stats.config_reload_failed();
     stats.zk_connected(true);
     stats.zk_session();
+    stats.zk_reply(Duration::from_millis(3));
     stats.plan(Duration::from_micros(50));
     let text = stats.render();
     for line in [
         r#"nodepool_launches_total{az="",provider="rdo",result="ready"} 1"#,
-        r#"nodepool_launch_seconds_bucket{provider="rdo",result="ready",le="20"} 1"#,
+        r#"nodepool_launch_seconds_bucket{label="small",provider="rdo",result="ready",le="20"} 1"#,
         r#"nodepool_requestor_launches_total{requestor="zs",result="ready"} 1"#,
         r#"nodepool_provider_max_servers{provider="rdo"} +Inf"#,
         r#"nodepool_requests_total{decision="accepted",pool="main",provider="rdo"} 1"#,
-        r#"nodepool_request_seconds_count{pool="main",provider="rdo"} 1"#,
+        r#"nodepool_request_seconds_count{label="small",pool="main",provider="rdo"} 1"#,
+        r#"nodepool_request_seconds_count{label="",pool="main",provider="rdo"} 1"#,
         r#"nodepool_cloud_calls_total{operation="create_server",provider="rdo"} 1"#,
         r#"nodepool_cloud_errors_total{class="quota",operation="create_server",provider="rdo"} 1"#,
         r#"nodepool_host_key_scan_seconds_count{provider="rdo",result="ok"} 1"#,
@@ -191,6 +201,8 @@ fn prometheus_has_labels_and_what_statsd_has_not() {
         "nodepool_config_reload_failures_total 1",
         "nodepool_zk_connected 1",
         "nodepool_zk_sessions_total 1",
+        r#"nodepool_zk_reply_seconds_bucket{le="0.002"} 0"#,
+        r#"nodepool_zk_reply_seconds_bucket{le="0.005"} 1"#,
         r#"nodepool_plan_seconds_bucket{le="0.0001"} 1"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -14,6 +14,7 @@ use super::{
     cache::Cache,
     error::ZkError,
     protocol::{Client, Connector, SessionId},
+    wire::Replies,
 };
 use crate::{
     config,
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) closed: watch::Sender<bool>,
     timeout: Duration,
     pub(super) ambient: Ambient,
+    pub(super) replies: Replies,
     pub(super) target: watch::Sender<Arc<dyn Connector>>,
     /// What `target` was made of; `None`: not of a configuration.
     pub(super) configured: Mutex<Option<config::ZooKeeper>>,
@@ -53,6 +55,7 @@ impl Shared {
     /// Without a session yet.
     pub(super) fn new(
         target: Arc<dyn Connector>,
+        replies: Replies,
         timeout: Duration,
         ambient: Ambient,
         shutdown: &Shutdown,
@@ -70,6 +73,7 @@ impl Shared {
             closed: watch::Sender::new(false),
             timeout,
             ambient,
+            replies,
             target: watch::Sender::new(target),
             configured: Mutex::new(None),
         }

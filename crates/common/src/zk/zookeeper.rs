@@ -13,7 +13,7 @@ use super::{
     protocol::{Connector, SessionId},
     session::Shared,
     supervisor::supervise,
-    wire::Target,
+    wire::{Replies, Target},
 };
 use crate::{
     config,
@@ -39,14 +39,14 @@ impl ZooKeeper {
         shutdown: &Shutdown,
         end: CancellationToken,
     ) -> Result<Self, ZkError> {
-        let target = Target::new(config, &ambient.entropy)?;
-        let zk = Self::start_with(Arc::new(target), config.timeout, ambient, shutdown, end);
+        let replies = Replies::default();
+        let target = Target::new(config, &ambient.entropy)?.measured_by(replies.clone());
+        let zk = Self::start_measured(Arc::new(target), replies, config.timeout, ambient, shutdown, end);
         *zk.configured() = Some(config.clone());
         Ok(zk)
     }
 
     /// The same with whatever leads to sessions; `timeout`: how long one of them lasts without a connection.
-    #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
     pub fn start_with(
         connector: Arc<dyn Connector>,
         timeout: Duration,
@@ -54,7 +54,19 @@ impl ZooKeeper {
         shutdown: &Shutdown,
         end: CancellationToken,
     ) -> Self {
-        let shared = Arc::new(Shared::new(connector, timeout, ambient, shutdown, end.child_token()));
+        Self::start_measured(connector, Replies::default(), timeout, ambient, shutdown, end)
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // the caller gives its token away
+    fn start_measured(
+        connector: Arc<dyn Connector>,
+        replies: Replies,
+        timeout: Duration,
+        ambient: Ambient,
+        shutdown: &Shutdown,
+        end: CancellationToken,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(connector, replies, timeout, ambient, shutdown, end.child_token()));
         shared.guard("keeper of the ZooKeeper session", supervise(shared.clone(), shared.target.subscribe()));
         Self { shared }
     }
@@ -65,10 +77,15 @@ impl ZooKeeper {
         if self.configured().as_ref() == Some(config) {
             return Ok(());
         }
-        let target = Target::new(config, &self.shared.ambient.entropy)?;
+        let target = Target::new(config, &self.shared.ambient.entropy)?.measured_by(self.shared.replies.clone());
         *self.configured() = Some(config.clone());
         self.shared.target.send_replace(Arc::new(target));
         Ok(())
+    }
+
+    /// Has somebody told how long each reply of a server takes, from when its request is begun; the first one who asks.
+    pub fn on_reply(&self, observe: impl Fn(Duration) + Send + Sync + 'static) {
+        self.shared.replies.tell(observe);
     }
 
     fn configured(&self) -> MutexGuard<'_, Option<config::ZooKeeper>> {

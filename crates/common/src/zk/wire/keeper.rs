@@ -71,6 +71,7 @@ pub(super) type Reply = Result<Vec<u8>, Error>;
 #[derive(Debug)]
 struct Pending {
     xid: i32,
+    begun: Instant,
     watch: Option<Watch>,
     reply: oneshot::Sender<Reply>,
 }
@@ -370,7 +371,7 @@ impl Keeper {
     ) {
         self.last_xid = self.last_xid.checked_add(1).unwrap_or(1);
         to_send.extend_from_slice(&message.with_xid(self.last_xid));
-        self.pending.push_back(Pending { xid: self.last_xid, watch, reply });
+        self.pending.push_back(Pending { xid: self.last_xid, begun: Instant::now(), watch, reply });
     }
 
     /// A request whose reply nobody waits for.
@@ -409,6 +410,7 @@ impl Keeper {
             return Err(End::Broken(format!("the server replied to {}, which is not the oldest request", header.xid)));
         }
         let Some(pending) = self.pending.pop_front() else { return Ok(()) };
+        self.target.replies.came_after(pending.begun.elapsed());
         if self.is_closing && self.pending.is_empty() {
             return Err(End::Closed);
         }

@@ -9,10 +9,11 @@
 //! | `messages` | requests, replies and watch events | `jute` |
 //! | `pem` | keys and certificates as they come | |
 //! | `tls` | whom we trust, and our certificate, as rustls wants them | |
-//! | `target` | from the configuration to addresses, chroot, TLS | `pem` `tls` |
+//! | `target` | from the configuration to addresses, chroot, TLS | `pem` `replies` `tls` |
 //! | `addresses` | the addresses of a server's name, one after the other | `target` |
 //! | `diagnose` | why nobody could be reached, in words | `addresses` `target` `tls` |
 //! | `connection` | one connection to one server, up to the session's beginning or resumption | `addresses` `jute` `messages` `target` `tls` |
+//! | `replies` | who is told how long replies take | |
 //! | `received` | what a server has sent | `addresses` `connection` |
 //! | `watches` | the watches of a connection, and who gets their events | `messages` |
 //! | `backoff` | how long to wait before the next server is tried | |
@@ -30,9 +31,10 @@ mod keeper;
 mod messages;
 mod pem;
 mod received;
+mod replies;
 mod session;
 mod target;
 mod tls;
 mod watches;
 
-pub(super) use self::target::Target;
+pub(super) use self::{replies::Replies, target::Target};

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use super::{
     super::error::ZkError,
     pem,
+    replies::Replies,
     tls::{Tls, client_config},
 };
 use crate::{
@@ -38,6 +39,8 @@ pub(in crate::zk) struct Target {
     /// How long a session lasts without a connection.
     pub timeout: Duration,
     pub tls: Option<Tls>,
+    /// Told how long each reply takes.
+    pub replies: Replies,
     /// Where certificates and key come from.
     files: Option<config::ZooKeeperTls>,
 }
@@ -49,7 +52,7 @@ impl fmt::Debug for Target {
 }
 
 impl Target {
-    /// Reads and checks the files; names the one that cannot be used.
+    /// Reads and checks the files; names the one that cannot be used. Nobody is told how long replies take.
     pub fn new(config: &config::ZooKeeper, entropy: &Entropy) -> Result<Self, ZkError> {
         let mut ring = config.servers.clone();
         ring.sort_by_cached_key(|_| entropy.seed());
@@ -60,8 +63,14 @@ impl Target {
             chroot: chroot(config)?,
             timeout: config.timeout,
             tls: config.tls.as_ref().map(load_tls).transpose()?,
+            replies: Replies::default(),
             files: config.tls.clone(),
         })
+    }
+
+    /// Has these told how long replies take.
+    pub fn measured_by(self, replies: Replies) -> Self {
+        Self { replies, ..self }
     }
 
     /// With its files read again: certificates are renewed while we run. As it was where they cannot be used, which a

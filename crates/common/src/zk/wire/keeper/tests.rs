@@ -17,6 +17,7 @@ use super::{
     super::{
         super::protocol::{Change, Event},
         connection::first_message,
+        replies::Replies,
         watches::PersistentWatch,
     },
     *,
@@ -56,6 +57,8 @@ struct Played {
     commands: mpsc::UnboundedSender<Command>,
     state: watch::Receiver<State>,
     writes: Arc<AtomicUsize>,
+    /// How long each reply has taken.
+    took: std::sync::mpsc::Receiver<Duration>,
 }
 
 impl Played {
@@ -80,10 +83,15 @@ impl Played {
             credentials: Credentials { id: 1, ..Credentials::new(TIMEOUT) },
             server: "the test".to_owned(),
         };
-        let target = Target::new(&config, &Entropy::seeded(1)).unwrap();
+        let replies = Replies::default();
+        let (told, took) = std::sync::mpsc::channel();
+        replies.tell(move |after| {
+            let _ = told.send(after);
+        });
+        let target = Target::new(&config, &Entropy::seeded(1)).unwrap().measured_by(replies);
         let keeper = Keeper::new(target, 0, &connection, state, commands, CancellationToken::new());
         tokio::spawn(keeper.keep(connection.stream));
-        Self { server, received: BytesMut::new(), commands: sender, state: states, writes }
+        Self { server, received: BytesMut::new(), commands: sender, state: states, writes, took }
     }
 
     /// The xid of the next message, and its operation code.
@@ -129,11 +137,15 @@ async fn requests_made_at_once_are_sent_at_once_and_replied_to_one_by_one() {
         assert_eq!(played.next().await, (xid, 9));
     }
     assert_eq!(played.writes.load(Ordering::Relaxed), 1);
+    tokio::time::sleep(Duration::from_millis(30)).await;
     played.reply(1, 5, 0, Message::new(0).int(7)).await;
-    played.reply(2, 5, -101, Message::new(0)).await;
     let [one, two, three] = <[_; 3]>::try_from(replied).unwrap();
     assert_eq!(one.await.unwrap(), Ok(vec![0, 0, 0, 7]));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    played.reply(2, 5, -101, Message::new(0)).await;
     assert_eq!(two.await.unwrap(), Err(Error::NoNode));
+    let took: Vec<_> = played.took.try_iter().map(|took| took.as_millis()).collect();
+    assert_eq!(took, [30, 50], "from the request on, whatever the reply says");
     // A reply to no request says that nothing else can be relied on either.
     played.reply(7, 5, 0, Message::new(0)).await;
     assert!(three.await.unwrap().unwrap_err().is_unanswered());

@@ -4,11 +4,11 @@
 //! named, and the rest is said without them. Only what the id needs is read, as with `--watch` that happens every two seconds:
 //! first the registered pools and the request itself, then what the launchers' answers lead to.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use nodepool_common::{
     explain::{ANSWER_WITHIN, Asked, Explanation, Subject, ask, explain, gravest, no_id, no_trace},
-    model::{ImageName, NodeId, NodeRequest, Records, RequestId, RequestState},
+    model::{NodeId, NodeRequest, Records, RequestId, RequestState},
     sys::clock,
     zk::ZooKeeper,
 };
@@ -32,10 +32,7 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
     let is_one = what.kind.is_some() || subjects.len() == 1;
     let mut last = Vec::new();
     loop {
-        let mut explanations = Vec::new();
-        for subject in &subjects {
-            explanations.extend(look(zk, subject).await?);
-        }
+        let explanations = look(zk, &subjects).await?;
         let Some(status) = gravest(&explanations) else {
             let is_request = matches!(subjects[..], [Subject::Request(_)]);
             let why = if last.is_empty() || !is_request {
@@ -57,29 +54,45 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
     }
 }
 
-async fn look(zk: &ZooKeeper, subject: &Subject) -> Result<Option<Explanation>, Failure> {
-    let mut records = match subject {
-        Subject::Node(node) => {
-            let records = walk::around_node(zk, node).await?;
-            return Ok(explain(&records, subject, &Asked::default(), clock::now()));
-        }
-        Subject::Request(request) => walk::request_and_pools(zk, request).await?,
-        Subject::Label(_) | Subject::Image(_) | Subject::Provider(_) => walk::pools(zk).await?,
+/// Explains one thing that has an id, or all that have a name.
+async fn look(zk: &ZooKeeper, subjects: &[Subject]) -> Result<Vec<Explanation>, Failure> {
+    let mut records = match subjects {
+        [Subject::Node(node)] => walk::around_node(zk, node).await?,
+        [Subject::Request(request)] => walk::request_and_pools(zk, request).await?,
+        _ => walk::pools(zk).await?,
     };
-    let asked = ask(&records, subject, async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await).await;
-    match subject {
-        Subject::Request(request) => read_around(zk, &mut records, request, &asked).await?,
-        Subject::Label(_) => {
-            records.nodes = walk::nodes(zk).await?.nodes;
-            records.requests = walk::requests(zk).await?.requests;
-            let images = asked.pools().filter_map(|pool| pool.image.as_deref()).map(ImageName::from);
-            walk::add_images(zk, &mut records, images.collect()).await?;
-        }
-        Subject::Image(image) => walk::add_images(zk, &mut records, vec![image.clone()]).await?,
-        Subject::Provider(_) => records.nodes = walk::nodes(zk).await?.nodes,
-        Subject::Node(_) => {}
+    let asked = ask(&records, subjects, async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await).await;
+    match (subjects, &asked[..]) {
+        ([Subject::Node(_)], _) => {}
+        ([Subject::Request(request)], [asked]) => read_around(zk, &mut records, request, asked).await?,
+        _ => read_of_names(zk, &mut records, subjects, &asked).await?,
     }
-    Ok(explain(&records, subject, &asked, clock::now()))
+    let all = subjects.iter().zip(&asked);
+    Ok(all.filter_map(|(subject, asked)| explain(&records, subject, asked, clock::now())).collect())
+}
+
+/// What the explanations of a label, an image and a provider need besides.
+async fn read_of_names(
+    zk: &ZooKeeper,
+    records: &mut Records,
+    subjects: &[Subject],
+    asked: &[Asked],
+) -> Result<(), Failure> {
+    if subjects.iter().any(|subject| matches!(subject, Subject::Label(_) | Subject::Provider(_))) {
+        records.nodes = walk::nodes(zk).await?.nodes;
+    }
+    if subjects.iter().any(|subject| matches!(subject, Subject::Label(_))) {
+        records.requests = walk::requests(zk).await?.requests;
+    }
+    let mut images = BTreeSet::new();
+    for (subject, asked) in subjects.iter().zip(asked) {
+        match subject {
+            Subject::Image(image) => drop(images.insert(image.clone())),
+            Subject::Label(_) => images.extend(asked.pools().filter_map(|pool| Some(pool.image.as_deref()?.into()))),
+            Subject::Request(_) | Subject::Node(_) | Subject::Provider(_) => {}
+        }
+    }
+    Ok(walk::add_images(zk, records, images.into_iter().collect()).await?)
 }
 
 /// What a request's explanation needs besides: those that are before it where it waits to be accepted, and its nodes. All nodes

@@ -8,6 +8,8 @@
 //! * [`sys`]: logging, shutdown, the host's names
 //! * [`daemon`]: all that launcher and builder do alike
 //! * [`explain`]: why something waits, or is as it is, from records and from what launchers say
+//! * [`overview`]: how everything stands, from the same
+//! * [`history`]: what was asked, decided and done in the last days
 
 // Tests measure by the host's clock, and name what they make by its chance.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
@@ -15,7 +17,9 @@
 pub mod config;
 pub mod daemon;
 pub mod explain;
+pub mod history;
 pub mod model;
+pub mod overview;
 pub mod stats;
 pub mod status;
 pub mod sys;

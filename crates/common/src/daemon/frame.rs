@@ -72,6 +72,8 @@ impl Start {
             error!(logger = "nodepool.zk.ZooKeeper", "{error}");
             ExitCode::FAILURE
         })?;
+        let measured = stats.clone();
+        zk.on_reply(move |took| measured.zk_reply(took));
         Ok(self.on(zk, true, stats, end))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Asked, Explanation, Verdict, words::count};
+use super::{Asked, Explanation, Paused, Verdict, words::count};
 use crate::model::{
     BuildId, BuildState, Entry, ImageBuild, ImageName, ImageUpload, ProviderName, Records, Timestamp, UploadState,
 };
@@ -46,9 +46,13 @@ pub fn of_image(records: &Records, image: &ImageName, asked: &Asked, now: Timest
         providers.extend(uploads.iter().filter_map(|entry| Some(entry.usable()?.provider.clone())));
     }
     let is_paused = records.paused_images.contains(image) || asked.views.iter().any(|view| view.pauses_image);
+    let paused_in = |provider: &ProviderName| Paused {
+        builds: is_paused,
+        uploads: asked.pools().any(|pool| pool.provider == provider.as_str() && pool.paused.uploads),
+    };
     let mut gaps: Vec<_> = providers
         .iter()
-        .filter_map(|provider| Some((provider, gap_of(records, image, provider, is_paused, now)?)))
+        .filter_map(|provider| Some((provider, gap(records, image, provider, paused_in(provider), now)?)))
         .collect();
     gaps.sort_by_key(|(_, gap)| std::cmp::Reverse(gap.verdict));
     let explanation = match gaps.first() {
@@ -147,18 +151,15 @@ fn is_in(providers: usize) -> String {
     }
 }
 
-/// Why a provider does not have an image that it needs; `None`: it has.
-pub(super) fn gap(records: &Records, image: &ImageName, provider: &ProviderName, now: Timestamp) -> Option<Gap> {
-    gap_of(records, image, provider, records.paused_images.contains(image), now)
-}
-
-fn gap_of(
+/// Why a provider does not have an image that it needs; `None`: it has. `paused`: what launchers' files say.
+pub(super) fn gap(
     records: &Records,
     image: &ImageName,
     provider: &ProviderName,
-    is_paused: bool,
+    paused: Paused,
     now: Timestamp,
 ) -> Option<Gap> {
+    let is_paused = paused.builds || records.paused_images.contains(image);
     if records.newest_upload(image, provider).is_some() {
         return None;
     }
@@ -184,6 +185,11 @@ fn gap_of(
         (Some((upload, since)), _) if upload.state == UploadState::Uploading => {
             let sentence = format!("build {} is being uploaded", upload.build);
             gap(Verdict::Wait, "image-uploading", sentence, since, "the end of the upload")
+        }
+        _ if paused.uploads => {
+            let sentence =
+                "the provider's `diskimages` in the file has it with `pause: true`, so nobody uploads it there";
+            gap(Verdict::Act, "image-upload-paused", sentence.to_owned(), None, "`pause: false` there, and an upload")
         }
         (_, Some((id, build, since))) if build.state == BuildState::Building && has_builders => {
             let sentence = format!("build {id} runs{}{}", on(build), before());

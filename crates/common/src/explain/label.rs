@@ -88,7 +88,8 @@ fn answered(records: &Records, name: &str, launcher: &str, pool: &PoolView, now:
     };
     // What is the matter with an image, the records know.
     let image = pool.image.as_ref().filter(|_| said.code == image::MISSING);
-    match image.and_then(|image| image::gap(records, &image.as_str().into(), &pool.provider.as_str().into(), now)) {
+    let provider = pool.provider.as_str().into();
+    match image.and_then(|image| image::gap(records, &image.as_str().into(), &provider, pool.paused, now)) {
         Some(Gap { verdict, code, sentence, since, ended_by }) => PoolSays {
             verdict,
             code: code.to_owned(),
@@ -134,7 +135,7 @@ impl Supply {
                 RequestState::Pending => supply.served += 1,
                 RequestState::Fulfilled | RequestState::Failed => continue,
             }
-            let asked = entry.stat.no_later(request.created_time.unwrap_or(request.state_time), now);
+            let Some(asked) = entry.asked(now) else { continue };
             if supply.oldest.as_ref().is_none_or(|(_, oldest)| asked < *oldest) {
                 supply.oldest = Some((id.to_string(), asked));
             }

@@ -32,11 +32,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     any::{explain, gravest, no_id, no_trace},
-    ask::{ANSWER_WITHIN, VIEW, ask, is_asked},
+    ask::{ANSWER_WITHIN, VIEW, ask, is_asked, launchers, silent, views_written},
     codes::PROVIDER_IN_TROUBLE,
     subject::{Kind, Subject, decoded},
     verdict::Verdict,
-    view::{Answer, Asked, LauncherView, Launching, PoolView, ProviderView, Said, Silent, WaitingView},
+    view::{Answer, Asked, LauncherView, Launching, Paused, PoolView, ProviderView, Said, Silent, WaitingView},
 };
 use crate::model::{LauncherId, PoolComponent, Timestamp};
 

@@ -261,11 +261,11 @@ fn declined_because(request: &NodeRequest, name: &str, id: &LauncherId) -> Strin
 /// Requests that wait and come before it, and want one of its labels.
 fn before(records: &Records, request: &NodeRequest) -> usize {
     let own = records.order_of(&request.id);
-    let others = records.requests.iter().filter_map(|(id, entry)| Some((id, entry.usable()?)));
+    let others = records.requests.values().filter_map(|entry| entry.usable());
     others
-        .filter(|(id, other)| {
+        .filter(|other| {
             other.state == RequestState::Requested
-                && records.order_of(id) < own
+                && other.order() < own
                 && other.node_types.iter().any(|label| request.node_types.contains(label))
         })
         .count()

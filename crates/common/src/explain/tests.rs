@@ -283,7 +283,7 @@ fn an_image_that_nobody_builds_is_not_said_to_be_built_again_by_itself() {
         if is_paused {
             records.paused_images.insert(image.clone());
         }
-        let gap = image::gap(&records, &image, &"p".into(), NOW).unwrap();
+        let gap = image::gap(&records, &image, &"p".into(), Paused::default(), NOW).unwrap();
         (gap.code, gap.ended_by)
     };
     let without_builder = "a builder that is started, and has the image in its file".to_owned();

@@ -48,6 +48,9 @@ pub struct PoolView {
     /// Of a label: the diskimage that its nodes boot from.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub image: Option<String>,
+    /// Of a label and an image: what the launcher's file pauses of the diskimage.
+    #[serde(skip_serializing_if = "Paused::is_nothing", default)]
+    pub paused: Paused,
     /// Of an image: the pool's labels whose nodes boot from it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub labels: Vec<String>,
@@ -60,6 +63,22 @@ pub struct PoolView {
     /// Of a provider: what its nodes take.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub used: BTreeMap<String, f64>,
+}
+
+/// What the configuration pauses of a diskimage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// `pause: true` of the diskimage: nobody builds it.
+    pub builds: bool,
+    /// `pause: true` of it below the provider's `diskimages`: nobody uploads it there.
+    pub uploads: bool,
+}
+
+impl Paused {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl PoolView {

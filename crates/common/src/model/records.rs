@@ -122,6 +122,14 @@ impl<T: HasState> Entry<T> {
     }
 }
 
+impl Entry<NodeRequest> {
+    /// When a usable request was made: never after `now`.
+    pub fn asked(&self, now: Timestamp) -> Option<Timestamp> {
+        let request = self.usable()?;
+        Some(self.stat.no_later(request.created_time.unwrap_or(request.state_time), now))
+    }
+}
+
 /// A directory `/nodepool/requests-lock/<request>`, which outlives its request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestLock {
@@ -245,8 +253,7 @@ impl Records {
         })
     }
 
-    /// The key by which requests are ordered: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
-    /// zk/zookeeper.py`, `NodeRequest.priority`).
+    /// [`NodeRequest::order`] of the request with an id; without a relative priority where its record cannot be read.
     pub fn order_of<'r>(&self, id: &'r RequestId) -> (&'r str, i64, &'r str) {
         let relative = self.requests.get(id).and_then(|e| e.usable()).map_or(0, |r| r.relative_priority);
         (id.priority(), relative, id.sequence())

@@ -65,6 +65,12 @@ pub struct NodeRequest {
 }
 
 impl NodeRequest {
+    /// The key by which requests are ordered: priority as text, relative priority, sequence as text (`nodepool 11.0.0:
+    /// zk/zookeeper.py`, `NodeRequest.priority`).
+    pub fn order(&self) -> (&str, i64, &str) {
+        (self.id.priority(), self.relative_priority, self.id.sequence())
+    }
+
     /// A request of our own, for one node in stock (`nodepool 11.0.0: launcher.py createMinReady`). Its id is known
     /// once it is written.
     pub fn min_ready(label: &LabelName, event_id: String, now: Timestamp) -> Self {
@@ -162,6 +168,11 @@ impl NodeRequest {
     pub fn set_state(&mut self, state: RequestState, now: Timestamp) {
         self.state = state;
         self.state_time = now;
+    }
+
+    /// Whether it is to be answered still.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, RequestState::Requested | RequestState::Pending)
     }
 
     /// Whether it keeps `min-ready` nodes in stock, ours or another launcher's.

@@ -1,11 +1,12 @@
 //! `nodepool-launcher`: wiring.
 
-use std::{io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use nodepool_common::{
     config::{self, WebApp},
     daemon::{self, Daemon, Program, Start, VERSION, seconds},
+    history::{Bounds, History},
     stats::Stats,
     sys::host,
 };
@@ -21,6 +22,8 @@ const WEB_LOGGER: &str = "nodepool.WebApp";
 const EXPLANATIONS_AT_ONCE: usize = 4;
 /// How many others may wait for what this launcher knows of a label or a provider.
 const LONG_VIEWS_AT_ONCE: usize = 16;
+/// How long the end waits for the disk that has the history.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
 /// How long the name of a ZooKeeper server may take to be resolved.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -49,6 +52,16 @@ struct Arguments {
     /// Seconds after which the lock directory of a request that is gone is removed
     #[arg(long, value_name = "SECONDS", default_value_t = 28800.0)]
     request_lock_age: f64,
+    /// Directory of this launcher alone, in which the history of requests and nodes outlives a restart; without one the
+    /// newest 5,000 events are kept in memory
+    #[arg(long, value_name = "DIRECTORY", env = "NODEPOOL_HISTORY_DIR")]
+    history_dir: Option<PathBuf>,
+    /// How many events are kept there at most, about 1 KiB each
+    #[arg(long, value_name = "NUMBER", env = "NODEPOOL_HISTORY_EVENTS", default_value_t = 200_000)]
+    history_events: u64,
+    /// For how many days
+    #[arg(long, value_name = "DAYS", env = "NODEPOOL_HISTORY_DAYS", default_value_t = 7.0)]
+    history_days: f64,
 }
 
 fn main() -> ExitCode {
@@ -65,12 +78,15 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let listener = if arguments.no_webapp { None } else { Some(listen(arguments, &start.loaded.config.webapp).await?) };
     let (frame, loaded) = start.connect(Stats::from_env())?;
     let fqdn = host::fqdn();
+    let bounds = Bounds { events: arguments.history_events.max(1), age: seconds(arguments.history_days * 86_400.0) };
+    let history = History::start(arguments.history_dir.as_deref(), bounds);
     let options = Options {
         cleanup_interval: seconds(arguments.cleanup_interval),
         delete_interval: seconds(arguments.delete_interval),
         request_lock_age: seconds(arguments.request_lock_age),
         version: VERSION.to_owned(),
         fqdn: fqdn.clone(),
+        history: history.clone(),
     };
     let (launcher, core) = Launcher::new(options, frame);
     if let Some(listener) = listener {
@@ -83,7 +99,9 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
             launcher.set_web_url(web_url(own, &loaded.config.zookeeper, &fqdn).await);
         }
     }
-    Ok(daemon::run(&launcher, core, &loaded).await)
+    let status = daemon::run(&launcher, core, &loaded).await;
+    history.flush(LAST_EVENTS);
+    Ok(status)
 }
 
 async fn listen(arguments: &Arguments, webapp: &WebApp) -> Result<TcpListener, ExitCode> {
@@ -112,6 +130,25 @@ async fn web_url(own: SocketAddr, zookeeper: &config::ZooKeeper, fqdn: &str) -> 
     format!("http://{fqdn}:{}", own.port())
 }
 
+/// What the dashboard asks.
+fn overview(launcher: &Arc<Launcher>) -> web::Source {
+    let (whole, part, nodes) = (launcher.clone(), launcher.clone(), launcher.clone());
+    let (requests, changes) = (launcher.clone(), launcher.clone());
+    web::Source {
+        overview: Arc::new(move || {
+            let launcher = whole.clone();
+            Box::pin(async move { launcher.overview().await })
+        }),
+        part: Arc::new(move || {
+            let launcher = part.clone();
+            Box::pin(async move { launcher.overview_part().await })
+        }),
+        nodes: Arc::new(move || nodes.list_nodes()),
+        requests: Arc::new(move || requests.list_requests()),
+        changes: Arc::new(move || changes.changes()),
+    }
+}
+
 fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
     let (ready, pools, explain) = (launcher.clone(), launcher.clone(), launcher.clone());
     let (view, known, metrics) = (launcher.clone(), launcher.clone(), launcher.clone());
@@ -122,19 +159,21 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
         readiness: Arc::new(move || ready.readiness()),
         metrics: Arc::new(move || metrics.metrics()),
         pools: Arc::new(move || pools.pool_list()),
+        history: launcher.history().clone(),
         explain: web::Explain {
-            explain: Arc::new(move |subject| {
+            explain: Arc::new(move |subjects| {
                 let launcher = explain.clone();
-                Box::pin(async move { launcher.explain(&subject).await })
+                Box::pin(async move { launcher.explain(&subjects).await })
             }),
-            view: Arc::new(move |subject| {
+            views: Arc::new(move |subjects| {
                 let launcher = view.clone();
-                Box::pin(async move { launcher.view_of(&subject).await })
+                Box::pin(async move { launcher.views_of(&subjects).await })
             }),
             is_known: Arc::new(move || known.knows_records()),
             at_once: Arc::new(Semaphore::new(EXPLANATIONS_AT_ONCE)),
             long_views: Arc::new(Semaphore::new(LONG_VIEWS_AT_ONCE)),
         },
+        overview: overview(launcher),
     };
     let listener = listener.into_std()?;
     frame.serve("HTTP server", |end| async move {

@@ -7,7 +7,7 @@
 //! | larger than the limits will ever be | `failed`: "2 instances needed" | `a_request_that_nobody_can_serve…` |
 //! | no pool has the label | `failed`: "not available" | `a_request_that_nobody_can_serve…` |
 //! | the same of a label | `no-pool-has-label` | `a_label_with_a_ready_node…` |
-//! | image missing, to be built, building, failed, paused, uploading, upload failed | `image-…`, `no-builder` | `an_image_says_where…` |
+//! | image missing, to be built, building, failed, paused, uploading, upload failed or paused | `image-…`, `no-builder` | `an_image_says_where…` |
 //! | provider in trouble: the cloud's error, since | `provider-in-trouble` | `a_launch_that_is_under_way…` |
 //! | provider left out, as its configuration is wrong | `left-out` | `a_provider_says…` |
 //! | out of service: `max-servers: 0` | `out-of-service`, `pool-disabled` | `a_provider_says…`, `declined_by_all…` |
@@ -244,6 +244,10 @@ async fn no_secret_is_in_what_is_explained() {
         "/api/v1/explain/p".to_owned(),
         "/api/v1/view?label=a".to_owned(),
         "/api/v1/view?provider=p".to_owned(),
+        "/api/v1/overview".to_owned(),
+        "/api/v1/overview/part".to_owned(),
+        "/api/v1/nodes".to_owned(),
+        "/api/v1/requests".to_owned(),
         format!("/api/v1/explain/{request}"),
         format!("/api/v1/explain/{node}"),
         format!("/api/v1/view?request={request}"),
@@ -330,6 +334,12 @@ async fn an_image_says_where_it_is_missing_and_why_and_so_does_its_label() {
     both(Verdict::Wait, "image-building", "the one before it failed: no space left").await;
     stage.build("noble", "0b2", "ready", &json!({})).await;
     both(Verdict::Wait, "image-to-be-uploaded", "build 0b2 is ready").await;
+    let mut paused = with_image("p", &["noble"], "noble");
+    paused["diskimages"][0]["pause"] = json!(true);
+    stage.configure_with_image(&[paused], "noble");
+    both(Verdict::Act, "image-upload-paused", "nobody uploads it there").await;
+    stage.configure_with_image(&[with_image("p", &["noble"], "noble")], "noble");
+    both(Verdict::Wait, "image-to-be-uploaded", "build 0b2 is ready").await;
     stage.upload("noble", "0b2", "p", "uploading", &json!({})).await;
     both(Verdict::Wait, "image-uploading", "build 0b2 is being uploaded").await;
     stage.upload("noble", "0b2", "p", "failed", &json!({"reason": "413: the image is too large"})).await;
@@ -405,6 +415,7 @@ async fn what_is_left_to_another_pool_says_which_and_that_one_why_it_waits() {
     stage.configure(&[first, other]);
     stage.script(&json!({"p": {"boot_delay": 600}}));
     let launcher = stage.launcher().await;
+    stage.taking_part(&["p", "q"]).await;
     let slow = stage.request(&["a"]).await;
     is_explained(&stage, &launcher, &slow, Verdict::Wait, "launching", "p-main serves it").await;
     let waits = stage.request(&["a"]).await;

@@ -34,6 +34,7 @@ async fn a_request_moves_on_from_a_provider_without_room_once_every_zone_was_tri
     first["launch-retries"] = json!(50);
     stage.configure(&[first, fake("q", &["a"], 5)]);
     let launcher = stage.launcher().await;
+    stage.taking_part(&["p", "q"]).await;
     let request = stage.request(&["a"]).await;
     let record = stage.fulfilled(&request).await;
     let node = stage.record(&format!("nodes/{}", record["nodes"][0].as_str().unwrap())).await;
@@ -69,6 +70,7 @@ async fn a_request_does_not_wait_for_a_cloud_that_is_away_where_another_can_serv
     first["priority"] = json!(1);
     stage.configure(&[first, fake("q", &["a"], 5)]);
     let _launcher = stage.launcher().await;
+    stage.taking_part(&["p", "q"]).await;
     let request = stage.request(&["a"]).await;
     let record = stage.fulfilled(&request).await;
     let node = stage.record(&format!("nodes/{}", record["nodes"][0].as_str().unwrap())).await;

@@ -62,6 +62,7 @@ fn options(name: &str) -> Options {
         request_lock_age: LOCK_AGE,
         version: "simulated".to_owned(),
         fqdn: format!("{name}.example"),
+        history: nodepool_common::history::History::default(),
     }
 }
 

@@ -92,7 +92,7 @@ pub use ledger::{ActionId, Attempted, Held, Ledger, remove_where};
 pub use placing::seekers_of;
 pub use planner::Planner;
 pub use reason::{Bound, BrokenLabel, Excess, Reason, Short};
-pub use snapshot::{InUse, Snapshot};
+pub use snapshot::{InUse, Snapshot, WaitingKind};
 pub use want::Want;
 pub use world::{CloudImage, PoolState, ProjectQuota, ProviderState, Timing, Versioned, World, keeper_of};
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use imbl::OrdMap;
-use nodepool_common::model::{NodeRequest, RequestId};
+use nodepool_common::model::{NodeRequest, RequestId, Timestamp};
 
 use super::{
     PoolKey, PoolState, Reason, Used, WaitingSince,
@@ -44,6 +44,21 @@ pub struct InUse {
     pub used: Used,
     /// Whether others see that it is registered: it decides nothing about requests before.
     pub is_registered: bool,
+}
+
+/// Requests that wait in a pool for the same reason, maybe with other numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitingKind<'a> {
+    /// Where.
+    pub pool: &'a PoolKey,
+    /// Why the first of them does.
+    pub reason: &'a Reason,
+    /// How many.
+    pub requests: usize,
+    /// The one that is to be served first.
+    pub first: &'a RequestId,
+    /// Since when that one waits.
+    pub since: Timestamp,
 }
 
 impl Snapshot {
@@ -82,19 +97,33 @@ impl Snapshot {
     /// How many requests wait in each pool for each reason; a pool and a kind of reason may be there several times. It looks at
     /// each request, but puts nothing together for it.
     pub fn count(&self) -> Vec<(&PoolKey, &Reason, usize)> {
-        let mut counts: Vec<_> =
-            self.single.iter().map(|((_, pool), single)| (pool, &single.waiting.reason, 1)).collect();
+        self.kinds().into_iter().map(|kind| (kind.pool, kind.reason, kind.requests)).collect()
+    }
+
+    /// The same with the first request of each, which is the next to be served, and since when that one waits.
+    pub fn kinds(&self) -> Vec<WaitingKind<'_>> {
+        let single = self.single.iter().map(|((first, pool), single)| WaitingKind {
+            pool,
+            reason: &single.waiting.reason,
+            requests: 1,
+            first,
+            since: single.since,
+        });
+        let mut kinds: Vec<_> = single.collect();
         for (pool, by_class) in &self.by_class {
             let of_pool = self.single.keys().filter(|(_, other)| other == pool);
             let single: BTreeSet<&RequestId> = of_pool.map(|(id, _)| id).collect();
             for (id, of_class) in by_class {
                 let Some(class) = self.classes.get(id) else { continue };
-                let is_single = |rank: &Rank| single.contains(&rank.id);
-                let count = class.from(&of_class.from).filter(|(rank, _)| !is_single(rank)).count();
-                counts.push((pool, &of_class.verdict.reason, count));
+                let mut waits = class.from(&of_class.from).filter(|(rank, _)| !single.contains(&rank.id));
+                if let Some((first, came)) = waits.next() {
+                    let since = self.left.of_class(&first.id, pool, of_class, came).since;
+                    let (reason, requests) = (&of_class.verdict.reason, 1 + waits.count());
+                    kinds.push(WaitingKind { pool, reason, requests, first: &first.id, since });
+                }
             }
         }
-        counts
+        kinds
     }
 
     /// The requests that wait and that nobody has locked, in the order in which they are served.

@@ -5,7 +5,7 @@
 //! records. Who wants to know what is held and what waits takes what it has published after its last pass
 //! ([`Published`](super::published::Published)).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::MetastaticLabel,
@@ -42,12 +42,14 @@ pub struct Core {
     pub(super) last_pass: Option<PassMade>,
     /// When what the planner remembers was last compared with everything.
     checked: Option<Instant>,
+    /// Requests that the history has as seen, and whose records are there.
+    seen: BTreeSet<RequestId>,
 }
 
 impl Core {
     /// A core that knows nothing yet.
     pub(super) fn new() -> Self {
-        Self { book: Book::new(), planner: Box::default(), last_pass: None, checked: None }
+        Self { book: Book::new(), planner: Box::default(), last_pass: None, checked: None, seen: BTreeSet::new() }
     }
 
     pub(super) fn clock_stepped(&mut self, step: f64) {
@@ -198,6 +200,9 @@ impl Launcher {
         core.book.tidy(uptime);
         // Where they were replaced just now, all that was taken to be planned with comes again with the new session.
         let TakenIn { records, changes, renewing } = self.zk.cache().take_in(session)?;
+        if !renewing {
+            self.put_down_requests(&mut core.seen, &records, &changes);
+        }
         let touched = core.book.holdings_mut().take_touched();
         let is_check_due = !renewing && core.is_check_due();
         let planner = &mut core.planner;

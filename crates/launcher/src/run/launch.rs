@@ -225,6 +225,13 @@ impl NodeLaunch {
                 None => failure,
             };
             let class = failure.class();
+            let number = attempt;
+            self.launcher.put_down_node("launch-failed", &record, Some(&self.request.id), || {
+                format!(
+                    "Attempt {number} of {retries} to launch node {node} of label {} has failed: {failure}",
+                    self.label
+                )
+            });
             if class == ErrorClass::Quota || matches!(failure, Failure::Withdrawn(_)) {
                 info!(logger = %self.logger, "Aborting node {node}: {failure}");
                 break Some(failure);
@@ -489,6 +496,9 @@ impl NodeLaunch {
     async fn finish(&self, mut held: Held<Node>, failure: Option<Failure>) {
         let Some(failure) = failure else {
             info!(logger = %self.logger, "Node {} is ready", held.record().id);
+            self.launcher.put_down_node("node-ready", held.record(), Some(&self.request.id), || {
+                format!("Node {} of label {} is ready", held.record().id, self.label)
+            });
             self.launcher.clouds.launch_worked(&self.pool.provider);
             self.reports.tell(Event::Launched { held, failure: None });
             return;
@@ -520,6 +530,13 @@ impl NodeLaunch {
             error!(logger = %self.logger, "Node {}: {error}", held.record().id);
             return;
         }
+        self.launcher.put_down_node("node-failed", held.record(), Some(&self.request.id), || {
+            format!(
+                "The launch of node {} of label {} has ended without a node: {reason}",
+                held.record().id,
+                self.label
+            )
+        });
         let failed = (state == NodeState::Failed).then(|| format!("node {}: {reason}", held.record().id));
         self.reports.tell(Event::Launched { held, failure: failed });
     }
@@ -543,7 +560,7 @@ impl NodeLaunch {
     fn record(&self, az: Option<&String>, result: &str, took: Duration) {
         let az = az.map(String::as_str);
         let requestor = self.request.requestor.as_deref();
-        self.launcher.stats.launch_result(&self.pool.provider, az, requestor, result, took);
+        self.launcher.stats.launch_result(&self.pool.provider, az, &self.label, requestor, result, took);
     }
 }
 

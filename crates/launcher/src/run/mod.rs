@@ -19,12 +19,15 @@
 //! | [`metastatic`] | backing nodes, on which nodes of other providers stand |
 //! | [`placing`] | nodes that stand on backing nodes |
 //! | [`nodes`] | actions on nodes: free, retire, delete |
+//! | [`history`] | what is kept of all that, for those who ask later |
 //! | [`leaks`] | resources without a record |
 //! | [`gone`] | ready nodes whose server has gone |
 //! | [`published`] | what the loop shows of itself after each pass |
 //! | [`report`] | metrics, and what people can ask |
 //! | [`metrics`] | what is measured when somebody reads the metrics |
 //! | [`view`] | what our pools make of a request, a label, an image, a provider, for `explain` |
+//! | [`overview`] | how everything stands, for the dashboard |
+//! | [`lists`] | all nodes and all requests, for the dashboard |
 //! | [`outlook`] | what would become of a request that nobody has made |
 
 mod actions;
@@ -33,13 +36,16 @@ mod clouds;
 mod core;
 mod events;
 mod gone;
+mod history;
 mod hosts;
 mod launch;
 mod leaks;
+mod lists;
 mod metastatic;
 mod metrics;
 mod nodes;
 mod outlook;
+mod overview;
 mod placing;
 mod published;
 mod report;
@@ -60,6 +66,7 @@ use std::{
 use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
     daemon::{Daemon, Frame, Pace, Wake},
+    history::History,
     model::{Extra, LauncherId, PoolComponent, ProviderName, Timestamp},
     stats::Stats,
     sys::{clock::Clock, entropy::Entropy, host, watch},
@@ -91,6 +98,8 @@ pub struct Options {
     pub version: String,
     /// This host's full name, for the pools' ids. Found out once: the resolver may take its time.
     pub fqdn: String,
+    /// Where what happens is kept; by default nowhere.
+    pub history: History,
 }
 
 /// A launcher at work.
@@ -125,6 +134,8 @@ pub struct Launcher {
     long_looks: Arc<Semaphore>,
     /// What clouds are to be asked for somebody who asks us ([`view`]).
     wanted: Mutex<BTreeSet<Want>>,
+    /// What other launchers have said of how everything stands ([`overview`]).
+    others: Mutex<overview::Others>,
 }
 
 /// A pool that takes part: its id and its component.
@@ -265,6 +276,7 @@ impl Launcher {
             web_url: OnceLock::new(),
             long_looks: Arc::new(Semaphore::new(1)),
             wanted: Mutex::default(),
+            others: Mutex::default(),
             frame,
         });
         (launcher, Core::new())

@@ -58,6 +58,7 @@ impl Launcher {
             return held.unlock().await;
         }
         info!(logger = "nodepool.CleanupWorker", node = %id, "Deleting node: {reason}");
+        self.put_down_node("node-deleting", held.record(), None, || format!("Node {id} is not kept: {reason}"));
         held.update_and_unlock(|node| node.set_state(NodeState::Deleting, self.clock.now())).await.map_err(Into::into)
     }
 
@@ -135,6 +136,9 @@ impl Launcher {
             self.clouds.room_was_made(provider);
         }
         info!(logger = LOGGER, node = %id, "Deleted node");
+        self.put_down_node("node-deleted", &node, node.allocated_to.as_ref(), || {
+            format!("Node {id} is deleted; it was {state} before")
+        });
         Ok(Outcome::Deleted)
     }
 

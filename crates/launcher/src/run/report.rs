@@ -8,7 +8,7 @@ use std::{
 
 use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
-    model::{ProviderName, Resources, Timestamp},
+    model::{HeldBack, ProviderName, Resources, Timestamp},
     stats::{Ages, RequestDecision, ZkQueues, count_addressable_requests, count_nodes},
     sys::{clock, host},
     zk::Freshness,
@@ -51,27 +51,14 @@ impl Launcher {
         }
         // Nothing from here on is locked while a pass plans: it may be one that hangs, and who asks must not.
         let published = self.published();
+        let mut remarks = self.remarks_of_file();
         let readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut remarks = Vec::new();
-        if let Some(invalid) = &readiness.invalid {
-            remarks.push(format!(
-                "The configuration file is invalid, the previous configuration stays in force:\n{invalid}"
-            ));
-        }
-        remarks.extend(readiness.broken_extensions.clone());
         for (provider, why) in &readiness.broken {
             remarks.push(format!("Provider {provider} is left out: {why}"));
         }
         remarks.extend(readiness.broken_parts.iter().cloned());
-        for (provider, held) in self.withheld_now() {
-            remarks.push(format!(
-                "Provider {provider} holds back the removal of {} that have no record, since {}: {}; `nodepool leaks` lists them, \
-                 `nodepool leaks --remove` lets those be removed.",
-                held.summary(),
-                clock::utc(held.since),
-                held.why
-            ));
-        }
+        drop(readiness);
+        remarks.extend(self.remarks_of_withheld());
         for trouble in &published.troubles {
             remarks.push(format!("Provider {} has trouble: {}", trouble.provider, trouble.why));
         }
@@ -86,6 +73,40 @@ impl Launcher {
             Freshness::Stale => remarks.push("The records in ZooKeeper are being read.".to_owned()),
         }
         web::Readiness { ready: published.pass.is_some(), remarks }
+    }
+
+    /// Providers that are left out of the configuration.
+    pub(super) fn all_left_out(&self) -> Vec<ProviderName> {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).broken.keys().cloned().collect()
+    }
+
+    /// What [`Self::readiness`] remarks but for what providers have, and for the records.
+    pub(super) fn remarks_of_itself(&self) -> Vec<String> {
+        let mut remarks = self.remarks_of_file();
+        remarks.extend(self.readiness.lock().unwrap_or_else(PoisonError::into_inner).broken_parts.iter().cloned());
+        remarks.extend(self.remarks_of_withheld());
+        remarks
+    }
+
+    fn remarks_of_file(&self) -> Vec<String> {
+        let readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+        let invalid = readiness.invalid.as_ref().map(|invalid| {
+            format!("The configuration file is invalid, the previous configuration stays in force:\n{invalid}")
+        });
+        invalid.into_iter().chain(readiness.broken_extensions.clone()).collect()
+    }
+
+    fn remarks_of_withheld(&self) -> Vec<String> {
+        let remark = |(provider, held): (ProviderName, HeldBack)| {
+            format!(
+                "Provider {provider} holds back the removal of {} that have no record, since {}: {}; `nodepool leaks` lists them, \
+                 `nodepool leaks --remove` lets those be removed.",
+                held.summary(),
+                clock::utc(held.since),
+                held.why
+            )
+        };
+        self.withheld_now().into_iter().map(remark).collect()
     }
 
     /// Notes the outcome of a load that worked.

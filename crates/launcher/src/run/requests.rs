@@ -84,6 +84,7 @@ impl Launcher {
             "Accepted request for {}", labels(&request)
         );
         self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Accepted);
+        self.put_down_accepted(&request, pool);
         Ok(Outcome::Accepted(held))
     }
 
@@ -155,6 +156,7 @@ impl Launcher {
             request.set_state(state, self.clock.now());
         })
         .await?;
+        self.put_down_declined(&request, pools, all.then_some(&why));
         if all {
             warn!(
                 logger = "nodepool.NodePool", request = %request.id, event_id = request.event_id,
@@ -277,6 +279,9 @@ impl Launcher {
             logger = %pool_logger(pool), request = %request.id, event_id = request.event_id, node = %id,
             "Launching node of label {}", new.label
         );
+        self.put_down_node("node-launching", held.record(), Some(&request.id), || {
+            format!("Pool {pool} launches node {id} of label {} for request {}", new.label, request.id)
+        });
         if reports.is_over() {
             return Ok(());
         }
@@ -341,9 +346,12 @@ impl Launcher {
         if let Some(waited) = request.created_time.and_then(|created| clock::since(created, self.clock.now()))
             && !ours
         {
-            self.stats.request_fulfilled_after(&pool.provider, &pool.pool, waited);
+            let label =
+                request.node_types.first().filter(|first| request.node_types.iter().all(|label| label == *first));
+            self.stats.request_fulfilled_after(&pool.provider, &pool.pool, label, waited);
         }
         self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Fulfilled);
+        self.put_down_fulfilled(&request, pool, nodes);
         let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
         info!(
             logger = %pool_logger(pool), request = %id, event_id = request.event_id,
@@ -422,6 +430,7 @@ impl Launcher {
             .await;
         let event_id = &request.event_id;
         info!(logger = %pool_logger(pool), request = %request.id, event_id, "Put back: {reason}");
+        self.put_down_put_back(&request, reason);
         result.map_err(Into::into)
     }
 
@@ -469,13 +478,15 @@ impl Launcher {
                 return held.unlock().await;
             }
         }
-        let event_id = held.record().event_id.clone();
+        let request = Arc::clone(held.record());
         held.update_and_unlock(|request| {
             request.nodes.clear();
             request.set_state(RequestState::Requested, self.clock.now());
         })
         .await?;
+        let event_id = &request.event_id;
         info!(logger = "nodepool.CleanupWorker", request = %id, event_id, "Reset lost request");
+        self.put_down_put_back(&request, &"the launcher that served it has ended");
         Ok(())
     }
 

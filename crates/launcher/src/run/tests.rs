@@ -58,6 +58,7 @@ fn options() -> Options {
         request_lock_age: Duration::from_secs(60),
         version: "test".to_owned(),
         fqdn: "host.example".to_owned(),
+        history: nodepool_common::history::History::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use nodepool_common::{
     explain::{
-        self, ANSWER_WITHIN, Answer, Asked, Explanation, LauncherView, Launching, PoolView, ProviderView, Said,
+        self, ANSWER_WITHIN, Answer, Asked, Explanation, LauncherView, Launching, Paused, PoolView, ProviderView, Said,
         Subject, Verdict, WaitingView,
     },
     model::{ImageName, LabelName, NodeRequest, ProviderName, Records, RequestId, Resources, Timestamp},
@@ -41,39 +41,42 @@ const CLOUDS_ANSWER: Duration = Duration::from_millis(1500);
 const LOOK: Duration = Duration::from_millis(200);
 
 impl Launcher {
-    /// What there is to say of something that only this launcher knows.
-    pub async fn view_of(self: &Arc<Self>, subject: &Subject) -> LauncherView {
+    /// What there is to say of some things that only this launcher knows; of each, in their order.
+    pub async fn views_of(self: &Arc<Self>, subjects: &[Subject]) -> Vec<LauncherView> {
         let published = self.published();
+        let mut views: Vec<_> = subjects.iter().map(|subject| self.short_view(&published, subject)).collect();
+        let long = |subject: &Subject| match subject {
+            Subject::Label(_) => true,
+            Subject::Provider(name) => published.pools.iter().any(|pool| pool.key.provider == *name),
+            Subject::Request(_) | Subject::Node(_) | Subject::Image(_) => false,
+        };
+        let long: Vec<usize> = (0..subjects.len()).filter(|at| long(&subjects[*at])).collect();
+        if !long.is_empty() {
+            let pools = self.look_at(long.iter().map(|at| subjects[*at].clone()).collect()).await;
+            long.into_iter().zip(pools).for_each(|(at, pools)| views[at].pools = pools);
+        }
+        views
+    }
+
+    /// What needs no look at everything: of a label and a provider all but the pools.
+    fn short_view(&self, published: &Published, subject: &Subject) -> LauncherView {
         let view = LauncherView {
             hostname: host::hostname(),
             as_of: published.pass.map(|pass| pass.at),
-            caution: self.caution(&published),
+            caution: self.caution(published),
             ..LauncherView::default()
         };
         match subject {
             Subject::Request(id) => {
-                let records = self.zk.cache().snapshot();
-                let request = records.requests.get(id).and_then(|entry| entry.usable());
-                let waiting = request.map(|request| published.planned.waiting_of(request)).unwrap_or_default();
-                let pools =
-                    published.pools.iter().map(|pool| published.view_of_request(pool, id, waiting.get(&pool.key)));
-                LauncherView { pools: pools.collect(), ..view }
+                LauncherView { pools: published.views_of_request(&self.zk.cache().snapshot(), id), ..view }
             }
-            Subject::Node(_) => view,
-            Subject::Label(label) => LauncherView { pools: self.look_at_label(label).await, ..view },
+            Subject::Node(_) | Subject::Label(_) => view,
             Subject::Image(image) => LauncherView {
                 pools: published.pools_of_image(image),
                 pauses_image: published.config.diskimages.get(image).is_some_and(|image| image.pause),
                 ..view
             },
-            Subject::Provider(name) => {
-                let (provider, name) = (self.view_of_provider(&published, name), name.clone());
-                if !published.pools.iter().any(|pool| pool.key.provider == name) {
-                    return LauncherView { provider, ..view };
-                }
-                let pools = self.beside_others(move |_| Self::pools_of_provider(&published, &name));
-                LauncherView { pools: pools.await, provider, ..view }
-            }
+            Subject::Provider(name) => LauncherView { provider: self.view_of_provider(published, name), ..view },
         }
     }
 
@@ -98,12 +101,12 @@ impl Launcher {
         answer.await.unwrap_or_default()
     }
 
-    async fn look_at_label(self: &Arc<Self>, label: &LabelName) -> Vec<PoolView> {
+    /// The pools of labels and providers, all in one look.
+    async fn look_at(self: &Arc<Self>, subjects: Vec<Subject>) -> Vec<Vec<PoolView>> {
         let began = Instant::now();
         loop {
-            let (label, looks) = (label.clone(), Instant::now());
-            let (pools, waits_for_answer) =
-                self.beside_others(move |own| own.pools_of_label(&own.published(), &label)).await;
+            let (asked, looks) = (subjects.clone(), Instant::now());
+            let (pools, waits_for_answer) = self.beside_others(move |own| own.pools_of(&asked)).await;
             // The next look begins after the rest of this one.
             let next_ends = began.elapsed() + looks.elapsed() * (REST + 1);
             if !waits_for_answer || next_ends > CLOUDS_ANSWER {
@@ -111,6 +114,21 @@ impl Launcher {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// The pools of labels and providers; and whether clouds that were asked for that will know more.
+    fn pools_of(&self, subjects: &[Subject]) -> (Vec<Vec<PoolView>>, bool) {
+        let (published, mut waits_for_answer) = (self.published(), false);
+        let pools = subjects.iter().map(|subject| match subject {
+            Subject::Label(label) => {
+                let (pools, waits) = self.pools_of_label(&published, label);
+                waits_for_answer |= waits;
+                pools
+            }
+            Subject::Provider(name) => Self::pools_of_provider(&published, name),
+            Subject::Request(_) | Subject::Node(_) | Subject::Image(_) => Vec::new(),
+        });
+        (pools.collect(), waits_for_answer)
     }
 
     /// Has the loop ask clouds for something.
@@ -152,6 +170,10 @@ impl Launcher {
         let view = |pool: &PublishedPool| PoolView {
             answer: would.remove(&pool.key).map(answer_of).unwrap_or_default(),
             image: published.image_of(&pool.key, label).map(ToString::to_string),
+            paused: published
+                .image_of(&pool.key, label)
+                .map(|image| published.paused(&pool.key, image))
+                .unwrap_or_default(),
             waiting: waiting.remove(&pool.key).unwrap_or_default(),
             ..published.view_of(pool)
         };
@@ -188,17 +210,12 @@ impl Launcher {
     /// What each of our pools of a provider is busy with.
     fn pools_of_provider(published: &Published, provider: &ProviderName) -> Vec<PoolView> {
         let mut waiting = published.waiting(|_| true);
-        let view = |pool: &PublishedPool| PoolView {
-            waiting: waiting.remove(&pool.key).unwrap_or_default(),
-            limits: published.limits(&pool.key),
-            used: published.used(&pool.key).map(|used| amounts(&used.of_pool)).unwrap_or_default(),
-            ..published.view_of(pool)
-        };
+        let view = |pool: &PublishedPool| published.busy_view_of(pool, waiting.remove(&pool.key).unwrap_or_default());
         published.pools.iter().filter(|pool| pool.key.provider == *provider).map(view).collect()
     }
 
     /// What is known of a provider; `None`: the configuration does not have it.
-    fn view_of_provider(&self, published: &Published, name: &ProviderName) -> Option<ProviderView> {
+    pub(super) fn view_of_provider(&self, published: &Published, name: &ProviderName) -> Option<ProviderView> {
         let left_out = self.left_out(name);
         let config = published.config.providers.get(name);
         if config.is_none() && left_out.is_none() {
@@ -232,7 +249,7 @@ impl Launcher {
     }
 
     /// Why what was published last may be old.
-    fn caution(&self, published: &Published) -> Option<String> {
+    pub(super) fn caution(&self, published: &Published) -> Option<String> {
         let overdue = self.frame.overdue();
         let of_records = || match published.records {
             Freshness::Current => None,
@@ -247,26 +264,35 @@ impl Launcher {
         self.zk.cache().walks() > 0
     }
 
-    /// What a request waits for, or how it stands with anything else, by what all launchers say; `None`: there is no trace of it.
-    pub async fn explain(self: &Arc<Self>, subject: &Subject) -> Option<Explanation> {
-        let asked = self.ask(subject).await;
+    /// What a request waits for, or how it stands with anything else, by what all launchers say; of each, in their order. `None`:
+    /// there is no trace of it.
+    pub async fn explain(self: &Arc<Self>, subjects: &[Subject]) -> Vec<Option<Explanation>> {
+        let asked = self.ask(subjects).await;
         // As it is by now: what the launchers speak of may be younger than the question.
-        explain::explain(&self.zk.cache().snapshot(), subject, &asked, self.clock.now())
+        let records = self.zk.cache().snapshot();
+        let explain = |(subject, asked)| explain::explain(&records, subject, asked, self.clock.now());
+        let mut explained: Vec<_> = subjects.iter().zip(&asked).map(explain).collect();
+        for (subject, explanation) in subjects.iter().zip(&mut explained) {
+            self.add_past(subject, explanation).await;
+        }
+        explained
     }
 
-    async fn ask(self: &Arc<Self>, subject: &Subject) -> Asked {
+    async fn ask(self: &Arc<Self>, subjects: &[Subject]) -> Vec<Asked> {
         let records = self.zk.cache().snapshot();
         let own = self.web_url.get();
         let is_own = |url: &str| own.and_then(|own| url.strip_prefix(own)).is_some_and(|rest| rest.starts_with('/'));
+        // As it is in the page: without those of which the records know everything.
+        let asked: Vec<_> = subjects.iter().filter(|it| explain::is_asked(&records, it)).cloned().collect();
         let get = async |url: String| {
             if is_own(&url) {
-                let view = tokio::time::timeout(ANSWER_WITHIN, self.view_of(subject)).await;
-                let view = view.map_err(|_| format!("no answer within {ANSWER_WITHIN:?}"))?;
-                return serde_json::to_vec(&view).map_err(|error| error.to_string());
+                let views = tokio::time::timeout(ANSWER_WITHIN, self.views_of(&asked)).await;
+                let views = views.map_err(|_| format!("no answer within {ANSWER_WITHIN:?}"))?;
+                return explain::views_written(&views).map_err(|error| error.to_string());
             }
             http_client::fetch(&url, ANSWER_WITHIN).await
         };
-        explain::ask(&records, subject, get).await
+        explain::ask(&records, subjects, get).await
     }
 }
 
@@ -290,6 +316,23 @@ impl Published {
         }
     }
 
+    /// A pool, and what it is busy with.
+    pub(super) fn busy_view_of(&self, pool: &PublishedPool, waiting: Vec<WaitingView>) -> PoolView {
+        PoolView {
+            waiting,
+            limits: self.limits(&pool.key),
+            used: self.used(&pool.key).map(|used| amounts(&used.of_pool)).unwrap_or_default(),
+            ..self.view_of(pool)
+        }
+    }
+
+    /// What each of our pools makes of a request.
+    pub(super) fn views_of_request(&self, records: &Records, id: &RequestId) -> Vec<PoolView> {
+        let request = records.requests.get(id).and_then(|entry| entry.usable());
+        let waiting = request.map(|request| self.planned.waiting_of(request)).unwrap_or_default();
+        self.pools.iter().map(|pool| self.view_of_request(pool, id, waiting.get(&pool.key))).collect()
+    }
+
     fn view_of_request(&self, pool: &PublishedPool, id: &RequestId, waiting: Option<&WaitingSince>) -> PoolView {
         PoolView { answer: self.answer(&pool.key, id, waiting), ..self.view_of(pool) }
     }
@@ -299,13 +342,26 @@ impl Published {
         self.config.providers.get(&pool.provider)?.pool(&pool.pool)?.labels.get(label)?.diskimage.as_ref()
     }
 
+    /// What the file pauses of an image, for a pool.
+    fn paused(&self, pool: &PoolKey, image: &ImageName) -> Paused {
+        let uploaded = self.config.providers.get(&pool.provider).and_then(|it| it.driver.diskimages().get(image));
+        Paused {
+            builds: self.config.diskimages.get(image).is_some_and(|image| image.pause),
+            uploads: uploaded.is_some_and(|image| image.pause),
+        }
+    }
+
     /// Our pools with labels that boot from an image.
-    fn pools_of_image(&self, image: &ImageName) -> Vec<PoolView> {
+    pub(super) fn pools_of_image(&self, image: &ImageName) -> Vec<PoolView> {
         let view = |pool: &PublishedPool| {
             let config = self.config.providers.get(&pool.key.provider)?.pool(&pool.key.pool)?;
             let labels = config.labels.iter().filter(|(_, label)| label.diskimage.as_ref() == Some(image));
             let labels: Vec<String> = labels.map(|(name, _)| name.to_string()).collect();
-            (!labels.is_empty()).then(|| PoolView { labels, ..self.view_of(pool) })
+            (!labels.is_empty()).then(|| PoolView {
+                labels,
+                paused: self.paused(&pool.key, image),
+                ..self.view_of(pool)
+            })
         };
         self.pools.iter().filter_map(view).collect()
     }
@@ -381,7 +437,7 @@ fn amounts(resources: &Resources) -> BTreeMap<String, f64> {
     resources.iter().filter(|(_, amount)| amount.is_finite()).map(|(name, amount)| (name.to_owned(), amount)).collect()
 }
 
-fn said(reason: &Reason, since: Option<Timestamp>) -> Said {
+pub(super) fn said(reason: &Reason, since: Option<Timestamp>) -> Said {
     let why = serde_json::to_value(reason).unwrap_or_default();
     Said {
         verdict: verdict(reason),
@@ -395,7 +451,7 @@ fn said(reason: &Reason, since: Option<Timestamp>) -> Said {
 
 /// In its words, with what is a moment in it: whoever reads that does so later.
 #[allow(clippy::cast_possible_truncation)] // whole seconds since the epoch
-fn sentence(reason: &Reason) -> String {
+pub(super) fn sentence(reason: &Reason) -> String {
     match reason {
         Reason::QuotaRefused { until } => format!("{reason}; nothing is launched before {}", clock::utc(*until as i64)),
         _ => reason.to_string(),

@@ -6,6 +6,12 @@
 //! | `/api/v1/explain/NAME` | the same of a label, an image and a provider of that name: a list of all that there are |
 //! | `/api/v1/explain/NAME?kind=KIND` | the same of one of them: `label`, `image`, `provider`, `request`, `node` |
 //! | `/api/v1/view?KIND=ID` | what this launcher alone knows of it; other launchers and `nodepool explain` ask it |
+//! | `/api/v1/view?KIND=ID&KIND=ID…` | the same of up to five things: a list in their order |
+//!
+//! | `/api/v1/overview` | how everything stands ([`Overview`](nodepool_common::overview::Overview)) and `at`, when that was so |
+//! | `/api/v1/overview/part` | what this launcher alone knows of it; other launchers ask it |
+//! | `/api/v1/events` | server-sent events: `overview` with the same as its data, at each change ([`super::events`]) |
+//! | `/api/v1/nodes`, `/api/v1/requests` | all of them: `columns`, and in `rows` the values of each; of why a request waits, this launcher's word |
 //!
 //! An error is an object with the key `error`. Everything here is public: nothing of it is secret, and nothing changes
 //! anything.
@@ -36,13 +42,16 @@ use super::{
 pub(super) const PREFIX: &str = "/api/v1/";
 const EXPLAIN: &str = "/api/v1/explain/";
 
+/// What there is to say of each thing, in their order.
+pub type OfEach<T> = Arc<dyn Fn(Vec<Subject>) -> BoxFuture<'static, Vec<T>> + Send + Sync>;
+
 /// Where explanations come from.
 #[derive(Clone)]
 pub struct Explain {
-    /// By what all launchers say; `None`: there is no trace of it.
-    pub explain: Arc<dyn Fn(Subject) -> BoxFuture<'static, Option<Explanation>> + Send + Sync>,
-    /// What this launcher alone knows of it.
-    pub view: Arc<dyn Fn(Subject) -> BoxFuture<'static, LauncherView> + Send + Sync>,
+    /// By what all launchers say, of each, in their order; `None`: there is no trace of it.
+    pub explain: OfEach<Option<Explanation>>,
+    /// What this launcher alone knows of each, in their order.
+    pub views: OfEach<LauncherView>,
     /// Whether anything has been read of ZooKeeper: before that, nothing has a trace.
     pub is_known: Arc<dyn Fn() -> bool + Send + Sync>,
     /// How many explanations are made at once: each may ask all launchers.
@@ -58,7 +67,7 @@ pub(super) async fn answer(source: &Explain, memo: &Memo, clock: &Clock, uri: &U
     }
     let query = Query::<BTreeMap<String, String>>::try_from_uri(uri).unwrap_or_default();
     if uri.path() == VIEW {
-        return view(source, memo, clock, &query).await;
+        return view(source, memo, clock, uri).await;
     }
     let Some(id) = uri.path().strip_prefix(EXPLAIN) else {
         return error(StatusCode::NOT_FOUND, "there is no such page");
@@ -75,17 +84,18 @@ pub(super) async fn answer(source: &Explain, memo: &Memo, clock: &Clock, uri: &U
     let Ok(_turn) = source.at_once.acquire().await else {
         return error(StatusCode::SERVICE_UNAVAILABLE, "the launcher is stopping");
     };
-    let mut known = Vec::new();
-    for subject in subjects {
-        let key = kept(EXPLAIN, &subject);
-        let page = match memo.get(&key, clock.now()) {
-            Some(page) => Some(page.body.to_string()),
-            None => (source.explain)(subject.clone())
-                .await
-                .map(|explanation| memo.put(key, clock.now(), json_of(&explanation)).body.to_string()),
-        };
-        known.extend(page);
+    let key = |subject: &Subject| kept(EXPLAIN, std::slice::from_ref(subject));
+    let mut pages: Vec<Option<String>> =
+        subjects.iter().map(|subject| Some(memo.get(&key(subject), clock.now())?.body.to_string())).collect();
+    let missing: Vec<usize> = (0..pages.len()).filter(|at| pages[*at].is_none()).collect();
+    if !missing.is_empty() {
+        let made = (source.explain)(missing.iter().map(|at| subjects[*at].clone()).collect()).await;
+        for (at, explanation) in missing.into_iter().zip(made) {
+            pages[at] = explanation
+                .map(|explanation| memo.put(key(&subjects[at]), clock.now(), json_of(&explanation)).body.to_string());
+        }
     }
+    let known: Vec<String> = pages.into_iter().flatten().collect();
     if known.is_empty() {
         return error(StatusCode::NOT_FOUND, &explain::no_trace(&id, kind));
     }
@@ -96,37 +106,42 @@ pub(super) async fn answer(source: &Explain, memo: &Memo, clock: &Clock, uri: &U
 }
 
 /// Under what a page of this kind is kept for a second, as all else.
-fn kept(page: &str, subject: &Subject) -> memo::Key {
-    (page.to_owned(), vec![(subject.kind().as_str().to_owned(), subject.id().to_owned())], Format::Json)
+fn kept(page: &str, subjects: &[Subject]) -> memo::Key {
+    let subjects = subjects.iter().map(|subject| (subject.kind().as_str().to_owned(), subject.id().to_owned()));
+    (page.to_owned(), subjects.collect(), Format::Json)
 }
 
 /// What this launcher alone knows.
-async fn view(source: &Explain, memo: &Memo, clock: &Clock, query: &BTreeMap<String, String>) -> Response {
-    let asked = Kind::ALL.into_iter().find_map(|kind| Some((kind, query.get(kind.as_str())?)));
-    let Some(subject) = asked.and_then(|(kind, id)| Subject::of(id, Some(kind)).into_iter().next()) else {
-        return error(StatusCode::BAD_REQUEST, "KIND=ID is needed, of a request, a label, an image or a provider");
-    };
-    let key = kept(VIEW, &subject);
-    if let Some(known) = memo.get(&key, clock.now()) {
-        return reply::plain(reply::JSON, known.body.to_string());
+async fn view(source: &Explain, memo: &Memo, clock: &Clock, uri: &Uri) -> Response {
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).unwrap_or_default();
+    let asked = parameters.iter().filter_map(|(kind, id)| Some(Subject::of(id, Some(Kind::parse(kind)?))));
+    let asked: Vec<_> = asked.collect();
+    let subjects: Vec<Subject> = asked.iter().flatten().cloned().collect();
+    if subjects.is_empty() || subjects.len() != asked.len() || subjects.len() > Kind::ALL.len() {
+        let needed = "KIND=ID is needed, of a request, a label, an image or a provider, or up to five of these";
+        return error(StatusCode::BAD_REQUEST, needed);
     }
-    let takes_long = matches!(subject, Subject::Label(_) | Subject::Provider(_));
+    let key = kept(VIEW, &subjects);
+    if let Some(known) = memo.get(&key, clock.now()) {
+        return reply::plain(reply::JSON, known.shared());
+    }
+    let takes_long = subjects.iter().any(|subject| matches!(subject, Subject::Label(_) | Subject::Provider(_)));
     let _turn = match takes_long.then(|| source.long_views.try_acquire()) {
         Some(Err(_)) => return error(StatusCode::SERVICE_UNAVAILABLE, "too many look at labels and providers"),
         Some(Ok(turn)) => Some(turn),
         None => None,
     };
-    let view = (source.view)(subject).await;
-    let made = memo.put(key, clock.now(), json_of(&view));
-    reply::plain(reply::JSON, made.body.to_string())
+    let views = (source.views)(subjects).await;
+    let made = memo.put(key, clock.now(), if let [view] = &views[..] { json_of(view) } else { json_of(&views) });
+    reply::plain(reply::JSON, made.shared())
 }
 
 /// What is explained is texts, numbers and lists: it can be written.
-fn json_of(page: &impl Serialize) -> String {
+pub(super) fn json_of(page: &impl Serialize) -> String {
     serde_json::to_string(page).unwrap_or_else(|problem| json!({"error": problem.to_string()}).to_string())
 }
 
-fn error(status: StatusCode, what: &str) -> Response {
+pub(super) fn error(status: StatusCode, what: &str) -> Response {
     let mut response = reply::plain(reply::JSON, json!({"error": what}).to_string());
     *response.status_mut() = status;
     response

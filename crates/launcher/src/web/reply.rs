@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -30,6 +30,19 @@ pub(super) struct Document {
     pub(super) body: Arc<str>,
 }
 
+impl Document {
+    /// For an answer: all that are on their way share the memory.
+    pub(super) fn shared(&self) -> Bytes {
+        struct Shared(Arc<str>);
+        impl AsRef<[u8]> for Shared {
+            fn as_ref(&self) -> &[u8] {
+                self.0.as_bytes()
+            }
+        }
+        Bytes::from_owner(Shared(Arc::clone(&self.body)))
+    }
+}
+
 /// Why there is no document.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
@@ -54,7 +67,7 @@ pub(super) fn document(document: &Document, format: Format, if_modified_since: O
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        plain(if format == Format::Json { JSON } else { TEXT }, document.body.to_string())
+        plain(if format == Format::Json { JSON } else { TEXT }, document.shared())
     };
     #[allow(clippy::cast_possible_truncation)]
     let expires = (document.made + EXPIRY) as i64;

@@ -1,14 +1,17 @@
 //! The server on a loopback port, asked by a client that knows no more HTTP than it must.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use chrono::Utc;
+use futures::StreamExt as _;
 use nodepool_common::{
     explain::LauncherView,
     model::{Entry, Node, NodeRequest, PoolComponent, Stat},
+    overview::{Overview, Part},
     sys::clock::Clock,
 };
 use serde_json::json;
@@ -59,13 +62,21 @@ impl Running {
                 Arc::new(move || readiness.lock().unwrap().clone())
             },
             metrics: Arc::new(|| "nodepool_nodes 2\n".to_owned()),
+            history: nodepool_common::history::History::default(),
             pools: Arc::new(|| json!([{"provider": "rdo", "pool": "main", "paused": false}])),
             explain: Explain {
-                explain: Arc::new(|_| Box::pin(std::future::ready(None))),
+                explain: Arc::new(|_| Box::pin(std::future::ready(Vec::new()))),
                 is_known: Arc::new(|| true),
                 at_once: Arc::new(tokio::sync::Semaphore::new(1)),
                 long_views: Arc::new(tokio::sync::Semaphore::new(1)),
-                view: Arc::new(|_| Box::pin(std::future::ready(LauncherView::default()))),
+                views: Arc::new(|_| Box::pin(std::future::ready(vec![LauncherView::default()]))),
+            },
+            overview: Source {
+                overview: Arc::new(|| Box::pin(std::future::ready(Overview::default()))),
+                part: Arc::new(|| Box::pin(std::future::ready(Part::default()))),
+                nodes: Arc::new(|| r#"{"rows":[]}"#.to_owned()),
+                requests: Arc::new(|| r#"{"rows":[]}"#.to_owned()),
+                changes: Arc::new(|| futures::stream::pending().boxed()),
             },
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -203,8 +214,13 @@ async fn the_same_question_within_a_second_reads_the_records_once() {
     let remade = first.header("last-modified") != second.header("last-modified");
     assert_eq!(server.reads.load(Ordering::Relaxed), if remade { 2 } else { 1 });
     let before = server.reads.load(Ordering::Relaxed);
-    server.get("/label-list?x=1").await;
+    server.get("/label-list?fields=label").await;
     assert_eq!(server.reads.load(Ordering::Relaxed), before + 1, "another query is another question");
+    for query in ["x=1", "node_id=1", "fields="] {
+        server.get(&format!("/label-list?{query}")).await;
+    }
+    // The table without a query may be too old by now.
+    assert!(server.reads.load(Ordering::Relaxed) <= before + 2, "what does not count makes no other question");
 }
 
 #[tokio::test]
@@ -222,7 +238,7 @@ async fn what_the_client_has_already_is_not_sent_again() {
 #[tokio::test]
 async fn paths_are_exact_and_errors_come_in_the_clients_format() {
     let server = Running::start().await;
-    for path in ["/", "/node-list/", "/nodes", "/ready/", "/NODE-LIST"] {
+    for path in ["//", "/node-list/", "/nodes", "/ready/", "/NODE-LIST"] {
         assert_eq!(server.get(path).await.status, 404, "{path}");
     }
     let text = server.get("/nodes").await;
@@ -293,4 +309,43 @@ async fn shutdown_ends_the_server_though_a_client_stays_connected() {
     idle.write_all(b"GET /ready HTTP/1.1\r\n").await.unwrap();
     server.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(30), server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_dashboard_is_at_the_root_under_a_strict_policy_and_nothing_else_is_ours() {
+    let server = Running::start().await;
+    let page = server.get("/?request=300-0000000123").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'; "), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert_eq!((page.header("x-content-type-options"), page.header("referrer-policy")), ("nosniff", "no-referrer"));
+    let again = server.ask("GET", "/", &[("If-None-Match", page.header("etag"))]).await;
+    assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", page.header("etag")));
+    // All that the page names is there, by relative addresses.
+    let named = page.body.split(['"']).filter(|text| text.starts_with("./") && text.len() > 2);
+    let is_file = |text: &&str| [".js", ".css", ".svg"].iter().any(|end| text.ends_with(end));
+    let named: Vec<&str> = named.filter(is_file).chain(["./pages.js", "./lists.js", "./dom.js"]).collect();
+    assert!(named.len() >= 6, "{named:?}");
+    for file in named {
+        let file = server.get(file.trim_start_matches('.')).await;
+        assert_eq!((file.status, file.header("x-content-type-options")), (200, "nosniff"));
+        assert!(!file.header("etag").is_empty());
+    }
+    for other in ["/index.html", "/dashboard", "/dashboard/", "/favicon.ico", "/dashboard.js/", "//", "/dom.js.map"] {
+        let refused = server.get(other).await;
+        assert_eq!((refused.status, refused.header("content-type")), (404, "text/plain; charset=UTF-8"), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn the_overview_and_the_lists_are_json() {
+    let server = Running::start().await;
+    for page in ["/api/v1/overview", "/api/v1/overview/part", "/api/v1/nodes", "/api/v1/requests"] {
+        let answer = server.get(page).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"), "{page}");
+        assert!(serde_json::from_str::<Value>(&answer.body).unwrap().is_object(), "{page}");
+    }
+    let whole: Value = serde_json::from_str(&server.get("/api/v1/overview").await.body).unwrap();
+    assert!(whole["at"].is_f64() && whole["attention"].is_array(), "{whole}");
 }

@@ -298,6 +298,15 @@ impl Stage {
         self.wait(&format!("label {label} is offered"), async || self.pools().await.iter().any(has)).await;
     }
 
+    /// Waits until a pool of each of these providers takes part: before that, another one serves what they would have.
+    pub async fn taking_part(&self, providers: &[&str]) {
+        self.wait(&format!("{} take part", providers.join(", ")), async || {
+            let pools = self.pools().await;
+            providers.iter().all(|name| pools.iter().any(|pool| pool["provider_name"] == **name))
+        })
+        .await;
+    }
+
     /// Where the fake clouds keep their servers, for the script's `state_dir`: a file for each provider, so that they
     /// outlive the launcher.
     pub fn state_dir(&self) -> PathBuf {

@@ -1,0 +1,187 @@
+//! What the launcher puts into the [history](nodepool_common::history): one line where something happens, all words here.
+//!
+//! | code | what |
+//! |---|---|
+//! | `request-seen` | a request waits that was not there before, or the launcher has started |
+//! | `request-accepted`, `request-declined` | what a pool decided; the reason as in `decline_reasons` |
+//! | `request-failed` | every pool has declined it |
+//! | `request-fulfilled` | its nodes are handed over |
+//! | `request-put-back` | its launcher could not serve it to the end |
+//! | `request-gone` | its record is deleted: Zuul has its nodes, or needs none any more |
+//! | `node-launching`, `launch-failed`, `node-ready` | a launch: its begin, each attempt that failed, its end |
+//! | `node-failed` | a launch of which no node came |
+//! | `node-deleting`, `node-deleted` | why it is not kept; its end |
+//!
+//! Nothing is decided by it, and where there is no history nothing is put together for it.
+
+use std::{collections::BTreeSet, fmt::Display};
+
+use nodepool_common::{
+    explain::{Explanation, Subject},
+    history::{Event, History, past},
+    model::{Changes, LabelName, Node, NodeId, NodeRequest, Records, RequestId},
+};
+
+use super::{Launcher, view::sentence};
+use crate::plan::{PoolKey, Reason};
+
+impl Launcher {
+    /// The history, to look things up.
+    pub fn history(&self) -> &History {
+        &self.options.history
+    }
+
+    /// Adds what became of a request or a node whose record is gone.
+    pub(super) async fn add_past(&self, subject: &Subject, explanation: &mut Option<Explanation>) {
+        let is_there = explanation.as_ref().is_some_and(|explanation| explanation.code != past::GONE);
+        if is_there || !matches!(subject, Subject::Request(_) | Subject::Node(_)) {
+            return;
+        }
+        let (history, of) = (self.history().clone(), subject.clone());
+        // It may be a file. What cannot be read is as if nothing were known.
+        let events = tokio::task::spawn_blocking(move || history.look_up(Some(&of), None, past::TOLD));
+        let events = events.await.ok().and_then(Result::ok).unwrap_or_default();
+        match explanation {
+            Some(explanation) => past::add(explanation, &events),
+            None => *explanation = past::explain(subject, &events),
+        }
+    }
+
+    fn put_down(&self, code: &str, event: impl FnOnce() -> (String, Event)) {
+        if self.history().is_on() {
+            let (text, event) = event();
+            self.history().record(Event { at: self.clock.now(), code: code.to_owned(), text, ..event });
+        }
+    }
+
+    /// Records requests that wait and were not there before, and those that are gone. `seen`: those that were recorded so.
+    pub(super) fn put_down_requests(&self, seen: &mut BTreeSet<RequestId>, records: &Records, changes: &Changes) {
+        if !self.history().is_on() {
+            return;
+        }
+        if changes.everything {
+            let all: BTreeSet<RequestId> = seen.iter().chain(records.requests.keys()).cloned().collect();
+            for id in &all {
+                self.put_down_one(seen, records, id);
+            }
+        } else {
+            changes.requests.iter().for_each(|id| self.put_down_one(seen, records, id));
+        }
+    }
+
+    fn put_down_one(&self, seen: &mut BTreeSet<RequestId>, records: &Records, id: &RequestId) {
+        let Some(entry) = records.requests.get(id) else {
+            if seen.remove(id) {
+                let text = "Its record is deleted: who asked has its nodes, or needs none any more";
+                let event = Event { request: Some(id.to_string()), ..Event::default() };
+                self.put_down("request-gone", || (text.to_owned(), event));
+            }
+            return;
+        };
+        let Some(request) = entry.usable() else { return };
+        if request.is_open() && seen.insert(id.clone()) {
+            self.put_down("request-seen", || {
+                let who = request.requestor.as_deref().unwrap_or("somebody");
+                let tenant = request.tenant_name.as_ref().map(|tenant| format!(" for tenant {tenant}"));
+                let text = format!("{who} asks{} for {}", tenant.unwrap_or_default(), labels(request));
+                (text, of_request(request))
+            });
+        }
+    }
+
+    /// Records that a pool has accepted a request.
+    pub(super) fn put_down_accepted(&self, request: &NodeRequest, pool: &PoolKey) {
+        self.put_down("request-accepted", || {
+            (format!("Pool {pool} has accepted it: {}", labels(request)), of_pool(of_request(request), pool))
+        });
+    }
+
+    /// Records that pools have declined a request, each with its reason, and whether it has failed with that.
+    pub(super) fn put_down_declined(&self, request: &NodeRequest, pools: &[(PoolKey, Reason)], failed: Option<&str>) {
+        for (pool, reason) in pools {
+            self.put_down("request-declined", || {
+                (format!("Pool {pool} has declined it: {}", sentence(reason)), of_pool(of_request(request), pool))
+            });
+        }
+        if let Some(why) = failed {
+            self.put_down("request-failed", || {
+                (format!("It has failed, every registered pool has declined it: {why}"), of_request(request))
+            });
+        }
+    }
+
+    /// Records that a request has its nodes.
+    pub(super) fn put_down_fulfilled(&self, request: &NodeRequest, pool: &PoolKey, nodes: &[NodeId]) {
+        self.put_down("request-fulfilled", || {
+            let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+            let event = Event { nodes: names.iter().map(ToString::to_string).collect(), ..of_request(request) };
+            (format!("Pool {pool} has fulfilled it with node(s) {}", names.join(", ")), of_pool(event, pool))
+        });
+    }
+
+    /// Records that a request waits again.
+    pub(super) fn put_down_put_back(&self, request: &NodeRequest, why: &dyn Display) {
+        self.put_down("request-put-back", || (format!("It waits again: {why}"), of_request(request)));
+    }
+
+    /// Records a step of a node, for a request or for none.
+    pub(super) fn put_down_node(
+        &self,
+        code: &str,
+        node: &Node,
+        request: Option<&RequestId>,
+        text: impl FnOnce() -> String,
+    ) {
+        self.put_down(code, || (text(), of_node(node, request)));
+    }
+}
+
+fn of_request(request: &NodeRequest) -> Event {
+    Event {
+        request: Some(request.id.to_string()),
+        labels: request.node_types.iter().map(ToString::to_string).collect(),
+        ..Event::default()
+    }
+}
+
+fn of_pool(event: Event, pool: &PoolKey) -> Event {
+    Event { provider: Some(pool.provider.to_string()), pool: Some(pool.pool.to_string()), ..event }
+}
+
+fn of_node(node: &Node, request: Option<&RequestId>) -> Event {
+    let (image, build) = node.image_id.as_deref().and_then(image_of).unzip();
+    Event {
+        request: request.map(ToString::to_string),
+        nodes: vec![node.id.to_string()],
+        provider: node.provider.as_ref().map(ToString::to_string),
+        pool: node.pool.as_ref().map(ToString::to_string),
+        labels: node.labels.iter().map(ToString::to_string).collect(),
+        image,
+        build,
+        ..Event::default()
+    }
+}
+
+/// The diskimage and the build of an upload, by its path in ZooKeeper; a cloud's own image has none.
+fn image_of(path: &str) -> Option<(String, String)> {
+    let (image, rest) = path.strip_prefix("/nodepool/images/")?.split_once("/builds/")?;
+    let build = rest.split('/').next()?;
+    Some((image.to_owned(), build.to_owned()))
+}
+
+fn labels(request: &NodeRequest) -> String {
+    let labels: Vec<&str> = request.node_types.iter().map(LabelName::as_str).collect();
+    format!("[{}]", labels.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_is_of_an_image_and_a_build() {
+        let path = "/nodepool/images/debian/builds/0000000007/providers/cloud/images/0000000001";
+        assert_eq!(image_of(path), Some(("debian".to_owned(), "0000000007".to_owned())));
+        assert_eq!(image_of("debian-12"), None);
+    }
+}

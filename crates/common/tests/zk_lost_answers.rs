@@ -6,7 +6,10 @@
 
 mod zk_common;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use nodepool_common::{
     model::{Node, NodeRequest, NodeState, RequestState},
@@ -131,6 +134,24 @@ async fn current_records_have_what_was_created_by_a_lost_answer() {
         stage.done();
     }
     assert!(stage.lost >= 3, "only {} answers were lost", stage.lost);
+    stage.zk.close().await;
+}
+
+/// A request for several nodes of one label has them created beside each other, with the same text but for their times.
+#[tokio::test]
+async fn nodes_created_in_the_same_moment_are_not_taken_for_each_other() {
+    const AT_ONCE: usize = 8;
+    let mut stage = Stage::new().await;
+    for nth in 1..=AT_ONCE {
+        stage.lose(nth);
+        let created = (0..AT_ONCE).map(|_| stage.held());
+        let created = tokio::time::timeout(SOON, futures::future::join_all(created)).await.unwrap();
+        stage.done();
+        let ids: BTreeSet<_> = created.iter().map(|held| held.record().id.clone()).collect();
+        assert_eq!(ids.len(), AT_ONCE, "each has its own: {ids:?}");
+        assert_eq!(stage.children("/nodepool/nodes").await, nth * AT_ONCE);
+    }
+    assert!(stage.lost >= AT_ONCE / 2, "only {} answers were lost", stage.lost);
     stage.zk.close().await;
 }
 

@@ -95,7 +95,7 @@ impl InSession {
         let _writing = self.shared.cache().writing(Write::NewNode);
         let fail = |error: Error| ZkError::of(VERB, paths::NODES, error);
         node.state = NodeState::Init;
-        node.id = create_record(&self.shared, &client, &node.document()).await?;
+        node.id = create_record(&self.shared, &client, &mut node).await?;
 
         let (path, dir) = (paths::node(&node.id), paths::node_lock(&node.id));
         let mut building = node.clone();
@@ -144,8 +144,15 @@ impl InSession {
         asking.created(&Spot::Node(node.id.clone()));
         let held = self.lock_node(&node.id, self.shared.timeout()).await?;
         let mut held = held.ok_or_else(|| fail(Error::NoNode))?;
-        if held.record().state == NodeState::Init {
-            held.update(|node| *node = building).await?;
+        match held.record().state {
+            NodeState::Init => held.update(|node| *node = building).await?,
+            // It was our own write whose answer is lost, and the lock that came with it was broken.
+            _ if held.record().document() == document => {}
+            // Somebody else has decided what becomes of it.
+            _ => {
+                held.unlock().await?;
+                return Err(fail(Error::NoNode));
+            }
         }
         Ok(held)
     }
@@ -238,7 +245,7 @@ impl InSession {
         let client = self.client("creating a node in", paths::NODES)?;
         let asking = self.shared.cache().within(self.id()).asking();
         node.set_state(NodeState::Ready, self.shared.ambient.clock.now());
-        node.id = create_record(&self.shared, &client, &node.document()).await?;
+        node.id = create_record(&self.shared, &client, &mut node).await?;
         let path = paths::node(&node.id);
         // Only its stat is missing for what we know already; whoever was faster has the newer record.
         match repeat(self.shared.deadline(), || client.exists(&path)).await {
@@ -324,8 +331,11 @@ impl InSession {
     }
 }
 
-async fn create_record(shared: &Shared, client: &Client, document: &[u8]) -> Result<NodeId, ZkError> {
+/// Creates the record, with a time of creation of its own, and returns its number.
+async fn create_record(shared: &Shared, client: &Client, node: &mut Node) -> Result<NodeId, ZkError> {
     let fail = |error| ZkError::of("creating a node in", paths::NODES, error);
+    node.created_time = node.created_time.map(|created| shared.own_moment(created));
+    let document = &node.document();
     let deadline = shared.deadline();
     let prefix = format!("{}/", paths::NODES);
     loop {

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     config,
+    model::{Timestamp, guard},
     sys::{Ambient, shutdown::Shutdown, watch},
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     timeout: Duration,
     pub(super) ambient: Ambient,
     pub(super) replies: Replies,
+    /// The time of creation of the newest node that this process has made; see [`Shared::own_moment`].
+    newest_node: Mutex<Timestamp>,
     pub(super) target: watch::Sender<Arc<dyn Connector>>,
     /// What `target` was made of; `None`: not of a configuration.
     pub(super) configured: Mutex<Option<config::ZooKeeper>>,
@@ -74,9 +77,26 @@ impl Shared {
             timeout,
             ambient,
             replies,
+            newest_node: Mutex::default(),
             target: watch::Sender::new(target),
             configured: Mutex::new(None),
         }
+    }
+
+    /// The time of creation for a new node: that of its record, or up to a second later where nodes were made in the same moment.
+    /// No two of this process are the same then, so whoever misses the answer about a creation finds its own node, and not one that
+    /// was made beside it for the same request.
+    pub(super) fn own_moment(&self, created: Timestamp) -> Timestamp {
+        const MOST: f64 = 1.0;
+        // Told apart in a record: f64 has a quarter of that around today's seconds since the epoch.
+        const MICROSECOND: f64 = 1e-6;
+        let mut newest = self.newest_node.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard::is_removed("a node's own time of creation") {
+            return created;
+        }
+        let is_near = (0.0..MOST).contains(&(*newest - created));
+        *newest = if is_near { *newest + MICROSECOND } else { created };
+        *newest
     }
 
     pub(super) fn publish(&self, client: Option<(SessionId, Client)>) {

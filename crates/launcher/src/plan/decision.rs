@@ -175,7 +175,7 @@ pub enum Decision {
         /// Which.
         node: NodeId,
     },
-    /// Free a ready node whose request is gone.
+    /// Free a ready node whose request is gone, or that nobody has locked though its request is not fulfilled.
     Deallocate {
         /// Which.
         node: NodeId,

@@ -10,7 +10,7 @@ use std::{
 
 use nodepool_common::{
     config::Pool,
-    model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestState, guard},
+    model::{Entry, LabelName, Node, NodeId, NodeRequest, NodeState, RecordError, RequestId, RequestState, guard},
 };
 
 use super::{
@@ -89,12 +89,7 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
     let age = world.now - entry.since(world.now).unwrap_or(world.now);
     match node.state {
         NodeState::Ready => match &node.allocated_to {
-            Some(request) => {
-                if !world.records.requests.contains_key(request) && !guard::is_removed("end of an allocation") {
-                    let request = request.clone();
-                    plan.decisions.push(Decision::Deallocate { node: id.clone(), request });
-                }
-            }
+            Some(request) => allocated_node(world, plan, id, request, free_for),
             None => idle_node(world, plan, id, node, age),
         },
         NodeState::Hold => {
@@ -130,6 +125,24 @@ fn free_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, entry: &Entry<Node
             // A cloud that has not started yet cannot delete; its start wakes us.
             if world.providers.contains_key(provider) {
                 plan.decisions.push(Decision::Delete { node: id.clone() });
+            }
+        }
+    }
+}
+
+/// A ready node that is allocated to a request, and that nobody has locked. Zuul locks those of a fulfilled request. Otherwise it
+/// becomes free: its request is gone, or whoever served that has lost the node's lock and can neither hand it over nor give it
+/// back, while it takes up the room that the request may wait for.
+fn allocated_node(world: &World<'_>, plan: &mut Plan, id: &NodeId, request: &RequestId, free_for: f64) {
+    let decision = Decision::Deallocate { node: id.clone(), request: request.clone() };
+    match world.records.requests.get(request) {
+        None if guard::is_removed("end of an allocation") => {}
+        None => plan.decisions.push(decision),
+        Some(entry) => {
+            if entry.usable().is_some_and(|request| request.state != RequestState::Fulfilled)
+                && !guard::is_removed("end of an allocation whose lock is lost")
+            {
+                due(plan, world.now, free_for, world.timing.orphan_node, decision);
             }
         }
     }

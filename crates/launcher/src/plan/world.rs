@@ -240,7 +240,7 @@ pub struct Timing {
     pub lost_request: f64,
     /// How long an empty node record, or one in state `deleted`, is left to whoever is deleting it.
     pub empty_node: f64,
-    /// How long a node may stand in `init` without a lock.
+    /// How long a node may stand in `init`, or be allocated to a request that is not fulfilled, without a lock.
     pub orphan_node: f64,
     /// How long the record of a node that the cloud refused is kept for people to see. It takes no quota.
     pub aborted_node: f64,

@@ -3,10 +3,10 @@
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeState, RequestId, guard},
+    model::{Node, NodeId, NodeRequest, NodeState, RequestId, RequestState, guard},
     zk::{Held, TryLock, ZkError},
 };
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Launcher,
@@ -62,17 +62,29 @@ impl Launcher {
         held.update_and_unlock(|node| node.set_state(NodeState::Deleting, self.clock.now())).await.map_err(Into::into)
     }
 
-    /// Frees a ready node whose request is gone.
+    /// Frees a ready node whose request is gone, or was not fulfilled with it: whoever fulfils a request needs the lock that we have
+    /// here.
     pub(super) async fn deallocate(&self, id: &NodeId, request: &RequestId, reports: &Reports) -> Result<(), ZkError> {
         let Some(held) = self.lock_free(id, reports).await? else { return Ok(()) };
         let node = held.record();
-        let still = node.state == NodeState::Ready
-            && node.allocated_to.as_ref() == Some(request)
-            && self.zk.get(&format!("/nodepool/requests/{request}")).await?.is_none();
-        if !still {
+        if node.state != NodeState::Ready || node.allocated_to.as_ref() != Some(request) {
             return held.unlock().await;
         }
-        info!(logger = LOGGER, node = %id, "Freeing node that was allocated to missing request {request}");
+        match self.zk.get(&format!("/nodepool/requests/{request}")).await? {
+            None => {
+                info!(logger = LOGGER, node = %id, "Freeing node that was allocated to missing request {request}");
+            }
+            Some((data, _)) => match NodeRequest::read(request.clone(), &data) {
+                Ok((record, _)) if record.state != RequestState::Fulfilled => {
+                    let state = record.state;
+                    warn!(
+                        logger = LOGGER, node = %id,
+                        "Freeing node that was allocated to request {request}, which is {state}: its lock was lost"
+                    );
+                }
+                _ => return held.unlock().await,
+            },
+        }
         held.update_and_unlock(|node| node.allocated_to = None).await.map_err(Into::into)
     }
 

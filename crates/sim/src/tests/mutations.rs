@@ -14,6 +14,7 @@ use crate::{plan::Plan, world::live_until_broken};
 
 /// All guards by name ([`guard`]), each with the seed of the history that is tried first: one in which it was missed.
 const GUARDS: &[(&str, u64)] = &[
+    ("a node's own time of creation", 5_002_334),
     ("all nodes ready before the answer", 0),
     ("attempts of a launch", 0),
     ("count of what is ordered", 0),
@@ -30,6 +31,7 @@ const GUARDS: &[(&str, u64)] = &[
     ("end of a server before its record", 0),
     ("end of an aborted node", 9),
     ("end of an allocation", 0),
+    ("end of an allocation whose lock is lost", 3_000_214),
     ("end of what a lost session held", 11),
     ("end of what is too old", 4),
     ("fence of a write", 2),

@@ -29,6 +29,32 @@ fn what_a_dead_launcher_left_is_taken_up() {
     assert!(plan.decisions.contains(&Decision::ResetLost { request: "200-0000000001".into() }));
 }
 
+/// Its launcher has lost the lock of the node, so it can neither hand it over nor let go of it.
+#[test]
+fn a_node_allocated_to_a_request_that_is_not_fulfilled_is_freed_when_nobody_has_it() {
+    for (state, free_for, is_freed) in [
+        (RequestState::Pending, 40.0, true),
+        (RequestState::Pending, 10.0, false),
+        (RequestState::Requested, 40.0, true),
+        (RequestState::Failed, 40.0, true),
+        // Zuul is about to lock it.
+        (RequestState::Fulfilled, 4000.0, false),
+    ] {
+        let mut setting = Setting::new()
+            .provider("p", |_| {})
+            .node("1", "small", NodeState::Ready, |n| n.allocated_to = Some("200-1".into()))
+            .request("200-1", &["small"], |r| r.state = state);
+        setting.request_entry("200-1").contenders.insert("somebody".to_owned());
+        setting.node_entry("1").free_since = Some(NOW - free_for);
+        let decided = Decision::Deallocate { node: "1".into(), request: "200-1".into() };
+        let plan = setting.plan();
+        assert_eq!(plan.decisions.contains(&decided), is_freed, "{state}, for {free_for} s: {:?}", plan.decisions);
+        if state == RequestState::Pending && !is_freed {
+            assert_eq!(plan.wake_at, Some(NOW + 20.0));
+        }
+    }
+}
+
 #[test]
 fn a_pending_request_that_has_just_been_unlocked_is_given_a_moment() {
     let mut setting =

@@ -259,7 +259,10 @@ impl Model<'_> {
         match node.state {
             NodeState::Ready => {
                 if let Some(request) = &node.allocated_to {
-                    return self.request(request).is_none().then_some("Deallocate");
+                    let is_due = self.request(request).is_none_or(|request| {
+                        request.state != RequestState::Fulfilled && free_for >= world.timing.orphan_node
+                    });
+                    return is_due.then_some("Deallocate");
                 }
                 let limits = node.labels.iter().filter_map(|label| world.config.labels.get(label)?.max_ready_age);
                 let is_gone = state.is_some_and(|state| state.gone.contains_key(id));

@@ -14,7 +14,6 @@ use crate::{plan::Plan, world::live_until_broken};
 
 /// All guards by name ([`guard`]), each with the seed of the history that is tried first: one in which it was missed.
 const GUARDS: &[(&str, u64)] = &[
-    ("a node's own time of creation", 5_002_334),
     ("all nodes ready before the answer", 0),
     ("attempts of a launch", 0),
     ("count of what is ordered", 0),

@@ -1,5 +1,7 @@
 //! Makes a history that breaks a promise smaller, as long as it still breaks one: what is left tells what it takes.
 
+use tracing::Level;
+
 use super::{
     plan::Plan,
     world::{Outcome, live},
@@ -15,7 +17,7 @@ pub fn shrink(plan: &Plan, broken: &[String]) -> Plan {
     let mut tries = 0;
     let mut still_breaks = |plan: &Plan| {
         tries += 1;
-        tries <= TRIES && promise(&live(plan, false).broken) == wanted
+        tries <= TRIES && promise(&live(plan, None).broken) == wanted
     };
     let mut best = plan.clone();
     for trouble in plan.troubles.iter().rev() {
@@ -52,7 +54,7 @@ pub fn keep(name: &str, plan: &Plan, outcome: &Outcome) -> String {
 /// All that is known of a history that has broken a promise, for people.
 pub fn tell(plan: &Plan, outcome: &Outcome) -> String {
     let small = shrink(plan, &outcome.broken);
-    let again = live(&small, true);
+    let again = live(&small, Some(Level::INFO));
     let written = keep(&format!("{}-small", plan.seed), &small, &again);
     let events: Vec<_> = again.lines.iter().filter(|line| !line.contains("        | ")).cloned().collect();
     let at = events.iter().position(|line| line.contains("!!!")).unwrap_or(events.len());

@@ -15,6 +15,7 @@ use nodepool_common::{
 };
 use tempfile::TempDir;
 use tokio::{runtime, sync::mpsc, time::Instant};
+use tracing::Level;
 
 use super::{
     causes::Causes,
@@ -73,18 +74,18 @@ struct World {
     started: Mutex<usize>,
 }
 
-/// Lives a history. `log`: with the launchers' own log.
-pub fn live(plan: &Plan, log: bool) -> Outcome {
+/// Lives a history. `log`: with the launchers' own log, up to that level.
+pub fn live(plan: &Plan, log: Option<Level>) -> Outcome {
     live_for(plan, log, false)
 }
 
 /// The same until the first promise is broken: for who wants to know no more.
 #[cfg(debug_assertions)]
 pub fn live_until_broken(plan: &Plan) -> Outcome {
-    live_for(plan, false, true)
+    live_for(plan, None, true)
 }
 
-fn live_for(plan: &Plan, log: bool, until_broken: bool) -> Outcome {
+fn live_for(plan: &Plan, log: Option<Level>, until_broken: bool) -> Outcome {
     // No driver of I/O: each step of the time would ask the system for events that never come.
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let plan = plan.clone();
@@ -92,10 +93,11 @@ fn live_for(plan: &Plan, log: bool, until_broken: bool) -> Outcome {
         let story = Story::begin();
         let (writer, bugs) = (story.clone(), story.bugs());
         let format = tracing_subscriber::fmt().with_ansi(false).without_time();
-        let _log = if log {
+        let _log = if let Some(level) = log {
+            let format = format.with_max_level(level);
             tracing::subscriber::set_default(format.with_writer(move || writer.clone()).finish())
         } else {
-            let format = format.with_max_level(tracing::Level::ERROR);
+            let format = format.with_max_level(Level::ERROR);
             tracing::subscriber::set_default(format.with_writer(move || bugs.clone()).finish())
         };
         tokio::select! {

@@ -42,7 +42,7 @@ fn campaign() {
                 return;
             }
             let plan = Plan::of(from + number);
-            let outcome = live(&plan, false);
+            let outcome = live(&plan, None);
             if let Some(first) = outcome.broken.first() {
                 println!("seed {}: {first}", plan.seed);
                 if shrinks {

@@ -180,7 +180,8 @@ struct Follower<'a> {
     /// Contenders that are gone, whose records are still to be read: who sees a record unlocked finds in it what was written
     /// before that.
     unlocked: Vec<(Spot, Spot)>,
-    /// The latest event of a path; the answer of a read before it, or before a deletion, counts for nothing.
+    /// The latest event of a path that has not been read since. Of a path that is not in it, because it was deleted, the answer of
+    /// a read counts for nothing.
     latest: HashMap<Spot, Heard>,
     reads: FuturesUnordered<BoxFuture<'a, Answered>>,
     count: u64,
@@ -375,15 +376,26 @@ impl<'a> Follower<'a> {
         };
         let mut still = Vec::with_capacity(answers.len());
         for ((number, spot), answer) in batch.into_iter().zip(answers) {
-            self.read(&spot);
-            // A later event, or a deletion, has overtaken this answer.
-            if self.latest.get(&spot).is_none_or(|heard| heard.asked != number) {
-                continue;
-            }
-            self.latest.remove(&spot);
+            // Deleted since.
+            let Some(heard) = self.latest.get(&spot) else { continue };
+            let is_overtaken = heard.asked != number;
             match answer {
-                Ok(Found::Data(data, new)) => still.push((spot, Some((data, stat(&new))))),
-                Err(Error::NoNode) => still.push((spot, None)),
+                // Overtaken by a later event, for which it is read once more: it was so all the same, after the walk's end, and the
+                // tree may have nothing of it yet.
+                Ok(Found::Data(data, new)) => {
+                    self.read(&spot);
+                    if !is_overtaken {
+                        self.latest.remove(&spot);
+                    }
+                    still.push((spot, Some((data, stat(&new)))));
+                }
+                // It is there by now.
+                Err(Error::NoNode) if is_overtaken => {}
+                Err(Error::NoNode) => {
+                    self.read(&spot);
+                    self.latest.remove(&spot);
+                    still.push((spot, None));
+                }
                 Err(error) => return Err(error),
                 Ok(Found::Children(_)) => {}
             }
@@ -400,5 +412,43 @@ impl<'a> Follower<'a> {
         });
         self.unlock();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{
+            memory::Memory,
+            protocol::{Connector as _, Mode},
+        },
+        *,
+    };
+    use crate::{model::Node, sys::clock::Clock};
+
+    /// Before, its first state was thrown away, and the records counted as current without it until the second one was read.
+    #[tokio::test]
+    async fn a_new_record_that_is_written_again_while_it_is_read_is_known_from_the_first_answer_on() {
+        let client = Memory::new(|| 1).connect().await.unwrap();
+        for path in [paths::ROOT, paths::NODES] {
+            client.create(path, b"", Mode::Persistent).await.unwrap();
+        }
+        let spot = Spot::Node("0000000001".into());
+        client.create(&spot.path(), &Node::new(1.0).write(), Mode::Persistent).await.unwrap();
+        let cache = Cache::new(Clock::system());
+        assert!(cache.is_wanted_first());
+        cache.walk_begins(SessionId(1));
+        cache.walked(cache.heir(), SessionId(1));
+        let mut follower = Follower::new(&client, &cache);
+        let event = |change, zxid| Some(Event::Znode { change, path: spot.path(), zxid: Some(zxid) });
+        assert!(follower.event(event(Change::Created, 1)).is_none());
+        follower.backlog = Some(HashSet::from([spot.clone()]));
+        follower.ask();
+        assert!(follower.event(event(Change::Written, 2)).is_none());
+        let read = follower.reads.next().await.unwrap();
+        follower.answer(read).unwrap();
+        assert!(cache.read(|records| records.nodes.len() == 1));
+        assert!(follower.backlog.is_some_and(|backlog| backlog.is_empty()), "it is as new as the walk");
+        assert!(follower.latest.contains_key(&spot), "it is read once more");
     }
 }

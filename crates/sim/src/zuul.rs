@@ -178,7 +178,7 @@ impl Zuul {
             match request.state {
                 RequestState::Failed => {
                     tell!(self.story, "zuul: request {id} failed: {:?}", request.decline_reasons);
-                    let _ = client.delete(&path, None).await;
+                    self.delete_for_certain(&path).await;
                     return;
                 }
                 RequestState::Fulfilled => {
@@ -217,7 +217,7 @@ impl Zuul {
                 () = withdrawal => {
                     if withdraw.is_some() {
                         tell!(self.story, "zuul: request {id} is withdrawn");
-                        let _ = client.delete(&path, None).await;
+                        self.delete_for_certain(&path).await;
                         return;
                     }
                 }
@@ -308,17 +308,16 @@ impl Zuul {
         self.pause(chance, 300.0).await;
         let is_held = self.plan.has(Trouble::Held) && !self.calm.is_now() && chance.one_in(4);
         if is_held {
+            let mut is_on_record = Vec::new();
             for lock in &locked {
-                self.set(client, &lock.node, NodeState::Hold).await?;
-                client.delete(&lock.contender, None).await?;
+                let held = self.set(client, &lock.node, NodeState::Hold).await;
+                is_on_record.push(held.is_ok());
+                let _ = client.delete(&lock.contender, None).await;
             }
             self.open().insert(number, "held");
             self.pause(chance, 900.0).await;
-            let client = self.client().await;
-            for lock in locked {
-                let again = self.lock(&client, &lock.node, &request.id, chance).await?;
-                self.set(&client, &lock.node, NodeState::Used).await?;
-                client.delete(&again.contender, None).await?;
+            for (lock, is_on_record) in locked.iter().zip(is_on_record) {
+                self.release(&lock.node, &request.id, is_on_record, chance).await?;
             }
             return Ok(());
         }
@@ -327,6 +326,41 @@ impl Zuul {
             client.delete(&lock.contender, None).await?;
         }
         Ok(())
+    }
+
+    /// Gives a held node back, in whatever session there is by then. One that was not put on record as held may be gone.
+    async fn release(
+        &self,
+        node: &NodeId,
+        request: &RequestId,
+        is_on_record: bool,
+        chance: &Chance,
+    ) -> Result<(), Over> {
+        loop {
+            let client = self.client().await;
+            let released = async {
+                if self.read(&client, node).await?.state == NodeState::Hold {
+                    let lock = self.lock(&client, node, request, chance).await?;
+                    self.set(&client, node, NodeState::Used).await?;
+                    client.delete(&lock.contender, None).await?;
+                }
+                Ok(())
+            };
+            match released.await {
+                Err(Over::Session) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(Over::Unusable(_)) if !is_on_record => return Ok(()),
+                other => return other,
+            }
+        }
+    }
+
+    /// Deletes a znode, in whatever session it takes: a scheduler that begins anew looks for what the one before has left.
+    async fn delete_for_certain(&self, path: &str) {
+        while let Err(error) = self.client().await.delete(path, None).await
+            && error != Error::NoNode
+        {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// As long as a job takes; short when troubles are over.

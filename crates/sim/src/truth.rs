@@ -4,7 +4,7 @@
 //! them:
 //!
 //! * **S1** A node belongs to one request at a time, as long as that lives. A fulfilled request has one node for each label that it
-//!   asked for, in that order, all of them ready, its own and unlocked. What is fulfilled or failed stays so.
+//!   asked for, in that order, all of them of one pool, ready, its own and unlocked. What is fulfilled or failed stays so.
 //! * **S2** A launcher deletes no node that somebody may use: what is judged is the state before its own `deleting` ([`ends`](super::ends)).
 //! * **S3** A launcher that is alone makes no node beyond its pool's `max-servers`. (Of several with the same pools each
 //!   learns of the others' nodes only when they are on record, like upstream's: they may overstep by what they make at once.)
@@ -442,6 +442,15 @@ impl Truth {
         let id = &request.id;
         if request.nodes.len() != request.node_types.len() {
             broken!(self.story, "S1", "{owner} fulfils request {id} with nodes {:?}", request.nodes);
+        }
+        let pools: BTreeSet<_> = request
+            .nodes
+            .iter()
+            .filter_map(|node| self.nodes.get(node))
+            .map(|node| (&node.provider, &node.pool))
+            .collect();
+        if pools.len() > 1 {
+            broken!(self.story, "S1", "{owner} fulfils request {id} with nodes of {pools:?}");
         }
         for (node, label) in request.nodes.iter().zip(&request.node_types) {
             // As of the end of the transaction: it may have written both.

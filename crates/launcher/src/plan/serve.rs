@@ -14,7 +14,7 @@ use nodepool_common::{
 };
 
 use super::{
-    BrokenLabel, CloudImage, Decision, HeldNode, PoolKey, Reason, Waiting, Want, World,
+    BrokenLabel, CloudImage, Decision, HeldNode, Plan, PoolKey, Reason, Waiting, Want, World,
     budget::{Budget, Fit},
     metastatic::is_left_to_another,
     pass::Pass,
@@ -63,6 +63,7 @@ impl Pass<'_> {
             plan.decisions.push(Decision::Forget { request: id.clone() });
             return false;
         };
+        let nodes = &let_go_of_other_pools(world, plan, key, nodes);
         let failures = nodes.iter().filter_map(|(_, held)| held.failure.clone());
         let failures: Vec<_> = failures.map(|why| Reason::LaunchFailed { why }).collect();
         if !failures.is_empty() {
@@ -257,6 +258,27 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Those of the nodes of a request that are of its pool. All nodes of a request are of one pool; another one of ours may have given it
+/// up while launches went on. What these come to says nothing of this pool, and is let go of.
+fn let_go_of_other_pools<'a>(
+    world: &World<'_>,
+    plan: &mut Plan,
+    key: &PoolKey,
+    nodes: &[(&'a NodeId, &'a HeldNode)],
+) -> Vec<(&'a NodeId, &'a HeldNode)> {
+    let is_of_pool = |id: &NodeId| {
+        let node = world.records.nodes.get(id).and_then(|entry| entry.usable());
+        node.is_none_or(|node| node.provider.as_ref() == Some(&key.provider) && node.pool.as_ref() == Some(&key.pool))
+    };
+    let (ours, others): (Vec<_>, Vec<_>) = nodes.iter().copied().partition(|(id, _)| is_of_pool(id));
+    for (id, held) in others {
+        if !held.launching && !world.holdings.busy_nodes.contains(id) {
+            plan.decisions.push(Decision::LetGo { node: id.clone(), reason: Reason::NotNeeded });
+        }
+    }
+    ours
 }
 
 /// Whether a pool has to decline a set of labels (`nodepool 11.0.0: driver/__init__.py getDeclinedReasons`).

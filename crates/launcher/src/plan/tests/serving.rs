@@ -76,6 +76,25 @@ fn a_request_with_a_failed_node_is_given_up_with_the_reason() {
     );
 }
 
+/// Another pool had accepted the request, and gave it up while launches went on.
+#[test]
+fn what_another_pool_has_made_for_a_request_does_not_count_for_the_one_that_has_it_now() {
+    let of_other = |node: &mut Node| node.pool = Some("other".into());
+    let setting = Setting::new()
+        .provider("p", |_| {})
+        .accepted("200-0000000001", &["small", "small"])
+        .node("0000000001", "small", NodeState::Ready, of_other)
+        .held("0000000001", "200-0000000001", false, None)
+        .node("0000000002", "small", NodeState::Failed, of_other)
+        .held("0000000002", "200-0000000001", false, Some("no host keys"))
+        .node("0000000003", "small", NodeState::Building, of_other)
+        .held("0000000003", "200-0000000001", true, None);
+    let plan = setting.plan();
+    let let_go = |id: &str| Decision::LetGo { node: id.into(), reason: Reason::NotNeeded };
+    assert_eq!(plan.decisions[..2], [let_go("0000000001"), let_go("0000000002")]);
+    assert_eq!((launches(&plan), plan.decisions.len()), (2, 3), "{plan:?}");
+}
+
 /// Somebody else has taken the node that it was accepted for, and the cloud is away.
 #[test]
 fn a_request_without_a_node_does_not_wait_with_us_while_the_cloud_does_not_answer() {

@@ -9,7 +9,7 @@
 //! | the request alone exceeds the provider's quota | it asks for more servers than that is |
 //! | it exceeds the pool's limits | it asks for more than `max-servers`, as that is or was until a moment ago |
 //! | it exceeds what others leave of the quota | so many servers that no record names (others', or what leaked) were there within the last minutes, and another provider has its labels |
-//! | the launch of a node has failed | the world has spoiled as many attempts of this very node as there are; or one, where the cloud is away or full and another provider has the labels, or where the attempt's server could not be deleted |
+//! | the launch of a node has failed | the world has spoiled as many attempts of this very node as there are; or one, where the cloud is away or full and another provider has the labels, or where the attempt's server could not be deleted, or the cloud was away, for as long as an attempt may take |
 //! | a provider takes no part | it did not come to start in this launcher, by now or until a moment ago |
 //! | anything else | never in a world in which images and flavors are there and no pool is disabled |
 
@@ -28,6 +28,9 @@ const UNTIL_DECLINED: Duration = Duration::from_secs(45);
 /// For so long what was seen of others may be what a decline rests on.
 const OTHERS_KNOWN: Duration = Duration::from_secs(240);
 
+/// For so long a launcher has to try to delete what a failed attempt has made, or to find it in a cloud that does not answer.
+const UNTIL_GIVEN_UP: Duration = Duration::from_secs(250);
+
 /// What has spoiled an attempt to launch a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -35,7 +38,7 @@ pub enum Fault {
     Attempt,
     /// The cloud did not answer, or had no room: where another provider may serve, it is not tried again.
     Elsewhere,
-    /// The server of a failed attempt could not be deleted.
+    /// The server of a failed attempt could not be deleted, for as long as an attempt may take.
     Deletion,
 }
 
@@ -68,6 +71,8 @@ pub struct Causes {
     /// When a provider's cloud was away last.
     away: BTreeMap<String, Instant>,
     faults: BTreeMap<NodeId, Vec<Fault>>,
+    /// When an attempt to launch a node was spoiled last.
+    spoiled_at: BTreeMap<NodeId, Instant>,
     /// By the launcher and the name of a provider: since when that has started; `None`: it has not.
     not_started: BTreeMap<(String, String), Option<Instant>>,
 }
@@ -108,6 +113,19 @@ impl Causes {
     /// An attempt to launch a node was spoiled.
     pub fn fault(&mut self, node: &NodeId, fault: Fault) {
         self.faults.entry(node.clone()).or_default().push(fault);
+        self.spoiled_at.insert(node.clone(), Instant::now());
+    }
+
+    /// Whether the last attempt to launch a node was spoiled as long ago as another one may be waited for.
+    fn is_given_up(&self, node: &NodeId) -> bool {
+        self.spoiled_at.get(node).is_some_and(|at| at.elapsed() >= UNTIL_GIVEN_UP)
+    }
+
+    /// A node's server could not be deleted until now.
+    pub fn not_deleted(&mut self, node: &NodeId) {
+        if self.is_given_up(node) {
+            self.fault(node, Fault::Deletion);
+        }
     }
 
     /// A launcher begins to start a provider.
@@ -182,6 +200,7 @@ impl Causes {
             [] => Some("nothing has spoiled it"),
             _ if faults.len() >= LAUNCH_RETRIES || faults.contains(&Fault::Deletion) => None,
             [Fault::Elsewhere, ..] if self.is_elsewhere(provider, request) => None,
+            _ if was_away && self.is_given_up(node) => None,
             // What the attempt has made can neither be found nor deleted.
             [Fault::Attempt] if was_away && self.is_elsewhere(provider, request) => None,
             _ => Some("there are more attempts"),

@@ -54,7 +54,32 @@ impl OtherClouds for OfProcess {
     }
 }
 
+/// The deletion of a node's server; dropped before it is done, it has come to nothing.
+struct Deletion<'a> {
+    driver: &'a Driver,
+    node: Option<NodeId>,
+    is_done: bool,
+}
+
+impl Drop for Deletion<'_> {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.as_ref().filter(|_| !self.is_done) {
+            self.driver.clouds.truth.open().causes.not_deleted(node);
+        }
+    }
+}
+
 impl Driver {
+    /// Whose server that is or was.
+    fn node_of(&self, id: &str) -> Option<NodeId> {
+        let of_server = self.with(|cloud| cloud.servers.get(id)?.node.clone());
+        of_server.or_else(|| {
+            let truth = self.clouds.truth.open();
+            let node = truth.nodes.values().find(|node| node.external_id_text() == Some(id));
+            node.map(|node| node.id.clone())
+        })
+    }
+
     /// A server is being deleted from now on; false: there is none.
     fn remove(&self, id: &str) -> bool {
         let clouds = &self.clouds;
@@ -72,9 +97,6 @@ impl Driver {
         if is_new {
             tell!(clouds.story, "cloud {}: {} deletes server {id}", self.name, self.process);
             self.may_delete(id, &server);
-        }
-        if lingers && let Some(node) = &server.node {
-            clouds.truth.open().causes.fault(node, Fault::Deletion);
         }
         true
     }
@@ -146,6 +168,7 @@ impl Provider for Driver {
     async fn delete(&self, external_id: &Value, _: Option<&Value>) -> Result<(), ProviderError> {
         let id = external_id.as_str().unwrap_or_default();
         let doing = format!("deleting server {id}");
+        let mut deletion = Deletion { driver: self, node: self.node_of(id), is_done: false };
         self.call(&doing).await?;
         let began = Instant::now();
         while self.remove(id) {
@@ -155,6 +178,7 @@ impl Provider for Driver {
             tokio::time::sleep(Duration::from_secs(1)).await;
             self.live().await;
         }
+        deletion.is_done = true;
         Ok(())
     }
 

@@ -192,6 +192,14 @@ async fn a_pool_declines_for_what_is_so() {
     assert!(is_noticed(&["c"], failed).await);
     spoil(Fault::Attempt);
     assert!(!is_noticed(&["c"], failed).await, "there are two attempts");
+    let failed = "p-main: node 0000000006: the server is in ERROR";
+    tokio::time::pause();
+    site.truth.open().causes.fault(&"0000000006".into(), Fault::Attempt);
+    site.truth.open().causes.not_deleted(&"0000000006".into());
+    assert!(is_noticed(&["c"], failed).await, "its server may be deleted yet");
+    tokio::time::advance(std::time::Duration::from_secs(300)).await;
+    site.truth.open().causes.not_deleted(&"0000000006".into());
+    assert!(!is_noticed(&["c"], failed).await, "it was tried for long");
     let absent = "provider p, which has a, takes no part: 500";
     assert!(is_noticed(&["a"], absent).await);
     site.truth.open().causes.not_started("another", "p");
@@ -199,7 +207,6 @@ async fn a_pool_declines_for_what_is_so() {
     site.truth.open().causes.not_started("launcher", "p");
     site.truth.open().causes.started("launcher", "p");
     assert!(!is_noticed(&["a"], absent).await, "it has only just started");
-    tokio::time::pause();
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     assert!(is_noticed(&["a"], absent).await, "it has started a minute ago");
     site.truth.open().causes.not_started("launcher", "p");
@@ -252,4 +259,22 @@ async fn an_answer_is_given_once_and_with_what_is_fit_for_use() {
     site.launcher.delete(&lock, None).await.unwrap();
     site.answer(&request, RequestState::Failed, &[]).await;
     assert_eq!(site.broken(), ["S1", "S2", "S1", "S1", "L1"], "it was fulfilled, and there is no reason");
+}
+
+#[tokio::test]
+async fn nodes_of_two_pools_for_one_request_are_noticed() {
+    let (site, request, node) = Site::new().await;
+    site.lock(&paths::request_lock(&request)).await;
+    let mut other = Site::node(NodeState::Ready, Some(&request));
+    other.pool = Some("second".into());
+    site.truth.open().causes.limit("p-second", 2);
+    let path = format!("{}/", paths::NODES);
+    let (path, _) = site.launcher.create(&path, &other.write(), Mode::PersistentSequential).await.unwrap();
+    let other = NodeId::from(path.rsplit('/').next().unwrap());
+    let (data, _) = site.launcher.get(&paths::request(&request)).await.unwrap();
+    let (mut record, _) = NodeRequest::read(request.clone(), &data).unwrap();
+    record.node_types = vec!["a".into(), "a".into()];
+    site.zuul.set(&paths::request(&request), &record.write(), None).await.unwrap();
+    site.answer(&request, RequestState::Fulfilled, &[&node, &other]).await;
+    assert_eq!(site.broken(), ["S1"]);
 }

@@ -1,5 +1,7 @@
 //! A history: the world is made, its troubles happen, they end, and the last look is taken.
 
+mod rest;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -9,7 +11,7 @@ use std::{
 };
 
 use nodepool_common::{
-    model::{Node, NodeId, NodeRequest, NodeState, RequestState, Timestamp},
+    model::{Node, NodeRequest, NodeState, RequestState, Timestamp},
     sys::{clock::Simulated, shutdown::ShutdownReason},
     zk::{memory::Memory, paths},
 };
@@ -22,7 +24,7 @@ use super::{
     chance::Chance,
     cloud::Clouds,
     network::{Calm, Line, SharedPeers, SlowWire, mend},
-    plan::{Label, Plan, Trouble},
+    plan::{Plan, Trouble},
     process::{Around, LOCK_AGE, Process},
     story::{Story, broken, tell},
     truth::{HasServer, SharedTruth, ZUUL},
@@ -35,16 +37,6 @@ const START: Timestamp = 1_760_000_000.0;
 const STANDSTILL: Duration = Duration::from_secs(1800);
 /// After the last request was answered: by then all that leaked is gone, and the stock is as it is to be.
 const SETTLED: Duration = Duration::from_secs(1800);
-/// Then nothing happens, and for so long little is asked.
-const IDLE: Duration = Duration::from_secs(300);
-const ASKED_WHEN_IDLE: u64 = 400;
-const CALLS_WHEN_IDLE: u64 = 200;
-/// As much again for each node in stock that is too old by then: its end, and its successor's launch.
-const ASKED_FOR_A_NODE: u64 = 150;
-const CALLS_FOR_A_NODE: u64 = 60;
-/// As much for each label of which the stock has too few because there is no room: each launcher asks again for it after pauses of
-/// up to a minute, and each one reads, locks and declines what any of them asks for.
-const ASKED_FOR_A_LACK: u64 = 125;
 
 /// What came of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,11 +107,6 @@ fn write_config(path: &Path, plan: &Plan, number: u64) {
     fs::write(path, plan.config().to_string()).unwrap();
     let far = UNIX_EPOCH + Duration::from_secs(4_000_000_000 + number);
     File::options().write(true).open(path).unwrap().set_modified(far).unwrap();
-}
-
-/// Whether the stock has fewer nodes of a label than it is to have.
-fn is_short(label: &Label, stock: &BTreeMap<NodeId, String>) -> bool {
-    stock.values().filter(|of| **of == label.name).count() < label.min_ready
 }
 
 impl World {
@@ -393,70 +380,6 @@ impl World {
         }
         tell!(self.story, "--- all is as it is to be");
         self.look_at_rest().await;
-    }
-
-    /// Nothing is asked for any more: little happens, and each thing that does is due.
-    async fn look_at_rest(&self) {
-        let asked = |world: &Self| world.around.peers.open().asked.values().sum::<u64>();
-        let (asked_before, calls_before) = (asked(self), self.around.clouds.calls());
-        let stock = self.stock();
-        tokio::time::sleep(IDLE).await;
-        let (asked, calls) = (asked(self) - asked_before, self.around.clouds.calls() - calls_before);
-        // What was in stock may grow too old, once, and what replaces it cannot within that time.
-        let now = self.stock();
-        let is_aging = |label: &str| self.plan.labels.iter().any(|of| of.name == label && of.max_ready_age > 0);
-        let left: Vec<_> = stock.iter().filter(|(node, _)| !now.contains_key(*node)).collect();
-        if let Some((node, label)) = left.iter().find(|(_, label)| !is_aging(label)) {
-            broken!(self.story, "L2", "node {node} of label {label} was in stock, and is gone: nothing was asked for");
-        }
-        let renewed = u64::try_from(left.len()).unwrap();
-        // Several launchers may see the same one go at the same moment.
-        let came = now.keys().filter(|node| !stock.contains_key(*node)).count();
-        if came > left.len() * self.plan.replicas {
-            broken!(self.story, "L2", "{came} nodes were made for {} in stock that went", left.len());
-        }
-        let replicas = u64::try_from(self.plan.replicas).unwrap();
-        let lacking = u64::try_from(self.plan.labels.iter().filter(|label| is_short(label, &stock)).count()).unwrap();
-        let may_ask =
-            ASKED_WHEN_IDLE * replicas + ASKED_FOR_A_NODE * renewed + ASKED_FOR_A_LACK * lacking * replicas * replicas;
-        let may_call = CALLS_WHEN_IDLE * replicas + CALLS_FOR_A_NODE * renewed;
-        if asked > may_ask || calls > may_call {
-            let idle = IDLE.as_secs();
-            broken!(
-                self.story,
-                "no busy loop",
-                "idle for {idle} s, ZooKeeper is asked {asked} times of {may_ask}, clouds {calls} times of {may_call}"
-            );
-        }
-        if let Some((node, age)) = self.too_old() {
-            broken!(self.story, "L2", "node {node} has been in stock for {age:.0} s, longer than it may");
-        }
-        if let Some(lacks) = self.lacks().filter(|_| renewed == 0) {
-            broken!(self.story, "L2", "nothing was asked for, and {lacks}");
-        }
-    }
-
-    /// A free node that is older than nodes of its label may be, by more than a minute.
-    fn too_old(&self) -> Option<(NodeId, f64)> {
-        let now = START + self.began.elapsed().as_secs_f64();
-        let truth = self.around.truth.open();
-        let mut free =
-            truth.nodes.values().filter(|node| node.state == NodeState::Ready && node.allocated_to.is_none());
-        free.find_map(|node| {
-            let label = self.plan.labels.iter().find(|label| node.labels.iter().any(|of| *of == label.name))?;
-            #[allow(clippy::cast_precision_loss)] // some minutes
-            let most = label.max_ready_age as f64;
-            let age = now - node.state_time;
-            (most > 0.0 && age > most + 60.0).then(|| (node.id.clone(), age))
-        })
-    }
-
-    /// Nodes that are free, each with its label.
-    fn stock(&self) -> BTreeMap<NodeId, String> {
-        let truth = self.around.truth.open();
-        let is_free = |node: &&Node| node.state == NodeState::Ready && node.allocated_to.is_none();
-        let free = truth.nodes.values().filter(is_free);
-        free.map(|node| (node.id.clone(), node.labels.first().map(ToString::to_string).unwrap_or_default())).collect()
     }
 
     /// What is not as it is to be when nothing is asked for any more.

@@ -24,6 +24,12 @@ impl<K: Ord> Failures<K> {
         (first * f64::from(doublings).exp2()).min(most)
     }
 
+    /// The pause after the last failure in a row, as [`Self::failed_again`] has reckoned it.
+    pub fn last_pause(&self, what: &K, first: f64, most: f64) -> f64 {
+        let doublings = self.0.get(what).map_or(0, |failures| failures.saturating_sub(1));
+        (first * f64::from(doublings).exp2()).min(most)
+    }
+
     /// Something worked: the pause after its next failure is the first one again.
     pub fn worked(&mut self, what: &K) {
         self.0.remove(what);
@@ -49,7 +55,9 @@ mod tests {
         let mut failures = Failures::default();
         let mut after = |what| failures.failed_again(what, 1.0, 6.0).to_string();
         assert_eq!([after("a"), after("a"), after("a"), after("a"), after("b")], ["1", "2", "4", "6", "1"]);
+        assert_eq!(failures.last_pause(&"a", 1.0, 6.0).to_string(), "6");
         failures.worked(&"a");
+        assert_eq!(failures.last_pause(&"a", 1.0, 6.0).to_string(), "1");
         failures.retain(|what| *what != "b");
         let mut after = |what| failures.failed_again(what, 1.0, 6.0).to_string();
         assert_eq!([after("a"), after("b")], ["1", "1"]);

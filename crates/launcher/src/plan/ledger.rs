@@ -245,6 +245,11 @@ impl Ledger {
         if guard::is_removed("pause after a failure") { 0.0 } else { self.failures.failed_again(what, first, most) }
     }
 
+    /// The pause after the last failure in a row, in seconds.
+    pub fn last_pause(&self, what: &Attempted, first: f64, most: f64) -> f64 {
+        if guard::is_removed("pause after a failure") { 0.0 } else { self.failures.last_pause(what, first, most) }
+    }
+
     /// Something worked: the pause after its next failure is the first one again.
     pub fn worked(&mut self, what: &Attempted) {
         self.failures.worked(what);

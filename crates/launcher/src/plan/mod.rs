@@ -23,7 +23,10 @@
 //!   them may be starting again ([`assign`]).
 //! * A request for which other users of the project leave too little of a quota waits, unless another provider may serve
 //!   it; it does not pause its pool ([`assign`]). Upstream declines it.
-//! * `min-ready` counts the requests of other launchers too, and backs off when it fails ([`upkeep`]).
+//! * `min-ready` counts the requests of other launchers too, and backs off when one fails that it or another one has made
+//!   ([`upkeep`], `run::stock`).
+//! * All nodes of a request are of the pool that fulfils it, also where another one of ours had given it up with launches under
+//!   way ([`serve`]).
 //! * `max-concurrency` counts launches that are running ([`assign`]); upstream counts those that are complete.
 //!
 //! | module | decides about |

@@ -272,11 +272,15 @@ fn gone<'a>(world: &World<'a>) -> BTreeMap<&'a LabelName, usize> {
     count(nodes.filter(is_stock).map(|node| node.labels.as_slice()))
 }
 
-/// How many nodes of each label somebody asked for to keep in stock.
+/// How many nodes of each label somebody asked for to keep in stock. A request of ours that has failed counts until it is gone: by then
+/// it is known how long not to ask again.
 fn ordered<'a>(world: &World<'a>, index: &Index) -> BTreeMap<&'a LabelName, usize> {
-    let requests = index.requests.of_launchers.iter().filter_map(|id| world.records.requests.get(id)?.usable());
-    let is_open = |request: &&Arc<NodeRequest>| request.is_min_ready() && request.state != RequestState::Failed;
-    count(requests.filter(is_open).map(|request| request.node_types.as_slice()))
+    let requests = index.requests.of_launchers.iter().filter_map(|id| {
+        let entry = world.records.requests.get(id)?;
+        let counts = |request: &&Arc<NodeRequest>| request.state != RequestState::Failed || world.is_own(entry);
+        entry.usable().filter(|request| request.is_min_ready()).filter(counts)
+    });
+    count(requests.map(|request| request.node_types.as_slice()))
 }
 
 /// How many of these have each label.

@@ -39,7 +39,7 @@ impl Launcher {
         // Each in memory of its own: every task would have room for the largest.
         let done = match &decision {
             Decision::Accept { pool, request } => return Box::pin(self.accept(pool, request, reports)).await,
-            Decision::Decline { request, pools } => Box::pin(self.decline(request, pools, reports)).await,
+            Decision::Decline { request, pools } => return Box::pin(self.decline(request, pools, reports)).await,
             Decision::Supply { pool, request, reuse, launch } => {
                 Box::pin(self.supply(pool, request, reuse, launch, reports)).await
             }
@@ -53,7 +53,7 @@ impl Launcher {
                 Box::pin(self.in_session(reports).delete_request_lock(request)).await
             }
             Decision::CreateMinReady { label, count } => Box::pin(self.create_min_ready(label, *count, reports)).await,
-            Decision::FinishMinReady { request } => Box::pin(self.finish_min_ready(request, reports)).await,
+            Decision::FinishMinReady { request } => return Box::pin(self.finish_min_ready(request, reports)).await,
             Decision::Retire { node, reason } => Box::pin(self.retire(node, reason, reports)).await,
             Decision::Delete { node } => return Box::pin(self.delete(node, reports)).await,
             Decision::Attend { pool, host, missing } => {
@@ -90,7 +90,7 @@ impl Launcher {
             (Decision::Fulfil { nodes: ids, .. }, Some((held, pool))) => {
                 return self.fulfil(held, &pool, nodes, &ids).await;
             }
-            (Decision::GiveUp { reasons, .. }, Some((held, pool))) => self.give_up(held, &pool, &reasons).await,
+            (Decision::GiveUp { reasons, .. }, Some((held, pool))) => return self.give_up(held, &pool, &reasons).await,
             (Decision::PutBack { reason, .. }, Some((held, pool))) => self.put_back(held, &pool, &reason).await,
             (Decision::Forget { .. }, Some((held, pool))) => forget(held, &pool).await,
             (Decision::LetGo { reason, .. }, _) => {

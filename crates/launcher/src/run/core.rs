@@ -112,13 +112,12 @@ impl Launcher {
                 backing_failed(book, (&provider, &label.name), failing, &request, &why, now);
             }
             Event::MinReadyFailed { request, labels } => {
-                for label in labels {
-                    let pause = book.failed_again(Attempted::MinReady(label.clone()), 2.0, 60.0);
+                for label in &labels {
+                    let pause = self.put_stock_off(book, label, now);
                     info!(
                         logger = LOGGER, request = %request,
                         "No pool could keep a {label} node in stock; asking again in {pause:.0} s"
                     );
-                    book.holdings_mut().min_ready_after.insert(label, now + pause);
                 }
             }
         }
@@ -139,6 +138,11 @@ impl Launcher {
             (Outcome::Stocked(labels), _) => {
                 for label in labels {
                     book.worked(&Attempted::MinReady(label));
+                }
+            }
+            (Outcome::StockRefused(labels), _) => {
+                for label in &labels {
+                    self.put_stock_off(book, label, now);
                 }
             }
             (Outcome::Deleted, Decision::Delete { node }) => book.worked(&Attempted::Deletion(node.clone())),

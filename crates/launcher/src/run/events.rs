@@ -60,6 +60,8 @@ pub enum Outcome {
     Accepted(Held<NodeRequest>),
     /// Nodes that were launched to be kept in stock are in it.
     Stocked(Vec<LabelName>),
+    /// None of our pools takes a request for nodes to keep in stock.
+    StockRefused(Vec<LabelName>),
     /// A node is deleted.
     Deleted,
     /// A node's server cannot be deleted now. The pause grows to so many seconds.

@@ -14,6 +14,7 @@
 //! | [`book`] | what we hold and do: the locks, and the planner's view of them |
 //! | [`clouds`] | the providers: start, replacement, what is known of them |
 //! | [`requests`] | actions on requests |
+//! | [`stock`] | nodes to keep in stock: asked for, put there, and when not to ask |
 //! | [`hosts`] | static hosts: look, register, bring up to date |
 //! | [`launch`] | the story of one node, from record to READY |
 //! | [`metastatic`] | backing nodes, on which nodes of other providers stand |
@@ -50,6 +51,7 @@ mod placing;
 mod published;
 mod report;
 mod requests;
+mod stock;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -93,8 +93,8 @@ impl Launcher {
         id: &RequestId,
         pools: &[(PoolKey, Reason)],
         reports: &Reports,
-    ) -> Result<(), ZkError> {
-        let Some(held) = self.lock_waiting(id, reports).await? else { return Ok(()) };
+    ) -> Result<Outcome, ZkError> {
+        let Some(held) = self.lock_waiting(id, reports).await? else { return Ok(Outcome::Done) };
         self.write_decline(held, pools).await
     }
 
@@ -105,14 +105,14 @@ impl Launcher {
         held: Held<NodeRequest>,
         pool: &PoolKey,
         reasons: &[Reason],
-    ) -> Result<(), ZkError> {
+    ) -> Result<Outcome, ZkError> {
         let reasons: Vec<_> = reasons.iter().map(|reason| (pool.clone(), reason.clone())).collect();
         self.write_decline(held, &reasons).await
     }
 
     /// Adds declines to a request and releases it: `failed` once every registered pool has declined, `requested`
     /// otherwise (`nodepool 11.0.0: driver/__init__.py _declineRequest`).
-    async fn write_decline(&self, held: Held<NodeRequest>, pools: &[(PoolKey, Reason)]) -> Result<(), ZkError> {
+    async fn write_decline(&self, held: Held<NodeRequest>, pools: &[(PoolKey, Reason)]) -> Result<Outcome, ZkError> {
         let mut declined = held.record().declined_by.clone();
         for (pool, _) in pools {
             if let Some(launcher_id) = self.launcher_id(pool)
@@ -130,9 +130,10 @@ impl Launcher {
             registered.peek().is_some() && registered.all(|id| declined.contains(id) || is_one_enough)
         });
         // Who is registered was read in another session: it says nothing of who is now, and the lock is void.
-        let Some(all) = all else { return held.unlock().await };
+        let Some(all) = all else { return held.unlock().await.map(|()| Outcome::Done) };
         let state = if all { RequestState::Failed } else { RequestState::Requested };
         let request = Arc::clone(held.record());
+        let refuses_stock = request.is_min_ready() && self.none_of_ours_is_left(&request, &declined);
         let (mut reasons, mut codes) = (request.decline_reasons.clone(), request.decline_codes.clone());
         for (pool, reason) in pools {
             info!(
@@ -166,7 +167,7 @@ impl Launcher {
                 self.stats.request_decision(&pool.provider, &pool.pool, RequestDecision::Failed);
             }
         }
-        Ok(())
+        Ok(if refuses_stock { Outcome::StockRefused(request.node_types.clone()) } else { Outcome::Done })
     }
 
     /// Providers that have labels of a request and take no part, with why: nobody else could tell.
@@ -399,22 +400,6 @@ impl Launcher {
         }
     }
 
-    /// Puts the nodes of a request of our own into stock: they are free, and it has done its part.
-    async fn stock(&self, held: Held<NodeRequest>, taken: Vec<Held<Node>>) -> Result<(), ZkError> {
-        let (request, session) = (Arc::clone(held.record()), held.session());
-        let freed = taken.into_iter().map(|node| async move {
-            let renewed = self.renewed_connection(node.record()).await;
-            let free = |node: &mut Node| {
-                node.allocated_to = None;
-                node.connection_port = renewed.unwrap_or(node.connection_port.take());
-            };
-            node.update_and_unlock(free).await.map_err(ZkError::from)
-        });
-        futures::future::join_all(freed).await.into_iter().collect::<Result<(), _>>()?;
-        held.unlock().await?;
-        self.zk.in_session(session).delete_request(&request.id).await
-    }
-
     pub(super) async fn put_back(
         &self,
         held: Held<NodeRequest>,
@@ -488,32 +473,6 @@ impl Launcher {
         info!(logger = "nodepool.CleanupWorker", request = %id, event_id, "Reset lost request");
         self.put_down_put_back(&request, &"the launcher that served it has ended");
         Ok(())
-    }
-
-    pub(super) async fn create_min_ready(
-        &self,
-        label: &LabelName,
-        count: usize,
-        reports: &Reports,
-    ) -> Result<(), ZkError> {
-        info!(logger = "nodepool.NodePool", "Creating requests for {count} {label} nodes");
-        for _ in 0..count {
-            let event_id = self.entropy.uuid().simple().to_string();
-            let request = NodeRequest::min_ready(label, event_id, self.clock.now());
-            self.in_session(reports).create_request("900", true, request).await?;
-        }
-        Ok(())
-    }
-
-    /// A request of ours that others served, or that failed. Once it is gone, its nodes are freed like those of any
-    /// request that is gone.
-    pub(super) async fn finish_min_ready(&self, id: &RequestId, reports: &Reports) -> Result<(), ZkError> {
-        let request = self.zk.cache().read(|r| r.requests.get(id).and_then(|e| e.usable()).cloned());
-        // Told before it is gone: the next one is to wait.
-        if let Some(request) = request.filter(|request| request.state == RequestState::Failed) {
-            reports.tell(Event::MinReadyFailed { request: id.clone(), labels: request.node_types.clone() });
-        }
-        self.in_session(reports).delete_request(id).await
     }
 
     /// Releases everything at once, for a process that has to go: requests are put back, ready nodes freed; the nodes

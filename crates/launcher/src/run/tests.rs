@@ -4,6 +4,7 @@ mod given;
 mod placing;
 mod renewing;
 mod sessions;
+mod stock;
 
 use std::{fs, future::ready, sync::mpsc, thread};
 

@@ -146,6 +146,20 @@ fn our_own_min_ready_requests_are_finished_and_those_of_others_left_to_them() {
 }
 
 #[test]
+fn nothing_is_asked_for_in_place_of_a_request_of_ours_that_has_just_failed() {
+    let failed = |request: &mut NodeRequest| {
+        request.requestor = Some("NodePool:min-ready".to_owned());
+        request.state = RequestState::Failed;
+    };
+    let mut setting = Setting::new().provider("p", |_| {}).request("900-0000000001", &["small"], failed);
+    setting.config.labels.get_mut("small").unwrap().min_ready = 1;
+    let asks = Decision::CreateMinReady { label: "small".into(), count: 1 };
+    assert_eq!(setting.plan().decisions, [asks], "its owner may be dead");
+    change_each(&mut setting.records.requests, |entry| Arc::make_mut(entry).stat.ephemeral_owner = 7);
+    assert_eq!(setting.plan().decisions, [Decision::FinishMinReady { request: "900-0000000001".into() }]);
+}
+
+#[test]
 fn empty_records_and_old_lock_directories_are_removed() {
     let mut setting = Setting::new().provider("p", |_| {}).node("1", "small", NodeState::Ready, |_| {});
     setting.node_entry("1").record = Err(nodepool_common::model::RecordError::Empty);

@@ -322,11 +322,13 @@ impl Model<'_> {
                 let is_free = node.state == NodeState::Ready && node.allocated_to.is_none();
                 is_free && node.labels.contains(&label.name) && !is_gone(node)
             });
-            let asked =
-                world.records.requests.values().filter_map(|entry| entry.record.as_ref().ok()).filter(|request| {
-                    let is_for_stock = request.requestor.as_deref() == Some(MIN_READY_REQUESTOR);
-                    is_for_stock && request.state != RequestState::Failed && request.node_types.contains(&label.name)
-                });
+            let asked = world.records.requests.values().filter(|entry| {
+                let Ok(request) = &entry.record else { return false };
+                let is_for_stock = request.requestor.as_deref() == Some(MIN_READY_REQUESTOR);
+                // One of ours that has failed is finished first.
+                let is_open = request.state != RequestState::Failed || entry.stat.ephemeral_owner == world.session;
+                is_for_stock && is_open && request.node_types.contains(&label.name)
+            });
             let lacks = label.min_ready.saturating_sub(in_stock.count() + asked.count());
             let can_be_made = world.pools.iter().any(|state| {
                 let Some((_, pool)) = world.pool_config(&state.key) else { return false };

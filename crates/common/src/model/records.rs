@@ -137,7 +137,7 @@ pub struct RequestLock {
     pub contenders: Contenders,
     /// Since when there are none, as this process saw it. Seconds since the epoch.
     pub free_since: Option<Timestamp>,
-    /// Creation, ms since the epoch by the server's clock.
+    /// Creation, ms since the epoch by the server's clock; where it was not read, by ours.
     pub ctime: i64,
 }
 

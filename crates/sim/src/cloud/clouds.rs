@@ -141,6 +141,7 @@ impl Clouds {
 
     /// Troubles are over.
     pub fn calm_down(&self) {
+        self.dies_at_creation.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for provider in self.plan.providers() {
             self.truth.open().causes.others(provider, 0);
             self.with(provider, |cloud| {

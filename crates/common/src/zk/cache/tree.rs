@@ -17,8 +17,7 @@ use super::{
 };
 use crate::model::{
     BuildId, BuilderComponent, Changes, Contenders, Entries, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node,
-    NodeId, NodeRequest, PoolComponent, RecordError, Records, RequestId, RequestLock, Stat, Timestamp, WorkLock,
-    change_each,
+    NodeId, NodeRequest, PoolComponent, RecordError, Records, RequestId, Stat, Timestamp, WorkLock, change_each,
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
@@ -38,6 +37,8 @@ pub(super) struct Tree {
     written: Option<HashSet<Spot>>,
     /// Contenders, also of records that have not been read yet. Those of requests are in `records.request_locks`.
     locks: HashMap<Lock, Contenders>,
+    /// Directories of requests' locks that were seen by a contender first: they are as old as that, by our own clock.
+    by_our_clock: HashSet<RequestId>,
     /// Nodes that we deleted and whose event has not arrived: an older read must not bring them back. Ids are not
     /// used again.
     gone: HashSet<NodeId>,
@@ -213,7 +214,8 @@ impl Tree {
             }
             Spot::BuildRequest(image) => self.records.build_requests.insert(image.clone(), stat) != Some(stat),
             Spot::RequestLock(id) => {
-                let lock = self.records.request_locks.entry(id.clone()).or_insert_with(|| new_request_lock(now));
+                self.by_our_clock.remove(id);
+                let lock = self.records.request_locks.entry(id.clone()).or_default();
                 lock.free_since = free_since(&lock.contenders, lock.free_since, now);
                 std::mem::replace(&mut lock.ctime, stat.ctime) != stat.ctime
             }
@@ -328,6 +330,7 @@ impl Tree {
             Spot::Request(id) => self.records.requests.remove(id).is_some(),
             Spot::RequestLock(id) => {
                 set_contenders(self.records.requests.get_mut(id), &Contenders::default(), now);
+                self.by_our_clock.remove(id);
                 self.records.request_locks.remove(id).is_some()
             }
             Spot::Image(image) => {
@@ -381,6 +384,11 @@ impl Tree {
         change_each(&mut records.nodes, |entry| moved(&mut own(entry).free_since));
         change_each(&mut records.requests, |entry| moved(&mut own(entry).free_since));
         change_each(&mut records.request_locks, |lock| moved(&mut lock.free_since));
+        for id in &self.by_our_clock {
+            if let Some(lock) = records.request_locks.get_mut(id) {
+                lock.ctime = (lock.ctime + millis(step)).min(millis(now));
+            }
+        }
         change_each(&mut records.builds, |entry| moved(&mut own(entry).free_since));
         change_each(&mut records.uploads, |entry| moved(&mut own(entry).free_since));
         change_each(&mut records.building, |lock| moved(&mut lock.free_since));
@@ -457,11 +465,16 @@ impl Tree {
     ) -> bool {
         // A contender's deletion may be heard of after its directory's own.
         let known = self.records.request_locks.contains_key(id);
-        let lock = self.records.request_locks.entry(id.clone()).or_insert_with(|| new_request_lock(now));
+        let lock = self.records.request_locks.entry(id.clone()).or_default();
         let changed = change(&mut lock.contenders);
         if !known && lock.contenders.is_empty() {
             self.records.request_locks.remove(id);
             return changed;
+        }
+        if !known {
+            // So that nobody takes it for an old one. It is not read for that: what it says but its age is known.
+            lock.ctime = millis(now);
+            self.by_our_clock.insert(id.clone());
         }
         lock.free_since = free_since(&lock.contenders, lock.free_since, now);
         set_contenders(self.records.requests.get_mut(id), &lock.contenders, now);
@@ -507,10 +520,9 @@ fn work(lock: &mut WorkLock, now: Timestamp, change: impl FnOnce(&mut Contenders
     changed
 }
 
-/// A directory whose stat has not been read yet: by our own clock, so that nobody takes it for an old one.
 #[allow(clippy::cast_possible_truncation)] // ms since the epoch fit
-fn new_request_lock(now: Timestamp) -> RequestLock {
-    RequestLock { ctime: (now * 1000.0) as i64, ..RequestLock::default() }
+fn millis(seconds: f64) -> i64 {
+    (seconds * 1000.0) as i64
 }
 
 fn contenders(locks: &HashMap<Lock, Contenders>, lock: &Lock) -> Contenders {
@@ -540,62 +552,4 @@ fn consequence(spot: &Spot, error: &RecordError) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::UploadKey;
-
-    const NOW: Timestamp = 1_000_000.0;
-
-    /// A tree in which everything has been free since `NOW`, whose locks were held before.
-    fn tree() -> Tree {
-        let mut tree = Tree::default();
-        let key = UploadKey { image: "i".into(), provider: "p".into(), build: "b".into(), id: "1".into() };
-        let spots = [
-            Spot::Node("1".into()),
-            Spot::Request("r".into()),
-            Spot::RequestLock("r".into()),
-            Spot::Build("i".into(), "b".into()),
-            Spot::Upload(key),
-        ];
-        for spot in &spots {
-            tree.put(spot, b"{}", Stat { mzxid: 1, ..Stat::default() }, NOW);
-        }
-        for lock in [Lock::Building("i".into()), Lock::Uploading("i".into(), "b".into(), "p".into())] {
-            let contender = Spot::Contender(lock, "c".to_owned());
-            tree.put(&contender, b"", Stat::default(), NOW - 10.0);
-            tree.remove(&contender, NOW);
-        }
-        tree
-    }
-
-    fn free_since(tree: &Tree) -> Vec<Option<Timestamp>> {
-        let Records { nodes, requests, request_locks, builds, uploads, building, uploading, .. } = &tree.records;
-        let entries = nodes.values().map(|entry| entry.free_since);
-        entries
-            .chain(requests.values().map(|entry| entry.free_since))
-            .chain(request_locks.values().map(|lock| lock.free_since))
-            .chain(builds.values().map(|entry| entry.free_since))
-            .chain(uploads.values().map(|entry| entry.free_since))
-            .chain(building.values().map(|lock| lock.free_since))
-            .chain(uploading.values().map(|lock| lock.free_since))
-            .collect()
-    }
-
-    #[test]
-    fn what_has_been_free_for_a_time_has_been_so_for_as_long_when_the_clock_is_set() {
-        assert_eq!(free_since(&tree()), [Some(NOW); 7]);
-        for step in [3600.0, -3600.0] {
-            let mut tree = tree();
-            tree.clock_stepped(step, NOW + step + 10.0);
-            assert_eq!(free_since(&tree), [Some(NOW + step); 7], "for ten seconds");
-        }
-    }
-
-    #[test]
-    fn what_became_free_after_the_clock_was_set_and_before_that_was_noticed_is_not_put_off() {
-        let mut tree = tree();
-        // The new clock's NOW - 1 was the old one's NOW - 3601.
-        tree.clock_stepped(3600.0, NOW + 1.0);
-        assert_eq!(free_since(&tree), [Some(NOW + 1.0); 7]);
-    }
-}
+mod tests;

@@ -62,8 +62,8 @@ pub struct Truth {
     owners: HashMap<SessionId, String>,
     pub nodes: BTreeMap<NodeId, Node>,
     pub requests: BTreeMap<RequestId, NodeRequest>,
-    /// By the lock's directory: which session has it.
-    holders: HashMap<String, i64>,
+    /// By the lock's directory: who has it.
+    holders: HashMap<String, Holder>,
     /// What is so beside the records.
     pub causes: Causes,
     /// When nodes that are gone went.
@@ -133,10 +133,18 @@ fn lock_of(path: &str) -> Option<&str> {
     path.contains("__lock__").then(|| path.rsplit_once('/').map(|(dir, _)| dir)).flatten()
 }
 
-fn holder_now(tree: &Tree, dir: &str) -> Option<i64> {
+/// Who has a lock. A session may stand in line behind itself: an action of a launcher that looks, behind one that has the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holder {
+    contender: String,
+    session: i64,
+}
+
+fn holder_now(tree: &Tree, dir: &str) -> Option<Holder> {
     let number = |name: &str| name.contains("__lock__").then(|| name[name.len() - 10..].to_owned());
     let first = tree.children(dir).filter_map(|name| Some((number(name)?, name))).min()?.1;
-    tree.get(&format!("{dir}/{first}")).map(|(_, stat)| stat.ephemeral_owner)
+    let (_, stat) = tree.get(&format!("{dir}/{first}"))?;
+    Some(Holder { contender: first.to_owned(), session: stat.ephemeral_owner })
 }
 
 impl Truth {
@@ -156,8 +164,12 @@ impl Truth {
     /// Locks of records that launchers have now, by their directories.
     pub fn held_by_launchers(&self) -> Vec<String> {
         let is_launchers = |session: i64| self.zuul != Some(SessionId(session));
-        let mut held: Vec<_> =
-            self.holders.iter().filter(|(_, session)| is_launchers(**session)).map(|(dir, _)| dir.clone()).collect();
+        let mut held: Vec<_> = self
+            .holders
+            .iter()
+            .filter(|(_, holder)| is_launchers(holder.session))
+            .map(|(dir, _)| dir.clone())
+            .collect();
         held.sort();
         held
     }
@@ -185,7 +197,7 @@ impl Truth {
 
     /// Which session has a node's lock.
     pub fn holder_of_node(&self, node: &NodeId) -> Option<i64> {
-        self.holders.get(&paths::node_lock(node)).copied()
+        self.holders.get(&paths::node_lock(node)).map(|holder| holder.session)
     }
 
     /// A transaction.
@@ -204,11 +216,11 @@ impl Truth {
         let dirs: BTreeSet<&str> = changes.iter().filter_map(|(_, path)| lock_of(path)).collect();
         for dir in dirs {
             if below(dir, NODES).is_some() || below(dir, REQUEST_LOCKS).is_some() {
-                let before = self.holders.get(dir).copied();
+                let before = self.holders.get(dir);
                 let now = holder_now(tree, dir);
                 if is_launcher
-                    && before == Some(by.0)
-                    && now != before
+                    && before.is_some_and(|before| before.session == by.0)
+                    && now.as_ref() != before
                     && !self.breaks_locks
                     && !self.stopping.contains(&owner)
                     && self.disturbed.get(&owner).is_none_or(|at| at.elapsed() > UNTIL_GIVEN_UP)
@@ -266,7 +278,8 @@ impl Truth {
 
     /// Whether a session has a lock, at the beginning or at the end of a transaction: one may write and let go.
     fn has_lock(&self, by: SessionId, dir: &str, tree: &Tree) -> bool {
-        self.holders.get(dir) == Some(&by.0) || holder_now(tree, dir) == Some(by.0)
+        let is_its = |holder: &Holder| holder.session == by.0;
+        self.holders.get(dir).is_some_and(is_its) || holder_now(tree, dir).as_ref().is_some_and(is_its)
     }
 
     fn node(&mut self, by: SessionId, owner: &str, is_launcher: bool, change: Change, id: &NodeId, tree: &Tree) {
@@ -473,7 +486,7 @@ impl Truth {
             }
             // Somebody else may stand in line, and goes away when he sees that he is not the first.
             let lock = paths::node_lock(node);
-            if self.holders.get(&lock).is_some_and(|holder| holder_now(tree, &lock) == Some(*holder)) {
+            if self.holders.get(&lock).is_some_and(|holder| holder_now(tree, &lock).as_ref() == Some(holder)) {
                 broken!(self.story, "S1", "{owner} fulfils request {id} with node {node}, which is locked");
             }
             let other = self

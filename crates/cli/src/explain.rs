@@ -7,7 +7,8 @@
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use nodepool_common::{
-    explain::{ANSWER_WITHIN, Asked, Explanation, Subject, ask, explain, gravest, no_id, no_trace},
+    explain::{Asked, Explanation, Subject, ask, explain, gravest, no_id, no_trace},
+    launchers::ANSWER_WITHIN,
     model::{NodeId, NodeRequest, Records, RequestId, RequestState},
     sys::clock,
     zk::ZooKeeper,

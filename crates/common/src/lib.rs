@@ -18,6 +18,7 @@ pub mod config;
 pub mod daemon;
 pub mod explain;
 pub mod history;
+pub mod launchers;
 pub mod model;
 pub mod overview;
 pub mod stats;

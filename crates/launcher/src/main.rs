@@ -149,6 +149,21 @@ fn overview(launcher: &Arc<Launcher>) -> web::Source {
     }
 }
 
+fn history_of(launcher: &Arc<Launcher>) -> web::HistorySource {
+    let (all, own, known) = (launcher.clone(), launcher.clone(), launcher.clone());
+    web::HistorySource {
+        of_all: Arc::new(move |query| {
+            let launcher = all.clone();
+            Box::pin(async move { launcher.history_of_all(&query).await })
+        }),
+        own: Arc::new(move |query| {
+            let launcher = own.clone();
+            Box::pin(async move { launcher.own_history(query).await })
+        }),
+        is_known: Arc::new(move || known.knows_records()),
+    }
+}
+
 fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
     let (ready, pools, explain) = (launcher.clone(), launcher.clone(), launcher.clone());
     let (view, known, metrics) = (launcher.clone(), launcher.clone(), launcher.clone());
@@ -159,7 +174,7 @@ fn serve(launcher: &Arc<Launcher>, listener: TcpListener) -> io::Result<()> {
         readiness: Arc::new(move || ready.readiness()),
         metrics: Arc::new(move || metrics.metrics()),
         pools: Arc::new(move || pools.pool_list()),
-        history: launcher.history().clone(),
+        history: history_of(launcher),
         explain: web::Explain {
             explain: Arc::new(move |subjects| {
                 let launcher = explain.clone();

@@ -7,11 +7,16 @@ mod support;
 use serde_json::{Value, json};
 use support::*;
 
-/// The events of a page, the newest first.
-fn events(launcher: &Launcher, query: &str) -> Vec<Value> {
+/// A page.
+fn page(launcher: &Launcher, query: &str) -> Value {
     let (status, body) = launcher.get(&format!("/api/v1/history{query}")).expect("an answer");
     assert_eq!(status, 200, "{body}");
-    serde_json::from_str::<Value>(&body).unwrap()["events"].as_array().unwrap().clone()
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Its events, the newest first.
+fn events(launcher: &Launcher, query: &str) -> Vec<Value> {
+    page(launcher, query)["events"].as_array().unwrap().clone()
 }
 
 /// Their codes, the oldest first.
@@ -84,7 +89,9 @@ async fn what_became_of_requests_that_are_gone_is_told_also_after_a_restart() {
         assert!(of["sentence"].as_str().unwrap().contains("is deleted"), "{of}");
     }
     assert_eq!(launcher.get("/api/v1/history?pool=p").unwrap().0, 400);
-    assert_eq!(launcher.get("/api/v1/explain/100-4444444444").unwrap().0, 404);
+    // As long as the killed one is registered, it may know.
+    let gone = async || launcher.get("/api/v1/explain/100-4444444444").is_some_and(|(status, _)| status == 404);
+    stage.wait("nothing is known of what never was", gone).await;
 }
 
 #[tokio::test]
@@ -102,4 +109,67 @@ async fn a_launch_that_fails_is_kept_with_the_clouds_error_without_a_directory_t
         "{found:?}"
     );
     assert_eq!(codes(&events(&launcher, "?provider=p")).iter().filter(|code| **code == "node-failed").count(), 1);
+}
+
+#[tokio::test]
+async fn each_launcher_answers_for_all_and_names_those_that_it_cannot_ask() {
+    let stage = Stage::new(zookeeper()).await;
+    // Long enough that one which stands still stays registered.
+    stage.session_timeout.set(30.0);
+    stage.configure(&[fake("p", &["a"], 1)]);
+    let mut launchers = [stage.launcher().await, stage.launcher().await];
+    let request = stage.request(&["a"]).await;
+    stage.fulfilled(&request).await;
+    stage.release(&request).await;
+    stage.no_node_is_left().await;
+    let (of_it, alone) = (format!("?request={request}"), format!("?request={request}&alone=true"));
+    for launcher in &launchers {
+        happened(&stage, launcher, &alone, "request-gone").await;
+        happened(&stage, launcher, &of_it, "node-deleted").await;
+    }
+    let served = |launcher: &Launcher| codes(&events(launcher, &alone)).contains(&"request-fulfilled");
+    if !served(&launchers[0]) {
+        launchers.reverse();
+    }
+    let [one, other] = launchers;
+    assert!(served(&one) && !served(&other), "one of them has served it");
+
+    // The same of both, but for the time that an answer is kept.
+    let found = events(&other, &of_it);
+    let all = codes(&found);
+    assert_eq!(all.first(), Some(&"request-seen"));
+    for code in ["request-seen", "request-gone", "request-fulfilled", "node-ready"] {
+        assert_eq!(all.iter().filter(|found| **found == code).count(), 1, "{code}, though both have seen it: {all:?}");
+    }
+    assert_eq!(found, events(&one, &of_it));
+    // Page by page it is the same.
+    let (mut pages, mut until) = (Vec::new(), String::new());
+    loop {
+        let page = page(&other, &format!("{of_it}&limit=2{until}"));
+        pages.extend(page["events"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_f64() else { break };
+        until = format!("&until={next}");
+    }
+    // But what both have seen is there twice where a page ends between.
+    let all_of =
+        |events: &[Value]| codes(events).into_iter().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(all_of(&pages), all_of(&found));
+    assert!((found.len()..=found.len() + 2).contains(&pages.len()), "{pages:?}");
+    assert_eq!(codes(&events(&other, &format!("{of_it}&event=node-ready&event=request-fulfilled"))).len(), 2);
+    let of = explanation(&other, &request);
+    assert_eq!((&of["code"], of["sentence"].as_str().unwrap().contains("has fulfilled it")), (&json!("gone"), true));
+
+    // A process that stands still answers nothing.
+    one.signal(nix::sys::signal::Signal::SIGSTOP);
+    let is_named = |page: &Value| {
+        let silent = &page["silent"][0];
+        silent["pools"] == json!(["p-main"]) && silent["why"].as_str().is_some_and(|why| why.contains("no answer"))
+    };
+    let names_it = async || is_named(&page(&other, &of_it));
+    stage.wait("it says that it could not ask the first one", names_it).await;
+    assert_eq!(codes(&events(&other, &of_it)), ["request-seen", "request-gone"]);
+    let of = explanation(&other, &request);
+    assert!(is_named(&of) && of["sentence"].as_str().unwrap().contains("no launcher that answers"), "{of}");
+    let unknown = explanation(&other, "100-4444444444");
+    assert_eq!((&unknown["code"], is_named(&unknown)), (&json!("not-asked"), true), "{unknown}");
 }

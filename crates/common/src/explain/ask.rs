@@ -1,16 +1,10 @@
-//! Asking launchers what they make of something.
-//!
-//! Which there are, and where, stands in the components of their pools ([`PoolComponent::web_url`]). All are asked at once.
+//! Asking [launchers] what they make of something.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use super::{Asked, LauncherView, Silent, Subject};
-use crate::model::{PoolComponent, Records};
+use super::{Asked, LauncherView, Subject};
+use crate::{launchers, model::Records};
 
 /// Where a launcher's view is, below its address.
 pub const VIEW: &str = "/api/v1/view";
-/// How long launchers have for their answer.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whether launchers know more of something than the records: not of a node, nor of a request that is done.
 pub fn is_asked(records: &Records, subject: &Subject) -> bool {
@@ -36,14 +30,13 @@ where
     if of.is_empty() {
         return asked;
     }
-    let launchers = launchers(records);
-    let answers = launchers.keys().map(|url| get(format!("{url}{VIEW}?{}", queries.join("&"))));
-    let answers = futures::future::join_all(answers).await;
-    for (pools, answer) in launchers.values().zip(answers) {
-        match answer.and_then(|body| views_in(&body, of.len())) {
-            Ok(views) => of.iter().zip(views).for_each(|(at, view)| asked[*at].views.push(view)),
-            Err(why) => of.iter().for_each(|at| asked[*at].silent.push(silent(pools, why.clone()))),
-        }
+    let page = format!("{VIEW}?{}", queries.join("&"));
+    let said = launchers::ask(records, None, &page, get, |body| views_in(body, of.len())).await;
+    for views in said.answers {
+        of.iter().zip(views).for_each(|(at, view)| asked[*at].views.push(view));
+    }
+    for at in &of {
+        asked[*at].silent.clone_from(&said.silent);
     }
     asked
 }
@@ -58,33 +51,11 @@ pub fn views_written(views: &[LauncherView]) -> serde_json::Result<Vec<u8>> {
 
 /// The views in a launcher's answer: of one thing as it is, of several as a list.
 fn views_in(body: &[u8], count: usize) -> Result<Vec<LauncherView>, String> {
-    let views =
-        if count == 1 { serde_json::from_slice(body).map(|view| vec![view]) } else { serde_json::from_slice(body) };
-    let views: Vec<LauncherView> = views.map_err(|error| format!("its answer is not understood: {error}"))?;
+    let views: Vec<LauncherView> = if count == 1 { vec![launchers::json(body)?] } else { launchers::json(body)? };
     if views.len() == count {
         Ok(views)
     } else {
         Err(format!("its answer has {} views of {count} things", views.len()))
-    }
-}
-
-/// The launchers that say where they can be asked: the pools of each, by its address without a slash at its end.
-pub fn launchers(records: &Records) -> BTreeMap<String, Vec<&PoolComponent>> {
-    let mut launchers: BTreeMap<String, Vec<&PoolComponent>> = BTreeMap::new();
-    for pool in records.pools.values() {
-        if let Some(url) = pool.web_url() {
-            launchers.entry(url.trim_end_matches('/').to_owned()).or_default().push(pool);
-        }
-    }
-    launchers
-}
-
-/// A launcher that could not be asked, by its pools.
-pub fn silent(pools: &[&PoolComponent], why: String) -> Silent {
-    Silent {
-        hostname: pools.first().map(|pool| pool.hostname.clone()).unwrap_or_default(),
-        pools: pools.iter().map(|pool| pool.title()).collect(),
-        why,
     }
 }
 
@@ -95,7 +66,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{Entry, NodeRequest, RequestId, Stat};
+    use crate::model::{Entry, NodeRequest, PoolComponent, RequestId, Stat};
 
     fn pool(name: &str, url: Option<&str>) -> Arc<PoolComponent> {
         let data = json!({"hostname": format!("host-of-{name}"), "id": name, "name": "main", "provider_name": name});

@@ -30,15 +30,19 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::subject::encoded;
 pub use self::{
     any::{explain, gravest, no_id, no_trace},
-    ask::{ANSWER_WITHIN, VIEW, ask, is_asked, launchers, silent, views_written},
+    ask::{VIEW, ask, is_asked, views_written},
     codes::PROVIDER_IN_TROUBLE,
     subject::{Kind, Subject, decoded},
     verdict::Verdict,
-    view::{Answer, Asked, LauncherView, Launching, Paused, PoolView, ProviderView, Said, Silent, WaitingView},
+    view::{Answer, Asked, LauncherView, Launching, Paused, PoolView, ProviderView, Said, WaitingView},
 };
-use crate::model::{LauncherId, PoolComponent, Timestamp};
+use crate::{
+    launchers::Silent,
+    model::{LauncherId, PoolComponent, Timestamp},
+};
 
 /// What something waits for, or why it is as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

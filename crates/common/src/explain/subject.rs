@@ -114,13 +114,13 @@ impl Subject {
     }
 
     /// As the part of an address by which a launcher is asked: `label=ubuntu-noble`.
-    pub(super) fn query(&self) -> String {
+    pub(crate) fn query(&self) -> String {
         format!("{}={}", self.kind().as_str(), encoded(self.id()))
     }
 }
 
 /// With `%XX` for all that could mean something else in an address.
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));

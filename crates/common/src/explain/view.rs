@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::verdict::Verdict;
-use crate::model::{NodeId, Timestamp, pool_title};
+use crate::{
+    launchers::Silent,
+    model::{NodeId, Timestamp, pool_title},
+};
 
 /// What a launcher says of what it is asked about: the body of `/api/v1/view?…`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -190,17 +193,6 @@ pub struct Launching {
     pub node: String,
     /// Its label.
     pub label: String,
-}
-
-/// A launcher that could not be asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Silent {
-    /// The host it runs on.
-    pub hostname: String,
-    /// Its pools.
-    pub pools: Vec<String>,
-    /// Why not.
-    pub why: String,
 }
 
 /// What the launchers have said, and those that have not.

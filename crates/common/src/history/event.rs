@@ -49,6 +49,9 @@ pub struct Event {
 pub struct Found {
     /// Its number: later ones have larger ones. With it the next page is asked for.
     pub number: u64,
+    /// The host of the launcher that has it; empty in that launcher's own file.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub launcher: String,
     /// The event.
     #[serde(flatten)]
     pub event: Event,
@@ -67,6 +70,8 @@ impl Event {
             self.text.truncate(end);
             self.text.push('…');
         }
+        // What is written in JSON is read again as the same number: pages of different launchers meet at such times.
+        self.at = (self.at * 1e6).round() / 1e6;
         self.nodes.truncate(MOST_NAMES);
         self.labels.truncate(MOST_NAMES);
         let single = [&mut self.request, &mut self.provider, &mut self.pool, &mut self.image, &mut self.build];
@@ -78,7 +83,7 @@ impl Event {
     }
 
     /// What it is found by.
-    pub(super) fn subjects(&self) -> impl Iterator<Item = (Kind, &str)> {
+    pub fn subjects(&self) -> impl Iterator<Item = (Kind, &str)> {
         let of = |kind| {
             let (one, several): (_, &[String]) = match kind {
                 Kind::Request => (self.request.as_ref(), &[]),

@@ -25,12 +25,19 @@
 //! A file that cannot be used at the start (damaged, of a newer version, locked by another process) stays as it is: a warning says
 //! which and what to do, and the history is kept in memory. Where the file fails later, it is opened anew after a while.
 //!
+//! # Several launchers
+//!
+//! Each has its own history. Whoever wants to know more than one of them asks them all and puts their pages together
+//! ([`page`]); who does not answer is named.
+//!
 //! # Texts
 //!
 //! All of it is public, as all that `explain` says, and in the same words: texts are those that records and logs have, too.
 
 mod event;
+mod page;
 pub mod past;
+mod query;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -52,9 +59,10 @@ use tracing::{error, warn};
 use self::writer::{LOGGER, Shared, Told, Writer};
 pub use self::{
     event::{Event, Found},
+    page::{PAGE, Page, REQUEST_GONE, REQUEST_SEEN, asked},
+    query::{HIGHEST_LIMIT, LIMIT, Listed, Query},
     store::{Bounds, Trouble},
 };
-use crate::explain::Subject;
 
 /// The name of the file in its directory.
 pub const FILE: &str = "history.redb";
@@ -114,12 +122,12 @@ impl History {
         self.0.as_ref().map_or(0, |inner| inner.dropped.load(Ordering::Relaxed) + inner.shared.lost())
     }
 
-    /// The newest events that concern something, or of all, the newest first: at most `limit`, and before that number where one is
-    /// given. What was recorded within the last second may be missing. Reads a file: not for a thread of the runtime.
-    pub fn look_up(&self, of: Option<&Subject>, before: Option<u64>, limit: usize) -> Result<Vec<Found>, Trouble> {
-        let Some(inner) = &self.0 else { return Ok(Vec::new()) };
+    /// The newest events that are asked for, the newest first. What was recorded within the last second may be missing. Reads a file:
+    /// not for a thread of the runtime.
+    pub fn list(&self, query: &Query) -> Result<Listed, Trouble> {
+        let Some(inner) = &self.0 else { return Ok(Listed::default()) };
         let store = inner.shared.store().ok_or(Trouble::NotOpen)?;
-        store.look_up(of, before, limit)
+        store.list(query)
     }
 
     /// Writes what was recorded before, and waits for that for so long at most. Returns whether it was done.

@@ -17,12 +17,15 @@ use std::{
 };
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
-    backends::InMemoryBackend,
+    AccessGuard, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    TableError, backends::InMemoryBackend,
 };
 
-use super::event::{Event, Found};
-use crate::explain::{Kind, Subject};
+use super::{
+    event::{Event, Found},
+    query::{Listed, Listing, Query},
+};
+use crate::{explain::Kind, model::Timestamp};
 
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 const INDEX: TableDefinition<(u8, &str, u64), ()> = TableDefinition::new("index");
@@ -104,7 +107,7 @@ impl Store {
     fn with_tables(database: Database) -> Result<Self, Trouble> {
         let store = Self { database };
         store.write(&[], Bounds { events: u64::MAX, age: Duration::MAX })?;
-        store.look_up(None, None, 1)?;
+        store.list(&Query { limit: 1, ..Query::default() })?;
         Ok(store)
     }
 
@@ -146,38 +149,65 @@ impl Store {
         })
     }
 
-    /// The newest ones that concern something, or of all; see [`History::look_up`](super::History::look_up).
-    pub fn look_up(&self, of: Option<&Subject>, before: Option<u64>, limit: usize) -> Result<Vec<Found>, Trouble> {
+    /// The newest events that are asked for; see [`History::list`](super::History::list).
+    pub fn list(&self, query: &Query) -> Result<Listed, Trouble> {
         guarded(|| {
             let transaction = self.database.begin_read().map_err(Trouble::store)?;
             let events = match transaction.open_table(EVENTS) {
                 Ok(events) => events,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Listed::default()),
                 Err(error) => return Err(Trouble::store(error)),
             };
-            let before = before.unwrap_or(u64::MAX);
-            let numbers: Vec<u64> = if let Some(subject) = of {
+            let before = match query.until {
+                Some(until) => first_at(&events, until)?.min(query.before.unwrap_or(u64::MAX)),
+                None => query.before.unwrap_or(u64::MAX),
+            };
+            let mut listed = Listing::new(query);
+            let read = |number: u64| -> Result<Option<Found>, Trouble> {
+                let json = events.get(number).map_err(Trouble::store)?;
+                let event = json.and_then(|json| serde_json::from_slice(json.value()).ok());
+                Ok(event.map(|event| Found { number, launcher: String::new(), event }))
+            };
+            if let Some(subject) = query.indexed() {
                 let index = transaction.open_table(INDEX).map_err(Trouble::store)?;
                 let (kind, id) = (code(subject.kind()), subject.id());
-                let range = index.range((kind, id, 0)..(kind, id, before)).map_err(Trouble::store)?;
-                let numbers = range.rev().take(limit).map(|entry| entry.map(|(key, _)| key.value().2));
-                numbers.collect::<Result<_, _>>().map_err(Trouble::store)?
+                for entry in index.range((kind, id, 0)..(kind, id, before)).map_err(Trouble::store)?.rev() {
+                    let number = entry.map_err(Trouble::store)?.0.value().2;
+                    if !read(number)?.is_none_or(|found| listed.takes(found)) {
+                        break;
+                    }
+                }
             } else {
-                let range = events.range(0..before).map_err(Trouble::store)?;
-                let numbers = range.rev().take(limit).map(|entry| entry.map(|(key, _)| key.value()));
-                numbers.collect::<Result<_, _>>().map_err(Trouble::store)?
-            };
-            let mut found = Vec::with_capacity(numbers.len());
-            for number in numbers {
-                if let Some(json) = events.get(number).map_err(Trouble::store)?
-                    && let Ok(event) = serde_json::from_slice(json.value())
-                {
-                    found.push(Found { number, event });
+                for entry in events.range(0..before).map_err(Trouble::store)?.rev() {
+                    let (number, json) = entry.map_err(Trouble::store)?;
+                    let Ok(event) = serde_json::from_slice(json.value()) else { continue };
+                    if !listed.takes(Found { number: number.value(), launcher: String::new(), event }) {
+                        break;
+                    }
                 }
             }
-            Ok(found)
+            Ok(listed.done())
         })
     }
+}
+
+/// The number of the first event of that time or later, or one after the last. Their numbers have no gaps and rise with the time.
+fn first_at(events: &impl ReadableTable<u64, &'static [u8]>, time: Timestamp) -> Result<u64, Trouble> {
+    let number =
+        |entry: Option<(AccessGuard<'_, u64>, _)>| entry.map(|(number, _): (_, AccessGuard<'_, &[u8]>)| number.value());
+    let Some(mut low) = number(events.first().map_err(Trouble::store)?) else { return Ok(0) };
+    let mut high = number(events.last().map_err(Trouble::store)?).map_or(low, |last| last + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let json = events.get(middle).map_err(Trouble::store)?;
+        let event = json.and_then(|json| serde_json::from_slice::<Event>(json.value()).ok());
+        if event.is_none_or(|event| event.at < time) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
 }
 
 /// The kind as keys have it: never to be changed.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Bounds, Event, FILE, Found, History, store::Store};
+use super::{Bounds, Event, FILE, Found, History, Query, store::Store};
 use crate::explain::{Kind, Subject};
 
 const START: f64 = 1_760_000_000.0;
@@ -50,12 +50,16 @@ fn story(n: usize) -> Vec<Event> {
     ]
 }
 
+fn asked(of: Option<&Subject>, before: Option<u64>, limit: usize) -> Query {
+    Query { of: of.cloned().into_iter().collect(), before, limit, ..Query::default() }
+}
+
 fn codes(found: &[Found]) -> Vec<&str> {
     found.iter().map(|found| found.event.code.as_str()).collect()
 }
 
 fn of(history: &History, kind: Kind, id: &str) -> Vec<Found> {
-    history.look_up(Some(&subject(kind, id)), None, 100).unwrap()
+    history.list(&asked(Some(&subject(kind, id)), None, 100)).unwrap().events
 }
 
 fn size(directory: &Path) -> u64 {
@@ -79,11 +83,12 @@ fn an_event_is_found_by_each_of_its_ids_the_newest_first_and_page_by_page() {
         assert_eq!(of(&history, Kind::Image, "debian").len(), 6);
         assert_eq!(of(&history, Kind::Label, "debian").len(), 0, "an image is no label");
         assert_eq!(of(&history, Kind::Label, "debian-stabl").len(), 0, "nor is the beginning of one");
-        let first = history.look_up(None, None, 4).unwrap();
+        let first = history.list(&asked(None, None, 4)).unwrap().events;
         assert_eq!(first[0].event, story(2)[4]);
-        let next = history.look_up(None, Some(first[3].number), 100).unwrap();
+        let next = history.list(&asked(None, Some(first[3].number), 100)).unwrap().events;
         assert_eq!((next.len(), &next[0].event), (6, &story(2)[0]));
-        let next = history.look_up(Some(&subject(Kind::Image, "debian")), Some(first[2].number), 100).unwrap();
+        let next =
+            history.list(&asked(Some(&subject(Kind::Image, "debian")), Some(first[2].number), 100)).unwrap().events;
         assert_eq!(codes(&next), all[..3], "before that one, and of the image");
         assert_eq!(history.dropped(), 0);
     }
@@ -94,7 +99,7 @@ fn nothing_is_kept_where_there_is_no_history() {
     let history = History::default();
     history.record(Event::new(START, "request-seen", "x"));
     assert!(!history.is_on() && history.flush(PATIENCE));
-    assert_eq!(history.look_up(None, None, 100).unwrap(), []);
+    assert_eq!(history.list(&asked(None, None, 100)).unwrap().events, []);
 }
 
 #[test]
@@ -104,15 +109,16 @@ fn what_is_beyond_the_bounds_is_found_no_more_by_anything() {
     for n in 0..20 {
         store.write(&story(n), few).unwrap();
     }
-    let left = store.look_up(None, None, 100).unwrap();
+    let left = store.list(&asked(None, None, 100)).unwrap().events;
     assert_eq!((left.len(), &left[0].event, &left[11].event), (12, &story(19)[4], &story(17)[3]));
-    let found = |kind, id: &str| store.look_up(Some(&subject(kind, id)), None, 100).unwrap().len();
+    let found = |kind, id: &str| store.list(&asked(Some(&subject(kind, id)), None, 100)).unwrap().events.len();
     assert_eq!([16, 17, 18].map(|n| found(Kind::Request, &request(n))), [0, 2, 5]);
     assert_eq!(found(Kind::Label, "debian-stable"), 12);
     // By age, from the time of the newest.
     let late = Event::new(START + 9.7 + 3600.0, "request-seen", "later");
     store.write(std::slice::from_ref(&late), Bounds { events: 12, age: Duration::from_secs(3600) }).unwrap();
-    let left: Vec<_> = store.look_up(None, None, 100).unwrap().into_iter().map(|found| found.event).collect();
+    let left: Vec<_> =
+        store.list(&asked(None, None, 100)).unwrap().events.into_iter().map(|found| found.event).collect();
     assert_eq!(left, [vec![late], story(19)[2..].iter().rev().cloned().collect()].concat());
 }
 
@@ -158,7 +164,7 @@ fn it_is_there_after_a_restart_and_goes_on() {
             history.record(event);
         }
         assert!(history.flush(PATIENCE));
-        let all = history.look_up(None, None, 100).unwrap();
+        let all = history.list(&asked(None, None, 100)).unwrap().events;
         assert_eq!((all.len(), all[0].number), (5 * n, 5 * n as u64), "what the others wrote is there");
         drop(history);
         wait_until_closed(&inner);
@@ -184,12 +190,12 @@ fn a_file_that_another_has_open_or_that_is_damaged_stays_and_memory_is_used() {
             history.record(event);
         }
         assert!(history.flush(PATIENCE), "{what}");
-        assert_eq!(history.look_up(None, None, 100).unwrap().len(), 5, "{what}");
+        assert_eq!(history.list(&asked(None, None, 100)).unwrap().events.len(), 5, "{what}");
     };
     let other = Store::open(&file).unwrap();
     other.write(&story(1), BOUNDS).unwrap();
     in_memory("in use");
-    assert_eq!(other.look_up(None, None, 100).unwrap().len(), 5, "those of memory are not in it");
+    assert_eq!(other.list(&asked(None, None, 100)).unwrap().events.len(), 5, "those of memory are not in it");
     drop(other);
 
     let sound = fs::read(&file).unwrap();
@@ -209,7 +215,7 @@ fn a_file_that_another_has_open_or_that_is_damaged_stays_and_memory_is_used() {
         assert!(fs::metadata(&file).unwrap().len() > 0, "{what}: it is left for people to look at");
     }
     fs::write(&file, &sound).unwrap();
-    assert_eq!(Store::open(&file).unwrap().look_up(None, None, 100).unwrap().len(), 5);
+    assert_eq!(Store::open(&file).unwrap().list(&asked(None, None, 100)).unwrap().events.len(), 5);
 }
 
 #[test]
@@ -221,7 +227,7 @@ fn a_directory_that_cannot_be_made_costs_no_more_than_the_file() {
         history.record(event);
     }
     assert!(history.flush(PATIENCE));
-    assert_eq!(history.look_up(None, None, 100).unwrap().len(), 5);
+    assert_eq!(history.list(&asked(None, None, 100)).unwrap().events.len(), 5);
 }
 
 #[test]
@@ -252,8 +258,8 @@ fn writes_until_it_is_killed() {
         // What came after that is written without anybody's asking for it.
         if n % 100 == 0
             && history
-                .look_up(None, None, 1)
-                .is_ok_and(|newest| newest.first().is_some_and(|newest| newest.number > 501 * 5))
+                .list(&asked(None, None, 1))
+                .is_ok_and(|newest| newest.events.first().is_some_and(|newest| newest.number > 501 * 5))
         {
             // Not by `println`, which tests catch.
             writeln!(std::io::stderr(), "it writes").unwrap();
@@ -280,7 +286,7 @@ fn what_was_written_is_there_after_kill_9() {
     child.wait().unwrap();
     let began = Instant::now();
     let store = Store::open(&directory.path().join(FILE)).unwrap();
-    let all = store.look_up(None, None, usize::MAX).unwrap();
+    let all = store.list(&asked(None, None, usize::MAX)).unwrap().events;
     println!("{} events after kill -9, read after {:?}", all.len(), began.elapsed());
     assert!(all.len() > 501 * 5, "what came in the seconds after the flush is there, too: {}", all.len());
     // Each of them, in order, without a gap, up to the last transaction.
@@ -288,7 +294,7 @@ fn what_was_written_is_there_after_kill_9() {
         assert_eq!(found.event, story(n / 5)[n % 5]);
     }
     for n in [0, 250, 500] {
-        assert_eq!(store.look_up(Some(&subject(Kind::Request, &request(n))), None, 100).unwrap().len(), 5);
+        assert_eq!(store.list(&asked(Some(&subject(Kind::Request, &request(n))), None, 100)).unwrap().events.len(), 5);
     }
     store.write(&story(1), BOUNDS).unwrap();
 }
@@ -319,12 +325,12 @@ fn one_of_a_hundred_thousand_requests_is_found_at_once() {
     let mut slowest = Duration::ZERO;
     for n in (0..requests).step_by(997) {
         let began = Instant::now();
-        let found = store.look_up(Some(&subject(Kind::Request, &request(n))), None, 100).unwrap();
+        let found = store.list(&asked(Some(&subject(Kind::Request, &request(n))), None, 100)).unwrap().events;
         slowest = slowest.max(began.elapsed());
         assert_eq!(found.len(), 5, "{n}");
     }
     let began = Instant::now();
-    let found = store.look_up(Some(&subject(Kind::Label, "debian-stable")), None, 100).unwrap();
+    let found = store.list(&asked(Some(&subject(Kind::Label, "debian-stable")), None, 100)).unwrap().events;
     let label = began.elapsed();
     assert_eq!(found.len(), 100);
     println!(
@@ -349,7 +355,7 @@ fn a_history_in_memory_is_small() {
         }
     }
     assert!(history.flush(PATIENCE));
-    assert_eq!((history.look_up(None, None, usize::MAX).unwrap().len(), history.dropped()), (5_000, 0));
+    assert_eq!((history.list(&asked(None, None, usize::MAX)).unwrap().events.len(), history.dropped()), (5_000, 0));
 }
 
 #[test]
@@ -368,8 +374,8 @@ fn a_byte_that_changes_in_an_open_file_does_no_more_than_a_wrong_answer() {
     }
     for n in [0, 99] {
         // An error, or what is left; no panic reaches whoever asks.
-        let _ = store.look_up(Some(&subject(Kind::Request, &request(n))), None, 100);
+        let _ = store.list(&asked(Some(&subject(Kind::Request, &request(n))), None, 100));
         let _ = store.write(&story(n), BOUNDS);
     }
-    let _ = store.look_up(None, None, 1000);
+    let _ = store.list(&asked(None, None, 1000));
 }

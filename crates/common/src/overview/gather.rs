@@ -9,7 +9,8 @@ use super::seen::{
     Amount, Attention, ImageSeen, LabelSeen, LauncherSeen, OpenRequest, Overview, Part, PoolSeen, ProviderSeen,
 };
 use crate::{
-    explain::{Asked, Explanation, LauncherView, ProviderView, Silent, Subject, Verdict, explain},
+    explain::{Asked, Explanation, LauncherView, ProviderView, Subject, Verdict, explain},
+    launchers::Silent,
     model::{
         BuildState, Entry, LabelName, Node, NodeId, NodeState, Records, RequestId, RequestState, Timestamp, UploadState,
     },

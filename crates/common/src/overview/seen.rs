@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    explain::{PoolView, ProviderView, Silent, Verdict},
+    explain::{PoolView, ProviderView, Verdict},
+    launchers::Silent,
     model::Timestamp,
 };
 

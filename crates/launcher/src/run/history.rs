@@ -18,9 +18,13 @@ use std::{collections::BTreeSet, fmt::Display};
 
 use nodepool_common::{
     explain::{Explanation, Subject},
-    history::{Event, History, past},
+    history::{Event, History, Page, Query, REQUEST_GONE, REQUEST_SEEN, asked, past},
+    launchers::{ANSWER_WITHIN, Silent},
     model::{Changes, LabelName, Node, NodeId, NodeRequest, Records, RequestId},
+    sys::host,
 };
+use nodepool_drivers::http_client;
+use tokio::sync::Semaphore;
 
 use super::{Launcher, view::sentence};
 use crate::plan::{PoolKey, Reason};
@@ -31,19 +35,40 @@ impl Launcher {
         &self.options.history
     }
 
+    /// What this launcher alone has seen and done. Where that cannot be read, it is one of those that say nothing.
+    pub async fn own_history(&self, query: Query) -> Page {
+        // Of a file: so many at once, also where who asks has gone meanwhile.
+        static AT_ONCE: Semaphore = Semaphore::const_new(4);
+        // It is never closed.
+        let turn = AT_ONCE.acquire().await.ok();
+        let history = self.history().clone();
+        let listed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            history.list(&query)
+        });
+        let why = match listed.await {
+            Ok(Ok(listed)) => return Page::of_one(&host::hostname(), listed),
+            Ok(Err(trouble)) => format!("its history cannot be read: {trouble}"),
+            Err(_) => "a bug: reading its history has failed, see its log".to_owned(),
+        };
+        let pools = self.published().pools.iter().map(|pool| pool.key.to_string()).collect();
+        Page { silent: vec![Silent { hostname: host::hostname(), pools, why }], ..Page::default() }
+    }
+
+    /// What all launchers have seen and done, and which of them do not answer.
+    pub async fn history_of_all(&self, query: &Query) -> Page {
+        let (records, own) = (self.zk.cache().snapshot(), self.web_url.get().map(String::as_str));
+        let get = async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await;
+        let (mut pages, page) = tokio::join!(asked(&records, own, query, get), self.own_history(query.clone()));
+        pages.push(page);
+        Page::merged(pages, query.limit)
+    }
+
     /// Adds what became of a request or a node whose record is gone.
     pub(super) async fn add_past(&self, subject: &Subject, explanation: &mut Option<Explanation>) {
-        let is_there = explanation.as_ref().is_some_and(|explanation| explanation.code != past::GONE);
-        if is_there || !matches!(subject, Subject::Request(_) | Subject::Node(_)) {
-            return;
-        }
-        let (history, of) = (self.history().clone(), subject.clone());
-        // It may be a file. What cannot be read is as if nothing were known.
-        let events = tokio::task::spawn_blocking(move || history.look_up(Some(&of), None, past::TOLD));
-        let events = events.await.ok().and_then(Result::ok).unwrap_or_default();
-        match explanation {
-            Some(explanation) => past::add(explanation, &events),
-            None => *explanation = past::explain(subject, &events),
+        if let Some(query) = past::needed(subject, explanation.as_ref()) {
+            let page = self.history_of_all(&query).await;
+            *explanation = past::add(subject, explanation.take(), page);
         }
     }
 
@@ -74,13 +99,13 @@ impl Launcher {
             if seen.remove(id) {
                 let text = "Its record is deleted: who asked has its nodes, or needs none any more";
                 let event = Event { request: Some(id.to_string()), ..Event::default() };
-                self.put_down("request-gone", || (text.to_owned(), event));
+                self.put_down(REQUEST_GONE, || (text.to_owned(), event));
             }
             return;
         };
         let Some(request) = entry.usable() else { return };
         if request.is_open() && seen.insert(id.clone()) {
-            self.put_down("request-seen", || {
+            self.put_down(REQUEST_SEEN, || {
                 let who = request.requestor.as_deref().unwrap_or("somebody");
                 let tenant = request.tenant_name.as_ref().map(|tenant| format!(" for tenant {tenant}"));
                 let text = format!("{who} asks{} for {}", tenant.unwrap_or_default(), labels(request));

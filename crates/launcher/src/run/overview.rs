@@ -16,7 +16,8 @@ use futures::{
 };
 use nodepool_common::{
     config::Diskimage,
-    explain::{ANSWER_WITHIN, Said, Silent, Verdict, WaitingView, launchers, silent},
+    explain::{Said, Verdict, WaitingView},
+    launchers::{self, ANSWER_WITHIN},
     model::{ImageName, ProviderName, Records, RequestId},
     overview::{self, ImagePart, Overview, Part, ProviderPart, Waits},
     sys::{host, watch},
@@ -43,7 +44,7 @@ const FIRST: usize = 30;
 pub(super) struct Others {
     at: Option<Instant>,
     is_asking: bool,
-    known: Arc<(Vec<Part>, Vec<Silent>)>,
+    known: Arc<launchers::Said<Part>>,
 }
 
 impl Launcher {
@@ -68,15 +69,15 @@ impl Launcher {
         stream::unfold(self.published.subscribe(), next).boxed()
     }
 
-    fn overview_with(&self, others: &(Vec<Part>, Vec<Silent>)) -> Overview {
+    fn overview_with(&self, others: &launchers::Said<Part>) -> Overview {
         let records = self.zk.cache().snapshot();
         let mut parts = vec![self.part(&self.published(), &records)];
-        parts.extend(others.0.iter().cloned());
-        overview::overview(&records, &parts, &others.1, self.clock.now())
+        parts.extend(others.answers.iter().cloned());
+        overview::overview(&records, &parts, &others.silent, self.clock.now())
     }
 
     /// The parts of other launchers, as they were lately.
-    async fn others(self: &Arc<Self>) -> Arc<(Vec<Part>, Vec<Silent>)> {
+    async fn others(self: &Arc<Self>) -> Arc<launchers::Said<Part>> {
         let (known, is_fresh, asks) = {
             let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
             let age = others.at.map(|at| at.elapsed());
@@ -95,30 +96,22 @@ impl Launcher {
         known
     }
 
-    async fn ask_others(self: &Arc<Self>) -> Arc<(Vec<Part>, Vec<Silent>)> {
-        let records = self.zk.cache().snapshot();
-        let own = self.web_url.get();
-        let launchers = launchers(&records);
-        let others: Vec<_> = launchers.iter().filter(|(url, _)| own != Some(*url)).collect();
-        let answers = others.iter().map(|(url, _)| {
-            let url = format!("{url}{}", overview::PART);
-            async move { http_client::fetch(&url, ANSWER_WITHIN).await }
-        });
-        let answers = futures::future::join_all(answers).await;
-        let mut known = (Vec::new(), Vec::new());
-        for ((_, pools), answer) in others.into_iter().zip(answers) {
-            let part = answer.and_then(|body| {
-                serde_json::from_slice(&body).map_err(|error| format!("its answer is not understood: {error}"))
-            });
-            match part {
-                Ok(part) => known.0.push(part),
-                Err(why) => known.1.push(silent(pools, why)),
-            }
-        }
-        let known = Arc::new(known);
+    async fn ask_others(self: &Arc<Self>) -> Arc<launchers::Said<Part>> {
+        let known = Arc::new(self.ask_other_launchers(overview::PART, launchers::json).await);
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         (others.at, others.is_asking, others.known) = (Some(Instant::now()), false, Arc::clone(&known));
         known
+    }
+
+    /// What all other launchers that are registered answer with at a page.
+    pub(super) async fn ask_other_launchers<T>(
+        &self,
+        page: &str,
+        read: impl Fn(&[u8]) -> Result<T, String>,
+    ) -> launchers::Said<T> {
+        let (records, own) = (self.zk.cache().snapshot(), self.web_url.get().map(String::as_str));
+        let get = async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await;
+        launchers::ask(&records, own, page, get, read).await
     }
 
     fn part(&self, published: &Published, records: &Records) -> Part {

@@ -16,9 +16,10 @@ use std::{
 
 use nodepool_common::{
     explain::{
-        self, ANSWER_WITHIN, Answer, Asked, Explanation, LauncherView, Launching, Paused, PoolView, ProviderView, Said,
-        Subject, Verdict, WaitingView,
+        self, Answer, Asked, Explanation, LauncherView, Launching, Paused, PoolView, ProviderView, Said, Subject,
+        Verdict, WaitingView,
     },
+    launchers::ANSWER_WITHIN,
     model::{ImageName, LabelName, NodeRequest, ProviderName, Records, RequestId, Resources, Timestamp},
     sys::{clock, host},
     zk::Freshness,

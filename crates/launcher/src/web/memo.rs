@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -32,6 +33,10 @@ pub(super) enum Line {
     Tables,
     /// What the dashboard asks.
     Dashboard,
+    /// What this launcher alone has in its history.
+    OwnHistory,
+    /// What all of them have: several of these lines, as it takes long where one of them does not answer.
+    HistoryOfAll,
 }
 
 /// Answers by what was asked.
@@ -40,6 +45,8 @@ pub(super) struct Memo {
     documents: Mutex<HashMap<Key, Document>>,
     tables: Arc<tokio::sync::Mutex<()>>,
     dashboard: Arc<tokio::sync::Mutex<()>>,
+    own_history: Arc<tokio::sync::Mutex<()>>,
+    history_of_all: [Arc<tokio::sync::Mutex<()>>; 8],
 }
 
 impl Memo {
@@ -58,6 +65,8 @@ impl Memo {
         let line = match line {
             Line::Tables => &self.tables,
             Line::Dashboard => &self.dashboard,
+            Line::OwnHistory => &self.own_history,
+            Line::HistoryOfAll => self.one_of_several(&key),
         };
         let turn = Arc::clone(line).lock_owned().await;
         // Somebody else may have made it meanwhile.
@@ -73,6 +82,15 @@ impl Memo {
         });
         // A panic is in the log.
         making.await.unwrap_or_else(|_| Document { made: now, body: "".into() })
+    }
+
+    /// One for the same of those who ask the same.
+    fn one_of_several(&self, key: &Key) -> &Arc<tokio::sync::Mutex<()>> {
+        let mut sum = DefaultHasher::new();
+        (&key.0, &key.1).hash(&mut sum);
+        let lines = &self.history_of_all;
+        let at = usize::try_from(sum.finish() % 8).unwrap_or_default();
+        lines.get(at).unwrap_or(&self.own_history)
     }
 
     /// The same of what keeps a thread busy.

@@ -34,7 +34,6 @@ use axum::{
     response::Response,
 };
 use nodepool_common::{
-    history::History,
     model::{Records, Timestamp, wire::to_python_json},
     status::{self, Table},
     sys::clock::Clock,
@@ -51,7 +50,7 @@ use self::{
     memo::{Line, Memo},
     reply::{Document, Refusal},
 };
-pub use self::{api::Explain, overview::Source};
+pub use self::{api::Explain, history::HistorySource, overview::Source};
 
 /// How long requests that are under way at shutdown may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -93,7 +92,7 @@ pub struct WebState {
     /// `/api/v1/overview` and what else the dashboard asks.
     pub overview: Source,
     /// `/api/v1/history`.
-    pub history: History,
+    pub history: HistorySource,
 }
 
 /// Answers until shutdown; returns when the last answer is out, or a little later.
@@ -141,7 +140,9 @@ async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
         path if let Some(page) = overview::Page::of(path) => {
             return page.answer(&server.state.overview, &server.memo, &server.state.clock).await;
         }
-        history::PATH => return history::answer(&server.state.history, &uri).await,
+        history::PATH => {
+            return history::answer(&server.state.history, &server.memo, &server.state.clock, &uri).await;
+        }
         path if path.starts_with(api::PREFIX) => {
             return api::answer(&server.state.explain, &server.memo, &server.state.clock, &uri).await;
         }

@@ -62,7 +62,11 @@ impl Running {
                 Arc::new(move || readiness.lock().unwrap().clone())
             },
             metrics: Arc::new(|| "nodepool_nodes 2\n".to_owned()),
-            history: nodepool_common::history::History::default(),
+            history: HistorySource {
+                of_all: Arc::new(|_| Box::pin(std::future::ready(nodepool_common::history::Page::default()))),
+                own: Arc::new(|_| Box::pin(std::future::ready(nodepool_common::history::Page::default()))),
+                is_known: Arc::new(|| true),
+            },
             pools: Arc::new(|| json!([{"provider": "rdo", "pool": "main", "paused": false}])),
             explain: Explain {
                 explain: Arc::new(|_| Box::pin(std::future::ready(Vec::new()))),

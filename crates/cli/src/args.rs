@@ -1,7 +1,7 @@
 //! The command line: upstream's sub-commands, options and words.
 //!
 //! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
-//! sub-command, a usage error is status 2. `explain`, `leaks`, `build-log` and `create` are ours alone; the last one
+//! sub-command, a usage error is status 2. `explain`, `history`, `leaks`, `build-log` and `create` are ours alone; the last one
 //! has the words and options of the operator's command of that name.
 
 use std::{path::PathBuf, time::Duration};
@@ -9,14 +9,14 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use nodepool_common::{
-    explain,
+    explain, history,
     model::{BuildState, NodeState, RequestState, UploadState},
     status::{self, Column},
 };
 
 use crate::{
     aliens, leaks,
-    listing::{Kind, Listing, seconds},
+    listing::{Kind, Listing, duration, seconds},
     output::{Colour, Format, Output},
 };
 
@@ -123,6 +123,9 @@ pub enum Command {
     /// (a command line that is wrong is 2 as well, with nothing on stdout); 3: it will not be served as it is; 1: there is no trace
     /// of it. Of several things the gravest counts: 3, then 2, then 0
     Explain(WhatToExplain),
+    /// list what was asked, decided, launched and deleted, the newest first, by what all launchers know; also of requests and nodes
+    /// whose records are gone
+    History(WhatHappened),
     /// list resources of ours without a record: those that are removed, and those that are held back
     Leaks {
         /// only this provider
@@ -261,6 +264,14 @@ impl Kind for AlienImages {
     const HAS_FILTERS: bool = false;
 }
 
+/// `history`.
+#[derive(Clone, Debug)]
+pub struct Events;
+
+impl Kind for Events {
+    const COLUMNS: &'static [Column] = history::COLUMNS;
+}
+
 /// `leaks`.
 #[derive(Clone, Debug)]
 pub struct Leaks;
@@ -349,6 +360,28 @@ pub struct WhatToExplain {
     /// print it again whenever it changes, until it is served or never will be
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Which events `history` lists, and how.
+#[derive(Debug, Args)]
+pub struct WhatHappened {
+    /// only what concerns this: the id of a request or of a node, or the name of a label, an image or a provider
+    pub id: Option<String>,
+    /// what it is the name of, where several things have it: label, image, provider, request, node
+    #[arg(long, value_name = "KIND", value_parser = kind_to_explain, requires = "id")]
+    pub kind: Option<explain::Kind>,
+    /// only events of this kind, such as request-failed, or of several, with commas between them
+    #[arg(long = "event", value_name = "EVENT", value_delimiter = ',')]
+    pub events: Vec<String>,
+    /// only what is not older than this: 90s, 15m, 2h, 3d
+    #[arg(long, value_name = "AGE", value_parser = duration)]
+    pub since: Option<Duration>,
+    /// so many at most, the newest
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub limit: u16,
+    /// How.
+    #[command(flatten)]
+    pub listing: Listing<Events>,
 }
 
 /// How an explanation is printed.

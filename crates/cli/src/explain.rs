@@ -2,12 +2,14 @@
 //!
 //! What stands in ZooKeeper is read here; what pools have decided is asked of their launchers. Those that cannot be asked are
 //! named, and the rest is said without them. Only what the id needs is read, as with `--watch` that happens every two seconds:
-//! first the registered pools and the request itself, then what the launchers' answers lead to.
+//! first the registered pools and the request itself, then what the launchers' answers lead to. Of a request or a node without a
+//! record the launchers' histories tell.
 
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use nodepool_common::{
     explain::{Asked, Explanation, Subject, ask, explain, gravest, no_id, no_trace},
+    history::past,
     launchers::ANSWER_WITHIN,
     model::{NodeId, NodeRequest, Records, RequestId, RequestState},
     sys::clock,
@@ -18,7 +20,7 @@ use nodepool_drivers::http_client;
 use crate::{
     args::{ExplanationFormat, WhatToExplain},
     failure::{Failure, say},
-    walk,
+    history, walk,
 };
 
 /// Between two looks with `--watch`.
@@ -68,8 +70,23 @@ async fn look(zk: &ZooKeeper, subjects: &[Subject]) -> Result<Vec<Explanation>, 
         ([Subject::Request(request)], [asked]) => read_around(zk, &mut records, request, asked).await?,
         _ => read_of_names(zk, &mut records, subjects, &asked).await?,
     }
-    let all = subjects.iter().zip(&asked);
-    Ok(all.filter_map(|(subject, asked)| explain(&records, subject, asked, clock::now())).collect())
+    let mut explanations = Vec::new();
+    for (subject, asked) in subjects.iter().zip(&asked) {
+        let explanation = explain(&records, subject, asked, clock::now());
+        explanations.extend(with_past(zk, subject, explanation).await?);
+    }
+    Ok(explanations)
+}
+
+/// With what became of a request or a node whose record is gone, by what launchers remember.
+async fn with_past(
+    zk: &ZooKeeper,
+    subject: &Subject,
+    explanation: Option<Explanation>,
+) -> Result<Option<Explanation>, Failure> {
+    let Some(query) = past::needed(subject, explanation.as_ref()) else { return Ok(explanation) };
+    let page = history::page(&walk::pools(zk).await?, &[query]).await;
+    Ok(past::add(subject, explanation, page))
 }
 
 /// What the explanations of a label, an image and a provider need besides.

@@ -179,8 +179,8 @@ pub fn pause(word: &str) -> Result<Duration, String> {
     seconds(word).ok().filter(|pause| *pause >= least).ok_or_else(|| "0.1 seconds or more, such as 2 or 0.5".to_owned())
 }
 
-/// A whole number with a unit.
-fn duration(text: &str) -> Result<Duration, String> {
+/// A time that has passed: a whole number with a unit.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a whole number of s, m, h or d, such as 90s, 15m, 2h, 3d".to_owned();
     let unit = match text.chars().last() {
         Some('s') => 1,

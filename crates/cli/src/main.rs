@@ -13,6 +13,7 @@ mod create;
 mod explain;
 mod failure;
 mod generate;
+mod history;
 mod images;
 mod leaks;
 mod listing;
@@ -118,6 +119,7 @@ async fn run(session: &Session, command: Command) -> Result<ExitCode, Failure> {
     let zk = &session.zk;
     let result = match command {
         Command::Explain(what) => return explain::run(zk, &what).await,
+        Command::History(what) => history::run(zk, &what).await,
         // Handled before, without ZooKeeper.
         Command::ConfigValidate { .. } | Command::Create { .. } | Command::Completion { .. } | Command::Man { .. } => {
             Ok(())

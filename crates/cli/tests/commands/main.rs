@@ -9,6 +9,7 @@ mod build_log;
 mod explain;
 mod filters;
 mod formats;
+mod history;
 mod images;
 mod terminal;
 mod timeout;

@@ -39,6 +39,7 @@ mod page;
 pub mod past;
 mod query;
 mod store;
+mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -62,6 +63,7 @@ pub use self::{
     page::{PAGE, Page, REQUEST_GONE, REQUEST_SEEN, asked},
     query::{HIGHEST_LIMIT, LIMIT, Listed, Query},
     store::{Bounds, Trouble},
+    table::{COLUMNS, table},
 };
 
 /// The name of the file in its directory.

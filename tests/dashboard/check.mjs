@@ -79,6 +79,19 @@ await check('the front page says what needs somebody, what waits and why', async
   await picture('front');
 });
 
+await check('what has happened lately is on the front page, with links, and new events come without a reload', async () => {
+  await open();
+  await page.locator('section', {hasText: 'Recent activity'}).locator('tbody', {hasText: 'zuul asks'}).waitFor();
+  await page.evaluate(() => { globalThis.mark = 1; });
+  const asked = await control('request?label=ubuntu-noble-large');
+  const row = page.locator('section[data-key="h-activity"] tbody tr', {hasText: asked}).first();
+  await row.waitFor();
+  ok(await page.evaluate(() => globalThis.mark) === 1, 'no reload');
+  await picture('activity');
+  await row.locator('a', {hasText: asked}).click();
+  await page.locator('main h1', {hasText: asked}).waitFor();
+});
+
 await check('each kind of page says why, without a finding of axe, at 320 pixels too', async () => {
   const pages = {front: '', request: `?request=${waits[0]}`, node: '?node=0000000777', label: '?label=ubuntu-noble', image: '?image=debian-trixie',
     provider: '?provider=north', requests: '?page=requests', nodes: '?page=nodes', labels: '?page=labels', none: '?id=300-0999999999'};

@@ -9,9 +9,12 @@ const live = document.getElementById('live');
 const said = document.getElementById('said');
 
 // How often what is asked for anew is, in ms.
-const EVERY = {request: 1000, node: 1000, id: 4000, label: 4000, image: 4000, provider: 4000, list: 4000};
+const EVERY = {request: 1000, node: 1000, id: 4000, label: 4000, image: 4000, provider: 4000, list: 4000, recent: 3000};
+// After a change: by then launchers have put down what it was.
+const PUT_DOWN = 1500;
 
 let seen = null;
+let recent = null;
 let rows = {};
 let turn = 0;
 let drawnAt = 0;
@@ -48,7 +51,8 @@ async function draw(anew) {
       if (mine === turn) show(lists.page(name, rows[name], asked), lists.LISTS[name].title);
     } else {
       seen ??= taken(await get('./api/v1/overview'));
-      if (mine === turn) show(front(seen, asked), '');
+      if (mine === turn) show(front(seen, asked, recent), '');
+      if (recent === null) askRecent();
     }
   } catch (error) {
     if (mine === turn && (shown !== location.search || !main.querySelector('h1'))) show(el('p', {class: 'note off'}, `The launcher does not say: ${error.message}`), '');
@@ -76,6 +80,22 @@ function changed() {
   else pending = setTimeout(() => { pending = null; draw(true); }, wait);
 }
 
+// What has happened is asked for beside the rest, which is shown at once also where a launcher does not answer.
+let recentAt = -Infinity, asking = null;
+const isFront = () => !subject(query()) && !query().get('page');
+function askRecent() {
+  asking ??= get('./api/v1/history?limit=15').catch((error) => ({events: [], error: error.message})).then((answer) => {
+    [recent, recentAt, asking] = [answer, performance.now(), null];
+    if (isFront() && drawing === null) draw(false);
+  });
+}
+let soon = null;
+function somethingHappened() {
+  if (!isFront()) { recent = null; return; }
+  soon ??= setTimeout(() => { soon = null; if (isFront() && !document.hidden) askRecent(); },
+    Math.max(PUT_DOWN, recentAt + EVERY.recent - performance.now()));
+}
+
 let needs = null;
 function announce(overview) {
   const number = overview.attention.filter(isGrave).length;
@@ -95,6 +115,7 @@ function listen() {
     document.documentElement.dataset.version = event.lastEventId;
     announce(seen);
     changed();
+    somethingHappened();
   });
   events.addEventListener('error', () => {
     state('off', 'not live: the launcher is away');
@@ -158,7 +179,7 @@ setInterval(tick, 1000);
 // Where there are no events, by asking.
 setInterval(async () => {
   if (live.classList.contains('on') || document.hidden) return;
-  try { seen = taken(await get('./api/v1/overview')); changed(); } catch { /* it is said already that it is away */ }
+  try { seen = taken(await get('./api/v1/overview')); changed(); somethingHappened(); } catch { /* it is said already that it is away */ }
 }, 10000);
 
 draw(true);

@@ -7,7 +7,7 @@ const SHOWN = 15;
 export const isGrave = (a) => a.verdict === 'act' || a.verdict === 'change';
 const sum = (counts) => Object.values(counts).reduce((a, b) => a + b, 0);
 
-export function front(seen, query) {
+export function front(seen, query, recent) {
   const only = query.get('page');
   const parts = {attention, waiting, labels, providers, images};
   if (Object.hasOwn(parts, only)) return [el('h1', {}, TITLES[only]), remarks(seen), parts[only](seen, Infinity)];
@@ -23,7 +23,7 @@ export function front(seen, query) {
       fact(grave, grave === 1 ? 'needs somebody' : 'need somebody', grave > 0), fact(open, 'requests open'), fact(seen.requests.pending ?? 0, 'of them being served'),
       fact(sum(seen.nodes), 'nodes'), fact(seen.nodes['in-use'] ?? 0, 'in use'), fact(seen.nodes.ready ?? 0, 'ready'),
       fact((seen.nodes.building ?? 0) + (seen.nodes.init ?? 0), 'being launched'), fact(seen.nodes.deleting ?? 0, 'being deleted')),
-    attention(seen, SHOWN), waiting(seen, SHOWN), providers(seen, SHOWN), labels(seen, SHOWN), images(seen, SHOWN),
+    attention(seen, SHOWN), waiting(seen, SHOWN), providers(seen, SHOWN), labels(seen, SHOWN), images(seen, SHOWN), activity(recent),
     el('footer', {'data-key': 'footer'}, 'What launchers say: ', seen.launchers.map((l) => l.hostname).join(', '),
       '. Everything here is read-only. ', el('a', {href: './api/v1/overview'}, 'As JSON')),
   ];
@@ -150,6 +150,23 @@ function images(seen, most) {
     ], list.slice(0, most), {key: (i) => i.name}));
 }
 
+// What launchers have seen and done lately; null: they have not answered yet.
+function activity(recent) {
+  const events = recent?.events ?? [];
+  const nothing = !recent ? 'The launchers are being asked.' : recent.error ? `The launcher does not say: ${recent.error}` : 'Nothing has happened that a launcher remembers.';
+  return section('Recent activity', {note: 'of all launchers, the newest first', more: el('a', {href: './api/v1/history'}, 'As JSON'), key: 'activity'},
+    table('Recent activity', [
+      {name: 'When', cell: (e) => when(e.at, true)},
+      {name: 'What', cell: (e) => e.text},
+      {name: 'Request', cell: (e) => e.request && to('request', e.request)},
+      {name: 'Nodes', cell: (e) => (e.nodes ?? []).slice(0, 4).map((id, n) => [n > 0 && ', ', to('node', id)])},
+      {name: 'Labels', cell: (e) => some(e.labels ?? [], 'label')},
+      {name: 'Provider', cell: (e) => e.provider && to('provider', e.provider)},
+    ], events.slice(0, SHOWN), {key: (e) => `${e.launcher}-${e.number}-${e.at}`, empty: nothing}),
+    (recent?.silent ?? []).map((s) => el('p', {class: 'note off', 'data-key': `activity-${s.hostname}-${s.pools.join()}`},
+      `What only the launcher on ${s.hostname} (${s.pools.join(', ')}) has seen is missing: ${s.why}`)));
+}
+
 export const KINDS = ['request', 'node', 'label', 'image', 'provider'];
 
 // What is asked about in an address: its kind ('id': whatever it is) and its id.
@@ -214,6 +231,7 @@ function explained(e) {
     el('p', {class: 'soft', 'data-key': `more-${e.kind}`}, e.kind === 'label' && [el('a', {href: address({page: 'nodes', label: e.id})}, 'Its nodes'), ' · ',
       el('a', {href: address({page: 'requests', label: e.id})}, 'its requests'), ' · '],
     e.kind === 'provider' && [el('a', {href: address({page: 'nodes', provider: e.id})}, 'Its nodes'), ' · '],
-    el('a', {href: `./api/v1/explain/${encodeURIComponent(e.id)}?kind=${e.kind}`}, 'As JSON')),
+    el('a', {href: `./api/v1/explain/${encodeURIComponent(e.id)}?kind=${e.kind}`}, 'As JSON'), ' · ',
+    el('a', {href: `./api/v1/history?${e.kind}=${encodeURIComponent(e.id)}`}, 'its history')),
   ];
 }

@@ -68,8 +68,9 @@ pub use self::{
 
 /// The name of the file in its directory.
 pub const FILE: &str = "history.redb";
-/// How many events may wait to be written; more than a busy launcher makes in a second.
-const WAITING: usize = 8192;
+/// How many events may wait to be written: more than a busy launcher makes in a second, and more than there are at a start, when each
+/// request that waits is one, all at the same moment and maybe before the file is open. 24 bytes each, and about 500 while it waits.
+const WAITING: usize = 32_768;
 /// One warning for so many events that were dropped.
 const WARN_EVERY: u64 = 1000;
 

@@ -231,6 +231,20 @@ fn a_directory_that_cannot_be_made_costs_no_more_than_the_file() {
 }
 
 #[test]
+fn the_requests_that_wait_at_a_start_are_kept_though_they_come_all_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let history = History::start(Some(directory.path()), BOUNDS);
+    for n in 0..10_000 {
+        history.record(story(n).remove(0));
+    }
+    assert_eq!(history.dropped(), 0);
+    assert!(history.flush(PATIENCE));
+    for n in [0, 9_999] {
+        assert_eq!(of(&history, Kind::Request, &request(n)).len(), 1, "{n}");
+    }
+}
+
+#[test]
 fn a_channel_that_is_full_drops_events_and_waits_for_nothing() {
     let history = History::start(None, BOUNDS);
     let began = Instant::now();

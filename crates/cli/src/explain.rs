@@ -85,7 +85,7 @@ async fn with_past(
     explanation: Option<Explanation>,
 ) -> Result<Option<Explanation>, Failure> {
     let Some(query) = past::needed(subject, explanation.as_ref()) else { return Ok(explanation) };
-    let page = history::page(&walk::pools(zk).await?, &[query]).await;
+    let (page, _) = history::ask(&walk::pools(zk).await?, &[query]).await;
     Ok(past::add(subject, explanation, page))
 }
 

@@ -54,8 +54,7 @@ async fn read(
     aside: &impl Fn(String),
 ) -> Result<Table, Failure> {
     let records = walk::pools(zk).await?;
-    let count = launchers(&records).len();
-    if count == 0 {
+    if launchers(&records).is_empty() {
         return Err(Failure::Refused(
             "no launcher that can be asked is registered in ZooKeeper: none runs, or all are Python's or without HTTP"
                 .to_owned(),
@@ -77,9 +76,9 @@ async fn read(
             limit: limit.saturating_sub(events.len()).clamp(1, HIGHEST_LIMIT),
         };
         let queries: Vec<Query> = subjects.iter().map(query).collect();
-        let page = page(&records, &queries).await;
+        let (page, has_answered) = ask(&records, &queries).await;
         let silent: BTreeSet<String> = page.silent.iter().map(not_asked).collect();
-        if silent.len() >= count && page.events.is_empty() && events.is_empty() {
+        if !has_answered && events.is_empty() {
             let all: Vec<String> = silent.into_iter().collect();
             return Err(Failure::Refused(format!("no launcher answers: {}", all.join("; "))));
         }
@@ -99,16 +98,20 @@ async fn read(
     Ok(table(&events, now))
 }
 
-/// What all launchers have of any of some queries of one limit; an event that is of several is there once.
-pub async fn page(records: &Records, queries: &[Query]) -> Page {
+/// What all launchers have of any of some queries of one limit, an event that is of several once; and whether any of them has
+/// answered with what it knows.
+pub async fn ask(records: &Records, queries: &[Query]) -> (Page, bool) {
     let get = async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await;
-    let pages = queries.iter().map(|query| asked(records, None, query, get));
-    let pages = futures::future::join_all(pages).await;
+    let said = queries.iter().map(|query| asked(records, None, query, get));
+    let (mut pages, mut silent) = (Vec::new(), Vec::new());
+    for said in futures::future::join_all(said).await {
+        pages.extend(said.answers);
+        silent.extend(said.silent);
+    }
+    // One that cannot read its own history says so.
+    let has_answered = pages.iter().any(|page| page.silent.is_empty());
     let limit = queries.first().map_or(0, |query| query.limit);
-    let mut page = Page::merged(pages.into_iter().flatten(), limit);
-    // It may be silent to each query.
-    page.silent.dedup_by(|a, b| (&a.hostname, &a.pools) == (&b.hostname, &b.pools));
-    page
+    (Page::merged(pages, silent, limit), has_answered)
 }
 
 fn not_asked(silent: &Silent) -> String {

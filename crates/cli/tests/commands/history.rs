@@ -103,6 +103,12 @@ async fn launchers_that_do_not_answer_are_named_and_none_is_an_error() {
     let silent = world.nodepool(&["history"]).await;
     assert_eq!((silent.status.code(), stdout(&silent)), (Some(1), ""));
     assert!(stderr(&silent).contains("no launcher answers: the launcher on host-away (away-main): "), "{silent:?}");
+    // As many as there may be, of one host and with one pool.
+    let twin = json!({"hostname": "host-away", "state": "running", "id": "twin", "name": "main", "provider_name": "away",
+        "supported_labels": [], "priority": 100, "paused": false, "web_url": format!("http://127.0.0.2:{}", free_port())});
+    world.zk.create("/nodepool/components/pool/twin0000000000", twin.to_string().as_bytes()).await.unwrap();
+    let silent = world.nodepool(&["history"]).await;
+    assert_eq!((silent.status.code(), stdout(&silent)), (Some(1), ""));
     let explained = world.nodepool(&["explain", "100-0000000009"]).await;
     assert_eq!(explained.status.code(), Some(2), "it may be known where nobody answers: {explained:?}");
     assert!(stdout(&explained).contains("The launcher on host-away could not be asked"), "{explained:?}");

@@ -46,9 +46,9 @@ impl Page {
         Self { events: listed.events.into_iter().map(own).collect(), next: listed.next, silent: Vec::new() }
     }
 
-    /// One of several: see the module. `limit` as in the [`Query`]. An event that is in two of them is there once.
-    pub fn merged(pages: impl IntoIterator<Item = Self>, limit: usize) -> Self {
-        let mut merged = Self::default();
+    /// One of several: see the module. `silent`: who has not answered with any. `limit` as in the [`Query`]. An event that is in two of them is there once.
+    pub fn merged(pages: impl IntoIterator<Item = Self>, silent: Vec<Silent>, limit: usize) -> Self {
+        let mut merged = Self { silent, ..Self::default() };
         for page in pages {
             merged.events.extend(page.events);
             merged.silent.extend(page.silent);
@@ -90,15 +90,13 @@ fn once_of_all(events: &mut Vec<Found>) {
 }
 
 /// Asks each launcher that says where it can be asked, but not the one with the address `own`, for its own events. `get` as in
-/// [`launchers::ask`]. The pages are not merged yet.
-pub async fn asked<F>(records: &Records, own: Option<&str>, query: &Query, get: impl Fn(String) -> F) -> Vec<Page>
+/// [`launchers::ask`]. The pages are to be [merged](Page::merged).
+pub async fn asked<F>(records: &Records, own: Option<&str>, query: &Query, get: impl Fn(String) -> F) -> Said<Page>
 where
     F: Future<Output = Result<Vec<u8>, String>>,
 {
     let page = format!("{PAGE}?alone=true&{}", query.written());
-    let Said { mut answers, silent } = launchers::ask(records, own, &page, get, launchers::json::<Page>).await;
-    answers.push(Page { silent, ..Page::default() });
-    answers
+    launchers::ask(records, own, &page, get, launchers::json::<Page>).await
 }
 
 #[cfg(test)]
@@ -123,12 +121,12 @@ mod tests {
     fn pages_are_put_together_by_time_as_far_as_all_of_them_are_complete() {
         let one = page(&[found("a", 9, 50.0, "x"), found("a", 8, 30.0, "x"), found("a", 7, 10.0, "x")], None);
         let other = page(&[found("b", 3, 40.0, "x"), found("b", 2, 30.0, "x"), found("b", 1, 20.0, "x")], Some(20.0));
-        let merged = Page::merged([one.clone(), other.clone()], 100);
+        let merged = Page::merged([one.clone(), other.clone()], Vec::new(), 100);
         assert_eq!(shown(&merged), [("a", 9), ("b", 3), ("b", 2), ("a", 8), ("b", 1)]);
         assert_eq!(merged.next, Some(20.0), "what b has before that is not known");
-        let merged = Page::merged([one.clone(), other], 3);
+        let merged = Page::merged([one.clone(), other], Vec::new(), 3);
         assert_eq!((shown(&merged).len(), merged.next), (4, Some(30.0)), "events of one time are not parted");
-        let all = Page::merged([one.clone(), one], 100);
+        let all = Page::merged([one.clone(), one], Vec::new(), 100);
         assert_eq!((shown(&all).len(), all.next), (3, None), "what is in both is there once");
     }
 
@@ -138,7 +136,7 @@ mod tests {
         let accepted = "request-accepted";
         let other = page(&[found("b", 8, 100.2, accepted), found("b", 7, 100.0, REQUEST_SEEN)], None);
         let third = page(&[found("c", 2, 100.1, REQUEST_SEEN), found("c", 1, 99.0, accepted)], None);
-        let merged = Page::merged([one, other, third], 100);
+        let merged = Page::merged([one, other, third], Vec::new(), 100);
         assert_eq!(shown(&merged), [("a", 3), ("b", 8), ("b", 7), ("c", 1)], "the one of 500 is of a later start");
     }
 }

@@ -59,9 +59,8 @@ impl Launcher {
     pub async fn history_of_all(&self, query: &Query) -> Page {
         let (records, own) = (self.zk.cache().snapshot(), self.web_url.get().map(String::as_str));
         let get = async |url: String| http_client::fetch(&url, ANSWER_WITHIN).await;
-        let (mut pages, page) = tokio::join!(asked(&records, own, query, get), self.own_history(query.clone()));
-        pages.push(page);
-        Page::merged(pages, query.limit)
+        let (others, page) = tokio::join!(asked(&records, own, query, get), self.own_history(query.clone()));
+        Page::merged(others.answers.into_iter().chain([page]), others.silent, query.limit)
     }
 
     /// Adds what became of a request or a node whose record is gone.

@@ -75,10 +75,10 @@ async fn what_happened_is_listed_by_what_all_launchers_know() {
     let all: Value = serde_json::from_str(stdout(&json)).unwrap();
     assert_eq!((all.as_array().unwrap().len(), &all[0]["launcher"]), (1, &json!("host-q")), "{all}");
     assert_eq!((&all[0]["label"], &all[0]["nodes"][0]), (&json!(["noble"]), &json!("0000000001")));
-    let last = asked.lock().unwrap().last().unwrap().clone();
+    let newest = asked.lock().unwrap().last().unwrap().clone();
     assert!(
-        last.contains("alone=true&limit=5&label=noble&provider=q&event=request-declined&event=x&since=17"),
-        "{last}"
+        newest.contains("alone=true&limit=5&label=noble&provider=q&event=request-declined&event=x&since=17"),
+        "{newest}"
     );
     let csv = world.nodepool(&["history", "--format", "csv", "--sort", "event", "--limit", "1"]).await;
     assert_eq!(stdout(&csv).lines().count(), 2, "{csv:?}");

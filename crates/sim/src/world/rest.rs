@@ -56,7 +56,7 @@ impl World {
         }
         let asked = |world: &Self| world.around.peers.open().asked.values().sum::<u64>();
         let (asked_before, calls_before) = (asked(self), self.around.clouds.calls());
-        let stock = self.stock();
+        let (stock, under_way) = (self.stock(), self.under_way());
         tokio::time::sleep(IDLE).await;
         let (asked, calls) = (asked(self) - asked_before, self.around.clouds.calls() - calls_before);
         // What was in stock may grow too old, once, and what replaces it cannot within that time.
@@ -69,8 +69,13 @@ impl World {
         let renewed = u64::try_from(left.len()).unwrap();
         // Several launchers may see the same one go at the same moment.
         let came = now.keys().filter(|node| !stock.contains_key(*node)).count();
-        if came > left.len() * self.plan.replicas {
-            broken!(self.story, "L2", "{came} nodes were made for {} in stock that went", left.len());
+        if came > left.len() * self.plan.replicas + under_way {
+            broken!(
+                self.story,
+                "L2",
+                "{came} nodes were made for {} in stock that went, and {under_way} that were asked for",
+                left.len()
+            );
         }
         let replicas = u64::try_from(self.plan.replicas).unwrap();
         let lacking = lacking(&stock).max(lacking(&now));
@@ -116,6 +121,12 @@ impl World {
             let age = now - node.state_time;
             (most > 0.0 && age > most + 60.0).then(|| (node.id.clone(), age))
         })
+    }
+
+    /// How many requests for stock are under way: their nodes replace what went before.
+    fn under_way(&self) -> usize {
+        let truth = self.around.truth.open();
+        truth.requests.values().filter(|request| request.is_min_ready()).count()
     }
 
     /// Nodes that are free, each with its label.

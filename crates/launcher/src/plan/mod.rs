@@ -97,7 +97,9 @@ pub use planner::Planner;
 pub use reason::{Bound, BrokenLabel, Excess, Reason, Short};
 pub use snapshot::{InUse, Snapshot, WaitingKind};
 pub use want::Want;
-pub use world::{CloudImage, PoolState, ProjectQuota, ProviderState, Timing, Versioned, World, keeper_of};
+pub use world::{
+    CloudImage, PoolState, ProjectQuota, ProviderState, Timing, Versioned, World, keeper_of, last_registered,
+};
 
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@ use std::{
 use nodepool_common::{
     config::{Config, Pool, Provider},
     model::{
-        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolName, ProviderName, Records, RequestId, Resources,
-        Timestamp, Uptime,
+        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolComponent, PoolName, ProviderName, Records,
+        RequestId, Resources, Timestamp, Uptime,
     },
 };
 
@@ -107,10 +107,14 @@ impl<'a> World<'a> {
 /// launcher does what only one may do. The youngest, because a launcher that was killed stays registered until its session
 /// ends, and the one that is started in its place need not wait for that.
 pub fn keeper_of(records: &Records, provider: &ProviderName, labels: &[LabelName]) -> Option<LauncherId> {
-    let of_provider =
-        records.pools.iter().filter(|(_, pool)| pool.provider_name.as_ref() == Some(provider) && pool.supports(labels));
+    last_registered(records, |pool| pool.provider_name.as_ref() == Some(provider) && pool.supports(labels))
+}
+
+/// The id of the pool that was registered last, of those that are asked for.
+pub fn last_registered(records: &Records, is_asked_for: impl Fn(&PoolComponent) -> bool) -> Option<LauncherId> {
+    let asked_for = records.pools.iter().filter(|(_, pool)| is_asked_for(pool));
     // A component's name is a host's and ten digits, which count.
-    let last = of_provider.max_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name));
+    let last = asked_for.max_by_key(|(name, _)| name.get(name.len().saturating_sub(10)..).unwrap_or(name));
     last.and_then(|(_, pool)| pool.id.clone())
 }
 

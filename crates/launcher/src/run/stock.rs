@@ -13,11 +13,15 @@
 //! to wait together ask one after the other, and what the first one asks for and the others decline lets those wait again. So where
 //! there is no room, one launcher asks about once a minute, and not each of them (`nodepool 11.0.0: launcher.py createMinReady` asks
 //! again as soon as a request has failed).
+//!
+//! When a node leaves the stock all launchers see it in the same moment, and each would ask for its successor before it sees that another
+//! one has. So the one whose pool with the label was registered last asks at once, and the others a moment later, for what is not asked for
+//! by then.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
-    model::{LabelName, LauncherId, Node, NodeRequest, RequestId, RequestState, Uptime},
+    model::{Entry, LabelName, LauncherId, Node, NodeRequest, RequestId, RequestState, Uptime},
     zk::{Held, ZkError},
 };
 use tracing::info;
@@ -27,13 +31,15 @@ use super::{
     book::Book,
     events::{Event, Outcome, Reports},
 };
-use crate::plan::Attempted;
+use crate::plan::{Attempted, last_registered};
 
 /// Seconds for which nothing is asked for after the first failure, and at most.
 const FIRST_PAUSE: f64 = 2.0;
 const LONGEST_PAUSE: f64 = 60.0;
 /// By so much of itself a pause may be longer.
 const SPREAD: f64 = 0.25;
+/// For so many seconds others wait for the one who asks first.
+const OTHERS_WAIT: f64 = 1.5;
 
 impl Launcher {
     /// Asks for nodes to keep in stock, with one request for each.
@@ -43,6 +49,15 @@ impl Launcher {
         count: usize,
         reports: &Reports,
     ) -> Result<(), ZkError> {
+        let mut count = count;
+        if !self.asks_first(label) {
+            let before = self.asked_by_others(label);
+            tokio::time::sleep(Duration::from_secs_f64(self.spread(OTHERS_WAIT))).await;
+            count = count.saturating_sub(self.asked_by_others(label).saturating_sub(before));
+        }
+        if count == 0 {
+            return Ok(());
+        }
         info!(logger = LOGGER, "Creating requests for {count} {label} nodes");
         for _ in 0..count {
             let event_id = self.entropy.uuid().simple().to_string();
@@ -50,6 +65,32 @@ impl Launcher {
             self.in_session(reports).create_request("900", true, request).await?;
         }
         Ok(())
+    }
+
+    /// Whether no pool of another launcher that has a label was registered after ours.
+    fn asks_first(&self, label: &LabelName) -> bool {
+        let labels = std::slice::from_ref(label);
+        let last = self.zk.cache().read(|records| last_registered(records, |pool| pool.supports(labels)));
+        last.is_none_or(|last| self.pools().values().any(|pool| pool.launcher_id == last))
+    }
+
+    /// How many nodes of a label other launchers ask for to keep in stock.
+    fn asked_by_others(&self, label: &LabelName) -> usize {
+        let session = self.session_id();
+        let asks = |entry: &&Arc<Entry<NodeRequest>>| {
+            let is_open = |request: &Arc<NodeRequest>| {
+                request.is_min_ready() && request.state != RequestState::Failed && request.node_types.contains(label)
+            };
+            entry.stat.ephemeral_owner != session && entry.usable().is_some_and(is_open)
+        };
+        self.zk.cache().read(|records| records.requests.values().filter(asks).count())
+    }
+
+    /// That many seconds or up to a quarter more.
+    fn spread(&self, seconds: f64) -> f64 {
+        #[allow(clippy::cast_precision_loss)] // 53 bits are enough
+        let by_chance = (self.entropy.seed() >> 11) as f64 / (1_u64 << 53) as f64;
+        seconds * (1.0 + SPREAD * by_chance)
     }
 
     /// Puts the nodes of a request of our own into stock: they are free, and it has done its part.
@@ -102,9 +143,7 @@ impl Launcher {
         } else {
             book.failed_again(what, FIRST_PAUSE, LONGEST_PAUSE)
         };
-        #[allow(clippy::cast_precision_loss)] // 53 bits are enough
-        let by_chance = (self.entropy.seed() >> 11) as f64 / (1_u64 << 53) as f64;
-        let ends = now + pause * (1.0 + SPREAD * by_chance);
+        let ends = now + self.spread(pause);
         let ends = until.filter(|at| *at > ends).unwrap_or(ends);
         book.holdings_mut().min_ready_after.insert(label.clone(), ends);
         ends - now

@@ -100,3 +100,50 @@ async fn requests_of_ours_that_fail_together_are_one_failure_and_one_that_is_ser
     assert!((2.0..2.5).contains(&first), "{first}");
     launcher.zk.close().await;
 }
+
+/// A pool of another launcher, which was registered after ours.
+#[tokio::test(start_paused = true)]
+async fn who_is_not_the_first_to_ask_asks_for_what_is_left_a_moment_later() {
+    let (launcher, mut core, _dir) = launcher().await;
+    let ours = async || launcher.zk.cache().read(|records| (records.pools.len() == 2).then_some(()));
+    wait_for(SOON, "our pools are seen", ours).await;
+    let mut ask = async |asked_by_other: usize| {
+        let began = Instant::now();
+        let create = Decision::CreateMinReady { label: "a".into(), count: 2 };
+        launcher.carry_out(&mut core.book, create);
+        // Of another session, as far as that can be seen: these last.
+        let session = launcher.zk.in_session(launcher.zk.connected().await);
+        for _ in 0..asked_by_other {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let request = NodeRequest::min_ready(&"a".into(), "other".to_owned(), 0.0);
+            session.create_request("900", false, request).await.unwrap();
+        }
+        let told = core.book.inbox().next().await.unwrap();
+        launcher.apply(&mut core, told);
+        (launcher.zk.cache().read(|records| records.requests.len()), began.elapsed())
+    };
+    let (there, took) = ask(0).await;
+    assert!(there == 2 && took < Duration::from_secs(1), "{there} after {took:?}");
+    let labels = vec!["a".into()];
+    let said = nodepool_common::model::PoolComponent {
+        hostname: "other".to_owned(),
+        state: "running".to_owned(),
+        version: None,
+        model_api: 0,
+        id: Some("other".into()),
+        name: Some("main".into()),
+        provider_name: Some("p".into()),
+        supported_labels: labels,
+        priority: 100,
+        paused: false,
+        extra: nodepool_common::model::Extra::default(),
+    };
+    let registration = launcher.zk.register_pool(said);
+    let theirs = async || launcher.zk.cache().read(|records| (records.pools.len() == 3).then_some(()));
+    wait_for(SOON, "the other pool is seen", theirs).await;
+    let (there, took) = ask(1).await;
+    assert!(there == 4 && took > Duration::from_secs(1), "one is asked for, and {there} are there after {took:?}");
+    assert_eq!(ask(2).await.0, 6, "none is left");
+    registration.withdraw().await;
+    launcher.zk.close().await;
+}

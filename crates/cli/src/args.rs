@@ -126,6 +126,9 @@ pub enum Command {
     /// list what was asked, decided, launched and deleted, the newest first, by what all launchers know; also of requests and nodes
     /// whose records are gone
     History(WhatHappened),
+    /// show how everything stands on a full screen, until q: requests with what they wait for, providers with their quotas, nodes,
+    /// images, what has happened, what needs somebody; ? shows the keys
+    Top,
     /// list resources of ours without a record: those that are removed, and those that are held back
     Leaks {
         /// only this provider

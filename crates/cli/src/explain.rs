@@ -58,7 +58,7 @@ pub async fn run(zk: &ZooKeeper, what: &WhatToExplain) -> Result<ExitCode, Failu
 }
 
 /// Explains one thing that has an id, or all that have a name.
-async fn look(zk: &ZooKeeper, subjects: &[Subject]) -> Result<Vec<Explanation>, Failure> {
+pub async fn look(zk: &ZooKeeper, subjects: &[Subject]) -> Result<Vec<Explanation>, Failure> {
     let mut records = match subjects {
         [Subject::Node(node)] => walk::around_node(zk, node).await?,
         [Subject::Request(request)] => walk::request_and_pools(zk, request).await?,

@@ -21,12 +21,17 @@ mod nodes;
 mod output;
 mod providers;
 mod session;
+mod top;
 mod transfer;
 mod validate;
 mod walk;
 mod watch;
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, Parser as _};
 use nodepool_common::sys::logging;
@@ -82,15 +87,21 @@ fn start(
         Command::Man { directory } => return generate::man(directory).map(done),
         _ => {}
     }
-    let _log = logging::init_command_line(log_config, debug)?;
+    let is_top = matches!(command, Command::Top);
+    if is_top {
+        top::is_possible()?;
+    }
+    // On its screen there is no room for a log.
+    let is_seen = !is_top || log_config.is_some() || !io::stderr().is_terminal();
+    let _log = if is_seen { Some(logging::init_command_line(log_config, debug)?) } else { None };
     if let Command::ConfigValidate { extensions } = &command {
         return validate::run(with.config, extensions.as_deref()).map(done);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    let result = if let Command::Create { what } = &command {
-        runtime.block_on(create::run(what)).map(done)
-    } else {
-        runtime.block_on(run_with_zookeeper(with, command))
+    let result = match &command {
+        Command::Create { what } => runtime.block_on(create::run(what)).map(done),
+        Command::Top => runtime.block_on(top::run(with)).map(done),
+        _ => runtime.block_on(run_with_zookeeper(with, command)),
     };
     // Not one that still waits for the address of a server.
     runtime.shutdown_background();
@@ -120,10 +131,12 @@ async fn run(session: &Session, command: Command) -> Result<ExitCode, Failure> {
     let result = match command {
         Command::Explain(what) => return explain::run(zk, &what).await,
         Command::History(what) => history::run(zk, &what).await,
-        // Handled before, without ZooKeeper.
-        Command::ConfigValidate { .. } | Command::Create { .. } | Command::Completion { .. } | Command::Man { .. } => {
-            Ok(())
-        }
+        // Handled before, without a connection to ZooKeeper.
+        Command::ConfigValidate { .. }
+        | Command::Create { .. }
+        | Command::Completion { .. }
+        | Command::Man { .. }
+        | Command::Top => Ok(()),
         Command::List { detail, listing } => nodes::list(zk, detail, &listing.view).await,
         Command::RequestList(listing) => nodes::request_list(zk, &listing.view).await,
         Command::Delete { id, now: false, output } => nodes::delete(zk, &id, output.format).await,

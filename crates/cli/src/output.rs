@@ -41,8 +41,13 @@ pub fn set_colour(when: Colour) {
     IN_COLOUR.store(in_colour, Ordering::Relaxed);
 }
 
-/// The colour of a state; other columns have none.
-fn colour(column: &str, text: &str) -> Option<u8> {
+/// Whether there are colours.
+pub fn is_in_colour() -> bool {
+    IN_COLOUR.load(Ordering::Relaxed)
+}
+
+/// The colour of a state, as a number of ECMA-48; other columns have none.
+pub fn colour(column: &str, text: &str) -> Option<u8> {
     // Numbers of ECMA-48, and bright black.
     let (red, green, yellow, magenta, cyan, grey) = (31, 32, 33, 35, 36, 90);
     match text {
@@ -84,7 +89,7 @@ pub fn print(table: &Table, fields: Option<&[&str]>, format: Format) -> Result<(
 /// The same, as text without a newline at the end.
 pub fn render(table: &Table, fields: Option<&[&str]>, format: Format) -> Result<String, Failure> {
     match format {
-        Format::Table if IN_COLOUR.load(Ordering::Relaxed) => Ok(table.render_in_colour(fields, colour)),
+        Format::Table if is_in_colour() => Ok(table.render_in_colour(fields, colour)),
         Format::Table => Ok(table.render_text(fields)),
         Format::Json | Format::Yaml => document(&json!(table.records()), format),
         Format::Csv => csv(table, fields),

@@ -49,6 +49,18 @@ pub struct Session {
 impl Session {
     /// Loads the configuration and connects.
     pub async fn open(with: Surroundings<'_>) -> Result<Self, Failure> {
+        let session = Self::begin(with)?;
+        tokio::select! {
+            biased;
+            _ = session.zk.connected() => Ok(()),
+            gone = session.gone() => Err(gone),
+            () = session.say_what_it_waits_for(with.is_log_seen) => Ok(()),
+        }?;
+        Ok(session)
+    }
+
+    /// Loads the configuration and begins to connect; in a runtime.
+    pub fn begin(with: Surroundings<'_>) -> Result<Self, Failure> {
         let loaded = config::load(with.config, with.secure)?;
         if let Some(broken) = &loaded.broken_extensions {
             tracing::warn!(logger = "nodepool.config", "{broken}");
@@ -73,14 +85,7 @@ impl Session {
         }
         let shutdown = Shutdown::new();
         let zk = ZooKeeper::start(&config.zookeeper, Ambient::system(), &shutdown, shutdown.token().clone())?;
-        let session = Self { config, zk, timeout: with.timeout, shutdown };
-        tokio::select! {
-            biased;
-            _ = session.zk.connected() => Ok(()),
-            gone = session.gone() => Err(gone),
-            () = session.say_what_it_waits_for(with.is_log_seen) => Ok(()),
-        }?;
-        Ok(session)
+        Ok(Self { config, zk, timeout: with.timeout, shutdown })
     }
 
     /// Says it once, and goes on for ever.

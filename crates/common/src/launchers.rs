@@ -85,7 +85,7 @@ pub fn launchers(records: &Records) -> BTreeMap<String, Vec<&PoolComponent>> {
 }
 
 /// A launcher that could not be asked, by its pools.
-fn silent(pools: &[&PoolComponent], why: String) -> Silent {
+pub fn silent(pools: &[&PoolComponent], why: String) -> Silent {
     Silent {
         hostname: pools.first().map(|pool| pool.hostname.clone()).unwrap_or_default(),
         pools: pools.iter().map(|pool| pool.title()).collect(),

@@ -13,6 +13,7 @@ mod history;
 mod images;
 mod terminal;
 mod timeout;
+mod top;
 mod world;
 
 use std::{

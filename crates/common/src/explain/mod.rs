@@ -36,6 +36,7 @@ pub use self::{
     ask::{VIEW, ask, is_asked, views_written},
     codes::PROVIDER_IN_TROUBLE,
     subject::{Kind, Subject, decoded},
+    text::duration,
     verdict::Verdict,
     view::{Answer, Asked, LauncherView, Launching, Paused, PoolView, ProviderView, Said, WaitingView},
 };

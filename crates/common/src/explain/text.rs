@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Explanation, Verdict};
+use super::{Explanation, Silent, Verdict};
 use crate::{model::Timestamp, sys::clock};
 
 /// A moment, and how long ago that is.
@@ -13,8 +13,8 @@ pub(super) fn moment(at: Timestamp, now: Timestamp) -> String {
     format!("{utc} ({} ago)", duration(age.as_secs()))
 }
 
-/// `3 s`, `5 min`, `2 h 10 min`, `3 d 4 h`.
-fn duration(seconds: u64) -> String {
+/// A number of seconds as people read it: `3 s`, `5 min`, `2 h 10 min`, `3 d 4 h`.
+pub fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -32,6 +32,12 @@ impl fmt::Display for Verdict {
             Self::Act => "ACT",
             Self::Change => "CHANGE",
         })
+    }
+}
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the launcher on {} ({}): {}", self.hostname, self.pools.join(", "), self.why)
     }
 }
 
@@ -65,10 +71,7 @@ impl Explanation {
             line(&format!("pool {}", pool.pool), &format!("{}: {}{since}", pool.verdict, pool.sentence));
         }
         for silent in &self.silent {
-            line(
-                "not asked",
-                &format!("the launcher on {} ({}): {}", silent.hostname, silent.pools.join(", "), silent.why),
-            );
+            line("not asked", &silent.to_string());
         }
         text
     }

@@ -6,6 +6,7 @@
 //! It is bounded however much there is: of requests, nodes and attention only the first ones are in it, with how many there are.
 
 mod gather;
+pub mod lists;
 mod seen;
 
 pub use self::{

@@ -9,7 +9,10 @@ mod zk_common;
 use std::{collections::BTreeSet, sync::Arc};
 
 use nodepool_common::{
-    model::{Entry, HeldBack, HeldItem, Holder, NodeId, NodeState, RecordError, RequestState},
+    model::{
+        Entry, HeldBack, HeldItem, Holder, NodeId, NodeState, Pause, Pauses, PoolName, ProviderName, RecordError,
+        RequestState,
+    },
     zk::{TryLock, ZooKeeper},
 };
 use nodepool_testing::wait_for;
@@ -333,6 +336,37 @@ async fn what_is_held_back_is_written_over_what_was_read_only() {
     })
     .await;
     assert!(current(&zk).await.list_held_back().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_paused_is_written_over_what_was_read_only_and_seen_by_all() {
+    let zk = open_with_cache("/pauses").await;
+    let (provider, main): (ProviderName, PoolName) = ("a/b".into(), "main".into());
+    let pause = |by: &str| Some(Pause { by: by.to_owned(), note: "update".to_owned(), since: 1.5 });
+    let by = |zk: &ZooKeeper| zk.cache().read(|records| records.paused_by(&provider, &main).map(|paused| paused.by));
+    let session = current(&zk).await;
+    assert!(session.read_pauses(&provider).await.unwrap().is_none());
+    let mut pauses = Pauses::default();
+    assert!(session.write_pauses(&provider, &pauses, None).await.unwrap(), "nothing is to be done");
+    assert!(session.list_pauses().await.unwrap().is_empty());
+    pauses.set(Some(&main), pause("alice"));
+    assert!(session.write_pauses(&provider, &pauses, None).await.unwrap());
+    wait_for(SOON, "it is seen", async || by(&zk).filter(|by| by == "alice")).await;
+    assert!(!session.write_pauses(&provider, &pauses, None).await.unwrap(), "somebody has made it already");
+    let (read, stat) = session.read_pauses(&provider).await.unwrap().unwrap();
+    assert_eq!(read.unwrap(), pauses);
+    pauses.set(None, pause("bob"));
+    assert!(session.write_pauses(&provider, &pauses, Some(stat)).await.unwrap());
+    assert!(!session.write_pauses(&provider, &Pauses::default(), Some(stat)).await.unwrap(), "written since");
+    wait_for(SOON, "the change is seen", async || by(&zk).filter(|by| by == "bob")).await;
+    // A new process finds it in its walk.
+    let other = open_with_cache("/pauses").await;
+    assert_eq!(by(&other).as_deref(), Some("bob"));
+    assert_eq!(session.list_pauses().await.unwrap(), [(provider.clone(), Ok(pauses))]);
+    let (_, stat) = session.read_pauses(&provider).await.unwrap().unwrap();
+    assert!(session.write_pauses(&provider, &Pauses::default(), Some(stat)).await.unwrap());
+    wait_for(SOON, "its end is seen", async || by(&other).is_none().then_some(())).await;
+    assert!(session.write_pauses(&provider, &Pauses::default(), Some(stat)).await.unwrap(), "it is gone already");
 }
 
 /// A node that comes and goes while everything is read for the first time is waited for by nobody.

@@ -6,7 +6,8 @@ use imbl::{OrdMap, OrdSet};
 
 use super::{
     BuildId, BuilderComponent, Contenders, HeldBack, Holder, ImageBuild, ImageName, ImageUpload, LauncherId, Node,
-    NodeId, NodeRequest, PoolComponent, ProviderName, RecordError, RequestId, Timestamp, UploadKey, UploadState,
+    NodeId, NodeRequest, PausedBy, Pauses, PoolComponent, PoolName, ProviderName, RecordError, RequestId, Timestamp,
+    UploadKey, UploadState,
 };
 
 /// What of a znode's stat matters.
@@ -199,6 +200,8 @@ pub struct Records {
     pub builders: OrdMap<String, Arc<BuilderComponent>>,
     /// `/nodepool/leaks`: what is not removed until somebody allows it. Without locks.
     pub held_back: Entries<Holder, HeldBack>,
+    /// `/nodepool/pauses`: what people of the site have paused. Without locks.
+    pub pauses: Entries<ProviderName, Pauses>,
 }
 
 /// Which of the [`Records`] may have changed. It says where to look again, not what has become of it.
@@ -210,7 +213,7 @@ pub struct Changes {
     pub nodes: BTreeSet<NodeId>,
     /// Requests and their locks.
     pub requests: BTreeSet<RequestId>,
-    /// The components of pools.
+    /// The components of pools, or what is paused of them.
     pub pools: bool,
     /// Uploads of images.
     pub uploads: bool,
@@ -259,6 +262,26 @@ impl Records {
         (id.priority(), relative, id.sequence())
     }
 
+    /// Who has paused a pool, or its whole provider; `None`: nobody has. Where the record cannot be read, all of the provider is paused:
+    /// somebody has paused something.
+    pub fn paused_by(&self, provider: &ProviderName, pool: &PoolName) -> Option<PausedBy> {
+        let entry = self.pauses.get(provider)?;
+        match &entry.record {
+            Ok(pauses) => {
+                let whole = || Some(PausedBy::new(provider, None, pauses.get(None)?));
+                let one = || Some(PausedBy::new(provider, Some(pool), pauses.get(Some(pool))?));
+                whole().or_else(one)
+            }
+            Err(error) => Some(PausedBy {
+                provider: provider.clone(),
+                pool: None,
+                by: "somebody".to_owned(),
+                note: format!("the record of its pauses cannot be read: {error}"),
+                since: entry.stat.created(),
+            }),
+        }
+    }
+
     /// Whether a builder of Python Nodepool's is registered.
     pub fn has_upstreams_builder(&self) -> bool {
         self.builders.values().any(|builder| builder.is_upstreams())
@@ -272,7 +295,7 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Pause, *};
 
     const NOW: Timestamp = 1_760_000_000.0;
 
@@ -295,6 +318,24 @@ mod tests {
         ]);
         let newest = records.newest_upload(&"i".into(), &"p".into()).unwrap();
         assert_eq!(newest.id.as_str(), "0000000002");
+    }
+
+    #[test]
+    fn a_pool_is_paused_by_itself_with_its_provider_or_where_nobody_can_tell() {
+        let pause = |by: &str| Some(Pause { by: by.to_owned(), ..Pause::default() });
+        let mut pauses = Pauses::default();
+        pauses.set(Some(&"main".into()), pause("one"));
+        let mut records = Records::default();
+        let by = |records: &Records, pool: &str| records.paused_by(&"p".into(), &pool.into()).map(|paused| paused.by);
+        assert_eq!(by(&records, "main"), None);
+        records.pauses.insert("p".into(), Entry::unlocked(Ok(Arc::new(pauses.clone())), Stat::default()));
+        assert_eq!((by(&records, "main").as_deref(), by(&records, "other")), (Some("one"), None));
+        pauses.set(None, pause("all"));
+        records.pauses.insert("p".into(), Entry::unlocked(Ok(Arc::new(pauses)), Stat::default()));
+        assert_eq!((by(&records, "main").as_deref(), by(&records, "other").as_deref()), (Some("all"), Some("all")));
+        records.pauses.insert("p".into(), Entry::unlocked(Err(RecordError::Empty), Stat::default()));
+        assert_eq!(by(&records, "other").as_deref(), Some("somebody"));
+        assert_eq!(records.paused_by(&"q".into(), &"main".into()), None);
     }
 
     #[test]

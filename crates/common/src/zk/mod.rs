@@ -29,7 +29,7 @@
 //! | `supervisor` | the task that keeps a session |
 //! | `zookeeper` | [`ZooKeeper`], the connection as everybody has it |
 //! | `in_session` | one session, for what is done in it or not at all |
-//! | `raw` `claim` `nodes` `requests` `images` `taken` `held_back` `components` `election` | its operations, by subject |
+//! | `raw` `claim` `nodes` `requests` `images` `taken` `held_back` `pauses` `components` `election` | its operations, by subject |
 //!
 //! One thread of names runs through the log: `logger` is the name upstream's logger has for the same thing.
 
@@ -46,6 +46,7 @@ mod lock;
 pub mod memory;
 mod nodes;
 pub mod paths;
+mod pauses;
 pub mod protocol;
 mod raw;
 mod record;

@@ -22,6 +22,8 @@ pub const COMPONENTS: &str = "/nodepool/components";
 pub const HELD_BY_PROVIDERS: &str = "/nodepool/leaks/provider";
 /// The same of builders.
 pub const HELD_BY_BUILDERS: &str = "/nodepool/leaks/builder";
+/// What people of the site have paused; ours alone.
+pub const PAUSES: &str = "/nodepool/pauses";
 /// `/nodepool/elections`.
 pub const ELECTIONS: &str = "/nodepool/elections";
 
@@ -73,6 +75,16 @@ pub fn held_back(holder: &Holder) -> String {
     }
 }
 
+/// What is paused of a provider.
+pub fn pauses(provider: &ProviderName) -> String {
+    format!("{PAUSES}/{}", escaped(provider.as_str()))
+}
+
+/// The provider whose znode has that name below [`PAUSES`].
+pub fn paused_provider(znode: &str) -> ProviderName {
+    unescaped(znode).into()
+}
+
 /// A name as a znode's: without `/`, and neither empty nor `.` nor `..`.
 fn escaped(name: &str) -> String {
     match name {
@@ -112,6 +124,7 @@ pub(super) enum Spot {
     Pool(String),
     Builder(String),
     HeldBack(Holder),
+    Pauses(ProviderName),
     Contender(Lock, String),
 }
 
@@ -185,6 +198,7 @@ impl Spot {
             ["components", "builder", name] => Self::Builder(name.to_owned()),
             ["leaks", "provider", name] => Self::HeldBack(provider_holder(name)),
             ["leaks", "builder", id] => Self::HeldBack(builder_holder(id)),
+            ["pauses", provider] => Self::Pauses(paused_provider(provider)),
             _ => return None,
         })
     }
@@ -203,6 +217,7 @@ impl Spot {
             Self::Pool(name) => format!("{POOLS}/{name}"),
             Self::Builder(name) => format!("{BUILDERS}/{name}"),
             Self::HeldBack(holder) => held_back(holder),
+            Self::Pauses(provider) => pauses(provider),
             Self::Contender(lock, contender) => format!("{}/{contender}", lock.dir()),
         }
     }
@@ -228,6 +243,7 @@ impl Spot {
                 | Self::Pool(_)
                 | Self::Builder(_)
                 | Self::HeldBack(_)
+                | Self::Pauses(_)
                 | Self::RequestLock(_)
         )
     }
@@ -260,6 +276,8 @@ mod tests {
             "/nodepool/leaks/provider/a%2Fb%252F",
             "/nodepool/leaks/provider/%..",
             "/nodepool/leaks/builder/3b5f",
+            "/nodepool/pauses/rdo",
+            "/nodepool/pauses/a%2Fb",
         ] {
             assert_eq!(Spot::parse(path).unwrap().path(), path);
         }

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::model::{
     BuildId, BuilderComponent, Changes, Contenders, Entries, Entry, HeldBack, ImageBuild, ImageName, ImageUpload, Node,
-    NodeId, NodeRequest, PoolComponent, RecordError, Records, RequestId, Stat, Timestamp, WorkLock, change_each,
+    NodeId, NodeRequest, Pauses, PoolComponent, RecordError, Records, RequestId, Stat, Timestamp, WorkLock,
+    change_each,
 };
 
 const LOGGER: &str = "nodepool.zk.Cache";
@@ -154,7 +155,7 @@ impl Tree {
             Spot::Request(id) | Spot::RequestLock(id) | Spot::Contender(Lock::Request(id), _) => {
                 changes.requests.insert(id.clone());
             }
-            Spot::Pool(_) => changes.pools = true,
+            Spot::Pool(_) | Spot::Pauses(_) => changes.pools = true,
             Spot::Upload(_) => changes.uploads = true,
             _ => {}
         }
@@ -211,6 +212,10 @@ impl Tree {
             Spot::HeldBack(holder) => {
                 let record = self.judge(spot, stat, HeldBack::read(data));
                 put(&mut self.records.held_back, holder.clone(), record, stat, Contenders::default, now)
+            }
+            Spot::Pauses(provider) => {
+                let record = self.judge(spot, stat, Pauses::read(data));
+                put(&mut self.records.pauses, provider.clone(), record, stat, Contenders::default, now)
             }
             Spot::BuildRequest(image) => self.records.build_requests.insert(image.clone(), stat) != Some(stat),
             Spot::RequestLock(id) => {
@@ -362,6 +367,7 @@ impl Tree {
                 self.records.builders.remove(name).is_some()
             }
             Spot::HeldBack(holder) => self.records.held_back.remove(holder).is_some(),
+            Spot::Pauses(provider) => self.records.pauses.remove(provider).is_some(),
             Spot::Contender(lock, name) => self.contend(lock, now, |contenders| contenders.remove(name)),
         }
     }
@@ -545,6 +551,7 @@ fn consequence(spot: &Spot, error: &RecordError) -> &'static str {
         (Spot::Node(_), RecordError::Empty) => "it is left of a deleted node and will be removed by the clean-up",
         (Spot::Request(_), _) => "the request is ignored until somebody writes or deletes it",
         (Spot::Builder(_), _) => "the component is ignored",
+        (Spot::Pauses(_), _) => "the whole provider counts as paused; `nodepool unpause` of it removes the record",
         (Spot::HeldBack(_), _) => "it is written anew; what it has allowed has to be allowed again",
         (Spot::Pool(_), _) => "the component is ignored: nobody waits for it to decline a request",
         _ => "the record is ignored; repair or delete it",

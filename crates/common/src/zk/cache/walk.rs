@@ -48,6 +48,7 @@ enum Directory {
     Builders,
     HeldByProviders,
     HeldByBuilders,
+    Pauses,
 }
 
 impl Directory {
@@ -63,6 +64,7 @@ impl Directory {
             Self::Builders => paths::BUILDERS.to_owned(),
             Self::HeldByProviders => paths::HELD_BY_PROVIDERS.to_owned(),
             Self::HeldByBuilders => paths::HELD_BY_BUILDERS.to_owned(),
+            Self::Pauses => paths::PAUSES.to_owned(),
         }
     }
 
@@ -97,6 +99,7 @@ impl Directory {
             Self::Builders => Visit::Record(Spot::Builder(name.to_owned()), None),
             Self::HeldByProviders => Visit::Record(Spot::HeldBack(paths::provider_holder(name)), None),
             Self::HeldByBuilders => Visit::Record(Spot::HeldBack(paths::builder_holder(name)), None),
+            Self::Pauses => Visit::Record(Spot::Pauses(paths::paused_provider(name)), None),
         }
     }
 }
@@ -120,6 +123,7 @@ pub(super) async fn walk(client: &Client, mut tree: Tree, clock: &Clock) -> Resu
     let all = [
         Directory::HeldByBuilders,
         Directory::HeldByProviders,
+        Directory::Pauses,
         Directory::Builders,
         Directory::Pools,
         Directory::Images,

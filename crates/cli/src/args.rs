@@ -1,7 +1,7 @@
 //! The command line: upstream's sub-commands, options and words.
 //!
 //! As with upstream's argparse: long options may be abbreviated to unique prefixes, global options stand before the
-//! sub-command, a usage error is status 2. `explain`, `history`, `leaks`, `build-log` and `create` are ours alone; the last one
+//! sub-command, a usage error is status 2. `explain`, `history`, `pause`, `leaks`, `build-log` and `create` are ours alone; the last one
 //! has the words and options of the operator's command of that name.
 
 use std::{path::PathBuf, time::Duration};
@@ -18,6 +18,7 @@ use crate::{
     aliens, leaks,
     listing::{Kind, Listing, duration, seconds},
     output::{Colour, Format, Output},
+    pauses,
 };
 
 /// Node pool.
@@ -169,6 +170,13 @@ pub enum Command {
         /// image name
         image: String,
     },
+    /// have launchers take on no request for a provider, or for one pool of it, and launch nothing there, until `unpause`: across all
+    /// launchers and their restarts. Other pools serve what they can; the rest waits. What is launched already is finished
+    Pause(WhatToPause),
+    /// end a pause of a provider, or of one pool of it
+    Unpause(WhatToUnpause),
+    /// list what is paused of providers, by whom, since when and why
+    PauseList(Listing<Pauses>),
     /// print the completion of commands and options for a shell
     Completion {
         /// which shell
@@ -275,6 +283,14 @@ impl Kind for Events {
     const COLUMNS: &'static [Column] = history::COLUMNS;
 }
 
+/// `pause-list`.
+#[derive(Clone, Debug)]
+pub struct Pauses;
+
+impl Kind for Pauses {
+    const COLUMNS: &'static [Column] = pauses::COLUMNS;
+}
+
 /// `leaks`.
 #[derive(Clone, Debug)]
 pub struct Leaks;
@@ -282,6 +298,32 @@ pub struct Leaks;
 impl Kind for Leaks {
     const COLUMNS: &'static [Column] = leaks::COLUMNS;
     const HAS_FILTERS: bool = false;
+}
+
+/// What `pause` pauses, and why.
+#[derive(Debug, Args)]
+pub struct WhatToPause {
+    /// provider name
+    pub provider: String,
+    /// only this pool of it
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// why, for all who see it
+    #[arg(long, value_parser = pauses::line)]
+    pub note: Option<String>,
+    /// who pauses it; by default who runs this, as user@host
+    #[arg(long, value_name = "WHO", value_parser = pauses::line)]
+    pub by: Option<String>,
+}
+
+/// The pause of what `unpause` ends.
+#[derive(Debug, Args)]
+pub struct WhatToUnpause {
+    /// provider name
+    pub provider: String,
+    /// only that of this pool of it
+    #[arg(long)]
+    pub pool: Option<String>,
 }
 
 /// Which upload `image-delete` means.

@@ -19,6 +19,7 @@ mod leaks;
 mod listing;
 mod nodes;
 mod output;
+mod pauses;
 mod providers;
 mod session;
 mod top;
@@ -37,7 +38,7 @@ use clap::{CommandFactory as _, Parser as _};
 use nodepool_common::sys::logging;
 
 use crate::{
-    args::{Arguments, Command},
+    args::{Arguments, Command, WhatToPause, WhatToUnpause},
     failure::{Failure, say},
     session::{Session, Surroundings},
 };
@@ -160,6 +161,13 @@ async fn run(session: &Session, command: Command) -> Result<ExitCode, Failure> {
         Command::BuildLog(wanted) => build_log::print(session, &wanted).await,
         Command::ImagePause { image } => images::pause(zk, &image).await,
         Command::ImageUnpause { image } => images::unpause(zk, &image).await,
+        Command::Pause(WhatToPause { provider, pool, note, by }) => {
+            pauses::pause(session, provider.into(), pool.map(Into::into), note, by).await
+        }
+        Command::Unpause(WhatToUnpause { provider, pool }) => {
+            pauses::unpause(zk, provider.into(), pool.map(Into::into)).await
+        }
+        Command::PauseList(listing) => pauses::list(zk, &listing.view).await,
         Command::ImageDelete(upload) => images::delete_upload(zk, &upload).await,
         Command::DibImageDelete { id } => images::delete_build(zk, &id).await,
         Command::ExportImageData { path } => transfer::export(zk, &path).await,

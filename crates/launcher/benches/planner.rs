@@ -276,6 +276,7 @@ impl Site {
             key: state.key.clone(),
             launcher_id: state.launcher_id.clone(),
             paused: false,
+            paused_by: None,
         };
         let published = Published {
             pools: self.pools.iter().map(pool).collect(),

@@ -13,6 +13,7 @@
 //! | out of service: `max-servers: 0` | `out-of-service`, `pool-disabled` | `a_provider_says…`, `declined_by_all…` |
 //! | left to another pool | `left-to-priority` | `what_is_left_to_another_pool…` |
 //! | `max-concurrency` | `max-concurrency` | `what_is_left_to_another_pool…` |
+//! | paused by whom, and why | `paused` | `what_is_paused…` |
 //! | tenant limit | `tenant-full` | `a_tenant_that_has_all_it_may…` |
 //! | quota refused: until when | `quota-refused` | `a_cloud_that_refuses…` |
 //! | launches under way | `launching` | `a_launch_that_is_under_way…` |
@@ -425,6 +426,47 @@ async fn what_is_left_to_another_pool_says_which_and_that_one_why_it_waits() {
     assert_eq!((of_q.code.as_str(), of_q.is_out), ("left-to-priority", false));
     assert!(of_q.sentence.contains("PoolWorker.p-main"), "{}", of_q.sentence);
     assert_eq!(of_q.ended_by.as_deref().map(|by| by.contains("that pool")), Some(true));
+}
+
+#[tokio::test]
+async fn what_is_paused_says_by_whom_and_why_and_others_serve_what_they_can() {
+    let stage = Stage::new(zookeeper()).await;
+    let (mut first, mut other) = (fake("p", &["a", "b"], 5), fake("q", &["a"], 5));
+    first["pools"][0]["priority"] = json!(1);
+    other["pools"][0]["priority"] = json!(2);
+    stage.configure(&[first, other]);
+    let pause = json!({"provider": {"by": "alice@host", "note": "update", "since": 1_760_000_000.5}});
+    stage.put("pauses/p", &pause).await;
+    let launcher = stage.launcher().await;
+    stage.taking_part(&["p", "q"]).await;
+    let elsewhere = stage.request(&["a"]).await;
+    stage.fulfilled(&elsewhere).await;
+    is_explained(&stage, &launcher, &elsewhere, Verdict::Fine, "waits-for-requestor", "It has its nodes").await;
+    let nodes = launcher.get("/node-list?fields=provider").unwrap().1;
+    assert!(nodes.contains(" q ") && !nodes.contains(" p "), "{nodes}");
+
+    let waits = stage.request(&["b"]).await;
+    let words = "provider p is paused by alice@host: update (since 2025-10-09 08:53:20 UTC)";
+    let explanation = is_explained(&stage, &launcher, &waits, Verdict::Act, "paused", words).await;
+    assert_eq!(explanation.ended_by.as_deref(), Some("`nodepool unpause`, by a person of the site"));
+    let provider = is_explained(&stage, &launcher, &of("provider", "p"), Verdict::Act, "paused", "alice@host").await;
+    assert_eq!((provider.since, provider.exit_code()), (Some(1_760_000_000.5), 2));
+    is_explained(&stage, &launcher, &of("label", "b"), Verdict::Act, "paused", words).await;
+    is_explained(&stage, &launcher, &of("label", "a"), Verdict::Fine, "would-launch", "q-main").await;
+    let pools: Value = serde_json::from_str(&launcher.get("/pool-list").unwrap().1).unwrap();
+    let of_p = pools.as_array().unwrap().iter().find(|pool| pool["provider"] == "p").unwrap();
+    assert_eq!((&of_p["paused"], &of_p["paused_by"]["note"]), (&json!(true), &json!("update")));
+    assert!(
+        launcher.get("/metrics").unwrap().1.contains("nodepool_pool_paused_by_person{pool=\"main\",provider=\"p\"} 1")
+    );
+
+    stage.zk.delete("/nodepool/pauses/p", None).await.unwrap();
+    stage.fulfilled(&waits).await;
+    let both = async || {
+        let events = launcher.get("/api/v1/history?provider=p").unwrap().1;
+        (events.contains("pool-paused") && events.contains("pool-unpaused")).then_some(())
+    };
+    nodepool_testing::wait_for(SOON, "the history has begin and end of the pause", both).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod filters;
 mod formats;
 mod history;
 mod images;
+mod pauses;
 mod terminal;
 mod timeout;
 mod top;

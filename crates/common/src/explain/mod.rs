@@ -196,6 +196,13 @@ impl PoolSays {
 
     /// Why a pool serves nothing at all.
     fn idle(name: &str, launcher: &str, pool: &PoolView) -> Self {
+        if let Some(by) = &pool.paused_by {
+            return Self {
+                since: Some(by.since),
+                ended_by: Some(codes::UNPAUSE.to_owned()),
+                ..Self::new(name, launcher, Verdict::Act, codes::PAUSED, by.to_string())
+            };
+        }
         match (&pool.out_of_service, &pool.trouble) {
             (Some(why), _) => Self {
                 ended_by: Some("another configuration".to_owned()),

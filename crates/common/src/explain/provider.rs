@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Asked, Explanation, PoolSays, PoolView, ProviderView, Verdict,
-    codes::{NO_LAUNCHER_ENDS, PROVIDER_IN_TROUBLE},
+    codes::{NO_LAUNCHER_ENDS, PAUSED, PROVIDER_IN_TROUBLE, UNPAUSE},
     words::{amounts, count},
 };
-use crate::model::{PoolComponent, ProviderName, Records};
+use crate::model::{PausedBy, PoolComponent, ProviderName, Records};
 
 const KIND: &str = "provider";
 const CLOUD_ANSWERS: &str = "the cloud answers again";
@@ -60,7 +60,14 @@ fn judge(
         return is(Verdict::Change, "left-out", format!("It cannot be used as it is configured: {why}{rest}"))
             .ended_by("a configuration that is right; it is taken within two seconds");
     }
-    if let Some((why, since)) = known.iter().find_map(|known| known.trouble.as_ref()) {
+    let trouble = known.iter().find_map(|known| known.trouble.as_ref());
+    if let Some(by) = paused_by(asked) {
+        let also = trouble.map(|(why, _)| format!("; and its cloud does not serve it: {why}"));
+        return is(Verdict::Act, PAUSED, format!("It takes on nothing: {by}{}", also.unwrap_or_default()))
+            .since(by.since)
+            .ended_by(UNPAUSE);
+    }
+    if let Some((why, since)) = trouble {
         return is(Verdict::Act, PROVIDER_IN_TROUBLE, format!("Its cloud does not serve it: {why}"))
             .since(*since)
             .ended_by(CLOUD_ANSWERS);
@@ -107,11 +114,18 @@ fn judge(
     is(Verdict::Fine, "serving", "Its cloud answers, and no request waits for it".to_owned())
 }
 
+/// Who has paused it, where none of its pools takes on anything.
+fn paused_by(asked: &Asked) -> Option<&PausedBy> {
+    let mut paused = asked.pools().map(|pool| pool.paused_by.as_ref());
+    let first = paused.next()??;
+    paused.all(|by| by.is_some()).then_some(first)
+}
+
 fn says(pool: &PoolComponent, asked: &Asked) -> Option<PoolSays> {
     let id = pool.id.as_ref()?;
     let name = pool.title();
     let Some(view) = asked.pool(id.as_str()) else { return Some(PoolSays::not_asked(pool, id)) };
-    if view.out_of_service.is_some() || view.trouble.is_some() {
+    if view.paused_by.is_some() || view.out_of_service.is_some() || view.trouble.is_some() {
         return Some(PoolSays::idle(&name, id.as_str(), view));
     }
     let used = used(view);

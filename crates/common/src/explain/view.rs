@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::verdict::Verdict;
 use crate::{
     launchers::Silent,
-    model::{NodeId, Timestamp, pool_title},
+    model::{NodeId, PausedBy, Timestamp, pool_title},
 };
 
 /// What a launcher says of what it is asked about: the body of `/api/v1/view?…`.
@@ -45,6 +45,9 @@ pub struct PoolView {
     /// Why its provider does not answer, and since when.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<(String, Timestamp)>,
+    /// Who of the site has paused it, or its whole provider.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub paused_by: Option<PausedBy>,
     /// What of the configuration keeps it from serving anything.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub out_of_service: Option<String>,

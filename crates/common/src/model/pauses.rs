@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{PoolName, ProviderName, RecordError, Timestamp};
+use crate::sys::clock;
 
 /// Who has paused something, and why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,6 +95,12 @@ impl PausedBy {
     pub fn new(provider: &ProviderName, pool: Option<&PoolName>, pause: &Pause) -> Self {
         let Pause { by, note, since } = pause.clone();
         Self { provider: provider.clone(), pool: pool.cloned(), by, note, since }
+    }
+
+    /// In words, with the time since when it is so.
+    #[allow(clippy::cast_possible_truncation)] // whole seconds since the epoch
+    pub fn sentence(&self) -> String {
+        format!("{self} (since {})", clock::utc(self.since as i64))
     }
 }
 

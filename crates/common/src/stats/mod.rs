@@ -321,12 +321,12 @@ impl Stats {
 
     /// Whether this launcher's pool takes no request for lack of quota; `None`: it has no such pool any more.
     pub fn pool_paused(&self, provider: &ProviderName, pool: &PoolName, paused: Option<bool>) {
-        let labels = [provider.as_str(), pool.as_str()];
-        match paused {
-            Some(paused) => self.0.metrics.pool_paused.with_label_values(&labels).set(flag(paused)),
-            // It fails for one that was never reported.
-            None => drop(self.0.metrics.pool_paused.remove_label_values(&labels)),
-        }
+        prometheus::set_of_pool(&self.0.metrics.pool_paused, [provider.as_str(), pool.as_str()], paused);
+    }
+
+    /// Whether a person of the site has paused this launcher's pool; `None`: it has no such pool any more.
+    pub fn pool_paused_by_person(&self, provider: &ProviderName, pool: &PoolName, paused: Option<bool>) {
+        prometheus::set_of_pool(&self.0.metrics.pool_paused_by_person, [provider.as_str(), pool.as_str()], paused);
     }
 
     /// How many requests each of this launcher's pools leaves waiting, by the code of the reason, and the amounts that decide it.

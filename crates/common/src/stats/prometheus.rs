@@ -34,6 +34,7 @@ pub struct Metrics {
     pub oldest_request: Replaced,
     pub oldest_node: Replaced,
     pub pool_paused: GaugeVec,
+    pub pool_paused_by_person: GaugeVec,
     pub max_servers: GaugeVec,
     pub provider_up: Replaced,
     pub waiting_requests: Replaced,
@@ -69,6 +70,15 @@ pub struct Metrics {
     pub image_upload_seconds: GaugeVec,
     pub builder_build: GaugeVec,
     pub builder_upload: GaugeVec,
+}
+
+/// Sets the gauge of a pool; `None`: there is none any more.
+pub fn set_of_pool(gauge: &GaugeVec, labels: [&str; 2], value: Option<bool>) {
+    match value {
+        Some(value) => gauge.with_label_values(&labels).set(f64::from(u8::from(value))),
+        // It fails for one that was never reported.
+        None => drop(gauge.remove_label_values(&labels)),
+    }
 }
 
 impl Metrics {
@@ -140,6 +150,12 @@ impl Metrics {
                 r,
                 "nodepool_pool_paused",
                 "Whether this launcher's pool takes no request for lack of quota",
+                &["provider", "pool"],
+            ),
+            pool_paused_by_person: gauges(
+                r,
+                "nodepool_pool_paused_by_person",
+                "Whether a person of the site has paused this launcher's pool, or its provider",
                 &["provider", "pool"],
             ),
             max_servers: gauges(

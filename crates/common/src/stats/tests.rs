@@ -238,9 +238,11 @@ fn ages_that_are_no_longer_reported_vanish() {
 
     for paused in [Some(false), Some(true)] {
         stats.pool_paused(&"rdo".into(), &"main".into(), paused);
+        stats.pool_paused_by_person(&"rdo".into(), &"main".into(), paused);
     }
     stats.pool_paused(&"aws".into(), &"main".into(), Some(false));
     stats.pool_paused(&"aws".into(), &"main".into(), None);
+    assert!(has(r#"nodepool_pool_paused_by_person{pool="main",provider="rdo"} 1"#));
     assert!(has(r#"nodepool_pool_paused{pool="main",provider="rdo"} 1"#) && !stats.render().contains("aws"));
 }
 

@@ -334,6 +334,13 @@ impl<'a> Pass<'a> {
                 return Verdict::Wait(Reason::NobodyHasLabels { until });
             }
         }
+        // What it could not serve anyway it declines, so that such a request does not wait for it.
+        if !lacks_labels
+            && !pool.disabled
+            && let Some(by) = world.paused_by(key)
+        {
+            return all_wait(Reason::Paused(by));
+        }
         if let Some(tenant) = &request.tenant_name {
             let known: Vec<LabelName> =
                 request.node_types.iter().filter(|l| pool.labels.contains_key(*l)).cloned().collect();

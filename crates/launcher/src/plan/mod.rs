@@ -27,6 +27,8 @@
 //!   ([`upkeep`], `run::stock`).
 //! * All nodes of a request are of the pool that fulfils it, also where another one of ours had given it up with launches under
 //!   way ([`serve`]).
+//! * What a person of the site has paused waits, and is put back if it was accepted and still lacks nodes ([`assign`], [`serve`]); upstream
+//!   has no such pause.
 //! * `max-concurrency` counts launches that are running ([`assign`]); upstream counts those that are complete.
 //!
 //! | module | decides about |

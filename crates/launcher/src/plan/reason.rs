@@ -7,7 +7,9 @@ use std::fmt;
 
 use nodepool_common::{
     config::HostId,
-    model::{ImageName, LabelName, LauncherId, NodeId, NodeState, ProviderName, RequestId, TenantName, Timestamp},
+    model::{
+        ImageName, LabelName, LauncherId, NodeId, NodeState, PausedBy, ProviderName, RequestId, TenantName, Timestamp,
+    },
 };
 use serde::{Serialize, Serializer};
 
@@ -27,6 +29,8 @@ pub enum Reason {
         /// Why the cloud does not answer.
         trouble: Option<String>,
     },
+    /// A person of the site has paused the pool.
+    Paused(PausedBy),
     /// The pool has `max-servers: 0` or the like.
     PoolDisabled,
     /// The pool does not have these labels.
@@ -264,6 +268,7 @@ impl Reason {
         !matches!(
             self,
             Self::TurnToCome
+                | Self::Paused(_)
                 | Self::LeftToProvider { .. }
                 | Self::LeftToPriority { .. }
                 | Self::LeftToPoolsWithLabels
@@ -276,6 +281,7 @@ impl Reason {
     pub fn ended_by(&self) -> Option<&'static str> {
         Some(match self {
             Self::Unknown { .. } => "an answer of the cloud",
+            Self::Paused(_) => "`nodepool unpause`, by a person of the site",
             Self::NoRoom { excess, .. } | Self::AloneTooLarge(excess) | Self::TenantFull { excess, .. } => match excess
                 .bound
             {
@@ -330,6 +336,7 @@ impl fmt::Display for Reason {
                 }
                 trouble.as_ref().map_or(Ok(()), |trouble| write!(f, ": {trouble}"))
             }
+            Self::Paused(by) => by.fmt(f),
             Self::PoolDisabled => f.write_str("pool is disabled by max-servers"),
             Self::LabelsMissing { labels, broken } => {
                 let labels: Vec<_> = labels.iter().map(LabelName::as_str).collect();

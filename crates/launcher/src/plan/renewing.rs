@@ -189,6 +189,7 @@ impl Pass<'_> {
             is_left_to_another(world, &self.index.nodes, provider, &request.node_types).is_some()
         });
         if is_for_another
+            || world.paused_by(key).is_some()
             || left_to_others(world, state, pool, request).is_some()
             || matches!(decline_reason(world, key, pool, request), Declining::Yes(_) | Declining::NotNow(_))
         {

@@ -112,6 +112,11 @@ impl Pass<'_> {
             plan.decisions.push(put_back(Reason::PoolRemoved));
             return false;
         };
+        // What runs is finished, and what comes of it is free then.
+        if let Some(by) = world.paused_by(key) {
+            plan.decisions.push(put_back(Reason::Paused(by)));
+            return false;
+        }
         // Another launcher places the nodes of this provider by now: it would choose the same slot.
         if has.is_empty()
             && let Some(reason @ Reason::LeftToKeeper { .. }) = world

@@ -298,7 +298,8 @@ fn some_pool_can_serve(world: &World<'_>, plan: &mut Plan, label: &LabelName) ->
     for state in world.pools {
         let key: &PoolKey = &state.key;
         // A static pool has what it has.
-        let launches = |pool: &Pool| pool.hosts.is_none() && pool.labels.contains_key(label);
+        let launches =
+            |pool: &Pool| pool.hosts.is_none() && pool.labels.contains_key(label) && world.paused_by(key).is_none();
         let Some((_, pool)) = world.pool_config(key).filter(|(_, pool)| launches(pool)) else { continue };
         match image_available(world, key, pool, label) {
             Ok(true) => return true,

@@ -9,8 +9,8 @@ use std::{
 use nodepool_common::{
     config::{Config, Pool, Provider},
     model::{
-        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PoolComponent, PoolName, ProviderName, Records,
-        RequestId, Resources, Timestamp, Uptime,
+        Entry, LabelName, LauncherId, Node, NodeId, NodeRequest, PausedBy, PoolComponent, PoolName, ProviderName,
+        Records, RequestId, Resources, Timestamp, Uptime,
     },
 };
 
@@ -59,6 +59,11 @@ impl<'a> World<'a> {
     pub fn pool_config(&self, key: &PoolKey) -> Option<(&'a Provider, &'a Pool)> {
         let provider = self.config.providers.get(&key.provider)?;
         Some((provider.as_ref(), provider.pool(&key.pool)?))
+    }
+
+    /// Who has paused a pool, or its whole provider; `None`: nobody has.
+    pub fn paused_by(&self, key: &PoolKey) -> Option<PausedBy> {
+        self.records.paused_by(&key.provider, &key.pool)
     }
 
     /// Whether a request is one of our own, for nodes in stock.

@@ -11,6 +11,7 @@
 //! | `node-launching`, `launch-failed`, `node-ready` | a launch: its begin, each attempt that failed, its end |
 //! | `node-failed` | a launch of which no node came |
 //! | `node-deleting`, `node-deleted` | why it is not kept; its end |
+//! | `pool-paused`, `pool-unpaused` | a person of the site has paused a pool, or its provider; its end |
 //!
 //! Nothing is decided by it, and where there is no history nothing is put together for it.
 
@@ -146,6 +147,12 @@ impl Launcher {
     /// Records that a request waits again.
     pub(super) fn put_down_put_back(&self, request: &NodeRequest, why: &dyn Display) {
         self.put_down("request-put-back", || (format!("It waits again: {why}"), of_request(request)));
+    }
+
+    /// Records that a person of the site has paused a pool, or has ended that.
+    pub(super) fn put_down_pause(&self, pool: &PoolKey, is_paused: bool, text: String) {
+        let code = if is_paused { "pool-paused" } else { "pool-unpaused" };
+        self.put_down(code, || (text, of_pool(Event::default(), pool)));
     }
 
     /// Records a step of a node, for a request or for none.

@@ -69,7 +69,7 @@ use nodepool_common::{
     config::{Config, ConfigErrors, Loaded},
     daemon::{Daemon, Frame, Pace, Wake},
     history::History,
-    model::{Extra, LauncherId, PoolComponent, ProviderName, Timestamp},
+    model::{Extra, LauncherId, PausedBy, PoolComponent, ProviderName, Timestamp},
     stats::Stats,
     sys::{clock::Clock, entropy::Entropy, host, watch},
     zk::{InSession, Registration, ZooKeeper},
@@ -146,6 +146,8 @@ struct RunningPool {
     launcher_id: LauncherId,
     registration: Registration,
     said: PoolComponent,
+    /// Who of the site has paused it.
+    paused_by: Option<PausedBy>,
 }
 
 impl RunningPool {
@@ -341,6 +343,7 @@ impl Launcher {
                         self.options.fqdn,
                         self.entropy.uuid().simple()
                     ));
+                    let paused_by = self.zk.cache().read(|records| records.paused_by(&key.provider, &key.pool));
                     let mut said = PoolComponent {
                         hostname: host::hostname(),
                         state: "running".to_owned(),
@@ -351,7 +354,7 @@ impl Launcher {
                         provider_name: Some(provider.name.clone()),
                         supported_labels: labels,
                         priority: pool.priority,
-                        paused: self.clouds.is_absent(&provider.name),
+                        paused: paused_by.is_some() || self.clouds.is_absent(&provider.name),
                         extra: Extra::default(),
                     };
                     if let Some(url) = self.web_url.get() {
@@ -359,30 +362,49 @@ impl Launcher {
                     }
                     let registration = self.zk.register_pool(said.clone());
                     info!(logger = LOGGER, "Pool {key} takes part as {launcher_id}");
-                    pools.insert(key, RunningPool { launcher_id, registration, said });
+                    // Whether it is paused is told with the first pass.
+                    pools.insert(key, RunningPool { launcher_id, registration, said, paused_by: None });
                 }
             }
         }
         drop(pools);
         for (key, pool) in gone {
             self.stats.pool_paused(&key.provider, &key.pool, None);
+            self.stats.pool_paused_by_person(&key.provider, &key.pool, None);
             info!(logger = LOGGER, "Pool {key} takes part no longer: it was removed, or its provider cannot be used");
             self.tasks.spawn(pool.registration.withdraw());
         }
     }
 
-    /// Tells others which pools wait for quota, or for their cloud: others need not leave requests to those.
+    /// Tells others which pools wait for quota, for their cloud, or for a person of the site: others need not leave requests to those.
     fn publish_pauses(&self, plan: &Plan) {
+        let records = self.zk.cache().snapshot();
         for (key, pool) in self.pools().iter_mut() {
             let lacks_quota = plan.paused.contains(key);
             self.stats.pool_paused(&key.provider, &key.pool, Some(lacks_quota));
-            let paused = lacks_quota || self.clouds.is_absent(&key.provider);
+            let paused_by = records.paused_by(&key.provider, &key.pool);
+            self.stats.pool_paused_by_person(&key.provider, &key.pool, Some(paused_by.is_some()));
+            if pool.paused_by != paused_by {
+                self.tell_pause(key, paused_by.as_ref());
+                pool.paused_by = paused_by;
+            }
+            let paused = lacks_quota || pool.paused_by.is_some() || self.clouds.is_absent(&key.provider);
             if pool.said.paused != paused {
                 debug!(logger = LOGGER, "Pool {key} is {}", if paused { "paused" } else { "no longer paused" });
                 pool.said.paused = paused;
                 pool.publish();
             }
         }
+    }
+
+    /// Says it where a person of the site has paused a pool, or has ended that.
+    fn tell_pause(&self, key: &PoolKey, by: Option<&PausedBy>) {
+        let text = match by {
+            Some(by) => format!("Pool {key} takes on nothing: {by}"),
+            None => format!("Pool {key} takes on requests again: nobody pauses it any more"),
+        };
+        info!(logger = LOGGER, "{text}");
+        self.put_down_pause(key, by.is_some(), text);
     }
 
     /// Withdraws all pools, for good: what a file or a provider brings later makes none.

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
     config::Config,
-    model::{LauncherId, ProviderName, Timestamp, Uptime},
+    model::{LauncherId, PausedBy, ProviderName, Timestamp, Uptime},
     zk::Freshness,
 };
 
@@ -59,8 +59,10 @@ pub struct PublishedPool {
     pub key: PoolKey,
     /// Its component's id.
     pub launcher_id: LauncherId,
-    /// Whether others are told that it waits for quota, or for its cloud.
+    /// Whether others are told that it waits for quota, for its cloud, or for a person of the site.
     pub paused: bool,
+    /// Who of the site has paused it.
+    pub paused_by: Option<PausedBy>,
 }
 
 /// A provider that does not answer.
@@ -107,6 +109,7 @@ impl Launcher {
             key: key.clone(),
             launcher_id: pool.launcher_id.clone(),
             paused: pool.said.paused,
+            paused_by: pool.paused_by.clone(),
         };
         let published = Published {
             pools: self.pools().iter().map(published_pool).collect(),

@@ -199,6 +199,7 @@ impl Launcher {
                 "pool": key.pool,
                 "launcher": pool.launcher_id,
                 "paused": pool.paused,
+                "paused_by": pool.paused_by,
                 "active_requests": active,
                 "paused_requests": paused_requests,
                 "waiting": reasons,

@@ -313,6 +313,7 @@ impl Published {
             pool: key.pool.to_string(),
             trouble: self.trouble(&key.provider).map(|trouble| (trouble.why.clone(), trouble.since)),
             out_of_service,
+            paused_by: pool.paused_by.clone(),
             ..PoolView::default()
         }
     }
@@ -455,6 +456,7 @@ pub(super) fn said(reason: &Reason, since: Option<Timestamp>) -> Said {
 pub(super) fn sentence(reason: &Reason) -> String {
     match reason {
         Reason::QuotaRefused { until } => format!("{reason}; nothing is launched before {}", clock::utc(*until as i64)),
+        Reason::Paused(by) => by.sentence(),
         _ => reason.to_string(),
     }
 }
@@ -473,6 +475,7 @@ fn code(why: &serde_json::Value) -> String {
 fn verdict(reason: &Reason) -> Verdict {
     match reason {
         Reason::Unknown { trouble: Some(_), .. }
+        | Reason::Paused(_)
         | Reason::ImageMissing { image: None, .. }
         | Reason::LaunchFailed { .. } => Verdict::Act,
         // Others in the project use what it needs: that comes back.

@@ -1,6 +1,7 @@
 //! Which pool takes a waiting request, and which declines it.
 
 use super::*;
+use nodepool_common::model::{Pause, Pauses, PoolName};
 
 #[test]
 fn a_request_that_a_pool_can_serve_is_accepted() {
@@ -527,4 +528,73 @@ fn a_node_of_a_withdrawn_request_makes_no_room_under_max_concurrency() {
     assert_eq!(accepts(&setting.plan()).len(), 1);
     setting.holdings.nodes.get_mut(&NodeId::from("1")).unwrap().launching = true;
     assert!(accepts(&setting.plan()).is_empty());
+}
+
+/// Pauses a provider of a setting, or a pool of it.
+fn pause(setting: &mut Setting, provider: &str, pool: Option<&str>) {
+    let mut pauses = Pauses::default();
+    let pause = Pause { by: "alice@host".to_owned(), note: "update".to_owned(), since: 7.0 };
+    pauses.set(pool.map(PoolName::from).as_ref(), Some(pause));
+    setting.records.pauses.insert(provider.into(), entry(pauses));
+}
+
+#[test]
+fn a_paused_pool_leaves_requests_waiting_to_others_or_for_its_end_and_declines_what_it_could_not_serve() {
+    let id = "200-0000000001";
+    let mut setting = Setting::new().provider("p", |_| {}).provider("q", |pool| {
+        pool.labels.swap_remove("big");
+    });
+    setting = setting.request(id, &["small"], |_| {}).request("200-0000000002", &["big"], |_| {});
+    setting = setting.request("200-0000000003", &["huge"], |_| {});
+    pause(&mut setting, "p", None);
+    let mut planner = Planner::default();
+    let plan = setting.plan_by(&mut planner);
+    assert_eq!(accepts(&plan), [(id.into(), "q".into())]);
+    let waiting = planner.waiting();
+    let why = |request: &str| {
+        let pool = PoolKey { provider: "p".into(), pool: "main".into() };
+        waiting.get(&(request.into(), pool)).map(|waiting| waiting.waiting.reason.to_string())
+    };
+    assert_eq!(why("200-0000000002").as_deref(), Some("provider p is paused by alice@host: update"));
+    let declined: Vec<_> = declines(&plan).into_iter().map(|(request, pools)| (request, pools.len())).collect();
+    assert_eq!(declined, [("200-0000000003".into(), 2)], "q leaves big to p");
+    // Each of the pools of a provider by itself.
+    pause(&mut setting, "p", Some("side"));
+    assert!(accepts(&setting.plan()).contains(&("200-0000000002".into(), "p".into())));
+    pause(&mut setting, "p", Some("main"));
+    assert!(!accepts(&setting.plan()).iter().any(|(_, pool)| pool == "p"));
+    setting.records.pauses.clear();
+    assert!(accepts(&setting.plan()).contains(&("200-0000000002".into(), "p".into())));
+}
+
+#[test]
+fn nothing_is_asked_for_to_keep_in_stock_that_only_paused_pools_could_make() {
+    let mut setting = Setting::new().provider("p", |_| {});
+    setting.config.labels.get_mut("small").unwrap().min_ready = 1;
+    let asks = |setting: &Setting| {
+        setting.plan().decisions.iter().any(|decision| matches!(decision, Decision::CreateMinReady { .. }))
+    };
+    assert!(asks(&setting));
+    pause(&mut setting, "p", Some("main"));
+    assert!(!asks(&setting));
+    let setting = setting.provider("q", |_| {});
+    assert!(asks(&setting), "another one can");
+}
+
+#[test]
+fn what_was_accepted_before_a_pause_is_put_back_where_it_lacks_nodes_and_finished_where_it_lacks_none() {
+    let held = |labels: &[&str]| {
+        let setting = Setting::new().provider("p", |_| {}).accepted("200-0000000001", labels);
+        let allocated = |node: &mut Node| node.allocated_to = Some("200-0000000001".into());
+        let setting = setting.node("0000000001", "small", NodeState::Building, allocated);
+        let mut setting = setting.held("0000000001", "200-0000000001", true, None);
+        pause(&mut setting, "p", None);
+        setting.plan().decisions
+    };
+    let put_back = held(&["small", "small"]);
+    assert!(
+        matches!(&put_back[..], [Decision::PutBack { reason: Reason::Paused(by), .. }] if by.by == "alice@host"),
+        "{put_back:?}"
+    );
+    assert_eq!(held(&["small"]), [], "its launch is waited for");
 }

@@ -39,7 +39,7 @@ mod world;
 use proptest::prelude::*;
 
 use super::*;
-use nodepool_common::model::{Changes, LauncherId, MIN_READY_REQUESTOR, PoolName};
+use nodepool_common::model::{Changes, LauncherId, MIN_READY_REQUESTOR, Pause, Pauses, PoolName, ProviderName};
 
 pub use self::promises::kind;
 use self::{backing::Truth, model::Model};
@@ -264,6 +264,7 @@ fn the_histories_lead_everywhere() {
         "Place",
         "Placed",
         "PutBack",
+        "PutBack Paused",
         "RemoveRequestLock",
         "ResetLost",
         "Retire",

@@ -14,7 +14,7 @@ impl History {
                     self.withdraw(node);
                     continue;
                 }
-                Decision::LetBackingGo { reason, .. } => {
+                Decision::LetBackingGo { reason, .. } | Decision::PutBack { reason, .. } => {
                     self.kinds.insert(with_reason(&decision, reason));
                 }
                 // Their locks are taken out before it begins.
@@ -273,7 +273,7 @@ impl History {
 /// The kind of a decision, and that of its reason.
 fn with_reason(decision: &Decision, reason: &Reason) -> String {
     let text = format!("{reason:?}");
-    format!("{} {}", kind(decision), text.split(' ').next().unwrap())
+    format!("{} {}", kind(decision), text.split([' ', '(']).next().unwrap())
 }
 
 /// Changes a record that is there.

@@ -26,6 +26,7 @@ impl Model<'_> {
         self.all_that_is_due(plan, &mut broken);
         self.reasons(plan, waiting, &mut broken);
         self.slots(plan, &mut broken);
+        self.pauses(plan, &mut broken);
         broken
     }
 
@@ -102,6 +103,17 @@ impl Model<'_> {
             // Whatever was accepted last: before it there was room for one.
             if labels.iter().max().is_some_and(|last| running - last >= most) {
                 broken.push(format!("{} may have {most} launches, and would have {running}", provider.name));
+            }
+        }
+    }
+
+    /// What is paused takes on nothing, and launches nothing.
+    fn pauses(&self, plan: &Plan, broken: &mut Vec<String>) {
+        for decision in &plan.decisions {
+            if let Decision::Accept { pool, .. } | Decision::Supply { pool, .. } = decision
+                && self.world.records.paused_by(&pool.provider, &pool.pool).is_some()
+            {
+                broken.push(format!("{pool} is paused: {decision:?}"));
             }
         }
     }
@@ -333,6 +345,9 @@ impl Model<'_> {
             let can_be_made = world.pools.iter().any(|state| {
                 let Some((_, pool)) = world.pool_config(&state.key) else { return false };
                 let Some(of_pool) = pool.labels.get(&label.name).filter(|_| pool.hosts.is_none()) else { return false };
+                if world.records.paused_by(&state.key.provider, &state.key.pool).is_some() {
+                    return false;
+                }
                 match &of_pool.diskimage {
                     Some(image) => world.records.newest_upload(image, &state.key.provider).is_some(),
                     None => world.providers.get(&state.key.provider).is_some_and(|cloud| {
@@ -445,6 +460,7 @@ impl Model<'_> {
             Reason::LeftToPriority { pool } => {
                 world.records.pools.values().any(|other| other.id.as_ref() == Some(pool) && !other.paused)
             }
+            Reason::Paused(by) => world.records.paused_by(&pool.provider, &pool.pool).as_ref() == Some(by),
             Reason::NobodyHasLabels { until } => *until > world.now,
             Reason::NoneFree { label } => !request.reuse || request.node_types.contains(label),
             _ => true,

@@ -286,6 +286,7 @@ impl History {
                     None => elsewhere.clear(),
                 }
             }
+            40 => self.pause(which, how),
             41 | 42 => {
                 let labels: &[&str] = match how % 8 {
                     0 | 1 => &[backing::STACKED, backing::STACKED],
@@ -315,6 +316,25 @@ impl History {
         let limits = cores([8.0, 5.0, 3.0, 0.5][how >> 1 & 3]);
         provider.pools[at].limits = if how & 8 == 0 { limits } else { limits.with("instances", 4.0) };
         self.config = Arc::new(self.setting.config.clone());
+    }
+
+    /// A person of the site pauses a provider or a pool, or ends that.
+    fn pause(&mut self, which: usize, how: u16) {
+        let provider = ProviderName::from(["p", "p", "q", "s", "m"][which % 5]);
+        let pool = [None, Some(PoolName::from("main")), Some("side".into())][usize::from(how >> 1 & 3) % 3].clone();
+        let known = self.setting.records.pauses.get(&provider).and_then(|entry| entry.usable());
+        let mut pauses = known.map(|pauses| Pauses::clone(pauses)).unwrap_or_default();
+        let pause = Pause { by: "alice@host".to_owned(), note: format!("note {how}"), since: self.now };
+        pauses.set(pool.as_ref(), (how & 1 == 0).then_some(pause));
+        if how & 1 == 1 && how & 32 == 0 {
+            pauses = Pauses::default();
+        }
+        if pauses.is_empty() {
+            self.setting.records.pauses.remove(&provider);
+        } else {
+            self.setting.records.pauses.insert(provider, entry(pauses));
+        }
+        self.changes.pools = true;
     }
 
     fn pass_time(&mut self, seconds: f64) {

@@ -10,6 +10,7 @@
 //! * [`explain`]: why something waits, or is as it is, from records and from what launchers say
 //! * [`overview`]: how everything stands, from the same
 //! * [`history`]: what was asked, decided and done in the last days
+//! * [`trace`]: spans for OpenTelemetry
 
 // Tests measure by the host's clock, and name what they make by its chance.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
@@ -24,4 +25,5 @@ pub mod overview;
 pub mod stats;
 pub mod status;
 pub mod sys;
+pub mod trace;
 pub mod zk;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use nodepool_common::{config, model::ProviderName, stats::Stats, sys::Ambient};
+use nodepool_common::{config, model::ProviderName, stats::Stats, sys::Ambient, trace};
 
 use crate::provider::Provider;
 
@@ -54,6 +54,7 @@ pub struct ApiCall {
 impl ApiCalls {
     /// Counts a call; `error`: what it failed with, in a word.
     pub(crate) fn record(&self, provider: &ProviderName, call: &'static str, time: Duration, error: Option<&str>) {
+        trace::call(call, provider.as_str(), time, error);
         if let Some(stats) = &self.stats {
             stats.cloud_call(provider, call, error, time);
         }
@@ -146,5 +147,26 @@ impl Context {
             kept.insert(TypeId::of::<T>(), Arc::clone(&new) as Arc<dyn Any + Send + Sync>);
             new
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodepool_common::trace::Tracer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_is_a_part_of_the_span_in_which_it_is_made() {
+        let (tracer, mut ended) = Tracer::new(Ambient::system());
+        let (span, calls) = (tracer.begin("LaunchAttempt", None), ApiCalls::default());
+        let made = async { calls.record(&"p".into(), "create_server", Duration::from_secs(2), Some("quota")) };
+        trace::within(&span, made).await;
+        let call = ended.try_recv().unwrap();
+        assert_eq!((call.name, call.error.as_deref(), call.is_call), ("create_server", Some("quota"), true));
+        assert_eq!(call.parent, span.parent());
+        assert!((call.end - call.start - 2.0).abs() < 1e-3);
+        calls.record(&"p".into(), "create_server", Duration::from_secs(2), None);
+        assert!(ended.try_recv().is_err(), "outside of any span");
     }
 }

@@ -20,6 +20,7 @@ pub mod leaks;
 mod metadata;
 mod metastatic;
 mod openstack;
+pub mod otlp;
 mod provider;
 mod scope;
 mod static_hosts;

@@ -10,6 +10,7 @@ use nodepool_common::{
     stats::Stats,
     sys::host,
 };
+use nodepool_drivers::otlp;
 use nodepool_launcher::{
     run::{Launcher, Options},
     web,
@@ -17,6 +18,7 @@ use nodepool_launcher::{
 use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::error;
 
+const PROGRAM: &str = "nodepool-launcher";
 const WEB_LOGGER: &str = "nodepool.WebApp";
 /// Explanations that are made at once; others wait.
 const EXPLANATIONS_AT_ONCE: usize = 4;
@@ -24,6 +26,8 @@ const EXPLANATIONS_AT_ONCE: usize = 4;
 const LONG_VIEWS_AT_ONCE: usize = 16;
 /// How long the end waits for the disk that has the history.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// How long the end waits for the collector of spans.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 /// How long the name of a ZooKeeper server may take to be resolved.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // What happens is many small things, each of which wakes the next: between several threads that costs more time. What takes
     // long is done beside it (`common::daemon::run`, `Frame::serve`): meanwhile the session is pinged.
-    let program = Program { name: "nodepool-launcher", log: "nodepool", threads: Some(1) };
+    let program = Program { name: PROGRAM, log: "nodepool", threads: Some(1) };
     daemon::main(program, &arguments.daemon, || run(&arguments))
 }
 
@@ -78,6 +82,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let listener = if arguments.no_webapp { None } else { Some(listen(arguments, &start.loaded.config.webapp).await?) };
     let (frame, loaded) = start.connect(Stats::from_env())?;
     let fqdn = host::fqdn();
+    let (tracer, exporting) = otlp::start(PROGRAM, &frame.ambient);
     let bounds = Bounds { events: arguments.history_events.max(1), age: seconds(arguments.history_days * 86_400.0) };
     let history = History::start(arguments.history_dir.as_deref(), bounds);
     let options = Options {
@@ -87,6 +92,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         version: VERSION.to_owned(),
         fqdn: fqdn.clone(),
         history: history.clone(),
+        tracer,
     };
     let (launcher, core) = Launcher::new(options, frame);
     if let Some(listener) = listener {
@@ -101,6 +107,9 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     }
     let status = daemon::run(&launcher, core, &loaded).await;
     history.flush(LAST_EVENTS);
+    if let Some(exporting) = exporting {
+        exporting.flush(LAST_SPANS).await;
+    }
     Ok(status)
 }
 

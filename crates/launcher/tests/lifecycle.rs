@@ -139,6 +139,7 @@ async fn a_change_between_the_load_and_the_start_is_found() {
         version: "test".to_owned(),
         fqdn: "host.example".to_owned(),
         history: nodepool_common::history::History::default(),
+        tracer: nodepool_common::trace::Tracer::default(),
     };
     let (launcher, core) = nodepool_launcher::run::Launcher::new(options, frame);
     let running = tokio::spawn(async move { daemon::run(&launcher, core, &loaded).await });

@@ -63,6 +63,7 @@ fn options(name: &str) -> Options {
         version: "simulated".to_owned(),
         fqdn: format!("{name}.example"),
         history: nodepool_common::history::History::default(),
+        tracer: nodepool_common::trace::Tracer::default(),
     }
 }
 

@@ -9,12 +9,14 @@
 // A test's helper may stop the test: that is its way to fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod collector;
 mod fault_proxy;
 pub mod faults;
 mod ports;
 mod proxy;
 mod scripted_cloud;
 
+pub use collector::{SpanCollector, Spanned};
 pub use fault_proxy::FaultProxy;
 pub use faults::{Calls, Fault, Rule};
 pub use ports::{free_port, free_port_on};

@@ -92,7 +92,10 @@ impl Launcher {
             }
             (Decision::GiveUp { reasons, .. }, Some((held, pool))) => return self.give_up(held, &pool, &reasons).await,
             (Decision::PutBack { reason, .. }, Some((held, pool))) => self.put_back(held, &pool, &reason).await,
-            (Decision::Forget { .. }, Some((held, pool))) => forget(held, &pool).await,
+            (Decision::Forget { .. }, Some((held, pool))) => {
+                self.spans.ended(&held.record().id, "withdrawn", None);
+                forget(held, &pool).await
+            }
             (Decision::LetGo { reason, .. }, _) => {
                 for held in nodes {
                     self.let_go(held, &reason).await?;

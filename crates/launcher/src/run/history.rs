@@ -13,7 +13,8 @@
 //! | `node-deleting`, `node-deleted` | why it is not kept; its end |
 //! | `pool-paused`, `pool-unpaused` | a person of the site has paused a pool, or its provider; its end |
 //!
-//! Nothing is decided by it, and where there is no history nothing is put together for it.
+//! Nothing is decided by it, and where there is no history nothing is put together for it. Where a request begins and ends to be served,
+//! its span does, too ([`super::spans`]).
 
 use std::{collections::BTreeSet, fmt::Display};
 
@@ -116,6 +117,7 @@ impl Launcher {
 
     /// Records that a pool has accepted a request.
     pub(super) fn put_down_accepted(&self, request: &NodeRequest, pool: &PoolKey) {
+        self.spans.accepted(request, pool);
         self.put_down("request-accepted", || {
             (format!("Pool {pool} has accepted it: {}", labels(request)), of_pool(of_request(request), pool))
         });
@@ -123,6 +125,7 @@ impl Launcher {
 
     /// Records that pools have declined a request, each with its reason, and whether it has failed with that.
     pub(super) fn put_down_declined(&self, request: &NodeRequest, pools: &[(PoolKey, Reason)], failed: Option<&str>) {
+        self.spans.ended(&request.id, "declined", pools.first().map(|(_, reason)| reason as &dyn Display));
         for (pool, reason) in pools {
             self.put_down("request-declined", || {
                 (format!("Pool {pool} has declined it: {}", sentence(reason)), of_pool(of_request(request), pool))
@@ -137,6 +140,7 @@ impl Launcher {
 
     /// Records that a request has its nodes.
     pub(super) fn put_down_fulfilled(&self, request: &NodeRequest, pool: &PoolKey, nodes: &[NodeId]) {
+        self.spans.ended(&request.id, "fulfilled", None);
         self.put_down("request-fulfilled", || {
             let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
             let event = Event { nodes: names.iter().map(ToString::to_string).collect(), ..of_request(request) };
@@ -146,6 +150,7 @@ impl Launcher {
 
     /// Records that a request waits again.
     pub(super) fn put_down_put_back(&self, request: &NodeRequest, why: &dyn Display) {
+        self.spans.ended(&request.id, "put-back", Some(why));
         self.put_down("request-put-back", || (format!("It waits again: {why}"), of_request(request)));
     }
 

@@ -22,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use nodepool_common::{
     model::{ImageUpload, Json, LabelName, Node, NodeId, NodeRequest, NodeState, SharedText, guard},
+    trace::{self, Span},
     zk::{Held, ZkError},
 };
 use nodepool_drivers::{
@@ -185,15 +186,16 @@ impl NodeLaunch {
     pub async fn run(self, held: Held<Node>) {
         let id = held.record().id.clone();
         let span = info_span!("launch", request = %self.request.id, event_id = self.request.event_id, node = %id);
+        let launched = self.launcher.spans.launch(&self.request.id, &id, &self.label, &self.pool);
         let session = self.reports.session().clone();
         tokio::select! {
             biased;
-            () = self.attempts(held).instrument(span) => {}
+            () = self.attempts(held, launched).instrument(span) => {}
             () = session.cancelled() => {}
         }
     }
 
-    async fn attempts(self, held: Held<Node>) {
+    async fn attempts(self, held: Held<Node>, mut span: Span) {
         let node = held.record().id.clone();
         let held = Mutex::new(held);
         let retries = self.cloud.config.launch_retries.max(1);
@@ -205,10 +207,19 @@ impl NodeLaunch {
         let failure = loop {
             let started = Instant::now();
             let limit = self.cloud.config.launch_timeout;
-            let outcome = match tokio::time::timeout(limit, self.attempt(&held, zones.first())).await {
+            let mut of_attempt = span.part("LaunchAttempt").with("nodepool.attempt", i64::from(attempt));
+            if let Some(zone) = zones.first() {
+                of_attempt.set("nodepool.zone", zone.as_str());
+            }
+            let trying = tokio::time::timeout(limit, self.attempt(&held, zones.first()));
+            let outcome = match trace::within(&of_attempt, trying).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::TimedOut(limit)),
             };
+            if let Err(failure) = &outcome {
+                of_attempt.fail(failure);
+            }
+            drop(of_attempt);
             let result = outcome.as_ref().map_or_else(Failure::result, |()| "ready");
             self.record(zones.first(), result, started.elapsed());
             let failure = match outcome {
@@ -265,7 +276,7 @@ impl NodeLaunch {
             let undone = if guard::is_removed("end of a failed attempt's server") {
                 Undone::Yes
             } else {
-                self.undo(&held).await
+                trace::within(&span.part("UndoAttempt"), self.undo(&held)).await
             };
             match undone {
                 Undone::Yes => {}
@@ -286,6 +297,10 @@ impl NodeLaunch {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         };
+        if let Some(failure) = &failure {
+            span.fail(failure);
+        }
+        drop(span);
         self.finish(held.into_inner(), failure).await;
     }
 
@@ -419,8 +434,12 @@ impl NodeLaunch {
             })?;
             return Ok(if target.has_host_keys() { keys } else { Vec::new() });
         }
+        let mut span = trace::part("ScanHostKeys");
         let started = Instant::now();
         let keys = self.cloud.nodescan.scan(target, boot_timeout).await;
+        if let Err(error) = &keys {
+            span.fail(error);
+        }
         self.launcher.stats.host_key_scan(&self.pool.provider, keys.is_ok(), started.elapsed());
         keys.map_err(Failure::Keyscan)
     }

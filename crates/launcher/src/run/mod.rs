@@ -14,6 +14,7 @@
 //! | [`book`] | what we hold and do: the locks, and the planner's view of them |
 //! | [`clouds`] | the providers: start, replacement, what is known of them |
 //! | [`requests`] | actions on requests |
+//! | [`spans`] | spans of what is done for requests and nodes, for OpenTelemetry |
 //! | [`stock`] | nodes to keep in stock: asked for, put there, and when not to ask |
 //! | [`hosts`] | static hosts: look, register, bring up to date |
 //! | [`launch`] | the story of one node, from record to READY |
@@ -51,6 +52,7 @@ mod placing;
 mod published;
 mod report;
 mod requests;
+mod spans;
 mod stock;
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,7 @@ use nodepool_common::{
     model::{Extra, LauncherId, PausedBy, PoolComponent, ProviderName, Timestamp},
     stats::Stats,
     sys::{clock::Clock, entropy::Entropy, host, watch},
+    trace::Tracer,
     zk::{InSession, Registration, ZooKeeper},
 };
 use tokio::{sync::Semaphore, time::Instant};
@@ -81,7 +84,7 @@ use tracing::{debug, info, warn};
 pub use self::core::Core;
 pub use self::published::{PassMade, Published, PublishedPool, Trouble};
 pub use self::report::Readiness;
-use self::{clouds::Clouds, events::Reports};
+use self::{clouds::Clouds, events::Reports, spans::Spans};
 use crate::plan::{Plan, PoolKey, Want, keeper_of};
 
 /// The logger's name in the log, as upstream's.
@@ -102,6 +105,8 @@ pub struct Options {
     pub fqdn: String,
     /// Where what happens is kept; by default nowhere.
     pub history: History,
+    /// What makes spans of what is done; by default it is off.
+    pub tracer: Tracer,
 }
 
 /// A launcher at work.
@@ -138,6 +143,7 @@ pub struct Launcher {
     wanted: Mutex<BTreeSet<Want>>,
     /// What other launchers have said of how everything stands ([`overview`]).
     others: Mutex<overview::Others>,
+    spans: Spans,
 }
 
 /// A pool that takes part: its id and its component.
@@ -199,6 +205,7 @@ impl Daemon for Launcher {
     fn session_lost(&self, core: &mut Core) {
         warn!(logger = LOGGER, "The ZooKeeper session was lost: starting over from the records");
         self.clouds.search_anew();
+        self.spans.lost();
         core.book.start_over();
     }
 
@@ -259,6 +266,7 @@ impl Launcher {
 
     /// The same with another environment for its drivers; they have the frame's metrics, time and chance.
     pub fn with_context(options: Options, frame: Frame, context: nodepool_drivers::Context) -> (Arc<Self>, Core) {
+        let spans = Spans::new(options.tracer.clone());
         let launcher = Arc::new(Self {
             options,
             zk: frame.zk.clone(),
@@ -281,6 +289,7 @@ impl Launcher {
             long_looks: Arc::new(Semaphore::new(1)),
             wanted: Mutex::default(),
             others: Mutex::default(),
+            spans,
             frame,
         });
         (launcher, Core::new())

@@ -4,6 +4,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use nodepool_common::{
     model::{Node, NodeId, NodeRequest, NodeState, RequestId, RequestState, guard},
+    trace,
     zk::{Held, TryLock, ZkError},
 };
 use tracing::{debug, error, info, warn};
@@ -109,8 +110,15 @@ impl Launcher {
             if node.state != NodeState::Deleting {
                 held.update(|node| node.set_state(NodeState::Deleting, self.clock.now())).await?;
             }
+            let mut span = self.spans.deletion(id, node.provider.as_ref().map_or("", |provider| provider.as_str()));
             let deleting = cloud.provider.delete_at_leisure(external_id, node.driver_data.as_deref());
-            let deleting = tokio::time::timeout(DELETE_TIMEOUT, deleting).await;
+            let deleting = trace::within(&span, tokio::time::timeout(DELETE_TIMEOUT, deleting)).await;
+            match &deleting {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => span.fail(why),
+                Err(_) => span.fail("it takes too long"),
+            }
+            drop(span);
             if let Ok(Err(why)) = &deleting
                 && why.elsewhere
             {
@@ -147,6 +155,7 @@ impl Launcher {
         {
             self.clouds.room_was_made(provider);
         }
+        self.spans.gone(id);
         info!(logger = LOGGER, node = %id, "Deleted node");
         self.put_down_node("node-deleted", &node, node.allocated_to.as_ref(), || {
             format!("Node {id} is deleted; it was {state} before")

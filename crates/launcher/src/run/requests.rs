@@ -9,6 +9,7 @@ use nodepool_common::{
     model::{LabelName, LauncherId, Node, NodeId, NodeRequest, NodeState, RequestId, RequestState, guard},
     stats::RequestDecision,
     sys::clock,
+    trace,
     zk::{Held, NotUnlocked, TryLock, ZkError},
 };
 use tracing::{debug, info, warn};
@@ -341,8 +342,11 @@ impl Launcher {
         let id = &request.id;
         if ours {
             self.stock(held, taken).await?;
-        } else if !self.hand_over(held, taken, nodes).await? {
-            return Ok(Outcome::Done);
+        } else {
+            let span = self.spans.part(id, "HandOver");
+            if !trace::within(&span, self.hand_over(held, taken, nodes)).await? {
+                return Ok(Outcome::Done);
+            }
         }
         if let Some(waited) = request.created_time.and_then(|created| clock::since(created, self.clock.now()))
             && !ours

@@ -60,6 +60,7 @@ fn options() -> Options {
         version: "test".to_owned(),
         fqdn: "host.example".to_owned(),
         history: nodepool_common::history::History::default(),
+        tracer: nodepool_common::trace::Tracer::default(),
     }
 }
 

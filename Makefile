@@ -10,8 +10,8 @@ demo: ## a builder and a launcher on the fake cloud: an image, one request, from
 test: ## everything: format, lints, unit tests, upstream's own suite, Zuul and OpenStack; ends with N passed, N failed, N skipped
 	tests/run
 
-sim: ## launchers in a simulated world, as in `make test` (SEED=n: that history; CASES=n: so many, FROM=n on; TWICE=n: lived twice)
-	SEED=$(SEED) CASES=$(CASES) FROM=$(FROM) TWICE=$(TWICE) cargo test --package nodepool-sim --lib -- --nocapture
+sim: ## launchers and builders in a simulated world, as in `make test` (SEED=n, BUILDERS=n: that history; CASES=n, BUILDER_CASES=n: so many, FROM=n on; TWICE=n: lived twice)
+	BUILDERS=$(BUILDERS) BUILDER_CASES=$(BUILDER_CASES) SEED=$(SEED) CASES=$(CASES) FROM=$(FROM) TWICE=$(TWICE) cargo test --package nodepool-sim --lib -- --nocapture
 
 sim-campaign: ## such histories on all cores for HOURS=n, from seed FROM=n on
 	HOURS=$(HOURS) FROM=$(FROM) CASES=$(CASES) SHRINK=$(SHRINK) cargo test --profile campaign --package nodepool-sim --lib -- \

@@ -12,6 +12,7 @@
 //! | [`build`] | one build's child process: its command, environment, log, time and end |
 //! | [`image_builder`] | builds by a playbook on another host: `dib-ansible`, and trust in that host |
 //! | [`files`] | what is in images-dir: files of builds, checksums, space |
+//! | [`machine`] | what of its machine a builder uses: programs and the disk |
 //! | `scratch` | where temporary files go |
 
 // Tests measure by the host's clock, and name what they make by its chance.
@@ -20,6 +21,7 @@
 pub mod build;
 pub mod files;
 pub mod image_builder;
+pub mod machine;
 pub mod plan;
 pub mod run;
 mod scratch;

@@ -1,4 +1,4 @@
-//! Whole launchers in a simulated world: for tests only.
+//! Whole launchers, and whole builders ([`builder`]), in a simulated world: for tests only.
 //!
 //! A **history** is one or more launchers, unmodified, with everything that production has from ZooKeeper connection and cache to
 //! planner, loop, actions and launches. Around them is a world: ZooKeeper in memory behind a network that is slow and breaks, clouds
@@ -34,10 +34,12 @@
 //!   (passes a third, the cache a sixth, reading and writing records a sixth); what the records say is followed for a fourteenth
 //!   ([`truth`]), and lines of the story cost a hundredth. A faster allocator saves a tenth (`LD_PRELOAD`).
 //!
-//! What it does not have yet: Python peers, builders, static and metastatic providers, tenants' limits.
+//! What it does not have yet: Python peers, launchers and builders in one history, static and metastatic providers, tenants' limits.
 //!
-//! Imports go one way: `chance` `ends` `story`, `plan`, `causes`, `truth`, `network`, `cloud` `zuul`, `process`, `world`, `shrink`.
+//! Imports go one way: `chance` `ends` `story`, `plan`, `causes`, `truth`, `network`, `cloud` `zuul`, `process`, `world`, `shrink`, `builder`.
 
+#[cfg(test)]
+mod builder;
 #[cfg(test)]
 mod causes;
 #[cfg(test)]

@@ -46,6 +46,11 @@ pub fn shrink(plan: &Plan, broken: &[String]) -> Plan {
 
 /// Writes a whole story into a file; where that is, or why it is not.
 pub fn keep(name: &str, plan: &Plan, outcome: &Outcome) -> String {
+    keep_story(name, plan, outcome)
+}
+
+/// The same, whatever history it is.
+pub fn keep_story(name: &str, plan: &impl std::fmt::Display, outcome: &Outcome) -> String {
     let file = std::env::temp_dir().join(format!("nodepool-sim-{name}.story"));
     let story = format!("{plan}\n\n{}\n", outcome.lines.join("\n"));
     std::fs::write(&file, story).map_or_else(|error| error.to_string(), |()| file.display().to_string())

@@ -2,7 +2,7 @@
 
 mod campaign;
 #[cfg(debug_assertions)]
-mod mutations;
+pub mod mutations;
 mod promises;
 
 use std::{
@@ -54,17 +54,17 @@ const FOUND: [u64; 14] = [
     6_100_781,
 ];
 
-fn given<T: FromStr>(name: &str) -> Option<T> {
+pub fn given<T: FromStr>(name: &str) -> Option<T> {
     let text = env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
 }
 
-fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<u64> {
     given(name)
 }
 
 /// `LOG`: 0 for none, 2 with what is of use to developers alone.
-fn level() -> Option<Level> {
+pub fn level() -> Option<Level> {
     match number("LOG") {
         Some(0) => None,
         None | Some(1) => Some(Level::INFO),

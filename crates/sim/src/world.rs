@@ -78,9 +78,18 @@ pub fn live_until_broken(plan: &Plan) -> Outcome {
 }
 
 fn live_for(plan: &Plan, log: Option<Level>, until_broken: bool) -> Outcome {
+    let plan = plan.clone();
+    tell_all(log, until_broken, |story| World::live(plan, story))
+}
+
+/// Lives a history, in a runtime of its own.
+pub fn tell_all<F: Future<Output = ()>>(
+    log: Option<Level>,
+    until_broken: bool,
+    live: impl FnOnce(Story) -> F,
+) -> Outcome {
     // No driver of I/O: each step of the time would ask the system for events that never come.
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let plan = plan.clone();
     let history = async {
         let story = Story::begin();
         let (writer, bugs) = (story.clone(), story.bugs());
@@ -95,7 +104,7 @@ fn live_for(plan: &Plan, log: Option<Level>, until_broken: bool) -> Outcome {
         tokio::select! {
             biased;
             () = story.until_broken(), if until_broken => {}
-            () = World::live(plan, story.clone()) => {}
+            () = live(story.clone()) => {}
         }
         Outcome { broken: story.all_broken(), lines: story.lines(), lived: story.age() }
     };

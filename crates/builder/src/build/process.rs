@@ -66,6 +66,7 @@ pub async fn run(command: &BuildCommand, mut log: File, limit: Duration, cancel:
         Err(error) => return Ended::NotStarted(error),
     };
     let (ended, note) = tokio::select! {
+        biased;
         status = group.child.wait() => match status {
             Ok(status) => {
                 let ended = Ended::Exited(status);

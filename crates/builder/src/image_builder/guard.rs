@@ -105,6 +105,7 @@ async fn run(state: &State) -> ExitCode {
     };
     let group = playbook.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let status = tokio::select! {
+        biased;
         status = playbook.wait() => Some(status),
         () = end_of_input() => None,
     };

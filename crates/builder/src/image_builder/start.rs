@@ -107,6 +107,7 @@ async fn told_to_end() -> Reason {
         Reason::ParentGone
     };
     tokio::select! {
+        biased;
         reason = terminate => reason,
         reason = interrupt => reason,
         reason = hangup => reason,
@@ -246,6 +247,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     };
     let mut end = std::pin::pin!(told_to_end());
     let prepared = tokio::select! {
+        biased;
         prepared = prepare(arguments, &state, &order) => prepared,
         // What runs now ends with us.
         reason = &mut end => {
@@ -361,6 +363,7 @@ async fn guarded(
     // Its end tells the guard; waiting for a child would close it.
     let input = guard.stdin.take();
     let status = tokio::select! {
+        biased;
         status = guard.wait() => status,
         reason = end => {
             say(reason.text());

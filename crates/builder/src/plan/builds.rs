@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use nodepool_common::{
     config::{Config, Diskimage},
-    model::ProviderName,
+    model::{ProviderName, guard},
 };
 
 use super::{Decision, Plan, ProviderImages, Why, World, uploads};
@@ -66,7 +66,7 @@ fn judge(world: &World<'_>, image: &Diskimage, plan: &mut Plan) -> Option<(Why, 
         // What somebody asks for after a failure does not wait for its end, be it for the second time: the request of the
         // build that failed is still there, and is written again.
         let is_another = request.is_some_and(|stat| known.is_some_and(|known| stat.mzxid > known));
-        if !is_another {
+        if !is_another && !guard::is_removed("pause after a failed build") {
             plan.wake(after);
             return None;
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use nodepool_common::model::{BuildId, HeldBack, ImageName, ProviderName, Timestamp, UploadKey};
+use nodepool_common::model::{BuildId, BuildState, HeldBack, ImageName, ProviderName, Timestamp, UploadKey};
 
 /// Why an image is built; the more urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +87,8 @@ pub enum Decision {
         image: ImageName,
         /// Which.
         build: BuildId,
+        /// The state that it was decided for: what is in another one by now is not retired for that reason.
+        state: BuildState,
         /// Why.
         reason: String,
     },

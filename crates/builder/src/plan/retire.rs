@@ -8,13 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nodepool_common::model::{
     BuildId, BuildState, ImageBuild, ImageName, ImageUpload, NodeState, ProviderName, RecordError, Timestamp,
-    UploadKey, UploadState, brake::Thing,
+    UploadKey, UploadState, brake::Thing, guard,
 };
 
 use super::{Decision, Plan, Subject, World, orphans, world::GRACE};
 
 /// Ready builds of an image, and ready uploads of it to a provider, that are kept.
 const KEEP: usize = 2;
+/// [`KEEP`].
+fn kept() -> usize {
+    if guard::is_removed("builds that rotation leaves") { 1 } else { KEEP }
+}
+
 /// Seconds for which an upload of another builder's stays, although our configuration does not have it.
 const OTHERS_GRACE: f64 = 600.0;
 /// Seconds for a builder of Python Nodepool's to do it: its clean-up comes every minute.
@@ -146,7 +151,7 @@ impl<'a> Pass<'a> {
         let known = world.knows(image);
         let ready = builds.iter().rev().filter(|build| build.state == BuildState::Ready);
         let kept: BTreeSet<&BuildId> =
-            if known { ready.take(KEEP).map(|build| &build.id).collect() } else { BTreeSet::new() };
+            if known { ready.take(kept()).map(|build| &build.id).collect() } else { BTreeSet::new() };
         for build in &builds {
             self.uploads(build, kept.contains(&build.id));
             self.build(build, &builds, kept.contains(&build.id), known);
@@ -220,7 +225,7 @@ impl<'a> Pass<'a> {
             return None;
         }
         let known = world.knows(&key.image);
-        if known && self.retirement.recent.contains(key) {
+        if known && self.retirement.recent.contains(key) && !guard::is_removed("uploads that rotation leaves") {
             return None;
         }
         Some(if known { "there are newer ones".to_owned() } else { gone_image(&key.image) })
@@ -247,7 +252,7 @@ impl<'a> Pass<'a> {
                 let at = if world.is_ours(build) { begun } else { World::abandoned_at(free_since, begun) };
                 let who = build.builder.as_deref().unwrap_or("its builder");
                 let reason = format!("it was left half done: {who} stopped while building it");
-                self.when(at, Decision::RetireBuild { image, build: id, reason });
+                self.when(at, Decision::RetireBuild { image, build: id, state: build.state, reason });
                 return;
             }
             BuildState::Failed => {
@@ -271,7 +276,7 @@ impl<'a> Pass<'a> {
         }
         // Its files are needed as long as one of its uploads is.
         if uploads.iter().all(|(_, upload)| upload.state == UploadState::Deleting) {
-            self.decisions.push(Decision::RetireBuild { image, build: id, reason });
+            self.decisions.push(Decision::RetireBuild { image, build: id, state: build.state, reason });
         }
     }
 

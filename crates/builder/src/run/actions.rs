@@ -41,7 +41,9 @@ impl Builder {
                 Decision::Build { .. } | Decision::Upload { .. } => Ok(()),
                 Decision::DeleteUpload { key, reason } => self.delete_upload(key, reason).await,
                 Decision::ForgetUpload { key } => self.forget_upload(key).await,
-                Decision::RetireBuild { image, build, reason } => self.retire_build(image, build, reason).await,
+                Decision::RetireBuild { image, build, state, reason } => {
+                    self.retire_build(image, build, *state, reason).await
+                }
                 Decision::DeleteBuild { image, build } => self.delete_build(image, build).await,
                 Decision::RemoveEmpty { what } => self.remove_empty(what).await,
                 Decision::DeleteFiles { image, build, formats, reason } => {
@@ -53,6 +55,7 @@ impl Builder {
             Decision::Build { image, formats, newest, why } => self.build(image, formats, newest.as_ref(), *why).await,
             Decision::Upload { image, build, provider, format } => self.upload(image, build, provider, format).await,
             _ => tokio::select! {
+                biased;
                 result = retire => result,
                 () = ending.cancelled() => Ok(()),
             },
@@ -90,6 +93,7 @@ impl Builder {
         tokio::pin!(work);
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return (done, lock),
                 () = lock.lost() => {}
             }
@@ -107,6 +111,7 @@ impl Builder {
                 }
             };
             tokio::select! {
+                biased;
                 done = &mut work => return (done, lock),
                 again = again => {
                     info!(logger = LOGGER, "Took the lock again that the lost session had: {:?}", again.work());
@@ -137,6 +142,7 @@ impl Builder {
         drop(lock);
         while Instant::now() < until {
             tokio::select! {
+                biased;
                 _ = self.zk.connected() => {}
                 () = self.ending.cancelled() => return Err(error),
             }

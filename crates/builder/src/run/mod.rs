@@ -25,6 +25,7 @@ mod withhold;
 
 use std::{
     fs::File,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -44,8 +45,9 @@ use tracing::{error, info, warn};
 
 use self::{clouds::Clouds, state::State};
 use crate::{
-    build::{look, process},
+    build::look,
     files,
+    machine::{Machine, ThisMachine, on_files},
     plan::{LocalFiles, World, plan},
 };
 
@@ -85,7 +87,7 @@ pub enum StartError {
         /// As it is configured.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -108,6 +110,7 @@ pub struct Builder {
     ending: CancellationToken,
     state: Mutex<State>,
     clouds: Clouds,
+    machine: Arc<dyn Machine>,
 }
 
 impl Daemon for Builder {
@@ -202,18 +205,26 @@ impl Daemon for Builder {
 }
 
 impl Builder {
-    /// A builder on its frame; nothing runs yet. Reads or makes its id.
+    /// A builder on its frame; nothing runs yet. Reads or makes its id. It has the process's environment and its machine.
     pub fn new(options: Options, frame: Frame) -> Result<Arc<Self>, StartError> {
+        Self::on(options, frame, nodepool_drivers::Context::from_env(), Arc::new(ThisMachine))
+    }
+
+    /// The same with another environment for its drivers, on another machine.
+    pub fn on(
+        options: Options,
+        frame: Frame,
+        context: nodepool_drivers::Context,
+        machine: Arc<dyn Machine>,
+    ) -> Result<Arc<Self>, StartError> {
         let Some(images_dir) = frame.config().images_dir.clone() else {
             return Err(StartError::Config("No images-dir specified in config.".to_owned()));
         };
         let id = files::builder_id(&images_dir, &frame.ambient.entropy)
             .map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
         let claim =
-            files::claim(&images_dir).map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
-        let clouds = Clouds::new(
-            nodepool_drivers::Context::from_env().with_stats(frame.stats.clone()).with_ambient(frame.ambient.clone()),
-        );
+            machine.claim(&images_dir).map_err(|source| StartError::ImagesDir { path: images_dir.clone(), source })?;
+        let context = context.with_stats(frame.stats.clone()).with_ambient(frame.ambient.clone());
         Ok(Arc::new(Self {
             options,
             id,
@@ -226,13 +237,22 @@ impl Builder {
             ending: frame.ending.clone(),
             frame,
             state: Mutex::default(),
-            clouds,
+            clouds: Clouds::new(context),
+            machine,
         }))
     }
 
     /// The running configuration.
     pub fn config(&self) -> Arc<Config> {
         self.frame.config()
+    }
+
+    /// Does work on files ([`Machine::work_on_files`]).
+    async fn on_files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        on_files(&*self.machine, work).await
     }
 
     /// Never held across an await.
@@ -242,8 +262,7 @@ impl Builder {
 
     /// What a killed builder has left running in our images-dir would write into it.
     async fn end_leftovers(&self) {
-        let images_dir = self.images_dir.clone();
-        let ended = tokio::task::spawn_blocking(move || process::end_leftovers(&images_dir)).await.unwrap_or_default();
+        let ended = self.machine.end_leftovers(self.images_dir.clone()).await;
         if ended > 0 {
             warn!(logger = LOGGER, "Ended {ended} processes of builds that an earlier builder has left");
         }

@@ -4,11 +4,12 @@
 //! one that dies in the middle, end where one would have. Nothing is locked for it: see `zk/taken.rs` in `common`.
 
 use nodepool_common::{
-    model::{BuildId, BuildState, ImageBuild, ImageName, ImageUpload, RecordError, Stat, UploadKey, UploadState},
+    model::{
+        BuildId, BuildState, ImageBuild, ImageName, ImageUpload, RecordError, Stat, UploadKey, UploadState, guard,
+    },
     zk::{InSession, TryLock, Work, ZkError, paths},
 };
 use nodepool_drivers::ProviderError;
-use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::{Builder, actions::WHILE_LOCKED, clouds::Cloud};
@@ -34,8 +35,10 @@ impl Builder {
                     "Deleting image build {}-{} from {}: {reason}", key.image, key.build, key.provider
                 );
                 upload.set_state(UploadState::Deleting, self.clock.now());
-                let Some(marked) = zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
-                stat = marked;
+                if !guard::is_removed("mark before an image is deleted") {
+                    let Some(marked) = zk.mark_upload(&upload, stat.version).await? else { return Ok(()) };
+                    stat = marked;
+                }
                 self.frame.wake.notify_one();
             }
         }
@@ -89,6 +92,7 @@ impl Builder {
                 Ok(provider) => provider.delete_image(id).await,
                 Err(error) => Err(error),
             },
+            None if guard::is_removed("search for a half-sent image") => Ok(()),
             None => cloud.sweep(&key.build, &key.id).await.map(drop),
         };
         if let Err(error) = deleted {
@@ -111,11 +115,16 @@ impl Builder {
         Ok(())
     }
 
-    /// Marks a build for deletion, so that its files may go.
-    pub(super) async fn retire_build(&self, image: &ImageName, build: &BuildId, reason: &str) -> Result<(), ZkError> {
-        let Some((now, _)) = self.zk.read_build(image, build).await? else { return Ok(()) };
+    /// Marks a build for deletion, so that its files may go, if it is in that state.
+    pub(super) async fn retire_build(
+        &self,
+        image: &ImageName,
+        build: &BuildId,
+        state: BuildState,
+        reason: &str,
+    ) -> Result<(), ZkError> {
         // Who builds it holds the image's lock; that lock tells whether anybody does.
-        let lock = if now.state == BuildState::Building {
+        let lock = if state == BuildState::Building {
             let TryLock::Held(lock) = self.zk.try_lock_work(Work::Building(image.clone())).await? else {
                 self.later(Subject::Build(image.clone(), build.clone()));
                 return Ok(());
@@ -126,8 +135,7 @@ impl Builder {
         };
         let zk = self.zk.in_current_session("reading", &paths::build(image, build)).await?;
         if let Some((mut now, stat)) = zk.read_build(image, build).await?
-            && now.state != BuildState::Deleting
-            && lock.is_some() == (now.state == BuildState::Building)
+            && (now.state == state || guard::is_removed("state of a build before it is retired"))
         {
             info!(logger = LOGGER, image = %image, build = %build, "Retiring build {build} of image {image}: {reason}");
             now.set_state(BuildState::Deleting, self.clock.now());
@@ -195,7 +203,9 @@ impl Builder {
         };
         let may_go = match (state, formats) {
             (Some(BuildState::Building), _) => false,
-            (Some(BuildState::Ready), formats) => formats.is_some(),
+            (Some(BuildState::Ready), formats) => {
+                formats.is_some() || guard::is_removed("state of a build before its files go")
+            }
             (None | Some(BuildState::Deleting | BuildState::Failed), _) => true,
         };
         if !may_go {
@@ -203,8 +213,7 @@ impl Builder {
         }
         let (images_dir, of, id) = (self.images_dir.clone(), image.clone(), build.clone());
         let formats = formats.map(<[String]>::to_vec);
-        let deleted = spawn_blocking(move || files::delete(&images_dir, &of, &id, formats.as_deref())).await;
-        match deleted.map_err(std::io::Error::other).flatten() {
+        match self.on_files(move || files::delete(&images_dir, &of, &id, formats.as_deref())).await {
             Ok(deleted) => {
                 for path in deleted {
                     info!(logger = LOGGER, image = %image, build = %build, "Removed {}: {reason}", path.display());

@@ -11,7 +11,7 @@ use nodepool_common::{
     daemon::Daemon,
     model::{
         BuildId, BuildState, Extra, ImageBuild, ImageName, ImageUpload, ProviderName, Stat, Timestamp, UploadId,
-        UploadKey, UploadState,
+        UploadKey, UploadState, guard,
     },
     zk::{HeldWork, TryLock, Work, ZkError, paths},
 };
@@ -26,12 +26,9 @@ use super::{
     clouds::Cloud,
 };
 use crate::{
-    build::{
-        command::BuildCommand,
-        log::last_line,
-        process::{self, Ended},
-    },
+    build::{command::BuildCommand, log::last_line, process::Ended},
     files,
+    machine::Machine,
     plan::UploadTo,
     scratch,
 };
@@ -73,7 +70,8 @@ impl Builder {
         let record = self.zk.read_build(image, build).await?.map(|(record, _)| record);
         let record = record.filter(|record| record.state == BuildState::Ready);
         let uploads = self.zk.read_uploads(image, build, provider).await?;
-        let is_there = uploads.iter().any(|(upload, _)| upload.state == UploadState::Ready);
+        let is_there = uploads.iter().any(|(upload, _)| upload.state == UploadState::Ready)
+            && !guard::is_removed("ready upload under its lock");
         let Some(record) = record.filter(|_| !is_there && !self.ending.is_cancelled()) else {
             return lock.unlock().await;
         };
@@ -90,6 +88,7 @@ impl Builder {
         let started = Instant::now();
         let sending = async {
             tokio::select! {
+                biased;
                 sent = self.send(&cloud, diskimage, &record, &upload, format) => sent,
                 () = self.ending.cancelled() => Err("the builder was stopped".to_owned()),
             }
@@ -165,7 +164,7 @@ impl Builder {
         };
         let id = provider.upload_image(&to_upload).await.map_err(|error| error.to_string())?;
         if let Some(hook) = cloud.config.driver.post_upload_hook()
-            && let Err(reason) = run_hook(hook, &cloud.config.name, &id, &path, &self.ending).await
+            && let Err(reason) = run_hook(&*self.machine, hook, &cloud.config.name, &id, &path, &self.ending).await
         {
             if let Err(error) = provider.delete_image(&id).await {
                 warn!(logger = LOGGER, "Image {id} stays in provider {}: {error}", cloud.config.name);
@@ -201,6 +200,9 @@ impl Builder {
     /// Deletes an image whose record could not be written, unless the record has it all the same; tries again until that
     /// has succeeded or the builder ends.
     async fn take_back(self: &Arc<Self>, cloud: &Arc<Cloud>, upload: &ImageUpload) {
+        if guard::is_removed("taking back an image without a record") {
+            return;
+        }
         let Err(why) = self.try_to_take_back(cloud, upload).await else { return };
         let UploadKey { image, provider, build, id } = upload.key();
         warn!(
@@ -294,6 +296,7 @@ fn properties(diskimage: &Diskimage, provider: &Provider) -> BTreeMap<String, St
 /// Runs `post-upload-hook` with the provider's name, the image's id and the file's path (`nodepool 11.0.0: builder.py`), as
 /// builds are run: nothing of it outlives it, and its output is not kept in memory.
 async fn run_hook(
+    machine: &dyn Machine,
     hook: &Path,
     provider: &ProviderName,
     id: &str,
@@ -308,7 +311,7 @@ async fn run_hook(
     };
     let output = scratch::file().map_err(|error| format!("no file for the output of {shown}: {error}"))?;
     let log = output.reopen().map_err(|error| format!("no file for the output of {shown}: {error}"))?;
-    let ended = process::run(&command, log, HOOK_LIMIT, stop).await;
+    let ended = machine.run(&command, log, HOOK_LIMIT, stop).await;
     let said = last_line(output.path()).map(|line| format!("; it said last: {line}")).unwrap_or_default();
     match ended {
         Ended::Exited(status) if status.success() => {

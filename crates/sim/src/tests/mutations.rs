@@ -124,7 +124,8 @@ fn each_guard_is_missed() {
     assert!(survivors.is_empty(), "nothing shows that these are missing: {survivors:#?}");
 }
 
-fn sources(dir: &Path, all: &mut Vec<PathBuf>) {
+/// All files of Rust below a directory.
+pub fn sources(dir: &Path, all: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

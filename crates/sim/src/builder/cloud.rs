@@ -44,6 +44,8 @@ pub struct Image {
     marks: Map<String, Value>,
     /// When it is gone.
     gone_at: Option<Instant>,
+    /// Its upload was on record when it was made: who looks for what that has left finds it.
+    pub had_record: bool,
     /// The driver has said that it left none, and did.
     pub is_left: bool,
 }
@@ -272,6 +274,13 @@ impl Provider for Driver {
         if !is_whole(&image.path) {
             broken!(clouds.story, "S5", "{} uploads a half of {}", self.process, image.path.display());
         }
+        let had_record = {
+            let truth = clouds.truth.open();
+            truth.uploads.iter().any(|(key, upload)| {
+                (&key.provider, &key.build, &key.id) == (&self.name, &image.build, &image.upload)
+                    && upload.state == UploadState::Uploading
+            })
+        };
         let made = Image {
             provider: self.name.to_string(),
             build: image.build.to_string(),
@@ -280,6 +289,7 @@ impl Provider for Driver {
             is_whole: false,
             marks: image.metadata(&self.name),
             gone_at: None,
+            had_record,
             is_left: false,
         };
         let id = self.with(|cloud| {

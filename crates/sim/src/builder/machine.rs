@@ -237,10 +237,10 @@ impl Machine for OnSite {
         let (done, is_done) = oneshot::channel();
         let build = Arc::clone(site).build(base.clone(), formats);
         let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let story = site.story.clone();
+        let (story, of) = (site.story.clone(), name.clone());
         let child = tokio::spawn(async move {
             let status = build.await;
-            tell!(story, "machine: the build of {name} ends with {status}");
+            tell!(story, "machine: the build of {of} ends with {status}");
             let _ = done.send(status);
         });
         site.running().insert(base.clone(), child.abort_handle());
@@ -252,6 +252,11 @@ impl Machine for OnSite {
             () = cancel.cancelled() => Ended::Cancelled,
         };
         self.live().await;
+        if !matches!(&ended, Ended::Exited(status) if status.success())
+            && let Some((image, _)) = name.rsplit_once('-')
+        {
+            site.truth.open().program_failed(&self.process, image);
+        }
         ended
     }
 

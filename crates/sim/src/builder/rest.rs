@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::{
     super::story::{broken, tell},
-    truth::{BuildKey, Truth, build_of},
+    cloud::Image,
+    truth::{BuildKey, START, Truth, build_of},
     world::World,
 };
 
@@ -90,34 +91,35 @@ impl World {
                             && upload.external_id.as_deref() == Some(id)
                     })
                 };
-                let is_alive = |maker: &String| truth.living.contains_key(maker);
+                let is_looked_for = |image: &Image| image.had_record || truth.living.contains_key(&image.maker);
                 let leaked = images
                     .iter()
-                    .find(|(id, image)| !named(&image.provider, id) && is_alive(&image.maker) && !image.is_left);
+                    .find(|(id, image)| !named(&image.provider, id) && is_looked_for(image) && !image.is_left);
                 leaked.map(|(id, image)| format!("image {id} of build {} has no ready upload", image.build))
             })
             .or_else(|| self.files_left(&truth))
     }
 
     /// The ready builds of an image, the newest first, each with its time.
-    fn ready<'a>(truth: &'a Truth, image: &str) -> Vec<(&'a BuildKey, Instant)> {
+    fn ready<'a>(truth: &'a Truth, image: &str) -> Vec<(&'a BuildKey, f64)> {
         let mut ready: Vec<_> = truth
             .builds
             .iter()
             .filter(|(key, build)| key.0 == image && build.state == BuildState::Ready)
             .filter_map(|(key, _)| Some((key, *truth.since.get(key)?)))
             .collect();
-        ready.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
+        ready.sort_by(|a, b| b.1.total_cmp(&a.1));
         ready
     }
 
     fn lacks_builds(&self, truth: &Truth) -> Option<String> {
+        let now = START + self.story.age().as_secs_f64();
         for image in &self.plan.images {
             if self.plan.formats(image.name).is_empty() {
                 continue;
             }
             let ready = Self::ready(truth, image.name);
-            let has = |(key, _): &&(&BuildKey, Instant), format: &str| {
+            let has = |(key, _): &&(&BuildKey, f64), format: &str| {
                 truth.builds.get(*key).is_some_and(|build| build.formats.iter().any(|of| of == format))
             };
             // One that was made while the configuration was another one may lack a format.
@@ -127,12 +129,8 @@ impl World {
                 return Some(format!("image {} has no ready build in all formats", image.name));
             };
             #[allow(clippy::cast_precision_loss)] // some hours
-            if at.elapsed().as_secs_f64() > image.rebuild_age as f64 + REBUILT {
-                return Some(format!(
-                    "the newest build of image {} is {:.0} s old",
-                    image.name,
-                    at.elapsed().as_secs_f64()
-                ));
+            if now - at > image.rebuild_age as f64 + REBUILT {
+                return Some(format!("the newest build of image {} is {:.0} s old", image.name, now - at));
             }
             for provider in self.plan.providers_of(image.name) {
                 let Some((newest, _)) = ready.iter().find(|build| has(build, provider.format)) else { continue };

@@ -38,8 +38,12 @@ use super::{
     plan::{Plan, Trouble},
 };
 
+/// The wall time at the beginning.
+pub const START: f64 = 1_760_000_000.0;
 /// For so long a builder may act on what was so before a person or a configuration changed it.
 const UNTIL_KNOWN: Duration = Duration::from_secs(40);
+/// The first pause after a build that failed.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(10);
 /// How many builds, and uploads to a provider, rotation leaves.
 const KEPT: usize = 2;
 
@@ -70,10 +74,14 @@ pub struct Truth {
     pub changed: Instant,
     pub builds: BTreeMap<BuildKey, ImageBuild>,
     pub uploads: BTreeMap<UploadKey, ImageUpload>,
-    /// When a build came into its state, whatever its builder's clock shows.
-    pub since: BTreeMap<BuildKey, Instant>,
+    /// When a build came into its state, as its record and ZooKeeper say: by that builders order them.
+    pub since: BTreeMap<BuildKey, f64>,
     /// When somebody deleted of an image.
     touched: BTreeMap<String, Instant>,
+    /// When somebody asked for a build of an image.
+    pub asked: BTreeMap<String, Instant>,
+    /// When a builder began a build of an image last, and when the program that failed to ended, by builder and image.
+    programs: BTreeMap<(String, String), (Instant, Option<Instant>)>,
     /// Cloud images that somebody has deleted.
     pub vanished: BTreeSet<String>,
     /// Builds of which somebody has deleted files.
@@ -107,6 +115,8 @@ impl SharedTruth {
             uploads: BTreeMap::new(),
             since: BTreeMap::new(),
             touched: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            programs: BTreeMap::new(),
             vanished: BTreeSet::new(),
             spoiled: BTreeSet::new(),
             dirs: BTreeMap::new(),
@@ -153,6 +163,13 @@ impl Truth {
         if let Some(is_dead) = self.living.remove(name) {
             is_dead.store(true, Ordering::SeqCst);
             let _ = self.deaths.send(name.to_owned());
+        }
+    }
+
+    /// The program that a builder ran for an image has failed.
+    pub fn program_failed(&mut self, owner: &str, image: &str) {
+        if let Some((_, failed)) = self.programs.get_mut(&(owner.to_owned(), image.to_owned())) {
+            *failed = Some(Instant::now());
         }
     }
 
@@ -213,6 +230,8 @@ impl Truth {
                     if !holds() {
                         broken!(self.story, "S4", "{owner} begins build {image}-{id} without the lock");
                     }
+                    self.may_begin(owner, &key);
+                    self.programs.insert((owner.to_owned(), image.clone()), (Instant::now(), None));
                 }
                 (Some(BuildState::Building), Some(BuildState::Failed)) if holds() => {}
                 (Some(BuildState::Building), Some(BuildState::Ready)) if holds() => {
@@ -236,12 +255,24 @@ impl Truth {
             }
         }
         if was != is {
-            self.since.insert(key.clone(), Instant::now());
+            let written = START + self.story.age().as_secs_f64();
+            let since = now.as_ref().map_or(written, |build| build.state_time.min(written));
+            self.since.insert(key.clone(), since);
         }
         match now {
             Some(build) => self.builds.insert(key, build),
             None => self.builds.remove(&key),
         };
+    }
+
+    /// After a build that failed there is a pause, but for what somebody asks for, and for another configuration.
+    fn may_begin(&self, owner: &str, (image, id): &BuildKey) {
+        let Some((begun, Some(failed))) = self.programs.get(&(owner.to_owned(), image.clone())) else { return };
+        let is_wanted = self.asked.get(image).is_some_and(|asked| asked >= begun);
+        if failed.elapsed() < AFTER_A_FAILURE && !is_wanted && self.changed + UNTIL_KNOWN < *failed {
+            let before = failed.elapsed().as_secs_f64();
+            broken!(self.story, "no busy loop", "{owner} begins build {image}-{id} {before} s after another failed");
+        }
     }
 
     /// A build is ready only with all its files.

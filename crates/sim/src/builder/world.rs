@@ -9,7 +9,7 @@ use std::{
 };
 
 use nodepool_common::{
-    model::{BuildState, ImageBuild, ImageUpload, Timestamp, UploadState},
+    model::{BuildState, ImageBuild, ImageUpload, UploadState},
     sys::{clock::Simulated, shutdown::ShutdownReason},
     zk::{
         memory::Memory,
@@ -34,11 +34,8 @@ use super::{
     machine::Site,
     plan::{Plan, Trouble},
     process::{Around, Process},
-    truth::{HasImage, SharedTruth},
+    truth::{HasImage, START, SharedTruth},
 };
-
-/// The wall time at the beginning.
-pub const START: Timestamp = 1_760_000_000.0;
 
 /// A builder's place: it may be empty for a while.
 type Places = Mutex<BTreeMap<usize, Process>>;
@@ -224,7 +221,10 @@ impl World {
                         process.cut();
                     }
                 }
-                Trouble::Away => self.around.clouds.go_away(self.chance.pick(&self.plan.providers).name, pause),
+                Trouble::Away => {
+                    let pause = if self.chance.one_in(3) { pause * 8 } else { pause };
+                    self.around.clouds.go_away(self.chance.pick(&self.plan.providers).name, pause);
+                }
                 Trouble::Vanishing => self.around.clouds.lose_an_image(&self.chance),
                 Trouble::DiskFull => {
                     tell!(self.story, "machine {place}: its disk is full for {} s", pause.as_secs());
@@ -232,6 +232,7 @@ impl World {
                 }
                 Trouble::FilesLost => self.sites[place].lose_a_file(),
                 Trouble::Requested => {
+                    self.around.truth.open().asked.insert(image.to_owned(), Instant::now());
                     self.mark(image, "request-build", true).await;
                 }
                 Trouble::BuildsDeleted => self.delete_a_build().await,

@@ -23,3 +23,5 @@ mod rest;
 mod tests;
 mod truth;
 mod world;
+
+pub use self::{plan::Plan, world::live};

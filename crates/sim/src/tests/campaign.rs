@@ -1,4 +1,5 @@
-//! A campaign: as many histories as fit into a time, one after the other from a seed on, on all cores.
+//! A campaign: as many histories as fit into a time, one after the other from a seed on, on all cores. After each fourth of launchers
+//! there is one of builders, of the same seed.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,15 @@ use std::{
 };
 
 use super::{given, number};
-use crate::{plan::Plan, shrink, world::live};
+use crate::{
+    builder,
+    plan::Plan,
+    shrink,
+    world::{Outcome, live},
+};
+
+/// So many histories of launchers there are for one of builders.
+const OF_LAUNCHERS: u64 = 4;
 
 /// What came of a campaign.
 #[derive(Debug, Default)]
@@ -21,6 +30,18 @@ struct Sum {
     lines: usize,
     /// By promise: the seeds whose histories broke it first.
     broken: BTreeMap<String, Vec<u64>>,
+}
+
+impl Sum {
+    /// One more. `kind`: before the name of a promise.
+    fn add(&mut self, kind: &str, seed: u64, outcome: &Outcome) {
+        self.histories += 1;
+        self.lived += outcome.lived;
+        self.lines += outcome.lines.len();
+        if let Some(promise) = outcome.broken.first().and_then(|first| first.split(':').next()) {
+            self.broken.entry(format!("{kind}{promise}")).or_default().push(seed);
+        }
+    }
 }
 
 /// `HOURS`: for so long, by the host's clock. `FROM`: the first seed. `CASES`: no more than so many. `SHRINK=0`: only the first
@@ -49,12 +70,13 @@ fn campaign() {
                     println!("{}", shrink::tell(&plan, &outcome));
                 }
             }
-            let mut sum = sum.lock().unwrap();
-            sum.histories += 1;
-            sum.lived += outcome.lived;
-            sum.lines += outcome.lines.len();
-            if let Some(promise) = outcome.broken.first().and_then(|first| first.split(':').next()) {
-                sum.broken.entry(promise.to_owned()).or_default().push(plan.seed);
+            sum.lock().unwrap().add("", plan.seed, &outcome);
+            if number % OF_LAUNCHERS == 0 {
+                let outcome = builder::live(&builder::Plan::of(plan.seed), None);
+                if let Some(first) = outcome.broken.first() {
+                    println!("seed {} of builders: {first}", plan.seed);
+                }
+                sum.lock().unwrap().add("builders, ", plan.seed, &outcome);
             }
         }
     };
@@ -79,5 +101,5 @@ fn campaign() {
     for (promise, seeds) in &sum.broken {
         println!("{promise}: {} histories, {seeds:?}", seeds.len());
     }
-    assert!(sum.broken.is_empty(), "promises were broken; to see one again: make sim SEED=n");
+    assert!(sum.broken.is_empty(), "promises were broken; to see one again: make sim SEED=n, of builders BUILDERS=n");
 }

@@ -271,7 +271,9 @@ impl World {
                     if let Some(session) = self.zuul.line().session() {
                         self.around.memory.expire(session);
                     }
-                    self.zuul.connect().await;
+                    // Troubles may end meanwhile, and this loop with them; its next session comes all the same.
+                    let zuul = Arc::clone(&self.zuul);
+                    let _ = tokio::spawn(async move { zuul.connect().await }).await;
                 }
                 Trouble::Killed => self.kill(place),
                 Trouble::KilledAtCreation => {

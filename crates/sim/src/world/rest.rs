@@ -47,9 +47,7 @@ impl World {
     pub(super) async fn look_at_rest(&self) {
         let lacking = |stock: &BTreeMap<NodeId, String>| {
             let has = |label: &Label| self.plan.pools.iter().any(|pool| pool.labels.contains(&label.name));
-            let lacking: usize =
-                self.plan.labels.iter().filter(|label| has(label)).map(|label| lack(label, stock)).sum();
-            u64::try_from(lacking).unwrap()
+            self.plan.labels.iter().filter(|label| has(label)).map(|label| lack(label, stock)).sum::<usize>()
         };
         if lacking(&self.stock()) > 0 {
             tokio::time::sleep(UNTIL_GROWN).await;
@@ -57,6 +55,8 @@ impl World {
         let asked = |world: &Self| world.around.peers.open().asked.values().sum::<u64>();
         let (asked_before, calls_before) = (asked(self), self.around.clouds.calls());
         let (stock, under_way) = (self.stock(), self.under_way());
+        // Where something goes, there may be room for what lacked before.
+        let lacked = lacking(&stock);
         tokio::time::sleep(IDLE).await;
         let (asked, calls) = (asked(self) - asked_before, self.around.clouds.calls() - calls_before);
         // What was in stock may grow too old, once, and what replaces it cannot within that time.
@@ -69,16 +69,16 @@ impl World {
         let renewed = u64::try_from(left.len()).unwrap();
         // Several launchers may see the same one go at the same moment.
         let came = now.keys().filter(|node| !stock.contains_key(*node)).count();
-        if came > left.len() * self.plan.replicas + under_way {
+        if came > left.len() * self.plan.replicas + under_way + lacked {
             broken!(
                 self.story,
                 "L2",
-                "{came} nodes were made for {} in stock that went, and {under_way} that were asked for",
+                "{came} nodes were made for {} in stock that went, {under_way} that were asked for, and {lacked} that lacked",
                 left.len()
             );
         }
         let replicas = u64::try_from(self.plan.replicas).unwrap();
-        let lacking = lacking(&stock).max(lacking(&now));
+        let lacking = u64::try_from(lacked.max(lacking(&now))).unwrap();
         let refused = lacking * (REQUESTS_WHEN_IDLE + REQUESTS_AFTER_SUCCESS * replicas * renewed);
         let may_ask = (ASKED_WHEN_IDLE + ASKED_FOR_A_REQUEST * refused) * replicas + ASKED_FOR_A_NODE * renewed;
         let may_call = CALLS_WHEN_IDLE * replicas + CALLS_FOR_A_NODE * renewed;

@@ -21,8 +21,10 @@ use std::{
 use nodepool_common::model::{LabelName, NodeId, NodeRequest};
 use tokio::time::Instant;
 
-use super::plan::{LAUNCH_RETRIES, Plan};
+use super::plan::{LAUNCH_RETRIES, Plan, Trouble};
 
+/// The name of a launcher of Python Nodepool's, of its provider, and of its session's owner.
+pub const PEER: &str = "python";
 /// For so long after a change of the configuration, or the start of a provider, a decline may say what was so before.
 const UNTIL_DECLINED: Duration = Duration::from_secs(45);
 /// For so long what was seen of others may be what a decline rests on.
@@ -86,6 +88,12 @@ impl Causes {
             causes.labels.insert(name.clone(), pool.labels.iter().map(|label| LabelName::from(*label)).collect());
             causes.provider_of.insert(name, pool.provider.to_owned());
             causes.others.entry(pool.provider.to_owned()).or_default().set(0);
+        }
+        if plan.has(Trouble::Peer) {
+            // It may be there, or have been there a moment ago.
+            let labels = plan.labels.iter().map(|label| LabelName::from(label.name)).collect();
+            causes.labels.insert(PEER.to_owned(), labels);
+            causes.provider_of.insert(PEER.to_owned(), PEER.to_owned());
         }
         causes
     }

@@ -16,7 +16,7 @@
 //! * **Troubles** ([`plan::Trouble`]): answers lost after the write was done and before, connections that break shortly or for longer
 //!   than a session; errors of each class from the clouds, servers made although the answer was an error, calls that hang,
 //!   quotas that others use, servers that fail, linger or vanish ([`cloud`]); a Zuul that withdraws, revises, holds and
-//!   dies ([`zuul`]); launchers killed at any time and right between a cloud's answer and its record, stopped in both ways, new
+//!   dies ([`zuul`]); a launcher of Python's that declines, serves and dies ([`peer`]); launchers killed at any time and right between a cloud's answer and its record, stopped in both ways, new
 //!   configurations, clocks that are set, locks that people delete ([`world`]).
 //! * **Promises**: what the records say and who has which lock is followed through each transaction ([`truth`]: S1 to S4),
 //!   what is declined is declined for causes that are true ([`causes`]: L1), each deletion in a cloud is judged when it happens ([`cloud`]: S2), and nobody may spin ([`network`]). After some time troubles
@@ -34,9 +34,9 @@
 //!   (passes a third, the cache a sixth, reading and writing records a sixth); what the records say is followed for a fourteenth
 //!   ([`truth`]), and lines of the story cost a hundredth. A faster allocator saves a tenth (`LD_PRELOAD`).
 //!
-//! What it does not have yet: Python peers, launchers and builders in one history, static and metastatic providers, tenants' limits.
+//! What it does not have yet: launchers and builders in one history, static and metastatic providers, tenants' limits.
 //!
-//! Imports go one way: `chance` `ends` `story`, `plan`, `causes`, `truth`, `network`, `cloud` `zuul`, `process`, `world`, `shrink`, `builder`.
+//! Imports go one way: `chance` `ends` `story`, `plan`, `causes`, `truth`, `network`, `cloud` `kazoo`, `zuul` `peer`, `process`, `world`, `shrink`, `builder`.
 
 #[cfg(test)]
 mod builder;
@@ -49,7 +49,11 @@ mod cloud;
 #[cfg(test)]
 mod ends;
 #[cfg(test)]
+mod kazoo;
+#[cfg(test)]
 mod network;
+#[cfg(test)]
+mod peer;
 #[cfg(test)]
 mod plan;
 #[cfg(test)]

@@ -22,6 +22,7 @@ use nodepool_common::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    causes::PEER,
     chance::Chance,
     plan::{Plan, Trouble},
     story::{Story, broken, tell},
@@ -284,8 +285,8 @@ impl Connector for Line {
             let session = client.id();
             self.truth.open().owns(session, &name);
             self.peer.lock().unwrap_or_else(PoisonError::into_inner).session = Some(session);
-            // Zuul is not what is tested: its connection breaks by the end of its session alone.
-            if name != ZUUL {
+            // Who is not what is tested: its connection breaks by the end of its session alone.
+            if name != ZUUL && name != PEER {
                 self.peers.open().by_session.insert(session, Arc::clone(&self.peer));
             }
             Ok(client)

@@ -72,6 +72,8 @@ troubles! {
     LocksBroken,
     /// Zuul makes several requests in the same moment.
     Bursts,
+    /// A launcher of Python Nodepool's takes part, declines, serves and dies.
+    Peer,
 }
 
 /// `launch-retries` of each provider.
@@ -132,7 +134,7 @@ impl Plan {
         let mut troubles = BTreeSet::new();
         if !chance.one_in(20) {
             // Those that came later than the others do not change which of these a history has.
-            let later = [(Trouble::LocksBroken, "locks"), (Trouble::Bursts, "bursts")];
+            let later = [(Trouble::LocksBroken, "locks"), (Trouble::Bursts, "bursts"), (Trouble::Peer, "peer")];
             let drawn = TROUBLES.iter().filter(|trouble| later.iter().all(|(of, _)| of != *trouble));
             troubles.extend(drawn.copied().filter(|_| chance.one_in(share)));
             troubles

@@ -31,7 +31,7 @@ use nodepool_common::{
 use tokio::time::Instant;
 
 use super::{
-    causes::Causes,
+    causes::{Causes, PEER},
     ends::{Before, why_not},
     story::{Story, broken, tell},
 };
@@ -163,7 +163,8 @@ impl Truth {
 
     /// Locks of records that launchers have now, by their directories.
     pub fn held_by_launchers(&self) -> Vec<String> {
-        let is_launchers = |session: i64| self.zuul != Some(SessionId(session));
+        let is_launchers =
+            |session: i64| self.zuul != Some(SessionId(session)) && self.owner(SessionId(session)) != PEER;
         let mut held: Vec<_> = self
             .holders
             .iter()
@@ -203,7 +204,8 @@ impl Truth {
     /// A transaction.
     pub fn apply(&mut self, by: SessionId, changes: &[(Change, String)], tree: &Tree) {
         let owner = self.owner(by).to_owned();
-        let is_launcher = owner != ZUUL && by != NOBODY;
+        // Of ours.
+        let is_launcher = owner != ZUUL && owner != PEER && by != NOBODY;
         for (change, path) in changes {
             if let Some(id) = below(path, NODES).filter(|rest| !rest.contains('/')) {
                 self.node(by, &owner, is_launcher, *change, &NodeId::from(id), tree);

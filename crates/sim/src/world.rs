@@ -20,10 +20,11 @@ use tokio::{runtime, sync::mpsc, time::Instant};
 use tracing::Level;
 
 use super::{
-    causes::Causes,
+    causes::{Causes, PEER},
     chance::Chance,
     cloud::Clouds,
     network::{Calm, Line, SharedPeers, SlowWire, mend},
+    peer::Peer,
     plan::{Plan, Trouble},
     process::{Around, LOCK_AGE, Process},
     story::{Story, broken, tell},
@@ -135,6 +136,7 @@ impl World {
         let (clouds, dying) = Clouds::new(&plan, calm.clone(), story.clone(), truth.clone());
         tokio::spawn(mend(memory.clone(), plan.clone(), calm.clone(), story.clone(), peers.clone(), breaks));
         let line = Line::new(ZUUL, Arc::default(), memory.clone(), truth.clone(), peers.clone());
+        let of_peer = clock.clone();
         let zuul = Zuul::new(&plan, calm.clone(), story.clone(), clock, line);
         zuul.connect().await;
         let of_server = clouds.clone();
@@ -155,6 +157,12 @@ impl World {
         }
         tokio::spawn(Arc::clone(&world).bury(dying));
         tokio::spawn(Arc::clone(&world.zuul).make_requests());
+        if world.plan.has(Trouble::Peer) {
+            let Around { memory, truth, peers, .. } = &world.around;
+            let line = Line::new(PEER, Arc::default(), memory.clone(), truth.clone(), peers.clone());
+            let (calm, story) = (world.calm.clone(), world.story.clone());
+            tokio::spawn(Peer::new(&world.plan, calm, story, of_peer, line, memory.clone()).run());
+        }
         if world.plan.has(Trouble::LocksBroken) {
             tokio::spawn(Arc::clone(&world).break_locks());
         }

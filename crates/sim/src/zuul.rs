@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     chance::Chance,
+    kazoo,
     network::{Calm, Line},
     plan::{Plan, Trouble},
     story::{Story, broken, tell},
@@ -253,10 +254,8 @@ impl Zuul {
     /// Gives a request another relative priority, as Zuul does: where nobody has locked it.
     async fn revise(&self, client: &Client, path: &str, id: &RequestId, chance: &Chance) {
         let dir = paths::request_lock(id);
-        let _ = client.create(&dir, b"", Mode::Persistent).await;
-        let contender = format!("{dir}/{:032x}__lock__", chance.seed());
-        let Ok((contender, _)) = client.create(&contender, b"", Mode::EphemeralSequential).await else { return };
-        if self.is_first(client, &dir, &contender).await.unwrap_or(false)
+        let Ok(contender) = kazoo::contend(client, &dir, chance).await else { return };
+        if kazoo::is_first(client, &dir, &contender).await.unwrap_or(false)
             && let Ok((data, stat)) = client.get(path).await
             && let Ok((mut request, _)) = NodeRequest::read(id.clone(), &data)
         {
@@ -265,13 +264,6 @@ impl Zuul {
             let _ = client.set(path, &request.write(), Some(stat.version)).await;
         }
         let _ = client.delete(&contender, None).await;
-    }
-
-    async fn is_first(&self, client: &Client, dir: &str, contender: &str) -> Result<bool, Error> {
-        let number = |name: &str| name[name.len().saturating_sub(10)..].to_owned();
-        let own = number(contender);
-        let children = client.children(dir).await?;
-        Ok(children.iter().filter(|name| name.contains("__lock__")).all(|name| number(name) >= own))
     }
 
     /// Takes what a request was given, uses it and gives it back.
@@ -373,14 +365,9 @@ impl Zuul {
 
     async fn lock(&self, client: &Client, node: &NodeId, request: &RequestId, chance: &Chance) -> Result<Locked, Over> {
         let dir = paths::node_lock(node);
-        match client.create(&dir, b"", Mode::Persistent).await {
-            Ok(_) | Err(Error::NodeExists) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let contender = format!("{dir}/{:032x}__lock__", chance.seed());
-        let (contender, _) = client.create(&contender, b"", Mode::EphemeralSequential).await?;
+        let contender = kazoo::contend(client, &dir, chance).await?;
         let until = Instant::now() + LOCKING;
-        while !self.is_first(client, &dir, &contender).await? {
+        while !kazoo::is_first(client, &dir, &contender).await? {
             if Instant::now() > until {
                 let _ = client.delete(&contender, None).await;
                 return Err(Over::Unusable(format!("node {node} is locked")));

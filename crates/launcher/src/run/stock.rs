@@ -15,13 +15,13 @@
 //! again as soon as a request has failed).
 //!
 //! When a node leaves the stock all launchers see it in the same moment, and each would ask for its successor before it sees that another
-//! one has. So the one whose pool with the label was registered last asks at once, and the others a moment later, for what is not asked for
-//! by then.
+//! one has. So the one whose pool with the label was registered last asks at once, and the others a moment later, for what still lacks by
+//! then: meanwhile it may have been asked for, or what was on its way into the stock may have come there.
 
 use std::{sync::Arc, time::Duration};
 
 use nodepool_common::{
-    model::{Entry, LabelName, LauncherId, Node, NodeRequest, RequestId, RequestState, Uptime},
+    model::{LabelName, LauncherId, Node, NodeRequest, NodeState, RequestId, RequestState, Uptime},
     zk::{Held, ZkError},
 };
 use tracing::info;
@@ -51,9 +51,8 @@ impl Launcher {
     ) -> Result<(), ZkError> {
         let mut count = count;
         if !self.asks_first(label) {
-            let before = self.asked_by_others(label);
             tokio::time::sleep(Duration::from_secs_f64(self.spread(OTHERS_WAIT))).await;
-            count = count.saturating_sub(self.asked_by_others(label).saturating_sub(before));
+            count = count.min(self.lacking(label));
         }
         if count == 0 {
             return Ok(());
@@ -74,16 +73,21 @@ impl Launcher {
         last.is_none_or(|last| self.pools().values().any(|pool| pool.launcher_id == last))
     }
 
-    /// How many nodes of a label other launchers ask for to keep in stock.
-    fn asked_by_others(&self, label: &LabelName) -> usize {
-        let session = self.session_id();
-        let asks = |entry: &&Arc<Entry<NodeRequest>>| {
-            let is_open = |request: &Arc<NodeRequest>| {
-                request.is_min_ready() && request.state != RequestState::Failed && request.node_types.contains(label)
+    /// How many nodes of a label the stock lacks now, by the records: beside what is there, and what somebody asks for.
+    fn lacking(&self, label: &LabelName) -> usize {
+        let config = self.config();
+        let Some(wanted) = config.labels.get(label).map(|label| label.min_ready) else { return 0 };
+        let has = |labels: &[LabelName]| labels.contains(label);
+        self.zk.cache().read(|records| {
+            let nodes = records.nodes.values().filter_map(|entry| entry.usable());
+            let in_stock =
+                |node: &&Arc<Node>| node.state == NodeState::Ready && node.allocated_to.is_none() && has(&node.labels);
+            let requests = records.requests.values().filter_map(|entry| entry.usable());
+            let is_asked_for = |request: &&Arc<NodeRequest>| {
+                request.is_min_ready() && request.state != RequestState::Failed && has(&request.node_types)
             };
-            entry.stat.ephemeral_owner != session && entry.usable().is_some_and(is_open)
-        };
-        self.zk.cache().read(|records| records.requests.values().filter(asks).count())
+            wanted.saturating_sub(nodes.filter(in_stock).count() + requests.filter(is_asked_for).count())
+        })
     }
 
     /// That many seconds or up to a quarter more.

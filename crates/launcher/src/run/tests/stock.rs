@@ -9,10 +9,11 @@ use nodepool_common::{
 use super::*;
 use crate::plan::Reason;
 
-/// A launcher of two providers with a pool each, both of which have label `a`. Its loop is the test; the directory has its file.
+/// A launcher of two providers with a pool each, both of which have label `a`, of which four are to be in stock. Its loop is the test; the directory has its file.
 async fn launcher() -> (Arc<Launcher>, Core, TempDir) {
     let other = provider().to_string().replace("\"p\"", "\"q\"");
     let (mut start, dir) = start(free_port(), &[provider(), serde_json::from_str(&other).unwrap()]);
+    Arc::make_mut(&mut start.loaded.config).labels.get_mut("a").unwrap().min_ready = 4;
     start.ambient = Ambient { clock: Simulated::starting_at(1e9).clock(), entropy: Entropy::seeded(1) };
     let (frame, _loaded) = start.connect_with(Arc::new(Memory::new(|| 0)), Duration::from_secs(10), Stats::new(None));
     let (launcher, mut core) = Launcher::new(options(), frame);

@@ -167,7 +167,10 @@ async fn each_launcher_answers_for_all_and_names_those_that_it_cannot_ask() {
     };
     let names_it = async || is_named(&page(&other, &of_it));
     stage.wait("it says that it could not ask the first one", names_it).await;
-    assert_eq!(codes(&events(&other, &of_it)), ["request-seen", "request-gone"]);
+    // Either of them may have deleted its node.
+    let left = events(&other, &of_it);
+    let of_request: Vec<_> = codes(&left).into_iter().filter(|code| !code.starts_with("node-delet")).collect();
+    assert_eq!(of_request, ["request-seen", "request-gone"]);
     let of = explanation(&other, &request);
     assert!(is_named(&of) && of["sentence"].as_str().unwrap().contains("no launcher that answers"), "{of}");
     let unknown = explanation(&other, "100-4444444444");
